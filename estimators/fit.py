@@ -1,0 +1,102 @@
+"""Does smoothness grow with the gradient norm? Correlations of one trajectory and intervals over seeds."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy import stats
+
+__all__ = ["Interval", "log_log_correlation", "mean_interval", "rank_correlation"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Interval:
+    """A mean and its two-sided confidence interval.
+
+    Attributes:
+        mean: The mean of the finite values.
+        low: Lower end; NaN where one value says nothing of the spread.
+        high: Upper end.
+        count: How many values went in.
+    """
+
+    mean: float
+    low: float
+    high: float
+    count: int
+
+
+def mean_interval(values: ArrayLike, *, confidence: float = 0.95) -> Interval:
+    r"""Mean with Student's t interval: mean ± t s / sqrt(n), n - 1 degrees of freedom.
+
+    Args:
+        values: Independent replications, one a seed; non-finite ones are left out.
+        confidence: Two-sided coverage.
+
+    Returns:
+        The interval; its ends are NaN below two values.
+
+    Example:
+        >>> interval = mean_interval([1.0, 2.0, 3.0])
+        >>> interval.mean, round(interval.low, 3), round(interval.high, 3)
+        (2.0, -0.484, 4.484)
+    """
+    data = np.asarray(values, dtype=np.float64)
+    data = data[np.isfinite(data)]
+    if data.size == 0:
+        return Interval(mean=math.nan, low=math.nan, high=math.nan, count=0)
+    mean = float(data.mean())
+    if data.size == 1:
+        return Interval(mean=mean, low=math.nan, high=math.nan, count=1)
+    half = float(stats.t.ppf((1 + confidence) / 2, data.size - 1) * data.std(ddof=1) / math.sqrt(data.size))
+    return Interval(mean=mean, low=mean - half, high=mean + half, count=int(data.size))
+
+
+def log_log_correlation(grad_norm: ArrayLike, smoothness: ArrayLike) -> float:
+    """Pearson's correlation of log smoothness with log gradient norm, as drawn in Figures 2 and 3.
+
+    Args:
+        grad_norm: ||grad f(x_k)|| along a trajectory, shape (n,).
+        smoothness: Smoothness at the same iterates, shape (n,).
+
+    Returns:
+        The correlation over the pairs that are positive and finite; NaN below three, or where one side is constant.
+
+    Example:
+        A power law is a straight line on log axes:
+
+        >>> round(log_log_correlation([1.0, 2.0, 4.0], [3.0, 12.0, 48.0]), 12)
+        1.0
+    """
+    x, y = _positive_logs(grad_norm, smoothness)
+    return float("nan") if _degenerate(x, y) else float(stats.pearsonr(x, y).statistic)
+
+
+def rank_correlation(grad_norm: ArrayLike, smoothness: ArrayLike) -> float:
+    """Spearman's rank correlation of the same pairs as :func:`log_log_correlation`; blind to the scale of the axes.
+
+    Returns:
+        The correlation; NaN below three pairs, or where one side is constant.
+
+    Example:
+        >>> round(rank_correlation([1.0, 2.0, 4.0], [1.0, 30.0, 31.0]), 12)
+        1.0
+    """
+    x, y = _positive_logs(grad_norm, smoothness)
+    return float("nan") if _degenerate(x, y) else float(stats.spearmanr(x, y).statistic)
+
+
+def _positive_logs(one: ArrayLike, other: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Logs of the pairs of which both are positive and finite."""
+    x, y = np.asarray(one, dtype=np.float64), np.asarray(other, dtype=np.float64)
+    usable = np.isfinite(x) & np.isfinite(y) & (x > 0) & (y > 0)
+    return np.log(x[usable]), np.log(y[usable])
+
+
+def _degenerate(x: Sequence[float] | NDArray[np.float64], y: Sequence[float] | NDArray[np.float64]) -> bool:
+    """Whether a correlation would divide by zero."""
+    return len(x) < 3 or bool(np.ptp(x) == 0) or bool(np.ptp(y) == 0)
