@@ -1,0 +1,267 @@
+"""The workers, plain classes: one trains, one measures. ``pools`` runs them as Ray actors, tests call them directly."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import threading
+import time
+import traceback
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.numpy import save as save_arrays
+from trainers.checkpoint import TrainingState, dump, load
+from trainers.loop import Progress, Segment, Snapshot, SnapshotSchedule, TrainSettings, train
+from trainers.problem import Problem
+from trainers.update_rules import UpdateRule
+
+from estimators import ESTIMATORS, Probe
+from sweeper.errors import IntegrityError
+from sweeper.events import SnapshotId
+from sweeper.messages import (
+    Assignment,
+    ProgressItem,
+    RaisedItem,
+    SegmentItem,
+    SnapshotHeader,
+    SnapshotItem,
+    Verdict,
+    WorkerFacts,
+)
+from sweeper.run_dir import RunDir, file_hash
+from trainers.problems import build_problem
+
+__all__ = ["EstimatorWorker", "TrainerWorker"]
+
+TrainerOutput = SnapshotItem | ProgressItem | SegmentItem | RaisedItem
+
+
+class _Worker:
+    """What both kinds share: threads, device, and where the user's own code lies.
+
+    Args:
+        run_dir: The run directory, on a file system that every node sees.
+        threads: Threads of each numerical kernel.
+        device: ``cpu`` or ``cuda``; Ray has already chosen which one is visible.
+        search: Folders in which the user's own modules lie.
+    """
+
+    def __init__(self, *, run_dir: str, threads: int, device: str, search: Sequence[str] = ()) -> None:
+        self._run_dir = RunDir(Path(run_dir))
+        self._threads = threads
+        self._device = device
+        self._search = tuple(search)
+        self._settle_thread()
+
+    def facts(self) -> WorkerFacts:
+        """Where this worker runs and what it computes with."""
+        return WorkerFacts(
+            host=socket.gethostname(),
+            pid=os.getpid(),
+            torch=torch.__version__,
+            threads=torch.get_num_threads(),
+            device=torch.cuda.get_device_name() if self._device == "cuda" else "cpu",
+        )
+
+    def _settle_thread(self) -> None:
+        """Set the thread count; OpenMP keeps it per calling thread, and a method may run in any."""
+        torch.set_num_threads(self._threads)
+
+    def _build(self, problem: Mapping[str, Any], seed: int) -> Problem:
+        options = {key: value for key, value in problem.items() if key != "use"}
+        return build_problem(problem["use"], options, seed=seed, device=self._device, search=self._search)
+
+
+class TrainerWorker(_Worker):
+    """Trains one trial after the other."""
+
+    def __init__(self, *, run_dir: str, threads: int, device: str, search: Sequence[str] = ()) -> None:
+        super().__init__(run_dir=run_dir, threads=threads, device=device, search=search)
+        self._stop = threading.Event()
+
+    def stop(self) -> None:
+        """End the trial that is running, and any later one, at its next step, with a checkpoint."""
+        self._stop.set()
+
+    def train(self, assignment: Assignment) -> Iterator[TrainerOutput]:
+        """Run one attempt from its last committed step to its end.
+
+        Args:
+            assignment: The attempt.
+
+        Yields:
+            Snapshots, signs of life, and segments, the last of which has an outcome; or what the trial's code raised.
+        """
+        self._settle_thread()
+        try:
+            yield from self._attempt(assignment)
+        except Exception as error:
+            yield RaisedItem(error=_last_line(error), traceback=traceback.format_exc())
+
+    def _attempt(self, assignment: Assignment) -> Iterator[TrainerOutput]:
+        started = time.time()
+        problem = self._build(assignment.problem, assignment.seed)
+        state, damaged = self._resume(assignment)
+        measure = assignment.measure
+        num_snapshots = 0
+        for item in train(
+            problem,
+            _update_rule(assignment.update_rule),
+            _train_settings(assignment.train),
+            seed=assignment.seed,
+            resume=state,
+            snapshots=None if measure is None else _snapshot_schedule(measure),
+            should_stop=self._stop.is_set,
+        ):
+            match item:
+                case Progress():
+                    yield ProgressItem(step=item.step, loss=item.loss, clipped_fraction=item.clipped_fraction)
+                case Snapshot() if item.step >= assignment.committed_step:
+                    assert measure is not None
+                    num_snapshots += 1
+                    yield self._hand_over(assignment, measure, item)
+                case Segment() if item.stop > assignment.committed_step or item.outcome is not None:
+                    segment = self._close(assignment, item)
+                    now = time.time()
+                    facts = {
+                        **segment.facts,
+                        "started_at": started,
+                        "ended_at": now,
+                        "num_snapshots": num_snapshots,
+                        **({"damaged": damaged} if damaged else {}),
+                    }
+                    yield replace(segment, facts=facts)
+                    started, num_snapshots, damaged = now, 0, []
+
+    def _resume(self, assignment: Assignment) -> tuple[TrainingState | None, list[str]]:
+        """The newest training state that is whole, and the names of those that are not."""
+        damaged: list[str] = []
+        folder = self._run_dir.checkpoints / assignment.trial
+        for name, expected in assignment.checkpoints:
+            try:
+                return load(self._run_dir.read_checked(folder / name, expected)), damaged
+            except IntegrityError:
+                damaged.append(name)
+        return None, damaged
+
+    def _hand_over(self, assignment: Assignment, measure: Mapping[str, Any], snapshot: Snapshot) -> SnapshotItem:
+        if measure["keep"]:
+            described = {"trial_id": assignment.trial, "step": str(snapshot.step)}
+            data = save_arrays({"iterates": snapshot.iterates}, metadata=described)
+            self._run_dir.publish(self._run_dir.snapshot(assignment.trial, snapshot.step), data)
+        header = SnapshotHeader(
+            trial=assignment.trial,
+            seed=assignment.seed,
+            step=snapshot.step,
+            epoch=snapshot.epoch,
+            problem=assignment.problem,
+            measure=measure,
+            nbytes=snapshot.iterates.nbytes,
+        )
+        return SnapshotItem(header=header, payload=snapshot.iterates)
+
+    def _close(self, assignment: Assignment, segment: Segment) -> SegmentItem:
+        """Make the checkpoint durable and put the rows into the form in which they travel."""
+        checkpoint = None
+        if segment.state is not None and segment.outcome in {None, "stopped"}:
+            path = self._run_dir.checkpoint(
+                assignment.trial, segment.stop, epoch=assignment.epoch, attempt=assignment.attempt
+            )
+            data = dump(segment.state)
+            self._run_dir.publish(path, data)
+            checkpoint = (path.name, file_hash(data))
+        fresh = segment.rows["step"] >= assignment.committed_step
+        return SegmentItem(
+            start=max(segment.start, assignment.committed_step),
+            stop=segment.stop,
+            rows={name: column[fresh] for name, column in segment.rows.items()},
+            checkpoint=checkpoint,
+            outcome=segment.outcome,
+            facts={
+                "num_clipped": segment.num_clipped,
+                "num_steps": segment.num_steps,
+                "diverged_step": segment.diverged_step,
+                "last_finite_loss": segment.last_finite_loss,
+                "waited_s": segment.waited_s,
+                "train_s": segment.train_s,
+                "evaluate_s": segment.evaluate_s,
+                "host": socket.gethostname(),
+                "pid": os.getpid(),
+            },
+        )
+
+
+class EstimatorWorker(_Worker):
+    """Measures one snapshot after the other; what it says depends on the snapshot alone."""
+
+    def __init__(self, *, run_dir: str, threads: int, device: str, search: Sequence[str] = ()) -> None:
+        super().__init__(run_dir=run_dir, threads=threads, device=device, search=search)
+        if device == "cuda":
+            # TF32 errs up to 0.75 % of the smoothness at delta = 0.1, and cuDNN uses it unless told not to.
+            torch.set_float32_matmul_precision("highest")
+            torch.backends.cudnn.allow_tf32 = False
+        self._probe = lru_cache(maxsize=4)(self._build_probe)
+
+    def measure(self, slot: int, snapshot: SnapshotId, header: SnapshotHeader, payload: Any) -> Verdict:
+        """Let every estimator of the spec measure one snapshot.
+
+        Args:
+            slot: This worker's slot, given back in the verdict.
+            snapshot: The snapshot's id, given back too.
+            header: What it belongs to.
+            payload: The iterates, float32, shape (2, n).
+
+        Returns:
+            A row per estimator, or what was raised.
+        """
+        self._settle_thread()
+        started = time.perf_counter()
+        try:
+            rows = self._rows(header, np.asarray(payload))
+        except Exception as error:
+            return Verdict(slot=slot, snapshot=snapshot, error=_last_line(error), traceback=traceback.format_exc())
+        return Verdict(slot=slot, snapshot=snapshot, rows=rows, estimate_s=time.perf_counter() - started)
+
+    def _rows(self, header: SnapshotHeader, payload: np.ndarray[Any, Any]) -> dict[str, dict[str, Any]]:
+        measure = header.measure
+        probe = self._probe(json.dumps(dict(header.problem), sort_keys=True), header.seed, measure["data_fraction"])
+        # A copy: Ray's arrays are read-only memory that the object store may want back.
+        iterates = torch.from_numpy(payload.copy()).to(self._device)
+        rows = {}
+        for entry in measure["estimators"]:
+            options = {key: value for key, value in entry.items() if key != "use"}
+            row = ESTIMATORS[entry["use"]](probe, iterates, **options)
+            described = {"trial_id": header.trial, "step": header.step, "epoch": header.epoch}
+            rows[entry["use"]] = described | row | {"data_fraction": measure["data_fraction"]}
+        return rows
+
+    def _build_probe(self, problem_json: str, seed: int, data_fraction: float) -> Probe:
+        problem = self._build(json.loads(problem_json), seed)
+        batches = list(problem.probe(data_fraction))
+        return Probe(problem.model, problem.loss, batches, initial_carry=problem.initial_carry)
+
+
+def _update_rule(section: Mapping[str, Any]) -> UpdateRule:
+    return UpdateRule(**{key: tuple(value) if key == "betas" else value for key, value in section.items()})
+
+
+def _train_settings(section: Mapping[str, Any]) -> TrainSettings:
+    return TrainSettings(**section)
+
+
+def _snapshot_schedule(measure: Mapping[str, Any]) -> SnapshotSchedule:
+    keys = ("every", "first", "last", "epochs", "steps", "from_step", "to_step")
+    return SnapshotSchedule(**{key: measure[key] for key in keys})
+
+
+def _last_line(error: BaseException) -> str:
+    """What a table shows of an exception: its type and the first line of its text."""
+    text = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {text[0]}" if text else type(error).__name__

@@ -1,0 +1,256 @@
+"""The command line: parse, call, print, exit code. Data on stdout, everything else on stderr.
+
+Ray, torch and pyarrow are imported only by the commands that need them.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import tempfile
+import traceback
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from sweeper.errors import ClipsweepError
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(
+    name="clipsweep",
+    help="Train with and without gradient clipping on Ray, and measure how smooth the loss is along the way.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=True,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+SpecPath = Annotated[Path, typer.Argument(metavar="SPEC", help="The sweep, a YAML file.", show_default=False)]
+RunPath = Annotated[Path, typer.Argument(metavar="RUN", help="A run directory.", show_default=False)]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="PATH=VALUE", help="Override a value of the spec; may be given often."),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
+Out = Annotated[Path | None, typer.Option("--out", help="The run directory; runs/<name> by default.")]
+
+
+def main() -> None:
+    """Entry point: run the command line, and turn errors into a message and an exit code."""
+    try:
+        app()
+    except ClipsweepError as error:
+        _note(f"error: {error}")
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        _note("interrupted; what was committed is safe, run the same command to go on")
+        _leave_at_once(130)
+    except BrokenPipeError:
+        # The reader of a pipe went away, as `head` does: not an error, but nothing may be flushed to it any more.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
+    except Exception:
+        if os.environ.get("CLIPSWEEP_DEBUG"):
+            raise
+        with tempfile.NamedTemporaryFile("w", prefix="clipsweep-error-", suffix=".log", delete=False) as log:
+            traceback.print_exc(file=log)
+        kind, value, _ = sys.exc_info()
+        name = kind.__name__ if kind is not None else "error"
+        _note(f"internal error: {name}: {value}\nthe traceback is in {log.name}; CLIPSWEEP_DEBUG=1 prints it")
+        sys.exit(3)
+
+
+@app.command()
+def init(
+    file: Annotated[Path, typer.Argument(metavar="[FILE]", help="Where to.")] = Path("sweep.yaml"),
+    force: Annotated[bool, typer.Option("--force", help="Overwrite the file if it is there.")] = False,
+) -> None:
+    """Write a commented starter spec."""
+    from sweeper.spec import STARTER
+
+    if file.exists() and not force:
+        raise ClipsweepError(f"{file}: is there already; give another name, or --force to overwrite it")
+    try:
+        file.write_text(STARTER)
+    except OSError as error:
+        raise ClipsweepError(f"{file}: cannot be written: {error.strerror}") from error
+    _note(f"wrote {file}; try `clipsweep plan {file}`, then `clipsweep run {file}`")
+
+
+@app.command()
+def validate(spec: SpecPath, overrides: Overrides = None) -> None:
+    """Check a spec: every error with its line and column."""
+    from sweeper.plan import expand
+    from sweeper.spec import load_spec
+
+    plan = expand(load_spec(spec, overrides or []))
+    _note(f"{spec}: valid, {len(plan.trials)} trials")
+
+
+@app.command()
+def plan(spec: SpecPath, overrides: Overrides = None, out: Out = None, as_json: AsJson = False) -> None:
+    """Show what a run would do: cells, seeds, what is new and done, time and disk. Starts nothing."""
+    from sweeper.estimate import plan_document, plan_text
+    from sweeper.spec import load_spec
+
+    document = plan_document(load_spec(spec, overrides or []), out)
+    typer.echo(json.dumps(document, indent=2) if as_json else plan_text(document))
+
+
+@app.command()
+def run(
+    spec: SpecPath,
+    overrides: Overrides = None,
+    out: Out = None,
+    address: Annotated[
+        str | None, typer.Option("--address", help="local, auto, host:port or ray://host:port; overrides the spec's.")
+    ] = None,
+    accept_drift: Annotated[
+        bool, typer.Option("--accept-drift", help="Go on although torch, Python, processor or thread count changed.")
+    ] = False,
+    new_measurement: Annotated[
+        bool, typer.Option("--new-measurement", help="Go on although the measure section changed.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Run a sweep, or what is missing of it."""
+    from rich.console import Console
+
+    from sweeper.display import choose_display, duration
+    from sweeper.run import run_sweep
+    from sweeper.spec import load_spec
+
+    sweep = load_spec(spec, overrides or [])
+    with choose_display(Console(stderr=True)) as listener:
+        outcome = run_sweep(
+            sweep,
+            out=out,
+            listener=listener,
+            address=address,
+            accept_drift=accept_drift,
+            new_measurement=new_measurement,
+        )
+    path = _shorten(outcome.run_dir)
+    if as_json:
+        document = {"run": str(outcome.run_dir), "counts": dict(outcome.counts), "interrupted": outcome.interrupted}
+        typer.echo(json.dumps(document))
+    counts = ", ".join(f"{count} {status}" for status, count in outcome.counts.items())
+    _note(f"{counts} in {duration(outcome.seconds)}; tables in {path}")
+    if outcome.interrupted:
+        _note(f"interrupted: run `{_same_command()}` again to go on")
+    else:
+        _note(f"read them with `clipsweep report {path}`")
+    raise typer.Exit(outcome.exit_code)
+
+
+@app.command()
+def status(run: RunPath, as_json: AsJson = False) -> None:
+    """Show how a run stands. Works without Ray, also while it runs."""
+    from sweeper.status import run_status, trial_rows
+
+    document = run_status(run)
+    if as_json:
+        typer.echo(json.dumps({**document, "trial_rows": trial_rows(run)}, indent=2))
+        return
+    driver = document["driver"]
+    who = f"running (pid {driver['pid']} on {driver['host']})" if driver else "not running"
+    percent = 100 * document["steps_done"] / max(1, document["steps_total"])
+    typer.echo(f"{run}: {who}, {percent:.0f} % of {document['steps_total']} steps")
+    typer.echo("  " + ", ".join(f"{count} {word}" for word, count in document["counts"].items()))
+    for row in trial_rows(run):
+        typer.echo(f"  {row['trial_id']}  {row['status']:9} {row['step']:>8}/{row['steps']:<8} {row['trial']}")
+    for failure in document["failures"]:
+        typer.echo(f"  {failure['trial_id']} failed: {failure['error']}")
+
+
+@app.command("ls")
+def list_runs_command(
+    folder: Annotated[Path, typer.Argument(metavar="[DIR]", help="Folder with runs.")] = Path("runs"),
+    as_json: AsJson = False,
+) -> None:
+    """List the runs below a folder."""
+    from sweeper.status import list_runs
+
+    documents = list_runs(folder)
+    if as_json:
+        typer.echo(json.dumps(documents, indent=2))
+        return
+    for document in documents:
+        if "error" in document:
+            typer.echo(f"{document['path']}: {document['error']}")
+            continue
+        counts = ", ".join(f"{count} {word}" for word, count in document["counts"].items())
+        typer.echo(f"{document['path']}: {'running, ' if document['driver'] else ''}{counts}")
+    if not documents:
+        _note(f"{folder}: no runs")
+
+
+@app.command()
+def logs(
+    run: RunPath,
+    trial: Annotated[
+        str | None, typer.Argument(metavar="[TRIAL]", help="Trial id, or its beginning; the driver's log without it.")
+    ] = None,
+) -> None:
+    """Print the log of a trial, or of the driver."""
+    from sweeper.run_dir import RunDir
+    from sweeper.status import trial_log
+
+    if trial is not None:
+        typer.echo("\n".join(trial_log(run, trial)))
+        return
+    log = RunDir(run).require().logs / "driver.log"
+    typer.echo(log.read_text(errors="replace") if log.exists() else "", nl=False)
+
+
+@app.command()
+def retry(
+    run: RunPath,
+    trials: Annotated[
+        list[str] | None, typer.Argument(metavar="[TRIAL]...", help="Trial ids; all failed ones without.")
+    ] = None,
+) -> None:
+    """Queue failed trials again; the next `clipsweep run` trains them."""
+    from sweeper.status import retry as retry_trials
+
+    queued = retry_trials(run, trials or [])
+    for label in queued:
+        _note(f"queued again: {label}")
+    _note(f"{len(queued)} trials queued; `clipsweep run` with the same spec trains them")
+
+
+@app.command()
+def schema() -> None:
+    """Print the JSON Schema of specs, for completion in an editor."""
+    from sweeper.spec import json_schema
+
+    typer.echo(json.dumps(json_schema(), indent=2))
+
+
+def _note(text: str) -> None:
+    typer.echo(text, err=True)
+
+
+def _shorten(path: Path) -> str:
+    """A path as the user would type it here."""
+    try:
+        return str(path.relative_to(Path.cwd()))
+    except ValueError:
+        return str(path)
+
+
+def _same_command() -> str:
+    """The command line as it was given, fit to be pasted."""
+    import shlex
+
+    return shlex.join(["clipsweep", *sys.argv[1:]])
+
+
+def _leave_at_once(code: int) -> Any:
+    """End without waiting for anything: the user has asked twice."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)

@@ -1,0 +1,171 @@
+"""Group commit: what finished within about a second becomes one immutable part a table and one journal line."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import pyarrow as pa
+
+from sweeper.compact import Compactor
+from sweeper.events import SegmentId
+from sweeper.journal import Journal, RunState, apply
+from sweeper.messages import SegmentItem, SnapshotHeader
+from sweeper.run_dir import RunDir, file_hash
+from sweeper.tables import concatenate, encode, measurement_rows, metric_rows
+
+__all__ = ["Committer", "OpenSegment"]
+
+_GROUP_S = 1.0
+"""How long a finished segment waits for others to share its files."""
+
+_REFRESH_S = 30.0
+"""How old the readable tables may grow while the sweep runs; more where writing them takes long."""
+
+
+@dataclass
+class OpenSegment:
+    """A segment on its way: its rows come with the trainer's item, its measurements one by one."""
+
+    steps: int
+    item: SegmentItem | None = None
+    measurements: dict[str, list[Mapping[str, Any]]] = field(default_factory=dict)
+    estimate_s: float = 0.0
+
+    def add(self, rows: Mapping[str, Mapping[str, Any]], estimate_s: float) -> None:
+        """Take in what the estimators say of one snapshot."""
+        for estimator, row in rows.items():
+            self.measurements.setdefault(estimator, []).append(row)
+        self.estimate_s += estimate_s
+
+    def add_failed(self, header: SnapshotHeader, error: str) -> None:
+        """Take in a snapshot that could not be measured: a row of nulls which says why."""
+        fields = {"trial_id": header.trial, "step": header.step, "epoch": header.epoch, "error": error}
+        for entry in header.measure["estimators"]:
+            row = fields | {"data_fraction": header.measure["data_fraction"]}
+            self.measurements.setdefault(entry["use"], []).append(row)
+
+
+class Committer:
+    """Makes segments durable, in groups, and keeps the readable tables fresh.
+
+    Args:
+        run_dir: The run directory, under its lock.
+        journal: Appends to it.
+        state: The run as the journal tells it; kept up to date here.
+        measurement: Id of the measure section in force.
+    """
+
+    def __init__(self, run_dir: RunDir, journal: Journal, state: RunState, *, measurement: str) -> None:
+        self.state = state
+        self._run_dir = run_dir
+        self._journal = journal
+        self._measurement = measurement
+        self._compactor = Compactor(run_dir)
+        self._pending: list[tuple[SegmentId, OpenSegment]] = []
+        self._pending_since = 0.0
+        self._num_commits = 0
+        self._refresh_at = time.monotonic() + _REFRESH_S
+
+    def add(self, segment: SegmentId, content: OpenSegment) -> None:
+        """Take in a complete segment; it becomes durable with the next group."""
+        if not self._pending:
+            self._pending_since = time.monotonic()
+        self._pending.append((segment, content))
+
+    def due_in_s(self, at_most: float) -> float:
+        """Seconds until the group at hand is to be committed, or ``at_most``."""
+        if not self._pending:
+            return at_most
+        return min(at_most, max(0.0, self._pending_since + _GROUP_S - time.monotonic()))
+
+    def note_failure(self, trial: str, attempt: int, kind: str, error: str, *, final: bool) -> None:
+        """Record a failed attempt."""
+        failure = {"trial": trial, "attempt": attempt, "kind": kind, "error": error, "final": final}
+        self.record({"type": "failed", "epoch": self.state.epoch, **failure})
+
+    def record(self, record: Mapping[str, Any]) -> None:
+        """Append to the journal and take notice of it."""
+        self._journal.append(record)
+        apply(self.state, dict(record))
+
+    def commit(self, *, force: bool = False, running: frozenset[str]) -> list[tuple[SegmentId, SegmentItem]]:
+        """Commit the group at hand if it is due, and refresh the readable tables if they are.
+
+        Args:
+            force: Commit now.
+            running: Trials that a trainer works on now.
+
+        Returns:
+            What has become durable, in order.
+
+        Raises:
+            OSError: The disk is full or gone; what was committed before stands.
+        """
+        done: list[tuple[SegmentId, SegmentItem]] = []
+        if self._pending and (force or self.due_in_s(_GROUP_S) == 0):
+            done = self._commit_group()
+        if time.monotonic() > self._refresh_at:
+            self.refresh(running=running)
+        return done
+
+    def refresh(self, *, running: frozenset[str] = frozenset()) -> None:
+        """Write the readable tables as of now."""
+        started = time.monotonic()
+        self._compactor.refresh(self.state, running=running)
+        ended = time.monotonic()
+        self._refresh_at = ended + max(_REFRESH_S, 20 * (ended - started))
+
+    def _commit_group(self) -> list[tuple[SegmentId, SegmentItem]]:
+        group = [(segment, content, content.item) for segment, content in self._pending if content.item is not None]
+        assert len(group) == len(self._pending), "a segment is committed with its rows"
+        self._num_commits += 1
+        tables: dict[str, list[pa.Table]] = {}
+        for segment, content, item in group:
+            if len(item.rows["step"]):
+                tables.setdefault("metrics", []).append(metric_rows(segment.trial, item.rows, steps=content.steps))
+            for estimator, rows in content.measurements.items():
+                tagged = [{**row, "measurement_id": self._measurement} for row in sorted(rows, key=lambda r: r["step"])]
+                tables.setdefault(f"measurements/{estimator}", []).append(measurement_rows(estimator, tagged))
+        parts = [self._write_part(name, concatenate(pieces)) for name, pieces in tables.items()]
+        segments = [self._describe(segment, content, item) for segment, content, item in group]
+        self.record({"type": "committed", "parts": parts, "segments": segments})
+        for segment, _, item in group:
+            self._prune_checkpoints(segment.trial, item)
+        self._pending.clear()
+        return [(segment, item) for segment, _, item in group]
+
+    def _write_part(self, table: str, rows: pa.Table) -> dict[str, Any]:
+        name = f"{table.replace('/', '-')}-{self.state.epoch:04d}-{self._num_commits:06d}.parquet"
+        data = encode(rows)
+        self._run_dir.publish(self._run_dir.parts / name, data)
+        return {"table": table, "file": name, "rows": rows.num_rows, "xxh3": file_hash(data)}
+
+    def _describe(self, segment: SegmentId, content: OpenSegment, item: SegmentItem) -> dict[str, Any]:
+        return {
+            "trial": segment.trial,
+            "epoch": self.state.epoch,
+            "attempt": segment.attempt,
+            "start": item.start,
+            "stop": item.stop,
+            "outcome": item.outcome,
+            "checkpoint": item.checkpoint,
+            "measurement": self._measurement,
+            "facts": {**item.facts, "estimate_s": content.estimate_s},
+        }
+
+    def _prune_checkpoints(self, trial: str, item: SegmentItem) -> None:
+        """Keep the last two checkpoints of a trial under way, the older in case the newer is damaged."""
+        written = [s.checkpoint[0] for s in self.state.trials[trial].segments if s.checkpoint is not None]
+        if not written:
+            return
+        folder = self._run_dir.checkpoints / trial
+        if item.outcome in {"done", "diverged"}:
+            shutil.rmtree(folder, ignore_errors=True)
+            return
+        # Only what was committed: the trainer may have written the next one already.
+        for name in written[:-2]:
+            (folder / name).unlink(missing_ok=True)

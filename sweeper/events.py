@@ -1,0 +1,270 @@
+"""The words between the schedule and the driver: events (what happened) and commands (what to do)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple, TypeAlias
+
+__all__ = [
+    "Abandon",
+    "Command",
+    "Commit",
+    "Committed",
+    "Discard",
+    "EstimatorDied",
+    "EstimatorReady",
+    "Event",
+    "GiveUp",
+    "Measure",
+    "MeasureFailed",
+    "MeasureRaised",
+    "Measured",
+    "NoteFailure",
+    "ReplaceEstimator",
+    "ReplaceTrainer",
+    "SegmentEnded",
+    "SegmentId",
+    "SnapshotId",
+    "SnapshotLost",
+    "SnapshotTaken",
+    "StartTrial",
+    "StopRequested",
+    "StopTrainer",
+    "TrainerDied",
+    "TrainerReady",
+    "TrialRaised",
+]
+
+
+class SegmentId(NamedTuple):
+    """The number-th stretch (from 0) between checkpoints of one attempt."""
+
+    trial: str
+    attempt: int
+    number: int
+
+
+class SnapshotId(NamedTuple):
+    """The snapshot that one attempt took at a step."""
+
+    trial: str
+    attempt: int
+    step: int
+
+
+# Events
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainerReady:
+    """A trainer has started and waits for a trial."""
+
+    slot: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class EstimatorReady:
+    """An estimator has started and waits for a snapshot."""
+
+    slot: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class SnapshotTaken:
+    """A trainer handed over a snapshot of ``nbytes`` bytes."""
+
+    slot: int
+    step: int
+    nbytes: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class SegmentEnded:
+    """A trainer reached a checkpoint (outcome None) or the end: done, diverged or stopped."""
+
+    slot: int
+    stop: int
+    outcome: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrialRaised:
+    """The trial's own code raised; the trainer lives."""
+
+    slot: int
+    error: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainerDied:
+    """A trainer's process is gone."""
+
+    slot: int
+    error: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measured:
+    """An estimator finished a snapshot."""
+
+    slot: int
+    snapshot: SnapshotId
+
+
+@dataclass(frozen=True, kw_only=True)
+class MeasureRaised:
+    """An estimator's code raised on a snapshot; the estimator lives."""
+
+    slot: int
+    snapshot: SnapshotId
+    error: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class EstimatorDied:
+    """An estimator's process is gone."""
+
+    slot: int
+    error: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class SnapshotLost:
+    """The bytes of a snapshot are gone with the node that held them; the estimator lives."""
+
+    slot: int
+    snapshot: SnapshotId
+    error: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Committed:
+    """A segment is durable."""
+
+    segment: SegmentId
+
+
+@dataclass(frozen=True, kw_only=True)
+class StopRequested:
+    """The user, or the machine, wants the sweep to end early and in order."""
+
+
+Event: TypeAlias = (
+    TrainerReady
+    | EstimatorReady
+    | SnapshotTaken
+    | SegmentEnded
+    | TrialRaised
+    | TrainerDied
+    | Measured
+    | MeasureRaised
+    | EstimatorDied
+    | SnapshotLost
+    | Committed
+    | StopRequested
+)
+
+# Commands
+
+
+@dataclass(frozen=True, kw_only=True)
+class StartTrial:
+    """Train from ``step``, the last committed one, on."""
+
+    slot: int
+    trial: str
+    attempt: int
+    step: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measure:
+    """Let an estimator measure a snapshot."""
+
+    slot: int
+    snapshot: SnapshotId
+
+
+@dataclass(frozen=True, kw_only=True)
+class MeasureFailed:
+    """Record a snapshot as not measurable."""
+
+    snapshot: SnapshotId
+    error: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Commit:
+    """Make a segment durable, and say :class:`Committed`."""
+
+    segment: SegmentId
+
+
+@dataclass(frozen=True, kw_only=True)
+class Discard:
+    """Forget a segment that will not be committed, with its snapshots."""
+
+    segment: SegmentId
+
+
+@dataclass(frozen=True, kw_only=True)
+class NoteFailure:
+    """Record a failed attempt of a trial that will be tried again."""
+
+    trial: str
+    attempt: int
+    kind: str
+    error: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class GiveUp:
+    """Record a trial that failed in all its attempts."""
+
+    trial: str
+    attempt: int
+    kind: str
+    error: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Abandon:
+    """End a trainer whose trial must start again, and start another in its place."""
+
+    slot: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReplaceTrainer:
+    """Start a trainer in the place of a dead one."""
+
+    slot: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReplaceEstimator:
+    """Start an estimator in the place of a dead one."""
+
+    slot: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class StopTrainer:
+    """Ask a trainer to checkpoint at its next step and return."""
+
+    slot: int
+
+
+Command: TypeAlias = (
+    StartTrial
+    | Measure
+    | MeasureFailed
+    | Commit
+    | Discard
+    | NoteFailure
+    | GiveUp
+    | Abandon
+    | ReplaceTrainer
+    | ReplaceEstimator
+    | StopTrainer
+)

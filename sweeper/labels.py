@@ -1,0 +1,59 @@
+"""Short names for cells and trials, as people read them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+__all__ = ["describe", "short_names"]
+
+
+def short_names(paths: list[str]) -> dict[str, str]:
+    """The last part of each dotted path, or as much more as keeps them apart.
+
+    Args:
+        paths: Swept paths.
+
+    Returns:
+        Path to short name.
+
+    Example:
+        >>> short_names(["update_rule.clip_norm", "problem.model.use", "problem.use"])
+        {'update_rule.clip_norm': 'clip_norm', 'problem.model.use': 'model.use', 'problem.use': 'problem.use'}
+    """
+    names = {}
+    for path in paths:
+        parts = path.split(".")
+        for length in range(1, len(parts) + 1):
+            name = ".".join(parts[-length:])
+            if sum(other == name or other.endswith(f".{name}") for other in paths) == 1:
+                break
+        names[path] = name
+    return names
+
+
+def describe(swept: Mapping[str, Any], seed: int | None = None) -> str:
+    """One line for a cell, or for a trial of it.
+
+    Args:
+        swept: Swept paths and their values.
+        seed: The trial's seed; None for the cell.
+
+    Returns:
+        ``name=value`` pairs; numbers in their shortest form.
+
+    Example:
+        >>> describe({"update_rule.learning_rate": 20.0, "update_rule.clip_norm": None}, 1)
+        'learning_rate=20 clip_norm=none seed=1'
+    """
+    names = short_names(list(swept))
+    pairs = [f"{names[path]}={_text(value)}" for path, value in swept.items()]
+    if seed is not None:
+        pairs.append(f"seed={seed}")
+    return " ".join(pairs)
+
+
+def _text(value: Any) -> str:
+    if value is None:
+        return "none"
+    return f"{value:g}" if isinstance(value, float) else str(value)

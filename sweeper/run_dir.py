@@ -1,0 +1,342 @@
+"""Every path of a run directory, and every atomic write into it."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import re
+import shutil
+import socket
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+import xxhash
+
+from sweeper.errors import IntegrityError, RunDirectoryError
+
+__all__ = ["DriverLock", "RunDir", "file_hash", "publish"]
+
+_HEARTBEAT_S = 2.0
+_STALE_AFTER_S = 30.0
+_TABLE = re.compile(r"^[a-z][a-z0-9_]*(/[a-z][a-z0-9_]*)?$")
+
+
+def file_hash(data: bytes | memoryview) -> str:
+    """The xxh3 hash of stored bytes; against accidents, not against attackers.
+
+    Returns:
+        32 hexadecimal digits.
+
+    Example:
+        >>> file_hash(b"")
+        '99aa06d3014798d86001c324468d497f'
+    """
+    return xxhash.xxh3_128_hexdigest(data)
+
+
+def publish(target: Path, write: bytes | Callable[[IO[bytes]], object], *, staging: Path) -> None:
+    """Put a whole file in its place, or leave everything as it was, whenever the machine stops.
+
+    The bytes are written and flushed to ``staging`` on the same file system, then renamed over ``target``, then the
+    renaming itself is flushed: a reader sees the old file or the new one, never a part.
+
+    Args:
+        target: Where the file is to stand; an older one is replaced.
+        write: The bytes, or a function that writes them to the open file that it is given.
+        staging: Folder for the unfinished file; created where it is missing.
+
+    Raises:
+        OSError: The disk is full or not writable; the unfinished file is removed, ``target`` untouched.
+    """
+    staging.mkdir(parents=True, exist_ok=True)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = staging / f"{target.name}.{os.getpid()}.{time.monotonic_ns()}"
+    try:
+        with unfinished.open("wb") as file:
+            if callable(write):
+                write(file)
+            else:
+                file.write(write)
+            file.flush()
+            os.fsync(file.fileno())
+        unfinished.replace(target)
+    except BaseException:
+        unfinished.unlink(missing_ok=True)
+        raise
+    _sync_folder(target.parent)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Flush a folder's entries, so that a rename outlives a power cut."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@dataclass(frozen=True)
+class RunDir:
+    """The layout of one run.
+
+    Attributes:
+        path: The run directory itself.
+    """
+
+    path: Path
+
+    @property
+    def journal(self) -> Path:
+        """What has happened, one checked JSON line each; the truth."""
+        return self.path / "journal.jsonl"
+
+    @property
+    def parts(self) -> Path:
+        """Committed rows, immutable Parquet files that the journal names."""
+        return self.path / "parts"
+
+    @property
+    def staging(self) -> Path:
+        """Unfinished files; may be emptied whenever no driver runs."""
+        return self.path / "staging"
+
+    @property
+    def quarantine(self) -> Path:
+        """What was found damaged, kept for inspection."""
+        return self.path / "quarantine"
+
+    @property
+    def checkpoints(self) -> Path:
+        """Training states, a folder a trial."""
+        return self.path / "checkpoints"
+
+    @property
+    def logs(self) -> Path:
+        """The driver's log, a log per trial that has something to say, and Ray's."""
+        return self.path / "logs"
+
+    @property
+    def spec(self) -> Path:
+        """The spec as the user wrote it."""
+        return self.path / "spec.yaml"
+
+    @property
+    def resolved(self) -> Path:
+        """The spec with every default filled in."""
+        return self.path / "resolved.yaml"
+
+    @property
+    def environment(self) -> Path:
+        """Versions, commit and hardware of the last driver."""
+        return self.path / "environment.json"
+
+    @property
+    def driver(self) -> Path:
+        """Which driver holds the directory: host, pid, and a heartbeat in the file's time."""
+        return self.path / "driver.json"
+
+    @property
+    def live(self) -> Path:
+        """What the driver is doing right now, rewritten every second or so; for ``status``."""
+        return self.path / "live.json"
+
+    def table(self, name: str) -> Path:
+        """The place of a readable table.
+
+        Args:
+            name: ``trials``, ``metrics``, ``telemetry`` or ``measurements/<estimator>``.
+
+        Returns:
+            A path below the run directory.
+
+        Raises:
+            ValueError: The name is not of that form, and could lead out of the directory.
+
+        Example:
+            >>> RunDir(Path("runs/x")).table("measurements/directional_smoothness").as_posix()
+            'runs/x/measurements/directional_smoothness.parquet'
+        """
+        if not _TABLE.match(name):
+            raise ValueError(f"not a table name: {name!r}")
+        return self.path / f"{name}.parquet"
+
+    def checkpoint(self, trial: str, step: int, *, epoch: int, attempt: int) -> Path:
+        """A checkpoint's place; the driver's epoch and the attempt keep an outlived trainer from overwriting it."""
+        return self.checkpoints / trial / f"step-{step:010d}-e{epoch}-a{attempt}.safetensors"
+
+    def snapshot(self, trial: str, step: int) -> Path:
+        """The place of a snapshot that is kept."""
+        return self.path / "snapshots" / trial / f"step-{step:010d}.safetensors"
+
+    def trial_log(self, trial: str) -> Path:
+        """What went wrong in one trial, with tracebacks."""
+        return self.logs / f"{trial}.log"
+
+    @property
+    def exists(self) -> bool:
+        """Whether a run was begun here."""
+        return self.journal.exists()
+
+    def publish(self, target: Path, write: bytes | Callable[[IO[bytes]], object]) -> None:
+        """:func:`publish` with this run's staging folder."""
+        publish(target, write, staging=self.staging)
+
+    def publish_json(self, target: Path, document: Any) -> None:
+        """Publish a JSON document for people: indented, keys in the order given."""
+        self.publish(target, (json.dumps(document, indent=2, ensure_ascii=False) + "\n").encode())
+
+    def read_checked(self, path: Path, expected: str) -> bytes:
+        """The bytes of a file whose hash the journal holds.
+
+        Returns:
+            The whole file.
+
+        Raises:
+            IntegrityError: The file is missing, or holds other bytes than were written.
+        """
+        try:
+            data = path.read_bytes()
+        except OSError as error:
+            raise IntegrityError(f"{path}: cannot be read: {error.strerror}") from error
+        if file_hash(data) != expected:
+            raise IntegrityError(f"{path}: holds other bytes than were written (xxh3 differs, {len(data)} bytes)")
+        return data
+
+    def set_aside(self, path: Path) -> None:
+        """Move a damaged file into quarantine."""
+        self.quarantine.mkdir(parents=True, exist_ok=True)
+        with contextlib.suppress(FileNotFoundError):
+            path.replace(self.quarantine / f"{path.parent.name}-{path.name}")
+
+    def create(self) -> None:
+        """Make the directory, or accept one that a run was begun in.
+
+        Raises:
+            RunDirectoryError: The path is a file, holds something else, or cannot be written.
+        """
+        if self.path.exists() and not self.path.is_dir():
+            raise RunDirectoryError(f"{self.path}: is a file; --out names a directory")
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            known = {self.driver.name, self.staging.name, ".lock"}
+            if not self.exists and any(entry.name not in known for entry in self.path.iterdir()):
+                raise RunDirectoryError(
+                    f"{self.path}: is not empty and holds no run; choose another directory with --out"
+                )
+            for folder in (self.parts, self.staging, self.logs):
+                folder.mkdir(exist_ok=True)
+        except OSError as error:
+            raise RunDirectoryError(
+                f"{self.path}: cannot be written: {error.strerror}; choose another directory with --out"
+            ) from error
+
+    def require(self) -> RunDir:
+        """This directory, if a run was begun in it.
+
+        Returns:
+            ``self``.
+
+        Raises:
+            RunDirectoryError: There is no run here.
+        """
+        if self.exists:
+            return self
+        if not self.path.exists():
+            siblings = sorted(p.parent.name for p in self.path.parent.glob("*/journal.jsonl"))
+            known = f"; runs there: {', '.join(siblings[:10])}" if siblings else ""
+            raise RunDirectoryError(f"{self.path}: there is no such directory{known}")
+        raise RunDirectoryError(f"{self.path}: holds no run (no {self.journal.name})")
+
+    def clean(self, *, keep: set[Path]) -> None:
+        """Remove what no journal line names: staging, and unnamed parts and checkpoints. Only under the lock."""
+        shutil.rmtree(self.staging, ignore_errors=True)
+        self.staging.mkdir(exist_ok=True)
+        for path in [*self.parts.glob("*"), *self.checkpoints.glob("*/*")]:
+            if path not in keep:
+                path.unlink(missing_ok=True)
+        for folder in self.checkpoints.glob("*"):
+            with contextlib.suppress(OSError):  # not empty: in use
+                folder.rmdir()
+
+
+class DriverLock:
+    """One driver a run directory: an advisory lock, and a heartbeat for file systems whose locks stop at the host.
+
+    Args:
+        run_dir: The directory; it must exist.
+    """
+
+    def __init__(self, run_dir: RunDir) -> None:
+        self._run_dir = run_dir
+        self._lock_path = run_dir.path / ".lock"
+        self._file: IO[bytes] | None = None
+        self._beat_at = 0.0
+
+    @contextlib.contextmanager
+    def hold(self) -> Iterator[DriverLock]:
+        """Hold the directory for the length of a ``with`` block.
+
+        Yields:
+            This lock, whose :meth:`beat` is to be called now and then.
+
+        Raises:
+            RunDirectoryError: Another driver holds it; the message names its host and pid.
+        """
+        self._file = self._lock_path.open("ab")
+        try:
+            try:
+                fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                raise self._refusal() from error
+            if self._beats_elsewhere():
+                raise self._refusal()
+            self.beat(force=True)
+            try:
+                yield self
+            finally:
+                self._run_dir.driver.unlink(missing_ok=True)
+        finally:
+            self._file.close()
+            self._file = None
+
+    def beat(self, *, force: bool = False) -> None:
+        """Show that this driver lives; at most every two seconds."""
+        now = time.monotonic()
+        if not force and now - self._beat_at < _HEARTBEAT_S:
+            return
+        self._beat_at = now
+        if force:
+            holder = {"host": socket.gethostname(), "pid": os.getpid()}
+            self._run_dir.publish(self._run_dir.driver, json.dumps(holder).encode())
+        else:
+            with contextlib.suppress(FileNotFoundError):
+                os.utime(self._run_dir.driver)
+
+    def _beats_elsewhere(self) -> bool:
+        """Whether a driver of another host, which this host's lock cannot see, was alive a moment ago."""
+        try:
+            holder = json.loads(self._run_dir.driver.read_bytes())
+            beat = self._run_dir.driver.stat().st_mtime
+        except (OSError, ValueError):
+            return False
+        if not isinstance(holder, dict) or holder.get("host") == socket.gethostname():
+            return False
+        # Both times are the file system's own, so that clocks which disagree don't matter.
+        os.utime(self._lock_path)
+        return self._lock_path.stat().st_mtime - beat < _STALE_AFTER_S
+
+    def _refusal(self) -> RunDirectoryError:
+        try:
+            holder = json.loads(self._run_dir.driver.read_bytes())
+            who = f"pid {holder['pid']} on {holder['host']}"
+        except (OSError, ValueError, KeyError, TypeError):
+            who = "another process"
+        return RunDirectoryError(
+            f"{self._run_dir.path}: {who} is running this sweep; follow it with "
+            f"`clipsweep status {self._run_dir.path}`, or choose another directory with --out"
+        )

@@ -1,0 +1,404 @@
+"""What to do next: a pure state machine, events in, commands out; no clock, disk, torch or Ray.
+
+A trial runs in *attempts*, an attempt in *segments* that end at checkpoints. A segment is committed once its rows
+and all measurements of its snapshots are there; segments of a trial commit in order. After a failure the trial
+waits until what it finished is committed, goes to the back of the queue, and starts again from its last committed
+segment, at most ``max_attempts`` times.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+from sweeper.events import (
+    Abandon,
+    Command,
+    Commit,
+    Committed,
+    Discard,
+    EstimatorDied,
+    EstimatorReady,
+    Event,
+    GiveUp,
+    Measure,
+    Measured,
+    MeasureFailed,
+    MeasureRaised,
+    NoteFailure,
+    ReplaceEstimator,
+    ReplaceTrainer,
+    SegmentEnded,
+    SegmentId,
+    SnapshotId,
+    SnapshotLost,
+    SnapshotTaken,
+    StartTrial,
+    StopRequested,
+    StopTrainer,
+    TrainerDied,
+    TrainerReady,
+    TrialRaised,
+)
+
+__all__ = ["Progress", "Schedule"]
+
+Commands: TypeAlias = list[Command]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Progress:
+    """Where a trial stands when the schedule takes it over.
+
+    Attributes:
+        committed_step: The step from which it goes on; 0 for a new one.
+        failures: Attempts that ended in a failure so far.
+    """
+
+    committed_step: int = 0
+    failures: int = 0
+
+
+@dataclass
+class _Segment:
+    """A stretch of one attempt between two checkpoints, on its way to being committed."""
+
+    id: SegmentId
+    unmeasured: set[SnapshotId] = field(default_factory=set)
+    stop: int = -1
+    outcome: str | None = None
+    ended: bool = False
+    handed_over: bool = False
+
+
+@dataclass
+class _Trial:
+    """One trial that is not resolved."""
+
+    committed_step: int
+    failures: int
+    attempt: int = 0
+    slot: int | None = None
+    segments: deque[_Segment] = field(default_factory=deque)
+    failed: tuple[str, str] | None = None
+    """Kind and error of an attempt that failed while earlier segments still wait to be committed."""
+
+
+@dataclass
+class _Snapshot:
+    """A snapshot that waits for an estimator or is with one."""
+
+    id: SnapshotId
+    nbytes: int
+    failures: int = 0
+    slot: int | None = None
+
+
+class Schedule:
+    """Decides which trial runs where, which snapshot is measured where, and what may be committed.
+
+    Args:
+        waiting: Unresolved trials in the order in which they are to run, with where each stands.
+        max_attempts: How often a trial may fail before it is given up; and a snapshot, before it counts as
+            unmeasurable.
+        max_snapshots: Bound on the snapshots in flight, queued or being measured.
+        max_snapshot_bytes: Bound on their bytes; one snapshot is always let through.
+
+    Example:
+        >>> schedule = Schedule({"a": Progress()}, max_attempts=2)
+        >>> schedule.handle(TrainerReady(slot=0))
+        [StartTrial(slot=0, trial='a', attempt=1, step=0)]
+        >>> schedule.handle(SegmentEnded(slot=0, stop=100, outcome='done'))
+        [Commit(segment=SegmentId(trial='a', attempt=1, number=0))]
+        >>> schedule.finished
+        False
+        >>> schedule.handle(Committed(segment=SegmentId(trial='a', attempt=1, number=0)))
+        []
+        >>> schedule.finished
+        True
+    """
+
+    def __init__(
+        self,
+        waiting: Mapping[str, Progress],
+        *,
+        max_attempts: int = 3,
+        max_snapshots: int = 4,
+        max_snapshot_bytes: int = 2**62,
+    ) -> None:
+        self._max_attempts = max_attempts
+        self._max_snapshots = max_snapshots
+        self._max_snapshot_bytes = max_snapshot_bytes
+        self._waiting: deque[str] = deque(waiting)
+        self._trials = {
+            trial: _Trial(committed_step=at.committed_step, failures=at.failures) for trial, at in waiting.items()
+        }
+        self._trainers: dict[int, str | None] = {}
+        self._idle_estimators: deque[int] = deque()
+        self._measuring: dict[int, SnapshotId] = {}
+        self._snapshots: dict[SnapshotId, _Snapshot] = {}
+        self._queue: deque[SnapshotId] = deque()
+        self._stopping = False
+
+    @property
+    def finished(self) -> bool:
+        """Whether there is nothing left to wait for: all resolved, or stopped and everything ended is committed."""
+        if self._stopping:
+            return not any(t.slot is not None or t.segments for t in self._trials.values())
+        return not self._trials
+
+    @property
+    def takes_snapshots(self) -> bool:
+        """Whether trainers may hand over more; while not, their streams are left unread and they wait."""
+        in_flight = len(self._snapshots)
+        nbytes = sum(snapshot.nbytes for snapshot in self._snapshots.values())
+        return in_flight == 0 or (in_flight < self._max_snapshots and nbytes < self._max_snapshot_bytes)
+
+    @property
+    def num_waiting(self) -> int:
+        """Trials that wait for a trainer."""
+        return len(self._waiting)
+
+    @property
+    def num_queued_snapshots(self) -> int:
+        """Snapshots that wait for an estimator."""
+        return len(self._queue)
+
+    @property
+    def num_measuring(self) -> int:
+        """Snapshots that are with an estimator."""
+        return len(self._measuring)
+
+    @property
+    def unresolved(self) -> frozenset[str]:
+        """Trials that are neither committed to their end nor given up."""
+        return frozenset(self._trials)
+
+    def trial_on(self, slot: int) -> str | None:
+        """The trial that a trainer works on; None for an idle or unknown trainer."""
+        return self._trainers.get(slot)
+
+    def handle(self, event: Event) -> Commands:
+        """Take notice of one event.
+
+        Returns:
+            What is to be done, in order.
+        """
+        match event:
+            case TrainerReady(slot=slot):
+                self._trainers[slot] = None
+                return self._fill_trainers()
+            case EstimatorReady(slot=slot):
+                self._idle_estimators.append(slot)
+                return self._fill_estimators()
+            case SnapshotTaken():
+                return self._take_snapshot(event)
+            case SegmentEnded():
+                return self._end_segment(event)
+            case TrialRaised(slot=slot, error=error):
+                return self._fail_attempt(self._free(slot), "raised", error) + self._fill_trainers()
+            case TrainerDied(slot=slot, error=error):
+                trial = self._trainers.pop(slot, None)
+                failed = [] if trial is None else self._fail_attempt(trial, "died", error)
+                return [*failed, *([ReplaceTrainer(slot=slot)] if self._wants_trainers else [])]
+            case Measured(slot=slot, snapshot=snapshot):
+                self._measuring.pop(slot, None)
+                self._idle_estimators.append(slot)
+                return self._settle(snapshot) + self._fill_estimators()
+            case MeasureRaised(slot=slot, snapshot=snapshot, error=error):
+                self._measuring.pop(slot, None)
+                self._idle_estimators.append(slot)
+                return self._measure_again(snapshot, error) + self._fill_estimators()
+            case EstimatorDied(slot=slot, error=error):
+                interrupted = self._measuring.pop(slot, None)
+                if slot in self._idle_estimators:
+                    self._idle_estimators.remove(slot)
+                again = [] if interrupted is None else self._measure_again(interrupted, error)
+                return [*again, ReplaceEstimator(slot=slot), *self._fill_estimators()]
+            case SnapshotLost(slot=slot, snapshot=snapshot, error=error):
+                self._measuring.pop(slot, None)
+                self._idle_estimators.append(slot)
+                return self._lose(snapshot, error) + self._fill_estimators()
+            case Committed(segment=segment):
+                return self._committed(segment)
+            case StopRequested():
+                self._stopping = True
+                return [StopTrainer(slot=slot) for slot, trial in self._trainers.items() if trial is not None]
+
+    # Trainers
+
+    @property
+    def _wants_trainers(self) -> bool:
+        """Whether another trainer would find work now or later."""
+        return not self._stopping and bool(self._trials)
+
+    def _fill_trainers(self) -> Commands:
+        """Start waiting trials on idle trainers."""
+        commands: Commands = []
+        for slot, occupant in self._trainers.items():
+            if self._stopping or not self._waiting:
+                break
+            if occupant is not None:
+                continue
+            name = self._waiting.popleft()
+            trial = self._trials[name]
+            trial.attempt += 1
+            trial.slot = slot
+            trial.segments.append(_Segment(SegmentId(trial=name, attempt=trial.attempt, number=0)))
+            self._trainers[slot] = name
+            commands.append(StartTrial(slot=slot, trial=name, attempt=trial.attempt, step=trial.committed_step))
+        return commands
+
+    def _free(self, slot: int) -> str:
+        """Mark a trainer idle; return the trial that it worked on."""
+        name = self._trainers[slot]
+        assert name is not None, f"trainer {slot} reported without a trial"
+        self._trainers[slot] = None
+        return name
+
+    def _end_segment(self, event: SegmentEnded) -> Commands:
+        name = self._trainers[event.slot]
+        assert name is not None, f"trainer {event.slot} reported without a trial"
+        trial = self._trials[name]
+        segment = trial.segments[-1]
+        segment.stop, segment.outcome, segment.ended = event.stop, event.outcome, True
+        if event.outcome is None:
+            following = SegmentId(trial=name, attempt=trial.attempt, number=segment.id.number + 1)
+            trial.segments.append(_Segment(following))
+            return self._hand_over(trial)
+        trial.slot = None
+        self._trainers[event.slot] = None
+        return self._hand_over(trial) + self._fill_trainers()
+
+    def _fail_attempt(self, name: str, kind: str, error: str) -> Commands:
+        """Drop what the attempt left unfinished; try again once the rest is committed."""
+        trial = self._trials[name]
+        trial.slot = None
+        trial.failed = (kind, error)
+        unfinished = trial.segments and not trial.segments[-1].ended
+        discards = self._drop(trial.segments.pop()) if unfinished else []
+        return discards + self._requeue_when_drained(name)
+
+    def _requeue_when_drained(self, name: str) -> Commands:
+        trial = self._trials[name]
+        if trial.failed is None or trial.segments:
+            return []
+        kind, error = trial.failed
+        trial.failed = None
+        trial.failures += 1
+        if trial.failures >= self._max_attempts:
+            del self._trials[name]
+            return [GiveUp(trial=name, attempt=trial.attempt, kind=kind, error=error)]
+        self._waiting.append(name)
+        note = NoteFailure(trial=name, attempt=trial.attempt, kind=kind, error=error)
+        return [note, *self._fill_trainers()]
+
+    # Snapshots
+
+    def _take_snapshot(self, event: SnapshotTaken) -> Commands:
+        name = self._trainers[event.slot]
+        assert name is not None, f"trainer {event.slot} reported without a trial"
+        trial = self._trials[name]
+        snapshot = SnapshotId(trial=name, attempt=trial.attempt, step=event.step)
+        trial.segments[-1].unmeasured.add(snapshot)
+        self._snapshots[snapshot] = _Snapshot(snapshot, event.nbytes)
+        self._queue.append(snapshot)
+        return self._fill_estimators()
+
+    def _fill_estimators(self) -> Commands:
+        """Hand waiting snapshots to idle estimators, oldest first."""
+        commands: Commands = []
+        while self._queue and self._idle_estimators:
+            snapshot, slot = self._queue.popleft(), self._idle_estimators.popleft()
+            self._snapshots[snapshot].slot = slot
+            self._measuring[slot] = snapshot
+            commands.append(Measure(slot=slot, snapshot=snapshot))
+        return commands
+
+    def _settle(self, snapshot: SnapshotId) -> Commands:
+        """A snapshot needs no estimator any more."""
+        self._snapshots.pop(snapshot, None)
+        trial = self._trials.get(snapshot.trial)
+        if trial is None:
+            return []
+        for segment in trial.segments:
+            segment.unmeasured.discard(snapshot)
+        return self._hand_over(trial)
+
+    def _measure_again(self, snapshot: SnapshotId, error: str) -> Commands:
+        held = self._snapshots.get(snapshot)
+        if held is None:
+            return []  # dropped with its attempt in the meantime
+        held.failures += 1
+        held.slot = None
+        if held.failures >= self._max_attempts:
+            return [MeasureFailed(snapshot=snapshot, error=error), *self._settle(snapshot)]
+        self._queue.appendleft(snapshot)
+        return []
+
+    def _lose(self, snapshot: SnapshotId, error: str) -> Commands:
+        """A snapshot's bytes are gone: its segment and all later ones of the attempt must be run again."""
+        trial = self._trials.get(snapshot.trial)
+        if trial is None or snapshot not in self._snapshots:
+            return []
+        affected = next(i for i, segment in enumerate(trial.segments) if snapshot in segment.unmeasured)
+        commands: Commands = []
+        while len(trial.segments) > affected:
+            commands += self._drop(trial.segments.pop())
+        if trial.slot is not None:
+            # Its trainer is past the segment that is lost, and cannot be called back: end it.
+            commands.append(Abandon(slot=trial.slot))
+            del self._trainers[trial.slot]
+            trial.slot = None
+        trial.failed = ("lost", error)
+        return commands + self._requeue_when_drained(snapshot.trial)
+
+    def _drop(self, segment: _Segment) -> Commands:
+        """Forget a segment's snapshots; one that is with an estimator is ignored when it comes back."""
+        for snapshot in segment.unmeasured:
+            if self._snapshots.pop(snapshot).slot is None:
+                self._queue.remove(snapshot)
+        return [Discard(segment=segment.id)]
+
+    # Commits
+
+    def _hand_over(self, trial: _Trial) -> Commands:
+        """Commit the segments at the head that are complete, in order."""
+        commands: Commands = []
+        for segment in trial.segments:
+            if not segment.ended or segment.unmeasured:
+                break
+            if not segment.handed_over:
+                segment.handed_over = True
+                commands.append(Commit(segment=segment.id))
+        return commands
+
+    def _committed(self, committed: SegmentId) -> Commands:
+        trial = self._trials[committed.trial]
+        segment = trial.segments.popleft()
+        assert segment.id == committed, f"{committed} was committed before {segment.id}"
+        trial.committed_step = segment.stop
+        if segment.outcome in {"done", "diverged"}:
+            del self._trials[committed.trial]
+            return []
+        return self._requeue_when_drained(committed.trial)
+
+
+def order(trials: Iterable[str], progress: Mapping[str, Progress]) -> dict[str, Progress]:
+    """Trials in the order in which to run them: those under way first, so that an interrupted sweep closes its gaps.
+
+    Args:
+        trials: Unresolved trials in the order of the plan.
+        progress: Where those stand that were begun.
+
+    Returns:
+        The trials with where they stand, as :class:`Schedule` takes them.
+
+    Example:
+        >>> list(order(["a", "b"], {"b": Progress(committed_step=10)}))
+        ['b', 'a']
+    """
+    standing = {trial: progress.get(trial, Progress()) for trial in trials}
+    return dict(sorted(standing.items(), key=lambda item: item[1].committed_step == 0))

@@ -1,0 +1,222 @@
+"""What a run directory says of itself, without Ray or torch: status, list, logs, retry."""
+
+from __future__ import annotations
+
+import json
+import socket
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from sweeper.errors import RunDirectoryError
+from sweeper.journal import Journal, RunState, TrialState, read_journal, repair_journal, replay
+from sweeper.labels import describe
+from sweeper.run_dir import DriverLock, RunDir
+
+__all__ = ["find_trials", "list_runs", "retry", "run_status", "trial_log", "trial_rows"]
+
+STATUSES = ("queued", "running", "done", "diverged", "failed", "lost", "cancelled")
+"""The status words, in the order in which people read them."""
+
+
+def _load(run_dir: RunDir) -> RunState:
+    records, _ = read_journal(run_dir.require().journal)
+    return replay(records)
+
+
+def driver_of(run_dir: RunDir) -> dict[str, Any] | None:
+    """Who is running the sweep now.
+
+    Returns:
+        ``host``, ``pid``, and ``quiet_s``, the seconds since its last sign of life; None where nobody is.
+    """
+    try:
+        holder = json.loads(run_dir.driver.read_bytes())
+        quiet = max(0.0, time.time() - run_dir.driver.stat().st_mtime)
+    except (OSError, ValueError):
+        return None
+    if holder.get("host") == socket.gethostname() and not Path(f"/proc/{holder.get('pid')}").exists():
+        return None
+    return {**holder, "quiet_s": round(quiet, 1)}
+
+
+def run_status(path: Path) -> dict[str, Any]:
+    """A run as a JSON-able document.
+
+    Args:
+        path: The run directory.
+
+    Returns:
+        ``path``, ``driver`` (or None), ``counts`` by status word, ``trials``, ``steps_done``, ``steps_total``,
+        ``failures`` (label and error of the trials given up) and ``live`` (what the driver is doing, or None).
+
+    Raises:
+        RunDirectoryError: There is no run.
+        IntegrityError: Its journal is damaged.
+    """
+    run_dir = RunDir(path)
+    state = _load(run_dir)
+    driver = driver_of(run_dir)
+    live = None
+    if driver is not None:
+        try:
+            live = json.loads(run_dir.live.read_bytes())
+        except (OSError, ValueError):
+            live = None
+    counts = {status: 0 for status in STATUSES}
+    for trial in state.trials.values():
+        counts[_status(trial, driven=driver is not None)] += 1
+    return {
+        "path": str(path),
+        "driver": driver,
+        "counts": {status: count for status, count in counts.items() if count},
+        "trials": len(state.trials),
+        "steps_done": sum(t.record["steps"] if t.resolved else t.step for t in state.trials.values()),
+        "steps_total": sum(trial.record["steps"] for trial in state.trials.values()),
+        "failures": [
+            {"trial_id": name, "trial": _label(trial), "error": trial.failures[-1][1]}
+            for name, trial in state.trials.items()
+            if trial.given_up
+        ],
+        "live": live,
+    }
+
+
+def _status(trial: TrialState, *, driven: bool) -> str:
+    """A trial that is half done is running only while a driver is at it."""
+    return "queued" if trial.status == "running" and not driven else trial.status
+
+
+def _label(trial: TrialState) -> str:
+    return describe(trial.record["swept"], trial.record["seed"])
+
+
+def list_runs(folder: Path) -> list[dict[str, Any]]:
+    """Every run directly below a folder, the latest first.
+
+    Returns:
+        As :func:`run_status`, or ``path`` and ``error`` where a journal cannot be read.
+
+    Raises:
+        RunDirectoryError: There is no such folder.
+    """
+    if not folder.is_dir():
+        raise RunDirectoryError(f"{folder}: there is no such directory; runs are made by `clipsweep run SPEC`")
+    journals = sorted(folder.glob("*/journal.jsonl"), key=lambda path: path.stat().st_mtime, reverse=True)
+    documents = []
+    for journal in journals:
+        try:
+            documents.append(run_status(journal.parent))
+        except ValueError as error:
+            documents.append({"path": str(journal.parent), "error": str(error)})
+    return documents
+
+
+def trial_rows(path: Path) -> list[dict[str, Any]]:
+    """A row a trial: id, label, status, step, attempts.
+
+    Returns:
+        JSON-able rows in the order of the plan.
+    """
+    run_dir = RunDir(path)
+    state = _load(run_dir)
+    driven = driver_of(run_dir) is not None
+    return [
+        {
+            "trial_id": name,
+            "trial": _label(trial),
+            "status": _status(trial, driven=driven),
+            "step": trial.step,
+            "steps": trial.record["steps"],
+            "attempts": len(trial.attempts),
+        }
+        for name, trial in state.trials.items()
+    ]
+
+
+def find_trials(state: RunState, names: Sequence[str], path: Path) -> list[str]:
+    """Trial ids by unambiguous prefix.
+
+    Args:
+        state: The run.
+        names: Ids, or beginnings of ids.
+        path: The run directory, for the message.
+
+    Returns:
+        Full ids.
+
+    Raises:
+        RunDirectoryError: A name fits no trial, or several.
+    """
+    found = []
+    for name in names:
+        fitting = [trial for trial in state.trials if trial.startswith(name)]
+        if len(fitting) != 1:
+            what = "no trial" if not fitting else f"{len(fitting)} trials"
+            raise RunDirectoryError(
+                f"{path}: {what} of this run begin with {name!r}; `clipsweep status {path}` lists them"
+            )
+        found.append(fitting[0])
+    return found
+
+
+def trial_log(path: Path, name: str) -> list[str]:
+    """What happened to one trial: its segments and failures from the journal, then its own log.
+
+    Args:
+        path: The run directory.
+        name: The trial's id or the beginning of it.
+
+    Returns:
+        Lines.
+
+    Raises:
+        RunDirectoryError: There is no such run or trial.
+    """
+    run_dir = RunDir(path)
+    state = _load(run_dir)
+    (trial,) = find_trials(state, [name], path)
+    known = state.trials[trial]
+    lines = [f"{trial}  {_label(known)}  {known.status}"]
+    for segment in known.segments:
+        facts = segment.facts
+        ended = time.strftime("%F %T", time.localtime(facts["ended_at"]))
+        outcome = f", {segment.outcome}" if segment.outcome else ""
+        lines.append(
+            f"{ended}  steps {segment.start} to {segment.stop}{outcome}  "
+            f"(driver {segment.epoch}, attempt {segment.attempt}, {facts['train_s']:.1f} s on {facts['host']})"
+        )
+    lines += [f"failed attempt ({kind}): {error}" for kind, error in known.failures]
+    log = run_dir.trial_log(trial)
+    if log.exists():
+        lines += ["", *log.read_text(errors="replace").splitlines()]
+    return lines
+
+
+def retry(path: Path, names: Sequence[str]) -> list[str]:
+    """Queue failed trials again; the next `clipsweep run` trains them from their last committed segment.
+
+    Args:
+        path: The run directory.
+        names: Trial ids or beginnings of ids; none for all failed ones.
+
+    Returns:
+        Labels of the trials queued.
+
+    Raises:
+        RunDirectoryError: A driver holds the directory, there is no such trial, or it has not failed.
+    """
+    run_dir = RunDir(path).require()
+    with DriverLock(run_dir).hold():
+        records, whole = read_journal(run_dir.journal)
+        repair_journal(run_dir.journal, whole, run_dir.quarantine)
+        state = replay(records)
+        chosen = find_trials(state, names, path) or [name for name, t in state.trials.items() if t.given_up]
+        for name in chosen:
+            if not state.trials[name].given_up:
+                status = state.trials[name].status
+                raise RunDirectoryError(f"{path}: trial {name} is {status}; only failed ones are retried")
+        if chosen:
+            Journal(run_dir.journal, state.next_number).append({"type": "retried", "trials": chosen})
+    return [_label(state.trials[name]) for name in chosen]

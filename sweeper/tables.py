@@ -1,0 +1,168 @@
+"""The tables: their schemas, parts of committed rows, and the readable files compacted from them.
+
+Rows hold nothing that differs between two runs of the same trial; times and hosts stand in ``telemetry``.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from sweeper.errors import IntegrityError
+from sweeper.journal import Part
+from sweeper.run_dir import RunDir
+
+__all__ = [
+    "MEASUREMENTS",
+    "METRICS",
+    "concatenate",
+    "encode",
+    "measurement_rows",
+    "metric_rows",
+    "read_parts",
+    "read_table",
+    "sort_rows",
+]
+
+METRICS = pa.schema([
+    ("trial_id", pa.string()),
+    ("step", pa.int64()),
+    ("epoch", pa.float64()),
+    ("train_loss", pa.float64()),
+    ("grad_norm", pa.float64()),
+    ("step_size", pa.float64()),
+    ("clipped", pa.bool_()),
+    ("update_norm", pa.float64()),
+    ("learning_rate", pa.float64()),
+])
+"""A logged step each: loss and gradient of batch k at x_k. The problem's own metrics follow as further columns."""
+
+_TRAINING = ("train_loss", "grad_norm", "step_size", "clipped", "update_norm", "learning_rate")
+
+MEASUREMENTS = {
+    "directional_smoothness": pa.schema([
+        ("trial_id", pa.string()),
+        ("step", pa.int64()),
+        ("epoch", pa.float64()),
+        ("loss", pa.float64()),
+        ("grad_norm", pa.float64()),
+        ("update_norm", pa.float64()),
+        ("smoothness", pa.float64()),
+        ("argmax_fraction", pa.float64()),
+        ("smoothness_by_fraction", pa.list_(pa.float64())),
+        ("noise_floor", pa.float64()),
+        ("snr", pa.float64()),
+        ("data_fraction", pa.float64()),
+        ("measurement_id", pa.string()),
+        ("error", pa.string()),
+    ])
+}
+"""By estimator, a snapshot each: f, its gradient norm and its smoothness between x_k and x_{k+1}."""
+
+
+def metric_rows(trial: str, columns: Mapping[str, np.ndarray[Any, Any]], *, steps: int) -> pa.Table:
+    """The rows of one segment.
+
+    Args:
+        trial: Trial id.
+        columns: As the training loop gives them: equal lengths; NaN where a metric was not evaluated.
+        steps: The trial's number of steps: the row of the last iterate x_steps has no batch, so its training columns
+            are null.
+
+    Returns:
+        A table of :data:`METRICS` and the problem's own metrics, sorted by name.
+    """
+    step = columns["step"]
+    no_batch = pa.array(step == steps)
+    arrays = {"trial_id": pa.array([trial] * len(step), pa.string())}
+    for field in METRICS:
+        if field.name == "trial_id":
+            continue
+        array = pa.array(columns[field.name], field.type)
+        if field.name in _TRAINING:
+            array = pc.if_else(no_batch, pa.scalar(None, field.type), array)
+        arrays[field.name] = array
+    for name in sorted(set(columns) - set(METRICS.names)):
+        values = columns[name]
+        arrays[name] = pa.array(values, pa.float64(), mask=np.isnan(values))
+    return pa.table(arrays)
+
+
+def measurement_rows(estimator: str, rows: Sequence[Mapping[str, Any]]) -> pa.Table:
+    """Rows of an estimator's table; what a row does not name is null.
+
+    Returns:
+        A table of ``MEASUREMENTS[estimator]``.
+    """
+    return pa.Table.from_pylist([dict(row) for row in rows], schema=MEASUREMENTS[estimator])
+
+
+def encode(table: pa.Table) -> bytes:
+    """A Parquet file: zstd, and a checksum a page, without which bit flips go unnoticed.
+
+    Returns:
+        The file's bytes.
+    """
+    buffer = io.BytesIO()
+    pq.write_table(table, buffer, compression="zstd", write_page_checksum=True)
+    return buffer.getvalue()
+
+
+def concatenate(tables: Iterable[pa.Table]) -> pa.Table:
+    """The rows of all tables; columns that only some have are null in the others.
+
+    Returns:
+        One table, with the columns of the first in front.
+    """
+    return pa.concat_tables(tables, promote_options="default")
+
+
+def sort_rows(table: pa.Table, trials: Sequence[str]) -> pa.Table:
+    """Rows in the order of the plan, then by step; rows of unknown trials last.
+
+    Returns:
+        The same rows.
+    """
+    rank = pc.index_in(table["trial_id"], value_set=pa.array(list(trials), pa.string()))
+    keys = pa.table({"rank": rank, "step": table["step"]})
+    return table.take(pc.sort_indices(keys, sort_keys=[("rank", "ascending"), ("step", "ascending")]))
+
+
+def read_parts(run_dir: RunDir, parts: Iterable[Part]) -> dict[str, list[pa.Table]]:
+    """The committed rows by table, each file checked against the journal's hash.
+
+    Returns:
+        Table name to the parts' tables, in order.
+
+    Raises:
+        IntegrityError: A part is missing or damaged.
+    """
+    tables: dict[str, list[pa.Table]] = {}
+    for part in parts:
+        data = run_dir.read_checked(run_dir.parts / part.file, part.xxh3)
+        tables.setdefault(part.table, []).append(pq.read_table(pa.BufferReader(data)))
+    return tables
+
+
+def read_table(path: Path) -> pa.Table:
+    """A readable table, its pages checked.
+
+    Returns:
+        The table.
+
+    Raises:
+        IntegrityError: The file is no Parquet file, or damaged.
+    """
+    try:
+        return pq.read_table(path, page_checksum_verification=True)
+    except (pa.ArrowInvalid, OSError) as error:
+        raise IntegrityError(
+            f"{path}: cannot be read: {error}; `clipsweep run` writes it anew from the committed parts"
+        ) from error
