@@ -1,0 +1,44 @@
+"""Correlations against known power laws, intervals against their coverage."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from estimators import log_log_correlation, mean_interval, rank_correlation
+
+
+def test_a_power_law_has_correlation_one_and_its_inverse_minus_one() -> None:
+    grad_norm = np.geomspace(0.1, 10, 20)
+    assert log_log_correlation(grad_norm, 3 * grad_norm**1.5) == pytest.approx(1)
+    assert log_log_correlation(grad_norm, 3 / grad_norm) == pytest.approx(-1)
+    assert rank_correlation(grad_norm, np.exp(grad_norm)) == pytest.approx(1)
+
+
+def test_pairs_that_have_no_logarithm_are_left_out() -> None:
+    x = [1.0, 2.0, 4.0, 0.0, math.nan, 8.0]
+    y = [1.0, 2.0, 4.0, 5.0, 6.0, math.inf]
+    assert log_log_correlation(x, y) == pytest.approx(1)
+
+
+@pytest.mark.parametrize(("x", "y"), [([1, 2], [1, 2]), ([1, 1, 1], [1, 2, 3]), ([], [])])
+def test_too_few_pairs_or_no_spread_say_nothing(x: list[float], y: list[float]) -> None:
+    assert math.isnan(log_log_correlation(x, y))
+    assert math.isnan(rank_correlation(x, y))
+
+
+def test_one_value_has_no_interval_and_none_has_no_mean() -> None:
+    one = mean_interval([3.0])
+    assert (one.mean, one.count) == (3.0, 1)
+    assert math.isnan(one.low)
+    assert math.isnan(mean_interval([math.nan]).mean)
+
+
+def test_the_interval_covers_the_mean_as_often_as_it_says() -> None:
+    generator = np.random.default_rng(0)
+    draws = generator.normal(5.0, 2.0, size=(4000, 3))
+    covered = [i.low <= 5.0 <= i.high for i in map(mean_interval, draws)]
+    # Binomial standard deviation 0.0035: four of them on either side.
+    assert 0.936 < np.mean(covered) < 0.964
