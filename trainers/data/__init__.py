@@ -1,0 +1,3 @@
+"""Texts and images as tensors. Import from the modules; this package imports nothing by itself."""
+
+__all__: list[str] = []

@@ -1,0 +1,150 @@
+"""The scalars of every step: read from the device in blocks, searched for divergence, kept as rows."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+__all__ = ["Ledger", "Rows"]
+
+Rows = dict[str, np.ndarray[Any, Any]]
+"""Columns of equal length by name."""
+
+
+class Ledger:
+    """Collects what every step reports. Nothing in it depends on how many steps are read at a time.
+
+    Args:
+        steps: Number of steps of the whole trial; the last one is always logged.
+        log_every: A step is logged if its number is a multiple of this.
+        steps_per_epoch: Number of steps in one pass over the data.
+        max_loss: A loss above is divergence; None for no limit but the infinite.
+        clips: Whether a scale below 1 means clipping.
+        start: The first step.
+        num_clipped: Number of clipped steps before it.
+        last_finite_loss: The last finite loss before it.
+
+    Attributes:
+        diverged_step: The first step with a loss, gradient or update that is not finite, or a loss above the limit;
+            None while there was none.
+        last_finite_loss: The last finite loss up to the last step read or the diverged one.
+        total_clipped: Number of clipped steps since the trial began, the diverged step apart.
+        num_clipped: The same since the last :meth:`take_rows`.
+        num_steps: Number of steps read since the last :meth:`take_rows`, the diverged step apart.
+    """
+
+    def __init__(
+        self,
+        *,
+        steps: int,
+        log_every: int,
+        steps_per_epoch: int,
+        max_loss: float | None,
+        clips: bool,
+        start: int = 0,
+        num_clipped: int = 0,
+        last_finite_loss: float | None = None,
+    ) -> None:
+        self._steps = steps
+        self._log_every = log_every
+        self._steps_per_epoch = steps_per_epoch
+        self._max_loss = math.inf if max_loss is None else max_loss
+        self._clips = clips
+        self._next = start
+        self._block: list[Tensor] = []
+        self._learning_rates: list[float] = []
+        self._logged: list[np.ndarray[Any, Any]] = []
+        self._metrics: dict[int, Mapping[str, float]] = {}
+        self.diverged_step: int | None = None
+        self.last_finite_loss = last_finite_loss
+        self.total_clipped = num_clipped
+        self.num_clipped = 0
+        self.num_steps = 0
+        self.last_loss = math.nan
+        self.last_grad_norm = math.nan
+
+    @property
+    def num_unread(self) -> int:
+        """Number of steps whose scalars are still on the device."""
+        return len(self._block)
+
+    def append(self, learning_rate: float, scalars: Tensor) -> None:
+        """Note one step, in order, without waiting for the device; ``scalars`` as ``Stepper.take`` gives them."""
+        self._learning_rates.append(learning_rate)
+        self._block.append(scalars)
+
+    def evaluated(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Note the metrics of x_k."""
+        self._metrics[step] = metrics
+
+    def read(self) -> bool:
+        """Fetch the scalars noted since the last time.
+
+        Returns:
+            Whether training goes on: False once it has diverged.
+        """
+        if self.diverged_step is not None or not self._block:
+            return self.diverged_step is None
+        scalars = torch.stack(self._block).to("cpu", torch.float64).numpy()
+        block = np.column_stack([np.arange(self._next, self._next + len(scalars)), scalars, self._learning_rates])
+        self._block, self._learning_rates = [], []
+        self._next += len(block)
+        losses = block[:, 1]
+        bad = ~np.isfinite(block[:, [1, 2, 4]]).all(axis=1) | (losses > self._max_loss)
+        num_good = int(bad.argmax()) if bad.any() else len(block)
+        if num_good < len(block):
+            self.diverged_step = int(block[num_good, 0])
+            block = block[: num_good + 1]
+        num_clipped = int((block[:num_good, 3] < 1).sum()) if self._clips else 0
+        self.num_clipped += num_clipped
+        self.total_clipped += num_clipped
+        self.num_steps += num_good
+        finite = block[np.isfinite(block[:, 1]), 1]
+        if len(finite):
+            self.last_finite_loss = float(finite[-1])
+        self.last_loss, self.last_grad_norm = float(block[-1, 1]), float(block[-1, 2])
+        self._logged.append(block[[self._is_logged(int(step)) for step in block[:, 0]]])
+        return self.diverged_step is None
+
+    def take_rows(self) -> Rows:
+        """The rows gathered since the last time, and a fresh start of the counts.
+
+        Returns:
+            ``step`` (int64), ``epoch``, ``train_loss``, ``grad_norm``, ``step_size`` (learning rate times scale),
+            ``clipped`` (bool), ``update_norm``, ``learning_rate``, and a column a metric that was evaluated, NaN where
+            it was not; float64 unless said.
+        """
+        block = np.concatenate([np.empty((0, 6)), *self._logged])
+        if self._steps in self._metrics:
+            # The last iterate has metrics, but no batch of its own.
+            block = np.concatenate([block, [[self._steps, *[np.nan] * 5]]])
+        step = block[:, 0].astype(np.int64)
+        scale = block[:, 3]
+        rows: Rows = {
+            "step": step,
+            "epoch": step / self._steps_per_epoch,
+            "train_loss": block[:, 1].copy(),
+            "grad_norm": block[:, 2].copy(),
+            "step_size": block[:, 5] * scale,
+            "clipped": scale < 1 if self._clips else np.zeros(len(step), dtype=np.bool_),
+            "update_norm": block[:, 4].copy(),
+            "learning_rate": block[:, 5].copy(),
+        }
+        for name in dict.fromkeys(name for metrics in self._metrics.values() for name in metrics):
+            rows[name] = np.array([self._metrics.get(k, {}).get(name, np.nan) for k in step.tolist()])
+        self._logged, self._metrics = [], {}
+        self.num_clipped = self.num_steps = 0
+        return rows
+
+    def _is_logged(self, step: int) -> bool:
+        return (
+            step % self._log_every == 0
+            or step in self._metrics
+            or step == self._steps - 1
+            or step == self.diverged_step
+        )

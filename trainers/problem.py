@@ -1,0 +1,63 @@
+"""What is minimised: model, loss and data, with batches as a pure function of the step."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+
+from trainers.errors import TrainerError
+
+__all__ = ["Batch", "Carry", "Loss", "Problem"]
+
+Batch = Any
+"""Any tree of tensors."""
+
+Carry = Any
+"""What a step hands to the next one, for example an RNN's hidden state: any tree of tensors, or None."""
+
+Loss = Callable[[nn.Module, Batch, Carry], tuple[Tensor, Carry]]
+
+
+def _no_carry() -> Carry:
+    return None
+
+
+def _no_metrics(model: nn.Module) -> dict[str, float]:
+    return {}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Problem:
+    """A model with its loss and data. Optimiser, clipping, loop and checkpoints are not its business.
+
+    Attributes:
+        model: Freshly initialised.
+        loss: ``loss(model, batch, carry) -> (mean loss, carry)``; a scalar tensor, no backward, no step.
+        batch: The batch of a step, a pure function of the step: the same whoever asks, whenever, and how often.
+        probe: The frozen batches that define the function f whose smoothness is measured, for a share of the training
+            data in (0, 1]. All of equal size, so that f, the plain mean of ``loss`` over them, is a mean over samples.
+            The same whatever the seed of the trial.
+        initial_carry: The carry at the start of every epoch.
+        evaluate: Metrics by name, in evaluation mode and without gradients.
+        steps_per_epoch: Number of steps in one pass over the training data.
+        fingerprint: Says which data it is; equal fingerprints, equal data.
+
+    Raises:
+        TrainerError: ``steps_per_epoch`` is not a positive integer.
+    """
+
+    model: nn.Module
+    loss: Loss
+    batch: Callable[[int], Batch]
+    probe: Callable[[float], Iterable[Batch]]
+    steps_per_epoch: int
+    fingerprint: str
+    initial_carry: Callable[[], Carry] = _no_carry
+    evaluate: Callable[[nn.Module], dict[str, float]] = _no_metrics
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.steps_per_epoch, int) or self.steps_per_epoch < 1:
+            raise TrainerError(f"steps_per_epoch must be a positive integer, not {self.steps_per_epoch!r}")

@@ -1,0 +1,120 @@
+"""A problem from a spec's words: a registered name or a user's own factory by import path."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from trainers.errors import TrainerError
+from trainers.options import call_factory, nearest
+from trainers.problem import Batch, Problem
+from trainers.problems.registry import PROBLEMS
+from trainers.seeding import mix
+from trainers.trees import map_tensors
+
+__all__ = ["build_problem"]
+
+
+def build_problem(
+    use: str, options: Mapping[str, Any], *, seed: int, device: str = "cpu", search: Sequence[str] = ()
+) -> Problem:
+    """The problem that a spec names.
+
+    Initial weights and batch order are functions of ``seed``, so that equal seeds start equal in every cell of a sweep:
+    torch's global generator is seeded before the factory runs and put back afterwards.
+
+    Args:
+        use: A name in :data:`~trainers.problems.registry.PROBLEMS`, or ``package.module:factory``.
+        options: Keyword arguments of the factory, which also gets ``seed`` and ``device`` if it takes them.
+        seed: The trial's seed.
+        device: Where the model goes, and with it batches and probe.
+        search: Folders in front of ``sys.path`` while a user's module is imported.
+
+    Returns:
+        A new problem, its model on ``device``.
+
+    Raises:
+        TrainerError: There is no such problem, module or factory, the factory does not accept an option, or what it
+            returns is no :class:`~trainers.problem.Problem`.
+
+    Example:
+        >>> build_problem("deep_linear", {"layers": 3, "width": 2}, seed=0).steps_per_epoch
+        1
+    """
+    factory = _find(use, search)
+    devices = [torch.device(device)] if torch.device(device).type == "cuda" else []
+    with torch.random.fork_rng(devices=devices):
+        torch.manual_seed(mix(seed))
+        with _in_front(search):
+            problem = call_factory(factory, options, {"seed": seed, "device": device}, called=f"problem {use!r}")
+    if not isinstance(problem, Problem):
+        raise TrainerError(f"problem {use!r}: the factory must return a trainers.problem.Problem, not {problem!r:.80}")
+    return _on_device(problem, torch.device(device))
+
+
+def _find(use: str, search: Sequence[str]) -> Callable[..., Any]:
+    """The factory behind a name."""
+    if use in PROBLEMS:
+        return PROBLEMS[use]
+    module_name, separator, attribute = use.partition(":")
+    if not (separator and module_name and attribute):
+        raise TrainerError(f"unknown problem {use!r}; {nearest(use, PROBLEMS)}; your own: package.module:factory")
+    with _in_front(search):
+        importlib.invalidate_caches()
+        try:
+            module = importlib.import_module(module_name)
+        except ModuleNotFoundError as error:
+            # A module that the user's own module imports and that is missing is a different mistake.
+            if error.name is None or not f"{module_name}.".startswith(f"{error.name}."):
+                raise TrainerError(
+                    f"problem {use!r}: {module_name} imports {error.name!r}, which is missing"
+                ) from error
+            looked = ", ".join(search) or "sys.path"
+            raise TrainerError(f"problem {use!r}: there is no module {error.name!r} in {looked}") from error
+    factory: Any = module
+    for name in attribute.split("."):
+        if not hasattr(factory, name):
+            public = [known for known in vars(module) if not known.startswith("_") and callable(getattr(module, known))]
+            raise TrainerError(f"problem {use!r}: {module_name} has no {name!r}; {nearest(name, public)}")
+        factory = getattr(factory, name)
+    if not callable(factory):
+        raise TrainerError(f"problem {use!r}: {attribute} is a {type(factory).__name__}, not a factory")
+    return factory  # type: ignore[no-any-return]
+
+
+@contextmanager
+def _in_front(search: Sequence[str]) -> Iterator[None]:
+    """``search`` in front of ``sys.path`` for a while: also while the factory runs, which may import more."""
+    before = list(sys.path)
+    sys.path[:0] = search
+    try:
+        yield
+    finally:
+        sys.path[:] = before
+
+
+def _on_device(problem: Problem, device: torch.device) -> Problem:
+    """The problem with model, batches, probe and carry on the device."""
+
+    def moved(tree: Batch) -> Batch:
+        return map_tensors(lambda tensor: tensor.to(device), tree)
+
+    problem.model.to(device)
+    if device.type == "cpu":
+        return problem
+
+    def probe(fraction: float) -> Iterable[Batch]:
+        return (moved(batch) for batch in problem.probe(fraction))
+
+    return replace(
+        problem,
+        batch=lambda step: moved(problem.batch(step)),
+        probe=probe,
+        initial_carry=lambda: moved(problem.initial_carry()),
+    )

@@ -1,0 +1,118 @@
+"""Pairs of consecutive iterates as flat vectors: when one is due, and how a vector maps to a model's parameters."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from trainers.errors import TrainerError
+
+__all__ = ["Snapshot", "SnapshotSchedule", "flat_parameters", "parameter_shapes"]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Snapshot:
+    """x_k and x_{k+1}, to be measured elsewhere.
+
+    Attributes:
+        step: k.
+        epoch: k / steps_per_epoch.
+        loss: Loss of batch k at x_k.
+        grad_norm: Norm of that loss's gradient, before the transform.
+        iterates: Both iterates in CPU memory, float32, shape (2, n), C-contiguous, in the order of
+            :func:`parameter_shapes`.
+    """
+
+    step: int
+    epoch: float
+    loss: float
+    grad_norm: float
+    iterates: np.ndarray[Any, np.dtype[np.float32]] = field(repr=False)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SnapshotSchedule:
+    """The union of several ways to say at which steps a snapshot is taken.
+
+    Attributes:
+        every: Every n-th step.
+        first: The first n steps.
+        last: The last n steps.
+        epochs: Once every so many epochs, a fraction if you like: at the first step at or after each multiple.
+        steps: These steps.
+        from_step: Where ``every`` and ``epochs`` begin.
+        to_step: Where ``every`` and ``epochs`` end, this step included; None for the end of training.
+
+    Raises:
+        TrainerError: A count is negative or an interval is not positive.
+
+    Example:
+        >>> schedule = SnapshotSchedule(every=10, first=2, from_step=20)
+        >>> [step for step in range(40) if schedule.due(step, 40, 5)]
+        [0, 1, 20, 30]
+    """
+
+    every: int | None = None
+    first: int = 0
+    last: int = 0
+    epochs: float | None = None
+    steps: Sequence[int] = ()
+    from_step: int = 0
+    to_step: int | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("every", "epochs"):
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise TrainerError(f"{name} must be positive, not {value!r}")
+        for name in ("first", "last", "from_step"):
+            if getattr(self, name) < 0:
+                raise TrainerError(f"{name} must not be negative, but is {getattr(self, name)!r}")
+
+    def due(self, step: int, steps: int, steps_per_epoch: int) -> bool:
+        """Whether a snapshot is taken of the step from x_k to x_{k+1}.
+
+        Args:
+            step: k, counted from 0.
+            steps: Number of steps of the whole trial.
+            steps_per_epoch: Number of steps in one pass over the data.
+
+        Returns:
+            True if any of the ways says so.
+        """
+        if step < self.first or step >= steps - self.last or step in self.steps:
+            return True
+        if step < self.from_step or (self.to_step is not None and step > self.to_step):
+            return False
+        if self.every is not None and step % self.every == 0:
+            return True
+        if self.epochs is None:
+            return False
+        interval = self.epochs * steps_per_epoch
+        return step == 0 or step // interval > (step - 1) // interval
+
+
+def parameter_shapes(model: nn.Module) -> list[tuple[str, tuple[int, ...]]]:
+    """Names and shapes of the trained parameters in the order in which a flat vector holds them.
+
+    Args:
+        model: Parameters that do not require a gradient are left out; tied ones count once, under their first name.
+
+    Returns:
+        Pairs in the order of ``model.named_parameters()``.
+
+    Example:
+        >>> parameter_shapes(nn.Linear(2, 3))
+        [('weight', (3, 2)), ('bias', (3,))]
+    """
+    return [(name, tuple(p.shape)) for name, p in model.named_parameters() if p.requires_grad]
+
+
+def flat_parameters(model: nn.Module) -> Tensor:
+    """A copy of the trained parameters as one vector, shape (n,), in the order of :func:`parameter_shapes`."""
+    return torch.cat([p.detach().reshape(-1) for p in model.parameters() if p.requires_grad])

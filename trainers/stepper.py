@@ -1,0 +1,149 @@
+"""One training step after the other, with no reading back from the device."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from trainers.checkpoint import TrainingState
+from trainers.errors import CheckpointError, TrainerError
+from trainers.flat import FlatParameters
+from trainers.problem import Problem
+from trainers.seeding import seed_step
+from trainers.trees import map_tensors
+from trainers.update_rules import UpdateRule
+
+__all__ = ["Stepper"]
+
+# The draws of evaluation must not be those of the step beside it.
+_TRAINING, _EVALUATION = 0, 1
+
+
+class Stepper:
+    """Takes a problem's model from x_k to x_{k+1}.
+
+    Args:
+        problem: Its model is trained in place.
+        rule: The update rule.
+        total_steps: Number of steps of the whole trial, which the learning-rate schedule needs.
+        seed: The trial's seed.
+
+    Attributes:
+        iterates: x_k and x_{k+1} of the last step that was asked to keep them, float32, shape (2, n), on the CPU.
+    """
+
+    def __init__(self, problem: Problem, rule: UpdateRule, *, total_steps: int, seed: int) -> None:
+        self._problem = problem
+        self._rule = rule
+        self._total_steps = total_steps
+        self._seed = seed
+        self._flat = FlatParameters(problem.model)
+        self._vector = self._flat.vector
+        self._device = self._vector.device
+        self._optimizer = rule.build_optimizer(self._vector)
+        self._before = torch.empty_like(self._vector, requires_grad=False)
+        self._one = torch.ones((), dtype=self._vector.dtype, device=self._device)
+        self._carry: Any = None
+        self.iterates: np.ndarray[Any, np.dtype[np.float32]] | None = None
+        problem.model.train()
+
+    def take(self, step: int, *, keep_iterates: bool = False) -> tuple[float, Tensor]:
+        """Take step k.
+
+        Args:
+            step: k.
+            keep_iterates: Copy x_k and x_{k+1} to :attr:`iterates`.
+
+        Returns:
+            The learning rate, and on the device the tensor (loss, gradient norm before the transform, scale of the
+            transform, norm of the update), shape (4,).
+
+        Raises:
+            TrainerError: The loss is not a scalar tensor.
+        """
+        problem, flat, vector = self._problem, self._flat, self._vector
+        seed_step(self._device, self._seed, step, _TRAINING)
+        if step % problem.steps_per_epoch == 0:
+            self._carry = self._to_device(problem.initial_carry())
+        loss, carry = problem.loss(problem.model, self._to_device(problem.batch(step)), self._carry)
+        if not isinstance(loss, Tensor) or loss.ndim != 0:
+            found = f"shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else type(loss).__name__
+            raise TrainerError(f"a problem's loss must give a scalar tensor, the mean over the batch, not {found}")
+        # Also where the problem forgot to: a step's graph must not reach into the one before.
+        self._carry = map_tensors(Tensor.detach, carry)
+        flat.gradient.zero_()
+        loss.backward()  # type: ignore[no-untyped-call]
+        flat.check_gradients()
+        with torch.no_grad():
+            grad_norm = torch.linalg.vector_norm(flat.gradient)
+            scale = self._rule.scale(grad_norm)
+            if scale is not None:
+                flat.gradient.mul_(scale)
+            self._before.copy_(vector)
+            learning_rate = self._rule.learning_rate_at(step, self._total_steps)
+            self._optimizer.param_groups[0]["lr"] = learning_rate
+            self._optimizer.step()
+            if keep_iterates:
+                # Fresh memory: the receiver serialises it later, when training has long gone on.
+                self.iterates = np.empty((2, vector.numel()), dtype=np.float32)
+                torch.from_numpy(self.iterates[0]).copy_(self._before)
+                torch.from_numpy(self.iterates[1]).copy_(vector)
+            update_norm = torch.linalg.vector_norm(torch.sub(vector, self._before, out=self._before))
+            scalars = torch.stack((loss.detach(), grad_norm, self._one if scale is None else scale, update_norm))
+        return learning_rate, scalars
+
+    def evaluate(self, step: int) -> dict[str, float]:
+        """The problem's metrics at x_k, in evaluation mode; training goes on as if nothing had been."""
+        model = self._problem.model
+        seed_step(self._device, self._seed, step, _EVALUATION)
+        model.eval()
+        with torch.no_grad():
+            metrics = self._problem.evaluate(model)
+        model.train()
+        return {name: float(value) for name, value in metrics.items()}
+
+    def state(self, step: int, *, num_clipped: int, last_finite_loss: float | None) -> TrainingState:
+        """A copy of everything that step k and later ones depend on."""
+        return TrainingState(
+            step=step,
+            layout=tuple(self._flat.layout),
+            parameters=_copy(self._vector),
+            buffers={name: _copy(buffer) for name, buffer in self._problem.model.named_buffers()},
+            optimizer=map_tensors(_copy, dict(self._optimizer.state[self._vector])),
+            carry=map_tensors(_copy, self._carry),
+            num_clipped=num_clipped,
+            last_finite_loss=last_finite_loss,
+        )
+
+    def restore(self, state: TrainingState) -> None:
+        """Go back, or forward, to a state.
+
+        Args:
+            state: Of the same problem and update rule.
+
+        Raises:
+            CheckpointError: It is of another model.
+        """
+        buffers = dict(self._problem.model.named_buffers())
+        if list(state.layout) != self._flat.layout or state.buffers.keys() != buffers.keys():
+            raise CheckpointError("the checkpoint is of another model: parameters or buffers differ in name or shape")
+        with torch.no_grad():
+            self._vector.copy_(state.parameters)
+            for name, buffer in buffers.items():
+                buffer.copy_(state.buffers[name])
+        # The optimiser knows best which of its tensors live on the device and which stay on the CPU.
+        groups = self._optimizer.state_dict()["param_groups"]
+        own = {0: map_tensors(_copy, dict(state.optimizer))} if state.optimizer else {}
+        self._optimizer.load_state_dict({"state": own, "param_groups": groups})
+        self._carry = map_tensors(lambda tensor: tensor.to(self._device, copy=True), state.carry)
+
+    def _to_device(self, tree: Any) -> Any:
+        return map_tensors(lambda tensor: tensor.to(self._device, non_blocking=True), tree)
+
+
+def _copy(tensor: Tensor) -> Tensor:
+    """A copy in CPU memory."""
+    return tensor.detach().to("cpu", copy=True)
