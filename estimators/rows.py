@@ -11,7 +11,7 @@ from estimators.gradient import Loss, Params, ProbeGradient
 from estimators.rounding import RoundingProbe
 from estimators.smoothness import fractions_of, measure_directional_smoothness
 
-__all__ = ["Probe", "directional_smoothness_row"]
+__all__ = ["ESTIMATORS", "Probe", "directional_smoothness_row"]
 
 
 class Probe:
@@ -76,3 +76,9 @@ def directional_smoothness_row(probe: Probe, iterates: Tensor, *, delta: float) 
         "noise_floor": measured.noise_floor,
         "snr": measured.snr,
     }
+
+
+ESTIMATORS = {
+    "directional_smoothness": directional_smoothness_row,
+}
+"""Name to function: ``(probe, iterates, **options) -> row``."""

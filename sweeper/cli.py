@@ -35,6 +35,10 @@ Overrides = Annotated[
     typer.Option("--set", metavar="PATH=VALUE", help="Override a value of the spec; may be given often."),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
+Where = Annotated[
+    list[str] | None,
+    typer.Option("--where", metavar="COLUMN=VALUE", help="Only these trials; may be repeated. none is null."),
+]
 Out = Annotated[Path | None, typer.Option("--out", help="The run directory; runs/<name> by default.")]
 
 
@@ -228,6 +232,50 @@ def schema() -> None:
     from sweeper.spec import json_schema
 
     typer.echo(json.dumps(json_schema(), indent=2))
+
+
+@app.command()
+def report(
+    run: RunPath,
+    by: Annotated[
+        list[str] | None, typer.Option("--by", metavar="COLUMN", help="Row per value; may be repeated.")
+    ] = None,
+    where: Where = None,
+    sort: Annotated[str | None, typer.Option("--sort", metavar="[-]COLUMN", help="Order of the rows.")] = None,
+    style: Annotated[str, typer.Option("--format", metavar="table|md|csv|json", help="How to print it.")] = "table",
+) -> None:
+    """Aggregate a run over its seeds: losses with intervals, divergence, clipping, smoothness, best of each arm."""
+    import shutil
+
+    from sweeper.report import build_report
+    from sweeper.report_formats import FORMATS, render
+    from sweeper.results import Run
+
+    if style not in FORMATS:
+        raise ClipsweepError(f"--format {style!r}: unknown; known: {', '.join(FORMATS)}")
+    document = build_report(Run(run), by=by or [], where=where or [], sort=sort)
+    terminal = sys.stdout.isatty()
+    width = shutil.get_terminal_size().columns if terminal else None
+    color = terminal and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+    typer.echo(render(document, style, width=width, color=color))
+
+
+@app.command()
+def plot(
+    run: RunPath,
+    kind: Annotated[str, typer.Argument(metavar="KIND", help="smoothness or loss.", show_default=False)],
+    where: Where = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="File; .png, .svg or .pdf. RUN/plots/KIND.png by default.")
+    ] = None,
+) -> None:
+    """Draw the paper's figures: smoothness against gradient norm, or losses."""
+    from sweeper.plots import draw
+    from sweeper.results import Run
+
+    file = out or run / "plots" / f"{kind}.png"
+    draw(Run(run), kind, file, where=where or [])
+    typer.echo(str(file))
 
 
 def _note(text: str) -> None:

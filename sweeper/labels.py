@@ -8,6 +8,10 @@ from typing import Any
 __all__ = ["describe", "short_names"]
 
 
+_TAKEN = {"trial_id", "cell_id", "arm", "seed", "seeds", "status", "diverged", "error", "attempts"}
+"""Columns of the trials table that a user's own option must not hide."""
+
+
 def short_names(paths: list[str]) -> dict[str, str]:
     """The last part of each dotted path, or as much more as keeps them apart.
 
@@ -20,13 +24,15 @@ def short_names(paths: list[str]) -> dict[str, str]:
     Example:
         >>> short_names(["update_rule.clip_norm", "problem.model.use", "problem.use"])
         {'update_rule.clip_norm': 'clip_norm', 'problem.model.use': 'model.use', 'problem.use': 'problem.use'}
+        >>> short_names(["problem.status"])
+        {'problem.status': 'problem.status'}
     """
     names = {}
     for path in paths:
         parts = path.split(".")
         for length in range(1, len(parts) + 1):
             name = ".".join(parts[-length:])
-            if sum(other == name or other.endswith(f".{name}") for other in paths) == 1:
+            if name not in _TAKEN and sum(other == name or other.endswith(f".{name}") for other in paths) == 1:
                 break
         names[path] = name
     return names

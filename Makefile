@@ -1,0 +1,43 @@
+# `make demo` and `make test` do all the set-up themselves; both are quick to repeat.
+PYTHON ?= python3
+BIN := .venv/bin
+STAMP := .venv/installed
+
+.PHONY: demo test check coverage chaos bench wheel clean
+
+demo: $(STAMP)
+	$(BIN)/clipsweep run specs/quickstart.yaml
+	$(BIN)/clipsweep report runs/quickstart
+	$(BIN)/clipsweep plot runs/quickstart smoothness
+	$(BIN)/clipsweep plot runs/quickstart loss
+
+test: $(STAMP)
+	$(BIN)/python -m pytest -q
+
+$(STAMP): pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "clipsweep needs Python 3.11 or newer: make PYTHON=python3.11")'
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[images,dev]'
+	touch $@
+
+check: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+coverage: $(STAMP)
+	$(BIN)/python -m pytest -q --cov --cov-report=term
+
+chaos: $(STAMP)
+	$(BIN)/python -m pytest -q -m chaos tests/chaos
+
+bench: $(STAMP)
+	$(BIN)/python benchmarks/orchestration.py
+	$(BIN)/python benchmarks/efficiency.py
+
+wheel: $(STAMP)
+	$(BIN)/python -m build --wheel --outdir dist .
+
+clean:
+	rm -rf .venv build dist *.egg-info

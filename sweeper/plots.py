@@ -1,0 +1,203 @@
+"""The paper's figures from a run: smoothness against gradient norm (Figures 2 and 3), losses (Figure 4)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import matplotlib as mpl
+import numpy as np
+
+from estimators.fit import log_log_correlation
+from sweeper.errors import ClipsweepError
+from sweeper.labels import describe, short_names
+from sweeper.report import TRUSTED_SNR, select
+from sweeper.results import Run
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+__all__ = ["PLOTS", "SUFFIXES", "draw"]
+
+SUFFIXES = (".png", ".svg", ".pdf")
+
+MAX_PANELS = 16
+"""Cells that one figure of panels holds; more would be stamps."""
+
+_STYLE: Any = {
+    "figure.dpi": 150,
+    "font.size": 8,
+    "axes.titlesize": 8,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.alpha": 0.25,
+    "legend.frameon": False,
+    "svg.hashsalt": "clipsweep",
+}
+
+
+def draw(run: Run, kind: str, file: Path, *, where: Sequence[str] = ()) -> None:
+    """Draw one figure.
+
+    Args:
+        run: The run.
+        kind: One of :data:`PLOTS`.
+        file: Where to; the suffix chooses PNG, SVG or PDF.
+        where: ``column=value`` conditions on the trials.
+
+    Raises:
+        ClipsweepError: The kind or suffix is unknown, nothing was measured, or no trial satisfies the conditions.
+    """
+    if kind not in PLOTS:
+        raise ClipsweepError(f"no plot {kind!r}; known: {', '.join(PLOTS)}")
+    if file.suffix.lower() not in SUFFIXES:
+        raise ClipsweepError(f"{file}: unknown kind of picture {file.suffix!r}; known: {', '.join(SUFFIXES)}")
+    # Without pyplot: no window system is asked for, and nothing global is left behind.
+    with mpl.rc_context(_STYLE):
+        figure = PLOTS[kind](run, select(run, where))
+        try:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            figure.savefig(file, bbox_inches="tight")
+        except OSError as error:
+            raise ClipsweepError(f"{file}: cannot be written: {error.strerror}") from error
+
+
+def _cells(run: Run, trials: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
+    """The trials of each cell with the cell's label, in the order of the plan."""
+    names = list(short_names(run.swept).values())
+    cells = []
+    for _, group in trials.groupby("cell_id", sort=False):
+        values = {name: _plain(group.iloc[0][name]) for name in names}
+        cells.append((describe(values) or "the only cell", group))
+    return cells
+
+
+def _plain(value: Any) -> Any:
+    return None if isinstance(value, float) and math.isnan(value) else value
+
+
+def _figure(columns: int, rows: int, *, width: float, height: float, **options: Any) -> tuple[Figure, list[Axes]]:
+    """A figure of panels, and its axes row by row."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(columns * width, rows * height), layout="constrained")
+    axes = figure.subplots(rows, columns, squeeze=False, **options)
+    return figure, list(np.ravel(axes))
+
+
+def smoothness(run: Run, trials: pd.DataFrame) -> Figure:
+    """Local smoothness against gradient norm on log axes, a panel a cell, coloured by step.
+
+    Args:
+        run: The run.
+        trials: The trials to draw.
+
+    Returns:
+        The figure; axes are shared, so that panels can be compared.
+
+    Raises:
+        ClipsweepError: No trustworthy smoothness was measured.
+    """
+    rows = run.measurements("directional_smoothness")
+    rows = rows[(rows["smoothness"] > 0) & (rows["grad_norm"] > 0) & ~(rows["snr"] < TRUSTED_SNR)]
+    cells = [(label, group, rows[rows["trial_id"].isin(group["trial_id"])]) for label, group in _cells(run, trials)]
+    cells = [(label, group, points) for label, group, points in cells if len(points)]
+    if not cells:
+        raise ClipsweepError(f"{run.path}: no smoothness above its noise floor was measured")
+    left_out = max(0, len(cells) - MAX_PANELS)
+    cells = cells[:MAX_PANELS]
+    columns = min(4, len(cells))
+    figure, axes = _figure(columns, math.ceil(len(cells) / columns), width=2.5, height=2.3, sharex=True, sharey=True)
+    last = max(int(points["step"].max()) for _, _, points in cells)
+    dots = None
+    for axis, (label, group, points) in zip(axes, cells, strict=False):
+        shuffled = points.sample(frac=1, random_state=0)  # so that no step hides the others
+        dots = axis.scatter(
+            shuffled["grad_norm"], shuffled["smoothness"], c=shuffled["step"], vmin=0, vmax=last, s=7, cmap="viridis"
+        )
+        axis.set(xscale="log", yscale="log")
+        by_seed = [
+            log_log_correlation(of_seed["grad_norm"], of_seed["smoothness"])
+            for _, of_seed in points.groupby("trial_id")
+        ]
+        finite = [value for value in by_seed if math.isfinite(value)]
+        correlation = f"r = {np.mean(finite):.2f}" if finite else "r undefined"
+        diverged = int((group["status"] == "diverged").sum())
+        ending = f", {diverged}/{len(group)} diverged" if diverged else ""
+        axis.set_title(f"{label}\n{correlation}{ending}")
+    for axis in axes[len(cells) :]:
+        axis.set_axis_off()
+    assert dots is not None
+    figure.supxlabel("gradient norm  ||∇f(x)||")
+    figure.supylabel("local smoothness, eq. (20)")
+    figure.colorbar(dots, ax=axes, label="step", shrink=0.8)
+    if left_out:
+        figure.suptitle(f"the first {MAX_PANELS} cells; {left_out} more: choose with --where")
+    return figure
+
+
+def loss(run: Run, trials: pd.DataFrame) -> Figure:
+    """Training and validation loss against the step: mean over seeds, band from the lowest to the highest seed.
+
+    Args:
+        run: The run.
+        trials: The trials to draw.
+
+    Returns:
+        The figure; a cross marks where a seed diverged.
+    """
+    metrics = run.metrics
+    validated = "valid_loss" in metrics
+    figure, axes = _figure(1 + validated, 1, width=4.2, height=3.2)
+    cells = _cells(run, trials)
+    colours = mpl.colormaps["viridis"](np.linspace(0, 0.92, max(2, len(cells))))
+    for colour, (label, group) in zip(colours, cells, strict=False):
+        rows = metrics[metrics["trial_id"].isin(group["trial_id"])]
+        _curve(axes[0], rows, "train_loss", colour, label, smooth=True)
+        if validated:
+            _curve(axes[1], rows, "valid_loss", colour, label, smooth=False)
+        for _, trial in group[group["status"] == "diverged"].iterrows():
+            at = trial["last_finite_loss"]
+            if np.isfinite(at):
+                axes[0].plot(trial["diverged_step"], at, "x", color=colour, markersize=6, clip_on=False)
+    axes[0].set(xlabel="step", ylabel="training loss")
+    if validated:
+        axes[1].set(xlabel="step", ylabel="validation loss")
+    for axis in axes:
+        _keep_readable(axis, metrics)
+    handles, labels = axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside right upper", title="× diverged" if _any_diverged(trials) else None)
+    return figure
+
+
+def _any_diverged(trials: pd.DataFrame) -> bool:
+    return bool((trials["status"] == "diverged").any())
+
+
+def _curve(axis: Axes, rows: pd.DataFrame, column: str, colour: Any, label: str, *, smooth: bool) -> None:
+    """Mean over seeds and the band between them; one batch's loss is noisy, so training loss is smoothed."""
+    by_seed = rows.pivot(index="step", columns="trial_id", values=column).dropna(how="all")
+    by_seed = by_seed.where(np.isfinite(by_seed))
+    if by_seed.empty:
+        return
+    if smooth:
+        by_seed = by_seed.rolling(max(1, len(by_seed) // 40), min_periods=1).mean()
+    axis.plot(by_seed.index, by_seed.mean(axis=1), color=colour, linewidth=1.2, label=label)
+    axis.fill_between(by_seed.index, by_seed.min(axis=1), by_seed.max(axis=1), color=colour, alpha=0.2, linewidth=0)
+
+
+def _keep_readable(axis: Axes, metrics: pd.DataFrame) -> None:
+    """Do not let one exploding run flatten all others: cut the axis at twice the first losses."""
+    first = metrics.loc[metrics["step"] == 0, "train_loss"].median()
+    _, top = axis.get_ylim()
+    if np.isfinite(first) and first > 0 and top > 2 * first:
+        axis.set_ylim(top=2 * first)
+
+
+PLOTS = {"smoothness": smoothness, "loss": loss}
+"""Kind to function: ``(run, trials) -> figure``."""

@@ -1,0 +1,232 @@
+"""A report as a table for the terminal, Markdown, CSV or JSON."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from estimators.fit import Interval
+from sweeper.report import Cell, Report
+
+__all__ = ["FORMATS", "render"]
+
+FORMATS = ("table", "md", "csv", "json")
+
+
+def render(report: Report, style: str, *, width: int | None = None, color: bool = False) -> str:
+    """A report as text.
+
+    Args:
+        report: The report.
+        style: One of :data:`FORMATS`.
+        width: Columns of the terminal; as wide as needed without.
+        color: Whether the table may use colours.
+
+    Returns:
+        The text, without a trailing newline.
+
+    Raises:
+        ValueError: The format is unknown.
+    """
+    match style:
+        case "table":
+            return _table(report, width, color)
+        case "md":
+            return _markdown(report)
+        case "csv":
+            return _csv(report)
+        case "json":
+            return json.dumps(_document(report), indent=2)
+    raise ValueError(f"unknown format {style!r}; known: {', '.join(FORMATS)}")
+
+
+def _text(value: Any) -> str:
+    if value is None:
+        return "none"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _interval(interval: Interval, *, digits: int = 4) -> str:
+    """Mean ± half-width, as exact as the interval deserves."""
+    if interval.count == 0 or math.isnan(interval.mean):
+        return "–"
+    half = (interval.high - interval.low) / 2
+    if math.isnan(half):
+        return f"{interval.mean:.{digits}g}"
+    return f"{interval.mean:.{digits}g} ± {half:.2g}"
+
+
+def _percent(fraction: float) -> str:
+    return "–" if math.isnan(fraction) else f"{100 * fraction:.0f} %"
+
+
+def _heads(report: Report) -> list[str]:
+    first = report.cells[0]
+    losses = [name.replace("_", " ") for name in first.losses]
+    return [*first.values, "seeds", "diverged", *losses, "clipped", "corr(log L, log |∇f|)"]
+
+
+def _row(cell: Cell) -> list[str]:
+    bad = cell.statuses.get("failed", 0) + cell.statuses.get("lost", 0)
+    seeds = str(cell.seeds) + (f" ({bad} failed)" if bad else "")
+    return [
+        *(_text(value) for value in cell.values.values()),
+        seeds,
+        f"{cell.diverged}/{cell.seeds}" if cell.diverged else "–",
+        *(_interval(interval) for interval in cell.losses.values()),
+        _percent(cell.clipped_fraction),
+        _interval(cell.correlation, digits=2),
+    ]
+
+
+def _statuses(report: Report) -> str:
+    return ", ".join(f"{count} {status}" for status, count in report.statuses.items())
+
+
+def _answers(report: Report) -> list[str]:
+    """The sentences below the table."""
+    loss = report.primary.replace("_", " ")
+    lines = []
+    for best in report.bests:
+        within = f" [{best.context}]" if best.context else ""
+        tried = f"{best.cells_tried} cell{'s' if best.cells_tried != 1 else ''} tried"
+        if best.cell is None:
+            lines.append(f"best {best.arm}{within}: no cell finished with all its seeds ({tried})")
+        else:
+            value = _interval(best.cell.losses[report.primary])
+            label = best.cell.label or "the only cell"
+            lines.append(f"best {best.arm}{within}: {label}, {loss} {value} ({tried})")
+    for comparison in report.comparisons:
+        within = f" [{comparison.context}]" if comparison.context else ""
+        d = comparison.difference
+        span = f" (95 %: {d.low:+.3g} to {d.high:+.3g}, {d.count} paired seeds)" if d.count > 1 else ""
+        lines.append(
+            f"{comparison.first} minus {comparison.second}{within}: {loss} {d.mean:+.4g}{span}: {comparison.verdict}"
+        )
+    return lines
+
+
+def _table(report: Report, width: int | None, color: bool) -> str:
+    table = Table(title=f"{report.path}: {_statuses(report)}", title_justify="left", title_style="bold")
+    for head in _heads(report):
+        table.add_column(Text(head), justify="right", overflow="fold")
+    for cell in report.cells:
+        style = "yellow" if cell.diverged else ""
+        table.add_row(*(Text(text) for text in _row(cell)), style=style)
+    console = Console(
+        file=io.StringIO(), width=width or 200, force_terminal=color, color_system="standard" if color else None
+    )
+    console.print(table)
+    for line in _answers(report):
+        console.print(Text(line), soft_wrap=True)
+    for note in report.notes:
+        console.print(Text(f"note: {note}", style="dim"), soft_wrap=True)
+    output = console.file
+    assert isinstance(output, io.StringIO)
+    return "\n".join(line.rstrip() for line in output.getvalue().splitlines())
+
+
+def _markdown(report: Report) -> str:
+    def line(cells: list[str]) -> str:
+        return "| " + " | ".join(text.replace("|", "\\|") for text in cells) + " |"
+
+    heads = _heads(report)
+    lines = [f"**{report.path}**: {_statuses(report)}", "", line(heads), line(["---:"] * len(heads))]
+    lines += [line(_row(cell)) for cell in report.cells]
+    lines += ["", *(f"- {text}" for text in _answers(report)), *(f"- note: {note}" for note in report.notes)]
+    return "\n".join(lines)
+
+
+def _flat(cell: Cell) -> dict[str, Any]:
+    """A cell as one flat record, for CSV."""
+    record: dict[str, Any] = {**cell.values, "arm": cell.arm, "seeds": cell.seeds}
+    for status in ("done", "diverged", "failed", "lost", "running", "queued"):
+        record[status] = cell.statuses.get(status, 0)
+    for name, interval in cell.losses.items():
+        record |= {name: interval.mean, f"{name}_low": interval.low, f"{name}_high": interval.high}
+    record["clipped_fraction"] = cell.clipped_fraction
+    for name, interval in (("correlation", cell.correlation), ("rank_correlation", cell.rank_correlation)):
+        record |= {name: interval.mean, f"{name}_low": interval.low, f"{name}_high": interval.high}
+    return record | {"points": cell.points}
+
+
+def _csv(report: Report) -> str:
+    records = [_flat(cell) for cell in report.cells]
+    output = io.StringIO()
+    writer = csv.DictWriter(output, fieldnames=list(records[0]), lineterminator="\n")
+    writer.writeheader()
+    for record in records:
+        writer.writerow({key: _defuse(value) for key, value in record.items()})
+    return output.getvalue().rstrip("\n")
+
+
+def _defuse(value: Any) -> Any:
+    """An empty cell for what is missing; text that a spreadsheet would run as a formula gets a quote in front."""
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return ""
+    return f"'{value}" if isinstance(value, str) and value[:1] in "=+-@\t\r" else value
+
+
+def _document(report: Report) -> dict[str, Any]:
+    return {
+        "run": report.path,
+        "statuses": report.statuses,
+        "primary": report.primary,
+        "cells": [
+            {
+                "values": cell.values,
+                "arm": cell.arm,
+                "seeds": cell.seeds,
+                "statuses": cell.statuses,
+                "losses": {name: _plain_interval(interval) for name, interval in cell.losses.items()},
+                "clipped_fraction": _plain(cell.clipped_fraction),
+                "correlation": _plain_interval(cell.correlation),
+                "rank_correlation": _plain_interval(cell.rank_correlation),
+                "points": cell.points,
+            }
+            for cell in report.cells
+        ],
+        "best": [
+            {
+                "arm": best.arm,
+                "context": best.context,
+                "cells_tried": best.cells_tried,
+                "values": None if best.cell is None else best.cell.values,
+                report.primary: None if best.cell is None else _plain_interval(best.cell.losses[report.primary]),
+            }
+            for best in report.bests
+        ],
+        "comparisons": [
+            {
+                "first": comparison.first,
+                "second": comparison.second,
+                "context": comparison.context,
+                "difference": _plain_interval(comparison.difference),
+                "verdict": comparison.verdict,
+            }
+            for comparison in report.comparisons
+        ],
+        "notes": list(report.notes),
+    }
+
+
+def _plain(value: float) -> float | None:
+    """JSON has no NaN and no infinity."""
+    return value if math.isfinite(value) else None
+
+
+def _plain_interval(interval: Interval) -> Mapping[str, Any]:
+    return {
+        "mean": _plain(interval.mean),
+        "low": _plain(interval.low),
+        "high": _plain(interval.high),
+        "seeds": interval.count,
+    }
