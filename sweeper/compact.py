@@ -91,7 +91,10 @@ def trials_table(state: RunState, metrics: pa.Table | None, *, running: frozense
         }
         row |= {path: record["swept"].get(path) for path in swept}
         row |= {key: record[key] for key in ("learning_rate", "clip_norm", "steps")}
-        row |= {metric: losses.get(name, {}).get(metric) for metric in metric_names}
+        known = losses.get(name, {})
+        if trial.status == "diverged":
+            known = {metric: value for metric, value in known.items() if metric != "final_train_loss"}
+        row |= {metric: known.get(metric) for metric in metric_names}
         rows.append(row | _ending(trial))
     columns = list(dict.fromkeys(key for row in rows for key in row))
     typed = {column: _column(column, [row.get(column) for row in rows]) for column in columns}

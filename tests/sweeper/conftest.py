@@ -1,0 +1,187 @@
+"""Workers in this process, for tests of the driver without Ray: real training, real measuring, deaths on demand."""
+
+from __future__ import annotations
+
+import random
+from collections import deque
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sweeper.plan import Trial, expand
+
+from sweeper.actors import EstimatorWorker, TrainerWorker
+from sweeper.commit import Committer
+from sweeper.driver import Driver
+from sweeper.events import SnapshotId
+from sweeper.journal import Journal
+from sweeper.messages import (
+    Assignment,
+    EstimatorDown,
+    EstimatorUp,
+    FromTrainer,
+    Message,
+    SnapshotHeader,
+    TrainerDown,
+    TrainerUp,
+    Verdict,
+)
+from sweeper.run import _record_plan, _recover
+from sweeper.run_dir import DriverLock, RunDir
+from sweeper.schedule import Progress, Schedule, order
+from sweeper.spec import loads_spec
+
+
+class InlinePools:
+    """Keeps the promises of ``sweeper.driver.Pools`` in one thread.
+
+    Args:
+        run_dir: The run directory.
+        chaos: Probability, at each poll, that some worker dies; and that a measurement fails or a snapshot is lost.
+        seed: Of the chaos.
+    """
+
+    def __init__(self, run_dir: Path, *, chaos: float = 0.0, seed: int = 0) -> None:
+        self.run_dir = run_dir
+        self.chaos = chaos
+        self.random = random.Random(seed)
+        self.trainers: dict[int, TrainerWorker] = {}
+        self.streams: dict[int, Iterator[Any]] = {}
+        self.estimators: dict[int, EstimatorWorker] = {}
+        self.jobs: deque[tuple[int, SnapshotId, SnapshotHeader, Any]] = deque()
+        self.news: list[Message] = []
+        self.most_in_flight = 0
+        self.deaths = 0
+        self.assignments: list[Assignment] = []
+        self.before_poll: Callable[[], None] = lambda: None
+
+    def start_trainer(self, slot: int) -> None:
+        worker = TrainerWorker(run_dir=str(self.run_dir), threads=1, device="cpu", search=(str(Path(__file__).parent),))
+        self.trainers[slot] = worker
+        self.news.append(TrainerUp(slot=slot, facts=worker.facts()))
+
+    def start_estimator(self, slot: int) -> None:
+        worker = EstimatorWorker(run_dir=str(self.run_dir), threads=1, device="cpu")
+        self.estimators[slot] = worker
+        self.news.append(EstimatorUp(slot=slot, facts=worker.facts()))
+
+    def train(self, slot: int, assignment: Assignment) -> None:
+        assert slot not in self.streams, "one trial a trainer"
+        self.assignments.append(assignment)
+        self.streams[slot] = iter(self.trainers[slot].train(assignment))
+
+    def measure(self, slot: int, snapshot: SnapshotId, header: SnapshotHeader, payload: Any) -> None:
+        self.jobs.append((slot, snapshot, header, payload))
+        self.most_in_flight = max(self.most_in_flight, len(self.jobs))
+
+    def stop_trainer(self, slot: int) -> None:
+        self.trainers[slot].stop()
+
+    def kill_trainer(self, slot: int) -> None:
+        self.streams.pop(slot, None)
+        self.trainers.pop(slot, None)
+
+    def poll(self, *, timeout_s: float, read_trainers: bool) -> list[Message]:
+        self.before_poll()
+        news, self.news = self.news, []
+        if self.random.random() < self.chaos:
+            news += self._kill_somebody()
+        if read_trainers and self.streams:
+            slot = self.random.choice(sorted(self.streams))
+            item = next(self.streams[slot], None)
+            if item is not None:
+                news.append(FromTrainer(slot=slot, item=item))
+            if item is None or getattr(item, "outcome", None) is not None or hasattr(item, "traceback"):
+                del self.streams[slot]
+        if self.jobs:
+            slot, snapshot, header, payload = self.jobs.popleft()
+            if self.random.random() < self.chaos:
+                news.append(Verdict(slot=slot, snapshot=snapshot, error="lost", lost=True))
+            else:
+                news.append(self.estimators[slot].measure(slot, snapshot, header, payload))
+        return news
+
+    def _kill_somebody(self) -> list[Message]:
+        self.deaths += 1
+        if self.streams and self.random.random() < 0.6:
+            slot = self.random.choice(sorted(self.streams))
+            self.kill_trainer(slot)
+            return [TrainerDown(slot=slot, error="killed")]
+        if self.jobs:
+            slot = self.jobs[0][0]
+            self.jobs = deque(job for job in self.jobs if job[0] != slot)
+            del self.estimators[slot]
+            return [EstimatorDown(slot=slot, error="killed")]
+        return []
+
+
+class Quiet:
+    """A listener that remembers what it was told."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+        self.views: list[Any] = []
+
+    def show(self, view: Any) -> None:
+        self.views.append(view)
+
+    def say(self, text: str) -> None:
+        self.lines.append(text)
+
+
+class InlineRun:
+    """One call of ``clipsweep run``, without Ray: recover, plan, drive, refresh."""
+
+    def __init__(self, text: str, folder: Path, **chaos: Any) -> None:
+        self.sweep = loads_spec(text, folder=folder)
+        self.run_dir = RunDir(folder / "run")
+        self.pools = InlinePools(self.run_dir.path, **chaos)
+        self.listener = Quiet()
+        self.stop_requested: Callable[[], bool] = lambda: False
+
+    def __call__(self, *, max_attempts: int = 1000, max_snapshots: int = 3) -> InlineRun:
+        plan = expand(self.sweep)
+        self.run_dir.create()
+        with DriverLock(self.run_dir).hold() as lock:
+            state = _recover(self.run_dir)
+            committer = Committer(
+                self.run_dir, Journal(self.run_dir.journal, state.next_number), state, measurement="m"
+            )
+            committer.record({"type": "opened", "format": 1, "epoch": state.epoch + 1, "environment": {}})
+            _record_plan(self.run_dir, committer, plan, self.sweep, "m")
+            todo: dict[str, Trial] = {
+                trial.trial_id: trial for trial in plan.trials if not state.trials[trial.trial_id].resolved
+            }
+            progress = {
+                name: Progress(committed_step=state.trials[name].step, failures=len(state.trials[name].failures))
+                for name in todo
+            }
+            measure = self.sweep.measure
+            Driver(
+                run_dir=self.run_dir,
+                lock=lock,
+                committer=committer,
+                trials=todo,
+                measure=measure.model_dump(mode="json") if measure is not None else None,
+                schedule=Schedule(order(todo, progress), max_attempts=max_attempts, max_snapshots=max_snapshots),
+                pools=self.pools,
+                num_trainers=2 if todo else 0,
+                num_estimators=2 if todo and measure is not None else 0,
+                listener=self.listener,
+                stop_requested=self.stop_requested,
+            ).run()
+            committer.refresh()
+        return self
+
+
+@pytest.fixture
+def inline_run(tmp_path: Path) -> Callable[..., InlineRun]:
+    """``inline_run(spec text, name="a", chaos=0.1)``: a run below a folder of its own."""
+
+    def make(text: str, *, name: str = "here", **chaos: Any) -> InlineRun:
+        folder = tmp_path / name
+        folder.mkdir(exist_ok=True)
+        return InlineRun(text, folder, **chaos)
+
+    return make
