@@ -1,0 +1,174 @@
+"""The cells of a sweep: every combination, checked, with defaults filled in."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sweeper.spec.axes import MAX_TRIALS, Axis, SweepBlock, generated, num_values
+from sweeper.spec.diagnostics import Diagnostic, at
+from sweeper.spec.excludes import Exclude, excluded
+from sweeper.spec.paths import TRAINED, swept_paths
+from sweeper.spec.tree import Node, format_path
+from sweeper.spec.variants import Chosen, Sets, Variant, Variants, look_up
+
+__all__ = ["Cell", "build_cells", "check_size"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cell:
+    """One point of the sweep, seeds aside.
+
+    Attributes:
+        swept: Every swept path with the cell's value: a scalar, or text for what is none; null where it has none.
+        problem: The resolved section, every default filled in.
+        update_rule: The same.
+        train: The same.
+        use: Where the name of the problem is written.
+        data: Where a folder of data is named, if it is.
+    """
+
+    swept: dict[str, Any]
+    problem: dict[str, Any]
+    update_rule: dict[str, Any]
+    train: dict[str, Any]
+    use: Node
+    data: tuple[Node, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Choice:
+    """One alternative of a block: what it sets, and where it is written."""
+
+    node: Node
+    sets: Sets
+
+
+def check_size(block: SweepBlock, node: Node) -> list[Diagnostic]:
+    """Whether the sweep is too large, found by arithmetic alone.
+
+    Args:
+        block: The sweep section.
+        node: Where it was read.
+
+    Returns:
+        A problem that names the factors, or nothing.
+    """
+    factors = [(num_values(axis), path) for path, axis in block.grid.items()]
+    if block.zip:
+        factors.append((num_values(next(iter(block.zip.values()))), "zip"))
+    if block.cases:
+        factors.append((len(block.cases), "cases"))
+    factors.append((len(block.seeds), "seeds"))
+    count = math.prod(length for length, _ in factors)
+    if count <= MAX_TRIALS:
+        return []
+    product = " x ".join(f"{length:,} {name}" for length, name in factors if length > 1)
+    return [at(node, f"{count:,} trials, at most {MAX_TRIALS:,}", product, key=True)]
+
+
+def build_cells(base: Mapping[str, Node], block: SweepBlock, node: Node) -> tuple[tuple[Cell, ...], list[Diagnostic]]:
+    """Every cell that is not excluded.
+
+    Args:
+        base: The sections that are trained with, as written.
+        block: The sweep section, of bounded size.
+        node: Where it was read.
+
+    Returns:
+        The cells, the grid's first path varying slowest, then ``zip``, then the cases; and the problems of any of
+        them, each at the value that the sweep or the section gives. There are no cells where there are problems.
+    """
+    blocks = _blocks(block, node)
+    alternatives = [[choice.sets for choice in choices] for choices in blocks]
+    variants = {name: Variants(name, base[name], alternatives) for name in TRAINED}
+    excludes = [Exclude(entry, where) for entry, where in zip(block.exclude, _items(node, "exclude"), strict=True)]
+    paths = swept_paths(block)
+    cells: list[Cell] = []
+    problems: dict[Diagnostic, None] = {}
+    first_with: dict[tuple[int, ...], Chosen] = {}
+    identities: dict[str, dict[str, int]] = {name: {} for name in TRAINED}
+    for chosen in itertools.product(*(range(len(alternatives)) for alternatives in blocks)):
+        sections = {name: variants[name].at(chosen) for name in TRAINED}
+        if excluded(excludes, sections):
+            continue
+        if not all(section.is_valid for section in sections.values()):
+            problems.update(dict.fromkeys(p for section in sections.values() for p in section.problems))
+            continue
+        identity = tuple(
+            identities[name].setdefault(variants[name].identity(chosen), len(identities[name])) for name in TRAINED
+        )
+        if (before := first_with.setdefault(identity, chosen)) != chosen:
+            problems[_duplicate(blocks, before, chosen)] = None
+            continue
+        cells.append(_cell(sections, paths))
+    if not problems:
+        problems.update(dict.fromkeys(exclude.unused() for exclude in excludes if not exclude.matched))
+        if not cells and not problems:
+            problems[at(node, "every cell is excluded", "exclude fewer", key=True)] = None
+    return (() if problems else tuple(cells)), list(problems)
+
+
+def _blocks(block: SweepBlock, node: Node) -> list[list[_Choice]]:
+    """What is multiplied: a block for each path of the grid, one for ``zip``, one for the cases."""
+    blocks = [
+        [_Choice(node=value, sets=((path, value),)) for value in _values(axis, path, _under(node, "grid", path))]
+        for path, axis in block.grid.items()
+    ]
+    if block.zip:
+        columns = {path: _values(axis, path, _under(node, "zip", path)) for path, axis in block.zip.items()}
+        rows = zip(*columns.values(), strict=True)
+        blocks.append([_Choice(node=row[0], sets=tuple(zip(columns, row, strict=True))) for row in rows])
+    if block.cases:
+        cases = _items(node, "cases")
+        blocks.append([_Choice(node=c, sets=tuple((str(p), v) for p, v in c.children())) for c in cases])
+    return blocks
+
+
+def _values(axis: Axis, path: str, node: Node) -> list[Node]:
+    if isinstance(axis, tuple):
+        return [child for _, child in node.children()]
+    return [Node(value=v, mark=node.mark, path=node.path) for v in generated(axis, path)]
+
+
+def _under(node: Node, part: str, key: str) -> Node:
+    section = node.child(part)
+    assert section is not None
+    child = section.child(key)
+    assert child is not None
+    return child
+
+
+def _items(node: Node, part: str) -> list[Node]:
+    section = node.child(part)
+    return [] if section is None else [child for _, child in section.children()]
+
+
+def _cell(sections: Mapping[str, Variant], paths: Sequence[str]) -> Cell:
+    resolved = {name: section.resolved for name, section in sections.items()}
+    problem = sections["problem"].node
+    use = problem.child("use")
+    assert use is not None
+    data = tuple(child for key in ("corpus", "dataset") if (child := problem.child(key)) is not None)
+    return Cell(
+        swept={path: _scalar(look_up(resolved, path.split("."))) for path in paths}, use=use, data=data, **resolved
+    )
+
+
+def _scalar(value: Any) -> Any:
+    """Tables have a column for every swept path, so lists and sections become text."""
+    return json.dumps(value, ensure_ascii=False) if isinstance(value, dict | list) else value
+
+
+def _duplicate(blocks: Sequence[Sequence[_Choice]], before: Chosen, now: Chosen) -> Diagnostic:
+    differing = [(b[i].node, b[j].node) for b, i, j in zip(blocks, before, now, strict=True) if i != j]
+    earlier, later = differing[-1]
+    return at(later, f"gives the same cell as {_where(earlier)}", "each cell once")
+
+
+def _where(node: Node) -> str:
+    return format_path(node.path)

@@ -1,0 +1,198 @@
+"""A spec file to a :class:`Sweep`, or to all that is wrong with it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TypeVar
+
+from sweeper.errors import SpecError
+from sweeper.spec.axes import SweepBlock
+from sweeper.spec.cells import Cell, build_cells, check_size
+from sweeper.spec.diagnostics import Diagnostic, at, choices, raise_if_any
+from sweeper.spec.overrides import apply_overrides
+from sweeper.spec.paths import TRAINED, check_paths, written_paths
+from sweeper.spec.problem_options import PROBLEM_OPTIONS, OwnProblem
+from sweeper.spec.reader import MAX_BYTES, read
+from sweeper.spec.settings import Cluster, Measure, Resources, Train
+from sweeper.spec.sweep import Sweep
+from sweeper.spec.tree import Mark, Node, Source, plain
+from sweeper.spec.update_rule import UpdateRule
+from sweeper.spec.validation import validated
+from sweeper.spec.values import Section, shown
+from sweeper.spec.variants import check_alone
+
+__all__ = ["NAME_PATTERN", "SECTIONS", "load_spec", "loads_spec"]
+
+SECTIONS = ("name", *TRAINED, "measure", "sweep", "resources", "cluster")
+"""Keys of the top level, in the order in which the manual explains them."""
+
+NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
+
+_S = TypeVar("_S", bound=Section)
+
+
+def load_spec(path: str | Path, overrides: Sequence[str] = ()) -> Sweep:
+    """Read and check a spec file.
+
+    Args:
+        path: The file.
+        overrides: ``path=value`` each, in place of what the file says.
+
+    Returns:
+        The sweep.
+
+    Raises:
+        SpecError: The file cannot be read, or is not a spec; all problems at once.
+    """
+    path = Path(path)
+    try:
+        with path.open("rb") as file:
+            data = file.read(MAX_BYTES + 1)
+    except IsADirectoryError:
+        raise SpecError(f"{path}: is a folder, not a spec file") from None
+    except FileNotFoundError:
+        raise SpecError(f"{path}: no such file; `clipsweep init {path}` writes a spec to start from") from None
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else str(error)
+        raise SpecError(f"{path}: cannot be read: {reason}") from None
+    if len(data) > MAX_BYTES:
+        raise SpecError(f"{path}: is larger than a megabyte, which no spec is")
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise SpecError(f"{path}:{line}: is not UTF-8 text (byte {data[error.start]:#04x})") from None
+    # Two places may name the same folder differently, and a relative one would change with the working directory.
+    return _load(text, str(path), path.absolute().parent, path.absolute(), overrides)
+
+
+def loads_spec(text: str, *, name: str = "<spec>", folder: Path, overrides: Sequence[str] = ()) -> Sweep:
+    """Check a spec that is at hand as text.
+
+    Args:
+        text: The spec, in YAML.
+        name: What messages call it.
+        folder: What relative paths in it are relative to.
+        overrides: ``path=value`` each, in place of what the text says.
+
+    Returns:
+        The sweep.
+
+    Raises:
+        SpecError: It is not a spec; all problems at once.
+
+    Example:
+        >>> spec = "{problem: {use: deep_linear}, update_rule: {learning_rate: 0.1}, train: {steps: 5}}"
+        >>> loads_spec(spec, folder=Path(), overrides=["train.steps=7"]).train.steps
+        7
+    """
+    if len(text) > MAX_BYTES:
+        raise SpecError(f"{name}: is larger than a megabyte, which no spec is")
+    return _load(text, name, folder.absolute(), None, overrides)
+
+
+def _load(text: str, name: str, folder: Path, path: Path | None, overrides: Sequence[str]) -> Sweep:
+    source = Source(name=name, text=text)
+    problems: list[Diagnostic] = []
+    top = read(source)
+    start = Mark(source=source, line=0, column=0)
+    if top is None or top.value is None:
+        raise SpecError(f"{name}: is empty; `clipsweep init` writes a spec to start from")
+    if not isinstance(top.value, dict):
+        raise_if_any([at(top, f"must be sections, found {shown(plain(top))}", f"keys: {', '.join(SECTIONS)}")])
+    top = apply_overrides(top, overrides, SECTIONS, problems)
+    for key, node in top.children():
+        if key not in SECTIONS:
+            problems.append(at(node, "unknown key", choices(key, SECTIONS), key=True))
+
+    run_name = _name(top, path, problems)
+    measure = _optional(Measure, top.child("measure"), problems)
+    resources = _optional(Resources, top.child("resources"), problems) or Resources()
+    cluster = _optional(Cluster, top.child("cluster"), problems) or Cluster()
+    sweep_node = top.child("sweep")
+    if sweep_node is None or sweep_node.value is None:
+        sweep_node = Node(value={}, mark=start, path=("sweep",))
+    block = validated(SweepBlock, sweep_node, problems)
+    base = _base(top, start, sweep_node, problems)
+    cells: tuple[Cell, ...] = ()
+    unsound: list[Diagnostic] = []
+    if block is not None:
+        unsound = check_paths(block, sweep_node, base) + check_size(block, sweep_node)
+        problems += unsound + _without_effect(top, block)
+    if block is None or unsound:
+        # There are no cells to check, but what is written can be checked one by one.
+        problems += check_alone(base, written_paths(sweep_node))
+    else:
+        cells, found = build_cells(base, block, sweep_node)
+        problems += found
+    raise_if_any(problems)
+    assert block is not None
+    first = cells[0]
+    return Sweep(
+        name=run_name,
+        problem=PROBLEM_OPTIONS.get(first.problem["use"], OwnProblem).model_validate(first.problem),
+        update_rule=UpdateRule.model_validate(first.update_rule),
+        train=Train.model_validate(first.train),
+        measure=measure,
+        sweep=block,
+        resources=resources,
+        cluster=cluster,
+        cells=cells,
+        source_path=path,
+        folder=folder,
+        text=text,
+        overrides=tuple(overrides),
+        written={key: plain(node) for key, node in base.items()},
+    )
+
+
+def _name(top: Node, path: Path | None, problems: list[Diagnostic]) -> str:
+    node = top.child("name")
+    if node is None:
+        stem = re.sub(r"[^A-Za-z0-9._-]+", "-", path.stem if path is not None else "sweep").lstrip("-._")
+        return stem[:64] or "sweep"
+    value = plain(node)
+    if not isinstance(value, str) or not re.fullmatch(NAME_PATTERN, value):
+        hint = "letters, digits, dots, dashes and underscores, at most 64; quotes make text of a number"
+        problems.append(at(node, f"cannot be the name of a run directory, found {shown(value)}", hint))
+        return "sweep"
+    return value
+
+
+def _optional(model: type[_S], node: Node | None, problems: list[Diagnostic]) -> _S | None:
+    return None if node is None or node.value is None else validated(model, node, problems)
+
+
+def _base(top: Node, start: Mark, sweep: Node, problems: list[Diagnostic]) -> dict[str, Node]:
+    """The sections that are trained with; one that is left out is empty if the sweep fills it, else missed."""
+    base = {}
+    for name in TRAINED:
+        node = top.child(name)
+        if node is None or node.value is None:
+            mark = start if node is None else node.mark
+            node = Node(value={}, mark=mark, path=(name,))
+            if not any(path.startswith(f"{name}.") for path in written_paths(sweep)):
+                hint = {
+                    "problem": "what is minimised, as in {use: language_modeling}",
+                    "update_rule": "how a step is taken, as in {optimizer: sgd, learning_rate: 1.0}",
+                    "train": "how long, as in {steps: 400}",
+                }[name]
+                problems.append(at(node, "is required", hint))
+        base[name] = node
+    return base
+
+
+def _without_effect(top: Node, block: SweepBlock) -> list[Diagnostic]:
+    """Overrides of a value that the grid or ``zip`` replaces in every cell."""
+    problems = []
+    for part, axes in (("grid", block.grid), ("zip", block.zip)):
+        for path in axes:
+            node: Node | None = top
+            for step in path.split("."):
+                node = node.child(step) if node is not None else None
+            if node is not None and not node.mark.source.shows_lines:
+                message = f"has no effect, since sweep.{part} sets {path} in every cell"
+                problems.append(at(node, message, f"write --set 'sweep.{part}.{path}=[...]'"))
+    return problems

@@ -1,0 +1,155 @@
+"""Which dotted paths may be swept."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+from sweeper.spec.axes import SweepBlock
+from sweeper.spec.diagnostics import Diagnostic, at, choices
+from sweeper.spec.problem_options import PROBLEM_OPTIONS
+from sweeper.spec.settings import Train
+from sweeper.spec.tree import Node, plain
+from sweeper.spec.update_rule import UpdateRule
+from sweeper.spec.validation import known_paths
+
+__all__ = ["TRAINED", "check_paths", "swept_paths", "written_paths"]
+
+TRAINED = ("problem", "update_rule", "train")
+"""The sections that decide what is trained, and so the ones that cells differ in."""
+
+_WHY_NOT = {
+    "measure": "all trials of a run are measured alike; another measure section is another run of estimators",
+    "resources": "resources do not change what is trained",
+    "cluster": "the cluster does not change what is trained",
+    "name": "a spec describes one sweep",
+    "sweep": "write sweep.seeds itself to sweep over seeds",
+    "seed": "seeds have a key of their own, sweep.seeds",
+}
+
+
+def swept_paths(block: SweepBlock) -> tuple[str, ...]:
+    """Every path that the cells differ in, each once.
+
+    Args:
+        block: The sweep section.
+
+    Returns:
+        Paths of the grid, of ``zip`` and of the cases, in that order.
+    """
+    in_cases = [path for case in block.cases or () for path in case]
+    return tuple(dict.fromkeys([*block.grid, *block.zip, *in_cases]))
+
+
+def written_paths(node: Node) -> dict[str, list[Node]]:
+    """What a sweep section sets, sound or not.
+
+    Args:
+        node: The section as it was read.
+
+    Returns:
+        Every path of the grid, of ``zip`` and of the cases, with the values that are written for it.
+    """
+    found: dict[str, list[Node]] = {}
+    for part in ("grid", "zip", "cases"):
+        for path, value in _keys(node, part):
+            values = found.setdefault(path, [])
+            if part == "cases":
+                values.append(value)
+            elif isinstance(value.value, tuple):
+                values.extend(value.value)
+    return found
+
+
+def check_paths(block: SweepBlock, node: Node, base: Mapping[str, Node]) -> list[Diagnostic]:
+    """Problems with what the sweep section names.
+
+    Args:
+        block: The sweep section.
+        node: Where it was read.
+        base: The sections ``problem``, ``update_rule`` and ``train``, as written.
+
+    Returns:
+        Unknown paths, paths that cannot be swept, paths that stand in one another's way, and entries of ``exclude``
+        about something that is not swept.
+    """
+    known = _known(block, base)
+    problems = [
+        problem for part in ("grid", "zip", "cases") for _, key in _keys(node, part) for problem in _check(key, known)
+    ]
+    problems += _clashes(node)
+    swept = swept_paths(block)
+    for path, key in _keys(node, "exclude"):
+        if not any(path == other or path.startswith(f"{other}.") for other in swept):
+            problems.append(at(key, f"{path} is not swept, so that nothing can be excluded", _listed(swept), key=True))
+    return problems
+
+
+def _check(key: Node, known: Mapping[str, list[str] | None]) -> Iterator[Diagnostic]:
+    path = str(key.path[-1])
+    section, _, rest = path.partition(".")
+    if path == "train.checkpoint_every":
+        yield at(key, "cannot be swept", "checkpoints do not change what is trained", key=True)
+    elif section in TRAINED and not rest:
+        yield at(key, "cannot be swept as a whole", f"sweep its parts, as in {section}.{_example(section)}", key=True)
+    elif section in _WHY_NOT:
+        yield at(key, "cannot be swept", _WHY_NOT[section], key=True)
+    elif section not in TRAINED:
+        everything = [name for names in known.values() for name in names or ()]
+        yield at(key, "unknown path", _nearest(path, everything), key=True)
+    elif (names := known[section]) is not None and path not in names:
+        yield at(key, "unknown path", _nearest(path, list(names)), key=True)
+
+
+def _nearest(path: str, known: list[str]) -> str:
+    hint = choices(path, known)
+    return hint if known else "paths begin with problem., update_rule. or train."
+
+
+def _known(block: SweepBlock, base: Mapping[str, Node]) -> dict[str, list[str] | None]:
+    """Known paths of each section; None where any will do: a problem of the user's own, or one that is unknown."""
+    uses: list[object] = [plain(use)] if (use := base["problem"].child("use")) is not None else []
+    for axis in (block.grid.get("problem.use"), block.zip.get("problem.use")):
+        uses += axis if isinstance(axis, tuple) else ()
+    uses += [case["problem.use"] for case in block.cases or () if "problem.use" in case]
+    models = [PROBLEM_OPTIONS.get(name) if isinstance(name, str) else None for name in uses]
+    in_problem: list[str] | None = []
+    for model in models:
+        in_problem = None if model is None or in_problem is None else in_problem + known_paths(model, "problem")
+    return {
+        "problem": in_problem if models else None,
+        "update_rule": known_paths(UpdateRule, "update_rule"),
+        "train": known_paths(Train, "train"),
+    }
+
+
+def _keys(node: Node, part: str) -> Iterator[tuple[str, Node]]:
+    """The dotted paths in one part of the sweep section, each with the node it is the key of."""
+    section = node.child(part)
+    if section is None:
+        return
+    for mapping in section.value if isinstance(section.value, tuple) else (section,):
+        for key, child in mapping.children():
+            yield str(key), child
+
+
+def _clashes(node: Node) -> Iterator[Diagnostic]:
+    """A path that is swept twice, or together with a part of itself: which value would count?"""
+    seen: dict[str, Node] = {}
+    for part in ("grid", "zip", "cases"):
+        fresh: dict[str, Node] = {}
+        for path, key in _keys(node, part):
+            rivals = seen if part == "cases" else {**seen, **fresh}
+            for other, rival in rivals.items():
+                if f"{path}.".startswith(f"{other}.") or f"{other}.".startswith(f"{path}."):
+                    where = ".".join(str(step) for step in rival.path[:2])
+                    yield at(key, f"{path} is set by {where} already", "sweep a path in one place", key=True)
+            fresh.setdefault(path, key)
+        seen |= fresh
+
+
+def _example(section: str) -> str:
+    return {"problem": "model.hidden", "update_rule": "learning_rate", "train": "steps"}[section]
+
+
+def _listed(paths: tuple[str, ...]) -> str:
+    return f"swept: {', '.join(paths)}" if paths else "nothing is swept"

@@ -1,0 +1,118 @@
+"""``problem``: the options of every registered problem, and of the user's own."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import ConfigDict, Field, model_validator
+
+from sweeper.spec.values import Count, Flag, FreeValue, NonNegative, Number, Section, Text, conflict
+
+__all__ = [
+    "EMBEDDED_DATA",
+    "PROBLEM_OPTIONS",
+    "DeepLinear",
+    "ImageClassification",
+    "LanguageModeling",
+    "Lstm",
+    "OwnProblem",
+    "ResNet20",
+]
+
+
+class Lstm(Section):
+    """An LSTM language model."""
+
+    use: Literal["lstm"] = Field(default="lstm", description="The architecture.")
+    layers: Annotated[Count, Field(le=3)] = Field(default=2, description="Stacked LSTM layers, 1 to 3.")
+    hidden: Count = Field(default=200, description="Units of each layer.")
+    embedding: Count = Field(default=200, description="Length of the word vectors.")
+    tied: Flag = Field(default=True, description="Whether the output weights are the word vectors.")
+    dropout: Annotated[Number, Field(ge=0, lt=1)] = Field(default=0.0, description="Dropout between the layers.")
+
+    @model_validator(mode="after")
+    def _fit(self) -> Lstm:
+        if self.tied and self.hidden != self.embedding:
+            message = f"tied weights need hidden and embedding to be equal, found {self.hidden} and {self.embedding}"
+            raise conflict(message, "hidden", "embedding", "tied", hint="make them equal, or set tied: false")
+        return self
+
+
+class LanguageModeling(Section):
+    """Next-word prediction on a text."""
+
+    use: Literal["language_modeling"] = Field(description="Next-word prediction on a text.")
+    corpus: Text = Field(
+        default="python-docs",
+        description="The embedded python-docs, or a folder with train, valid and test text; relative to the spec.",
+        examples=["python-docs"],
+    )
+    model: Lstm = Field(default=Lstm(), description="The network.")
+    batch_size: Count = Field(default=20, description="Text streams side by side.")
+    sequence_length: Count = Field(default=35, description="Words a step back-propagates through.")
+
+
+class ResNet20(Section):
+    """The residual network of He et al. for small images."""
+
+    use: Literal["resnet20"] = Field(default="resnet20", description="The architecture.")
+    width: Count = Field(default=16, description="Channels of the first stage; they double twice.")
+
+
+class ImageClassification(Section):
+    """Labels of small images."""
+
+    use: Literal["image_classification"] = Field(description="Labels of small images.")
+    dataset: Text = Field(
+        default="digits",
+        description="The embedded digits, or a folder with CIFAR-10's binary files; relative to the spec.",
+        examples=["digits"],
+    )
+    model: ResNet20 = Field(default=ResNet20(), description="The network.")
+    batch_size: Count = Field(default=128, description="Images a step.")
+    augment: Flag = Field(default=False, description="Random crops and mirror images.")
+
+
+class DeepLinear(Section):
+    """Linear regression with a product of matrices, as in section 2.3 of Zhang et al. (2020)."""
+
+    use: Literal["deep_linear"] = Field(description="Linear regression with a product of matrices; tiny and quick.")
+    layers: Count = Field(default=2, description="Matrices that are multiplied.")
+    width: Count = Field(default=8, description="Rows and columns of each.")
+    samples: Count = Field(default=64, description="Training samples.")
+    noise: NonNegative = Field(default=0.0, description="Standard deviation of the noise of the targets.")
+    batch_size: Count | None = Field(default=None, description="Samples a step; null means all of them.")
+
+
+class OwnProblem(Section):
+    """A problem of the user's own; its options go to the factory as they are."""
+
+    model_config = ConfigDict(extra="allow")
+    __pydantic_extra__: dict[str, FreeValue]
+
+    use: str = Field(
+        pattern=r"^[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*$",
+        description="package.module:factory, looked for beside the spec, in the working directory and on sys.path.",
+        examples=["my_package.my_module:my_problem"],
+    )
+
+    @model_validator(mode="after")
+    def _free_names(self) -> OwnProblem:
+        for name in ("seed", "device"):
+            if name in self.__pydantic_extra__:
+                raise conflict(f"clipsweep itself passes {name} to the factory", name, hint="choose another name")
+        return self
+
+
+PROBLEM_OPTIONS: dict[str, type[Section]] = {
+    "language_modeling": LanguageModeling,
+    "image_classification": ImageClassification,
+    "deep_linear": DeepLinear,
+}
+"""Name to options. Their defaults are those of the factories in ``trainers.problems``."""
+
+EMBEDDED_DATA: dict[str, dict[str, tuple[str, ...]]] = {
+    "language_modeling": {"corpus": ("python-docs",)},
+    "image_classification": {"dataset": ("digits",)},
+}
+"""Options that name data: what comes with clipsweep. Any other value is a folder."""

@@ -1,0 +1,103 @@
+"""JSON Schema of specs, for completion and descriptions in an editor."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import TypeAdapter
+
+from sweeper.spec.axes import Axis, SweepBlock
+from sweeper.spec.load import NAME_PATTERN
+from sweeper.spec.paths import TRAINED
+from sweeper.spec.problem_options import PROBLEM_OPTIONS, OwnProblem
+from sweeper.spec.settings import Cluster, Measure, Resources, Train
+from sweeper.spec.update_rule import UpdateRule
+from sweeper.spec.validation import known_paths
+
+__all__ = ["json_schema"]
+
+_REFERENCE = "#/$defs/{model}"
+_SECTIONS = {
+    "update_rule": UpdateRule,
+    "train": Train,
+    "measure": Measure,
+    "sweep": SweepBlock,
+    "resources": Resources,
+    "cluster": Cluster,
+}
+_DESCRIPTIONS = {
+    "name": "Name of the run directory; the file's own name if left out.",
+    "problem": "What is minimised: model, loss and data.",
+    "update_rule": "How a step is taken: a gradient transform, then an optimiser's direction.",
+    "train": "How long a trial trains, and what is written along the way.",
+    "measure": "When snapshots are taken, and what is measured of them; nothing if left out.",
+    "sweep": "Which values take turns.",
+    "resources": "What the workers take of the cluster.",
+    "cluster": "Where the workers run.",
+}
+
+
+def json_schema() -> dict[str, Any]:
+    """The schema of a whole spec.
+
+    Returns:
+        JSON Schema, draft 2020-12, with descriptions, defaults, examples and every path that can be swept. It accepts
+        every spec that :func:`load_spec` accepts, and not only those: what hangs on several keys is left to it.
+    """
+    definitions: dict[str, Any] = {}
+    adapters: dict[str, Any] = {**_SECTIONS, **PROBLEM_OPTIONS, "own_problem": OwnProblem, "axis": Axis}
+    models: dict[str, Any] = {}
+    for name, model in adapters.items():
+        schema = TypeAdapter(model).json_schema(ref_template=_REFERENCE)
+        definitions.update(schema.pop("$defs", {}))
+        models[name] = schema
+    for name in ("update_rule", "train"):
+        # The sweep may give what is required here.
+        models[name].pop("required", None)
+    problems = [models[name] for name in PROBLEM_OPTIONS]
+    for schema in problems:
+        schema["required"] = ["use"]
+    _let_sweep_complete(models["sweep"])
+    definitions["Axis"] = models["axis"]
+    properties: dict[str, Any] = {
+        "name": {"type": "string", "pattern": NAME_PATTERN, "examples": ["lstm-clipping"]},
+        "problem": {"anyOf": [*problems, models["own_problem"]]},
+        **{name: models[name] for name in _SECTIONS},
+    }
+    for name in ("measure", "sweep", "resources", "cluster"):
+        properties[name] = {"anyOf": [properties[name], {"type": "null"}]}
+    for name, text in _DESCRIPTIONS.items():
+        properties[name]["description"] = text
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "clipsweep spec",
+        "type": "object",
+        "properties": properties,
+        "additionalProperties": False,
+        "$defs": definitions,
+    }
+
+
+def _let_sweep_complete(sweep: dict[str, Any]) -> None:
+    """Name the paths that can be swept, in place."""
+    paths = [path for name in PROBLEM_OPTIONS for path in known_paths(PROBLEM_OPTIONS[name], "problem")]
+    paths += known_paths(UpdateRule, "update_rule") + known_paths(Train, "train")
+    own = f"^({'|'.join(TRAINED)})\\."
+    for key in ("grid", "zip"):
+        reference = {"$ref": _REFERENCE.format(model="Axis")}
+        described = {name: value for name, value in sweep["properties"][key].items() if name == "description"}
+        sweep["properties"][key] = {
+            **described,
+            "type": "object",
+            "properties": {path: reference for path in dict.fromkeys(paths) if path != "train.checkpoint_every"},
+            "patternProperties": {own: reference},
+            "additionalProperties": False,
+        }
+    sweep["properties"]["seeds"] = {
+        **{key: value for key, value in sweep["properties"]["seeds"].items() if key in {"description", "examples"}},
+        "default": 1,
+        "anyOf": [
+            {"type": "integer", "minimum": 1},
+            {"type": "array", "items": {"type": "integer", "minimum": 0}, "minItems": 1, "uniqueItems": True},
+        ],
+    }

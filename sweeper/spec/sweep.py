@@ -1,0 +1,97 @@
+"""What one spec describes, checked and with every default filled in."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from sweeper.spec.axes import SweepBlock
+from sweeper.spec.cells import Cell
+from sweeper.spec.paths import TRAINED, swept_paths
+from sweeper.spec.settings import Cluster, Measure, Resources, Train
+from sweeper.spec.update_rule import UpdateRule
+from sweeper.spec.values import Section
+from sweeper.spec.variants import look_up
+
+__all__ = ["Sweep"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sweep:
+    """Everything that one spec describes.
+
+    Attributes:
+        name: The run directory's name.
+        problem: What is minimised, as the first cell has it.
+        update_rule: How a step is taken, as the first cell has it.
+        train: How long, as the first cell has it.
+        measure: When and what is measured; None for nothing.
+        sweep: Which values take turns.
+        resources: What the workers take.
+        cluster: Where they run.
+        cells: Every cell, in the order of the plan.
+        source_path: The file it was read from, if it was one.
+        folder: What relative paths in it are relative to.
+        text: The spec as it was written.
+        overrides: Values from the command line, ``path=value``.
+        written: The sections that are trained with, without defaults and without what is swept.
+    """
+
+    name: str
+    problem: Section
+    update_rule: UpdateRule
+    train: Train
+    measure: Measure | None
+    sweep: SweepBlock
+    resources: Resources
+    cluster: Cluster
+    cells: tuple[Cell, ...] = field(repr=False)
+    source_path: Path | None
+    folder: Path
+    text: str = field(repr=False)
+    overrides: tuple[str, ...]
+    written: Mapping[str, Any] = field(repr=False)
+
+    def resolved(self) -> dict[str, Any]:
+        """The whole spec with every default filled in; read as a spec, it gives the same trials.
+
+        Returns:
+            JSON-able sections in the order of the manual. Swept paths stand as the spec has them outside ``sweep``.
+            A section of which a part with options of its own is swept stands as written, since its defaults differ
+            from cell to cell.
+        """
+        trained = {
+            name: self._filled(name, section)
+            for name, section in zip(TRAINED, (self.problem, self.update_rule, self.train), strict=True)
+        }
+        return {
+            "name": self.name,
+            **trained,
+            "measure": None if self.measure is None else self.measure.model_dump(mode="json"),
+            "sweep": self.sweep.model_dump(mode="json"),
+            "resources": self.resources.model_dump(mode="json"),
+            "cluster": self.cluster.model_dump(mode="json"),
+        }
+
+    def _filled(self, name: str, section: Section) -> Any:
+        written, full = self.written[name], section.model_dump(mode="json")
+        for path in swept_paths(self.sweep):
+            first, *steps = path.split(".")
+            if first != name:
+                continue
+            if steps[-1] == "use" or isinstance(look_up(full, steps), dict):
+                return written
+            _restore(full, written, steps)
+        return full
+
+
+def _restore(full: dict[str, Any], written: Any, steps: list[str]) -> None:
+    """Put back what the spec says outside ``sweep``, in place; drop the key where it says nothing."""
+    for step in steps[:-1]:
+        full, written = full[step], written.get(step, {})
+    if steps[-1] in written:
+        full[steps[-1]] = written[steps[-1]]
+    else:
+        full.pop(steps[-1], None)

@@ -1,0 +1,103 @@
+"""``update_rule``: a transform of the gradient (clip, normalise), an optimiser's direction, a schedule of the rate."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, model_validator
+
+from sweeper.spec.values import Count, Flag, NonNegative, Number, Positive, Section, Threshold, conflict
+
+__all__ = ["OPTIONS_OF_OPTIMIZERS", "Constant", "Cosine", "StepDecay", "UpdateRule"]
+
+OPTIONS_OF_OPTIMIZERS: dict[str, frozenset[str]] = {
+    "sgd": frozenset({"momentum", "dampening", "nesterov", "weight_decay"}),
+    "adam": frozenset({"betas", "eps", "weight_decay"}),
+    "adamw": frozenset({"betas", "eps", "weight_decay"}),
+    "rmsprop": frozenset({"momentum", "eps", "weight_decay"}),
+    "adagrad": frozenset({"eps", "weight_decay"}),
+}
+"""Which options an optimiser has. One that has no effect is refused: it would be another id for the same training."""
+
+_Unit = Annotated[Number, Field(ge=0, lt=1)]
+
+
+class Constant(Section):
+    """The learning rate stays as it is."""
+
+    use: Literal["constant"] = Field(description="The learning rate stays as it is.")
+
+
+class StepDecay(Section):
+    """The learning rate is multiplied by a factor at each milestone."""
+
+    use: Literal["step_decay"] = Field(description="The learning rate is multiplied by `factor` at each milestone.")
+    milestones: tuple[Count, ...] = Field(
+        min_length=1, description="Steps, rising, from each of which on the rate is multiplied once more."
+    )
+    factor: Positive = Field(default=0.1, description="What the rate is multiplied by.")
+
+    @model_validator(mode="after")
+    def _rising(self) -> StepDecay:
+        if list(self.milestones) != sorted(set(self.milestones)):
+            raise conflict("must rise from one to the next", "milestones", hint="steps in rising order")
+        return self
+
+
+class Cosine(Section):
+    """The learning rate falls along half a cosine to a share of itself at the last step."""
+
+    use: Literal["cosine"] = Field(description="The learning rate falls along half a cosine until the last step.")
+    final_fraction: Annotated[Number, Field(ge=0, le=1)] = Field(
+        default=0.0, description="Share of the learning rate that is left at the end."
+    )
+
+
+class UpdateRule(Section):
+    """How a step is taken; eq. (5) and (6) of Zhang et al. (2020) for the two transforms."""
+
+    optimizer: Literal["sgd", "adam", "adamw", "rmsprop", "adagrad"] = Field(
+        default="sgd", description="The direction, as torch.optim computes it from the transformed gradient."
+    )
+    learning_rate: Positive = Field(description="eta, the step size before clipping.", examples=[1.0])
+    momentum: _Unit = Field(default=0.0, description="Momentum of sgd and rmsprop.")
+    dampening: _Unit = Field(default=0.0, description="Dampening of sgd's momentum.")
+    nesterov: Flag = Field(default=False, description="Nesterov's momentum; needs momentum and no dampening.")
+    weight_decay: NonNegative = Field(default=0.0, description="L2 penalty (adamw: decoupled decay).")
+    betas: tuple[_Unit, _Unit] = Field(default=(0.9, 0.999), description="Decay of adam's and adamw's averages.")
+    eps: Positive = Field(default=1e-8, description="Added to the denominator of adam, adamw, rmsprop and adagrad.")
+    clip_norm: Threshold | None = Field(
+        default=None,
+        description="gamma of eq. (5), h = eta min(1, gamma/||g||); null means no clipping.",
+        examples=[0.25],
+    )
+    normalize: Threshold | None = Field(
+        default=None, description="beta of eq. (6), h = eta/(||g|| + beta); null means no normalising."
+    )
+    schedule: Annotated[Constant | StepDecay | Cosine, Field(discriminator="use")] = Field(
+        default=Constant(use="constant"), description="The learning rate over the steps."
+    )
+
+    @model_validator(mode="after")
+    def _consistent(self) -> UpdateRule:
+        if self.clip_norm is not None and self.normalize is not None:
+            raise conflict(
+                "clip_norm and normalize exclude each other", "clip_norm", "normalize", hint="set one of them to null"
+            )
+        takes = OPTIONS_OF_OPTIMIZERS[self.optimizer]
+        for option in sorted(frozenset[str]().union(*OPTIONS_OF_OPTIMIZERS.values()) - takes):
+            if getattr(self, option) != _default(option):
+                message = f"{option} has no effect with the optimizer {self.optimizer}"
+                hint = f"{self.optimizer} takes {', '.join(sorted(takes))}"
+                raise conflict(message, option, "optimizer", hint=hint)
+        if self.nesterov and (self.momentum == 0 or self.dampening != 0):
+            raise conflict(
+                "nesterov needs a momentum above 0 and no dampening", "nesterov", "momentum", "dampening", hint=""
+            )
+        if self.dampening != 0 and self.momentum == 0:
+            raise conflict("dampening has no effect without momentum", "dampening", "momentum", hint="set momentum")
+        return self
+
+
+def _default(option: str) -> Any:
+    return UpdateRule.model_fields[option].default

@@ -1,0 +1,190 @@
+"""The kinds of values that a spec holds, each with messages that say what was found and what is accepted.
+
+Pydantic's own conversions are too kind here: they take true for 1 and "400" for 400.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from typing import Annotated, Any, Literal, TypeAlias
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic_core import PydanticCustomError
+
+__all__ = [
+    "AutoOrCount",
+    "Count",
+    "Flag",
+    "FreeValue",
+    "Index",
+    "Integer",
+    "NonNegative",
+    "Number",
+    "Positive",
+    "Section",
+    "Share",
+    "Text",
+    "Threshold",
+    "conflict",
+    "shown",
+    "wrong",
+]
+
+_MAX_INTEGER = 2**53
+_QUOTED_NUMBER = re.compile(r"\s*[-+]?(\d[\d_ ]*)?([.,]\d*)?([eE][-+]?\d+)?\s*")
+
+
+class Section(BaseModel):
+    """A part of the spec: frozen, and without keys that it does not know."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+
+def shown(value: object) -> str:
+    """A value as the spec would write it.
+
+    Args:
+        value: A plain value.
+
+    Returns:
+        Its text, shortened.
+
+    Example:
+        >>> [shown(value) for value in (None, True, 0.5, "x", [1, 2])]
+        ['null', 'true', '0.5', "'x'", 'a list of 2']
+    """
+    match value:
+        case None:
+            return "null"
+        case bool():
+            return "true" if value else "false"
+        case float() if not math.isfinite(value):
+            return ".nan" if math.isnan(value) else ".inf" if value > 0 else "-.inf"
+        case str():
+            return repr(value if len(value) <= 60 else f"{value[:60]}...")
+        case dict():
+            return "a section"
+        case list() | tuple():
+            return f"a list of {len(value)}"
+    text = str(value)
+    return text if len(text) <= 40 else f"{text[:40]}..."
+
+
+def conflict(message: str, *keys: str, hint: str = "") -> PydanticCustomError:
+    """The error for values that are wrong together, or only wrong beside one another.
+
+    Args:
+        message: What is wrong.
+        keys: The keys that take part; the message is shown at one of them.
+        hint: How to mend it.
+
+    Returns:
+        An error to be raised by a validator of a whole section.
+    """
+    return PydanticCustomError("conflict", "{message}", {"message": message, "keys": list(keys), "hint": hint})
+
+
+def wrong(message: str, hint: str) -> PydanticCustomError:
+    """The error for one value.
+
+    Args:
+        message: What is wrong with it, and what was found.
+        hint: What is accepted.
+
+    Returns:
+        An error to be raised by the validator of a value.
+    """
+    return PydanticCustomError("wrong", "{message}", {"message": message, "hint": hint})
+
+
+def _number(value: Any) -> Any:
+    match value:
+        case bool() | None | list() | dict():
+            raise wrong(f"must be a number, found {shown(value)}", "a number")
+        case str():
+            raise wrong(f"must be a number, found the text {shown(value)}", _numeric_hint(value))
+        case int() if abs(value) > 10**300:
+            raise wrong(f"is too large, found {shown(value)}", "a number")
+        case float() if not math.isfinite(value):
+            raise wrong(f"must be finite, found {shown(value)}", "a finite number")
+    # Minus zero would be another id for the same training.
+    return value + 0.0
+
+
+def _integer(value: Any) -> Any:
+    if isinstance(value, float) and math.isfinite(value) and not value.is_integer():
+        raise wrong(f"must be a whole number, found {shown(value)}", "a whole number")
+    if not isinstance(value, int) or isinstance(value, bool):
+        value = int(_number(value))
+    if abs(value) > _MAX_INTEGER:
+        raise wrong(f"is too large, found {shown(value)}", f"at most {_MAX_INTEGER}")
+    return value
+
+
+def _numeric_hint(text: str) -> str:
+    if text.strip() and _QUOTED_NUMBER.fullmatch(text):
+        digits = re.sub(r"[_\s]", "", text).replace(",", ".")
+        if re.search(r"\d", digits):
+            return f"write {digits}"
+    return "a number"
+
+
+def _threshold(value: Any) -> Any:
+    if isinstance(value, float) and not math.isfinite(value):
+        raise wrong(f"must be finite, found {shown(value)}", "null means none")
+    if isinstance(value, str) and value.lower() in {"none", "no", "off", "inf", "infinity"}:
+        raise wrong(f"must be a number, found the text {shown(value)}", "null means none")
+    return value
+
+
+def _flag(value: Any) -> Any:
+    if not isinstance(value, bool):
+        raise wrong(f"must be true or false, found {shown(value)}", "write true or false")
+    return value
+
+
+def _text(value: Any) -> Any:
+    if not isinstance(value, str):
+        raise wrong(f"must be text, found {shown(value)}", "quotes make text of it")
+    return value
+
+
+def _free(value: Any) -> Any:
+    """Any value that JSON can hold and a table can show."""
+    stack = [value]
+    while stack:
+        match stack.pop():
+            case dict() as section:
+                stack.extend(section.values())
+            case list() as items:
+                stack.extend(items)
+            case float() as number if not math.isfinite(number):
+                raise wrong(f"must be finite, found {shown(number)}", "a finite number")
+            case int() as number if abs(number) >= 2**63:
+                raise wrong(f"is too large, found {shown(number)}", "a 64-bit integer")
+    return value
+
+
+def _auto_or_count(value: Any) -> Any:
+    if value == "auto":
+        return value
+    if isinstance(value, str):
+        raise wrong(f"must be a number or auto, found the text {shown(value)}", _numeric_hint(value))
+    if (count := _integer(value)) < 1:
+        raise wrong(f"must be at least 1, found {shown(value)}", "auto, or how many")
+    return count
+
+
+Number: TypeAlias = Annotated[float, BeforeValidator(_number)]
+Positive: TypeAlias = Annotated[Number, Field(gt=0)]
+NonNegative: TypeAlias = Annotated[Number, Field(ge=0)]
+Share: TypeAlias = Annotated[Number, Field(gt=0, le=1)]
+Threshold: TypeAlias = Annotated[float, Field(gt=0), BeforeValidator(_number), BeforeValidator(_threshold)]
+Integer: TypeAlias = Annotated[int, BeforeValidator(_integer)]
+Count: TypeAlias = Annotated[Integer, Field(ge=1)]
+Index: TypeAlias = Annotated[Integer, Field(ge=0)]
+AutoOrCount: TypeAlias = Annotated[Literal["auto"] | int, BeforeValidator(_auto_or_count)]
+Flag: TypeAlias = Annotated[bool, BeforeValidator(_flag)]
+Text: TypeAlias = Annotated[str, BeforeValidator(_text)]
+FreeValue: TypeAlias = Annotated[Any, BeforeValidator(_free)]
