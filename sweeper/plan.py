@@ -11,7 +11,7 @@ from typing import Any
 
 from sweeper.errors import SpecError
 from sweeper.spec.cells import Cell
-from sweeper.spec.diagnostics import Diagnostic, at, choices, raise_if_any
+from sweeper.spec.diagnostics import Diagnostic, at, raise_if_any
 from sweeper.spec.problem_options import EMBEDDED_DATA
 from sweeper.spec.settings import Measure
 from sweeper.spec.sweep import Sweep
@@ -223,5 +223,5 @@ def _locate(cell: Cell, folder: Path, problems: list[Diagnostic]) -> tuple[dict[
         hashed[key], trained[key] = str(PurePosixPath(value)), str(place)
         if not place.is_dir():
             node = next(node for node in cell.data if node.value == value)
-            problems.append(at(node, f"there is no folder {place}", choices(value, embedded) + ", or a folder"))
+            problems.append(at(node, f"there is no folder {place}", found=value, known=(*embedded, "a folder")))
     return hashed, trained

@@ -114,6 +114,7 @@ class SweepBlock(Section):
     )
     exclude: tuple[Annotated[_Match, Field(min_length=1)], ...] = Field(
         default=(),
+        max_length=1000,
         description="Cells to leave out: each entry maps dotted paths to a value or to a list of values, "
         "and takes the cells that match in all of them.",
     )

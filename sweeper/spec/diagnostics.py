@@ -24,28 +24,37 @@ class Diagnostic:
         path: The key, () for the spec as a whole.
         message: What is wrong, with the value found.
         hint: What is accepted, or how to mend it; "" if the message says it all.
+        found: A name that is not known.
+        known: The names that are; listed with the nearest one, in place of a hint.
     """
 
     mark: Mark | None
     path: Path
     message: str
     hint: str = ""
+    found: str = ""
+    known: tuple[str, ...] = ()
 
     def render(self) -> str:
         """File, line, column, key and message; then the line with a caret and the hint."""
         key = f"{show(format_path(self.path))}: " if self.path else ""
+        message = _printable(self.message)
+        # Only what is shown pays for the search for the nearest name.
+        hint = _printable(choices(self.found, self.known) if self.known else self.hint)
         if self.mark is None or not self.mark.source.shows_lines:
-            name = "" if self.mark is None else f"{show(self.mark.source.name)}: "
-            return f"{name}{key}{self.message}" + (f"\n      {self.hint}" if self.hint else "")
+            name = "" if self.mark is None else f"{_printable(self.mark.source.name)}: "
+            return f"{name}{key}{message}" + (f"\n      {hint}" if hint else "")
         line, column = self.mark.line, self.mark.column
-        head = f"{self.mark.source.name}:{line + 1}:{column + 1}: {key}{self.message}"
+        head = f"{_printable(self.mark.source.name)}:{line + 1}:{column + 1}: {key}{message}"
         text = self.mark.source.lines[line] if line < len(self.mark.source.lines) else ""
         shown, caret = _crop(text.rstrip(), column)
         number = f"{line + 1:5}"
-        return f"{head}\n{number} | {shown}\n{' ' * len(number)} | {' ' * caret}^ {self.hint}".rstrip()
+        return f"{head}\n{number} | {shown}\n{' ' * len(number)} | {' ' * caret}^ {hint}".rstrip()
 
 
-def at(node: Node, message: str, hint: str = "", *, key: bool = False) -> Diagnostic:
+def at(
+    node: Node, message: str, hint: str = "", *, key: bool = False, found: object = "", known: Iterable[str] = ()
+) -> Diagnostic:
     """A problem of a node.
 
     Args:
@@ -53,12 +62,16 @@ def at(node: Node, message: str, hint: str = "", *, key: bool = False) -> Diagno
         message: What is wrong.
         hint: How to mend it.
         key: Whether the key is at fault, and not the value.
+        found: A name that is not known.
+        known: The names that are.
 
     Returns:
         The problem, marked at the value or at its key.
     """
     mark = node.key_mark if key and node.key_mark is not None else node.mark
-    return Diagnostic(mark=mark, path=node.path, message=message, hint=hint)
+    return Diagnostic(
+        mark=mark, path=node.path, message=message, hint=hint, found=str(found), known=tuple(dict.fromkeys(known))
+    )
 
 
 def choices(found: object, known: Iterable[str]) -> str:
@@ -127,8 +140,15 @@ def raise_if_any(diagnostics: Iterable[Diagnostic]) -> None:
 
 def show(value: object) -> str:
     """A value as messages quote it: printable, on one line, not too long."""
-    text = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(value))
+    text = _printable(str(value)).replace("\n", " ")
     return text if len(text) <= _MAX_WIDTH else f"{text[:_MAX_WIDTH]}..."
+
+
+def _printable(text: str) -> str:
+    """What a terminal shows as it is: no escape sequence gets through."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in text)
 
 
 def _order(diagnostic: Diagnostic) -> tuple[bool, str, int, int]:

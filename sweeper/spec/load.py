@@ -10,7 +10,7 @@ from typing import TypeVar
 from sweeper.errors import SpecError
 from sweeper.spec.axes import SweepBlock
 from sweeper.spec.cells import Cell, build_cells, check_size
-from sweeper.spec.diagnostics import Diagnostic, at, choices, raise_if_any
+from sweeper.spec.diagnostics import Diagnostic, at, raise_if_any
 from sweeper.spec.overrides import apply_overrides
 from sweeper.spec.paths import TRAINED, check_paths, written_paths
 from sweeper.spec.problem_options import PROBLEM_OPTIONS, OwnProblem
@@ -97,7 +97,8 @@ def _load(text: str, name: str, folder: Path, path: Path | None, overrides: Sequ
     source = Source(name=name, text=text)
     problems: list[Diagnostic] = []
     top = read(source)
-    start = Mark(source=source, line=0, column=0)
+    # What is missing from the top level is nowhere in the text.
+    start = Mark(source=Source(name=name, text="", shows_lines=False), line=0, column=0)
     if top is None or top.value is None:
         raise SpecError(f"{name}: is empty; `clipsweep init` writes a spec to start from")
     if not isinstance(top.value, dict):
@@ -105,7 +106,7 @@ def _load(text: str, name: str, folder: Path, path: Path | None, overrides: Sequ
     top = apply_overrides(top, overrides, SECTIONS, problems)
     for key, node in top.children():
         if key not in SECTIONS:
-            problems.append(at(node, "unknown key", choices(key, SECTIONS), key=True))
+            problems.append(at(node, "unknown key", key=True, found=key, known=SECTIONS))
 
     run_name = _name(top, path, problems)
     measure = _optional(Measure, top.child("measure"), problems)
@@ -115,12 +116,13 @@ def _load(text: str, name: str, folder: Path, path: Path | None, overrides: Sequ
     if sweep_node is None or sweep_node.value is None:
         sweep_node = Node(value={}, mark=start, path=("sweep",))
     block = validated(SweepBlock, sweep_node, problems)
-    base = _base(top, start, sweep_node, problems)
-    cells: tuple[Cell, ...] = ()
     unsound: list[Diagnostic] = []
+    base = _base(top, start, sweep_node, unsound)
+    cells: tuple[Cell, ...] = ()
     if block is not None:
-        unsound = check_paths(block, sweep_node, base) + check_size(block, sweep_node)
-        problems += unsound + _without_effect(top, block)
+        unsound += check_paths(block, sweep_node, base) + check_size(block, sweep_node)
+        problems += _without_effect(top, block)
+    problems += unsound
     if block is None or unsound:
         # There are no cells to check, but what is written can be checked one by one.
         problems += check_alone(base, written_paths(sweep_node))

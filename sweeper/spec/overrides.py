@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from sweeper.errors import SpecError
-from sweeper.spec.diagnostics import Diagnostic, at, choices
-from sweeper.spec.reader import read
+from sweeper.spec.diagnostics import Diagnostic, at
+from sweeper.spec.reader import MAX_DEPTH, read
 from sweeper.spec.tree import Mark, Node, Path, Source, format_path, rooted, substitute
 
 __all__ = ["apply_overrides"]
@@ -38,7 +38,8 @@ def apply_overrides(top: Node, overrides: Sequence[str], sections: Sequence[str]
             problems.append(Diagnostic(mark=mark, path=(), message="not an override", hint=_FORM))
             continue
         if path[0] not in sections:
-            problems.append(Diagnostic(mark=mark, path=path, message="unknown key", hint=choices(path[0], sections)))
+            found = Diagnostic(mark=mark, path=path, message="unknown key", found=str(path[0]), known=tuple(sections))
+            problems.append(found)
             continue
         try:
             value = read(source)
@@ -76,7 +77,7 @@ def _parse(text: str) -> Path:
         if match is None:
             return ()
         steps += [match[1], *(int(index) for index in re.findall(r"\[([0-9]+)\]", match[2]))]
-    return () if text.endswith(".") else tuple(steps)
+    return () if text.endswith(".") or len(steps) > MAX_DEPTH else tuple(steps)
 
 
 def _holds_dotted_keys(steps: list[str | int]) -> bool:

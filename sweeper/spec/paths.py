@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from itertools import islice
 
 from sweeper.spec.axes import SweepBlock
-from sweeper.spec.diagnostics import Diagnostic, at, choices
+from sweeper.spec.diagnostics import Diagnostic, at
 from sweeper.spec.problem_options import PROBLEM_OPTIONS
+from sweeper.spec.reader import MAX_DEPTH
 from sweeper.spec.settings import Train
 from sweeper.spec.tree import Node, plain
 from sweeper.spec.update_rule import UpdateRule
@@ -17,6 +19,9 @@ __all__ = ["TRAINED", "check_paths", "swept_paths", "written_paths"]
 TRAINED = ("problem", "update_rule", "train")
 """The sections that decide what is trained, and so the ones that cells differ in."""
 
+_PARTS = ("grid", "zip", "cases")
+_MAX_PATHS = 100
+_MAX_PROBLEMS = 200
 _WHY_NOT = {
     "measure": "all trials of a run are measured alike; another measure section is another run of estimators",
     "resources": "resources do not change what is trained",
@@ -50,7 +55,7 @@ def written_paths(node: Node) -> dict[str, list[Node]]:
         Every path of the grid, of ``zip`` and of the cases, with the values that are written for it.
     """
     found: dict[str, list[Node]] = {}
-    for part in ("grid", "zip", "cases"):
+    for part in _PARTS:
         for path, value in _keys(node, part):
             values = found.setdefault(path, [])
             if part == "cases":
@@ -72,12 +77,12 @@ def check_paths(block: SweepBlock, node: Node, base: Mapping[str, Node]) -> list
         Unknown paths, paths that cannot be swept, paths that stand in one another's way, and entries of ``exclude``
         about something that is not swept.
     """
-    known = _known(block, base)
-    problems = [
-        problem for part in ("grid", "zip", "cases") for _, key in _keys(node, part) for problem in _check(key, known)
-    ]
-    problems += _clashes(node)
     swept = swept_paths(block)
+    if len(swept) > _MAX_PATHS:
+        return [at(node, f"{len(swept):,} swept paths, at most {_MAX_PATHS}", key=True)]
+    known = _known(block, base)
+    found = (problem for part in _PARTS for _, key in _keys(node, part) for problem in _check(key, known))
+    problems = [*islice(found, _MAX_PROBLEMS), *islice(_clashes(node), _MAX_PROBLEMS)]
     for path, key in _keys(node, "exclude"):
         if not any(path == other or path.startswith(f"{other}.") for other in swept):
             problems.append(at(key, f"{path} is not swept, so that nothing can be excluded", _listed(swept), key=True))
@@ -95,14 +100,12 @@ def _check(key: Node, known: Mapping[str, list[str] | None]) -> Iterator[Diagnos
         yield at(key, "cannot be swept", _WHY_NOT[section], key=True)
     elif section not in TRAINED:
         everything = [name for names in known.values() for name in names or ()]
-        yield at(key, "unknown path", _nearest(path, everything), key=True)
-    elif (names := known[section]) is not None and path not in names:
-        yield at(key, "unknown path", _nearest(path, list(names)), key=True)
-
-
-def _nearest(path: str, known: list[str]) -> str:
-    hint = choices(path, known)
-    return hint if known else "paths begin with problem., update_rule. or train."
+        yield at(key, "unknown path", key=True, found=path, known=everything)
+    elif (names := known[section]) is not None:
+        if path not in names:
+            yield at(key, "unknown path", key=True, found=path, known=names)
+    elif not all(steps := rest.split(".")) or len(steps) > MAX_DEPTH:
+        yield at(key, "is no path", "names with single dots between them", key=True)
 
 
 def _known(block: SweepBlock, base: Mapping[str, Node]) -> dict[str, list[str] | None]:
@@ -135,16 +138,20 @@ def _keys(node: Node, part: str) -> Iterator[tuple[str, Node]]:
 def _clashes(node: Node) -> Iterator[Diagnostic]:
     """A path that is swept twice, or together with a part of itself: which value would count?"""
     seen: dict[str, Node] = {}
-    for part in ("grid", "zip", "cases"):
-        fresh: dict[str, Node] = {}
+    # What a path stands inside of, and what stands inside of it, is looked up; comparing all pairs would take forever.
+    above: dict[str, Node] = {}
+    for part in _PARTS:
         for path, key in _keys(node, part):
-            rivals = seen if part == "cases" else {**seen, **fresh}
-            for other, rival in rivals.items():
-                if f"{path}.".startswith(f"{other}.") or f"{other}.".startswith(f"{path}."):
-                    where = ".".join(str(step) for step in rival.path[:2])
-                    yield at(key, f"{path} is set by {where} already", "sweep a path in one place", key=True)
-            fresh.setdefault(path, key)
-        seen |= fresh
+            steps = path.split(".")[:MAX_DEPTH]
+            prefixes = [".".join(steps[:length]) for length in range(1, len(steps) + 1)]
+            rival = next((seen[prefix] for prefix in prefixes if prefix in seen), None) or above.get(path)
+            if rival is not None:
+                where = ".".join(str(step) for step in rival.path[:2])
+                yield at(key, f"{path} is set by {where} already", "sweep a path in one place", key=True)
+            elif part != "cases":
+                # The cases take turns, so that they cannot clash with one another.
+                seen[path] = key
+                above.update(dict.fromkeys(prefixes[:-1], key))
 
 
 def _example(section: str) -> str:

@@ -24,7 +24,7 @@ class Lstm(Section):
     """An LSTM language model."""
 
     use: Literal["lstm"] = Field(default="lstm", description="The architecture.")
-    layers: Annotated[Count, Field(le=3)] = Field(default=2, description="Stacked LSTM layers, 1 to 3.")
+    layers: Count = Field(default=2, description="Stacked LSTM layers.")
     hidden: Count = Field(default=200, description="Units of each layer.")
     embedding: Count = Field(default=200, description="Length of the word vectors.")
     tied: Flag = Field(default=True, description="Whether the output weights are the word vectors.")
@@ -50,6 +50,7 @@ class LanguageModeling(Section):
     model: Lstm = Field(default=Lstm(), description="The network.")
     batch_size: Count = Field(default=20, description="Text streams side by side.")
     sequence_length: Count = Field(default=35, description="Words a step back-propagates through.")
+    evaluate_sequences: Count = Field(default=20, description="Streams into which the validation text is cut.")
 
 
 class ResNet20(Section):
@@ -82,6 +83,13 @@ class DeepLinear(Section):
     samples: Count = Field(default=64, description="Training samples.")
     noise: NonNegative = Field(default=0.0, description="Standard deviation of the noise of the targets.")
     batch_size: Count | None = Field(default=None, description="Samples a step; null means all of them.")
+
+    @model_validator(mode="after")
+    def _fit(self) -> DeepLinear:
+        if self.batch_size is not None and self.batch_size > self.samples:
+            message = f"batch_size {self.batch_size} is more than all {self.samples} samples"
+            raise conflict(message, "batch_size", "samples", hint="at most samples")
+        return self
 
 
 class OwnProblem(Section):

@@ -7,7 +7,7 @@ and what aliases stand for is counted before it is built.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
 import yaml
@@ -111,7 +111,8 @@ class _Reader:
             # A key is text, whatever it looks like.
             frame.key = (event.value, mark, not event.style)
             self._count(event, 1)
-            self._register(event.anchor, Node(value=event.value, mark=mark), size=1, height=0)
+            if event.anchor is not None:
+                self._register(event.anchor, Node(value=event.value, mark=mark), size=1, height=0)
             return
         value: bool | int | float | str | None = event.value
         if not event.style:
@@ -186,7 +187,7 @@ class _Reader:
                 Diagnostic(mark=key_mark, path=(), message=message, hint=f"the first is in line {before.line + 1}")
             )
         else:
-            frame.entries[key] = replace(node, key_mark=key_mark)
+            frame.entries[key] = Node(value=node.value, mark=node.mark, key_mark=key_mark)
 
     def _merge(self, frame: _Frame, mark: Mark, node: Node) -> None:
         parts = node.value if isinstance(node.value, tuple) else (node,)

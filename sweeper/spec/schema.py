@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from pydantic import TypeAdapter
-
 from sweeper.spec.axes import Axis, SweepBlock
 from sweeper.spec.load import NAME_PATTERN
 from sweeper.spec.paths import TRAINED
@@ -44,6 +42,9 @@ def json_schema() -> dict[str, Any]:
         JSON Schema, draft 2020-12, with descriptions, defaults, examples and every path that can be swept. It accepts
         every spec that :func:`load_spec` accepts, and not only those: what hangs on several keys is left to it.
     """
+    # Every command reads specs, only one of them wants the schema.
+    from pydantic import TypeAdapter
+
     definitions: dict[str, Any] = {}
     adapters: dict[str, Any] = {**_SECTIONS, **PROBLEM_OPTIONS, "own_problem": OwnProblem, "axis": Axis}
     models: dict[str, Any] = {}

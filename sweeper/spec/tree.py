@@ -122,7 +122,7 @@ def rooted(node: Node, path: Path) -> Node:
         value = {key: rooted(child, (*path, key)) for key, child in value.items()}
     elif isinstance(value, tuple):
         value = tuple(rooted(child, (*path, index)) for index, child in enumerate(value))
-    return replace(node, value=value, path=path)
+    return Node(value=value, mark=node.mark, key_mark=node.key_mark, path=path)
 
 
 def substitute(node: Node, steps: Path, new: Node) -> Node:

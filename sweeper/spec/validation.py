@@ -8,13 +8,14 @@ from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
 from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
-from sweeper.spec.diagnostics import Diagnostic, at, choices
+from sweeper.spec.diagnostics import Diagnostic, at
 from sweeper.spec.tree import Node, Path, plain
 from sweeper.spec.values import Section, shown
 
 __all__ = ["known_paths", "sections_in", "validated"]
 
 _S = TypeVar("_S", bound=Section)
+_MAX_ERRORS = 200
 _BOUNDS = {
     "greater_than": ("gt", "greater than"),
     "greater_than_equal": ("ge", "at least"),
@@ -39,7 +40,7 @@ def validated(model: type[_S], node: Node, problems: list[Diagnostic]) -> _S | N
     except ValidationError as error:
         problems.extend(
             _translate(model, node, detail)
-            for detail in error.errors(include_url=False)
+            for detail in error.errors(include_url=False)[:_MAX_ERRORS]
             # The items of a list that all have problems of their own are not missing besides.
             if not (detail["type"] == "too_short" and detail["input"])
         )
@@ -87,7 +88,7 @@ def _translate(model: type[Section], top: Node, error: Any) -> Diagnostic:
     match kind:
         case "extra_forbidden":
             siblings = [name for section in _models_at(model, error["loc"][:-1]) for name in section.model_fields]
-            return at(node, "unknown key", choices(error["loc"][-1], dict.fromkeys(siblings)), key=True)
+            return at(node, "unknown key", key=True, found=error["loc"][-1], known=siblings)
         case "missing" if isinstance(error["loc"][-1], int):
             return at(node, f"has too few values, found {len(error['input'])}")
         case "missing":
@@ -131,7 +132,9 @@ def _missing(node: Node, key: str, field: FieldInfo | None, hint: str = "") -> D
 
 
 def _unknown(node: Node, found: Any, known: list[str]) -> Diagnostic:
-    return at(node, f"unknown name {shown(found)}", choices(found, known))
+    keys = [part for step in node.path if isinstance(step, str) for part in step.split(".")]
+    noun = keys[-1] if keys[-1] != "use" else {"estimators": "estimator"}.get(keys[-2], keys[-2])
+    return at(node, f"unknown {noun} {shown(found)}", found=found, known=known)
 
 
 def _accepted(model: type[Section], loc: Path) -> str:

@@ -38,7 +38,7 @@ _QUOTED_NUMBER = re.compile(r"\s*[-+]?(\d[\d_ ]*)?([.,]\d*)?([eE][-+]?\d+)?\s*")
 class Section(BaseModel):
     """A part of the spec: frozen, and without keys that it does not know."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=(), defer_build=True)
 
 
 def shown(value: object) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
-from sweeper.spec.diagnostics import Diagnostic, at, choices
+from sweeper.spec.diagnostics import Diagnostic, at
 from sweeper.spec.problem_options import PROBLEM_OPTIONS, OwnProblem
 from sweeper.spec.settings import Train
 from sweeper.spec.tree import Node, plain, substitute
@@ -77,10 +77,8 @@ def resolve_section(name: str, node: Node, problems: list[Diagnostic]) -> Sectio
         return validated(OwnProblem, node, problems)
     if isinstance(use.value, str) and use.value in PROBLEM_OPTIONS:
         return validated(PROBLEM_OPTIONS[use.value], node, problems)
-    hint = choices(use.value, PROBLEM_OPTIONS)
-    if "did you mean" not in hint:
-        hint += ", or package.module:factory"
-    problems.append(at(use, f"unknown problem {shown(plain(use))}", hint))
+    known = (*PROBLEM_OPTIONS, "package.module:factory")
+    problems.append(at(use, f"unknown problem {shown(plain(use))}", found=plain(use), known=known))
     return None
 
 
