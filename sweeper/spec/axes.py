@@ -76,9 +76,10 @@ class Random(Section):
 
 
 def _kind_of_axis(value: Any) -> str:
+    """Name of an alternative; unlike its key, so that the two are not mixed up where an error is located."""
     if isinstance(value, dict):
-        return next((key for key in ("log", "linear", "random") if key in value), "list")
-    return "list"
+        return next((key.capitalize() for key in ("log", "linear", "random") if key in value), "List")
+    return "List"
 
 
 def _listed(value: Any) -> Any:
@@ -93,10 +94,10 @@ def _listed(value: Any) -> Any:
 
 
 Axis: TypeAlias = Annotated[
-    Annotated[tuple[Any, ...], BeforeValidator(_listed), Tag("list")]
-    | Annotated[Log, Tag("log")]
-    | Annotated[Linear, Tag("linear")]
-    | Annotated[Random, Tag("random")],
+    Annotated[tuple[Any, ...], BeforeValidator(_listed), Tag("List")]
+    | Annotated[Log, Tag("Log")]
+    | Annotated[Linear, Tag("Linear")]
+    | Annotated[Random, Tag("Random")],
     Discriminator(_kind_of_axis),
 ]
 """The values of one swept path."""

@@ -75,7 +75,7 @@ def sections_in(annotation: Any) -> list[type[Section]]:
     """The sections that a field may hold: alternatives, items of a list, or the one it is."""
     if isinstance(annotation, type) and issubclass(annotation, Section):
         return [annotation]
-    if get_origin(annotation) in {Annotated, Union, types.UnionType, tuple}:
+    if get_origin(annotation) in {Annotated, Union, types.UnionType, tuple, dict}:
         return [section for argument in get_args(annotation) for section in sections_in(argument)]
     return []
 
@@ -157,7 +157,7 @@ def _models_at(model: type[Section], loc: Path) -> list[type[Section]]:
         if isinstance(step, int):
             continue
         inner = [s for m in models if step in m.model_fields for s in sections_in(m.model_fields[step].annotation)]
-        named = [m for m in models if step in _names(m)]
+        named = [m for m in models if step == m.__name__ or step in _names(m)]
         models = inner or named or models
     return models
 

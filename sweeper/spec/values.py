@@ -61,6 +61,8 @@ def shown(value: object) -> str:
             return "true" if value else "false"
         case float() if not math.isfinite(value):
             return ".nan" if math.isnan(value) else ".inf" if value > 0 else "-.inf"
+        case float():
+            return repr(value).removesuffix(".0")
         case str():
             return repr(value if len(value) <= 60 else f"{value[:60]}...")
         case dict():

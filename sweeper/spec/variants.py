@@ -146,7 +146,8 @@ def check_alone(base: Mapping[str, Node], swept: Mapping[str, Sequence[Node]]) -
     found: list[Diagnostic] = []
     for name, node in base.items():
         problems: list[Diagnostic] = []
-        if not isinstance(node.value, dict) or node.value:
+        # One that is not written has no key; it is missed elsewhere.
+        if node.value or node.key_mark is not None:
             resolve_section(name, node, problems)
         found += [p for p in problems if ".".join(map(str, p.path)) not in swept]
     values = [(path, value) for path, nodes in swept.items() for value in nodes if path.partition(".")[0] in base]
