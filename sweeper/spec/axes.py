@@ -8,14 +8,14 @@ from typing import Annotated, Any, TypeAlias
 
 from pydantic import BeforeValidator, Discriminator, Field, Tag, field_validator, model_validator
 
-from sweeper.spec.values import Count, Index, Number, Positive, Section, conflict, shown, wrong
+from sweeper.spec.values import AS_INTEGER, Index, Number, Positive, Section, conflict, shown, wrong
 
 __all__ = ["MAX_TRIALS", "Axis", "Linear", "Log", "Random", "SweepBlock", "Uniform", "generated", "num_values"]
 
 MAX_TRIALS = 100_000
 # Enough that a reader recognises a number, few enough that the ids do not hang on the last bits of a power.
 _SIGNIFICANT_DIGITS = 12
-_Points = Annotated[Count, Field(ge=2, le=MAX_TRIALS)]
+_Points = Annotated[int, Field(ge=2, le=MAX_TRIALS), AS_INTEGER]
 
 
 class Log(Section):
@@ -55,7 +55,7 @@ class Uniform(Section):
     uniform: tuple[Number, Number] | None = Field(
         default=None, description="Range whose values are equally likely.", examples=[[0, 1]]
     )
-    count: Annotated[Count, Field(le=MAX_TRIALS)] = Field(description="How many values.", examples=[8])
+    count: Annotated[int, Field(ge=1, le=MAX_TRIALS), AS_INTEGER] = Field(description="How many values.", examples=[8])
     seed: Index = Field(default=0, description="Other seeds give other values; a larger count only adds values.")
 
     @model_validator(mode="after")
@@ -77,6 +77,8 @@ class Random(Section):
 
 def _kind_of_axis(value: Any) -> str:
     """Name of an alternative; unlike its key, so that the two are not mixed up where an error is located."""
+    if isinstance(value, Section):
+        return type(value).__name__
     if isinstance(value, dict):
         return next((key.capitalize() for key in ("log", "linear", "random") if key in value), "List")
     return "List"

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import ConfigDict, Field, model_validator
 
-from sweeper.spec.values import Count, Flag, FreeValue, NonNegative, Number, Section, Text, conflict
+from sweeper.spec.values import AS_NUMBER, Count, Flag, FreeValue, NonNegative, Section, Text, conflict
 
 __all__ = [
     "EMBEDDED_DATA",
@@ -28,7 +28,9 @@ class Lstm(Section):
     hidden: Count = Field(default=200, description="Units of each layer.")
     embedding: Count = Field(default=200, description="Length of the word vectors.")
     tied: Flag = Field(default=True, description="Whether the output weights are the word vectors.")
-    dropout: Annotated[Number, Field(ge=0, lt=1)] = Field(default=0.0, description="Dropout between the layers.")
+    dropout: Annotated[float, Field(ge=0, lt=1), AS_NUMBER] = Field(
+        default=0.0, description="Dropout between the layers."
+    )
 
     @model_validator(mode="after")
     def _fit(self) -> Lstm:

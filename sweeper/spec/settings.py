@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 from pydantic import Field, field_validator, model_validator
 
 from sweeper.spec.values import (
+    AS_INTEGER,
     AutoOrCount,
     Count,
     Flag,
@@ -99,7 +100,7 @@ class Resources(Section):
 
     trainers: Pool = Field(default=Pool(), description="The workers that train.")
     estimators: Pool = Field(default=Pool(), description="The workers that measure.")
-    max_attempts: Annotated[Count, Field(le=100)] = Field(
+    max_attempts: Annotated[int, Field(ge=1, le=100), AS_INTEGER] = Field(
         default=3, description="How often a trial is tried in all, if its worker dies."
     )
 

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from sweeper.spec.values import Count, Flag, NonNegative, Number, Positive, Section, Threshold, conflict
+from sweeper.spec.values import AS_NUMBER, Count, Flag, NonNegative, Positive, Section, Threshold, conflict
 
 __all__ = ["OPTIONS_OF_OPTIMIZERS", "Constant", "Cosine", "StepDecay", "UpdateRule"]
 
@@ -19,7 +19,7 @@ OPTIONS_OF_OPTIMIZERS: dict[str, frozenset[str]] = {
 }
 """Which options an optimiser has. One that has no effect is refused: it would be another id for the same training."""
 
-_Unit = Annotated[Number, Field(ge=0, lt=1)]
+_Unit = Annotated[float, Field(ge=0, lt=1), AS_NUMBER]
 
 
 class Constant(Section):
@@ -48,7 +48,7 @@ class Cosine(Section):
     """The learning rate falls along half a cosine to a share of itself at the last step."""
 
     use: Literal["cosine"] = Field(description="The learning rate falls along half a cosine until the last step.")
-    final_fraction: Annotated[Number, Field(ge=0, le=1)] = Field(
+    final_fraction: Annotated[float, Field(ge=0, le=1), AS_NUMBER] = Field(
         default=0.0, description="Share of the learning rate that is left at the end."
     )
 

@@ -13,12 +13,13 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from pydantic_core import PydanticCustomError
 
 __all__ = [
+    "AS_INTEGER",
+    "AS_NUMBER",
     "AutoOrCount",
     "Count",
     "Flag",
     "FreeValue",
     "Index",
-    "Integer",
     "NonNegative",
     "Number",
     "Positive",
@@ -178,14 +179,19 @@ def _auto_or_count(value: Any) -> Any:
     return count
 
 
-Number: TypeAlias = Annotated[float, BeforeValidator(_number)]
-Positive: TypeAlias = Annotated[Number, Field(gt=0)]
-NonNegative: TypeAlias = Annotated[Number, Field(ge=0)]
-Share: TypeAlias = Annotated[Number, Field(gt=0, le=1)]
-Threshold: TypeAlias = Annotated[float, Field(gt=0), BeforeValidator(_number), BeforeValidator(_threshold)]
-Integer: TypeAlias = Annotated[int, BeforeValidator(_integer)]
-Count: TypeAlias = Annotated[Integer, Field(ge=1)]
-Index: TypeAlias = Annotated[Integer, Field(ge=0)]
+AS_NUMBER = BeforeValidator(_number)
+"""Makes a bounded ``float`` of the spec: ``Annotated[float, Field(gt=0), AS_NUMBER]``, the bounds innermost."""
+
+AS_INTEGER = BeforeValidator(_integer)
+"""The same for an ``int``."""
+
+Number: TypeAlias = Annotated[float, AS_NUMBER]
+Positive: TypeAlias = Annotated[float, Field(gt=0), AS_NUMBER]
+NonNegative: TypeAlias = Annotated[float, Field(ge=0), AS_NUMBER]
+Share: TypeAlias = Annotated[float, Field(gt=0, le=1), AS_NUMBER]
+Threshold: TypeAlias = Annotated[float, Field(gt=0), AS_NUMBER, BeforeValidator(_threshold)]
+Count: TypeAlias = Annotated[int, Field(ge=1), AS_INTEGER]
+Index: TypeAlias = Annotated[int, Field(ge=0), AS_INTEGER]
 AutoOrCount: TypeAlias = Annotated[Literal["auto"] | int, BeforeValidator(_auto_or_count)]
 Flag: TypeAlias = Annotated[bool, BeforeValidator(_flag)]
 Text: TypeAlias = Annotated[str, BeforeValidator(_text)]

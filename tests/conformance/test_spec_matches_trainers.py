@@ -1,0 +1,170 @@
+"""The spec and the code that it configures agree on names and defaults, without importing one another."""
+
+import inspect
+from collections.abc import Mapping
+from dataclasses import MISSING, fields
+from typing import Any
+
+import pytest
+import torch
+
+from estimators import ESTIMATORS
+from estimators.smoothness import fractions_of
+from sweeper.spec.problem_options import PROBLEM_OPTIONS
+from sweeper.spec.settings import DirectionalSmoothness, Measure, Train
+from sweeper.spec.update_rule import OPTIONS_OF_OPTIMIZERS, UpdateRule
+from sweeper.spec.validation import sections_in
+from sweeper.spec.values import Section
+from trainers import loop, snapshot, update_rules
+from trainers.problems import PROBLEMS
+from trainers.problems.image_classification import MODELS as IMAGE_MODELS
+from trainers.problems.language_modeling import MODELS as LANGUAGE_MODELS
+
+PASSED_BESIDES = {"seed", "device"}
+REQUIRED = "required"
+
+
+def spec_defaults(section: type[Section]) -> dict[str, Any]:
+    dumped = {
+        name: REQUIRED if info.is_required() else info.get_default() for name, info in section.model_fields.items()
+    }
+    return {
+        name: value.model_dump(mode="json") if isinstance(value, Section) else value
+        for name, value in dumped.items()
+        if name != "use"
+    }
+
+
+def factory_defaults(factory: Any) -> dict[str, Any]:
+    return {
+        name: REQUIRED if parameter.default is parameter.empty else plain(parameter.default)
+        for name, parameter in inspect.signature(factory).parameters.items()
+        if name not in PASSED_BESIDES
+    }
+
+
+def dataclass_defaults(kind: type) -> dict[str, Any]:
+    return {
+        field.name: plain(
+            field.default_factory()
+            if field.default_factory is not MISSING
+            else REQUIRED
+            if field.default is MISSING
+            else field.default
+        )
+        for field in fields(kind)
+    }
+
+
+def plain(value: Any) -> Any:
+    return dict(value) if isinstance(value, Mapping) else value
+
+
+def test_the_same_problems_are_known():
+    assert list(PROBLEM_OPTIONS) == list(PROBLEMS)
+
+
+@pytest.mark.parametrize("use", PROBLEM_OPTIONS)
+def test_options_and_defaults_of_problems_agree(use):
+    assert spec_defaults(PROBLEM_OPTIONS[use]) == factory_defaults(PROBLEMS[use])
+
+
+@pytest.mark.parametrize(
+    ("use", "models"), [("language_modeling", LANGUAGE_MODELS), ("image_classification", IMAGE_MODELS)]
+)
+def test_models_and_their_defaults_agree(use, models):
+    sections = {
+        spec: section
+        for section in sections_in(PROBLEM_OPTIONS[use].model_fields["model"].annotation)
+        for spec in [section.model_fields["use"].get_default()]
+    }
+    assert sections.keys() == models.keys()
+    # What the problem itself passes, from its data.
+    given = {"num_tokens", "channels", "num_classes", "self"}
+    for name, factory in models.items():
+        expected = {key: value for key, value in factory_defaults(factory).items() if key not in given}
+        assert spec_defaults(sections[name]).keys() == expected.keys()
+        for key, value in expected.items():
+            assert value in {REQUIRED, spec_defaults(sections[name])[key]}
+
+
+def test_options_and_defaults_of_update_rules_agree():
+    assert spec_defaults(UpdateRule) == dataclass_defaults(update_rules.UpdateRule)
+
+
+def test_the_same_optimizers_are_known_and_take_the_same_options():
+    assert OPTIONS_OF_OPTIMIZERS.keys() == update_rules.OPTIMIZERS.keys()
+    parameter = torch.nn.Parameter(torch.zeros(2))
+    for name, options in OPTIONS_OF_OPTIMIZERS.items():
+        # Not half the default where that is zero.
+        values = {
+            "momentum": 0.5,
+            "dampening": 0.0,
+            "nesterov": True,
+            "weight_decay": 0.1,
+            "betas": (0.5, 0.6),
+            "eps": 0.1,
+        }
+        chosen = {key: values[key] for key in options}
+        UpdateRule(optimizer=name, learning_rate=1.0, **chosen)
+        built = update_rules.UpdateRule(optimizer=name, learning_rate=1.0, **chosen).build_optimizer(parameter)
+        assert {key: built.defaults[key] for key in options} == chosen
+        for other in values.keys() - options - {"dampening", "nesterov"}:
+            with pytest.raises(ValueError, match=other):
+                UpdateRule(optimizer=name, learning_rate=1.0, **{other: values[other]})
+            with pytest.raises(ValueError, match=other):
+                update_rules.UpdateRule(optimizer=name, learning_rate=1.0, **{other: values[other]})
+
+
+@pytest.mark.parametrize(
+    "schedule",
+    [
+        {"use": "constant"},
+        {"use": "step_decay", "milestones": [2]},
+        {"use": "step_decay", "milestones": [2], "factor": 0.5},
+        {"use": "cosine"},
+        {"use": "cosine", "final_fraction": 0.5},
+    ],
+)
+def test_schedules_mean_the_same_with_defaults_filled_in(schedule):
+    resolved = UpdateRule.model_validate({"learning_rate": 1.0, "schedule": schedule}).model_dump(mode="json")[
+        "schedule"
+    ]
+    written = update_rules.UpdateRule(learning_rate=1.0, schedule=schedule)
+    filled = update_rules.UpdateRule(learning_rate=1.0, schedule=resolved)
+    assert [written.learning_rate_at(k, 5) for k in range(5)] == [filled.learning_rate_at(k, 5) for k in range(5)]
+
+
+def test_the_same_schedules_are_known():
+    sections = sections_in(UpdateRule.model_fields["schedule"].annotation)
+    assert {name for s in sections for name in s.model_fields["use"].annotation.__args__} == set(update_rules.SCHEDULES)
+
+
+def test_train_settings_agree_except_for_the_spacing_of_checkpoints():
+    spec, code = spec_defaults(Train), dataclass_defaults(loop.TrainSettings)
+    # The spec has a default of its own: a trial without checkpoints loses everything in a crash.
+    assert (spec.pop("checkpoint_every"), code.pop("checkpoint_every")) == (500, None)
+    assert spec == code
+
+
+def test_measure_and_the_snapshot_schedule_agree():
+    code = dataclass_defaults(snapshot.SnapshotSchedule)
+    assert {name: value for name, value in spec_defaults(Measure).items() if name in code} == code
+
+
+def test_the_same_estimators_are_known_and_take_the_same_options():
+    sections = {
+        name: section
+        for section in sections_in(Measure.model_fields["estimators"].annotation)
+        for name in section.model_fields["use"].annotation.__args__
+    }
+    assert sections.keys() == ESTIMATORS.keys()
+    for name, section in sections.items():
+        options = list(inspect.signature(ESTIMATORS[name]).parameters)[2:]
+        assert list(spec_defaults(section)) == options
+
+
+@pytest.mark.parametrize("delta", [1.0, 0.5, 0.3333333, 0.1, 0.001])
+def test_every_spacing_that_the_spec_accepts_has_sample_points(delta):
+    section = DirectionalSmoothness.model_validate({"use": "directional_smoothness", "delta": delta})
+    assert fractions_of(section.delta)[-1] == 1
