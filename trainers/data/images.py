@@ -1,0 +1,132 @@
+"""Labelled images: scikit-learn's digits, or a directory in CIFAR-10's binary format."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from trainers.errors import DataError
+from trainers.seeding import generator_for
+
+__all__ = ["ImageData", "load_images"]
+
+_SIDE = 32
+_RECORD_BYTES = 1 + 3 * _SIDE * _SIDE
+_NUM_CLASSES = 10
+_SPLIT_SEED = 1797
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ImageData:
+    """Images and labels in two splits. The tensors are shared by all callers: not to be changed.
+
+    Attributes:
+        train_images: uint8, shape (num_images, channels, height, width).
+        train_labels: int64, shape (num_images,).
+        valid_images: The same of the validation split.
+        valid_labels: The same of the validation split.
+        num_classes: Labels are below it.
+        mirrors: Whether an image's mirror image belongs to the same class.
+        fingerprint: Name, counts and hash of all images and labels.
+    """
+
+    train_images: Tensor
+    train_labels: Tensor
+    valid_images: Tensor
+    valid_labels: Tensor
+    num_classes: int
+    mirrors: bool
+    fingerprint: str
+
+
+def load_images(name: str) -> ImageData:
+    """A data set by name or directory.
+
+    Args:
+        name: ``digits`` for scikit-learn's 1,797 handwritten digits of 8 x 8 pixels, a fifth of them for validation, or
+            a directory with ``data_batch_*.bin`` and ``test_batch.bin``: CIFAR-10's binary format, whole or a subset,
+            a record being a label and 3,072 bytes, red before green before blue.
+
+    Returns:
+        The data; a second call in the same process costs nothing while the files stay as they are.
+
+    Raises:
+        DataError: There is no such data set, scikit-learn or a file is missing, or a file is not of the format.
+    """
+    if name == "digits":
+        return _digits()
+    folder = Path(name).expanduser()
+    if not folder.is_dir():
+        raise DataError(f"unknown dataset {name!r}: neither 'digits' nor a directory (looked in {folder.absolute()})")
+    paths = (*sorted(folder.glob("data_batch_*.bin")), folder / "test_batch.bin")
+    if len(paths) == 1 or not paths[-1].is_file():
+        raise DataError(f"{folder}: no CIFAR-10 binary files; looked for data_batch_*.bin and test_batch.bin")
+    stamps = tuple((path.stat().st_size, path.stat().st_mtime_ns) for path in paths)
+    return _from_files(paths, stamps)
+
+
+@lru_cache(maxsize=2)
+def _from_files(paths: tuple[Path, ...], stamps: tuple[tuple[int, int], ...]) -> ImageData:
+    """Images from their files; ``stamps`` only tells the cache when they changed."""
+    batches = [_read(path) for path in paths]
+    train_images, train_labels = (torch.cat(parts) for parts in zip(*batches[:-1], strict=True))
+    # No list of the official files' hashes is at hand, and subsets are welcome: so it does not claim to be CIFAR-10.
+    return _image_data("cifar10-binary:unverified", train_images, train_labels, *batches[-1], mirrors=True)
+
+
+def _read(path: Path) -> tuple[Tensor, Tensor]:
+    """Images and labels of one file."""
+    data = np.fromfile(path, dtype=np.uint8)
+    if len(data) == 0 or len(data) % _RECORD_BYTES:
+        raise DataError(
+            f"{path}: {len(data)} bytes are no whole number of records of {_RECORD_BYTES} bytes (a label and 3,072 "
+            "pixel values): not CIFAR-10's binary format, or cut short"
+        )
+    records = data.reshape(-1, _RECORD_BYTES)
+    labels = records[:, 0]
+    if labels.max() >= _NUM_CLASSES:
+        index = int((labels >= _NUM_CLASSES).argmax())
+        raise DataError(f"{path}: record {index} has the label {labels[index]}, but CIFAR-10 ends at 9")
+    images = np.ascontiguousarray(records[:, 1:]).reshape(-1, 3, _SIDE, _SIDE)
+    return torch.from_numpy(images), torch.from_numpy(labels.astype(np.int64))
+
+
+@lru_cache(maxsize=1)
+def _digits() -> ImageData:
+    """scikit-learn's digits, split four to one."""
+    try:
+        # Imported here: an extra, and slow to load.
+        from sklearn.datasets import load_digits
+    except ImportError as error:
+        raise DataError("dataset 'digits' needs scikit-learn: pip install 'clipsweep[images]'") from error
+    bunch = load_digits()
+    # Sixteen grey levels and white.
+    images = torch.from_numpy(bunch.images.astype(np.uint8))[:, None]
+    labels = torch.from_numpy(bunch.target.astype(np.int64))
+    order = torch.randperm(len(labels), generator=generator_for(_SPLIT_SEED))
+    valid, train = order[: len(order) // 5], order[len(order) // 5 :]
+    return _image_data("digits", images[train], labels[train], images[valid], labels[valid], mirrors=False)
+
+
+def _image_data(
+    name: str, train_images: Tensor, train_labels: Tensor, valid_images: Tensor, valid_labels: Tensor, *, mirrors: bool
+) -> ImageData:
+    """The data with their fingerprint."""
+    digest = hashlib.blake2b(digest_size=8)
+    for tensor in (train_images, train_labels, valid_images, valid_labels):
+        digest.update(str(tuple(tensor.shape)).encode() + tensor.numpy().tobytes())
+    return ImageData(
+        train_images=train_images,
+        train_labels=train_labels,
+        valid_images=valid_images,
+        valid_labels=valid_labels,
+        num_classes=_NUM_CLASSES,
+        mirrors=mirrors,
+        fingerprint=f"{name}:{len(train_labels)}+{len(valid_labels)}:{digest.hexdigest()}",
+    )

@@ -1,0 +1,126 @@
+"""Name what an image shows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from trainers.data.augment import crop_and_mirror
+from trainers.data.images import load_images
+from trainers.data.order import epoch_order, equal_chunks, probe_subset
+from trainers.errors import TrainerError
+from trainers.models.resnet import resnet20
+from trainers.options import call_factory, choose
+from trainers.problem import Batch, Carry, Problem
+
+__all__ = ["DEFAULT_MODEL", "MODELS", "image_classification"]
+
+MODELS: dict[str, Callable[..., nn.Module]] = {"resnet20": resnet20}
+
+DEFAULT_MODEL: Mapping[str, Any] = {"use": "resnet20", "width": 16}
+
+_EVALUATE_IMAGES = 500
+
+
+def image_classification(
+    *,
+    dataset: str = "digits",
+    model: Mapping[str, Any] = DEFAULT_MODEL,
+    batch_size: int = 128,
+    augment: bool = False,
+    seed: int = 0,
+    device: str = "cpu",
+) -> Problem:
+    """Cross-entropy over labelled images, normalised by mean and standard deviation of each channel.
+
+    Every epoch visits the images in a new order; what fills no batch at its end is left out. The probe's batches are as
+    large as those of training, so that batch normalisation sees the same number of images.
+
+    Args:
+        dataset: As :func:`trainers.data.images.load_images` takes it.
+        model: ``use`` names one of :data:`MODELS`, the rest are its options.
+        batch_size: Images a step.
+        augment: Shift training images at random, and mirror them where that keeps their meaning. Never the probe's.
+        seed: Of order and augmentation. The initial weights come from torch's global generator.
+        device: Where the data live.
+
+    Returns:
+        The problem, with the metrics ``valid_loss`` in nats and ``valid_accuracy`` in [0, 1].
+
+    Raises:
+        TrainerError: An option is out of range.
+        DataError: The data cannot be read.
+    """
+    data = load_images(dataset)
+    num_images, channels = data.train_images.shape[:2]
+    if not 1 <= batch_size <= num_images:
+        raise TrainerError(f"image_classification: batch_size must lie in 1..{num_images} (images), not {batch_size!r}")
+    options = dict(model)
+    use = options.pop("use", "resnet20")
+    offered = {"channels": channels, "num_classes": data.num_classes}
+    network = call_factory(choose(MODELS, use, "model"), options, offered, called=f"model {use!r}")
+    images, labels = data.train_images.to(device), data.train_labels.to(device)
+    valid_images, valid_labels = data.valid_images.to(device), data.valid_labels.to(device)
+    mean, deviation = (part.to(device) for part in _moments(data.train_images))
+    steps_per_epoch = num_images // batch_size
+
+    def normalized(pixels: Tensor) -> Tensor:
+        return (pixels.float() - mean) / deviation
+
+    def batch(step: int) -> Batch:
+        epoch, index = divmod(step, steps_per_epoch)
+        chosen = epoch_order(num_images, seed, epoch)[index * batch_size : (index + 1) * batch_size].to(device)
+        pixels = images[chosen]
+        if augment:
+            pixels = crop_and_mirror(pixels, seed, step, mirrors=data.mirrors)
+        return normalized(pixels), labels[chosen]
+
+    def probe(fraction: float) -> Iterable[Batch]:
+        subset = probe_subset(num_images, fraction, fingerprint=data.fingerprint)
+        for chosen in equal_chunks(subset.to(device), batch_size):
+            yield normalized(images[chosen]), labels[chosen]
+
+    def evaluate(model: nn.Module) -> dict[str, float]:
+        loss = torch.zeros((), dtype=torch.float64, device=device)
+        correct = torch.zeros((), dtype=torch.int64, device=device)
+        for pixels, wanted in zip(
+            torch.split(valid_images, _EVALUATE_IMAGES), torch.split(valid_labels, _EVALUATE_IMAGES), strict=True
+        ):
+            logits = model(normalized(pixels))
+            loss += F.cross_entropy(logits, wanted, reduction="sum")
+            correct += (logits.argmax(1) == wanted).sum()
+        count = len(valid_labels)
+        return {"valid_loss": loss.item() / count, "valid_accuracy": correct.item() / count}
+
+    return Problem(
+        model=network,
+        loss=_loss,
+        batch=batch,
+        probe=probe,
+        evaluate=evaluate,
+        steps_per_epoch=steps_per_epoch,
+        fingerprint=data.fingerprint,
+    )
+
+
+def _loss(model: nn.Module, batch: Batch, carry: Carry) -> tuple[Tensor, Carry]:
+    """Mean cross-entropy an image."""
+    pixels, labels = batch
+    return F.cross_entropy(model(pixels), labels), carry
+
+
+def _moments(images: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation of each channel over all pixels, shape (channels, 1, 1) each."""
+    # From counts of the 256 values, exactly: no copy of all images in floating point.
+    values = torch.arange(256, dtype=torch.float64)
+    moments = []
+    for channel in images.unbind(1):
+        share = torch.bincount(channel.flatten(), minlength=256).double() / channel.numel()
+        mean = (share * values).sum()
+        moments.append((mean, (share * (values - mean).square()).sum().sqrt()))
+    mean, deviation = (torch.tensor(part).float()[:, None, None] for part in zip(*moments, strict=True))
+    return mean, deviation
