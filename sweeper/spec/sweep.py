@@ -10,6 +10,7 @@ from typing import Any
 from sweeper.spec.axes import SweepBlock
 from sweeper.spec.cells import Cell
 from sweeper.spec.paths import TRAINED, swept_paths
+from sweeper.spec.problem_options import OwnProblem
 from sweeper.spec.settings import Cluster, Measure, Resources, Train
 from sweeper.spec.update_rule import UpdateRule
 from sweeper.spec.values import Section
@@ -77,6 +78,9 @@ class Sweep:
 
     def _filled(self, name: str, section: Section) -> Any:
         written, full = self.written[name], section.model_dump(mode="json")
+        if isinstance(section, OwnProblem):
+            # Its defaults are the factory's own.
+            return written
         for path in swept_paths(self.sweep):
             first, *steps = path.split(".")
             if first != name:

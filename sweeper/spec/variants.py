@@ -24,6 +24,7 @@ Chosen: TypeAlias = tuple[int, ...]
 """One combination: of each block, the index of one of its alternatives."""
 
 _MAX_ALONE = 1000
+_ENCODER = json.JSONEncoder(sort_keys=True, separators=(",", ":"), allow_nan=False, check_circular=False)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,7 +50,7 @@ def canonical(value: Any) -> str:
         >>> canonical({"b": 1.0, "a": [None, True]})
         '{"a":[null,true],"b":1.0}'
     """
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return _ENCODER.encode(value)
 
 
 def resolve_section(name: str, node: Node, problems: list[Diagnostic]) -> Section | None:

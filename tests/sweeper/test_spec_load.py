@@ -146,10 +146,17 @@ def test_overrides_and_the_file_are_wrong_together():
     assert "--set nonsense: " in text
 
 
-def test_what_is_resolved_gives_the_same_trials_when_it_is_read_again():
+def test_what_is_resolved_gives_the_same_trials_when_it_is_read_again(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "own.py").write_text("def made(): ...")
     for text in (
         SPEC,
         STARTER,
+        "{problem: {use: 'own:made'}, update_rule: {learning_rate: 1}, train: {steps: 1},"
+        " sweep: {cases: [{problem.a.b: 1}, {}, {problem.c: 2.0}]}}",
+        SPEC.replace("clip_norm: null", "schedule.use: cosine").replace("clip_norm: 0.25", "schedule.use: constant"),
+        "{problem: {use: language_modeling, model: {layers: 1}}, update_rule: {learning_rate: 1}, train: {steps: 1},"
+        " sweep: {cases: [{problem.model.dropout: 0.5}, {problem.model.layers: 2}]}}",
         SPEC.replace("clip_norm: null", "optimizer: adam"),
         SPEC
         .replace("update_rule.clip_norm: null", "problem.use: image_classification, problem.layers: null")

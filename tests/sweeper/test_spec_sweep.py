@@ -114,6 +114,35 @@ def test_an_excluded_cell_need_not_be_valid():
     assert swept(block) == [(None, None), (None, 1.0), (1.0, None)]
 
 
+def test_lists_and_sections_can_be_excluded_as_they_are_written():
+    block = (
+        "{grid: {update_rule.betas: [[0.9, 0.99], [0.8, 0.9]], "
+        "update_rule.schedule: [{use: cosine}, {use: constant}]}, "
+        "exclude: [{update_rule.betas: [[0.9, 0.99]], update_rule.schedule: {use: constant}}, "
+        "{update_rule.betas: [[0.8, 0.9]], update_rule.schedule.use: cosine}]}"
+    )
+    base = BASE.replace("learning_rate: 0.1", "learning_rate: 0.1, optimizer: adam")
+    assert swept(block, base=base) == [
+        ("[0.9, 0.99]", '{"use": "cosine", "final_fraction": 0.0}'),
+        ("[0.8, 0.9]", '{"use": "constant"}'),
+    ]
+
+
+def test_true_is_not_excluded_with_one():
+    base = BASE.replace("deep_linear", "'pkg.mod:factory'")
+    assert swept("{grid: {problem.x: [1, true]}, exclude: [{problem.x: 1}]}", base=base) == [(True,)]
+
+
+def test_a_path_through_a_single_value_is_refused():
+    base = BASE.replace("deep_linear", "'pkg.mod:factory', width: 3")
+    assert_complains(
+        "{grid: {problem.width.x: [1]}}",
+        "problem.width is no section, so that problem.width.x cannot be set",
+        base=base,
+    )
+    assert_complains("{grid: {problem..x: [1]}}", "is no path", base=base)
+
+
 @pytest.mark.parametrize(
     ("block", "message"),
     [
