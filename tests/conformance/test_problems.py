@@ -1,0 +1,190 @@
+"""Every registered problem keeps the promises on which exact resume, paired arms and frozen probes rest."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from trainers.loop import Segment, SnapshotSchedule, TrainSettings, train
+from trainers.problem import Problem
+from trainers.problems import PROBLEMS, build_problem
+from trainers.snapshot import flat_parameters
+from trainers.trees import map_tensors
+from trainers.update_rules import UpdateRule
+
+Build = Callable[..., Problem]
+Record = Callable[..., Any]
+
+SMALL: dict[str, dict[str, Any]] = {
+    "language_modeling": {
+        "model": {"use": "lstm", "layers": 2, "hidden": 6, "embedding": 6, "dropout": 0.1},
+        "batch_size": 3,
+        "sequence_length": 4,
+        "evaluate_sequences": 2,
+    },
+    "image_classification": {"model": {"use": "resnet20", "width": 2}, "batch_size": 180, "augment": True},
+    "deep_linear": {"layers": 3, "width": 4, "samples": 20, "batch_size": 6, "noise": 0.1},
+}
+
+
+@pytest.fixture(scope="module")
+def text_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("text")
+    for split, count in (("train", 25), ("valid", 6), ("test", 2)):
+        (folder / f"{split}.txt").write_text("the cat sat on the mat\na dog ran\n" * count)
+    return folder
+
+
+@pytest.fixture(params=list(PROBLEMS))
+def build(request: pytest.FixtureRequest, text_folder: Path) -> Build:
+    """Builds a small problem of every registered kind."""
+    use = request.param
+    if use == "image_classification":
+        pytest.importorskip("sklearn", reason="the digits come with scikit-learn")
+    options = SMALL[use] | ({"corpus": str(text_folder)} if use == "language_modeling" else {})
+
+    def build_one(*, seed: int = 7) -> Problem:
+        return build_problem(use, options, seed=seed)
+
+    return build_one
+
+
+def tensors(tree: Any) -> list[Tensor]:
+    found: list[Tensor] = []
+    map_tensors(lambda tensor: found.append(tensor) or tensor, tree)
+    return found
+
+
+def same(first: Any, second: Any) -> bool:
+    pairs = zip(tensors(first), tensors(second), strict=True)
+    return all(a.shape == b.shape and torch.equal(a, b) for a, b in pairs)
+
+
+def test_every_registered_problem_is_tested_here() -> None:
+    assert SMALL.keys() == PROBLEMS.keys()
+
+
+def test_batches_are_a_pure_function_of_the_step(build: Build) -> None:
+    problem, other = build(), build()
+    steps = [0, 1, problem.steps_per_epoch, 3 * problem.steps_per_epoch + 1]
+    forwards = [problem.batch(step) for step in steps]
+    backwards = [other.batch(step) for step in reversed(steps)]
+    assert all(same(a, b) for a, b in zip(forwards, reversed(backwards), strict=True))
+    assert all(same(a, problem.batch(step)) for a, step in zip(forwards, steps, strict=True))
+
+
+def test_batches_do_not_draw_from_the_global_generator(build: Build) -> None:
+    problem = build()
+    before = torch.get_rng_state()
+    problem.batch(1)
+    list(problem.probe(0.5))
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_equal_seeds_start_equal_and_different_seeds_do_not(build: Build) -> None:
+    assert torch.equal(flat_parameters(build(seed=3).model), flat_parameters(build(seed=3).model))
+    assert not torch.equal(flat_parameters(build(seed=3).model), flat_parameters(build(seed=4).model))
+
+
+def test_building_leaves_the_global_generator_as_it_was(build: Build) -> None:
+    torch.manual_seed(5)
+    before = torch.get_rng_state()
+    build()
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_the_first_loss_is_the_same_in_every_cell(build: Build) -> None:
+    def first_loss(rule: UpdateRule) -> float:
+        segment = list(train(build(), rule, TrainSettings(steps=1), seed=7))[-1]
+        assert isinstance(segment, Segment)
+        return float(segment.rows["train_loss"][0])
+
+    rules = [
+        UpdateRule(learning_rate=1e-3),
+        UpdateRule(learning_rate=1e-1, clip_norm=0.1),
+        UpdateRule(optimizer="adam", learning_rate=1e-2),
+    ]
+    assert len({first_loss(rule) for rule in rules}) == 1
+
+
+def test_the_probe_is_the_same_for_every_seed_and_its_batches_are_of_one_size(build: Build) -> None:
+    first, second = list(build(seed=0).probe(0.5)), list(build(seed=1).probe(0.5))
+    assert len(first) == len(second)
+    assert all(same(a, b) for a, b in zip(first, second, strict=True))
+    assert len({tuple(t.shape for t in tensors(batch)) for batch in first}) == 1
+    assert build(seed=0).fingerprint == build(seed=1).fingerprint
+
+
+def test_a_larger_share_makes_a_larger_probe(build: Build) -> None:
+    sizes = [sum(tensors(batch)[0].numel() for batch in build().probe(share)) for share in (0.1, 0.5, 1.0)]
+    assert sizes == sorted(sizes)
+    assert sizes[0] < sizes[-1] / 5
+
+
+@pytest.mark.parametrize("share", [0.0, -0.1, 1.1, math.nan])
+def test_a_share_outside_of_zero_to_one_is_refused(build: Build, share: float) -> None:
+    with pytest.raises(ValueError, match="share of the training data"):
+        list(build().probe(share))
+
+
+def test_loss_and_gradient_are_finite_and_the_carry_has_no_history(build: Build) -> None:
+    problem = build()
+    loss, carry = problem.loss(problem.model, problem.batch(0), problem.initial_carry())
+    loss.backward()
+    assert loss.ndim == 0
+    assert torch.isfinite(loss)
+    assert all(torch.isfinite(p.grad).all() for p in problem.model.parameters() if p.grad is not None)
+    assert not any(tensor.requires_grad for tensor in tensors(carry))
+
+
+def test_the_probe_can_be_evaluated_in_double_precision(build: Build) -> None:
+    problem = build()
+    batch = next(iter(problem.probe(0.2)))
+    # Two models, so that dropout and batch-norm are off alike.
+    single, double = copy.deepcopy(problem.model).eval(), copy.deepcopy(problem.model).double().eval()
+    wide = map_tensors(lambda tensor: tensor.double() if tensor.is_floating_point() else tensor, batch)
+    reference, _ = problem.loss(double, wide, problem.initial_carry())
+    assert reference.dtype == torch.float64
+    assert problem.loss(single, batch, problem.initial_carry())[0].item() == pytest.approx(reference.item(), rel=1e-4)
+
+
+def test_metrics_are_finite_and_repeat(build: Build) -> None:
+    problem = build()
+    problem.model.eval()
+    with torch.no_grad():
+        metrics = problem.evaluate(problem.model)
+        assert problem.evaluate(problem.model) == metrics
+    assert "valid_loss" in metrics
+    assert all(math.isfinite(value) for value in metrics.values())
+
+
+def test_training_lowers_the_loss(build: Build) -> None:
+    problem = build()
+    rule = UpdateRule(optimizer="adam", learning_rate=0.03)
+    segment = list(train(problem, rule, TrainSettings(steps=40), seed=7))[-1]
+    assert isinstance(segment, Segment)
+    losses = segment.rows["train_loss"][:40]
+    assert losses[-8:].mean() < 0.95 * losses[:8].mean()
+
+
+@settings(max_examples=4, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(stops=st.sets(st.integers(0, 12), min_size=1, max_size=4), checkpoint_every=st.sampled_from([None, 1, 3]))
+def test_stopping_anywhere_and_resuming_leaves_no_trace(
+    build: Build, record: Record, stops: set[int], checkpoint_every: int | None
+) -> None:
+    rule = UpdateRule(learning_rate=0.05, momentum=0.9, clip_norm=1.0, schedule={"use": "cosine"})
+    common = {"steps": 13, "log_every": 2, "evaluate_every": 5}
+    snapshots = SnapshotSchedule(every=4, last=2)
+    whole = record(build, rule, TrainSettings(**common), snapshots=snapshots)
+    settings_in_pieces = TrainSettings(**common, checkpoint_every=checkpoint_every)
+    assert record(build, rule, settings_in_pieces, stops=stops, snapshots=snapshots) == whole
+    assert whole.outcome == "done"
