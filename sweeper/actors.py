@@ -249,7 +249,8 @@ class EstimatorWorker(_Worker):
 
 
 def _update_rule(section: Mapping[str, Any]) -> UpdateRule:
-    return UpdateRule(**{key: tuple(value) if key == "betas" else value for key, value in section.items()})
+    options: dict[str, Any] = {**section, "betas": tuple(section["betas"])}
+    return UpdateRule(**options)
 
 
 def _train_settings(section: Mapping[str, Any]) -> TrainSettings:

@@ -123,7 +123,8 @@ def run(
     """Run a sweep, or what is missing of it."""
     from rich.console import Console
 
-    from sweeper.display import choose_display, duration
+    from sweeper.display import choose_display
+    from sweeper.labels import duration
     from sweeper.run import run_sweep
     from sweeper.spec import load_spec
 

@@ -13,12 +13,14 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from sweeper.labels import duration
+
 if TYPE_CHECKING:
     from types import TracebackType
 
     from sweeper.driver import View
 
-__all__ = ["LineDisplay", "LiveDisplay", "choose_display", "duration"]
+__all__ = ["LineDisplay", "LiveDisplay", "choose_display"]
 
 _STATUS_STYLES = {
     "done": "green",
@@ -28,24 +30,6 @@ _STATUS_STYLES = {
     "failed": "red",
     "lost": "red",
 }
-
-
-def duration(seconds: float) -> str:
-    """Seconds as people say them.
-
-    Returns:
-        Two units at most.
-
-    Example:
-        >>> duration(4.2), duration(75), duration(7325)
-        ('4 s', '1 min 15 s', '2 h 02 min')
-    """
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60:02d} s"
-    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
 
 
 class LineDisplay:

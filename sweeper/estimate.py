@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from sweeper.journal import RunState
-from sweeper.labels import describe
+from sweeper.labels import describe, duration
 from sweeper.plan import Plan, Trial, expand
 from sweeper.run import default_run_dir, open_state, standing
 from sweeper.run_dir import RunDir
@@ -101,8 +101,6 @@ def _time_text(document: Mapping[str, Any]) -> str:
         return "nothing left to do"
     if document["seconds"] is None:
         return f"unknown ({document['seconds_from']})"
-    from sweeper.display import duration
-
     return f"about {duration(document['seconds'])} ({document['seconds_from']})"
 
 

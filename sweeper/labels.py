@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-__all__ = ["describe", "short_names"]
+__all__ = ["describe", "duration", "short_names"]
 
 
 _TAKEN = {"trial_id", "cell_id", "arm", "seed", "seeds", "status", "diverged", "error", "attempts"}
@@ -57,6 +57,24 @@ def describe(swept: Mapping[str, Any], seed: int | None = None) -> str:
     if seed is not None:
         pairs.append(f"seed={seed}")
     return " ".join(pairs)
+
+
+def duration(seconds: float) -> str:
+    """Seconds as people say them.
+
+    Returns:
+        Two units at most.
+
+    Example:
+        >>> duration(4.2), duration(75), duration(7325)
+        ('4 s', '1 min 15 s', '2 h 02 min')
+    """
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
 
 
 def _text(value: Any) -> str:

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sweeper.plan import Trial, expand
 
 from sweeper.actors import EstimatorWorker, TrainerWorker
 from sweeper.commit import Committer
@@ -27,6 +26,7 @@ from sweeper.messages import (
     TrainerUp,
     Verdict,
 )
+from sweeper.plan import Trial, expand
 from sweeper.run import _record_plan, _recover
 from sweeper.run_dir import DriverLock, RunDir
 from sweeper.schedule import Progress, Schedule, order
@@ -40,11 +40,14 @@ class InlinePools:
         run_dir: The run directory.
         chaos: Probability, at each poll, that some worker dies; and that a measurement fails or a snapshot is lost.
         seed: Of the chaos.
+        measure_every: A snapshot is measured at every so-many-th poll: above 1, estimators are the slower side.
     """
 
-    def __init__(self, run_dir: Path, *, chaos: float = 0.0, seed: int = 0) -> None:
+    def __init__(self, run_dir: Path, *, chaos: float = 0.0, seed: int = 0, measure_every: int = 1) -> None:
         self.run_dir = run_dir
         self.chaos = chaos
+        self.measure_every = measure_every
+        self.polls = 0
         self.random = random.Random(seed)
         self.trainers: dict[int, TrainerWorker] = {}
         self.streams: dict[int, Iterator[Any]] = {}
@@ -94,7 +97,8 @@ class InlinePools:
                 news.append(FromTrainer(slot=slot, item=item))
             if item is None or getattr(item, "outcome", None) is not None or hasattr(item, "traceback"):
                 del self.streams[slot]
-        if self.jobs:
+        self.polls += 1
+        if self.jobs and self.polls % self.measure_every == 0:
             slot, snapshot, header, payload = self.jobs.popleft()
             if self.random.random() < self.chaos:
                 news.append(Verdict(slot=slot, snapshot=snapshot, error="lost", lost=True))
