@@ -99,7 +99,7 @@ class Ledger:
         num_good = int(bad.argmax()) if bad.any() else len(block)
         if num_good < len(block):
             self.diverged_step = int(block[num_good, 0])
-            pass
+            block = block[: num_good + 1]
         num_clipped = int((block[:num_good, 3] < 1).sum()) if self._clips else 0
         self.num_clipped += num_clipped
         self.total_clipped += num_clipped
