@@ -48,6 +48,7 @@ class InlinePools:
         self.chaos = chaos
         self.measure_every = measure_every
         self.polls = 0
+        self.held_back = 0
         self.random = random.Random(seed)
         self.trainers: dict[int, TrainerWorker] = {}
         self.streams: dict[int, Iterator[Any]] = {}
@@ -98,6 +99,7 @@ class InlinePools:
             if item is None or getattr(item, "outcome", None) is not None or hasattr(item, "traceback"):
                 del self.streams[slot]
         self.polls += 1
+        self.held_back += not read_trainers
         if self.jobs and self.polls % self.measure_every == 0:
             slot, snapshot, header, payload = self.jobs.popleft()
             if self.random.random() < self.chaos:
