@@ -189,9 +189,10 @@ class UpdateRule:
         name = options.pop("use", None)
         if name not in SCHEDULES:
             raise ValueError(f"unknown schedule {name!r}; known: {', '.join(SCHEDULES)}")
+        for option, value in options.items():
+            if isinstance(value, int | float) and not 0 <= value < math.inf:
+                raise ValueError(f"schedule {name!r}: {option} must be finite and not negative, but is {value!r}")
         try:
-            first = SCHEDULES[name](0, 1, **options)
+            SCHEDULES[name](0, 1, **options)
         except TypeError as error:
             raise ValueError(f"schedule {name!r} does not accept {options!r}: {error}") from error
-        if not (first >= 0 and math.isfinite(first)):
-            raise ValueError(f"schedule {name!r} gives the factor {first!r} with {options!r}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -80,6 +81,21 @@ def test_its_initial_weights_follow_the_seed(search: list[str]) -> None:
     assert weights(1) == weights(1) != weights(2)
 
 
+def test_model_batches_and_probe_go_to_the_device(search: list[str]) -> None:
+    # "meta" stands for an accelerator here: tensors move to it on any machine.
+    problem = build_problem("my_own_problem:line", {}, seed=0, device="meta", search=search)
+    loss, carry = problem.loss(problem.model, problem.batch(0), problem.initial_carry())
+    assert {p.device.type for p in problem.model.parameters()} == {"meta"}
+    assert {batch.device.type for batch in problem.probe(0.5)} == {"meta"}
+    assert (loss.device.type, carry) == ("meta", None)
+
+
+def test_an_epoch_has_at_least_one_step(search: list[str]) -> None:
+    problem = build_problem("my_own_problem:line", {}, seed=0, search=search)
+    with pytest.raises(TrainerError, match="steps_per_epoch must be a positive integer, not 0"):
+        replace(problem, steps_per_epoch=0)
+
+
 def test_a_factory_with_open_options_gets_seed_and_device_too(search: list[str]) -> None:
     assert build_problem("my_own_problem:anything", {"width": 1}, seed=9, search=search).fingerprint == "line-2.0-9"
 
@@ -116,6 +132,7 @@ def test_what_cannot_be_built_says_why(search: list[str], use: str, options: dic
         ("language_modeling", {"sequence_length": 0}, "sequence_length must be at least 1"),
         ("language_modeling", {"sequence_length": 100_000}, "lower batch_size or sequence_length"),
         ("language_modeling", {"evaluate_sequences": 5000}, "too few for evaluate_sequences = 5000 streams"),
+        ("image_classification", {"model": {"width": 0}}, "width must be at least 1"),
         ("deep_linear", {"layers": 0}, "layers must be at least 1"),
         ("deep_linear", {"batch_size": 65}, r"batch_size must lie in 1\.\.64"),
     ],
@@ -123,6 +140,16 @@ def test_what_cannot_be_built_says_why(search: list[str], use: str, options: dic
 def test_options_out_of_range_are_refused(use: str, options: dict[str, Any], message: str) -> None:
     with pytest.raises(TrainerError, match=message):
         build_problem(use, options, seed=0)
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_tied_weights_are_one_parameter(tied: bool) -> None:
+    model = {"layers": 1, "hidden": 4, "embedding": 4, "tied": tied}
+    network = build_problem("language_modeling", {"model": model}, seed=0).model
+    num_tokens = network.embedding.num_embeddings
+    lstm = 4 * (4 * 4 + 4 * 4 + 2 * 4)
+    expected = num_tokens * 4 * (1 if tied else 2) + num_tokens + lstm
+    assert len(flat_parameters(network)) == expected
 
 
 def test_the_loss_of_deep_linear_is_that_of_its_formula() -> None:

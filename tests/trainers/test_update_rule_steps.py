@@ -121,7 +121,9 @@ def test_the_schedule_is_what_training_uses(problem_of: MakeProblem) -> None:
         ({"schedule": {"use": "linear"}}, "unknown schedule 'linear'; known: constant"),
         ({"schedule": {}}, "unknown schedule None"),
         ({"schedule": {"use": "step_decay"}}, "schedule 'step_decay' does not accept"),
-        ({"schedule": {"use": "cosine", "final_fraction": -3.0, "typo": 1}}, "schedule 'cosine' does not accept"),
+        ({"schedule": {"use": "cosine", "typo": 1}}, "schedule 'cosine' does not accept"),
+        ({"schedule": {"use": "cosine", "final_fraction": -0.5}}, "final_fraction must be finite and not negative"),
+        ({"schedule": {"use": "step_decay", "milestones": [1, 2], "factor": -0.1}}, "factor must be finite and not"),
     ],
 )
 def test_rules_that_make_no_sense_are_refused(options: dict[str, Any], message: str) -> None:
