@@ -17,10 +17,6 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors.numpy import save as save_arrays
-from trainers.checkpoint import TrainingState, dump, load
-from trainers.loop import Progress, Segment, Snapshot, SnapshotSchedule, TrainSettings, train
-from trainers.problem import Problem
-from trainers.update_rules import UpdateRule
 
 from estimators import ESTIMATORS, Probe
 from sweeper.errors import IntegrityError
@@ -36,9 +32,16 @@ from sweeper.messages import (
     WorkerFacts,
 )
 from sweeper.run_dir import RunDir, file_hash
+from trainers.checkpoint import TrainingState, dump, load
+from trainers.loop import Progress, Segment, Snapshot, SnapshotSchedule, TrainSettings, train
+from trainers.problem import Problem
 from trainers.problems import build_problem
+from trainers.update_rules import UpdateRule
 
 __all__ = ["EstimatorWorker", "TrainerWorker"]
+
+_AUDITED = 0.1
+"""Share of the probe whose gradient is computed in float64 too, for the noise floor."""
 
 TrainerOutput = SnapshotItem | ProgressItem | SegmentItem | RaisedItem
 
@@ -244,8 +247,13 @@ class EstimatorWorker(_Worker):
 
     def _build_probe(self, problem_json: str, seed: int, data_fraction: float) -> Probe:
         problem = self._build(json.loads(problem_json), seed)
-        batches = list(problem.probe(data_fraction))
-        return Probe(problem.model, problem.loss, batches, initial_carry=problem.initial_carry)
+        return Probe(
+            problem.model,
+            problem.loss,
+            problem.probe(data_fraction),
+            audit=problem.probe(data_fraction * _AUDITED),
+            initial_carry=problem.initial_carry,
+        )
 
 
 def _update_rule(section: Mapping[str, Any]) -> UpdateRule:

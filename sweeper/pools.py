@@ -13,13 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-# Before Ray is imported: its deduplicator prints raylet messages to stdout whatever log_to_driver says, and its
-# workers otherwise run at nice +15.
-os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", ".")
-os.environ.setdefault("RAY_worker_niceness", "0")
-os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-
 import ray
 from ray.exceptions import (
     GetTimeoutError,
@@ -133,6 +126,7 @@ def connect(address: str, *, logs: Path, code: Path | None = None) -> Iterator[C
             "num_cpus": _usable_cores(),
             "object_store_memory": _local_store_bytes(),
             "_temp_dir": str(session),
+            "_node_ip_address": "127.0.0.1",
         }
     try:
         _start(options, attempts=2 if local else 1)

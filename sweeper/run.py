@@ -22,7 +22,7 @@ import yaml
 
 from sweeper.errors import RunDirectoryError
 from sweeper.journal import Journal, RunState, TrialState, read_journal, repair_journal, replay
-from sweeper.plan import Plan, Trial, UserCode, expand, measurement_id, user_code
+from sweeper.plan import Plan, Trial, expand, measurement_id
 from sweeper.run_dir import DriverLock, RunDir
 from sweeper.schedule import Progress, Schedule, order
 from sweeper.spec import Sweep
@@ -205,6 +205,9 @@ def _drive(
     address: str,
 ) -> bool:
     """Start workers and drive the schedule; returns whether the user ended it early."""
+    from sweeper.ray_environment import prepare
+
+    prepare(address)
     from sweeper.driver import Driver
     from sweeper.pools import RayPools, connect, pool_size, worker_settings
 
@@ -215,7 +218,7 @@ def _drive(
         if (known := committer.state.trials[trial.trial_id])
     }
     with (
-        _shipped(sweep, plan) as (code, search),
+        _shipped(plan) as (code, search),
         _interrupts(listener) as interrupts,
         connect(address, logs=run_dir.logs, code=code) as cluster,
     ):
@@ -381,16 +384,14 @@ def _announce(listener: Any, plan: Plan, now: Standing) -> None:
 
 
 @contextmanager
-def _shipped(sweep: Sweep, plan: Plan) -> Iterator[tuple[Path | None, tuple[str, ...]]]:
+def _shipped(plan: Plan) -> Iterator[tuple[Path | None, tuple[str, ...]]]:
     """The user's own code in a folder of its own, as it is sent to every worker."""
-    uses = {trial.problem["use"] for trial in plan.trials}
-    code: list[UserCode] = [found for use in sorted(uses) if (found := user_code(use, sweep.folder)) is not None]
-    if not code:
+    if not plan.code:
         yield None, ()
         return
     with tempfile.TemporaryDirectory(prefix="clipsweep-code-") as name:
         folder = Path(name)
-        for found in code:
+        for found in plan.code:
             target = folder / found.root.name
             if found.root.is_dir():
                 ignored = shutil.ignore_patterns("__pycache__", ".*")
