@@ -1,12 +1,17 @@
-"""One thread a process: results are compared bit for bit, and two OpenMP threads on a busy machine collapse."""
+"""Shared by all: one thread a process, real data where there is any, and the command line in processes of its own."""
 
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
+# Results are compared bit for bit, and two OpenMP threads on a busy machine collapse.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
@@ -18,3 +23,83 @@ def real_data() -> Path:
     if not folder.is_dir():
         pytest.skip("no real data here; CLIPSWEEP_TEST_DATA names a folder with ptb/ and cifar10-subset/")
     return folder
+
+
+# The command line on a real Ray
+
+TIMINGS = ["attempts", "started_at", "ended_at", "train_s", "estimate_s"]
+
+SPEC = """
+name: small
+problem: {use: deep_linear, layers: 3, width: 48, samples: 512, batch_size: 128}
+update_rule: {learning_rate: 0.01}
+train: {steps: 600, log_every: 10, evaluate_every: 200, checkpoint_every: 40}
+measure: {every: 20, data_fraction: 0.5, estimators: [{use: directional_smoothness, delta: 0.25}]}
+sweep:
+  grid:
+    update_rule.learning_rate: [0.005, 5.0]
+    update_rule.clip_norm: [null, 0.25]
+  seeds: 2
+"""
+
+
+class Cli:
+    """``clipsweep`` in a folder of its own."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.environment = {**os.environ, "OMP_NUM_THREADS": "1", "NO_COLOR": "1", "COLUMNS": "120"}
+        (folder / "small.yaml").write_text(SPEC)
+
+    def start(self, *arguments: str) -> subprocess.Popen[str]:
+        """Start a command in a process group of its own."""
+        return subprocess.Popen(
+            [sys.executable, "-m", "sweeper", *arguments],
+            cwd=self.folder,
+            env=self.environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+
+    def __call__(self, *arguments: str, code: int = 0, timeout_s: float = 240) -> subprocess.CompletedProcess[str]:
+        """Run a command to its end and check its exit code."""
+        process = self.start(*arguments)
+        try:
+            out, err = process.communicate(timeout=timeout_s)
+        except BaseException:
+            process.kill()
+            process.communicate()
+            raise
+        assert process.returncode == code, f"exit {process.returncode}\n{out}\n{err}"
+        return subprocess.CompletedProcess(process.args, process.returncode, out, err)
+
+    def tables(self, run: str) -> dict[str, pd.DataFrame]:
+        """The tables as anybody reads them, without what differs between two runs of the same trial."""
+        path = self.folder / run
+        return {
+            "trials": pd.read_parquet(path / "trials.parquet").drop(columns=TIMINGS),
+            "metrics": pd.read_parquet(path / "metrics.parquet"),
+            "smoothness": pd.read_parquet(path / "measurements" / "directional_smoothness.parquet"),
+        }
+
+    def assert_same(self, run: str, reference: str) -> None:
+        """The tables of two runs agree row for row, bit for bit."""
+        left, right = self.tables(run), self.tables(reference)
+        for name in left:
+            pd.testing.assert_frame_equal(left[name], right[name], check_exact=True, obj=f"{run}: {name}")
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Cli:
+    """One uninterrupted run, ``runs/small``, that tests only read."""
+    cli = Cli(tmp_path_factory.mktemp("finished"))
+    cli.first = cli("run", "small.yaml")  # type: ignore[attr-defined]
+    return cli
+
+
+@pytest.fixture
+def make_cli(tmp_path: Path) -> Callable[[], Cli]:
+    """A fresh folder with ``small.yaml``."""
+    return lambda: Cli(tmp_path)

@@ -1,0 +1,142 @@
+"""Real processes, really killed: the tables end up those of an undisturbed run, row for row and bit for bit."""
+
+from __future__ import annotations
+
+import os
+import random
+import re
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from sweeper.journal import read_journal
+
+pytestmark = [pytest.mark.ray, pytest.mark.chaos]
+
+Cli = Any
+
+WORKER = re.compile(r"(trainer|estimator) (\d+) is up: WorkerFacts\(host='[^']*', pid=(\d+)")
+
+
+def committed(run: Path) -> int:
+    """How many commits the journal holds; none where there is no journal yet."""
+    if not (run / "journal.jsonl").exists():
+        return 0
+    return sum(record["type"] == "committed" for record in read_journal(run / "journal.jsonl")[0])
+
+
+def wait_for(condition: Callable[[], bool], process: subprocess.Popen[str], what: str) -> None:
+    deadline = time.monotonic() + 120
+    while not condition():
+        assert process.poll() is None, f"the sweep ended before {what}: {process.communicate()}"
+        assert time.monotonic() < deadline, f"no {what} within two minutes"
+        time.sleep(0.02)
+
+
+def workers(run: Path) -> dict[str, list[int]]:
+    """The pids of the workers that have started, by kind, in the order in which they did."""
+    log = run / "logs" / "driver.log"
+    found: dict[str, list[int]] = {"trainer": [], "estimator": []}
+    for kind, _, pid in WORKER.findall(log.read_text() if log.exists() else ""):
+        found[kind].append(int(pid))
+    return found
+
+
+def test_a_driver_killed_again_and_again_leaves_no_gap_and_no_duplicate(
+    finished: Cli, make_cli: Callable[[], Cli]
+) -> None:
+    cli = make_cli()
+    run = cli.folder / "runs" / "small"
+    moments = random.Random(7)
+    for kill in range(3):
+        process = cli.start("run", "small.yaml")
+        before = committed(run)
+        # The first kill strikes before anything is committed, the others somewhere between commits.
+        wanted = before + (0 if kill == 0 else 1)
+        up = len(workers(run)["trainer"])
+        wait_for(lambda up=up: len(workers(run)["trainer"]) > up, process, "a trainer")
+        wait_for(lambda wanted=wanted: committed(run) >= wanted, process, "a commit")
+        time.sleep(moments.uniform(0, 0.8))
+        process.kill()
+        process.communicate()
+    resumed = cli("run", "small.yaml")
+    assert "6 done, 2 diverged" in resumed.stderr
+    cli.assert_same("runs/small", str(finished.folder / "runs" / "small"))
+    metrics = pd.read_parquet(run / "metrics.parquet")
+    assert not metrics.duplicated(["trial_id", "step"]).any()
+
+
+def test_killed_trainers_and_estimators_are_replaced_and_their_trials_resumed(
+    finished: Cli, make_cli: Callable[[], Cli]
+) -> None:
+    cli = make_cli()
+    run = cli.folder / "runs" / "small"
+    process = cli.start("run", "small.yaml")
+    wait_for(lambda: committed(run) >= 1, process, "a commit")
+    victims = workers(run)
+    os.kill(victims["trainer"][0], signal.SIGKILL)
+    os.kill(victims["estimator"][0], signal.SIGKILL)
+    out, err = process.communicate(timeout=240)
+    assert process.returncode == 0, err
+    assert "trainer 0 died" in err or "trainer 1 died" in err
+    assert len(workers(run)["trainer"]) == 3
+    cli.assert_same("runs/small", str(finished.folder / "runs" / "small"))
+    assert pd.read_parquet(run / "trials.parquet")["attempts"].max() == 2
+    assert out == ""
+
+
+def test_an_interrupt_checkpoints_says_how_to_go_on_and_a_second_one_leaves_at_once(
+    finished: Cli, make_cli: Callable[[], Cli]
+) -> None:
+    cli = make_cli()
+    run = cli.folder / "runs" / "small"
+    process = cli.start("run", "small.yaml")
+    wait_for(lambda: committed(run) >= 1, process, "a commit")
+    # As a terminal does it: to every process of the group at once.
+    os.killpg(process.pid, signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130, err
+    assert "run `clipsweep run small.yaml` again to go on" in err
+    assert "Traceback" not in err
+    assert pd.read_parquet(run / "trials.parquet")["committed_step"].max() > 0
+
+    process = cli.start("run", "small.yaml")
+    up = len(workers(run)["trainer"])
+    wait_for(lambda: len(workers(run)["trainer"]) > up, process, "a trainer")
+    process.send_signal(signal.SIGINT)
+    time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=20)
+    assert process.returncode == 130, err
+    assert "Traceback" not in err
+
+    process = cli.start("run", "small.yaml")
+    up = len(workers(run)["trainer"])
+    wait_for(lambda: len(workers(run)["trainer"]) > up, process, "a trainer")
+    process.send_signal(signal.SIGTERM)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode in {0, 130}, err
+
+    cli("run", "small.yaml")
+    cli.assert_same("runs/small", str(finished.folder / "runs" / "small"))
+
+
+def test_a_second_driver_is_refused_while_the_first_runs(make_cli: Callable[[], Cli]) -> None:
+    cli = make_cli()
+    run = cli.folder / "runs" / "small"
+    process = cli.start("run", "small.yaml")
+    try:
+        wait_for(lambda: (run / "driver.json").exists(), process, "a driver")
+        refused = cli("run", "small.yaml", code=2)
+        assert f"pid {process.pid} on" in refused.stderr
+        assert "is running this sweep" in refused.stderr
+        assert "running (pid" in cli("status", "runs/small").stdout
+    finally:
+        process.kill()
+        process.communicate()

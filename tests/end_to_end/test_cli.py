@@ -1,0 +1,127 @@
+"""A newcomer's commands, on a real Ray."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from sweeper import Run
+
+pytestmark = pytest.mark.ray
+
+Cli = Any
+
+
+def test_a_sweep_ends_with_its_tables_and_says_where_they_are(finished: Cli) -> None:
+    assert finished.first.stdout == "", "data goes to stdout, and a run prints none"
+    assert "6 done, 2 diverged" in finished.first.stderr
+    assert "clipsweep report runs/small" in finished.first.stderr
+    for noise in ("raylet", "Token authentication", "Warning", "Traceback", "Started a local Ray"):
+        assert noise not in finished.first.stderr
+    trials = pd.read_parquet(finished.folder / "runs" / "small" / "trials.parquet")
+    assert set(trials["status"]) == {"done", "diverged"}
+    assert (trials["train_s"] > 0).all()
+    telemetry = pd.read_parquet(finished.folder / "runs" / "small" / "telemetry.parquet")
+    assert telemetry["pid"].nunique() == 2, "two trainers, used again for every trial"
+
+
+def test_a_finished_run_does_nothing_again(finished: Cli) -> None:
+    before = (finished.folder / "runs" / "small" / "metrics.parquet").read_bytes()
+    again = finished("run", "small.yaml")
+    assert "8 trials: 0 new, 0 under way, 8 done, 0 failed" in again.stderr
+    assert "trainers and" not in again.stderr, "Ray is not even started"
+    assert (finished.folder / "runs" / "small" / "metrics.parquet").read_bytes() == before
+
+
+def test_the_report_answers_in_every_format(finished: Cli) -> None:
+    table = finished("report", "runs/small").stdout
+    assert "best sgd" in table
+    assert "sgd + clip_norm minus sgd" in table
+    document = json.loads(finished("report", "runs/small", "--format", "json").stdout)
+    assert sum(cell["seeds"] for cell in document["cells"]) == 8
+    assert finished("report", "runs/small", "--format", "csv").stdout.startswith("learning_rate,clip_norm,arm")
+    missing = finished("report", "runs/small", "--by", "colour", code=2)
+    assert "no column 'colour'; known: learning_rate, clip_norm" in missing.stderr
+    assert missing.stdout == ""
+
+
+def test_status_ls_and_logs_read_the_run_without_ray(finished: Cli) -> None:
+    assert "not running, 100 %" in finished("status", "runs/small").stdout
+    document = json.loads(finished("status", "runs/small", "--json").stdout)
+    assert document["counts"] == {"done": 6, "diverged": 2}
+    assert "runs/small: 6 done, 2 diverged" in finished("ls").stdout
+    trial = document["trial_rows"][0]["trial_id"]
+    assert "steps 0 to 40" in finished("logs", "runs/small", trial[:6]).stdout
+    assert "driver starts" in finished("logs", "runs/small").stdout
+    assert "no trial of this run begin" in finished("logs", "runs/small", "zzz", code=2).stderr
+
+
+def test_plots_are_written_where_they_are_said_to_be(finished: Cli) -> None:
+    for kind in ("smoothness", "loss"):
+        file = finished("plot", "runs/small", kind).stdout.strip()
+        assert (finished.folder / file).read_bytes().startswith(b"\x89PNG")
+
+
+def test_pandas_sees_the_run_through_run_as_through_its_files(finished: Cli) -> None:
+    run = Run(finished.folder / "runs" / "small")
+    assert len(run.trials) == 8
+    assert set(run.measurements("directional_smoothness")["trial_id"]) == set(run.trials["trial_id"])
+    pd.testing.assert_frame_equal(run.metrics, pd.read_parquet(run.path / "metrics.parquet"))
+
+
+def test_a_changed_measure_section_is_explained_before_anything_runs(finished: Cli) -> None:
+    changed = finished("run", "small.yaml", "--set", "measure.every=7", code=2)
+    assert "the measure section changed" in changed.stderr
+    assert "--new-measurement" in changed.stderr
+
+
+def test_plan_tells_what_is_done_and_what_is_new(finished: Cli) -> None:
+    grown = finished("plan", "small.yaml", "--set", "sweep.seeds=3")
+    assert "4 cells x 3 seeds = 12 trials" in grown.stdout
+    assert "4 new, 0 under way, 8 done, 0 failed" in grown.stdout
+
+
+OWN = """
+import torch
+from torch import nn
+from trainers.problem import Problem
+from own_code.constants import TARGET
+
+def one(*, fail_at=None, seed, device):
+    def loss(model, batch, carry):
+        if fail_at is not None and int(batch) == fail_at:
+            raise RuntimeError(f"cannot take step {fail_at}")
+        return (model.weight - TARGET).square().mean(), carry
+
+    return Problem(
+        model=nn.Linear(1, 1, bias=False), loss=loss, batch=lambda step: torch.tensor(float(step)),
+        probe=lambda fraction: [torch.tensor(-1.0)], steps_per_epoch=5, fingerprint="one",
+    )
+"""
+
+
+def test_a_problem_of_ones_own_is_shipped_to_the_workers_and_fails_alone(make_cli: Callable[[], Cli]) -> None:
+    cli = make_cli()
+    package = cli.folder / "own_code"
+    package.mkdir()
+    (package / "__init__.py").touch()
+    (package / "constants.py").write_text("TARGET = 1.0\n")
+    (package / "problem.py").write_text(OWN)
+    (cli.folder / "own.yaml").write_text(
+        "problem: {use: own_code.problem:one}\nupdate_rule: {learning_rate: 0.1}\n"
+        "train: {steps: 6, checkpoint_every: 2}\nmeasure: {every: 2, data_fraction: 1}\n"
+        "sweep: {grid: {problem.fail_at: [3, 99]}}\n"
+    )
+    failed = cli("run", "own.yaml", code=1)
+    assert "1 failed, 1 done" in failed.stderr or "1 done, 1 failed" in failed.stderr
+    trials = pd.read_parquet(cli.folder / "runs" / "own" / "trials.parquet").set_index("problem.fail_at")
+    assert trials["status"].to_dict() == {3: "failed", 99: "done"}
+    assert trials["attempts"].to_dict() == {3: 3, 99: 1}
+    assert "Traceback" in cli("logs", "runs/own", trials.loc[3, "trial_id"]).stdout
+    assert "0 new, 0 under way, 1 done, 1 failed" in cli("run", "own.yaml", code=1).stderr
+    assert "1 trials queued" in cli("retry", "runs/own").stderr
+    assert "0 failed" in cli("plan", "own.yaml").stdout
