@@ -15,7 +15,7 @@ from typing import Annotated, Any
 
 import typer
 
-from sweeper.errors import ClipsweepError
+from sweeper.errors import ClipsweepError, SpecError
 
 __all__ = ["app", "main"]
 
@@ -47,7 +47,8 @@ def main() -> None:
     try:
         app()
     except ClipsweepError as error:
-        _note(f"error: {error}")
+        # A spec's errors begin with file, line and column, as editors and terminals know them.
+        _note(str(error) if isinstance(error, SpecError) else f"error: {error}")
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
         _note("interrupted; what was committed is safe, run the same command to go on")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -111,8 +112,8 @@ def smoothness(run: Run, trials: pd.DataFrame) -> Figure:
         raise ClipsweepError(f"{run.path}: no smoothness above its noise floor was measured")
     left_out = max(0, len(cells) - MAX_PANELS)
     cells = cells[:MAX_PANELS]
-    columns = min(4, len(cells))
-    figure, axes = _figure(columns, math.ceil(len(cells) / columns), width=2.5, height=2.3, sharex=True, sharey=True)
+    columns = _columns(run, trials, len(cells))
+    figure, axes = _figure(columns, math.ceil(len(cells) / columns), width=3.1, height=2.1, sharex=True, sharey=True)
     last = max(int(points["step"].max()) for _, _, points in cells)
     dots = None
     for axis, (label, group, points) in zip(axes, cells, strict=False):
@@ -141,8 +142,17 @@ def smoothness(run: Run, trials: pd.DataFrame) -> Figure:
     return figure
 
 
+def _columns(run: Run, trials: pd.DataFrame, num_cells: int) -> int:
+    """As many columns as the last axis of the grid has values, if that fills the rows; else about a square."""
+    names = list(short_names(run.swept).values())
+    values = trials[names[-1]].nunique(dropna=False) if names else 1
+    return values if 1 < values <= 4 and num_cells % values == 0 else math.ceil(math.sqrt(num_cells))
+
+
 def loss(run: Run, trials: pd.DataFrame) -> Figure:
     """Training and validation loss against the step: mean over seeds, band from the lowest to the highest seed.
+
+    Arms differ by line style; what else is swept, by colour.
 
     Args:
         run: The run.
@@ -152,51 +162,58 @@ def loss(run: Run, trials: pd.DataFrame) -> Figure:
         The figure; a cross marks where a seed diverged.
     """
     metrics = run.metrics
-    validated = "valid_loss" in metrics
-    figure, axes = _figure(1 + validated, 1, width=4.2, height=3.2)
+    columns = [name for name in _AXES if name in metrics]
+    figure, axes = _figure(len(columns), 1, width=4.2, height=3.2)
     cells = _cells(run, trials)
-    colours = mpl.colormaps["viridis"](np.linspace(0, 0.92, max(2, len(cells))))
-    for colour, (label, group) in zip(colours, cells, strict=False):
-        rows = metrics[metrics["trial_id"].isin(group["trial_id"])]
-        _curve(axes[0], rows, "train_loss", colour, label, smooth=True)
-        if validated:
-            _curve(axes[1], rows, "valid_loss", colour, label, smooth=False)
-        for _, trial in group[group["status"] == "diverged"].iterrows():
-            at = trial["last_finite_loss"]
-            if np.isfinite(at):
-                axes[0].plot(trial["diverged_step"], at, "x", color=colour, markersize=6, clip_on=False)
-    axes[0].set(xlabel="step", ylabel="training loss")
-    if validated:
-        axes[1].set(xlabel="step", ylabel="validation loss")
-    for axis in axes:
-        _keep_readable(axis, metrics)
+    styles = dict(zip(dict.fromkeys(trials["arm"]), itertools.cycle(["-", "--", ":", "-."])))
+    beside = [_beside_the_arm(label) for label, _ in cells]
+    colours = dict(zip(dict.fromkeys(beside), itertools.cycle(mpl.colormaps["tab10"].colors)))  # type: ignore[attr-defined]
+    for axis, column in zip(axes, columns, strict=True):
+        top = _readable_top(metrics, column)
+        for (label, group), rest in zip(cells, beside, strict=True):
+            look = {"color": colours[rest], "linestyle": styles[group.iloc[0]["arm"]]}
+            rows = metrics[metrics["trial_id"].isin(group["trial_id"])]
+            _curve(axis, rows, column, label, look, smooth=column == "train_loss")
+            if column == "train_loss":
+                for _, trial in group[group["status"] == "diverged"].iterrows():
+                    height = min(trial["last_finite_loss"], top) if np.isfinite(trial["last_finite_loss"]) else top
+                    axis.plot(trial["diverged_step"], height, "x", color=colours[rest], markersize=6, clip_on=False)
+        axis.set(xlabel="step", ylabel=_AXES[column])
+        if axis.get_ylim()[1] > top:
+            lowest = metrics[column].min()
+            axis.set_ylim(lowest - 0.05 * (top - lowest), top)
     handles, labels = axes[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside right upper", title="× diverged" if _any_diverged(trials) else None)
+    diverged = bool((trials["status"] == "diverged").any())
+    figure.legend(handles, labels, loc="outside right upper", title="x: diverged" if diverged else None)
     return figure
 
 
-def _any_diverged(trials: pd.DataFrame) -> bool:
-    return bool((trials["status"] == "diverged").any())
+_AXES = {"train_loss": "training loss", "valid_loss": "validation loss"}
 
 
-def _curve(axis: Axes, rows: pd.DataFrame, column: str, colour: Any, label: str, *, smooth: bool) -> None:
+def _beside_the_arm(label: str) -> str:
+    """A cell's label without what makes it another arm."""
+    return " ".join(pair for pair in label.split() if not pair.startswith(("clip_norm=", "normalize=")))
+
+
+def _readable_top(metrics: pd.DataFrame, column: str) -> float:
+    """Where to cut the axis, so that one exploding run does not flatten all others: half above the first losses."""
+    values = metrics[column][np.isfinite(metrics[column])]
+    first = metrics.loc[metrics["step"] == 0, "train_loss"]
+    start = first[np.isfinite(first)].median()
+    highest = values.max() if len(values) else 1.0
+    return float(min(highest, 1.5 * start) if np.isfinite(start) and start > 0 else highest)
+
+
+def _curve(axis: Axes, rows: pd.DataFrame, column: str, label: str, look: dict[str, Any], *, smooth: bool) -> None:
     """Mean over seeds and the band between them; one batch's loss is noisy, so training loss is smoothed."""
     by_seed = rows.pivot(index="step", columns="trial_id", values=column).dropna(how="all")
     by_seed = by_seed.where(np.isfinite(by_seed))
-    if by_seed.empty:
-        return
     if smooth:
         by_seed = by_seed.rolling(max(1, len(by_seed) // 40), min_periods=1).mean()
-    axis.plot(by_seed.index, by_seed.mean(axis=1), color=colour, linewidth=1.2, label=label)
-    axis.fill_between(by_seed.index, by_seed.min(axis=1), by_seed.max(axis=1), color=colour, alpha=0.2, linewidth=0)
-
-
-def _keep_readable(axis: Axes, metrics: pd.DataFrame) -> None:
-    """Do not let one exploding run flatten all others: cut the axis at twice the first losses."""
-    first = metrics.loc[metrics["step"] == 0, "train_loss"].median()
-    _, top = axis.get_ylim()
-    if np.isfinite(first) and first > 0 and top > 2 * first:
-        axis.set_ylim(top=2 * first)
+    axis.plot(by_seed.index, by_seed.mean(axis=1), linewidth=1.2, label=label, **look)
+    low, high = by_seed.min(axis=1), by_seed.max(axis=1)
+    axis.fill_between(by_seed.index, low, high, color=look["color"], alpha=0.15, linewidth=0)
 
 
 PLOTS = {"smoothness": smoothness, "loss": loss}
