@@ -166,6 +166,9 @@ def status(run: RunPath, as_json: AsJson = False) -> None:
     percent = 100 * document["steps_done"] / max(1, document["steps_total"])
     typer.echo(f"{run}: {who}, {percent:.0f} % of {document['steps_total']} steps")
     typer.echo("  " + ", ".join(f"{count} {word}" for word, count in document["counts"].items()))
+    for active in document["live"]["active"] if document["live"] else ():
+        loss = "" if active["loss"] is None else f", loss {active['loss']:.4g}"
+        typer.echo(f"  now: {active['trial']}, step {active['step']} of {active['steps']}{loss}")
     for row in trial_rows(run):
         typer.echo(f"  {row['trial_id']}  {row['status']:9} {row['step']:>8}/{row['steps']:<8} {row['trial']}")
     for failure in document["failures"]:

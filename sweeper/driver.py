@@ -9,6 +9,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+import numpy as np
+
 from sweeper import events
 from sweeper.commit import Committer, OpenSegment
 from sweeper.events import Command, Event, SegmentId, SnapshotId
@@ -32,6 +34,7 @@ from sweeper.messages import (
 from sweeper.plan import Trial
 from sweeper.run_dir import DriverLock, RunDir
 from sweeper.schedule import Schedule
+from sweeper.tables import METRICS
 
 __all__ = ["Driver", "Listener", "Pools", "View"]
 
@@ -426,7 +429,17 @@ def _ending(item: SegmentItem) -> str:
         case "stopped":
             return f"stopped at step {item.stop}, checkpointed"
         case _:
-            return f"done after {item.stop} steps"
+            return f"done after {item.stop} steps{_last_values(item.rows)}"
+
+
+def _last_values(rows: Mapping[str, Any]) -> str:
+    """The last finite value of every loss and metric."""
+    found = []
+    for name in [name for name in rows if name == "train_loss" or name not in METRICS.names]:
+        finite = rows[name][np.isfinite(rows[name])]
+        if len(finite):
+            found.append(f"{name.replace('_', ' ')} {finite[-1]:.4g}")
+    return ": " + ", ".join(found) if found else ""
 
 
 def checkpoints_of(state: TrialState) -> tuple[tuple[str, str], ...]:

@@ -132,6 +132,10 @@ def connect(address: str, *, logs: Path, code: Path | None = None) -> Iterator[C
         _start(options, attempts=2 if local else 1)
         try:
             yield _describe()
+        except (RayError, ConnectionError) as error:
+            raise ClusterError(
+                f"the Ray cluster was lost: {_reason(error)}; what was committed is safe, run the same command to go on"
+            ) from error
         finally:
             ray.shutdown()
     finally:

@@ -156,7 +156,7 @@ def run_sweep(
     plan = expand(sweep)
     run_dir = RunDir((out or default_run_dir(sweep)).resolve())
     run_dir.create()
-    with DriverLock(run_dir).hold() as lock, _logging_to(run_dir.logs / "driver.log"):
+    with _disk_errors(run_dir), DriverLock(run_dir).hold() as lock, _logging_to(run_dir.logs / "driver.log"):
         state = _recover(run_dir)
         environment = _environment(sweep)
         _check_drift(run_dir, state, environment, accepted=accept_drift)
@@ -437,6 +437,20 @@ def _interrupts(listener: Any) -> Iterator[_Interrupts]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+@contextmanager
+def _disk_errors(run_dir: RunDir) -> Iterator[None]:
+    """Say what a full or vanished disk means for the run."""
+    try:
+        yield
+    except ConnectionError:
+        raise
+    except OSError as error:
+        raise RunDirectoryError(
+            f"{error.filename or run_dir.path}: {error.strerror or error}; what was committed is safe: "
+            "mend the disk and run the same command to go on"
+        ) from error
 
 
 @contextmanager

@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 
 from sweeper.results import Run
+from sweeper.run_dir import RunDir
 
 SPEC = """
 name: small
@@ -236,3 +237,39 @@ sweep: {grid: {problem.fail_at: [3, 99]}}
     log = own.run_dir.trial_log(trials.loc[3, "trial_id"]).read_text()
     assert "Traceback" in log
     assert "second line" in log
+
+
+def test_a_disk_that_fills_up_ends_the_sweep_and_costs_nothing_that_was_committed(
+    inline_run: InlineRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sweeper.commit._GROUP_S", 0.0)
+    reference = inline_run(SPEC, name="reference")()
+    full = inline_run(SPEC, name="full")
+    real = RunDir.publish
+    left = 30
+
+    def publish(self: RunDir, target: Path, write: Any) -> None:
+        nonlocal left
+        left -= 1
+        if left < 0 and self.path == full.run_dir.path:
+            raise OSError(28, "No space left on device", str(target))
+        real(self, target, write)
+
+    monkeypatch.setattr(RunDir, "publish", publish)
+    with pytest.raises(OSError, match="No space left on device"):
+        full()
+    committed = {name: trial.step for name, trial in Run(full.run_dir.path).state.trials.items()}
+    assert max(committed.values()) > 0
+    monkeypatch.setattr(RunDir, "publish", real)
+    resumed = inline_run(SPEC, name="full")()
+    assert_same(resumed.run_dir.path, reference.run_dir.path)
+
+
+def test_two_workers_that_disagree_about_weights_would_be_seen(inline_run: InlineRun) -> None:
+    # The comparison of tables that the tests above lean on does see a single changed bit.
+    one, other = (
+        inline_run(SPEC, name="one")(),
+        inline_run(SPEC.replace("0.01, 5.0", "0.010000001, 5.0"), name="other")(),
+    )
+    with pytest.raises(AssertionError):
+        assert_same(one.run_dir.path, other.run_dir.path)
