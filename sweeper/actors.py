@@ -68,7 +68,7 @@ class _Worker:
         return WorkerFacts(
             host=socket.gethostname(),
             pid=os.getpid(),
-            torch=torch.__version__,
+            torch=str(torch.__version__),  # a plain string: its own type would have the driver import torch
             threads=torch.get_num_threads(),
             device=torch.cuda.get_device_name() if self._device == "cuda" else "cpu",
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import secrets
+import sys
 
 __all__ = ["prepare"]
 
@@ -29,6 +30,7 @@ def prepare(address: str) -> None:
     """
     for name, value in _QUIET.items():
         os.environ.setdefault(name, value)
-    if address == "local" and "RAY_AUTH_MODE" not in os.environ:
+    # Where a program of the user's has imported Ray already, it has its mind made up, and makes a token itself.
+    if address == "local" and "RAY_AUTH_MODE" not in os.environ and "ray" not in sys.modules:
         os.environ["RAY_AUTH_MODE"] = "token"
         os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-__all__ = ["generator_for", "mix", "seed_step"]
+__all__ = ["generator_for", "mix", "seed_generators"]
 
 _MASK = (1 << 64) - 1
 
@@ -39,7 +39,7 @@ def generator_for(*parts: int) -> torch.Generator:
     return torch.Generator().manual_seed(mix(*parts))
 
 
-def seed_step(device: torch.device, *parts: int) -> None:
+def seed_generators(device: torch.device, *parts: int) -> None:
     """Seed the global generators that layers like dropout draw from, on the CPU and on ``device``.
 
     Args:

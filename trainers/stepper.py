@@ -12,7 +12,7 @@ from trainers.checkpoint import TrainingState
 from trainers.errors import CheckpointError, TrainerError
 from trainers.flat import FlatParameters
 from trainers.problem import Problem
-from trainers.seeding import seed_step
+from trainers.seeding import seed_generators
 from trainers.trees import map_tensors
 from trainers.update_rules import UpdateRule
 
@@ -65,7 +65,7 @@ class Stepper:
             TrainerError: The loss is not a scalar tensor.
         """
         problem, flat, vector = self._problem, self._flat, self._vector
-        seed_step(self._device, self._seed, step, _TRAINING)
+        seed_generators(self._device, self._seed, step, _TRAINING)
         if step % problem.steps_per_epoch == 0:
             self._carry = self._to_device(problem.initial_carry())
         loss, carry = problem.loss(problem.model, self._to_device(problem.batch(step)), self._carry)
@@ -98,7 +98,7 @@ class Stepper:
     def evaluate(self, step: int) -> dict[str, float]:
         """The problem's metrics at x_k, in evaluation mode; training goes on as if nothing had been."""
         model = self._problem.model
-        seed_step(self._device, self._seed, step, _EVALUATION)
+        seed_generators(self._device, self._seed, step, _EVALUATION)
         model.eval()
         with torch.no_grad():
             metrics = self._problem.evaluate(model)

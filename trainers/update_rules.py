@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -90,6 +91,22 @@ def _cosine(step: int, total_steps: int, *, final_fraction: float = 0.0) -> floa
 
 
 SCHEDULES: dict[str, Callable[..., float]] = {"constant": _constant, "step_decay": _step_decay, "cosine": _cosine}
+
+
+def _eager(optimizer: type[torch.optim.Optimizer]) -> type[torch.optim.Optimizer]:
+    """The same optimiser without the wrappers that keep ``torch.compile`` out of its methods.
+
+    Their first call imports torch._dynamo, which takes every new worker one to three seconds; nothing is compiled here.
+
+    Returns:
+        A subclass of ``optimizer``.
+    """
+    wrapped = ("add_param_group", "step", "state_dict", "load_state_dict")
+    methods: dict[str, Any] = {name: inspect.unwrap(getattr(optimizer, name)) for name in wrapped}
+    return type(optimizer.__name__, (optimizer,), methods)
+
+
+_EAGER = {name: _eager(optimizer) for name, optimizer in OPTIMIZERS.items()}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -182,7 +199,7 @@ class UpdateRule:
         """An optimiser of one (flat) parameter; the schedule is not its business."""
         options = {name: getattr(self, name) for name in _OPTIONS[self.optimizer]}
         # One tensor: the multi-tensor path would only add its bookkeeping.
-        return OPTIMIZERS[self.optimizer]([parameter], lr=self.learning_rate, foreach=False, **options)  # type: ignore[call-arg]
+        return _EAGER[self.optimizer]([parameter], lr=self.learning_rate, foreach=False, **options)  # type: ignore[call-arg]
 
     def _check_schedule(self) -> None:
         options = dict(self.schedule)

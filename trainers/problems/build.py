@@ -15,7 +15,7 @@ from trainers.errors import TrainerError
 from trainers.options import call_factory, nearest
 from trainers.problem import Batch, Problem
 from trainers.problems.registry import PROBLEMS
-from trainers.seeding import mix
+from trainers.seeding import seed_generators
 from trainers.trees import map_tensors
 
 __all__ = ["build_problem"]
@@ -50,7 +50,7 @@ def build_problem(
     factory = _find(use, search)
     devices = [torch.device(device)] if torch.device(device).type == "cuda" else []
     with torch.random.fork_rng(devices=devices):
-        torch.manual_seed(mix(seed))
+        seed_generators(torch.device(device), seed)
         with _in_front(search):
             problem = call_factory(factory, options, {"seed": seed, "device": device}, called=f"problem {use!r}")
     if not isinstance(problem, Problem):
