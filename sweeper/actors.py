@@ -93,20 +93,25 @@ class TrainerWorker(_Worker):
         """End the trial that is running, and any later one, at its next step, with a checkpoint."""
         self._stop.set()
 
-    def train(self, assignment: Assignment) -> Iterator[TrainerOutput]:
-        """Run one attempt from its last committed step to its end.
+    def train(self, assignments: Sequence[Assignment]) -> Iterator[TrainerOutput]:
+        """Run attempts one after the other, each from its last committed step to its end.
 
         Args:
-            assignment: The attempt.
+            assignments: The attempts; those behind one that is stopped are not begun.
 
         Yields:
-            Snapshots, signs of life, and segments, the last of which has an outcome; or what the trial's code raised.
+            Snapshots, signs of life, and segments, of which the last of an attempt has an outcome; or, as an attempt's
+            last item, what the trial's code raised.
         """
         self._settle_thread()
-        try:
-            yield from self._attempt(assignment)
-        except Exception as error:
-            yield RaisedItem(error=_last_line(error), traceback=traceback.format_exc())
+        for assignment in assignments:
+            try:
+                for item in self._attempt(assignment):
+                    yield item
+                    if isinstance(item, SegmentItem) and item.outcome == "stopped":
+                        return
+            except Exception as error:
+                yield RaisedItem(error=_last_line(error), traceback=traceback.format_exc())
 
     def _attempt(self, assignment: Assignment) -> Iterator[TrainerOutput]:
         started = time.time()

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -53,8 +54,8 @@ class Pools(Protocol):
     def start_estimator(self, slot: int) -> None:
         """Start an estimator in an empty slot; ``EstimatorUp`` or ``EstimatorDown`` follows."""
 
-    def train(self, slot: int, assignment: Assignment) -> None:
-        """Let an idle trainer run an attempt; its items follow."""
+    def train(self, slot: int, assignments: Sequence[Assignment]) -> None:
+        """Let an idle trainer run attempts, one after the other; their items follow."""
 
     def measure(self, slot: int, snapshot: SnapshotId, header: SnapshotHeader, payload: Any) -> None:
         """Let an idle estimator measure a snapshot; a ``Verdict`` follows."""
@@ -166,6 +167,7 @@ class Driver:
         self._stop_requested = stop_requested
         self._stopping = False
         self._open: dict[SegmentId, OpenSegment] = {}
+        self._queues: dict[int, deque[SegmentId]] = {}
         self._current: dict[int, SegmentId] = {}
         self._segment_of: dict[SnapshotId, SegmentId] = {}
         self._snapshots: dict[SnapshotId, SnapshotItem] = {}
@@ -226,7 +228,8 @@ class Driver:
                 return self._segment_ended(slot, item)
             case FromTrainer(slot=slot, item=RaisedItem() as item):
                 self._log_trial(self._current[slot], item.traceback)
-                self._drop_current(slot)
+                self._progress.pop(self._current[slot].trial, None)
+                self._begin_next(slot)
                 return events.TrialRaised(slot=slot, error=item.error)
             case Verdict():
                 return self._judge(message)
@@ -245,12 +248,15 @@ class Driver:
         self._progress.pop(segment.trial, None)
         if item.outcome is None:
             self._begin(slot, segment._replace(number=segment.number + 1))
+        elif item.outcome == "stopped":
+            self._drop_current(slot)
         else:
-            del self._current[slot]
+            self._begin_next(slot)
         for name in item.facts.get("damaged", ()):
             self._say(f"{self._label(segment.trial)}: checkpoint {name} was damaged; resumed from an earlier one")
             self._run_dir.set_aside(self._run_dir.checkpoints / segment.trial / name)
-        return events.SegmentEnded(slot=slot, stop=item.stop, outcome=item.outcome)
+        seconds = sum(item.facts[key] for key in ("train_s", "evaluate_s", "waited_s"))
+        return events.SegmentEnded(slot=slot, stop=item.stop, outcome=item.outcome, seconds=seconds)
 
     def _judge(self, verdict: Verdict) -> Event:
         snapshot, slot = verdict.snapshot, verdict.slot
@@ -275,10 +281,12 @@ class Driver:
 
     def _do(self, command: Command) -> None:
         match command:
-            case events.StartTrial(slot=slot, trial=trial, attempt=attempt):
-                self._begin(slot, SegmentId(trial, attempt, 0))
-                self._pools.train(slot, self._assignment(trial, attempt))
-                _log.info("trial %s starts on trainer %d, attempt %d, step %d", trial, slot, attempt, command.step)
+            case events.StartTrials(slot=slot, starts=starts):
+                self._queues[slot] = deque(SegmentId(start.trial, start.attempt, 0) for start in starts)
+                self._begin_next(slot)
+                self._pools.train(slot, [self._assignment(start.trial, start.attempt) for start in starts])
+                for start in starts:
+                    _log.info("trainer %d is given %s", slot, start)
             case events.Measure(slot=slot, snapshot=snapshot):
                 item = self._snapshots[snapshot]
                 self._pools.measure(slot, snapshot, item.header, item.payload)
@@ -309,12 +317,19 @@ class Driver:
             case events.StopTrainer(slot=slot):
                 self._pools.stop_trainer(slot)
 
+    def _begin_next(self, slot: int) -> None:
+        """A trainer goes on to the next trial of its batch, or is idle."""
+        self._current.pop(slot, None)
+        if self._queues[slot]:
+            self._begin(slot, self._queues[slot].popleft())
+
     def _begin(self, slot: int, segment: SegmentId) -> None:
         self._current[slot] = segment
         self._open[segment] = OpenSegment(steps=self._trials[segment.trial].train["steps"])
 
     def _drop_current(self, slot: int) -> None:
-        """Forget what a trainer left unfinished."""
+        """Forget what a trainer left unfinished, and what it has not begun."""
+        self._queues.pop(slot, None)
         segment = self._current.pop(slot, None)
         if segment is not None:
             self._progress.pop(segment.trial, None)

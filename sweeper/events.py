@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import NamedTuple, TypeAlias
 
@@ -27,7 +28,8 @@ __all__ = [
     "SnapshotId",
     "SnapshotLost",
     "SnapshotTaken",
-    "StartTrial",
+    "Start",
+    "StartTrials",
     "StopRequested",
     "StopTrainer",
     "TrainerDied",
@@ -80,11 +82,15 @@ class SnapshotTaken:
 
 @dataclass(frozen=True, kw_only=True)
 class SegmentEnded:
-    """A trainer reached a checkpoint (outcome None) or the end: done, diverged or stopped."""
+    """A trainer reached a checkpoint (outcome None) or the end: done, diverged or stopped.
+
+    ``seconds`` is what the segment took; it decides whether trials are so short that they are handed out in batches.
+    """
 
     slot: int
     stop: int
     outcome: str | None = None
+    seconds: float = math.inf
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -167,14 +173,20 @@ Event: TypeAlias = (
 # Commands
 
 
-@dataclass(frozen=True, kw_only=True)
-class StartTrial:
-    """Train from ``step``, the last committed one, on."""
+class Start(NamedTuple):
+    """One attempt, from ``step``, the last committed one, on."""
 
-    slot: int
     trial: str
     attempt: int
     step: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class StartTrials:
+    """Train these, one after the other."""
+
+    slot: int
+    starts: tuple[Start, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -256,7 +268,7 @@ class StopTrainer:
 
 
 Command: TypeAlias = (
-    StartTrial
+    StartTrials
     | Measure
     | MeasureFailed
     | Commit

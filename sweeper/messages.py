@@ -26,6 +26,7 @@ __all__ = [
     "TrainerUp",
     "Verdict",
     "WorkerFacts",
+    "ends_attempt",
 ]
 
 
@@ -129,6 +130,11 @@ class RaisedItem:
 
     error: str
     traceback: str
+
+
+def ends_attempt(item: object) -> bool:
+    """Whether nothing follows an item of the attempt that it belongs to."""
+    return isinstance(item, RaisedItem) or (isinstance(item, SegmentItem) and item.outcome is not None)
 
 
 TrainerItem: TypeAlias = SnapshotItem | ProgressItem | SegmentItem | RaisedItem

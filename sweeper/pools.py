@@ -37,6 +37,7 @@ from sweeper.messages import (
     TrainerUp,
     Verdict,
     WorkerFacts,
+    ends_attempt,
 )
 
 __all__ = ["Cluster", "PoolSize", "RayPools", "WorkerSettings", "connect", "pool_size", "worker_settings"]
@@ -296,6 +297,7 @@ class RayPools:
         self._actors: dict[tuple[str, int], Any] = {}
         self._starting: dict[Any, tuple[str, int]] = {}
         self._streams: dict[Any, int] = {}
+        self._unfinished: dict[int, int] = {}
         self._verdicts: dict[Any, tuple[int, SnapshotId]] = {}
         self._start_failures = {"trainer": 0, "estimator": 0}
 
@@ -307,13 +309,14 @@ class RayPools:
         """Start an estimator in an empty slot; :class:`EstimatorUp` follows."""
         self._start("estimator", slot)
 
-    def train(self, slot: int, assignment: Assignment) -> None:
-        """Let an idle trainer run an attempt; its items follow."""
+    def train(self, slot: int, assignments: Sequence[Assignment]) -> None:
+        """Let an idle trainer run attempts, one after the other; their items follow."""
         actor = self._actors["trainer", slot]
         stream = actor.train.options(
             num_returns="streaming", _generator_backpressure_num_objects=_MAX_UNREAD_ITEMS
-        ).remote(assignment)
+        ).remote(assignments)
         self._streams[stream] = slot
+        self._unfinished[slot] = len(assignments)
 
     def measure(self, slot: int, snapshot: SnapshotId, header: SnapshotHeader, payload: Any) -> None:
         """Let an idle estimator measure a snapshot; a verdict follows."""
@@ -398,8 +401,10 @@ class RayPools:
             del self._streams[stream]
             self._actors.pop(("trainer", slot), None)
             return TrainerDown(slot=slot, error=_reason(error))
-        if _ends(item):
-            del self._streams[stream]
+        if ends_attempt(item):
+            self._unfinished[slot] -= 1
+            if self._unfinished[slot] == 0 or getattr(item, "outcome", None) == "stopped":
+                del self._streams[stream]
         return FromTrainer(slot=slot, item=item)
 
     def _read_verdict(self, handle: Any) -> Message:
@@ -428,8 +433,8 @@ class _Trainer:
     def stop(self) -> None:
         self._worker.stop()
 
-    def train(self, assignment: Assignment) -> Iterator[Any]:
-        for item in self._worker.train(assignment):
+    def train(self, assignments: Sequence[Assignment]) -> Iterator[Any]:
+        for item in self._worker.train(assignments):
             if isinstance(item, SnapshotItem):
                 # The array apart: the driver reads the header and passes the array on unread.
                 yield SnapshotItem(header=item.header, payload=None)
@@ -451,11 +456,6 @@ class _Estimator:
 
     def measure(self, slot: int, snapshot: SnapshotId, header: SnapshotHeader, payload: Any) -> Verdict:
         return self._worker.measure(slot, snapshot, header, payload)
-
-
-def _ends(item: Any) -> bool:
-    """Whether nothing follows an item of a trainer's stream."""
-    return getattr(item, "outcome", None) is not None or hasattr(item, "traceback")
 
 
 def _reason(error: Exception) -> str:

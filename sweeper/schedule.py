@@ -8,6 +8,7 @@ segment, at most ``max_attempts`` times.
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -35,7 +36,8 @@ from sweeper.events import (
     SnapshotId,
     SnapshotLost,
     SnapshotTaken,
-    StartTrial,
+    Start,
+    StartTrials,
     StopRequested,
     StopTrainer,
     TrainerDied,
@@ -46,6 +48,9 @@ from sweeper.events import (
 __all__ = ["Progress", "Schedule"]
 
 Commands: TypeAlias = list[Command]
+
+_BATCH_S = 0.25
+"""Trials shorter than this are handed out several at a time: sending one costs some milliseconds."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,7 +114,7 @@ class Schedule:
     Example:
         >>> schedule = Schedule({"a": Progress()}, max_attempts=2)
         >>> schedule.handle(TrainerReady(slot=0))
-        [StartTrial(slot=0, trial='a', attempt=1, step=0)]
+        [StartTrials(slot=0, starts=(Start(trial='a', attempt=1, step=0),))]
         >>> schedule.handle(SegmentEnded(slot=0, stop=100, outcome='done'))
         [Commit(segment=SegmentId(trial='a', attempt=1, number=0))]
         >>> schedule.finished
@@ -135,7 +140,8 @@ class Schedule:
         self._trials = {
             trial: _Trial(committed_step=at.committed_step, failures=at.failures) for trial, at in waiting.items()
         }
-        self._trainers: dict[int, str | None] = {}
+        self._trainers: dict[int, deque[str]] = {}
+        self._trial_s = math.inf
         self._idle_estimators: deque[int] = deque()
         self._measuring: dict[int, SnapshotId] = {}
         self._snapshots: dict[SnapshotId, _Snapshot] = {}
@@ -178,7 +184,8 @@ class Schedule:
 
     def trial_on(self, slot: int) -> str | None:
         """The trial that a trainer works on; None for an idle or unknown trainer."""
-        return self._trainers.get(slot)
+        queue = self._trainers.get(slot)
+        return queue[0] if queue else None
 
     def handle(self, event: Event) -> Commands:
         """Take notice of one event.
@@ -188,7 +195,7 @@ class Schedule:
         """
         match event:
             case TrainerReady(slot=slot):
-                self._trainers[slot] = None
+                self._trainers[slot] = deque()
                 return self._fill_trainers()
             case EstimatorReady(slot=slot):
                 self._idle_estimators.append(slot)
@@ -198,9 +205,11 @@ class Schedule:
             case SegmentEnded():
                 return self._end_segment(event)
             case TrialRaised(slot=slot, error=error):
-                return self._fail_attempt(self._free(slot), "raised", error) + self._fill_trainers()
+                return self._fail_attempt(self._next_trial(slot), "raised", error) + self._fill_trainers()
             case TrainerDied(slot=slot, error=error):
-                trial = self._trainers.pop(slot, None)
+                trial = self.trial_on(slot)
+                self._take_back(slot)
+                self._trainers.pop(slot, None)
                 failed = [] if trial is None else self._fail_attempt(trial, "died", error)
                 return [*failed, *([ReplaceTrainer(slot=slot)] if self._wants_trainers else [])]
             case Measured(slot=slot, snapshot=snapshot):
@@ -225,7 +234,7 @@ class Schedule:
                 return self._committed(segment)
             case StopRequested():
                 self._stopping = True
-                return [StopTrainer(slot=slot) for slot, trial in self._trainers.items() if trial is not None]
+                return [StopTrainer(slot=slot) for slot, queue in self._trainers.items() if queue]
 
     # Trainers
 
@@ -237,30 +246,52 @@ class Schedule:
     def _fill_trainers(self) -> Commands:
         """Start waiting trials on idle trainers."""
         commands: Commands = []
-        for slot, occupant in self._trainers.items():
+        for slot, queue in self._trainers.items():
             if self._stopping or not self._waiting:
                 break
-            if occupant is not None:
-                continue
-            name = self._waiting.popleft()
-            trial = self._trials[name]
-            trial.attempt += 1
-            trial.slot = slot
-            trial.segments.append(_Segment(SegmentId(trial=name, attempt=trial.attempt, number=0)))
-            self._trainers[slot] = name
-            commands.append(StartTrial(slot=slot, trial=name, attempt=trial.attempt, step=trial.committed_step))
+            if not queue:
+                starts = tuple(self._start(slot) for _ in range(self._batch_size()))
+                commands.append(StartTrials(slot=slot, starts=starts))
         return commands
 
-    def _free(self, slot: int) -> str:
-        """Mark a trainer idle; return the trial that it worked on."""
-        name = self._trainers[slot]
-        assert name is not None, f"trainer {slot} reported without a trial"
-        self._trainers[slot] = None
+    def _batch_size(self) -> int:
+        """How many trials to hand out at once: one, unless they are very short; fewer as the end comes near."""
+        fair = len(self._waiting) // (2 * len(self._trainers))
+        return max(1, min(fair, int(_BATCH_S / max(self._trial_s, 1e-3))))
+
+    def _start(self, slot: int) -> Start:
+        name = self._waiting.popleft()
+        trial = self._trials[name]
+        trial.attempt += 1
+        trial.slot = slot
+        trial.segments.append(_Segment(SegmentId(trial=name, attempt=trial.attempt, number=0)))
+        self._trainers[slot].append(name)
+        return Start(trial=name, attempt=trial.attempt, step=trial.committed_step)
+
+    def _current(self, slot: int) -> str:
+        """The trial that a trainer reports on."""
+        queue = self._trainers[slot]
+        assert queue, f"trainer {slot} reported without a trial"
+        return queue[0]
+
+    def _next_trial(self, slot: int) -> str:
+        """Take the trial that has ended off a trainer's queue; it goes on with the next by itself."""
+        name = self._current(slot)
+        self._trainers[slot].popleft()
         return name
 
+    def _take_back(self, slot: int) -> None:
+        """Trials of a trainer's queue that it has not begun wait again, in front; nothing has happened to them."""
+        queue = self._trainers.get(slot, deque())
+        while len(queue) > 1:
+            name = queue.pop()
+            trial = self._trials[name]
+            trial.slot = None
+            trial.segments.pop()
+            self._waiting.appendleft(name)
+
     def _end_segment(self, event: SegmentEnded) -> Commands:
-        name = self._trainers[event.slot]
-        assert name is not None, f"trainer {event.slot} reported without a trial"
+        name = self._current(event.slot)
         trial = self._trials[name]
         segment = trial.segments[-1]
         segment.stop, segment.outcome, segment.ended = event.stop, event.outcome, True
@@ -268,8 +299,12 @@ class Schedule:
             following = SegmentId(trial=name, attempt=trial.attempt, number=segment.id.number + 1)
             trial.segments.append(_Segment(following))
             return self._hand_over(trial)
+        if event.outcome == "stopped":
+            self._take_back(event.slot)
+        # The longest of late: one slow trial among quick ones ends the batches for a while.
+        self._trial_s = max(event.seconds, 0.0 if self._trial_s == math.inf else 0.9 * self._trial_s)
+        self._next_trial(event.slot)
         trial.slot = None
-        self._trainers[event.slot] = None
         return self._hand_over(trial) + self._fill_trainers()
 
     def _fail_attempt(self, name: str, kind: str, error: str) -> Commands:
@@ -298,8 +333,7 @@ class Schedule:
     # Snapshots
 
     def _take_snapshot(self, event: SnapshotTaken) -> Commands:
-        name = self._trainers[event.slot]
-        assert name is not None, f"trainer {event.slot} reported without a trial"
+        name = self._current(event.slot)
         trial = self._trials[name]
         snapshot = SnapshotId(trial=name, attempt=trial.attempt, step=event.step)
         trial.segments[-1].unmeasured.add(snapshot)
@@ -350,6 +384,7 @@ class Schedule:
         if trial.slot is not None:
             # Its trainer is past the segment that is lost, and cannot be called back: end it.
             commands.append(Abandon(slot=trial.slot))
+            self._take_back(trial.slot)
             del self._trainers[trial.slot]
             trial.slot = None
         trial.failed = ("lost", error)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from sweeper.messages import (
     TrainerDown,
     TrainerUp,
     Verdict,
+    ends_attempt,
 )
 from sweeper.plan import Trial, expand
 from sweeper.run import _record_plan, _recover
@@ -52,6 +53,7 @@ class InlinePools:
         self.random = random.Random(seed)
         self.trainers: dict[int, TrainerWorker] = {}
         self.streams: dict[int, Iterator[Any]] = {}
+        self.unfinished: dict[int, int] = {}
         self.estimators: dict[int, EstimatorWorker] = {}
         self.jobs: deque[tuple[int, SnapshotId, SnapshotHeader, Any]] = deque()
         self.news: list[Message] = []
@@ -70,10 +72,11 @@ class InlinePools:
         self.estimators[slot] = worker
         self.news.append(EstimatorUp(slot=slot, facts=worker.facts()))
 
-    def train(self, slot: int, assignment: Assignment) -> None:
-        assert slot not in self.streams, "one trial a trainer"
-        self.assignments.append(assignment)
-        self.streams[slot] = iter(self.trainers[slot].train(assignment))
+    def train(self, slot: int, assignments: Sequence[Assignment]) -> None:
+        assert slot not in self.streams, "one batch a trainer"
+        self.assignments += assignments
+        self.unfinished[slot] = len(assignments)
+        self.streams[slot] = iter(self.trainers[slot].train(assignments))
 
     def measure(self, slot: int, snapshot: SnapshotId, header: SnapshotHeader, payload: Any) -> None:
         self.jobs.append((slot, snapshot, header, payload))
@@ -93,11 +96,12 @@ class InlinePools:
             news += self._kill_somebody()
         if read_trainers and self.streams:
             slot = self.random.choice(sorted(self.streams))
-            item = next(self.streams[slot], None)
-            if item is not None:
-                news.append(FromTrainer(slot=slot, item=item))
-            if item is None or getattr(item, "outcome", None) is not None or hasattr(item, "traceback"):
-                del self.streams[slot]
+            item = next(self.streams[slot])
+            news.append(FromTrainer(slot=slot, item=item))
+            if ends_attempt(item):
+                self.unfinished[slot] -= 1
+                if self.unfinished[slot] == 0 or getattr(item, "outcome", None) == "stopped":
+                    del self.streams[slot]
         self.polls += 1
         self.held_back += not read_trainers
         if self.jobs and self.polls % self.measure_every == 0:

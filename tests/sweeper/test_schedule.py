@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import deque
+
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -14,8 +16,8 @@ def schedule_of(*names: str, **options: int) -> Schedule:
     return Schedule({name: Progress() for name in names}, **options)
 
 
-def start(slot: int, trial: str, attempt: int = 1, step: int = 0) -> events.StartTrial:
-    return events.StartTrial(slot=slot, trial=trial, attempt=attempt, step=step)
+def start(slot: int, trial: str, attempt: int = 1, step: int = 0) -> events.StartTrials:
+    return events.StartTrials(slot=slot, starts=(events.Start(trial=trial, attempt=attempt, step=step),))
 
 
 def segment(trial: str, attempt: int = 1, number: int = 0) -> SegmentId:
@@ -176,6 +178,44 @@ def test_a_stop_starts_nothing_more_and_ends_when_all_that_ended_is_committed() 
     assert schedule.unresolved == {"a", "b"}
 
 
+def test_very_short_trials_are_handed_out_in_batches_that_shrink_towards_the_end() -> None:
+    schedule = schedule_of(*(f"t{i:02}" for i in range(41)))
+    assert len(schedule.handle(events.TrainerReady(slot=0))) == 1
+    sizes = []
+    while not schedule.finished:
+        trial = schedule.trial_on(0)
+        if trial is None:
+            break
+        attempt = segment(trial)
+        for command in schedule.handle(events.SegmentEnded(slot=0, stop=1, outcome="done", seconds=0.01)):
+            if isinstance(command, events.StartTrials):
+                sizes.append(len(command.starts))
+        schedule.handle(events.Committed(segment=attempt))
+    assert schedule.finished
+    assert sizes == [20, 10, 5, 2, 1, 1, 1]
+
+
+def test_long_trials_are_handed_out_one_by_one() -> None:
+    schedule = schedule_of("a", "b", "c", "d", "e")
+    schedule.handle(events.TrainerReady(slot=0))
+    commands = schedule.handle(events.SegmentEnded(slot=0, stop=1, outcome="done", seconds=3.0))
+    assert commands[-1] == start(0, "b")
+
+
+def test_what_a_dead_trainer_had_not_begun_goes_back_to_the_front_unharmed() -> None:
+    schedule = schedule_of(*"abcdefgh", max_attempts=1)
+    schedule.handle(events.TrainerReady(slot=0))
+    batch = schedule.handle(events.SegmentEnded(slot=0, stop=1, outcome="done", seconds=0.01))[-1]
+    assert isinstance(batch, events.StartTrials)
+    assert [each.trial for each in batch.starts] == ["b", "c", "d"]
+    died = schedule.handle(events.TrainerDied(slot=0, error="killed"))
+    given_up = [command.trial for command in died if isinstance(command, events.GiveUp)]
+    assert given_up == ["b"], "only the trial at hand has failed"
+    again = schedule.handle(events.TrainerReady(slot=0))[-1]
+    assert isinstance(again, events.StartTrials)
+    assert again.starts[0] == events.Start(trial="c", attempt=2, step=0)
+
+
 class World:
     """Workers that obey the schedule and fail at random; holds what has become durable."""
 
@@ -189,17 +229,19 @@ class World:
         self.commits: list[tuple[SegmentId, int]] = []
         self.stops: dict[SegmentId, tuple[int, str | None]] = {}
         self.current: dict[int, SegmentId] = {}
+        self.queues: dict[int, deque[events.Start]] = {}
         self.idle: list[events.Event] = [events.TrainerReady(slot=s) for s in range(2)]
         self.idle += [events.EstimatorReady(slot=s) for s in range(2)]
 
     def obey(self, event: events.Event) -> None:
         for command in self.schedule.handle(event):
             match command:
-                case events.StartTrial(slot=slot, trial=trial, attempt=attempt, step=step):
-                    assert step == self.committed[trial], "resumes where it was committed"
-                    assert trial not in {t for t, _, _ in self.training.values()}, "one trainer a trial"
-                    self.training[slot] = (trial, attempt, step)
-                    self.current[slot] = SegmentId(trial, attempt, 0)
+                case events.StartTrials(slot=slot, starts=starts):
+                    for start in starts:
+                        assert start.step == self.committed[start.trial], "resumes where it was committed"
+                        assert start.trial not in self.busy(), "one trainer a trial"
+                    self.queues[slot] = deque(starts)
+                    self.begin_next(slot)
                 case events.Measure(slot=slot, snapshot=taken):
                     assert slot not in self.measuring, "one snapshot an estimator"
                     self.measuring[slot] = taken
@@ -207,11 +249,22 @@ class World:
                     self.commits.append((done, self.stops[done][0]))
                 case events.Abandon(slot=slot) | events.ReplaceTrainer(slot=slot):
                     self.training.pop(slot, None)
+                    self.queues.pop(slot, None)
                     self.idle.append(events.TrainerReady(slot=slot))
                 case events.ReplaceEstimator(slot=slot):
                     self.idle.append(events.EstimatorReady(slot=slot))
                 case _:
                     pass
+
+    def busy(self) -> set[str]:
+        return {t for t, _, _ in self.training.values()} | {s.trial for q in self.queues.values() for s in q}
+
+    def begin_next(self, slot: int) -> None:
+        self.training.pop(slot, None)
+        if self.queues[slot]:
+            trial, attempt, step = self.queues[slot].popleft()
+            self.training[slot] = (trial, attempt, step)
+            self.current[slot] = SegmentId(trial, attempt, 0)
 
     def step(self) -> None:
         moves = []
@@ -239,15 +292,17 @@ class World:
                 done = self.current[trainer]
                 self.stops[done] = (at, outcome)
                 if outcome:
-                    del self.training[trainer]
+                    self.begin_next(trainer)
                 else:
                     self.current[trainer] = done._replace(number=done.number + 1)
-                self.obey(events.SegmentEnded(slot=trainer, stop=at, outcome=outcome))
+                seconds = self.draw.draw(st.sampled_from([0.01, 0.02]))
+                self.obey(events.SegmentEnded(slot=trainer, stop=at, outcome=outcome, seconds=seconds))
             case "raise":
-                del self.training[trainer]
+                self.begin_next(trainer)
                 self.obey(events.TrialRaised(slot=trainer, error="raised"))
             case "die":
                 del self.training[trainer]
+                del self.queues[trainer]
                 self.obey(events.TrainerDied(slot=trainer, error="died"))
             case "measured":
                 self.obey(events.Measured(slot=estimator, snapshot=self.measuring.pop(estimator)))
@@ -268,10 +323,10 @@ class World:
 
 
 @settings(max_examples=200, deadline=None)
-@given(draw=st.data(), trials=st.integers(1, 4))
+@given(draw=st.data(), trials=st.integers(1, 12))
 def test_whatever_dies_every_trial_is_resolved_once_and_in_order(draw: st.DataObject, trials: int) -> None:
     world = World(trials, draw)
-    for _ in range(60):
+    for _ in range(100):
         if world.schedule.finished:
             break
         world.step()
