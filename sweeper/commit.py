@@ -15,7 +15,7 @@ from sweeper.events import SegmentId
 from sweeper.journal import Journal, RunState, apply
 from sweeper.messages import SegmentItem, SnapshotHeader
 from sweeper.run_dir import RunDir, file_hash
-from sweeper.tables import concatenate, encode, measurement_rows, metric_rows
+from sweeper.tables import encode, measurement_rows, metric_rows
 
 __all__ = ["Committer", "OpenSegment"]
 
@@ -123,14 +123,18 @@ class Committer:
         group = [(segment, content, content.item) for segment, content in self._pending if content.item is not None]
         assert len(group) == len(self._pending), "a segment is committed with its rows"
         self._num_commits += 1
-        tables: dict[str, list[pa.Table]] = {}
-        for segment, content, item in group:
-            if len(item.rows["step"]):
-                tables.setdefault("metrics", []).append(metric_rows(segment.trial, item.rows, steps=content.steps))
+        tables: dict[str, pa.Table] = {}
+        logged = [(s.trial, item.rows, content.steps) for s, content, item in group if len(item.rows["step"])]
+        if logged:
+            tables["metrics"] = metric_rows(logged)
+        measured: dict[str, list[Mapping[str, Any]]] = {}
+        for _, content, _ in group:
             for estimator, rows in content.measurements.items():
-                tagged = [{**row, "measurement_id": self._measurement} for row in sorted(rows, key=lambda r: r["step"])]
-                tables.setdefault(f"measurements/{estimator}", []).append(measurement_rows(estimator, tagged))
-        parts = [self._write_part(name, concatenate(pieces)) for name, pieces in tables.items()]
+                measured.setdefault(estimator, []).extend(sorted(rows, key=lambda row: int(row["step"])))
+        for estimator, rows in measured.items():
+            tagged = [{**row, "measurement_id": self._measurement} for row in rows]
+            tables[f"measurements/{estimator}"] = measurement_rows(estimator, tagged)
+        parts = [self._write_part(name, rows) for name, rows in tables.items()]
         segments = [self._describe(segment, content, item) for segment, content, item in group]
         self.record({"type": "committed", "parts": parts, "segments": segments})
         for segment, _, item in group:

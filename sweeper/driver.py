@@ -219,6 +219,8 @@ class Driver:
             case EstimatorDown(slot=slot, error=error):
                 self._say(f"estimator {slot} died: {error}; starting another")
                 return events.EstimatorDied(slot=slot, error=error)
+            case FromTrainer(slot=slot) if slot not in self._current:
+                return None  # abandoned a moment ago; this came on the same wind
             case FromTrainer(slot=slot, item=SnapshotItem() as item):
                 return self._snapshot_taken(slot, item)
             case FromTrainer(slot=slot, item=ProgressItem() as item):

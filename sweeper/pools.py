@@ -47,6 +47,9 @@ _log = logging.getLogger(__name__)
 _MAX_UNREAD_ITEMS = 2
 """Items that a trainer may be ahead of the driver: one snapshot is a header and an array."""
 
+_SEND_EVERY_S = 0.1
+"""How long a trainer gathers what very short trials have to say; half the time in which people see a change."""
+
 _MAX_START_FAILURES = 3
 """Actors of one kind that may die before they are up, in a row, before the sweep is given up."""
 
@@ -354,7 +357,7 @@ class RayPools:
         ready, _ = ray.wait(watched, num_returns=1, timeout=timeout_s, fetch_local=False)
         if ready and len(watched) > 1:
             ready, _ = ray.wait(watched, num_returns=len(watched), timeout=0, fetch_local=False)
-        return [message for handle in ready if (message := self._read(handle)) is not None]
+        return [message for handle in ready for message in self._read(handle)]
 
     def _start(self, kind: str, slot: int) -> None:
         settings = self._settings[kind]
@@ -367,11 +370,11 @@ class RayPools:
         self._actors[kind, slot] = actor
         self._starting[actor.facts.remote()] = (kind, slot)
 
-    def _read(self, handle: Any) -> Message | None:
+    def _read(self, handle: Any) -> list[Message]:
         if handle in self._starting:
-            return self._read_start(handle)
+            return [self._read_start(handle)]
         if handle in self._verdicts:
-            return self._read_verdict(handle)
+            return [self._read_verdict(handle)]
         return self._read_stream(handle)
 
     def _read_start(self, handle: Any) -> Message:
@@ -388,24 +391,23 @@ class RayPools:
         self._start_failures[kind] = 0
         return TrainerUp(slot=slot, facts=facts) if kind == "trainer" else EstimatorUp(slot=slot, facts=facts)
 
-    def _read_stream(self, stream: Any) -> Message | None:
+    def _read_stream(self, stream: Any) -> list[Message]:
         slot = self._streams[stream]
         try:
-            item = ray.get(next(stream))
-            if isinstance(item, SnapshotItem):
-                item = SnapshotItem(header=item.header, payload=next(stream))
+            items = ray.get(next(stream))
+            if isinstance(items[-1], SnapshotItem):
+                items[-1] = SnapshotItem(header=items[-1].header, payload=next(stream))
         except StopIteration:
             del self._streams[stream]
-            return None
+            return []
         except RayError as error:
             del self._streams[stream]
             self._actors.pop(("trainer", slot), None)
-            return TrainerDown(slot=slot, error=_reason(error))
-        if ends_attempt(item):
-            self._unfinished[slot] -= 1
-            if self._unfinished[slot] == 0 or getattr(item, "outcome", None) == "stopped":
-                del self._streams[stream]
-        return FromTrainer(slot=slot, item=item)
+            return [TrainerDown(slot=slot, error=_reason(error))]
+        self._unfinished[slot] -= sum(map(ends_attempt, items))
+        if self._unfinished[slot] == 0 or getattr(items[-1], "outcome", None) == "stopped":
+            del self._streams[stream]
+        return [FromTrainer(slot=slot, item=item) for item in items]
 
     def _read_verdict(self, handle: Any) -> Message:
         slot, snapshot = self._verdicts.pop(handle)
@@ -434,13 +436,22 @@ class _Trainer:
         self._worker.stop()
 
     def train(self, assignments: Sequence[Assignment]) -> Iterator[Any]:
+        """Lists of items, since sending one costs a millisecond; a snapshot's array follows its list by itself."""
+        held: list[Any] = []
+        sent = time.monotonic()
         for item in self._worker.train(assignments):
             if isinstance(item, SnapshotItem):
                 # The array apart: the driver reads the header and passes the array on unread.
-                yield SnapshotItem(header=item.header, payload=None)
+                yield [*held, SnapshotItem(header=item.header, payload=None)]
                 yield item.payload
+            elif time.monotonic() - sent > _SEND_EVERY_S:
+                yield [*held, item]
             else:
-                yield item
+                held.append(item)
+                continue
+            held, sent = [], time.monotonic()
+        if held:
+            yield held
 
 
 class _Estimator:

@@ -172,7 +172,9 @@ def run_sweep(
         todo = [*now.under_way, *now.new]
         interrupted = False
         try:
-            if todo:
+            if not todo:
+                committer.refresh()
+            else:
                 interrupted = _drive(
                     sweep,
                     plan,
@@ -183,8 +185,10 @@ def run_sweep(
                     listener=listener,
                     address=address or sweep.cluster.address,
                 )
-        finally:
+        except BaseException:
             committer.refresh()
+            raise
+        finally:
             run_dir.live.unlink(missing_ok=True)
         counts: dict[str, int] = {}
         for trial in plan.trials:
@@ -253,6 +257,8 @@ def _drive(
             listener=listener,
             stop_requested=interrupts.requested,
         ).run()
+        # Before Ray is shut down, which takes more than a second: the results are there now.
+        committer.refresh()
         return interrupts.requested()
 
 

@@ -302,7 +302,7 @@ class Schedule:
         if event.outcome == "stopped":
             self._take_back(event.slot)
         # The longest of late: one slow trial among quick ones ends the batches for a while.
-        self._trial_s = max(event.seconds, 0.0 if self._trial_s == math.inf else 0.9 * self._trial_s)
+        self._trial_s = max(event.seconds, 0.0 if self._trial_s == math.inf else 0.5 * self._trial_s)
         self._next_trial(event.slot)
         trial.slot = None
         return self._hand_over(trial) + self._fill_trainers()

@@ -110,6 +110,7 @@ class InlinePools:
                 news.append(Verdict(slot=slot, snapshot=snapshot, error="lost", lost=True))
             else:
                 news.append(self.estimators[slot].measure(slot, snapshot, header, payload))
+        self.random.shuffle(news)
         return news
 
     def _kill_somebody(self) -> list[Message]:
