@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/installed
 
-.PHONY: demo test check coverage chaos bench wheel clean
+.PHONY: demo test fast check chaos bench wheel clean
 
 demo: $(STAMP)
 	$(BIN)/clipsweep run specs/quickstart.yaml
@@ -12,7 +12,7 @@ demo: $(STAMP)
 	$(BIN)/clipsweep plot runs/quickstart loss
 
 test: $(STAMP)
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q --cov --cov-report=term
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "clipsweep needs Python 3.11 or newer: make PYTHON=python3.11")'
@@ -26,8 +26,8 @@ check: $(STAMP)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-coverage: $(STAMP)
-	$(BIN)/python -m pytest -q --cov --cov-report=term
+fast: $(STAMP)
+	$(BIN)/python -m pytest -q -m "not ray"
 
 chaos: $(STAMP)
 	$(BIN)/python -m pytest -q -m chaos tests/chaos

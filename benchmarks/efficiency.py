@@ -22,10 +22,10 @@ SPEC = """
 name: efficiency
 problem:
   use: language_modeling
-  model: {{use: lstm, layers: 2, hidden: 200, embedding: 200, tied: true}}
+  model: {{use: lstm, layers: 2, hidden: 100, embedding: 100, tied: true}}
 update_rule: {{learning_rate: 5, clip_norm: 0.25}}
 train: {{steps: {steps}, evaluate_every: {steps}}}
-measure: {{every: 10, data_fraction: 0.1, estimators: [{{use: directional_smoothness, delta: 0.1}}]}}
+measure: {{every: 10, data_fraction: 0.02, estimators: [{{use: directional_smoothness, delta: 0.1}}]}}
 sweep:
   grid:
     update_rule.learning_rate: [1, 5]
@@ -72,11 +72,11 @@ def bare(steps: int, seeds: int) -> None:
 
     torch.set_num_threads(os.cpu_count() or 1)
     started = time.perf_counter()
-    model_options = {"use": "lstm", "layers": 2, "hidden": 200, "embedding": 200, "tied": True}
+    model_options = {"use": "lstm", "layers": 2, "hidden": 100, "embedding": 100, "tied": True}
     for rate in (1.0, 5.0):
         for seed in range(seeds):
             problem = build_problem("language_modeling", {"model": model_options}, seed=seed)
-            model, probe = problem.model, list(problem.probe(0.1))
+            model, probe = problem.model, list(problem.probe(0.02))
             optimizer = torch.optim.SGD(model.parameters(), lr=rate)
             carry = problem.initial_carry()
             for step in range(steps):

@@ -116,6 +116,11 @@ class TrainerWorker(_Worker):
     def _attempt(self, assignment: Assignment) -> Iterator[TrainerOutput]:
         started = time.time()
         problem = self._build(assignment.problem, assignment.seed)
+        if assignment.fingerprint not in {None, problem.fingerprint}:
+            raise IntegrityError(
+                f"the data changed since this trial began (then {assignment.fingerprint}, now {problem.fingerprint}); "
+                "restore it, or start a new run with --out"
+            )
         state, damaged = self._resume(assignment)
         measure = assignment.measure
         num_snapshots = 0
@@ -143,6 +148,7 @@ class TrainerWorker(_Worker):
                         "started_at": started,
                         "ended_at": now,
                         "num_snapshots": num_snapshots,
+                        "data": problem.fingerprint,
                         **({"damaged": damaged} if damaged else {}),
                     }
                     yield replace(segment, facts=facts)

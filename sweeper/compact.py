@@ -227,6 +227,7 @@ _TELEMETRY = pa.schema([
     ("num_snapshots", pa.int64()),
     ("host", pa.string()),
     ("pid", pa.int64()),
+    ("data", pa.string()),
 ])
 
 

@@ -353,6 +353,7 @@ class Driver:
             train=planned.train,
             measure=self._measure,
             checkpoints=checkpoints_of(state),
+            fingerprint=state.segments[0].facts["data"] if state.segments else None,
             committed_step=state.step,
         )
 

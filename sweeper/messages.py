@@ -44,6 +44,7 @@ class Assignment:
         train: The resolved train section.
         measure: When to take snapshots and which estimators measure them; None for never.
         checkpoints: Files and hashes to resume from, newest first; a damaged one is passed over.
+        fingerprint: Hash of the data that the trial began with; None to begin.
         committed_step: The step up to which rows are committed; where the trainer has to begin earlier, it trains up
             to here in silence.
     """
@@ -57,6 +58,7 @@ class Assignment:
     train: Mapping[str, Any]
     measure: Mapping[str, Any] | None
     checkpoints: tuple[tuple[str, str], ...] = ()
+    fingerprint: str | None = None
     committed_step: int = 0
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from typing import Any
 
@@ -77,6 +78,19 @@ def test_a_changed_measure_section_is_explained_before_anything_runs(finished: C
     changed = finished("run", "small.yaml", "--set", "measure.every=7", code=2)
     assert "the measure section changed" in changed.stderr
     assert "--new-measurement" in changed.stderr
+
+
+def test_a_new_measurement_is_kept_apart_and_trains_nothing_again(finished: Cli, make_cli: Callable[[], Cli]) -> None:
+    cli = make_cli()
+    shutil.copytree(finished.folder / "runs", cli.folder / "runs")
+    before = len(cli.tables("runs/small")["smoothness"])
+    grown = ["small.yaml", "--set", "measure.every=50", "--set", "sweep.seeds=3", "--new-measurement"]
+    assert "4 new, 0 under way, 8 done" in cli("run", *grown).stderr
+    rows = cli.tables("runs/small")["smoothness"]
+    assert rows["measurement_id"].nunique() == 2
+    counts = rows.groupby("measurement_id").size()
+    assert sorted(counts)[-1] == before
+    assert "measured under several settings" in cli("report", "runs/small").stdout
 
 
 def test_plan_tells_what_is_done_and_what_is_new(finished: Cli) -> None:

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
+from safetensors.numpy import load_file
 
+from sweeper import actors
 from sweeper.results import Run
 from sweeper.run_dir import RunDir
 
@@ -273,3 +277,40 @@ def test_two_workers_that_disagree_about_weights_would_be_seen(inline_run: Inlin
     )
     with pytest.raises(AssertionError):
         assert_same(one.run_dir.path, other.run_dir.path)
+
+
+def test_kept_snapshots_are_the_iterates_of_the_trajectory(inline_run: InlineRun) -> None:
+    run = inline_run(SPEC.replace("data_fraction: 0.5,", "data_fraction: 0.5, keep: true,"))()
+    trials = pd.read_parquet(run.run_dir.path / "trials.parquet")
+    trial = trials[trials["status"] == "done"].iloc[0]["trial_id"]
+    kept = sorted((run.run_dir.path / "snapshots" / trial).glob("*"))
+    assert [path.name for path in kept] == [f"step-{step:010d}.safetensors" for step in (0, 4, 8, 12, 16, 20, 22)]
+    iterates = load_file(kept[0])["iterates"]
+    smoothness = tables(run.run_dir.path)["smoothness"]
+    first = smoothness[(smoothness["trial_id"] == trial) & (smoothness["step"] == 0)].iloc[0]
+    assert np.linalg.norm((iterates[1] - iterates[0]).astype(float)) == pytest.approx(first["update_norm"], rel=1e-6)
+
+
+def test_data_that_changed_under_a_trial_stops_it_with_the_mend(
+    inline_run: InlineRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stopped = inline_run(SPEC)
+    polls = 0
+
+    def stop_requested() -> bool:
+        nonlocal polls
+        polls += 1
+        return polls > 12
+
+    stopped.stop_requested = stop_requested
+    stopped()
+    real = actors.build_problem
+    changed = lambda *args, **options: replace(real(*args, **options), fingerprint="other data")  # noqa: E731
+    monkeypatch.setattr(actors, "build_problem", changed)
+    resumed = inline_run(SPEC)(max_attempts=1)
+    trials = pd.read_parquet(resumed.run_dir.path / "trials.parquet")
+    begun = trials[trials["error"].notna()]
+    assert len(begun) == 2, "those under way; trials that had not begun are trained on the new data"
+    assert begun["error"].str.contains("the data changed since this trial began").all()
+    telemetry = pd.read_parquet(resumed.run_dir.path / "telemetry.parquet")
+    assert telemetry["data"].nunique() == 2

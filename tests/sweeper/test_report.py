@@ -41,6 +41,7 @@ def facts(**changes: Any) -> dict[str, Any]:
         "num_snapshots": 0,
         "host": "here",
         "pid": 1,
+        "data": "made up",
     } | changes
 
 
