@@ -18,7 +18,7 @@ from sweeper.labels import duration
 if TYPE_CHECKING:
     from types import TracebackType
 
-    from sweeper.driver import View
+    from sweeper.view import View
 
 __all__ = ["LineDisplay", "LiveDisplay", "choose_display"]
 

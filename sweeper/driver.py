@@ -7,7 +7,6 @@ import logging
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
@@ -36,8 +35,9 @@ from sweeper.plan import Trial
 from sweeper.run_dir import DriverLock, RunDir
 from sweeper.schedule import Schedule
 from sweeper.tables import METRICS
+from sweeper.view import Active, Listener, View
 
-__all__ = ["Driver", "Listener", "Pools", "View"]
+__all__ = ["Driver", "Pools"]
 
 _log = logging.getLogger(__name__)
 
@@ -68,58 +68,6 @@ class Pools(Protocol):
 
     def poll(self, *, timeout_s: float, read_trainers: bool) -> list[Message]:
         """Wait for what workers say, at most ``timeout_s`` seconds."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Active:
-    """What one trainer is doing."""
-
-    trial: str
-    step: int
-    steps: int
-    loss: float | None
-    clipped_fraction: float | None
-
-
-@dataclass(frozen=True, kw_only=True)
-class View:
-    """The sweep at one moment, for people.
-
-    Attributes:
-        counts: Trials by status word.
-        total: All trials of this run.
-        steps_done: Steps trained, of the trials of this run.
-        steps_total: Steps that there are to train altogether.
-        active: What the trainers are doing.
-        waiting: Trials that wait for a trainer.
-        queued_snapshots: Snapshots that wait for an estimator.
-        measuring: Snapshots that are being measured.
-        measured: Snapshots measured by this driver.
-        held_back: Whether trainers wait for the estimators.
-        stopping: Whether the sweep is ending early.
-    """
-
-    counts: Mapping[str, int]
-    total: int
-    steps_done: int
-    steps_total: int
-    active: tuple[Active, ...]
-    waiting: int
-    queued_snapshots: int
-    measuring: int
-    measured: int
-    held_back: bool
-    stopping: bool
-
-
-class Listener(Protocol):
-    """Who is told how the sweep is going."""
-
-    def show(self, view: View) -> None:
-        """The sweep as it is now; called several times a second."""
-
-    def say(self, text: str) -> None:
-        """Something happened; one line."""
 
 
 class Driver:

@@ -10,9 +10,9 @@ from typing import Any
 from sweeper.journal import RunState
 from sweeper.labels import describe, duration
 from sweeper.plan import Plan, Trial, expand
-from sweeper.run import default_run_dir, open_state, standing
 from sweeper.run_dir import RunDir
 from sweeper.spec import Sweep
+from sweeper.standing import default_run_dir, open_state, standing
 
 __all__ = ["plan_document", "plan_text"]
 

@@ -4,30 +4,33 @@ from __future__ import annotations
 
 import logging
 import os
-import platform
 import shutil
-import signal
-import socket
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from sweeper.environment import check_drift, environment_of, provenance
 from sweeper.errors import RunDirectoryError
-from sweeper.journal import Journal, RunState, TrialState, read_journal, repair_journal, replay
+from sweeper.interrupts import listen_for_interrupts
+from sweeper.journal import Journal, RunState, read_journal, repair_journal, replay
 from sweeper.plan import Plan, Trial, expand, measurement_id
 from sweeper.run_dir import DriverLock, RunDir
-from sweeper.schedule import Progress, Schedule, order
+from sweeper.schedule import Progress, Schedule
 from sweeper.spec import Sweep
+from sweeper.standing import Standing, default_run_dir, order, standing
+from sweeper.view import Listener
 
-__all__ = ["Outcome", "Standing", "default_run_dir", "open_state", "run_sweep", "standing"]
+if TYPE_CHECKING:
+    from sweeper.commit import Committer
+
+__all__ = ["Outcome", "run_sweep"]
 
 _log = logging.getLogger(__name__)
 
@@ -56,79 +59,11 @@ class Outcome:
         return 1 if self.counts.get("failed", 0) or self.counts.get("lost", 0) else 0
 
 
-@dataclass(frozen=True, kw_only=True)
-class Standing:
-    """A plan against what a run directory already holds.
-
-    Attributes:
-        new: Trials never begun.
-        under_way: Trials with a committed segment but no end.
-        done: Trials that ended, diverged ones among them.
-        failed: Trials given up; `clipsweep retry` queues them again.
-        foreign: Unresolved trials of an earlier spec that this one does not have.
-    """
-
-    new: tuple[Trial, ...]
-    under_way: tuple[Trial, ...]
-    done: tuple[Trial, ...]
-    failed: tuple[Trial, ...]
-    foreign: tuple[str, ...]
-
-
-def default_run_dir(sweep: Sweep) -> Path:
-    """``runs/<name>`` below the current folder."""
-    return Path("runs") / sweep.name
-
-
-def open_state(run_dir: RunDir) -> RunState:
-    """The state of a run, read without touching it; a torn tail of the journal is left out.
-
-    Returns:
-        The state; an empty one where no run was begun.
-
-    Raises:
-        IntegrityError: The journal is damaged.
-    """
-    if not run_dir.exists:
-        return RunState()
-    records, _ = read_journal(run_dir.journal)
-    return replay(records)
-
-
-def standing(plan: Plan, state: RunState) -> Standing:
-    """Sort the trials of a plan by what is left to do.
-
-    Args:
-        plan: The plan.
-        state: The run.
-
-    Returns:
-        The plan's trials by kind, each in the order of the plan.
-    """
-    kinds: dict[str, list[Trial]] = {"new": [], "under_way": [], "done": [], "failed": []}
-    for trial in plan.trials:
-        known = state.trials.get(trial.trial_id)
-        kinds[_kind(known)].append(trial)
-    planned = {trial.trial_id for trial in plan.trials}
-    foreign = tuple(name for name, trial in state.trials.items() if name not in planned and not trial.resolved)
-    return Standing(**{kind: tuple(trials) for kind, trials in kinds.items()}, foreign=foreign)
-
-
-def _kind(known: TrialState | None) -> str:
-    if known is None:
-        return "new"
-    if known.given_up:
-        return "failed"
-    if known.resolved:
-        return "done"
-    return "under_way" if known.segments else "new"
-
-
 def run_sweep(
     sweep: Sweep,
     *,
     out: Path | None = None,
-    listener: Any,
+    listener: Listener,
     address: str | None = None,
     accept_drift: bool = False,
     new_measurement: bool = False,
@@ -138,7 +73,7 @@ def run_sweep(
     Args:
         sweep: The spec.
         out: The run directory; ``runs/<name>`` by default.
-        listener: Is told how it goes (``sweeper.driver.Listener``).
+        listener: Is told how it goes.
         address: Cluster address in place of the spec's.
         accept_drift: Go on although torch, Python, the processor or the thread count changed.
         new_measurement: Go on although the measure section changed.
@@ -158,8 +93,8 @@ def run_sweep(
     run_dir.create()
     with _disk_errors(run_dir), DriverLock(run_dir).hold() as lock, _logging_to(run_dir.logs / "driver.log"):
         state = _recover(run_dir)
-        environment = _environment(sweep)
-        _check_drift(run_dir, state, environment, accepted=accept_drift)
+        environment = environment_of(sweep)
+        check_drift(run_dir, state, environment, accepted=accept_drift)
         measurement = _check_measurement(run_dir, sweep, state, accepted=new_measurement)
         now = standing(plan, state)
         _announce(listener, plan, now)
@@ -204,16 +139,17 @@ def _drive(
     *,
     run_dir: RunDir,
     lock: DriverLock,
-    committer: Any,
-    listener: Any,
+    committer: Committer,
+    listener: Listener,
     address: str,
 ) -> bool:
     """Start workers and drive the schedule; returns whether the user ended it early."""
     from sweeper.ray_environment import prepare
 
     prepare(address)
+    from sweeper.cluster import connect, pool_size, worker_settings
     from sweeper.driver import Driver
-    from sweeper.pools import RayPools, connect, pool_size, worker_settings
+    from sweeper.pools import RayPools
 
     measure = sweep.measure.model_dump(mode="json") if sweep.measure is not None else None
     progress = {
@@ -223,7 +159,7 @@ def _drive(
     }
     with (
         _shipped(plan) as (code, search),
-        _interrupts(listener) as interrupts,
+        listen_for_interrupts() as interrupts,
         connect(address, logs=run_dir.logs, code=code) as cluster,
     ):
         interrupts.install()
@@ -277,7 +213,7 @@ def _recover(run_dir: RunDir) -> RunState:
     return state
 
 
-def _record_plan(run_dir: RunDir, committer: Any, plan: Plan, sweep: Sweep, measurement: str) -> None:
+def _record_plan(run_dir: RunDir, committer: Committer, plan: Plan, sweep: Sweep, measurement: str) -> None:
     """Journal the trials that are new to this run, and keep the spec beside them."""
     state: RunState = committer.state
     unknown = [trial for trial in plan.trials if trial.trial_id not in state.trials]
@@ -292,7 +228,7 @@ def _record_plan(run_dir: RunDir, committer: Any, plan: Plan, sweep: Sweep, meas
     run_dir.publish(run_dir.spec, sweep.text.encode())
     resolved = yaml.safe_dump(sweep.resolved(), sort_keys=False, allow_unicode=True)
     run_dir.publish(run_dir.resolved, resolved.encode())
-    run_dir.publish_json(run_dir.environment, state.environment | _provenance())
+    run_dir.publish_json(run_dir.environment, state.environment | provenance())
 
 
 def _trial_record(trial: Trial) -> dict[str, Any]:
@@ -306,59 +242,6 @@ def _trial_record(trial: Trial) -> dict[str, Any]:
         "clip_norm": trial.update_rule["clip_norm"],
         "steps": trial.train["steps"],
     }
-
-
-def _environment(sweep: Sweep) -> dict[str, Any]:
-    """What results depend on besides the spec: a resumed trial is bit-identical only where none of it changed."""
-    return {
-        "python": platform.python_version(),
-        "torch": metadata.version("torch"),
-        "numpy": metadata.version("numpy"),
-        "machine": platform.machine(),
-        "processor": _processor(),
-        "trainer_threads": sweep.resources.trainers.threads,
-        "estimator_threads": sweep.resources.estimators.threads,
-        "gpus": sweep.resources.trainers.gpus > 0,
-    }
-
-
-def _provenance() -> dict[str, Any]:
-    """What is worth knowing later, but does not decide results."""
-    return {
-        "clipsweep": metadata.version("clipsweep"),
-        "ray": metadata.version("ray"),
-        "host": socket.gethostname(),
-        "system": platform.platform(),
-    }
-
-
-def _processor() -> str:
-    """The processor's model, on which the choice of kernels depends."""
-    try:
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    except OSError:
-        pass
-    return platform.processor()
-
-
-def _check_drift(run_dir: RunDir, state: RunState, environment: Mapping[str, Any], *, accepted: bool) -> None:
-    """Refuse to mix rows that differ only because the machine does."""
-    begun = any(trial.segments for trial in state.trials.values())
-    changed = {
-        key: (old, environment.get(key)) for key, old in state.environment.items() if environment.get(key) != old
-    }
-    if not begun or not changed:
-        return
-    lines = [f"  {key}: {old} -> {new}" for key, (old, new) in changed.items()]
-    text = "\n".join([f"{run_dir.path}: was begun under other conditions:", *lines])
-    if not accepted:
-        raise RunDirectoryError(
-            f"{text}\nrows of the two would not be comparable bit for bit; go on with --accept-drift, "
-            "or choose another directory with --out"
-        )
-    _log.warning("%s", text)
 
 
 def _check_measurement(run_dir: RunDir, sweep: Sweep, state: RunState, *, accepted: bool) -> str:
@@ -376,7 +259,7 @@ def _check_measurement(run_dir: RunDir, sweep: Sweep, state: RunState, *, accept
     )
 
 
-def _announce(listener: Any, plan: Plan, now: Standing) -> None:
+def _announce(listener: Listener, plan: Plan, now: Standing) -> None:
     listener.say(
         f"{len(plan.trials)} trials: {len(now.new)} new, {len(now.under_way)} under way, "
         f"{len(now.done)} done, {len(now.failed)} failed"
@@ -405,44 +288,6 @@ def _shipped(plan: Plan) -> Iterator[tuple[Path | None, tuple[str, ...]]]:
             else:
                 shutil.copyfile(found.root, target)
         yield folder, ()
-
-
-class _Interrupts:
-    """First SIGINT, SIGTERM or SIGUSR1: a request. Second: now."""
-
-    def __init__(self, listener: Any) -> None:
-        self._listener = listener
-        self._requested = False
-
-    def requested(self) -> bool:
-        """Whether the sweep is to end early."""
-        return self._requested
-
-    def install(self) -> None:
-        """Take over the signals; to be called again after Ray, which replaces them."""
-        for number in _SIGNALS:
-            signal.signal(number, self._take)
-
-    def _take(self, number: int, _frame: object) -> None:
-        if self._requested:
-            raise KeyboardInterrupt(signal.Signals(number).name)
-        self._requested = True
-
-
-_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
-
-
-@contextmanager
-def _interrupts(listener: Any) -> Iterator[_Interrupts]:
-    """Listen to signals for the length of a ``with`` block."""
-    before: dict[int, Callable[..., Any] | int | None] = {number: signal.getsignal(number) for number in _SIGNALS}
-    interrupts = _Interrupts(listener)
-    interrupts.install()
-    try:
-        yield interrupts
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 @contextmanager

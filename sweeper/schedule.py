@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
@@ -419,21 +419,3 @@ class Schedule:
             del self._trials[committed.trial]
             return []
         return self._requeue_when_drained(committed.trial)
-
-
-def order(trials: Iterable[str], progress: Mapping[str, Progress]) -> dict[str, Progress]:
-    """Trials in the order in which to run them: those under way first, so that an interrupted sweep closes its gaps.
-
-    Args:
-        trials: Unresolved trials in the order of the plan.
-        progress: Where those stand that were begun.
-
-    Returns:
-        The trials with where they stand, as :class:`Schedule` takes them.
-
-    Example:
-        >>> list(order(["a", "b"], {"b": Progress(committed_step=10)}))
-        ['b', 'a']
-    """
-    standing = {trial: progress.get(trial, Progress()) for trial in trials}
-    return dict(sorted(standing.items(), key=lambda item: item[1].committed_step == 0))

@@ -30,8 +30,9 @@ from sweeper.messages import (
 from sweeper.plan import Trial, expand
 from sweeper.run import _record_plan, _recover
 from sweeper.run_dir import DriverLock, RunDir
-from sweeper.schedule import Progress, Schedule, order
+from sweeper.schedule import Progress, Schedule
 from sweeper.spec import loads_spec
+from sweeper.standing import order
 
 
 class InlinePools:

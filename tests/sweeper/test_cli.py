@@ -15,10 +15,10 @@ import yaml
 from rich.console import Console
 
 from sweeper.display import LineDisplay, LiveDisplay, choose_display
-from sweeper.driver import Active, View
 from sweeper.estimate import plan_document, plan_text
 from sweeper.labels import duration
 from sweeper.spec import json_schema, load_spec
+from sweeper.view import Active, View
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -1,0 +1,251 @@
+"""Start a local Ray or join a cluster, and see how many workers fit."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import ray
+from ray.exceptions import RayError
+
+from sweeper.errors import ClusterError
+
+__all__ = ["Cluster", "PoolSize", "WorkerSettings", "connect", "pool_size", "reason_of", "worker_settings"]
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorkerSettings:
+    """What an actor of one kind gets.
+
+    Attributes:
+        cpus: Ray CPUs, may be a fraction.
+        gpus: Ray GPUs, may be a fraction.
+        threads: Threads of each numerical kernel.
+    """
+
+    cpus: float
+    gpus: float
+    threads: int
+
+    @property
+    def device(self) -> str:
+        """``cuda`` where the actor has a share of a GPU."""
+        return "cuda" if self.gpus > 0 else "cpu"
+
+
+@dataclass(frozen=True, kw_only=True)
+class PoolSize:
+    """How many actors of each kind there are to be."""
+
+    trainers: int
+    estimators: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cluster:
+    """What the cluster has.
+
+    Attributes:
+        cpus: Ray CPUs of all nodes.
+        gpus: Ray GPUs of all nodes.
+        object_store_bytes: Shared memory for snapshots, of the smallest node.
+    """
+
+    cpus: float
+    gpus: float
+    object_store_bytes: int
+
+
+@contextlib.contextmanager
+def connect(address: str, *, logs: Path, code: Path | None = None) -> Iterator[Cluster]:
+    """Start a private local Ray, or join a cluster, for the length of a ``with`` block.
+
+    Args:
+        address: ``local``, ``auto``, ``host:port`` or ``ray://host:port``.
+        logs: Where the logs of a local Ray are copied in the end.
+        code: Folder with the user's own code, shipped to every worker.
+
+    Yields:
+        What the cluster has.
+
+    Raises:
+        ClusterError: Ray could not be started or reached.
+    """
+    local = address == "local"
+    # A short path: Ray puts Unix sockets below it, whose names may have 107 bytes.
+    session = Path(tempfile.mkdtemp(prefix="clipsweep-")) if local else None
+    options: dict[str, Any] = {
+        "address": address,
+        "log_to_driver": False,
+        "logging_level": logging.ERROR,
+        "configure_logging": False,
+        "namespace": "clipsweep",
+    }
+    if code is not None:
+        options["runtime_env"] = {"working_dir": str(code)}
+    if session is not None:
+        options |= {
+            "include_dashboard": False,
+            "num_cpus": _usable_cores(),
+            "object_store_memory": _local_store_bytes(),
+            "_temp_dir": str(session),
+            "_node_ip_address": "127.0.0.1",
+        }
+    try:
+        _start(options, attempts=2 if local else 1)
+        try:
+            yield _describe()
+        except (RayError, ConnectionError) as error:
+            raise ClusterError(
+                f"the Ray cluster was lost: {reason_of(error)}; what was committed is safe: "
+                "run the same command to go on"
+            ) from error
+        finally:
+            ray.shutdown()
+    finally:
+        if session is not None:
+            _keep_logs(session, logs)
+            shutil.rmtree(session, ignore_errors=True)
+
+
+def _start(options: dict[str, Any], attempts: int) -> None:
+    """Start or join; a local start can fail on a busy machine, so it is tried again once."""
+    for attempt in range(1, attempts + 1):
+        try:
+            ray.init(**options)
+        except (RayError, ConnectionError, RuntimeError, ValueError, TimeoutError, OSError) as error:
+            ray.shutdown()
+            if attempt < attempts:
+                _log.warning("Ray did not start (%s); trying again", error)
+                continue
+            address = options["address"]
+            if address == "local":
+                raise ClusterError(f"a local Ray could not be started: {error}") from error
+            raise ClusterError(
+                f"cluster.address {address!r}: no Ray cluster could be reached: {error}; "
+                "start one with `ray start --head`, or use `--address local`"
+            ) from error
+        else:
+            return
+
+
+def _describe() -> Cluster:
+    resources = ray.cluster_resources()
+    stores = [node["Resources"].get("object_store_memory", 0) for node in ray.nodes() if node["Alive"]]
+    return Cluster(
+        cpus=resources.get("CPU", 0.0), gpus=resources.get("GPU", 0.0), object_store_bytes=int(min(stores, default=0))
+    )
+
+
+def _usable_cores() -> int:
+    """Cores that this process may use, which in a container or under a batch system are fewer than there are."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _local_store_bytes() -> int:
+    """Shared memory for snapshots: a quarter of what is free in /dev/shm, between 100 MiB and 4 GiB."""
+    try:
+        free = shutil.disk_usage("/dev/shm").free
+    except OSError:
+        free = 2**30
+    return int(min(max(free // 4, 100 * 2**20), 4 * 2**30))
+
+
+def _keep_logs(session: Path, logs: Path) -> None:
+    """Copy a local Ray's logs that hold something into the run directory."""
+    target = logs / "ray"
+    for path in session.glob("session_*/logs/*"):
+        if path.parent.parent.is_symlink() or not path.is_file():
+            continue
+        with contextlib.suppress(OSError):
+            if path.stat().st_size and path.suffix in {".err", ".out", ".log"}:
+                target.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(path, target / path.name)
+
+
+def pool_size(
+    cluster: Cluster,
+    trainer: WorkerSettings,
+    estimator: WorkerSettings,
+    *,
+    trainers: int | Literal["auto"],
+    estimators: int | Literal["auto"],
+    num_trials: int,
+) -> PoolSize:
+    """How many actors of each kind fit the cluster.
+
+    ``auto`` takes as many pairs of a trainer and an estimator as there is room for, so that both kinds share the cores
+    by their fractions; where nothing is measured, trainers take all of it.
+
+    Args:
+        cluster: What there is.
+        trainer: What a trainer takes.
+        estimator: What an estimator takes.
+        trainers: A number, or ``auto``.
+        estimators: A number, or ``auto``; 0 where nothing is measured.
+        num_trials: Trials left to run: more trainers would idle.
+
+    Returns:
+        The sizes.
+
+    Raises:
+        ClusterError: There is no room for what the spec asks for.
+
+    Example:
+        >>> half = WorkerSettings(cpus=0.5, gpus=0, threads=1)
+        >>> two_cores = Cluster(cpus=2, gpus=0, object_store_bytes=0)
+        >>> pool_size(two_cores, half, half, trainers="auto", estimators="auto", num_trials=8)
+        PoolSize(trainers=2, estimators=2)
+    """
+    measured = estimators != 0
+    pair_cpus = trainer.cpus + (estimator.cpus if measured else max(0.0, 1 - trainer.cpus))
+    pair_gpus = trainer.gpus + (estimator.gpus if measured else 0)
+    room = _fit(cluster.cpus, pair_cpus)
+    if pair_gpus > 0:
+        room = min(room, _fit(cluster.gpus, pair_gpus))
+    size = PoolSize(
+        trainers=min(num_trials, max(1, room)) if trainers == "auto" else trainers,
+        estimators=max(1, room) if estimators == "auto" else estimators,
+    )
+    for what, need, there in (
+        ("CPUs", size.trainers * trainer.cpus + size.estimators * estimator.cpus, cluster.cpus),
+        ("GPUs", size.trainers * trainer.gpus + size.estimators * estimator.gpus, cluster.gpus),
+    ):
+        if need > there + 1e-9:
+            raise ClusterError(
+                f"resources: {size.trainers} trainers and {size.estimators} estimators take {need:g} {what}, "
+                f"the cluster has {there:g}; lower resources.*.count or resources.*.{what.lower()}"
+            )
+    return size
+
+
+def _fit(there: float, each: float) -> int:
+    """How many shares fit, forgiving the rounding of fractions such as 0.1."""
+    return int(there / each + 1e-9) if each > 0 else 2**30
+
+
+def worker_settings(section: Any) -> WorkerSettings:
+    """What an actor gets, from its part of the spec's ``resources``.
+
+    Args:
+        section: ``resources.trainers`` or ``resources.estimators``.
+
+    Returns:
+        The settings.
+    """
+    return WorkerSettings(cpus=section.cpus, gpus=section.gpus, threads=section.threads)
+
+
+def reason_of(error: Exception) -> str:
+    """Ray's long-winded errors in a line."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__

@@ -1,0 +1,101 @@
+"""Where a plan stands in a run directory: what is new, under way, done, failed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from sweeper.journal import RunState, TrialState, read_journal, replay
+from sweeper.plan import Plan, Trial
+from sweeper.run_dir import RunDir
+from sweeper.schedule import Progress
+from sweeper.spec import Sweep
+
+__all__ = ["Standing", "default_run_dir", "open_state", "order", "standing"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Standing:
+    """A plan against what a run directory already holds.
+
+    Attributes:
+        new: Trials never begun.
+        under_way: Trials with a committed segment but no end.
+        done: Trials that ended, diverged ones among them.
+        failed: Trials given up; `clipsweep retry` queues them again.
+        foreign: Unresolved trials of an earlier spec that this one does not have.
+    """
+
+    new: tuple[Trial, ...]
+    under_way: tuple[Trial, ...]
+    done: tuple[Trial, ...]
+    failed: tuple[Trial, ...]
+    foreign: tuple[str, ...]
+
+
+def default_run_dir(sweep: Sweep) -> Path:
+    """``runs/<name>`` below the current folder."""
+    return Path("runs") / sweep.name
+
+
+def open_state(run_dir: RunDir) -> RunState:
+    """The state of a run, read without touching it; a torn tail of the journal is left out.
+
+    Returns:
+        The state; an empty one where no run was begun.
+
+    Raises:
+        IntegrityError: The journal is damaged.
+    """
+    if not run_dir.exists:
+        return RunState()
+    records, _ = read_journal(run_dir.journal)
+    return replay(records)
+
+
+def standing(plan: Plan, state: RunState) -> Standing:
+    """Sort the trials of a plan by what is left to do.
+
+    Args:
+        plan: The plan.
+        state: The run.
+
+    Returns:
+        The plan's trials by kind, each in the order of the plan.
+    """
+    kinds: dict[str, list[Trial]] = {"new": [], "under_way": [], "done": [], "failed": []}
+    for trial in plan.trials:
+        known = state.trials.get(trial.trial_id)
+        kinds[_kind(known)].append(trial)
+    planned = {trial.trial_id for trial in plan.trials}
+    foreign = tuple(name for name, trial in state.trials.items() if name not in planned and not trial.resolved)
+    return Standing(**{kind: tuple(trials) for kind, trials in kinds.items()}, foreign=foreign)
+
+
+def _kind(known: TrialState | None) -> str:
+    if known is None:
+        return "new"
+    if known.given_up:
+        return "failed"
+    if known.resolved:
+        return "done"
+    return "under_way" if known.segments else "new"
+
+
+def order(trials: Iterable[str], progress: Mapping[str, Progress]) -> dict[str, Progress]:
+    """Trials in the order in which to run them: those under way first, so that an interrupted sweep closes its gaps.
+
+    Args:
+        trials: Unresolved trials in the order of the plan.
+        progress: Where those stand that were begun.
+
+    Returns:
+        The trials with where they stand, as :class:`Schedule` takes them.
+
+    Example:
+        >>> list(order(["a", "b"], {"b": Progress(committed_step=10)}))
+        ['b', 'a']
+    """
+    standing = {trial: progress.get(trial, Progress()) for trial in trials}
+    return dict(sorted(standing.items(), key=lambda item: item[1].committed_step == 0))
