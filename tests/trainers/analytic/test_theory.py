@@ -1,0 +1,210 @@
+"""What the theorems prescribe and promise, to the last iteration where that can be computed, and the text's slips."""
+
+import dataclasses
+import math
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from trainers.analytic.functions import Extremal, Logistic, Quadratic
+from trainers.analytic.lanes import Lane, run_lanes
+from trainers.analytic.theorem4 import Theorem4Flat, Theorem4Steep
+from trainers.analytic.theory import THEORIES, Setting, StepRule, bound_of, iteration_lower_bound, rule_of
+from trainers.errors import TrainerError
+
+UNIT = Setting(L0=1.0, L1=1.0, gap=10.0, epsilon=0.01, M=100.0, tau=0.0, horizon=10_000, bounded=False)
+DETERMINISTIC = ["theorem3", "theorem6", "vankov2024"]
+
+
+def setting_of(function, start, *, epsilon, tau=0.0, horizon=10_000):
+    x = np.full((function.num_coordinates, 1), start)
+    L0, L1 = function.smoothness()
+    return Setting(
+        L0=L0,
+        L1=L1,
+        gap=float(function.value(x)[0] - function.minimum),
+        epsilon=epsilon,
+        M=function.sublevel_gradient_norm(start),
+        tau=tau,
+        horizon=horizon,
+        bounded=function.gradient_bound,
+    )
+
+
+def hitting_times(function, start, rules, *, epsilon, steps=10**6, **options):
+    lanes = [Lane(function=function, start=start, epsilon=epsilon, rule=r, steps=steps, **options) for r in rules]
+    results = dict(run_lanes(lanes))
+    times = [results[index].hitting_time for index in range(len(lanes))]
+    return [math.inf if time is None else time for time in times]
+
+
+def hitting_time(function, start, rule, **options):
+    return hitting_times(function, start, [rule], **options)[0]
+
+
+@pytest.mark.parametrize(
+    ("theory", "expected"),
+    [
+        ("theorem3", StepRule(eta=0.1, numerator=0.1)),
+        ("theorem6", StepRule(eta=1 / 202)),
+        ("normalized", StepRule(eta=math.inf, numerator=0.1, offset=1.0)),
+        ("vankov2024", StepRule(eta=0.5, numerator=1 / 3)),
+    ],
+)
+def test_parameters_are_those_of_the_text(theory, expected):
+    assert rule_of(theory, UNIT) == expected
+
+
+def test_theorem_3_clips_gradients_at_the_smaller_of_ten_L0_and_L0_over_L1():
+    def threshold(L1):
+        return rule_of("theorem3", dataclasses.replace(UNIT, L0=2.0, L1=L1)).threshold
+
+    assert threshold(4.0) == pytest.approx(0.5)
+    assert threshold(0.01) == pytest.approx(20.0)
+    assert threshold(0.0) == pytest.approx(20.0)
+
+
+def test_vankov_s_threshold_is_two_thirds_of_L0_over_L1():
+    assert rule_of("vankov2024", dataclasses.replace(UNIT, L0=6.0, L1=2.0)).threshold == pytest.approx(2.0)
+
+
+@given(st.floats(1e-3, 1e3), st.floats(1e-3, 1e3), st.floats(1e-6, 1e6))
+def test_normalised_steps_lie_between_half_the_clipped_ones_and_all_of_them(L0, L1, norm):
+    """Section 3.1 claims 2 h_c above, which is loose: h_n = eta_n/(||g|| + beta) never exceeds h_c."""
+    setting = dataclasses.replace(UNIT, L0=L0, L1=L1)
+    clipped, normalised = (rule_of(theory, setting) for theory in ("theorem3", "normalized"))
+    h_c = min(clipped.eta, clipped.numerator / norm)
+    h_n = normalised.numerator / (norm + normalised.offset)
+    assert h_c / 2 * (1 - 1e-12) <= h_n <= h_c * (1 + 1e-12)
+
+
+@pytest.mark.parametrize("theory", DETERMINISTIC)
+@pytest.mark.parametrize("gap", [0.5, 3.0])
+def test_every_step_of_a_theorem_falls_as_its_proof_says_and_the_bound_holds(function, theory, gap):
+    start, epsilon = function.start_of_gap(gap), 0.05
+    setting = setting_of(function, start, epsilon=epsilon)
+    if setting.L0 == 0 and theory != "theorem6":
+        with pytest.raises(TrainerError, match="needs L0 > 0"):
+            rule_of(theory, setting)
+        return
+    rule = rule_of(theory, setting)
+    x = np.full((function.num_coordinates, 1), start)
+    for _ in range(300):
+        g = function.gradient(x)
+        norm = float(np.sqrt((g**2).sum()))
+        if norm <= epsilon:
+            break
+        h = min(rule.eta, rule.numerator / (norm + rule.offset))
+        following = x - h * g
+        fall = float(function.value(x)[0] - function.value(following)[0])
+        assert fall >= h * norm**2 / 2 * (1 - 1e-9) - 1e-15
+        x = following
+    bound = bound_of(theory, setting)
+    if bound < 20_000:
+        assert hitting_time(function, start, rule, epsilon=epsilon, steps=20_000) <= bound
+
+
+def test_theorem_3_takes_the_same_time_whatever_M_is_while_descent_takes_M_over_log_M():
+    """Section 4.1 on its own two instances, L0 = L1 = 1 and a fixed gap. At M = 10 plain descent wins."""
+    epsilon, gap = 0.1, 1.0
+    steep, flat = Theorem4Steep(), Theorem4Flat(epsilon=epsilon)
+    valley = flat.start_of_gap(gap)
+    clipped, descent, lower = [], [], []
+    for M in (10.0, 100.0, 1000.0):
+        wall = steep.start_of_gradient_norm(M)
+        instances = [(steep, wall), (flat, valley)]
+        rule = rule_of("theorem3", dataclasses.replace(UNIT, gap=gap, epsilon=epsilon, M=M))
+        clipped.append(max(hitting_time(f, x0, rule, epsilon=epsilon) for f, x0 in instances))
+        # The best fixed step is the worse of the two at its best: just below the largest step that does not diverge.
+        largest = 2 * wall / M
+        rates = largest * np.concatenate([np.linspace(0.3, 0.999, 40), [1 - 1e-6]])
+        rules = [StepRule(eta=h) for h in rates]
+        times = [hitting_times(f, x0, rules, epsilon=epsilon) for f, x0 in instances]
+        descent.append(np.max(times, axis=0).min())
+        lower.append(iteration_lower_bound(L1=1.0, M=M, gap=gap, epsilon=epsilon))
+    # On the flat side the gradient is 2 epsilon < 1, so that every step is epsilon / 5 long, whatever M is.
+    assert len(set(clipped)) == 1
+    sides = math.ceil((valley - 1) / (epsilon / 5))
+    assert sides < clipped[0] < sides + 60
+    assert descent[0] < clipped[0] < descent[2]
+    growth = [M / (math.log(M) + 1) for M in (10.0, 100.0, 1000.0)]
+    for (before, after), (low, high) in zip(pairwise(descent), pairwise(growth), strict=True):
+        assert after / before == pytest.approx(high / low, rel=0.1)
+    assert all(time >= bound for time, bound in zip(descent, lower, strict=True))
+
+
+def test_the_best_step_for_one_function_and_one_start_is_meaningless():
+    """h = x0 / M lands on the minimum at once, whatever M is; so the lower bound takes the worse of two functions."""
+    steep = Theorem4Steep()
+    for M in (10.0, 1e6):
+        start = steep.start_of_gradient_norm(M)
+        assert hitting_time(steep, start, StepRule(eta=start / M), epsilon=1e-6) == 1
+
+
+def test_the_step_that_is_printed_in_theorem_7_breaks_its_own_proof_and_diverges():
+    """The proof needs (5 L0 + 4 L1 ||grad f||) h <= 1/2; with 1/(16 eta L1 (||g|| + tau)) that fails for small eta."""
+    function = Extremal()
+    start = function.start_of_gradient_norm(1e5)
+    setting = setting_of(function, start, epsilon=0.01, tau=0.01, horizon=10**6)
+    corrected = rule_of("theorem7", setting)
+    printed = dataclasses.replace(corrected, numerator=corrected.numerator / corrected.eta)
+
+    def step(rule, norm):
+        return min(rule.eta, rule.numerator / (norm + rule.offset))
+
+    def needed(rule, norm):
+        return (5 * setting.L0 + 4 * setting.L1 * norm) * step(rule, norm + setting.tau)
+
+    norms = np.geomspace(1e-3, 1e5, 200)
+    assert max(needed(corrected, norm) for norm in norms) <= 0.5
+    assert max(needed(printed, norm) for norm in norms) > 100
+    options = {"noise": 0.01, "seed": 1}
+    assert hitting_time(function, start, corrected, epsilon=0.05, steps=10**5, **options) < math.inf
+    assert hitting_time(function, start, printed, epsilon=0.05, steps=10**5, **options) == math.inf
+
+
+def test_theorem_7_s_rule_hits_within_its_bound_for_at_least_half_of_the_seeds():
+    """Eq. (8): T is the time by which half of all runs have hit; the bound's T sets eta = 1/sqrt(T)."""
+    function = Logistic(slope=2.0, L1=1.0)
+    start, epsilon, tau = function.start_of_gap(1.0), 0.3, 0.1
+    bound = bound_of("theorem7", setting_of(function, start, epsilon=epsilon, tau=tau))
+    setting = setting_of(function, start, epsilon=epsilon, tau=tau, horizon=math.ceil(bound))
+    rule = rule_of("theorem7", setting)
+    lanes = [
+        Lane(function=function, start=start, epsilon=epsilon, rule=rule, steps=10**5, noise=tau, seed=seed)
+        for seed in range(40)
+    ]
+    times = sorted(r.hitting_time or math.inf for _, r in run_lanes(lanes))
+    assert times[19] <= bound
+
+
+def test_theorem_8_is_refused_where_the_gradient_is_not_bounded_on_the_whole_space():
+    """With noise the iterates leave the sublevel set on which Assumption 4 has its M."""
+    with pytest.raises(TrainerError, match="bounded on the whole space"):
+        rule_of("theorem8", UNIT)
+    bounded = dataclasses.replace(UNIT, bounded=True, M=2.0, tau=0.5)
+    assert rule_of("theorem8", bounded).eta == pytest.approx(min(1 / 100, 1 / 2.5))
+    assert bound_of("theorem8", bounded) == pytest.approx(16 * (10 + 13 * 2.5**2) ** 2 / 0.01**4)
+
+
+@pytest.mark.parametrize("theory", ["theorem3", "vankov2024", "normalized"])
+def test_a_function_without_L0_is_refused(theory):
+    with pytest.raises(TrainerError, match="needs L0 > 0"):
+        rule_of(theory, dataclasses.replace(UNIT, L0=0.0))
+
+
+def test_a_quadratic_has_no_slope_for_theorem_7():
+    with pytest.raises(TrainerError, match="theorem7 needs L1 > 0"):
+        rule_of("theorem7", setting_of(Quadratic(eigenvalues=(1.0,)), 1.0, epsilon=0.1))
+
+
+def test_bounds_grow_with_the_gap():
+    for theory, (_, bound) in THEORIES.items():
+        if bound is not None:
+            low, high = (bound_of(theory, dataclasses.replace(UNIT, gap=gap, tau=0.1)) for gap in (1.0, 2.0))
+            assert low is not None
+            assert high is not None
+            assert low < high

@@ -1,0 +1,306 @@
+"""Functions with known constants, by name: derivations stand with each class."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+
+from trainers.analytic.function import Array, Function, signed
+from trainers.analytic.roots import largest_real_value
+from trainers.analytic.theorem4 import Theorem4Flat, Theorem4Steep
+from trainers.errors import TrainerError
+
+__all__ = ["FUNCTIONS", "Extremal", "Logistic", "Power", "Quadratic", "ScalarNetwork"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Quadratic(Function):
+    r"""f(x) = 1/2 sum_i lambda_i x_i^2.
+
+    ||Hessian|| is the largest lambda everywhere and the gradient vanishes at 0: L0 = max lambda, L1 = 0.
+
+    Attributes:
+        eigenvalues: lambda, shape (dimension,) or (dimension, lanes), positive.
+
+    Example:
+        >>> f = Quadratic(eigenvalues=(1.0, 4.0))
+        >>> f.smoothness(), f.gradient(np.array([[1.0], [1.0]])).ravel().tolist()
+        ((4.0, 0.0), [1.0, 4.0])
+    """
+
+    eigenvalues: Any
+
+    @property
+    def num_coordinates(self) -> int:
+        return len(self.eigenvalues)
+
+    @property
+    def _columns(self) -> Array:
+        eigenvalues = np.asarray(self.eigenvalues, dtype=np.float64)
+        return eigenvalues if eigenvalues.ndim == 2 else eigenvalues[:, None]
+
+    def value(self, x: Array) -> Array:
+        total: Array = 0.5 * (self._columns * x * x).sum(axis=0)
+        return total
+
+    def gradient(self, x: Array) -> Array:
+        product: Array = self._columns * x
+        return product
+
+    def curvature(self, x: Array) -> Array:
+        return np.broadcast_to(self._columns.max(axis=0), x.shape[1:])
+
+    def smoothness(self) -> tuple[float, float]:
+        return float(np.max(self.eigenvalues)), 0.0
+
+    def start_of_gradient_norm(self, norm: float) -> float:
+        """Every coordinate of x0 = s (1, ..., 1) with ||gradient|| = s ||lambda||."""
+        return norm / float(np.linalg.norm(self.eigenvalues))
+
+    def start_of_gap(self, gap: float) -> float:
+        """Every coordinate of x0 = s (1, ..., 1) with f(x0) = s^2 sum lambda / 2."""
+        return math.sqrt(2 * gap / float(np.sum(self.eigenvalues)))
+
+    def sublevel_gradient_norm(self, start: float) -> float:
+        """sqrt(2 f(x0) max lambda): reached on the axis of the largest eigenvalue."""
+        value = 0.5 * start * start * float(np.sum(self.eigenvalues))
+        return math.sqrt(2 * value * float(np.max(self.eigenvalues)))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Power(Function):
+    r"""f(x) = |x|^p with p >= 2.
+
+    |f''| - L1 |f'| = p (p-1) |x|^{p-2} - L1 p |x|^{p-1} is largest at |x| = (p-2)/L1, with the value
+    L0 = p ((p-2)/L1)^{p-2}: 2 for x^2, 3/L1 for |x|^3, 16/L1^2 for x^4. Any L1 > 0 will do.
+
+    Attributes:
+        exponent: p.
+        L1: The slope for which L0 is given.
+
+    Example:
+        >>> Power(exponent=4.0, L1=2.0).smoothness(), Power(exponent=3.0, L1=2.0).smoothness()
+        ((4.0, 2.0), (1.5, 2.0))
+    """
+
+    exponent: Any
+    L1: Any = 1.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if np.any(np.asarray(self.exponent) < 2):
+            raise TrainerError(f"exponent must be at least 2, but is {self.exponent!r}: below, f'' is unbounded at 0")
+        if np.any(np.asarray(self.L1) == 0):
+            raise TrainerError("L1 must be positive")
+
+    def value(self, x: Array) -> Array:
+        total: Array = np.abs(x[0]) ** self.exponent
+        return total
+
+    def gradient(self, x: Array) -> Array:
+        slope = np.abs(x)
+        np.power(slope, np.subtract(self.exponent, 1), out=slope)
+        slope *= self.exponent
+        return signed(slope, x)
+
+    def curvature(self, x: Array) -> Array:
+        p = self.exponent
+        bent: Array = p * np.subtract(p, 1) * np.abs(x[0]) ** np.subtract(p, 2)
+        return bent
+
+    def smoothness(self) -> tuple[float, float]:
+        p, L1 = float(self.exponent), float(self.L1)
+        return p * ((p - 2) / L1) ** (p - 2), L1
+
+    def start_of_gradient_norm(self, norm: float) -> float:
+        """(norm / p)^{1/(p-1)}."""
+        p = float(self.exponent)
+        return float((norm / p) ** (1 / (p - 1)))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Extremal(Function):
+    r"""f' = (L0/L1) (e^{L1 |x|} - 1) sign x: equality in Definition 1 at every point.
+
+    f'' = L0 e^{L1 |x|} = L0 + L1 |f'|, and f(x) = (L0/L1^2) (e^{L1 |x|} - 1 - L1 |x|). Among all functions with these
+    constants its gradient grows fastest from its minimum.
+
+    Attributes:
+        L0: Curvature at the minimum.
+        L1: Growth of the curvature with the gradient.
+
+    Example:
+        >>> f = Extremal(L0=1.0, L1=1.0)
+        >>> round(f.start_of_gradient_norm(100.0), 6) == round(math.log(101), 6)
+        True
+    """
+
+    L0: Any = 1.0
+    L1: Any = 1.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if np.any(np.asarray(self.L0) == 0) or np.any(np.asarray(self.L1) == 0):
+            raise TrainerError("L0 and L1 must be positive")
+
+    def value(self, x: Array) -> Array:
+        t = np.abs(x[0]) * self.L1
+        total: Array = self.L0 / np.square(self.L1) * (np.expm1(t) - t)
+        return total
+
+    def gradient(self, x: Array) -> Array:
+        slope = np.abs(x)
+        slope *= self.L1
+        # Not exp(t) - 1, which loses all digits near the minimum.
+        np.expm1(slope, out=slope)
+        slope *= np.divide(self.L0, self.L1)
+        return signed(slope, x)
+
+    def curvature(self, x: Array) -> Array:
+        bent: Array = self.L0 * np.exp(np.abs(x[0]) * self.L1)
+        return bent
+
+    def smoothness(self) -> tuple[float, float]:
+        return float(self.L0), float(self.L1)
+
+    def start_of_gradient_norm(self, norm: float) -> float:
+        """log(1 + L1 norm / L0) / L1."""
+        return math.log1p(float(self.L1) * norm / float(self.L0)) / float(self.L1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Logistic(Function):
+    r"""f(x) = log(1 + e^{-a x}), the logistic loss of one sample; infimum 0, not attained.
+
+    With s = 1/(1 + e^{a x}): f' = -a s and f'' = a^2 s (1 - s), so |f''| - L1 |f'| = a s ((a - L1) - a s), which is
+    largest at s = (a - L1)/(2a): L0 = ((a - L1)_+)^2 / 4. For L1 >= a that is 0.
+
+    Attributes:
+        slope: a.
+        L1: The slope for which L0 is given.
+
+    Example:
+        >>> Logistic(slope=3.0, L1=1.0).smoothness()
+        (1.0, 1.0)
+    """
+
+    gradient_bound: ClassVar[bool] = True
+
+    slope: Any = 1.0
+    L1: Any = 0.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if np.any(np.asarray(self.slope) == 0):
+            raise TrainerError("slope must be positive")
+
+    def value(self, x: Array) -> Array:
+        total: Array = np.logaddexp(0.0, -self.slope * x[0])
+        return total
+
+    def gradient(self, x: Array) -> Array:
+        steep: Array = self.slope * x
+        # Where e^{ax} overflows, 1 / inf = 0 is the gradient's limit.
+        np.exp(steep, out=steep)
+        steep += 1
+        np.divide(np.negative(self.slope), steep, out=steep)
+        return steep
+
+    def curvature(self, x: Array) -> Array:
+        s = -self.gradient(x)[0] / self.slope
+        bent: Array = np.square(self.slope) * s * (1 - s)
+        return bent
+
+    def smoothness(self) -> tuple[float, float]:
+        return max(0.0, float(self.slope) - float(self.L1)) ** 2 / 4, float(self.L1)
+
+    def start_of_gradient_norm(self, norm: float) -> float:
+        """log(a / norm - 1) / a; only norms below a exist."""
+        a = float(self.slope)
+        if not norm < a:
+            raise TrainerError(f"Logistic has no point of gradient norm {norm!r}: it stays below slope = {a!r}")
+        return math.log(a / norm - 1) / a
+
+    def start_of_gap(self, gap: float) -> float:
+        """-log(e^gap - 1) / a."""
+        # log(e^gap - 1) = gap + log(1 - e^{-gap}), which does not overflow.
+        return -(gap + math.log(-math.expm1(-gap))) / float(self.slope)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScalarNetwork(Function):
+    r"""f(w) = (w^k - 1)^2: a linear network of k layers of one weight that they share; not convex for k >= 2.
+
+    f' = 2k w^{k-1} (w^k - 1) and f'' = 2k w^{k-2} ((2k-1) w^k - (k-1)). |f''| - L1 |f'| is piecewise a polynomial in w,
+    so that its largest value is one of finitely many: at the real roots of the derivatives of its pieces, and where
+    pieces meet. It tends to minus infinity, since f' has the higher degree.
+
+    Attributes:
+        depth: k, a whole number.
+        L1: The slope for which L0 is given, positive.
+
+    Example:
+        For k = 2 the largest value is at w = (1 + sqrt(1 + L1^2 / 3)) / L1, or at w = 0 where |f''| = 4.
+
+        >>> L0, _ = ScalarNetwork(depth=2, L1=1.0).smoothness()
+        >>> w = 1 + math.sqrt(4 / 3)
+        >>> math.isclose(L0, 12 * w**2 - 4 - 4 * w * (w**2 - 1))
+        True
+    """
+
+    depth: Any = 2
+    L1: Any = 1.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        depth = np.asarray(self.depth)
+        if np.any(depth < 1) or np.any(depth != np.rint(depth)):
+            raise TrainerError(f"depth must be a whole number, at least 1, but is {self.depth!r}")
+        if np.any(np.asarray(self.L1) == 0):
+            raise TrainerError("L1 must be positive")
+
+    def value(self, x: Array) -> Array:
+        k = np.multiply(self.depth, 1.0)
+        total: Array = (np.power(x[0], k) - 1) ** 2
+        return total
+
+    def gradient(self, x: Array) -> Array:
+        k = np.multiply(self.depth, 1.0)
+        lower = np.power(x, k - 1)
+        slope: Array = 2 * k * lower * (lower * x - 1)
+        return slope
+
+    def curvature(self, x: Array) -> Array:
+        k = np.multiply(self.depth, 1.0)
+        # w^{k-2} is infinite at w = 0 for k = 1, where its factor k - 1 is 0.
+        with np.errstate(divide="ignore", invalid="ignore"):
+            bent = np.abs(2 * k * ((2 * k - 1) * np.power(x[0], 2 * k - 2) - (k - 1) * np.power(x[0], k - 2)))
+        curved: Array = np.where(k == 1, 2.0, bent)
+        return curved
+
+    def smoothness(self) -> tuple[float, float]:
+        k, L1 = int(self.depth), float(self.L1)
+        network = np.polynomial.Polynomial([-1.0, *[0.0] * (k - 1), 1.0]) ** 2
+        slope, bent = network.deriv(), network.deriv(2)
+        return largest_real_value(bent, slope, L1), L1
+
+    def sublevel_gradient_norm(self, start: float) -> float:
+        """2k (1 + r)^{(k-1)/k} r with r = |w0^k - 1|: on |w^k - 1| <= r the worst is w^k = 1 + r."""
+        k = int(self.depth)
+        r = abs(float(start) ** k - 1)
+        return float(2 * k * (1 + r) ** ((k - 1) / k) * r)
+
+
+FUNCTIONS: dict[str, type[Function]] = {
+    "quadratic": Quadratic,
+    "power": Power,
+    "extremal": Extremal,
+    "logistic": Logistic,
+    "scalar_network": ScalarNetwork,
+    "theorem4_steep": Theorem4Steep,
+    "theorem4_flat": Theorem4Flat,
+}
+"""Name to class."""

@@ -1,0 +1,313 @@
+r"""Thousands of trials on functions with known constants, side by side in float64.
+
+A lane is one trial: one function, start, rule and seed. All lanes of a group take step k together, so that a step is a
+dozen NumPy calls whatever their number; those that have hit, diverged or come to their cap are dropped. What a lane
+gives depends on itself alone, never on who runs beside it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+
+from trainers.analytic.function import Array, Function
+from trainers.analytic.state import Mask, Mode, State, norms, start_state
+from trainers.analytic.theory import StepRule
+
+__all__ = ["Lane", "LaneResult", "run_lanes"]
+
+_BLOCK_STEPS = 64
+"""Steps between two looks at which lanes are finished."""
+
+_MAX_LANES = 16_384
+"""Lanes that advance together: their arrays stay in the processor's cache."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lane:
+    """One trial.
+
+    Attributes:
+        function: f, with plain numbers.
+        start: Every coordinate of x_0.
+        epsilon: The gradient norm that is to be reached.
+        rule: The step size.
+        momentum: Of the steps h g, as torch.optim.SGD has it.
+        dampening: Of the momentum.
+        nesterov: Nesterov's momentum.
+        steps: The cap.
+        log_every: A row every so many steps; None for the first and the last iterate alone.
+        noise: Bound on the noise, Assumption 5; 0 for none.
+        noise_kind: ``sphere`` or ``ball``.
+        seed: Of the noise.
+        stops_at_hit: Whether a lane ends once it has hit; else it goes on to the cap.
+    """
+
+    function: Function
+    start: float
+    epsilon: float
+    rule: StepRule
+    momentum: float = 0.0
+    dampening: float = 0.0
+    nesterov: bool = False
+    steps: int
+    log_every: int | None = None
+    noise: float = 0.0
+    noise_kind: str = "sphere"
+    seed: int = 0
+    stops_at_hit: bool = True
+
+    @property
+    def dimension(self) -> int:
+        """Length of a point."""
+        return self.function.num_coordinates
+
+    @property
+    def mode(self) -> Mode:
+        """What it must share with its neighbours."""
+        return Mode(
+            steps=self.steps,
+            stops_at_hit=self.stops_at_hit,
+            scaled=not math.isinf(self.rule.numerator),
+            momentum=self.momentum > 0,
+            nesterov=self.nesterov,
+        )
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class LaneResult:
+    """What became of a trial.
+
+    Attributes:
+        status: ``hit``, ``diverged`` (an iterate whose gradient is not finite) or ``capped``.
+        hitting_time: T of eq. (7), the first t with ||grad f(x_t)|| <= epsilon; None if it never was.
+        num_steps: Steps taken.
+        num_clipped: How many of them were shortened.
+        diverged_step: The first k with a gradient that is not finite.
+        last_finite_loss: The last finite f(x_k).
+        min_grad_norm: The smallest ||grad f(x_k)||.
+        tail_grad_norm: Mean of ||grad f(x_k)|| over the second half of the cap; None for a lane that ended before.
+        rows: Columns of equal length: ``step``, ``epoch``, ``train_loss``, ``grad_norm`` (of the noisy gradient),
+            ``step_size``, ``clipped``, ``update_norm``, ``learning_rate``, ``gap`` (f - f*) and ``full_grad_norm``.
+            The last row is of the last iterate, from which no step was taken.
+    """
+
+    status: Literal["hit", "diverged", "capped"]
+    hitting_time: int | None
+    num_steps: int
+    num_clipped: int
+    diverged_step: int | None
+    last_finite_loss: float | None
+    min_grad_norm: float
+    tail_grad_norm: float | None
+    rows: dict[str, np.ndarray[Any, Any]] = field(repr=False)
+
+
+def run_lanes(
+    lanes: Sequence[Lane],
+    *,
+    should_stop: Callable[[], bool] = lambda: False,
+    on_block: Callable[[int], None] = lambda steps: None,
+) -> Iterator[tuple[int, LaneResult]]:
+    """Run trials to their ends.
+
+    Args:
+        lanes: The trials.
+        should_stop: Asked between blocks of steps; once True, what is unfinished is left.
+        on_block: Told after every block how many steps all lanes together have taken in it.
+
+    Yields:
+        Index and result of each lane, as they end.
+
+    Example:
+        Gradient descent with h = 1/2 on x^2/2 halves x: from 1, the fourth iterate is 1/16.
+
+        >>> from trainers.analytic.functions import Quadratic
+        >>> lane = Lane(
+        ...     function=Quadratic(eigenvalues=(1.0,)), start=1.0, epsilon=0.0625, rule=StepRule(eta=0.5), steps=100
+        ... )
+        >>> [(index, result.status, result.hitting_time) for index, result in run_lanes([lane])]
+        [(0, 'hit', 4)]
+    """
+    groups: dict[Hashable, list[int]] = {}
+    for index, lane in enumerate(lanes):
+        noise = lane.noise_kind if lane.noise else None
+        groups.setdefault((type(lane.function), lane.dimension, lane.mode, lane.log_every, noise), []).append(index)
+    for members in groups.values():
+        for begin in range(0, len(members), _MAX_LANES):
+            chosen = members[begin : begin + _MAX_LANES]
+            group = _Group([lanes[index] for index in chosen], chosen)
+            yield from group.run(should_stop, on_block)
+
+
+class _Group:
+    """Lanes of one kind, from their starts to their ends."""
+
+    def __init__(self, lanes: Sequence[Lane], indices: Sequence[int]) -> None:
+        self._state = start_state(lanes, indices)
+        self._log_every = lanes[0].log_every or self._state.mode.steps
+        self._finite_loss = np.full(len(lanes), np.nan)
+        # One list of columns a moment; which trial a value belongs to stands in ``index``.
+        self._log: list[dict[str, np.ndarray[Any, Any]]] = []
+        self._rows: dict[int, list[tuple[int, int]]] = {}
+
+    def run(self, should_stop: Callable[[], bool], on_block: Callable[[int], None]) -> Iterator[tuple[int, LaneResult]]:
+        """Advance all lanes until none is left."""
+        step, steps = 0, self._state.mode.steps
+        # Diverging lanes overflow: that is what they are here to show.
+        with np.errstate(all="ignore"):
+            while self._state.index.size:
+                if should_stop():
+                    return
+                state = self._state
+                if step % self._log_every == 0:
+                    self._note(state, step)
+                loss = state.function.value(state.x)
+                self._finite_loss = np.where(np.isfinite(loss), loss, self._finite_loss)
+                stop = min(step + _BLOCK_STEPS, step - step % self._log_every + self._log_every, steps)
+                before = earlier = state.copy()
+                for k in range(step, stop):
+                    if k == stop - 2:
+                        earlier = state.copy()
+                    state.advance(k)
+                on_block((stop - step) * state.index.size)
+                yield from self._end_finished(step, stop, before)
+                if stop - step > 2:
+                    yield from self._end_cycling(stop, earlier)
+                step = stop
+
+    def _end_finished(self, begin: int, step: int, before: State) -> Iterator[tuple[int, LaneResult]]:
+        """Drop the lanes that have hit, diverged, or come to the cap."""
+        state = self._state
+        norm = state.grad_norm()
+        at_cap = step == state.mode.steps
+        if at_cap:
+            # The last iterate may have hit as well.
+            np.fmin(state.lowest, norm, out=state.lowest)
+            state.above &= norm > state.epsilon
+            state.age += state.above
+        sound = np.isfinite(norm) & np.isfinite(state.x).all(axis=0)
+        ended = np.full(sound.size, at_cap) | ~sound
+        if state.mode.stops_at_hit:
+            ended |= state.lowest <= state.epsilon
+        if not ended.any():
+            return
+        finite_loss = self._finite_loss
+        yield from self._diverged(begin, before, ended & ~sound, finite_loss)
+        yield from self._results(state.take(ended & sound), step, finite_loss[ended & sound])
+        self._state = state.take(~ended)
+        self._finite_loss = finite_loss[~ended]
+
+    def _end_cycling(self, step: int, earlier: State) -> Iterator[tuple[int, LaneResult]]:
+        """Lanes that are where they were two steps ago will come back for ever: what they have at the cap is known."""
+        # Beyond the largest stable rate of a clipped rule most lanes end like this, exact to the last bit.
+        state, steps = self._state, self._state.mode.steps
+        if not state.mode.stops_at_hit or state.mode.momentum or state.noise is not None or self._log_every < steps:
+            return
+        earlier = earlier.take(np.isin(earlier.index, state.index))
+        cycling = (state.x == earlier.x).all(axis=0)
+        if not cycling.any():
+            return
+        caught, rest = state.take(cycling), steps - step
+        caught.num_clipped += rest // 2 * (caught.num_clipped - earlier.num_clipped[cycling])
+        if rest % 2:
+            caught.advance(step)
+        yield from self._results(caught, steps, self._finite_loss[cycling])
+        self._state = state.take(~cycling)
+        self._finite_loss = self._finite_loss[~cycling]
+
+    def _diverged(self, begin: int, before: State, lanes: Mask, loss: Array) -> Iterator[tuple[int, LaneResult]]:
+        """Take the block's steps again, one by one, to find where each lane's gradient was no longer finite."""
+        lost, loss = before.take(lanes), loss[lanes]
+        step = begin
+        while lost.index.size:
+            value = lost.function.value(lost.x)
+            loss = np.where(np.isfinite(value), value, loss)
+            finite = np.isfinite(lost.grad_norm()) & np.isfinite(lost.x).all(axis=0)
+            yield from self._results(lost.take(~finite), step, loss[~finite], diverged=True)
+            lost, loss = lost.take(finite), loss[finite]
+            lost.advance(step)
+            step += 1
+
+    def _results(
+        self, state: State, step: int, finite_loss: Array, *, diverged: bool = False
+    ) -> Iterator[tuple[int, LaneResult]]:
+        """What became of lanes that end, all of them after ``step`` steps or at their hit before."""
+        steps, stops = state.mode.steps, state.mode.stops_at_hit
+        hit = state.lowest <= state.epsilon
+        taken = np.where(hit, state.age, step) if stops else np.full(hit.size, step)
+        value = state.function.value(state.x)
+        finite_loss = np.where(np.isfinite(value), value, finite_loss)
+        self._note_last(state, taken)
+        for lane, index in enumerate(state.index.tolist()):
+            yield (
+                index,
+                LaneResult(
+                    status="hit" if hit[lane] else "diverged" if diverged else "capped",
+                    hitting_time=int(state.age[lane]) if hit[lane] else None,
+                    num_steps=int(taken[lane]),
+                    num_clipped=int(state.num_clipped[lane]),
+                    diverged_step=step if diverged else None,
+                    last_finite_loss=None if np.isnan(finite_loss[lane]) else float(finite_loss[lane]),
+                    min_grad_norm=float(state.lowest[lane]),
+                    tail_grad_norm=None if stops or diverged else float(state.tail[lane] / max(1, steps // 2)),
+                    rows=self._take_rows(index),
+                ),
+            )
+
+    # Rows
+
+    def _note(self, state: State, step: int) -> None:
+        """A row of every lane that runs: x_k, and the step from it."""
+        norm, _, noisy_norm = state.noisy_gradient(step)
+        size = state.step_size(noisy_norm)
+        here = state.copy()
+        here.advance(step)
+        moved = norms(here.x - state.x)
+        clipped = size < state.eta if state.mode.scaled else np.zeros(size.size, dtype=np.bool_)
+        running = state.above & (norm > state.epsilon) if state.mode.stops_at_hit else np.ones(size.size, np.bool_)
+        steps = np.full(size.size, step)
+        self._append(state, steps, norm, noisy_norm, size.copy(), clipped, moved, running)
+
+    def _note_last(self, state: State, steps: np.ndarray[Any, Any]) -> None:
+        """A row of the last iterate of each lane; no step was taken from it."""
+        norm, nothing = state.grad_norm(), np.full(steps.size, np.nan)
+        everything = np.ones(steps.size, dtype=np.bool_)
+        self._append(state, steps, norm, nothing, nothing, ~everything, nothing, everything)
+
+    def _append(
+        self,
+        state: State,
+        steps: np.ndarray[Any, Any],
+        norm: Array,
+        noisy_norm: Array,
+        size: Array,
+        clipped: Mask,
+        moved: Array,
+        lanes: Mask,
+    ) -> None:
+        value = state.function.value(state.x)
+        self._log.append({
+            "step": steps,
+            "epoch": steps.astype(np.float64),
+            "train_loss": value,
+            "grad_norm": noisy_norm,
+            "step_size": size,
+            "clipped": clipped,
+            "update_norm": moved,
+            "learning_rate": np.broadcast_to(state.eta, value.shape),
+            "gap": value - state.function.minimum,
+            "full_grad_norm": norm,
+        })
+        moment = len(self._log) - 1
+        for lane in np.flatnonzero(lanes).tolist():
+            self._rows.setdefault(int(state.index[lane]), []).append((moment, lane))
+
+    def _take_rows(self, index: int) -> dict[str, np.ndarray[Any, Any]]:
+        """The rows of one trial."""
+        places = self._rows.pop(index)
+        return {name: np.array([self._log[moment][name][lane] for moment, lane in places]) for name in self._log[0]}

@@ -1,0 +1,199 @@
+"""Where thousands of trials stand, as arrays, and the step that they all take."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from trainers.analytic.function import Array, Function
+from trainers.analytic.noise import NoiseStream
+
+if TYPE_CHECKING:
+    from trainers.analytic.lanes import Lane
+
+__all__ = ["Mask", "Mode", "State", "norms", "start_state"]
+
+Mask = np.ndarray[Any, np.dtype[np.bool_]]
+Counts = np.ndarray[Any, np.dtype[np.int64]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mode:
+    """What is the same for all lanes of a group, besides the kind of function.
+
+    Attributes:
+        steps: The cap.
+        stops_at_hit: Whether a lane that has hit stays where it is.
+        scaled: Whether the rule shortens steps.
+        momentum: Whether there is momentum.
+        nesterov: Whether it is Nesterov's.
+    """
+
+    steps: int
+    stops_at_hit: bool
+    scaled: bool
+    momentum: bool
+    nesterov: bool
+
+
+@dataclass(kw_only=True)
+class State:
+    """All lanes of a group before step k. Arrays of shape (lanes,), points of shape (dimension, lanes).
+
+    Attributes:
+        mode: What they share.
+        function: f, one number a lane.
+        noise: Draws of norm 1 at most; None for none.
+        index: Which trial a lane is.
+        epsilon: The gradient norm to be reached.
+        eta: Largest step size.
+        numerator: As in :class:`~trainers.analytic.theory.StepRule`.
+        offset: As there.
+        friction: Momentum.
+        undamped: One minus the dampening.
+        tau: Bound on the noise.
+        x: x_k.
+        velocity: Momentum's buffer times the step size.
+        above: Whether no iterate before x_k has hit.
+        age: How many iterates before x_k had not hit; once ``above`` is False, T of eq. (7).
+        num_clipped: Shortened steps.
+        lowest: Smallest gradient norm before x_k.
+        tail: Sum of the gradient norms in the second half of the cap.
+    """
+
+    mode: Mode
+    function: Function
+    noise: NoiseStream | None
+    index: Counts
+    epsilon: Array
+    eta: Array
+    numerator: Array
+    offset: Array
+    friction: Array
+    undamped: Array
+    tau: Array
+    x: Array
+    velocity: Array
+    above: Mask
+    age: Counts
+    num_clipped: Counts
+    lowest: Array
+    tail: Array
+
+    def take(self, lanes: Mask) -> State:
+        """A copy of some lanes, chosen by a mask of shape (lanes,)."""
+        arrays: dict[str, Any] = {
+            f.name: value[..., lanes] for f in fields(self) if isinstance(value := getattr(self, f.name), np.ndarray)
+        }
+        numbers = {f.name: getattr(self.function, f.name)[..., lanes] for f in fields(self.function)}
+        noise = None if self.noise is None else self.noise.take(lanes)
+        return replace(self, function=type(self.function)(**numbers), noise=noise, **arrays)
+
+    def copy(self) -> State:
+        """The same lanes, in memory of their own."""
+        return self.take(np.ones(self.index.size, dtype=np.bool_))
+
+    def grad_norm(self) -> Array:
+        """||grad f(x_k)||, without noise."""
+        return norms(self.function.gradient(self.x))
+
+    def noisy_gradient(self, step: int) -> tuple[Array, Array, Array]:
+        """||grad f(x_k)||, and the gradient that the rule is given, with its norm."""
+        gradient = self.function.gradient(self.x)
+        norm = norms(gradient)
+        if self.noise is None:
+            return norm, gradient, norm
+        gradient += self.tau * self.noise.at(step)
+        return norm, gradient, norms(gradient)
+
+    def step_size(self, norm: Array) -> Array:
+        """h for a gradient of this norm."""
+        if not self.mode.scaled:
+            return self.eta
+        size: Array = self.numerator / (norm + self.offset)
+        np.minimum(size, self.eta, out=size)
+        return size
+
+    def advance(self, step: int) -> None:
+        """All lanes from x_k to x_{k+1}; where lanes stop at a hit, those that have hit stay where they are."""
+        norm, gradient, noisy_norm = self.noisy_gradient(step)
+        np.fmin(self.lowest, norm, out=self.lowest)
+        # False for NaN: a lane that is not finite any more does not age.
+        self.above &= norm > self.epsilon
+        self.age += self.above
+        if not self.mode.stops_at_hit and 2 * step >= self.mode.steps:
+            self.tail += norm
+        size = self.step_size(noisy_norm)
+        if self.mode.scaled:
+            shortened = size < self.eta
+            if self.mode.stops_at_hit:
+                shortened &= self.above
+            self.num_clipped += shortened
+        gradient *= size
+        update = self._with_momentum(step, gradient) if self.mode.momentum else gradient
+        if self.mode.stops_at_hit:
+            update *= self.above
+        self.x -= update
+
+    def _with_momentum(self, step: int, gradient: Array) -> Array:
+        """The buffer of torch.optim.SGD times the learning rate: its first value is not dampened."""
+        self.velocity *= self.friction
+        self.velocity += gradient if step == 0 else gradient * self.undamped
+        return gradient + self.friction * self.velocity if self.mode.nesterov else self.velocity.copy()
+
+
+def start_state(lanes: Sequence[Lane], indices: Sequence[int]) -> State:
+    """Lanes of one kind, at their starts.
+
+    Args:
+        lanes: The trials.
+        indices: Their numbers.
+
+    Returns:
+        The state before step 0.
+    """
+    first = lanes[0]
+    num = len(lanes)
+    x = np.repeat(np.array([[lane.start for lane in lanes]]), first.dimension, axis=0)
+    return State(
+        mode=first.mode,
+        function=_stack([lane.function for lane in lanes]),
+        noise=NoiseStream(first.noise_kind, [lane.seed for lane in lanes], first.dimension) if first.noise else None,
+        index=np.array(indices),
+        epsilon=np.array([lane.epsilon for lane in lanes]),
+        eta=np.array([lane.rule.eta for lane in lanes]),
+        numerator=np.array([lane.rule.numerator for lane in lanes]),
+        offset=np.array([lane.rule.offset for lane in lanes]),
+        friction=np.array([lane.momentum for lane in lanes]),
+        undamped=1.0 - np.array([lane.dampening for lane in lanes]),
+        tau=np.array([lane.noise for lane in lanes]),
+        x=x,
+        velocity=np.zeros_like(x),
+        above=np.ones(num, dtype=np.bool_),
+        age=np.zeros(num, dtype=np.int64),
+        num_clipped=np.zeros(num, dtype=np.int64),
+        lowest=np.full(num, np.inf),
+        tail=np.zeros(num),
+    )
+
+
+def norms(points: Array) -> Array:
+    """Euclidean norms of points of shape (dimension, lanes)."""
+    if len(points) == 1:
+        lengths: Array = np.abs(points[0])
+        return lengths
+    lengths = np.sqrt((points * points).sum(axis=0))
+    return lengths
+
+
+def _stack(functions: Sequence[Function]) -> Function:
+    """One function whose numbers are arrays, one number a lane, in the last axis."""
+    first = functions[0]
+    columns = {}
+    for name in (f.name for f in fields(first)):
+        values = np.asarray([getattr(function, name) for function in functions], dtype=np.float64)
+        columns[name] = np.ascontiguousarray(values.T)
+    return type(first)(**columns)
