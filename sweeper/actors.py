@@ -32,6 +32,7 @@ from sweeper.messages import (
     WorkerFacts,
 )
 from sweeper.run_dir import RunDir, file_hash
+from sweeper.side_by_side import train_side_by_side
 from trainers.checkpoint import TrainingState, dump, load
 from trainers.loop import Progress, Segment, Snapshot, SnapshotSchedule, TrainSettings, train
 from trainers.problem import Problem
@@ -104,6 +105,10 @@ class TrainerWorker(_Worker):
             last item, what the trial's code raised.
         """
         self._settle_thread()
+        if assignments and assignments[0].problem["use"] == "analytic":
+            # The schedule hands trials that run side by side out among themselves.
+            yield from train_side_by_side(assignments, should_stop=self._stop.is_set)
+            return
         for assignment in assignments:
             try:
                 for item in self._attempt(assignment):
@@ -269,11 +274,12 @@ class EstimatorWorker(_Worker):
 
 def _update_rule(section: Mapping[str, Any]) -> UpdateRule:
     options: dict[str, Any] = {**section, "betas": tuple(section["betas"])}
+    del options["from_theory"]  # of analytic functions alone
     return UpdateRule(**options)
 
 
 def _train_settings(section: Mapping[str, Any]) -> TrainSettings:
-    return TrainSettings(**section)
+    return TrainSettings(**{**section, "log_every": section["log_every"] or 1})
 
 
 def _snapshot_schedule(measure: Mapping[str, Any]) -> SnapshotSchedule:

@@ -124,7 +124,9 @@ class Committer:
         assert len(group) == len(self._pending), "a segment is committed with its rows"
         self._num_commits += 1
         tables: dict[str, pa.Table] = {}
-        logged = [(s.trial, item.rows, content.steps) for s, content, item in group if len(item.rows["step"])]
+        logged = [
+            (s.trial, item.rows, _last_step(content, item)) for s, content, item in group if len(item.rows["step"])
+        ]
         if logged:
             tables["metrics"] = metric_rows(logged)
         measured: dict[str, list[Mapping[str, Any]]] = {}
@@ -173,3 +175,8 @@ class Committer:
         # Only what was committed: the trainer may have written the next one already.
         for name in written[:-2]:
             (folder / name).unlink(missing_ok=True)
+
+
+def _last_step(content: OpenSegment, item: SegmentItem) -> int:
+    """The iterate from which no step is taken: an analytic trial is done where it hits."""
+    return item.stop if item.outcome == "done" else content.steps

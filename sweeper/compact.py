@@ -95,7 +95,7 @@ def trials_table(state: RunState, metrics: pa.Table | None, *, running: frozense
         if trial.status == "diverged":
             known = {metric: value for metric, value in known.items() if metric != "final_train_loss"}
         row |= {metric: known.get(metric) for metric in metric_names}
-        rows.append(row | _ending(trial))
+        rows.append(row | _ending(trial) | _own_columns(trial))
     columns = list(dict.fromkeys(key for row in rows for key in row))
     typed = {column: _column(column, [row.get(column) for row in rows]) for column in columns}
     return pa.table(typed)
@@ -123,6 +123,12 @@ def _ending(trial: TrialState) -> dict[str, Any]:
         "clipped_fraction": sum(fact["num_clipped"] for fact in facts) / num_steps if num_steps else None,
         "error": trial.failures[-1][1].strip().splitlines()[-1] if trial.failures and trial.given_up else None,
     }
+
+
+def _own_columns(trial: TrialState) -> dict[str, Any]:
+    """What the trainer itself has to say of a trial, for example its hitting time."""
+    own: dict[str, Any] = trial.segments[-1].facts.get("columns", {}) if trial.segments else {}
+    return own
 
 
 def _losses(metrics: pa.Table | None) -> dict[str, dict[str, float]]:
@@ -174,6 +180,12 @@ _FIXED_TYPES: Mapping[str, pa.DataType] = {
     "last_finite_loss": pa.float64(),
     "clipped_fraction": pa.float64(),
     "error": pa.string(),
+    "hitting_time": pa.int64(),
+    "hitting_status": pa.string(),
+    **dict.fromkeys(
+        ("epsilon", "L0", "L1", "M", "initial_gap", "noise", "iteration_bound", "min_grad_norm", "tail_grad_norm"),
+        pa.float64(),
+    ),
     "started_at": pa.timestamp("ms", tz="UTC"),
     "ended_at": pa.timestamp("ms", tz="UTC"),
 }

@@ -20,7 +20,7 @@ from sweeper.spec.variants import canonical
 
 __all__ = ["Plan", "Trial", "UserCode", "arm_of", "expand", "measurement_id", "training_key", "user_code"]
 
-_SCHEMA = 1
+_SCHEMA = 2
 """Counts changes of what a resolved section means; a new value retrains everything."""
 
 
@@ -193,6 +193,8 @@ def arm_of(update_rule: Mapping[str, Any]) -> str:
         >>> arm_of(rule)
         'sgd(momentum) + clip_norm + cosine'
     """
+    if (theory := update_rule.get("from_theory")) is not None:
+        return str(theory)
     options = [name for name in ("momentum", "dampening", "nesterov", "weight_decay") if update_rule.get(name)]
     direction = update_rule["optimizer"] + (f"({', '.join(options)})" if options else "")
     transforms = [name for name in ("clip_norm", "normalize") if update_rule.get(name) is not None]

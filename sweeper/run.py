@@ -34,6 +34,9 @@ __all__ = ["Outcome", "run_sweep"]
 
 _log = logging.getLogger(__name__)
 
+_MAX_SIDE_BY_SIDE = 10_000
+"""Analytic trials in one call of a trainer: what a crash of it costs at most."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
@@ -173,11 +176,14 @@ def _drive(
             estimators=sweep.resources.estimators.count if measure else 0,
             num_trials=len(todo),
         )
+        side_by_side = [trial.trial_id for trial in todo if trial.problem["use"] == "analytic"]
         schedule = Schedule(
             order([trial.trial_id for trial in todo], progress),
             max_attempts=sweep.resources.max_attempts,
             max_snapshots=2 * max(1, size.estimators),
             max_snapshot_bytes=cluster.object_store_bytes // 3,
+            side_by_side=side_by_side,
+            share=min(_MAX_SIDE_BY_SIDE, -(-len(side_by_side) // size.trainers)),
         )
         listener.say(f"{size.trainers} trainers and {size.estimators} estimators on {cluster.cpus:g} CPUs")
         Driver(

@@ -8,9 +8,10 @@ segment, at most ``max_attempts`` times.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
@@ -110,6 +111,8 @@ class Schedule:
             unmeasurable.
         max_snapshots: Bound on the snapshots in flight, queued or being measured.
         max_snapshot_bytes: Bound on their bytes; one snapshot is always let through.
+        side_by_side: Trials that one trainer runs all at once, and that are therefore handed out in large shares.
+        share: How many of them a trainer is given at a time.
 
     Example:
         >>> schedule = Schedule({"a": Progress()}, max_attempts=2)
@@ -132,7 +135,11 @@ class Schedule:
         max_attempts: int = 3,
         max_snapshots: int = 4,
         max_snapshot_bytes: int = 2**62,
+        side_by_side: Collection[str] = (),
+        share: int = 1,
     ) -> None:
+        self._side_by_side = frozenset(side_by_side)
+        self._share = share
         self._max_attempts = max_attempts
         self._max_snapshots = max_snapshots
         self._max_snapshot_bytes = max_snapshot_bytes
@@ -256,8 +263,14 @@ class Schedule:
 
     def _batch_size(self) -> int:
         """How many trials to hand out at once: one, unless they are very short; fewer as the end comes near."""
+        alike = self._waiting[0] in self._side_by_side
+        # A batch is of one kind: trials that run side by side, or one after the other.
+        run = itertools.takewhile(lambda trial: (trial in self._side_by_side) == alike, self._waiting)
+        if alike:
+            return min(sum(1 for _ in run), self._share)
         fair = len(self._waiting) // (2 * len(self._trainers))
-        return max(1, min(fair, int(_BATCH_S / max(self._trial_s, 1e-3))))
+        most = max(1, min(fair, int(_BATCH_S / max(self._trial_s, 1e-3))))
+        return sum(1 for _ in itertools.islice(run, most))
 
     def _start(self, slot: int) -> Start:
         name = self._waiting.popleft()

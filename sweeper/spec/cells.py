@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from sweeper.spec.analytic_options import analytic_conflicts
 from sweeper.spec.axes import MAX_TRIALS, Axis, SweepBlock, generated, num_values
 from sweeper.spec.diagnostics import Diagnostic, at
 from sweeper.spec.excludes import Exclude, excluded
@@ -98,6 +99,11 @@ def build_cells(base: Mapping[str, Node], block: SweepBlock, node: Node) -> tupl
             continue
         if not all(section.is_valid for section in sections.values()):
             problems.update(dict.fromkeys(p for section in sections.values() for p in section.problems))
+            continue
+        resolved = {name: section.resolved for name, section in sections.items()}
+        nodes = {name: section.node for name, section in sections.items()}
+        if conflicts := list(analytic_conflicts(nodes, resolved)):
+            problems.update(dict.fromkeys(conflicts))
             continue
         identity = tuple(
             identities[name].setdefault(variants[name].identity(chosen), len(identities[name])) for name in TRAINED

@@ -129,6 +129,9 @@ def _load(text: str, name: str, folder: Path, path: Path | None, overrides: Sequ
     else:
         cells, found = build_cells(base, block, sweep_node)
         problems += found
+        if measure is not None and any(cell.problem["use"] == "analytic" for cell in cells):
+            message = "has no meaning for analytic functions, whose L0 and L1 are known exactly"
+            problems.append(at(top.child("measure") or top, message, "leave it out", key=True))
     raise_if_any(problems)
     assert block is not None
     first = cells[0]

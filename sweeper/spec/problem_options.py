@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import ConfigDict, Field, model_validator
 
+from sweeper.spec.analytic_options import Analytic
 from sweeper.spec.values import AS_NUMBER, Count, Flag, FreeValue, NonNegative, Section, Text, conflict
 
 __all__ = [
@@ -118,6 +119,7 @@ PROBLEM_OPTIONS: dict[str, type[Section]] = {
     "language_modeling": LanguageModeling,
     "image_classification": ImageClassification,
     "deep_linear": DeepLinear,
+    "analytic": Analytic,
 }
 """Name to options. Their defaults are those of the factories in ``trainers.problems``."""
 

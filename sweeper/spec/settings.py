@@ -29,7 +29,10 @@ class Train(Section):
     """How long a trial trains, and what is written along the way."""
 
     steps: Count = Field(description="Steps of each trial.", examples=[400])
-    log_every: Count = Field(default=1, description="Metrics of every n-th step are kept.")
+    log_every: Count | None = Field(
+        default=None,
+        description="Metrics of every n-th step are kept; null means all, of analytic functions the first and last.",
+    )
     evaluate_every: Count | None = Field(
         default=None, description="The problem's own metrics at every n-th step; at the end they always are."
     )

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from sweeper.spec.values import AS_NUMBER, Count, Flag, NonNegative, Positive, Section, Threshold, conflict
+from sweeper.spec.values import AS_NUMBER, Count, Flag, NonNegative, Positive, Section, Threshold, conflict, missing
 
 __all__ = ["OPTIONS_OF_OPTIMIZERS", "Constant", "Cosine", "StepDecay", "UpdateRule"]
 
@@ -59,7 +59,9 @@ class UpdateRule(Section):
     optimizer: Literal["sgd", "adam", "adamw", "rmsprop", "adagrad"] = Field(
         default="sgd", description="The direction, as torch.optim computes it from the transformed gradient."
     )
-    learning_rate: Positive = Field(description="eta, the step size before clipping.", examples=[1.0])
+    learning_rate: Positive | None = Field(
+        default=None, description="eta, the step size before clipping.", examples=[1.0]
+    )
     momentum: _Unit = Field(default=0.0, description="Momentum of sgd and rmsprop.")
     dampening: _Unit = Field(default=0.0, description="Dampening of sgd's momentum.")
     nesterov: Flag = Field(default=False, description="Nesterov's momentum; needs momentum and no dampening.")
@@ -78,8 +80,20 @@ class UpdateRule(Section):
         default=Constant(use="constant"), description="The learning rate over the steps."
     )
 
+    from_theory: Literal["theorem3", "theorem6", "theorem7", "theorem8", "normalized", "vankov2024"] | None = Field(
+        default=None,
+        description="Rate and threshold as a theorem sets them from an analytic function's L0 and L1, in their place.",
+    )
+
     @model_validator(mode="after")
     def _consistent(self) -> UpdateRule:
+        if self.from_theory is not None:
+            for option in ("learning_rate", "clip_norm", "normalize", "momentum"):
+                if getattr(self, option) != _default(option):
+                    message = f"{self.from_theory} sets the whole rule, so that {option} has no effect"
+                    raise conflict(message, option, "from_theory", hint="give one of them")
+        elif self.learning_rate is None:
+            raise missing("learning_rate")
         if self.clip_norm is not None and self.normalize is not None:
             raise conflict(
                 "clip_norm and normalize exclude each other", "clip_norm", "normalize", hint="set one of them to null"

@@ -93,6 +93,8 @@ def _translate(model: type[Section], top: Node, error: Any) -> Diagnostic:
             return at(node, f"has too few values, found {len(error['input'])}")
         case "missing":
             return _missing(node, error["loc"][-1], _field(model, error["loc"]))
+        case "required":
+            return _missing(node, context["key"], _field(model, (*error["loc"], context["key"])))
         case "union_tag_not_found":
             names = [name for section in _models_at(model, error["loc"]) for name in _names(section)]
             return _missing(node, "use", None, f"known: {', '.join(names)}")

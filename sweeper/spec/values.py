@@ -28,6 +28,7 @@ __all__ = [
     "Text",
     "Threshold",
     "conflict",
+    "missing",
     "shown",
     "wrong",
 ]
@@ -86,6 +87,18 @@ def conflict(message: str, *keys: str, hint: str = "") -> PydanticCustomError:
         An error to be raised by a validator of a whole section.
     """
     return PydanticCustomError("conflict", "{message}", {"message": message, "keys": list(keys), "hint": hint})
+
+
+def missing(key: str) -> PydanticCustomError:
+    """The error for a key that other values make necessary.
+
+    Args:
+        key: What is missing.
+
+    Returns:
+        An error to be raised by a validator of a whole section.
+    """
+    return PydanticCustomError("required", "{key} is required", {"key": key})
 
 
 def wrong(message: str, hint: str) -> PydanticCustomError:

@@ -3,7 +3,7 @@
 import inspect
 from collections.abc import Mapping
 from dataclasses import MISSING, fields
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import torch
@@ -16,6 +16,9 @@ from sweeper.spec.update_rule import OPTIONS_OF_OPTIMIZERS, UpdateRule
 from sweeper.spec.validation import sections_in
 from sweeper.spec.values import Section
 from trainers import loop, snapshot, update_rules
+from trainers.analytic.functions import FUNCTIONS
+from trainers.analytic.noise import NOISES
+from trainers.analytic.theory import THEORIES
 from trainers.problems import PROBLEMS
 from trainers.problems.image_classification import MODELS as IMAGE_MODELS
 from trainers.problems.language_modeling import MODELS as LANGUAGE_MODELS
@@ -61,10 +64,10 @@ def plain(value: Any) -> Any:
 
 
 def test_the_same_problems_are_known():
-    assert list(PROBLEM_OPTIONS) == list(PROBLEMS)
+    assert list(PROBLEM_OPTIONS) == [*PROBLEMS, "analytic"]
 
 
-@pytest.mark.parametrize("use", PROBLEM_OPTIONS)
+@pytest.mark.parametrize("use", PROBLEMS)
 def test_options_and_defaults_of_problems_agree(use):
     assert spec_defaults(PROBLEM_OPTIONS[use]) == factory_defaults(PROBLEMS[use])
 
@@ -89,7 +92,10 @@ def test_models_and_their_defaults_agree(use, models):
 
 
 def test_options_and_defaults_of_update_rules_agree():
-    assert spec_defaults(UpdateRule) == dataclass_defaults(update_rules.UpdateRule)
+    spec, code = spec_defaults(UpdateRule), dataclass_defaults(update_rules.UpdateRule)
+    # A theorem sets the rule of an analytic function, where there is no rate of the spec's own.
+    assert (spec.pop("from_theory"), spec.pop("learning_rate"), code.pop("learning_rate")) == (None, None, REQUIRED)
+    assert spec == code
 
 
 def test_the_same_optimizers_are_known_and_take_the_same_options():
@@ -144,6 +150,8 @@ def test_train_settings_agree_except_for_the_spacing_of_checkpoints():
     spec, code = spec_defaults(Train), dataclass_defaults(loop.TrainSettings)
     # The spec has a default of its own: a trial without checkpoints loses everything in a crash.
     assert (spec.pop("checkpoint_every"), code.pop("checkpoint_every")) == (500, None)
+    # Null is every step, but of analytic functions the first and the last.
+    assert (spec.pop("log_every"), code.pop("log_every")) == (None, 1)
     assert spec == code
 
 
@@ -168,3 +176,26 @@ def test_the_same_estimators_are_known_and_take_the_same_options():
 def test_every_spacing_that_the_spec_accepts_has_sample_points(delta):
     section = DirectionalSmoothness.model_validate({"use": "directional_smoothness", "delta": delta})
     assert fractions_of(section.delta)[-1] == 1
+
+
+def test_the_same_functions_are_known_and_take_the_same_numbers():
+    sections = sections_in(PROBLEM_OPTIONS["analytic"].model_fields["function"].annotation)
+    known = {name: section for section in sections for name in section.model_fields["use"].annotation.__args__}
+    assert known.keys() == FUNCTIONS.keys()
+    for name, section in known.items():
+        defaults = spec_defaults(section)
+        taken = dataclass_defaults(FUNCTIONS[name])
+        if name == "theorem4_flat":
+            assert (defaults, taken) == ({}, {"epsilon": REQUIRED})  # the problem's own epsilon
+            continue
+        assert defaults.keys() == taken.keys()
+        assert all(taken[key] in {REQUIRED, value} for key, value in defaults.items())
+        FUNCTIONS[name](**defaults)
+
+
+def test_the_same_theorems_and_kinds_of_noise_are_known():
+    def literals(section, field):
+        return {v for part in get_args(section.model_fields[field].annotation) for v in (get_args(part) or (part,))}
+
+    assert literals(UpdateRule, "from_theory") - {type(None)} == set(THEORIES)
+    assert literals(PROBLEM_OPTIONS["analytic"], "noise_kind") == set(NOISES)

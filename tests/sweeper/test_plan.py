@@ -140,7 +140,14 @@ def test_every_leaf_of_the_resolved_sections_is_among_those_that_were_changed():
     changed = {param.values[1] for param in CHANGES}
     names = {(*path[:-1], path[-1]) for document in documents() for path, _ in leaves(resolved_of(document))}
     left_out = {path for path in names - changed if path[0] in {"problem", "update_rule", "train"}}
-    assert {path[-1] for path in left_out} == {"use", "corpus", "dataset", "normalize", "checkpoint_every"}
+    assert {path[-1] for path in left_out} == {
+        "use",
+        "corpus",
+        "dataset",
+        "normalize",
+        "from_theory",
+        "checkpoint_every",
+    }
 
 
 def resolved_of(document: dict[str, Any]) -> dict[str, Any]:
@@ -237,7 +244,7 @@ def test_seeds_change_trials_but_not_cells():
 def test_ids_stay_what_they_are():
     # A change here retrains everything that anybody has ever trained: then, and only then, count the schema up.
     (trial,) = plan_of(BASE).trials
-    assert (trial.trial_id, trial.cell_id) == ("b3359a0ff9c91a71", "abe6e9053d14a394")
+    assert (trial.trial_id, trial.cell_id) == ("89a6bd454a4d7828", "2e517260dc3aa118")
 
 
 def test_a_plan_counts_its_parts():
@@ -255,6 +262,7 @@ def test_a_plan_counts_its_parts():
         ({"optimizer": "sgd", "momentum": 0.9, "normalize": 1.0}, "sgd(momentum) + normalize"),
         ({"optimizer": "adamw", "weight_decay": 0.1, "schedule": {"use": "cosine"}}, "adamw(weight_decay) + cosine"),
         ({"optimizer": "adam", "schedule": {"use": "constant"}}, "adam"),
+        ({"optimizer": "sgd", "from_theory": "theorem3"}, "theorem3"),
     ],
 )
 def test_an_arm_names_what_is_in_use_but_no_numbers(rule, arm):

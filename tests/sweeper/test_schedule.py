@@ -359,3 +359,9 @@ class _Always:
     def draw(self, strategy: st.SearchStrategy[object]) -> object:
         elements = strategy.elements  # type: ignore[attr-defined]
         return self.move if self.move in elements else elements[0]
+
+
+def test_trials_that_run_side_by_side_are_handed_out_in_shares_and_never_mixed_with_others() -> None:
+    schedule = Schedule({name: Progress() for name in "abcdxyz"}, side_by_side="abcdx", share=3)
+    starts = [c.starts for slot in range(3) for c in schedule.handle(events.TrainerReady(slot=slot))]
+    assert [[start.trial for start in batch] for batch in starts] == [["a", "b", "c"], ["d", "x"], ["y"]]

@@ -28,6 +28,7 @@ HEADINGS: dict[str, type[Section]] = {
     "### `image_classification`": PROBLEM_OPTIONS["image_classification"],
     "`model: {use: resnet20}`": ResNet20,
     "### `deep_linear`": PROBLEM_OPTIONS["deep_linear"],
+    "### `analytic`": PROBLEM_OPTIONS["analytic"],
     "## `update_rule`": UpdateRule,
     "## `train`": Train,
     "## `measure`": Measure,

@@ -112,7 +112,7 @@ def test_problems_of_the_update_rule(options, message):
         ("train: {steps: 400.5}", "steps: must be a whole number, found 400.5"),
         ("train: {steps: 0}", "steps: must be at least 1, found 0"),
         ("train: {steps: 5, max_loss: -1}", "max_loss: must be greater than 0, found -1"),
-        ("train: {steps: 5, log_every: null}", "log_every: must be a number, found null"),
+        ("train: {steps: 5, log_every: yes}", "log_every: must be a number, found the text 'yes'"),
         ("train: {steps: 5}\nname: a/b", "name: cannot be the name of a run directory, found 'a/b'"),
         ("train: {steps: 5}\nname: 5", "found 5(.|\n)*quotes make text of a number"),
         ("train: {steps: 5}\nnmae: x", r"4:1: nmae: unknown key(.|\n)*did you mean 'name'"),

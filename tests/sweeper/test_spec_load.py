@@ -44,7 +44,7 @@ def complaint(*overrides: str, text: str = SPEC) -> str:
 def test_defaults_are_filled_in_everywhere():
     sweep = loaded()
     assert sweep.train.checkpoint_every == 500
-    assert sweep.train.log_every == 1
+    assert sweep.train.log_every is None
     assert sweep.resources.trainers.count == "auto"
     assert sweep.resources.max_attempts == 3
     assert sweep.cluster.address == "local"

@@ -18,7 +18,7 @@ from trainers.analytic.function import Array, Function
 from trainers.analytic.state import Mask, Mode, State, norms, start_state
 from trainers.analytic.theory import StepRule
 
-__all__ = ["Lane", "LaneResult", "run_lanes"]
+__all__ = ["Block", "Lane", "LaneResult", "run_lanes", "watch_lanes"]
 
 _BLOCK_STEPS = 64
 """Steps between two looks at which lanes are finished."""
@@ -107,20 +107,26 @@ class LaneResult:
     rows: dict[str, np.ndarray[Any, Any]] = field(repr=False)
 
 
-def run_lanes(
-    lanes: Sequence[Lane],
-    *,
-    should_stop: Callable[[], bool] = lambda: False,
-    on_block: Callable[[int], None] = lambda steps: None,
-) -> Iterator[tuple[int, LaneResult]]:
+@dataclass(frozen=True, kw_only=True)
+class Block:
+    """A sign of life.
+
+    Attributes:
+        step: Steps that every lane of the group has taken.
+        lane_steps: Steps that its lanes took in this block together.
+    """
+
+    step: int
+    lane_steps: int
+
+
+def run_lanes(lanes: Sequence[Lane]) -> Iterator[tuple[int, LaneResult]]:
     """Run trials to their ends.
 
     Args:
         lanes: The trials.
-        should_stop: Asked between blocks of steps; once True, what is unfinished is left.
-        on_block: Told after every block how many steps all lanes together have taken in it.
 
-    Yields:
+    Returns:
         Index and result of each lane, as they end.
 
     Example:
@@ -133,6 +139,21 @@ def run_lanes(
         >>> [(index, result.status, result.hitting_time) for index, result in run_lanes([lane])]
         [(0, 'hit', 4)]
     """
+    return (item for item in watch_lanes(lanes) if isinstance(item, tuple))
+
+
+def watch_lanes(
+    lanes: Sequence[Lane], *, should_stop: Callable[[], bool] = lambda: False
+) -> Iterator[tuple[int, LaneResult] | Block]:
+    """The same, with a sign of life after every block of steps.
+
+    Args:
+        lanes: The trials.
+        should_stop: Asked between blocks; once True, what is unfinished is left.
+
+    Yields:
+        Blocks, and index and result of each lane as they end.
+    """
     groups: dict[Hashable, list[int]] = {}
     for index, lane in enumerate(lanes):
         noise = lane.noise_kind if lane.noise else None
@@ -141,7 +162,7 @@ def run_lanes(
         for begin in range(0, len(members), _MAX_LANES):
             chosen = members[begin : begin + _MAX_LANES]
             group = _Group([lanes[index] for index in chosen], chosen)
-            yield from group.run(should_stop, on_block)
+            yield from group.run(should_stop)
 
 
 class _Group:
@@ -155,7 +176,7 @@ class _Group:
         self._log: list[dict[str, np.ndarray[Any, Any]]] = []
         self._rows: dict[int, list[tuple[int, int]]] = {}
 
-    def run(self, should_stop: Callable[[], bool], on_block: Callable[[int], None]) -> Iterator[tuple[int, LaneResult]]:
+    def run(self, should_stop: Callable[[], bool]) -> Iterator[tuple[int, LaneResult] | Block]:
         """Advance all lanes until none is left."""
         step, steps = 0, self._state.mode.steps
         # Diverging lanes overflow: that is what they are here to show.
@@ -174,7 +195,7 @@ class _Group:
                     if k == stop - 2:
                         earlier = state.copy()
                     state.advance(k)
-                on_block((stop - step) * state.index.size)
+                yield Block(step=stop, lane_steps=(stop - step) * state.index.size)
                 yield from self._end_finished(step, stop, before)
                 if stop - step > 2:
                     yield from self._end_cycling(stop, earlier)

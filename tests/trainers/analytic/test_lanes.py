@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from trainers.analytic.functions import Extremal, Logistic, Power, Quadratic, ScalarNetwork
-from trainers.analytic.lanes import Lane, run_lanes
+from trainers.analytic.lanes import Block, Lane, run_lanes, watch_lanes
 from trainers.analytic.noise import NoiseStream
 from trainers.analytic.theorem4 import Theorem4Flat, Theorem4Steep
 from trainers.analytic.theory import StepRule
@@ -135,12 +135,15 @@ def test_a_cycling_lane_ends_at_once_with_what_it_would_have_at_the_cap():
     function = Extremal()
     quick = lane_of(function, start=2.0, rule=StepRule(eta=3.0, numerator=3.0), steps=20_001)
     slow = dataclasses.replace(quick, log_every=20_000)  # rows in the middle are owed, so that it has to go on
-    taken = [0, 0]
-    results = []
-    for which, lane in enumerate((quick, slow)):
-        results += run_lanes([lane], on_block=lambda steps, which=which: taken.__setitem__(which, taken[which] + steps))
-    (_, fast), (_, whole) = results
-    assert taken[0] < 1000 < taken[1]
+
+    def watched(lane):
+        items = list(watch_lanes([lane]))
+        ((_, result),) = (item for item in items if not isinstance(item, Block))
+        return result, sum(item.lane_steps for item in items if isinstance(item, Block))
+
+    (fast, taken), (whole, all_taken) = watched(quick), watched(slow)
+    assert taken < 1000
+    assert all_taken == 20_001
     assert (fast.status, fast.num_steps, fast.num_clipped) == ("capped", 20_001, whole.num_clipped)
     for name in fast.rows:
         assert fast.rows[name][-1] == whole.rows[name][-1] or math.isnan(fast.rows[name][-1])
@@ -265,5 +268,6 @@ def test_a_lane_ends_at_its_first_hit_even_where_it_would_leave_again():
 def test_stopping_leaves_what_is_unfinished():
     lanes = [lane_of(Theorem4Steep(), steps=10**9, rule=StepRule(eta=1e-9)), lane_of(Quadratic(eigenvalues=(1.0,)))]
     asked = iter([False, False, True, True])
-    ended = [index for index, _ in run_lanes(lanes, should_stop=lambda: next(asked))]
-    assert ended == []
+    items = list(watch_lanes(lanes, should_stop=lambda: next(asked)))
+    assert items
+    assert all(isinstance(item, Block) for item in items)
