@@ -250,8 +250,6 @@ def report(
     style: Annotated[str, typer.Option("--format", metavar="table|md|csv|json", help="How to print it.")] = "table",
 ) -> None:
     """Aggregate a run over its seeds: losses with intervals, divergence, clipping, smoothness, best of each arm."""
-    import shutil
-
     from sweeper.report import build_report
     from sweeper.report_formats import FORMATS, render
     from sweeper.results import Run
@@ -259,28 +257,56 @@ def report(
     if style not in FORMATS:
         raise ClipsweepError(f"--format {style!r}: unknown; known: {', '.join(FORMATS)}")
     document = build_report(Run(run), by=by or [], where=where or [], sort=sort)
-    terminal = sys.stdout.isatty()
-    width = shutil.get_terminal_size().columns if terminal else None
-    color = terminal and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+    width, color = _terminal()
     typer.echo(render(document, style, width=width, color=color))
+
+
+@app.command()
+def theory(
+    run: RunPath,
+    where: Where = None,
+    style: Annotated[str, typer.Option("--format", metavar="table|md|csv|json", help="How to print it.")] = "table",
+) -> None:
+    """Hitting times of analytic trials beside the theorems' bounds, and gradient descent against clipping."""
+    from sweeper.report_formats import FORMATS
+    from sweeper.results import Run
+    from sweeper.theory_formats import render_theory
+    from sweeper.theory_report import build_theory
+
+    if style not in FORMATS:
+        raise ClipsweepError(f"--format {style!r}: unknown; known: {', '.join(FORMATS)}")
+    width, color = _terminal()
+    typer.echo(render_theory(build_theory(Run(run), where=where or []), style, width=width, color=color))
 
 
 @app.command()
 def plot(
     run: RunPath,
-    kind: Annotated[str, typer.Argument(metavar="KIND", help="smoothness or loss.", show_default=False)],
+    kind: Annotated[
+        str,
+        typer.Argument(metavar="KIND", help="smoothness, loss; of theory: phase, speedup, floor.", show_default=False),
+    ],
     where: Where = None,
     out: Annotated[
         Path | None, typer.Option("--out", help="File; .png, .svg or .pdf. RUN/plots/KIND.png by default.")
     ] = None,
 ) -> None:
-    """Draw the paper's figures: smoothness against gradient norm, or losses."""
+    """Draw the paper's figures, and those of its theory."""
     from sweeper.plots import draw
     from sweeper.results import Run
 
     file = out or run / "plots" / f"{kind}.png"
     draw(Run(run), kind, file, where=where or [])
     typer.echo(str(file))
+
+
+def _terminal() -> tuple[int | None, bool]:
+    """Width of the terminal, if stdout is one, and whether it may show colours."""
+    import shutil
+
+    if not sys.stdout.isatty():
+        return None, False
+    return shutil.get_terminal_size().columns, not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
 
 
 def _note(text: str) -> None:

@@ -182,6 +182,7 @@ _FIXED_TYPES: Mapping[str, pa.DataType] = {
     "error": pa.string(),
     "hitting_time": pa.int64(),
     "hitting_status": pa.string(),
+    "function_name": pa.string(),
     **dict.fromkeys(
         ("epsilon", "L0", "L1", "M", "initial_gap", "noise", "iteration_bound", "min_grad_norm", "tail_grad_norm"),
         pa.float64(),

@@ -16,6 +16,7 @@ from sweeper.errors import ClipsweepError
 from sweeper.labels import describe, short_names
 from sweeper.report import TRUSTED_SNR, select
 from sweeper.results import Run
+from sweeper.theory_plots import floor, phase, speedup
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -216,5 +217,5 @@ def _curve(axis: Axes, rows: pd.DataFrame, column: str, label: str, look: dict[s
     axis.fill_between(by_seed.index, low, high, color=look["color"], alpha=0.15, linewidth=0)
 
 
-PLOTS = {"smoothness": smoothness, "loss": loss}
+PLOTS = {"smoothness": smoothness, "loss": loss, "phase": phase, "speedup": speedup, "floor": floor}
 """Kind to function: ``(run, trials) -> figure``."""

@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import math
 from collections.abc import Mapping
 from typing import Any
 
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
-
 from estimators.fit import Interval
 from sweeper.report import Cell, Report
+from sweeper.text_tables import csv_table, markdown_table, terminal_lines, terminal_table
 
 __all__ = ["FORMATS", "render"]
 
@@ -115,32 +110,22 @@ def _answers(report: Report) -> list[str]:
 
 
 def _table(report: Report, width: int | None, color: bool) -> str:
-    table = Table(title=f"{report.path}: {_statuses(report)}", title_justify="left", title_style="bold")
-    for head in _heads(report):
-        table.add_column(Text(head), justify="right", overflow="fold")
-    for cell in report.cells:
-        style = "yellow" if cell.diverged else ""
-        table.add_row(*(Text(text) for text in _row(cell)), style=style)
-    console = Console(
-        file=io.StringIO(), width=width or 200, force_terminal=color, color_system="standard" if color else None
+    table = terminal_table(
+        f"{report.path}: {_statuses(report)}",
+        _heads(report),
+        [_row(cell) for cell in report.cells],
+        styles=["yellow" if cell.diverged else "" for cell in report.cells],
+        width=width,
+        color=color,
     )
-    console.print(table)
-    for line in _answers(report):
-        console.print(Text(line), soft_wrap=True)
-    for note in report.notes:
-        console.print(Text(f"note: {note}", style="dim"), soft_wrap=True)
-    output = console.file
-    assert isinstance(output, io.StringIO)
-    return "\n".join(line.rstrip() for line in output.getvalue().splitlines())
+    answers = terminal_lines(_answers(report), width=width, color=color)
+    notes = terminal_lines([f"note: {note}" for note in report.notes], style="dim", width=width, color=color)
+    return "\n".join(part for part in (table, answers, notes) if part)
 
 
 def _markdown(report: Report) -> str:
-    def line(cells: list[str]) -> str:
-        return "| " + " | ".join(text.replace("|", "\\|") for text in cells) + " |"
-
-    heads = _heads(report)
-    lines = [f"**{report.path}**: {_statuses(report)}", "", line(heads), line(["---:"] * len(heads))]
-    lines += [line(_row(cell)) for cell in report.cells]
+    lines = [f"**{report.path}**: {_statuses(report)}", ""]
+    lines += markdown_table(_heads(report), [_row(cell) for cell in report.cells])
     lines += ["", *(f"- {text}" for text in _answers(report)), *(f"- note: {note}" for note in report.notes)]
     return "\n".join(lines)
 
@@ -159,20 +144,7 @@ def _flat(cell: Cell) -> dict[str, Any]:
 
 
 def _csv(report: Report) -> str:
-    records = [_flat(cell) for cell in report.cells]
-    output = io.StringIO()
-    writer = csv.DictWriter(output, fieldnames=list(records[0]), lineterminator="\n")
-    writer.writeheader()
-    for record in records:
-        writer.writerow({key: _defuse(value) for key, value in record.items()})
-    return output.getvalue().rstrip("\n")
-
-
-def _defuse(value: Any) -> Any:
-    """An empty cell for what is missing; text that a spreadsheet would run as a formula gets a quote in front."""
-    if value is None or (isinstance(value, float) and math.isnan(value)):
-        return ""
-    return f"'{value}" if isinstance(value, str) and value[:1] in "=+-@\t\r" else value
+    return csv_table([_flat(cell) for cell in report.cells])
 
 
 def _document(report: Report) -> dict[str, Any]:

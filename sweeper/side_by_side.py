@@ -105,6 +105,12 @@ def lane_of(assignment: Assignment) -> tuple[Lane, Setting]:
         start = function.start_of_gap(problem["start_gap"])
     x = np.full((function.num_coordinates, 1), float(start))
     L0, L1 = function.smoothness()
+    if (assumed := problem["assume"]) is not None:
+        if not function.belongs_to(assumed["L0"], assumed["L1"]):
+            raise TrainerError(
+                f"{function} is not ({assumed['L0']!r}, {assumed['L1']!r})-smooth, as problem.assume says"
+            )
+        L0, L1 = assumed["L0"], assumed["L1"]
     setting = Setting(
         L0=L0,
         L1=L1,
@@ -148,6 +154,7 @@ def _columns(assignment: Assignment, lane: Lane, setting: Setting, result: LaneR
     theory = assignment.update_rule["from_theory"]
     rule = lane.rule
     columns = {
+        "function_name": assignment.problem["function"]["use"],
         "hitting_time": result.hitting_time,
         "hitting_status": result.status,
         "epsilon": lane.epsilon,

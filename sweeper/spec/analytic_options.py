@@ -70,6 +70,13 @@ class Theorem4Flat(Section):
     )
 
 
+class Constants(Section):
+    """Constants of a class of functions."""
+
+    L0: Positive = Field(description="Of Definition 1.")
+    L1: NonNegative = Field(description="Of Definition 1.")
+
+
 _Function = Annotated[
     Quadratic | Power | Extremal | Logistic | ScalarNetwork | Theorem4Steep | Theorem4Flat, Field(discriminator="use")
 ]
@@ -85,6 +92,10 @@ class Analytic(Section):
     start_gradient_norm: Positive | None = Field(default=None, description="x_0 where the gradient has this norm.")
     start_gap: Positive | None = Field(default=None, description="x_0 where f lies this far above its infimum.")
     epsilon: Positive = Field(default=0.01, description="The gradient norm to reach, as in eq. (7) and (8).")
+    assume: Constants | None = Field(
+        default=None,
+        description="L0 and L1 of the class that theorems are told; null means the function's own, the smallest.",
+    )
     noise: NonNegative = Field(default=0.0, description="tau of Assumption 5: a bound on the noise of the gradient.")
     noise_kind: Literal["sphere", "ball"] = Field(
         default="sphere", description="Noise of norm tau always (a fair coin in one dimension), or uniform below it."
@@ -141,7 +152,7 @@ def analytic_conflicts(sections: Mapping[str, Node], resolved: Mapping[str, Any]
             yield at(
                 node, f"has no meaning for an analytic function, found {shown(resolved[section][key])}", "leave it out"
             )
-    if theory is not None and (why := _inapplicable(theory, problem["function"])) is not None:
+    if theory is not None and (why := _inapplicable(theory, problem)) is not None:
         yield at(_where(sections["update_rule"], "from_theory"), f"{theory} {why}", "another theorem or function")
 
 
@@ -154,11 +165,13 @@ _FIXED: tuple[tuple[str, str, Any], ...] = (
 )
 
 
-def _inapplicable(theory: str, function: Mapping[str, Any]) -> str | None:
+def _inapplicable(theory: str, problem: Mapping[str, Any]) -> str | None:
     """Why a theorem says nothing of a function, if so."""
-    use = function["use"]
+    function, use = problem["function"], problem["function"]["use"]
     if theory == "theorem8" and use not in {"logistic", "theorem4_flat"}:
         return "needs a gradient that is bounded on the whole space, since noise leaves every sublevel set"
+    if problem["assume"] is not None:
+        return "needs L1 > 0" if theory == "theorem7" and problem["assume"]["L1"] == 0 else None
     if theory == "theorem7" and (use in {"quadratic", "theorem4_flat"} or function.get("L1") == 0):
         return "needs L1 > 0"
     if theory in {"theorem3", "normalized", "vankov2024"} and use == "logistic" and function["L1"] >= function["slope"]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -139,3 +140,17 @@ def test_a_problem_of_ones_own_is_shipped_to_the_workers_and_fails_alone(make_cl
     assert "0 new, 0 under way, 1 done, 1 failed" in cli("run", "own.yaml", code=1).stderr
     assert "1 trials queued" in cli("retry", "runs/own").stderr
     assert "0 failed" in cli("plan", "own.yaml").stdout
+
+
+def test_a_theory_sweep_runs_on_a_real_cluster_and_stands_in_the_same_tables(make_cli: Callable[[], Cli]) -> None:
+    cli = make_cli()
+    spec = str(Path(__file__).resolve().parents[2] / "specs" / "theory" / "bounds.yaml")
+    assert "32 done" in cli("run", spec).stderr
+    trials = pd.read_parquet(cli.folder / "runs" / "bounds" / "trials.parquet")
+    assert (trials["hitting_status"] == "hit").all()
+    bounded = trials[trials["iteration_bound"].notna()]
+    assert (bounded["hitting_time"] <= bounded["iteration_bound"]).all()
+    table = cli("theory", "runs/bounds").stdout
+    assert "runs/bounds: 32 hit" in table
+    assert "bound/T" in table
+    assert "no analytic trial" not in table

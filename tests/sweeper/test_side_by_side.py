@@ -150,3 +150,13 @@ def test_a_theorem_needs_a_function_whose_constants_are_known():
     text = "problem: {use: deep_linear}\nupdate_rule: {from_theory: theorem3}\ntrain: {steps: 5}\n"
     with pytest.raises(ValueError, match="theorem3 needs L0 and L1, which only analytic functions tell"):
         assignments_of(text)
+
+
+def test_theorems_are_told_the_constants_of_the_class_where_they_are_given(worker):
+    text = SPEC.replace("learning_rate: 0.01", "from_theory: theorem3")
+    (item,) = endings(worker, assignments_of(text, ["problem.assume={L0: 2, L1: 4}"]))
+    assert item.facts["columns"]["learning_rate"] == pytest.approx(1 / 20)
+    assert item.facts["columns"]["clip_norm"] == pytest.approx(0.5)
+    (refused,) = endings(worker, assignments_of(text, ["problem.assume={L0: 0.5, L1: 4}"]))
+    assert isinstance(refused, RaisedItem)
+    assert "is not (0.5, 4.0)-smooth" in refused.error

@@ -7,7 +7,7 @@ A function is (L0, L1)-smooth if ||Hessian|| <= L0 + L1 ||gradient||: Definition
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -54,6 +54,18 @@ class Function:
     def smoothness(self) -> tuple[float, float]:
         """The constants (L0, L1): for this L1 the smallest L0."""
         raise NotImplementedError
+
+    def belongs_to(self, L0: float, L1: float) -> bool:
+        """Whether the function is (L0, L1)-smooth.
+
+        Args:
+            L0: Of the class.
+            L1: Of the class.
+
+        Returns:
+            Whether the smallest L0 for this L1 is no larger, rounding aside.
+        """
+        return replace(self, L1=L1).smoothness()[0] <= L0 * (1 + 1e-12)  # type: ignore[call-arg]
 
     @property
     def minimum(self) -> Any:

@@ -56,6 +56,9 @@ class Quadratic(Function):
     def smoothness(self) -> tuple[float, float]:
         return float(np.max(self.eigenvalues)), 0.0
 
+    def belongs_to(self, L0: float, L1: float) -> bool:
+        return self.smoothness()[0] <= L0 * (1 + 1e-12)
+
     def start_of_gradient_norm(self, norm: float) -> float:
         """Every coordinate of x0 = s (1, ..., 1) with ||gradient|| = s ||lambda||."""
         return norm / float(np.linalg.norm(self.eigenvalues))
@@ -165,6 +168,10 @@ class Extremal(Function):
 
     def smoothness(self) -> tuple[float, float]:
         return float(self.L0), float(self.L1)
+
+    def belongs_to(self, L0: float, L1: float) -> bool:
+        """The growth of its gradient needs all of L1, and L1 does not make up for L0 at the minimum."""
+        return bool(self.L0 <= L0 and self.L1 <= L1)
 
     def start_of_gradient_norm(self, norm: float) -> float:
         """log(1 + L1 norm / L0) / L1."""

@@ -93,8 +93,17 @@ class State:
         return replace(self, function=type(self.function)(**numbers), noise=noise, **arrays)
 
     def copy(self) -> State:
-        """The same lanes, in memory of their own."""
-        return self.take(np.ones(self.index.size, dtype=np.bool_))
+        """The same lanes, with memory of its own for all that a step changes."""
+        return replace(
+            self,
+            x=self.x.copy(),
+            velocity=self.velocity.copy(),
+            above=self.above.copy(),
+            age=self.age.copy(),
+            num_clipped=self.num_clipped.copy(),
+            lowest=self.lowest.copy(),
+            tail=self.tail.copy(),
+        )
 
     def grad_norm(self) -> Array:
         """||grad f(x_k)||, without noise."""

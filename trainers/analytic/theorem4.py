@@ -61,6 +61,10 @@ class Theorem4Steep(Function):
     def smoothness(self) -> tuple[float, float]:
         return float(self.L1), float(self.L1)
 
+    def belongs_to(self, L0: float, L1: float) -> bool:
+        """L0 is needed at the minimum and L1 on the walls."""
+        return bool(self.L1 <= L0 and self.L1 <= L1)
+
     def start_of_gradient_norm(self, norm: float) -> float:
         """The paper's x0 = (log M + 1)/L1; in the parabola norm / L1."""
         return (norm if norm <= 1 else math.log(norm) + 1) / float(self.L1)
@@ -110,6 +114,10 @@ class Theorem4Flat(Function):
 
     def smoothness(self) -> tuple[float, float]:
         return 3 * float(self.epsilon), 0.0
+
+    def belongs_to(self, L0: float, L1: float) -> bool:
+        """At the minimum the gradient vanishes, so that L1 is of no help."""
+        return self.smoothness()[0] <= L0 * (1 + 1e-12)
 
     def start_of_gap(self, gap: float) -> float:
         """1 + (gap - 5 epsilon/4)/(2 epsilon) on the sides."""

@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -163,3 +164,42 @@ def test_arrays_of_numbers_give_what_the_numbers_give_one_by_one():
         alone = Logistic(slope=slope)
         assert together.gradient(x)[0, lane] == alone.gradient(x[:, [lane]])[0, 0]
         assert together.value(x)[lane] == alone.value(x[:, [lane]])[0]
+
+
+def test_a_function_belongs_to_its_own_class_and_to_larger_ones_only(function):
+    L0, L1 = function.smoothness()
+    assert function.belongs_to(L0, L1)
+    assert function.belongs_to(2 * L0 + 1, 2 * L1 + 1)
+    if L0 > 0:
+        assert not function.belongs_to(L0 * 0.999, L1)
+
+
+@pytest.mark.parametrize("slope", [0.5, 1.0, 3.0])
+def test_the_instances_of_theorem_4_share_a_class_with_L0_one_for_slope_one_alone(slope):
+    assert Theorem4Steep(L1=slope).belongs_to(1.0, slope) == (slope <= 1)
+    assert Theorem4Flat(epsilon=1 / 3).belongs_to(1.0, slope)
+    assert not Theorem4Flat(epsilon=0.34).belongs_to(1.0, slope)
+
+
+def test_section_2_3_leaves_out_a_factor_two():
+    """It gives the gradient of ||Y - W2 W1 X||^2 without the 2 that the square brings."""
+    generator = torch.Generator().manual_seed(0)
+    X, Y = (torch.randn(3, 5, generator=generator, dtype=torch.float64) for _ in range(2))
+    W1, W2 = (torch.randn(3, 3, generator=generator, dtype=torch.float64, requires_grad=True) for _ in range(2))
+    residual = W2 @ W1 @ X - Y
+    (exact,) = torch.autograd.grad((residual**2).sum(), W1)
+    printed = W2.T @ residual @ X.T
+    torch.testing.assert_close(exact, 2 * printed)
+
+
+def test_two_free_layers_are_smooth_on_bounded_sets_only():
+    """f(a, b) = (a b - 1)^2: along b = 1/a the gradient vanishes, while the curvature grows like 2 a^2."""
+    for a in (1.0, 10.0, 100.0):
+        point = torch.tensor([a, 1 / a], dtype=torch.float64)
+
+        def f(p):
+            return (p[0] * p[1] - 1) ** 2
+
+        assert torch.autograd.functional.jacobian(f, point).norm() < 1e-10
+        hessian = torch.autograd.functional.hessian(f, point)
+        assert torch.linalg.matrix_norm(hessian, 2).item() == pytest.approx(2 * (a**2 + a**-2))

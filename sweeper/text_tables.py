@@ -1,0 +1,117 @@
+"""Tables as text: for a terminal, Markdown, CSV."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+__all__ = ["csv_table", "markdown_table", "terminal_lines", "terminal_table"]
+
+
+def terminal_table(
+    title: str,
+    heads: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    *,
+    styles: Sequence[str] = (),
+    width: int | None = None,
+    color: bool = False,
+) -> str:
+    """A table with a frame. Text is shown as it is: nothing in it is markup.
+
+    Args:
+        title: Above it.
+        heads: Of the columns.
+        rows: Cells, as many as heads.
+        styles: Of the rows, empty for none.
+        width: Columns of the terminal; 200 without.
+        color: Whether it may use colours.
+
+    Returns:
+        Lines, joined, without trailing spaces.
+    """
+    table = Table(title=Text(title), title_justify="left", title_style="bold")
+    for head in heads:
+        table.add_column(Text(head), justify="right", overflow="fold")
+    for index, row in enumerate(rows):
+        table.add_row(*(Text(cell) for cell in row), style=styles[index] if styles else "")
+    return _printed([table], width, color)
+
+
+def terminal_lines(lines: Sequence[str], *, style: str = "", width: int | None = None, color: bool = False) -> str:
+    """Lines below a table.
+
+    Args:
+        lines: As they are to be read.
+        style: For all of them.
+        width: Columns of the terminal; 200 without.
+        color: Whether they may use colours.
+
+    Returns:
+        The lines, joined.
+    """
+    return _printed([Text(line, style=style) for line in lines], width, color)
+
+
+def _printed(things: Sequence[Any], width: int | None, color: bool) -> str:
+    output = io.StringIO()
+    console = Console(file=output, width=width or 200, force_terminal=color, color_system="standard" if color else None)
+    for thing in things:
+        console.print(thing, soft_wrap=isinstance(thing, Text))
+    return "\n".join(line.rstrip() for line in output.getvalue().splitlines())
+
+
+def markdown_table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    r"""A table in Markdown, every column to the right.
+
+    Args:
+        heads: Of the columns.
+        rows: Cells, as many as heads.
+
+    Returns:
+        Its lines.
+
+    Example:
+        >>> markdown_table(["a|b"], [["1"]])
+        ['| a\\|b |', '| ---: |', '| 1 |']
+    """
+
+    def line(cells: Sequence[str]) -> str:
+        return "| " + " | ".join(text.replace("|", "\\|") for text in cells) + " |"
+
+    return [line(heads), line(["---:"] * len(heads)), *(line(row) for row in rows)]
+
+
+def csv_table(records: Sequence[Mapping[str, Any]]) -> str:
+    r"""Records as CSV, with the keys of the first as heads.
+
+    Args:
+        records: At least one.
+
+    Returns:
+        Lines, joined; missing values are empty cells.
+
+    Example:
+        >>> csv_table([{"a": None, "b": "=1+1"}])
+        "a,b\n,'=1+1"
+    """
+    output = io.StringIO()
+    writer = csv.DictWriter(output, fieldnames=list(records[0]), lineterminator="\n")
+    writer.writeheader()
+    for record in records:
+        writer.writerow({key: _defuse(value) for key, value in record.items()})
+    return output.getvalue().rstrip("\n")
+
+
+def _defuse(value: Any) -> Any:
+    """An empty cell for what is missing; text that a spreadsheet would run as a formula gets a quote in front."""
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return ""
+    return f"'{value}" if isinstance(value, str) and value[:1] in "=+-@\t\r" else value
