@@ -33,6 +33,8 @@ def autocorrelation_time(series: ArrayLike) -> float:
     centred = values - values.mean() if n else values
     if n < 3 or not np.any(centred):
         return 0.5
+    # To unit size, so that squares neither vanish nor overflow.
+    centred = centred / np.abs(centred).max()
     size = 2 ** math.ceil(math.log2(2 * n))
     spectrum = np.fft.rfft(centred, size)
     correlation = np.fft.irfft(spectrum * np.conj(spectrum), size)[:n]

@@ -110,7 +110,7 @@ def fit_smoothness(
         kept = np.linspace(0, x.size - 1, MAX_POINTS).round().astype(np.intp)
         x, y = x[kept], y[kept]
     if x.size < 3:
-        return _nothing(x, f"only {x.size} points")
+        return _nothing(x, _only(x.size))
     tau_int = max(autocorrelation_time(np.log(x)), autocorrelation_time(np.log(y)))
     effective = x.size / (2 * tau_int)
     block = block_length(x.size, tau_int)
@@ -157,7 +157,7 @@ def _bounds(
 
     def statistic(indices: NDArray[np.intp]) -> tuple[float, float, float]:
         L0, L1 = profile_line(x[indices], y[indices], quantile)
-        return L0, L1, rank_correlation(x[indices], y[indices])
+        return L0, L1, _rank_correlation(x[indices], y[indices])
 
     samples = block_bootstrap(statistic, x.size, block=block, resamples=resamples, seed=seed)
     low, high = np.nanpercentile(samples, [2.5, 97.5], axis=0)
@@ -165,15 +165,27 @@ def _bounds(
     return L0, L1, rank
 
 
+def _rank_correlation(x: NDArray[np.float64], y: NDArray[np.float64]) -> float:
+    """Spearman's without the p-value and its price."""
+    ranks = np.array([stats.rankdata(x), stats.rankdata(y)])
+    ranks -= ranks.mean(axis=1, keepdims=True)
+    variances = (ranks * ranks).sum(axis=1)
+    return float(ranks[0] @ ranks[1] / math.sqrt(variances[0] * variances[1])) if variances.all() else math.nan
+
+
 def _unidentifiable(x: NDArray[np.float64], effective: float) -> str:
     low, high = np.quantile(x, [0.05, 0.95])
     if x.size < MIN_POINTS:
-        return f"only {x.size} points"
+        return _only(x.size)
     if high < MIN_RANGE * low:
         return f"gradient norms span a factor of {high / low:.2g} only"
     if effective < MIN_EFFECTIVE:
         return f"the points are worth {effective:.1f} independent ones"
     return ""
+
+
+def _only(count: int) -> str:
+    return f"only {count} point{'s' if count != 1 else ''}"
 
 
 def _nothing(x: NDArray[np.float64], why: str) -> SmoothnessFit:

@@ -10,6 +10,7 @@ import os
 import sys
 import tempfile
 import traceback
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -119,6 +120,16 @@ def run(
     new_measurement: Annotated[
         bool, typer.Option("--new-measurement", help="Go on although the measure section changed.")
     ] = False,
+    extend_edges: Annotated[
+        int,
+        typer.Option(
+            "--extend-edges",
+            metavar="N",
+            min=0,
+            max=10,
+            help="Grow the grid where an arm's best lies at its edge, N times.",
+        ),
+    ] = 0,
     as_json: AsJson = False,
 ) -> None:
     """Run a sweep, or what is missing of it."""
@@ -129,16 +140,30 @@ def run(
     from sweeper.run import run_sweep
     from sweeper.spec import load_spec
 
-    sweep = load_spec(spec, overrides or [])
-    with choose_display(Console(stderr=True)) as listener:
-        outcome = run_sweep(
-            sweep,
-            out=out,
-            listener=listener,
-            address=address,
-            accept_drift=accept_drift,
-            new_measurement=new_measurement,
-        )
+    wanted = list(overrides or [])
+    sweep = load_spec(spec, wanted)
+    for extensions in range(extend_edges, -1, -1):
+        with choose_display(Console(stderr=True)) as listener:
+            outcome = run_sweep(
+                sweep,
+                out=out,
+                listener=listener,
+                address=address,
+                accept_drift=accept_drift,
+                new_measurement=new_measurement,
+            )
+        if not extensions or outcome.exit_code:
+            break
+        from sweeper.answers import extended_grid
+
+        longer = extended_grid(outcome.run_dir, sweep)
+        if not longer:
+            _note("the best cell of every arm lies inside the grid")
+            break
+        for override in longer:
+            _note(f"the best cell lies at an edge: going on with --set '{override}'")
+        wanted += longer
+        sweep = load_spec(spec, wanted)
     path = _shorten(outcome.run_dir)
     if as_json:
         document = {"run": str(outcome.run_dir), "counts": dict(outcome.counts), "interrupted": outcome.interrupted}
@@ -254,11 +279,45 @@ def report(
     from sweeper.report_formats import FORMATS, render
     from sweeper.results import Run
 
-    if style not in FORMATS:
-        raise ClipsweepError(f"--format {style!r}: unknown; known: {', '.join(FORMATS)}")
+    _known_format(style, FORMATS)
     document = build_report(Run(run), by=by or [], where=where or [], sort=sort)
     width, color = _terminal()
     typer.echo(render(document, style, width=width, color=color))
+
+
+@app.command()
+def fit(
+    run: RunPath,
+    where: Where = None,
+    style: Annotated[str, typer.Option("--format", metavar="table|md|json", help="How to print it.")] = "table",
+) -> None:
+    """Fit L0 and L1 to every cell: the upper edge of smoothness against gradient norm, with intervals."""
+    from sweeper.answer_formats import ANSWER_FORMATS, render_fits
+    from sweeper.fits import build_fits
+    from sweeper.results import Run
+
+    _known_format(style, ANSWER_FORMATS)
+    width, color = _terminal()
+    opened = Run(run)
+    # JSON tells every trajectory's intervals, the tables those of lone ones.
+    cells = build_fits(opened, where=where or [], resamples=400 if style == "json" else None)
+    typer.echo(render_fits(str(opened.path), cells, style, width=width, color=color))
+
+
+@app.command()
+def advise(
+    run: RunPath,
+    where: Where = None,
+    style: Annotated[str, typer.Option("--format", metavar="table|md|json", help="How to print it.")] = "table",
+) -> None:
+    """Say what to make of a sweep: stability, what clipping did, edges of the grid, what theory advises."""
+    from sweeper.answer_formats import ANSWER_FORMATS, render_answers
+    from sweeper.answers import build_answers
+    from sweeper.results import Run
+
+    _known_format(style, ANSWER_FORMATS)
+    width, color = _terminal()
+    typer.echo(render_answers(build_answers(Run(run), where=where or []), style, width=width, color=color))
 
 
 @app.command()
@@ -273,8 +332,7 @@ def theory(
     from sweeper.theory_formats import render_theory
     from sweeper.theory_report import build_theory
 
-    if style not in FORMATS:
-        raise ClipsweepError(f"--format {style!r}: unknown; known: {', '.join(FORMATS)}")
+    _known_format(style, FORMATS)
     width, color = _terminal()
     typer.echo(render_theory(build_theory(Run(run), where=where or []), style, width=width, color=color))
 
@@ -284,7 +342,11 @@ def plot(
     run: RunPath,
     kind: Annotated[
         str,
-        typer.Argument(metavar="KIND", help="smoothness, loss; of theory: phase, speedup, floor.", show_default=False),
+        typer.Argument(
+            metavar="KIND",
+            help="smoothness, loss, fit, frontier; of theory: phase, speedup, floor.",
+            show_default=False,
+        ),
     ],
     where: Where = None,
     out: Annotated[
@@ -298,6 +360,11 @@ def plot(
     file = out or run / "plots" / f"{kind}.png"
     draw(Run(run), kind, file, where=where or [])
     typer.echo(str(file))
+
+
+def _known_format(style: str, known: Sequence[str]) -> None:
+    if style not in known:
+        raise ClipsweepError(f"--format {style!r}: unknown; known: {', '.join(known)}")
 
 
 def _terminal() -> tuple[int | None, bool]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-__all__ = ["describe", "duration", "short_names"]
+__all__ = ["describe", "duration", "plain_value", "short_names"]
 
 
 _TAKEN = {"trial_id", "cell_id", "arm", "seed", "seeds", "status", "diverged", "error", "attempts"}
@@ -81,3 +81,21 @@ def _text(value: Any) -> str:
     if value is None:
         return "none"
     return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def plain_value(value: Any) -> Any:
+    """A table's value as JSON has it: null for NaN, Python's numbers for NumPy's.
+
+    Args:
+        value: As pandas gives it.
+
+    Returns:
+        The plain value.
+
+    Example:
+        >>> plain_value(float("nan")) is None, plain_value(0.5)
+        (True, 0.5)
+    """
+    if hasattr(value, "item"):
+        value = value.item()
+    return None if isinstance(value, float) and value != value else value

@@ -12,8 +12,9 @@ import matplotlib as mpl
 import numpy as np
 
 from estimators.fit import log_log_correlation
+from sweeper.answer_plots import fit, frontier
 from sweeper.errors import ClipsweepError
-from sweeper.labels import describe, short_names
+from sweeper.labels import describe, plain_value, short_names
 from sweeper.report import TRUSTED_SNR, select
 from sweeper.results import Run
 from sweeper.theory_plots import floor, phase, speedup
@@ -74,13 +75,9 @@ def _cells(run: Run, trials: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
     names = list(short_names(run.swept).values())
     cells = []
     for _, group in trials.groupby("cell_id", sort=False):
-        values = {name: _plain(group.iloc[0][name]) for name in names}
+        values = {name: plain_value(group.iloc[0][name]) for name in names}
         cells.append((describe(values) or "the only cell", group))
     return cells
-
-
-def _plain(value: Any) -> Any:
-    return None if isinstance(value, float) and math.isnan(value) else value
 
 
 def _figure(columns: int, rows: int, *, width: float, height: float, **options: Any) -> tuple[Figure, list[Axes]]:
@@ -217,5 +214,13 @@ def _curve(axis: Axes, rows: pd.DataFrame, column: str, label: str, look: dict[s
     axis.fill_between(by_seed.index, low, high, color=look["color"], alpha=0.15, linewidth=0)
 
 
-PLOTS = {"smoothness": smoothness, "loss": loss, "phase": phase, "speedup": speedup, "floor": floor}
+PLOTS = {
+    "smoothness": smoothness,
+    "loss": loss,
+    "fit": fit,
+    "frontier": frontier,
+    "phase": phase,
+    "speedup": speedup,
+    "floor": floor,
+}
 """Kind to function: ``(run, trials) -> figure``."""

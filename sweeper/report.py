@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from estimators.fit import Interval, log_log_correlation, mean_interval, rank_correlation
 from sweeper.errors import ClipsweepError
-from sweeper.labels import describe, short_names
+from sweeper.labels import describe, plain_value, short_names
 from sweeper.results import Run
 
 if TYPE_CHECKING:
@@ -268,7 +268,7 @@ def _cell(
     found = [correlations[trial] for trial in group["trial_id"] if trial in correlations]
     first = group.iloc[0]
     return Cell(
-        values={name: _plain(first[name]) for name in columns},
+        values={name: plain_value(first[name]) for name in columns},
         arm=" / ".join(dict.fromkeys(group["arm"])),
         seeds=len(group),
         statuses=_counts(group),
@@ -283,13 +283,6 @@ def _cell(
     )
 
 
-def _plain(value: Any) -> Any:
-    """A value as JSON has it: null for NaN, Python's numbers for NumPy's."""
-    if hasattr(value, "item"):
-        value = value.item()
-    return None if isinstance(value, float) and math.isnan(value) else value
-
-
 def _arms(
     trials: pd.DataFrame,
     columns: list[str],
@@ -301,7 +294,7 @@ def _arms(
     bests: list[ArmBest] = []
     comparisons: list[Comparison] = []
     for within in _groups(trials, context_columns):
-        context = describe({name: _plain(within.iloc[0][name]) for name in context_columns})
+        context = describe({name: plain_value(within.iloc[0][name]) for name in context_columns})
         here = [
             _best(
                 arm,

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from sweeper.errors import ClipsweepError
-from sweeper.labels import short_names
+from sweeper.labels import plain_value, short_names
 from sweeper.report import select
 from sweeper.results import Run
 
@@ -195,7 +195,7 @@ def _times(group: pd.DataFrame) -> list[float]:
 
 def _function(first: Any, whole: str | None) -> str:
     """The function with its numbers, where the sweep gives them together."""
-    if whole is None or _missing(first[whole]):
+    if whole is None or plain_value(first[whole]) is None:
         return str(first["function_name"])
     section = json.loads(first[whole])
     numbers = [
@@ -211,7 +211,7 @@ def _row(group: pd.DataFrame, names: Sequence[str], whole: str | None) -> Theory
     counts = group["hitting_status"].value_counts()
     bound = float(first["iteration_bound"])
     return TheoryRow(
-        values={name: None if _missing(first[name]) else first[name] for name in names},
+        values={name: plain_value(first[name]) for name in names},
         arm=str(first["arm"]),
         function=_function(first, whole),
         seeds=len(group),
@@ -221,10 +221,6 @@ def _row(group: pd.DataFrame, names: Sequence[str], whole: str | None) -> Theory
         clipped_fraction=float(group["clipped_fraction"].astype(float).mean()),
         tail_grad_norm=float(group["tail_grad_norm"].astype(float).mean()),
     )
-
-
-def _missing(value: Any) -> bool:
-    return value is None or (isinstance(value, float) and math.isnan(value))
 
 
 def _speedups(trials: pd.DataFrame) -> list[Speedup]:

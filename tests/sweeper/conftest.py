@@ -203,3 +203,9 @@ def inline_run(tmp_path: Path) -> Callable[..., InlineRun]:
         return InlineRun(text, folder, **chaos)
 
     return make
+
+
+@pytest.fixture(scope="module")
+def module_inline_run(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], InlineRun]:
+    """One run that the tests of a module only read."""
+    return lambda text: InlineRun(text, tmp_path_factory.mktemp("inline"))()
