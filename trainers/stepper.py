@@ -83,7 +83,9 @@ class Stepper:
             if scale is not None:
                 flat.gradient.mul_(scale)
             self._before.copy_(vector)
-            learning_rate = self._rule.learning_rate_at(step, self._total_steps)
+            learning_rate = self._rule.learning_rate_at(
+                step, self._total_steps, steps_per_epoch=problem.steps_per_epoch
+            ) * problem.learning_rate_factor(step)
             self._optimizer.param_groups[0]["lr"] = learning_rate
             self._optimizer.step()
             if keep_iterates:

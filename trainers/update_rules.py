@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -76,16 +76,27 @@ _OPTIONS: dict[str, tuple[str, ...]] = {
 }
 
 
-def _constant(step: int, total_steps: int) -> float:
+def _constant(step: int, total_steps: int, steps_per_epoch: int) -> float:
     return 1.0
 
 
-def _step_decay(step: int, total_steps: int, *, milestones: list[int], factor: float = 0.1) -> float:
+def _step_decay(
+    step: int,
+    total_steps: int,
+    steps_per_epoch: int,
+    *,
+    milestones: Sequence[int],
+    factor: float = 0.1,
+    unit: str = "steps",
+) -> float:
     """Multiply by ``factor`` from each milestone on."""
-    return float(factor ** sum(step >= milestone for milestone in milestones))
+    if unit not in {"steps", "epochs"}:
+        raise ValueError(f"schedule 'step_decay': unit must be 'steps' or 'epochs', not {unit!r}")
+    scale = steps_per_epoch if unit == "epochs" else 1
+    return float(factor ** sum(step >= milestone * scale for milestone in milestones))
 
 
-def _cosine(step: int, total_steps: int, *, final_fraction: float = 0.0) -> float:
+def _cosine(step: int, total_steps: int, steps_per_epoch: int, *, final_fraction: float = 0.0) -> float:
     """Half a period of a cosine, from 1 at step 0 to ``final_fraction`` at ``total_steps``."""
     return final_fraction + (1 - final_fraction) * 0.5 * (1 + math.cos(math.pi * step / total_steps))
 
@@ -126,8 +137,8 @@ class UpdateRule:
         eps: Added to the denominator by every optimiser but ``sgd``.
         clip_norm: gamma of eq. (5), positive; None for no clipping.
         normalize: beta of eq. (6), positive; None for no normalisation. Not together with ``clip_norm``.
-        schedule: ``{"use": "constant"}``, ``{"use": "step_decay", "milestones": [steps], "factor": 0.1}`` or
-            ``{"use": "cosine", "final_fraction": 0.0}``.
+        schedule: ``{"use": "constant"}``, ``{"use": "step_decay", "milestones": [steps], "factor": 0.1, "unit":
+            "steps"}`` (or ``"epochs"``) or ``{"use": "cosine", "final_fraction": 0.0}``.
 
     Raises:
         ValueError: A value is out of range, or an option does not belong to the optimiser or schedule.
@@ -173,19 +184,20 @@ class UpdateRule:
             raise ValueError("nesterov needs momentum > 0 and dampening = 0")
         self._check_schedule()
 
-    def learning_rate_at(self, step: int, total_steps: int) -> float:
+    def learning_rate_at(self, step: int, total_steps: int, *, steps_per_epoch: int = 1) -> float:
         """The learning rate of one step.
 
         Args:
             step: Counted from 0.
             total_steps: Number of steps of the whole trial.
+            steps_per_epoch: Number of steps in one pass over the data.
 
         Returns:
             eta times the schedule's factor.
         """
         options = dict(self.schedule)
         factor = SCHEDULES[options.pop("use")]
-        return self.learning_rate * factor(step, total_steps, **options)
+        return self.learning_rate * factor(step, total_steps, steps_per_epoch, **options)
 
     def scale(self, grad_norm: Tensor) -> Tensor | None:
         """The transform's factor for a gradient of this norm, on the norm's device; None without a transform."""
@@ -210,6 +222,6 @@ class UpdateRule:
             if isinstance(value, int | float) and not 0 <= value < math.inf:
                 raise ValueError(f"schedule {name!r}: {option} must be finite and not negative, but is {value!r}")
         try:
-            SCHEDULES[name](0, 1, **options)
+            SCHEDULES[name](0, 1, 1, **options)
         except TypeError as error:
             raise ValueError(f"schedule {name!r} does not accept {options!r}: {error}") from error

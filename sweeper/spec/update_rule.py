@@ -8,7 +8,15 @@ from pydantic import Field, model_validator
 
 from sweeper.spec.values import AS_NUMBER, Count, Flag, NonNegative, Positive, Section, Threshold, conflict, missing
 
-__all__ = ["OPTIONS_OF_OPTIMIZERS", "Constant", "Cosine", "StepDecay", "UpdateRule"]
+__all__ = [
+    "ADDED_OPTIONS",
+    "ADDED_SCHEDULE_OPTIONS",
+    "OPTIONS_OF_OPTIMIZERS",
+    "Constant",
+    "Cosine",
+    "StepDecay",
+    "UpdateRule",
+]
 
 OPTIONS_OF_OPTIMIZERS: dict[str, frozenset[str]] = {
     "sgd": frozenset({"momentum", "dampening", "nesterov", "weight_decay"}),
@@ -18,6 +26,12 @@ OPTIONS_OF_OPTIMIZERS: dict[str, frozenset[str]] = {
     "adagrad": frozenset({"eps", "weight_decay"}),
 }
 """Which options an optimiser has. One that has no effect is refused: it would be another id for the same training."""
+
+ADDED_OPTIONS: dict[str, Any] = {}
+"""Options that came after the first ids, with their defaults: with those they do not count, so that ids stay."""
+
+ADDED_SCHEDULE_OPTIONS: dict[str, Any] = {"unit": "steps"}
+"""The same of schedules."""
 
 _Unit = Annotated[float, Field(ge=0, lt=1), AS_NUMBER]
 
@@ -33,9 +47,10 @@ class StepDecay(Section):
 
     use: Literal["step_decay"] = Field(description="The learning rate is multiplied by `factor` at each milestone.")
     milestones: tuple[Count, ...] = Field(
-        min_length=1, description="Steps, rising, from each of which on the rate is multiplied once more."
+        min_length=1, description="Steps or epochs, rising, from each of which on the rate is multiplied once more."
     )
     factor: Positive = Field(default=0.1, description="What the rate is multiplied by.")
+    unit: Literal["steps", "epochs"] = Field(default="steps", description="What milestones count.")
 
     @model_validator(mode="after")
     def _rising(self) -> StepDecay:

@@ -26,7 +26,7 @@ BASE: dict[str, Any] = {
         "weight_decay": 0.0,
         "clip_norm": 0.25,
         "normalize": None,
-        "schedule": {"use": "step_decay", "milestones": [3], "factor": 0.1},
+        "schedule": {"use": "step_decay", "milestones": [3], "factor": 0.1, "unit": "steps"},
     },
     "train": {"steps": 5, "log_every": 1, "evaluate_every": None, "checkpoint_every": 500, "max_loss": None},
 }
@@ -37,6 +37,7 @@ LANGUAGE: dict[str, Any] = {
     "batch_size": 20,
     "sequence_length": 35,
     "evaluate_sequences": 20,
+    "random_length": {"halved": 0.05, "jitter": 5.0},
 }
 IMAGES: dict[str, Any] = {
     "use": "image_classification",
@@ -106,6 +107,7 @@ ALSO = {
     "corpus": None,
     "dataset": None,
     "optimizer": "rmsprop",
+    "unit": "epochs",
     "normalize": None,
     "checkpoint_every": None,
 }
