@@ -16,7 +16,7 @@ from sweeper.spec.problem_options import ADDED_OPTIONS as ADDED_PROBLEM_OPTIONS
 from sweeper.spec.problem_options import EMBEDDED_DATA
 from sweeper.spec.settings import Measure
 from sweeper.spec.sweep import Sweep
-from sweeper.spec.update_rule import ADDED_OPTIONS, ADDED_SCHEDULE_OPTIONS
+from sweeper.spec.update_rule import ADDED_OPTIONS, ADDED_SCHEDULE_OPTIONS, TRANSFORMS
 from sweeper.spec.user_code import UserCode, user_code
 from sweeper.spec.variants import canonical
 
@@ -196,7 +196,7 @@ def arm_of(update_rule: Mapping[str, Any]) -> str:
         update_rule: The resolved section.
 
     Returns:
-        The optimiser with the options that are in use, the transform, and the schedule if it is not constant.
+        The optimiser with the options that are in use, the transform, the average, and the schedule if not constant.
 
     Example:
         >>> rule = {"optimizer": "sgd", "momentum": 0.9, "clip_norm": 0.25, "schedule": {"use": "cosine"}}
@@ -207,9 +207,16 @@ def arm_of(update_rule: Mapping[str, Any]) -> str:
         return str(theory)
     options = [name for name in ("momentum", "dampening", "nesterov", "weight_decay") if update_rule.get(name)]
     direction = update_rule["optimizer"] + (f"({', '.join(options)})" if options else "")
-    transforms = [name for name in ("clip_norm", "normalize") if update_rule.get(name) is not None]
+    of = "(momentum)" if update_rule.get("transform_of") == "momentum" else ""
+    transforms = [f"{name}{of}" for name in TRANSFORMS if update_rule.get(name) is not None]
+    average = update_rule.get("average")
     schedule = update_rule.get("schedule", {}).get("use", "constant")
-    return " + ".join([direction, *transforms, *([] if schedule == "constant" else [schedule])])
+    return " + ".join([
+        direction,
+        *transforms,
+        *([f"average({average['use']})"] if average else []),
+        *([] if schedule == "constant" else [schedule]),
+    ])
 
 
 def _without(section: Mapping[str, Any], added: Mapping[str, Any]) -> dict[str, Any]:

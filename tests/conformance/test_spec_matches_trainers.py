@@ -17,12 +17,13 @@ from sweeper.spec.update_rule import (
     ADDED_OPTIONS,
     ADDED_SCHEDULE_OPTIONS,
     OPTIONS_OF_OPTIMIZERS,
+    TRANSFORMS,
     StepDecay,
     UpdateRule,
 )
 from sweeper.spec.validation import sections_in
 from sweeper.spec.values import Section
-from trainers import loop, snapshot, update_rules
+from trainers import loop, snapshot, transforms, update_rules
 from trainers.analytic.functions import FUNCTIONS
 from trainers.analytic.noise import NOISES
 from trainers.analytic.theory import THEORIES
@@ -124,6 +125,9 @@ def test_the_same_optimizers_are_known_and_take_the_same_options():
             "weight_decay": 0.1,
             "betas": (0.5, 0.6),
             "eps": 0.1,
+            "lambd": 0.1,
+            "alpha": 0.5,
+            "t0": 3.0,
         }
         chosen = {key: values[key] for key in options}
         UpdateRule(optimizer=name, learning_rate=1.0, **chosen)
@@ -154,6 +158,16 @@ def test_schedules_mean_the_same_with_defaults_filled_in(schedule):
     written = update_rules.UpdateRule(learning_rate=1.0, schedule=schedule)
     filled = update_rules.UpdateRule(learning_rate=1.0, schedule=resolved)
     assert [written.learning_rate_at(k, 5) for k in range(5)] == [filled.learning_rate_at(k, 5) for k in range(5)]
+
+
+def test_the_same_transforms_and_averages_are_known():
+    assert list(TRANSFORMS) == list(transforms.TRANSFORMS)
+    sections = sections_in(UpdateRule.model_fields["average"].annotation)
+    assert {
+        name: [key for key in section.model_fields if key != "use"]
+        for section in sections
+        for name in section.model_fields["use"].annotation.__args__
+    } == {name: [option] for name, option in update_rules.AVERAGES.items()}
 
 
 def test_the_same_schedules_are_known():

@@ -13,7 +13,7 @@ from sweeper.spec.load import SECTIONS
 from sweeper.spec.model_options import AwdLstm, Gpt, Lstm, Mlp, ResNet18, ResNet20
 from sweeper.spec.problem_options import PROBLEM_OPTIONS, RandomLength
 from sweeper.spec.settings import Cluster, DirectionalSmoothness, Measure, Pool, Resources, Train
-from sweeper.spec.update_rule import Cosine, StepDecay, UpdateRule
+from sweeper.spec.update_rule import Cosine, FromStep, NonMonotone, StepDecay, UpdateRule
 from sweeper.spec.values import Section, shown
 
 MANUAL = (Path(__file__).parents[2] / "docs" / "spec.md").read_text(encoding="utf-8")
@@ -88,7 +88,7 @@ def test_tables_list_every_key_with_its_default(heading):
 
 def test_the_top_level_and_the_schedules_are_complete():
     assert list(rows_after("## Top level")) == list(SECTIONS)
-    for schedule in (StepDecay, Cosine):
+    for schedule in (StepDecay, Cosine, FromStep, NonMonotone):
         for name, info in schedule.model_fields.items():
             default = "required" if info.is_required() else documented(info.default)
             assert name == "use" or re.search(rf"`{name}`: [^;|]*, {default} *[;|]", MANUAL)
