@@ -273,7 +273,7 @@ train: {steps: 5}
 @pytest.mark.parametrize("option", ["clip_value: 1", "clip_adaptive: 0.1", "average: {use: from_step, step: 1}"])
 def test_rules_that_the_engine_of_analytic_functions_lacks_are_refused(option):
     text = f"""
-problem: {{use: analytic, function: {{use: quadratic}}}}
+problem: {{use: analytic, function: {{use: quadratic}}, start: 1.0}}
 update_rule: {{learning_rate: 0.1, {option}}}
 train: {{steps: 5}}
 """
