@@ -265,7 +265,7 @@ class EstimatorWorker(_Worker):
         problem = self._build(json.loads(problem_json), seed)
         return Probe(
             problem.model,
-            problem.loss,
+            problem.measured_loss or problem.loss,
             problem.probe(data_fraction),
             audit=problem.probe(data_fraction * _AUDITED),
             initial_carry=problem.initial_carry,

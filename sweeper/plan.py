@@ -12,9 +12,11 @@ from typing import Any
 from sweeper.errors import SpecError
 from sweeper.spec.cells import Cell
 from sweeper.spec.diagnostics import Diagnostic, at, raise_if_any
+from sweeper.spec.problem_options import ADDED_OPTIONS as ADDED_PROBLEM_OPTIONS
 from sweeper.spec.problem_options import EMBEDDED_DATA
 from sweeper.spec.settings import Measure
 from sweeper.spec.sweep import Sweep
+from sweeper.spec.update_rule import ADDED_OPTIONS, ADDED_SCHEDULE_OPTIONS, TRANSFORMS
 from sweeper.spec.user_code import UserCode, user_code
 from sweeper.spec.variants import canonical
 
@@ -155,7 +157,15 @@ def training_key(
         The first 16 hex digits of the SHA-256 of the canonical JSON of all of it.
     """
     trained = {key: value for key, value in train.items() if key != "checkpoint_every"}
-    content = {"schema": _SCHEMA, "problem": problem, "update_rule": update_rule, "train": trained, "code": code}
+    rule = _without(update_rule, ADDED_OPTIONS)
+    rule["schedule"] = _without(rule["schedule"], ADDED_SCHEDULE_OPTIONS)
+    content = {
+        "schema": _SCHEMA,
+        "problem": _without(problem, ADDED_PROBLEM_OPTIONS.get(problem["use"], {})),
+        "update_rule": rule,
+        "train": trained,
+        "code": code,
+    }
     if seed is not None:
         content["seed"] = seed
     return _digest(content)
@@ -186,7 +196,7 @@ def arm_of(update_rule: Mapping[str, Any]) -> str:
         update_rule: The resolved section.
 
     Returns:
-        The optimiser with the options that are in use, the transform, and the schedule if it is not constant.
+        The optimiser with the options that are in use, the transform, the average, and the schedule if not constant.
 
     Example:
         >>> rule = {"optimizer": "sgd", "momentum": 0.9, "clip_norm": 0.25, "schedule": {"use": "cosine"}}
@@ -197,9 +207,21 @@ def arm_of(update_rule: Mapping[str, Any]) -> str:
         return str(theory)
     options = [name for name in ("momentum", "dampening", "nesterov", "weight_decay") if update_rule.get(name)]
     direction = update_rule["optimizer"] + (f"({', '.join(options)})" if options else "")
-    transforms = [name for name in ("clip_norm", "normalize") if update_rule.get(name) is not None]
+    of = "(momentum)" if update_rule.get("transform_of") == "momentum" else ""
+    transforms = [f"{name}{of}" for name in TRANSFORMS if update_rule.get(name) is not None]
+    average = update_rule.get("average")
     schedule = update_rule.get("schedule", {}).get("use", "constant")
-    return " + ".join([direction, *transforms, *([] if schedule == "constant" else [schedule])])
+    return " + ".join([
+        direction,
+        *transforms,
+        *([f"average({average['use']})"] if average else []),
+        *([] if schedule == "constant" else [schedule]),
+    ])
+
+
+def _without(section: Mapping[str, Any], added: Mapping[str, Any]) -> dict[str, Any]:
+    """A section as it was hashed before it had the added options, where those have their defaults."""
+    return {key: value for key, value in section.items() if key not in added or value != added[key]}
 
 
 def _digest(content: Any) -> str:

@@ -28,7 +28,7 @@ class TrainingState:
         layout: Names and shapes of the trained parameters.
         parameters: x_k as one vector, shape (n,), on the CPU.
         buffers: The model's buffers by name, for example batch-norm's running averages.
-        optimizer: The optimiser's state of the one flat parameter.
+        optimizer: The update rule's state of the one flat parameter: its optimiser's, momentum and average.
         carry: What step k - 1 handed on.
         num_clipped: Number of clipped steps before k.
         last_finite_loss: The last finite training loss before k; None if there was none.

@@ -23,6 +23,8 @@ class FlatParameters:
     Attributes:
         vector: All trained parameters, shape (n,), with the gradients in ``vector.grad``.
         layout: Names and shapes in order.
+        parameters: The model's own tensors, in order: views of ``vector``.
+        views: The same of the gradients.
 
     Raises:
         TrainerError: The model has nothing to train, or its parameters differ in type or device.
@@ -37,8 +39,8 @@ class FlatParameters:
 
     def __init__(self, model: nn.Module) -> None:
         self.layout = parameter_shapes(model)
-        self._parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-        kinds = {(parameter.dtype, parameter.device) for parameter in self._parameters}
+        self.parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        kinds = {(parameter.dtype, parameter.device) for parameter in self.parameters}
         if not kinds:
             raise TrainerError("the model has no parameter that requires a gradient")
         if len(kinds) > 1:
@@ -47,14 +49,14 @@ class FlatParameters:
         self.vector = nn.Parameter(flat_parameters(model))
         self.gradient = torch.zeros_like(self.vector, requires_grad=False)
         self.vector.grad = self.gradient
-        self._views: list[Tensor] = []
+        self.views: list[Tensor] = []
         offset = 0
-        for parameter in self._parameters:
+        for parameter in self.parameters:
             window = slice(offset, offset + parameter.numel())
             parameter.data = self.vector.data[window].view(parameter.shape)
             view = self.gradient[window].view(parameter.shape)
             parameter.grad = view
-            self._views.append(view)
+            self.views.append(view)
             offset += parameter.numel()
 
     def check_gradients(self) -> None:
@@ -63,7 +65,7 @@ class FlatParameters:
         Raises:
             TrainerError: A parameter's gradient is no longer the view that it was given.
         """
-        for parameter, view, (name, _) in zip(self._parameters, self._views, self.layout, strict=True):
+        for parameter, view, (name, _) in zip(self.parameters, self.views, self.layout, strict=True):
             if parameter.grad is not view:
                 raise TrainerError(
                     f"the gradient of {name!r} was replaced while the loss was computed: a problem's loss must leave "

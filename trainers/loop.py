@@ -149,6 +149,8 @@ def train(
         TrainerError: The problem and the settings do not go together.
         CheckpointError: ``resume`` is of another model or lies beyond the end.
     """
+    if rule.average is not None and rule.average["use"] == "non_monotone" and settings.evaluate_every is None:
+        raise TrainerError("average: non_monotone hangs on evaluations, but evaluate_every is not set")
     stepper = Stepper(problem, rule, total_steps=settings.steps, seed=seed)
     first = 0
     if resume is not None:
@@ -161,7 +163,7 @@ def train(
         log_every=settings.log_every,
         steps_per_epoch=problem.steps_per_epoch,
         max_loss=settings.max_loss,
-        clips=rule.clip_norm is not None,
+        clips=rule.clips,
         start=first,
         num_clipped=resume.num_clipped if resume else 0,
         last_finite_loss=resume.last_finite_loss if resume else None,

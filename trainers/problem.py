@@ -25,6 +25,10 @@ def _no_carry() -> Carry:
     return None
 
 
+def _unchanged(step: int) -> float:
+    return 1.0
+
+
 def _no_metrics(model: nn.Module) -> dict[str, float]:
     return {}
 
@@ -38,9 +42,11 @@ class Problem:
         loss: ``loss(model, batch, carry) -> (mean loss, carry)``; a scalar tensor, no backward, no step.
         batch: The batch of a step, a pure function of the step: the same whoever asks, whenever, and how often.
         probe: The frozen batches that define the function f whose smoothness is measured, for a share of the training
-            data in (0, 1]. All of equal size, so that f, the plain mean of ``loss`` over them, is a mean over samples.
-            The same whatever the seed of the trial.
+            data in (0, 1]. All of equal size, so that f, the plain mean of the measured loss over them, is a mean
+            over samples. The same whatever the seed of the trial.
         initial_carry: The carry at the start of every epoch.
+        measured_loss: What f is the mean of, where that is not ``loss``: without regularisers that only training needs.
+        learning_rate_factor: What the learning rate of a step is multiplied by, a pure function of the step.
         evaluate: Metrics by name, in evaluation mode and without gradients.
         steps_per_epoch: Number of steps in one pass over the training data.
         fingerprint: Says which data it is; equal fingerprints, equal data.
@@ -56,6 +62,8 @@ class Problem:
     steps_per_epoch: int
     fingerprint: str
     initial_carry: Callable[[], Carry] = _no_carry
+    measured_loss: Loss | None = None
+    learning_rate_factor: Callable[[int], float] = _unchanged
     evaluate: Callable[[nn.Module], dict[str, float]] = _no_metrics
 
     def __post_init__(self) -> None:

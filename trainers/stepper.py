@@ -15,6 +15,7 @@ from trainers.problem import Problem
 from trainers.seeding import seed_generators
 from trainers.trees import map_tensors
 from trainers.update_rules import UpdateRule
+from trainers.updater import Updater
 
 __all__ = ["Stepper"]
 
@@ -43,9 +44,8 @@ class Stepper:
         self._flat = FlatParameters(problem.model)
         self._vector = self._flat.vector
         self._device = self._vector.device
-        self._optimizer = rule.build_optimizer(self._vector)
+        self._updater = Updater(rule, self._flat)
         self._before = torch.empty_like(self._vector, requires_grad=False)
-        self._one = torch.ones((), dtype=self._vector.dtype, device=self._device)
         self._carry: Any = None
         self.iterates: np.ndarray[Any, np.dtype[np.float32]] | None = None
         problem.model.train()
@@ -78,32 +78,44 @@ class Stepper:
         loss.backward()  # type: ignore[no-untyped-call]
         flat.check_gradients()
         with torch.no_grad():
-            grad_norm = torch.linalg.vector_norm(flat.gradient)
-            scale = self._rule.scale(grad_norm)
-            if scale is not None:
-                flat.gradient.mul_(scale)
             self._before.copy_(vector)
-            learning_rate = self._rule.learning_rate_at(step, self._total_steps)
-            self._optimizer.param_groups[0]["lr"] = learning_rate
-            self._optimizer.step()
+            learning_rate = self._rule.learning_rate_at(
+                step, self._total_steps, steps_per_epoch=problem.steps_per_epoch
+            ) * problem.learning_rate_factor(step)
+            grad_norm, scale = self._updater.step(step, learning_rate)
             if keep_iterates:
                 # Fresh memory: the receiver serialises it later, when training has long gone on.
                 self.iterates = np.empty((2, vector.numel()), dtype=np.float32)
                 torch.from_numpy(self.iterates[0]).copy_(self._before)
                 torch.from_numpy(self.iterates[1]).copy_(vector)
             update_norm = torch.linalg.vector_norm(torch.sub(vector, self._before, out=self._before))
-            scalars = torch.stack((loss.detach(), grad_norm, self._one if scale is None else scale, update_norm))
+            scalars = torch.stack((loss.detach(), grad_norm, scale, update_norm))
         return learning_rate, scalars
 
     def evaluate(self, step: int) -> dict[str, float]:
-        """The problem's metrics at x_k, in evaluation mode; training goes on as if nothing had been."""
+        """The problem's metrics at x_k, or at the average of iterates that the rule keeps, in evaluation mode.
+
+        Args:
+            step: k.
+
+        Returns:
+            The metrics by name; training goes on as if nothing had been, but for an average that they may start.
+        """
         model = self._problem.model
         seed_generators(self._device, self._seed, step, _EVALUATION)
         model.eval()
         with torch.no_grad():
-            metrics = self._problem.evaluate(model)
+            averaged = self._updater.averaged
+            if averaged is not None:
+                self._before.copy_(self._vector)
+                self._vector.copy_(averaged)
+            found = self._problem.evaluate(model)
+            if averaged is not None:
+                self._vector.copy_(self._before)
         model.train()
-        return {name: float(value) for name, value in metrics.items()}
+        metrics = {name: float(value) for name, value in found.items()}
+        self._updater.evaluated(step, metrics)
+        return metrics
 
     def state(self, step: int, *, num_clipped: int, last_finite_loss: float | None) -> TrainingState:
         """A copy of everything that step k and later ones depend on."""
@@ -112,7 +124,7 @@ class Stepper:
             layout=tuple(self._flat.layout),
             parameters=_copy(self._vector),
             buffers={name: _copy(buffer) for name, buffer in self._problem.model.named_buffers()},
-            optimizer=map_tensors(_copy, dict(self._optimizer.state[self._vector])),
+            optimizer=map_tensors(_copy, self._updater.state()),
             carry=map_tensors(_copy, self._carry),
             num_clipped=num_clipped,
             last_finite_loss=last_finite_loss,
@@ -134,10 +146,7 @@ class Stepper:
             self._vector.copy_(state.parameters)
             for name, buffer in buffers.items():
                 buffer.copy_(state.buffers[name])
-        # The optimiser knows best which of its tensors live on the device and which stay on the CPU.
-        groups = self._optimizer.state_dict()["param_groups"]
-        own = {0: map_tensors(_copy, dict(state.optimizer))} if state.optimizer else {}
-        self._optimizer.load_state_dict({"state": own, "param_groups": groups})
+        self._updater.restore(state.optimizer)
         self._carry = map_tensors(lambda tensor: tensor.to(self._device, copy=True), state.carry)
 
     def _to_device(self, tree: Any) -> Any:

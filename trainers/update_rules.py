@@ -1,62 +1,20 @@
-"""How a gradient becomes a step: a transform of its length, then the direction of an elementwise optimiser."""
+"""How a gradient becomes a step: a transform, then the direction of an elementwise optimiser; all of it in words."""
 
 from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-__all__ = ["OPTIMIZERS", "SCHEDULES", "TRANSFORMS", "UpdateRule", "clip_scale", "normalize_scale"]
+from trainers.transforms import TRANSFORMS, Direction
 
+__all__ = ["AVERAGES", "OPTIMIZERS", "SCHEDULES", "UpdateRule"]
 
-def clip_scale(grad_norm: Tensor, clip_norm: float) -> Tensor:
-    r"""The factor by which clipping shortens the step.
-
-    Zhang et al. (2020), eq. (5), divided by the learning rate:
-
-        h / eta = min(1, gamma / ||g||)
-
-    Args:
-        grad_norm: ||g||, a scalar tensor on any device.
-        clip_norm: gamma, in the units of ``grad_norm``; infinity gives exactly 1 for every finite norm.
-
-    Returns:
-        A scalar tensor in [0, 1], on the same device.
-
-    Example:
-        >>> clip_scale(torch.tensor(4.0), 1.0), clip_scale(torch.tensor(0.5), 1.0)
-        (tensor(0.2500), tensor(1.))
-    """
-    return (clip_norm * grad_norm.reciprocal()).clamp(max=1.0)
-
-
-def normalize_scale(grad_norm: Tensor, offset: float) -> Tensor:
-    r"""The factor that turns the gradient into a step of almost constant length.
-
-    Zhang et al. (2020), eq. (6), divided by the learning rate:
-
-        h / eta = 1 / (||g|| + beta)
-
-    Args:
-        grad_norm: ||g||, a scalar tensor on any device.
-        offset: beta, positive, in the units of ``grad_norm``.
-
-    Returns:
-        A scalar tensor on the same device.
-
-    Example:
-        >>> normalize_scale(torch.tensor(3.0), 1.0)
-        tensor(0.2500)
-    """
-    return (grad_norm + offset).reciprocal()
-
-
-TRANSFORMS: dict[str, Callable[[Tensor, float], Tensor]] = {"clip_norm": clip_scale, "normalize": normalize_scale}
 
 # Elementwise ones only: training runs them on one flat vector, where nothing may depend on the parameters' shapes.
 OPTIMIZERS: dict[str, type[torch.optim.Optimizer]] = {
@@ -65,6 +23,7 @@ OPTIMIZERS: dict[str, type[torch.optim.Optimizer]] = {
     "adamw": torch.optim.AdamW,
     "rmsprop": torch.optim.RMSprop,
     "adagrad": torch.optim.Adagrad,
+    "asgd": torch.optim.ASGD,
 }
 
 _OPTIONS: dict[str, tuple[str, ...]] = {
@@ -73,24 +32,40 @@ _OPTIONS: dict[str, tuple[str, ...]] = {
     "adamw": ("betas", "eps", "weight_decay"),
     "rmsprop": ("momentum", "eps", "weight_decay"),
     "adagrad": ("eps", "weight_decay"),
+    "asgd": ("lambd", "alpha", "t0", "weight_decay"),
 }
 
 
-def _constant(step: int, total_steps: int) -> float:
+def _constant(step: int, total_steps: int, steps_per_epoch: int) -> float:
     return 1.0
 
 
-def _step_decay(step: int, total_steps: int, *, milestones: list[int], factor: float = 0.1) -> float:
+def _step_decay(
+    step: int,
+    total_steps: int,
+    steps_per_epoch: int,
+    *,
+    milestones: Sequence[int],
+    factor: float = 0.1,
+    unit: str = "steps",
+) -> float:
     """Multiply by ``factor`` from each milestone on."""
-    return float(factor ** sum(step >= milestone for milestone in milestones))
+    if unit not in {"steps", "epochs"}:
+        raise ValueError(f"schedule 'step_decay': unit must be 'steps' or 'epochs', not {unit!r}")
+    scale = steps_per_epoch if unit == "epochs" else 1
+    return float(factor ** sum(step >= milestone * scale for milestone in milestones))
 
 
-def _cosine(step: int, total_steps: int, *, final_fraction: float = 0.0) -> float:
+def _cosine(step: int, total_steps: int, steps_per_epoch: int, *, final_fraction: float = 0.0) -> float:
     """Half a period of a cosine, from 1 at step 0 to ``final_fraction`` at ``total_steps``."""
     return final_fraction + (1 - final_fraction) * 0.5 * (1 + math.cos(math.pi * step / total_steps))
 
 
 SCHEDULES: dict[str, Callable[..., float]] = {"constant": _constant, "step_decay": _step_decay, "cosine": _cosine}
+
+
+AVERAGES: dict[str, str] = {"from_step": "step", "non_monotone": "window"}
+"""When an average of iterates begins, and the one option of each; see :mod:`trainers.averaging`."""
 
 
 def _eager(optimizer: type[torch.optim.Optimizer]) -> type[torch.optim.Optimizer]:
@@ -113,7 +88,8 @@ _EAGER = {name: _eager(optimizer) for name, optimizer in OPTIMIZERS.items()}
 class UpdateRule:
     """A gradient transform followed by an optimiser's direction.
 
-    The transform scales the gradient of the loss; weight decay is the optimiser's and is added after it.
+    The transform works on the gradient of the loss; weight decay is the optimiser's and is added after it. With
+    ``transform_of="momentum"`` it works on the direction that SGD with momentum would take, weight decay included.
 
     Attributes:
         optimizer: One of :data:`OPTIMIZERS`.
@@ -124,18 +100,24 @@ class UpdateRule:
         weight_decay: Coefficient of the parameters in the direction; decoupled in ``adamw``.
         betas: Decay rates of the running averages of ``adam`` and ``adamw``.
         eps: Added to the denominator by every optimiser but ``sgd``.
-        clip_norm: gamma of eq. (5), positive; None for no clipping.
-        normalize: beta of eq. (6), positive; None for no normalisation. Not together with ``clip_norm``.
-        schedule: ``{"use": "constant"}``, ``{"use": "step_decay", "milestones": [steps], "factor": 0.1}`` or
-            ``{"use": "cosine", "final_fraction": 0.0}``.
+        lambd: Of ``asgd``: its decay of the parameters, and with ``alpha`` of the rate.
+        alpha: Of ``asgd``: step k has the rate eta / (1 + lambd eta k)^alpha, which is its learning rate in the tables.
+        t0: Of ``asgd``: the step from which on its average is one of many iterates.
+        clip_norm: gamma of eq. (5), positive; None for no clipping. At most one of this and the next four is not None.
+        normalize: beta of eq. (6), positive.
+        clip_value: The largest entry of a gradient, in absolute value.
+        clip_layer_norm: The largest norm of the gradient of one parameter tensor.
+        clip_adaptive: Brock et al. (2021): the largest norm of a unit's gradient, relative to that of its weights.
+        transform_of: ``gradient``, or ``momentum`` for ``sgd`` with momentum.
+        average: None, or when the average of iterates begins at which metrics are evaluated: ``{"use": "from_step",
+            "step": k}`` or ``{"use": "non_monotone", "window": 5}``, see :class:`trainers.averaging.IterateAverage`.
+        schedule: ``{"use": "constant"}``, ``{"use": "step_decay", "milestones": [steps], "factor": 0.1, "unit":
+            "steps"}`` (or ``"epochs"``) or ``{"use": "cosine", "final_fraction": 0.0}``.
 
     Raises:
         ValueError: A value is out of range, or an option does not belong to the optimiser or schedule.
 
     Example:
-        >>> rule = UpdateRule(learning_rate=2.0, clip_norm=1.0)
-        >>> rule.scale(torch.tensor(4.0))
-        tensor(0.2500)
         >>> UpdateRule(learning_rate=2.0, schedule={"use": "cosine"}).learning_rate_at(50, 100)
         1.0
     """
@@ -148,8 +130,16 @@ class UpdateRule:
     weight_decay: float = 0.0
     betas: tuple[float, float] = (0.9, 0.999)
     eps: float = 1e-8
+    lambd: float = 1e-4
+    alpha: float = 0.75
+    t0: float = 1e6
     clip_norm: float | None = None
     normalize: float | None = None
+    clip_value: float | None = None
+    clip_layer_norm: float | None = None
+    clip_adaptive: float | None = None
+    transform_of: str = "gradient"
+    average: Mapping[str, Any] | None = None
     schedule: Mapping[str, Any] = field(default_factory=lambda: {"use": "constant"})
 
     def __post_init__(self) -> None:
@@ -157,13 +147,14 @@ class UpdateRule:
             raise ValueError(f"unknown optimizer {self.optimizer!r}; known: {', '.join(OPTIMIZERS)}")
         if not (self.learning_rate > 0 and math.isfinite(self.learning_rate)):
             raise ValueError(f"learning_rate must be positive and finite, not {self.learning_rate!r}")
-        if self.clip_norm is not None and self.normalize is not None:
-            raise ValueError("clip_norm and normalize exclude each other: eq. (5) or eq. (6), not both")
+        chosen = [name for name in TRANSFORMS if getattr(self, name) is not None]
+        if len(chosen) > 1:
+            raise ValueError(f"{' and '.join(chosen)} exclude each other: one transform at a time")
         for name in TRANSFORMS:
             value = getattr(self, name)
             if value is not None and not value > 0:
                 raise ValueError(f"{name} must be positive, not {value!r}")
-        for name in ("momentum", "dampening", "nesterov", "weight_decay", "betas", "eps"):
+        for name in ("momentum", "dampening", "nesterov", "weight_decay", "betas", "eps", "lambd", "alpha", "t0"):
             # An option that is silently ignored would make two cells of a sweep the same without a word.
             if name not in _OPTIONS[self.optimizer] and getattr(self, name) != getattr(type(self), name):
                 raise ValueError(
@@ -171,33 +162,55 @@ class UpdateRule:
                 )
         if self.nesterov and not (self.momentum > 0 and self.dampening == 0):
             raise ValueError("nesterov needs momentum > 0 and dampening = 0")
+        if self.transform_of not in {"gradient", "momentum"}:
+            raise ValueError(f"transform_of must be 'gradient' or 'momentum', not {self.transform_of!r}")
+        if self.transform_of == "momentum" and not (self.optimizer == "sgd" and self.momentum > 0 and chosen):
+            raise ValueError(f"transform_of 'momentum' needs sgd, momentum > 0 and one of: {', '.join(TRANSFORMS)}")
         self._check_schedule()
+        self._check_average()
 
-    def learning_rate_at(self, step: int, total_steps: int) -> float:
+    @property
+    def clips(self) -> bool:
+        """Whether a transform's factor below 1 means clipping."""
+        return any(name.startswith("clip_") and getattr(self, name) is not None for name in TRANSFORMS)
+
+    def learning_rate_at(self, step: int, total_steps: int, *, steps_per_epoch: int = 1) -> float:
         """The learning rate of one step.
 
         Args:
             step: Counted from 0.
             total_steps: Number of steps of the whole trial.
+            steps_per_epoch: Number of steps in one pass over the data.
 
         Returns:
-            eta times the schedule's factor.
+            eta times the schedule's factor, and the decay of ``asgd``.
         """
         options = dict(self.schedule)
         factor = SCHEDULES[options.pop("use")]
-        return self.learning_rate * factor(step, total_steps, **options)
+        rate = self.learning_rate * factor(step, total_steps, steps_per_epoch, **options)
+        return rate / (1 + self.lambd * rate * step) ** self.alpha if self.optimizer == "asgd" else rate
 
-    def scale(self, grad_norm: Tensor) -> Tensor | None:
-        """The transform's factor for a gradient of this norm, on the norm's device; None without a transform."""
+    def transform(self, direction: Direction) -> Tensor | None:
+        """Transform a direction in place.
+
+        Args:
+            direction: The gradient, or with ``transform_of="momentum"`` the momentum.
+
+        Returns:
+            The factor by which its norm changed, on its device; None without a transform.
+        """
         for name, transform in TRANSFORMS.items():
             value = getattr(self, name)
             if value is not None:
-                return transform(grad_norm, value)
+                return transform(direction, value)
         return None
 
     def build_optimizer(self, parameter: nn.Parameter) -> torch.optim.Optimizer:
         """An optimiser of one (flat) parameter; the schedule is not its business."""
         options = {name: getattr(self, name) for name in _OPTIONS[self.optimizer]}
+        if self.transform_of == "momentum":
+            # What comes to it is the direction already.
+            options = {}
         # One tensor: the multi-tensor path would only add its bookkeeping.
         return _EAGER[self.optimizer]([parameter], lr=self.learning_rate, foreach=False, **options)  # type: ignore[call-arg]
 
@@ -210,6 +223,19 @@ class UpdateRule:
             if isinstance(value, int | float) and not 0 <= value < math.inf:
                 raise ValueError(f"schedule {name!r}: {option} must be finite and not negative, but is {value!r}")
         try:
-            SCHEDULES[name](0, 1, **options)
+            SCHEDULES[name](0, 1, 1, **options)
         except TypeError as error:
             raise ValueError(f"schedule {name!r} does not accept {options!r}: {error}") from error
+
+    def _check_average(self) -> None:
+        if self.average is None:
+            return
+        name = self.average.get("use")
+        if name not in AVERAGES:
+            raise ValueError(f"unknown average {name!r}; known: {', '.join(AVERAGES)}")
+        if self.average.keys() != {"use", AVERAGES[name]}:
+            raise ValueError(f"average {name!r} has one option, {AVERAGES[name]}, but found {dict(self.average)!r}")
+        if self.average[AVERAGES[name]] < 0:
+            raise ValueError(f"average {name!r}: {AVERAGES[name]} must not be negative")
+        if self.optimizer == "asgd":
+            raise ValueError("average has no place beside asgd, which keeps an average of its own")

@@ -159,6 +159,11 @@ def analytic_conflicts(sections: Mapping[str, Node], resolved: Mapping[str, Any]
 _FIXED: tuple[tuple[str, str, Any], ...] = (
     ("update_rule", "optimizer", "sgd"),
     ("update_rule", "weight_decay", 0.0),
+    ("update_rule", "clip_value", None),
+    ("update_rule", "clip_layer_norm", None),
+    ("update_rule", "clip_adaptive", None),
+    ("update_rule", "transform_of", "gradient"),
+    ("update_rule", "average", None),
     ("update_rule", "schedule", {"use": "constant"}),
     ("train", "evaluate_every", None),
     ("train", "max_loss", None),

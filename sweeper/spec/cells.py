@@ -105,6 +105,9 @@ def build_cells(base: Mapping[str, Node], block: SweepBlock, node: Node) -> tupl
         if conflicts := list(analytic_conflicts(nodes, resolved)):
             problems.update(dict.fromkeys(conflicts))
             continue
+        if (lacking := _lacks_evaluations(sections)) is not None:
+            problems[lacking] = None
+            continue
         identity = tuple(
             identities[name].setdefault(variants[name].identity(chosen), len(identities[name])) for name in TRAINED
         )
@@ -168,6 +171,16 @@ def _cell(sections: Mapping[str, Variant], paths: Sequence[str]) -> Cell:
 def _scalar(value: Any) -> Any:
     """Tables have a column for every swept path, so lists and sections become text."""
     return json.dumps(value, ensure_ascii=False) if isinstance(value, dict | list) else value
+
+
+def _lacks_evaluations(sections: Mapping[str, Variant]) -> Diagnostic | None:
+    """An average that waits for evaluations which are never made."""
+    average = sections["update_rule"].resolved["average"]
+    if average is None or average["use"] != "non_monotone" or sections["train"].resolved["evaluate_every"] is not None:
+        return None
+    node = sections["update_rule"].node.child("average")
+    assert node is not None
+    return at(node, "non_monotone hangs on evaluations, of which there are none", "set train.evaluate_every", key=True)
 
 
 def _duplicate(blocks: Sequence[Sequence[_Choice]], before: Chosen, now: Chosen) -> Diagnostic:

@@ -2,43 +2,33 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field, model_validator
 
 from sweeper.spec.analytic_options import Analytic
+from sweeper.spec.model_options import ImageModel, LanguageModel, Lstm, ResNet20
 from sweeper.spec.values import AS_NUMBER, Count, Flag, FreeValue, NonNegative, Section, Text, conflict
 
 __all__ = [
+    "ADDED_OPTIONS",
     "EMBEDDED_DATA",
     "PROBLEM_OPTIONS",
     "DeepLinear",
     "ImageClassification",
     "LanguageModeling",
-    "Lstm",
     "OwnProblem",
-    "ResNet20",
+    "RandomLength",
 ]
 
 
-class Lstm(Section):
-    """An LSTM language model."""
+class RandomLength(Section):
+    """Sequences of random length, as in Merity et al. (2018)."""
 
-    use: Literal["lstm"] = Field(default="lstm", description="The architecture.")
-    layers: Count = Field(default=2, description="Stacked LSTM layers.")
-    hidden: Count = Field(default=200, description="Units of each layer.")
-    embedding: Count = Field(default=200, description="Length of the word vectors.")
-    tied: Flag = Field(default=True, description="Whether the output weights are the word vectors.")
-    dropout: Annotated[float, Field(ge=0, lt=1), AS_NUMBER] = Field(
-        default=0.0, description="Dropout between the layers."
+    halved: Annotated[float, Field(ge=0, le=1), AS_NUMBER] = Field(
+        default=0.05, description="Probability of half the length."
     )
-
-    @model_validator(mode="after")
-    def _fit(self) -> Lstm:
-        if self.tied and self.hidden != self.embedding:
-            message = f"tied weights need hidden and embedding to be equal, found {self.hidden} and {self.embedding}"
-            raise conflict(message, "hidden", "embedding", "tied", hint="make them equal, or set tied: false")
-        return self
+    jitter: NonNegative = Field(default=5.0, description="Standard deviation of the length, in words.")
 
 
 class LanguageModeling(Section):
@@ -50,17 +40,13 @@ class LanguageModeling(Section):
         description="The embedded python-docs, or a folder with train, valid and test text; relative to the spec.",
         examples=["python-docs"],
     )
-    model: Lstm = Field(default=Lstm(), description="The network.")
+    model: LanguageModel = Field(default=Lstm(), description="The network.")
     batch_size: Count = Field(default=20, description="Text streams side by side.")
     sequence_length: Count = Field(default=35, description="Words a step back-propagates through.")
     evaluate_sequences: Count = Field(default=20, description="Streams into which the validation text is cut.")
-
-
-class ResNet20(Section):
-    """The residual network of He et al. for small images."""
-
-    use: Literal["resnet20"] = Field(default="resnet20", description="The architecture.")
-    width: Count = Field(default=16, description="Channels of the first stage; they double twice.")
+    random_length: RandomLength | None = Field(
+        default=None, description="Sequences of random length, the learning rate scaled by it; null means one length."
+    )
 
 
 class ImageClassification(Section):
@@ -72,7 +58,7 @@ class ImageClassification(Section):
         description="The embedded digits, or a folder with CIFAR-10's binary files; relative to the spec.",
         examples=["digits"],
     )
-    model: ResNet20 = Field(default=ResNet20(), description="The network.")
+    model: ImageModel = Field(default=ResNet20(), description="The network.")
     batch_size: Count = Field(default=128, description="Images a step.")
     augment: Flag = Field(default=False, description="Random crops and mirror images.")
 
@@ -128,3 +114,6 @@ EMBEDDED_DATA: dict[str, dict[str, tuple[str, ...]]] = {
     "image_classification": {"dataset": ("digits",)},
 }
 """Options that name data: what comes with clipsweep. Any other value is a folder."""
+
+ADDED_OPTIONS: dict[str, dict[str, Any]] = {"language_modeling": {"random_length": None}}
+"""Options that came after the first ids, with their defaults: with those they do not count, so that ids stay."""

@@ -14,9 +14,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from estimators.gradient import freeze_stochastic_layers
 from trainers.loop import Segment, SnapshotSchedule, TrainSettings, train
 from trainers.problem import Problem
 from trainers.problems import PROBLEMS, build_problem
+from trainers.problems.image_classification import MODELS as IMAGE_MODELS
+from trainers.problems.language_modeling import MODELS as LANGUAGE_MODELS
 from trainers.snapshot import flat_parameters
 from trainers.trees import map_tensors
 from trainers.update_rules import UpdateRule
@@ -24,14 +27,25 @@ from trainers.update_rules import UpdateRule
 Build = Callable[..., Problem]
 Record = Callable[..., Any]
 
+TEXT = {"batch_size": 3, "sequence_length": 4, "evaluate_sequences": 2}
 SMALL: dict[str, dict[str, Any]] = {
-    "language_modeling": {
-        "model": {"use": "lstm", "layers": 2, "hidden": 6, "embedding": 6, "dropout": 0.1},
-        "batch_size": 3,
-        "sequence_length": 4,
-        "evaluate_sequences": 2,
+    "language_modeling/lstm": {"model": {"use": "lstm", "layers": 2, "hidden": 6, "embedding": 6, "dropout": 0.1}}
+    | TEXT,
+    "language_modeling/awd_lstm": {
+        "model": {"use": "awd_lstm", "layers": 3, "hidden": 10, "embedding": 8, "dropout": 0.1, "dropout_input": 0.1}
+        | {"dropout_hidden": 0.1, "weight_drop": 0.2, "activation_penalty": 0.1, "temporal_penalty": 0.1},
+        "random_length": {"jitter": 1.0, "halved": 0.2},
+    }
+    | TEXT,
+    "language_modeling/gpt": {"model": {"use": "gpt", "layers": 2, "heads": 2, "width": 8, "dropout": 0.1}} | TEXT,
+    "image_classification/resnet20": {
+        "model": {"use": "resnet20", "width": 2},
+        "batch_size": 180,
+        "augment": True,
     },
-    "image_classification": {"model": {"use": "resnet20", "width": 2}, "batch_size": 180, "augment": True},
+    "image_classification/resnet18": {"model": {"use": "resnet18", "width": 2}, "batch_size": 180},
+    "image_classification/mlp": {"model": {"use": "mlp", "hidden": 16}, "batch_size": 180},
+    "image_classification/logistic_regression": {"model": {"use": "logistic_regression"}, "batch_size": 180},
     "deep_linear": {"layers": 3, "width": 4, "samples": 20, "batch_size": 6, "noise": 0.1},
 }
 
@@ -44,13 +58,13 @@ def text_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture(params=list(PROBLEMS))
+@pytest.fixture(params=list(SMALL))
 def build(request: pytest.FixtureRequest, text_folder: Path) -> Build:
-    """Builds a small problem of every registered kind."""
-    use = request.param
+    """Builds a small problem of every registered kind, with every registered model."""
+    use = request.param.partition("/")[0]
     if use == "image_classification":
         pytest.importorskip("sklearn", reason="the digits come with scikit-learn")
-    options = SMALL[use] | ({"corpus": str(text_folder)} if use == "language_modeling" else {})
+    options = SMALL[request.param] | ({"corpus": str(text_folder)} if use == "language_modeling" else {})
 
     def build_one(*, seed: int = 7) -> Problem:
         return build_problem(use, options, seed=seed)
@@ -69,8 +83,10 @@ def same(first: Any, second: Any) -> bool:
     return all(a.shape == b.shape and torch.equal(a, b) for a, b in pairs)
 
 
-def test_every_registered_problem_is_tested_here() -> None:
-    assert SMALL.keys() == PROBLEMS.keys()
+def test_every_registered_problem_and_model_is_tested_here() -> None:
+    models = {"language_modeling": LANGUAGE_MODELS, "image_classification": IMAGE_MODELS}
+    expected = {f"{use}/{model}" for use, registry in models.items() for model in registry}
+    assert set(SMALL) == expected | (set(PROBLEMS) - models.keys())
 
 
 def test_batches_are_a_pure_function_of_the_step(build: Build) -> None:
@@ -152,9 +168,41 @@ def test_the_probe_can_be_evaluated_in_double_precision(build: Build) -> None:
     # Two models, so that dropout and batch-norm are off alike.
     single, double = copy.deepcopy(problem.model).eval(), copy.deepcopy(problem.model).double().eval()
     wide = map_tensors(lambda tensor: tensor.double() if tensor.is_floating_point() else tensor, batch)
-    reference, _ = problem.loss(double, wide, problem.initial_carry())
+    loss = problem.measured_loss or problem.loss
+    reference, _ = loss(double, wide, problem.initial_carry())
     assert reference.dtype == torch.float64
-    assert problem.loss(single, batch, problem.initial_carry())[0].item() == pytest.approx(reference.item(), rel=1e-4)
+    assert loss(single, batch, problem.initial_carry())[0].item() == pytest.approx(reference.item(), rel=1e-4)
+
+
+def test_f_is_differentiable_twice(build: Build) -> None:
+    problem = build()
+    model = freeze_stochastic_layers(copy.deepcopy(problem.model).double())
+    batch = next(iter(problem.probe(0.2)))
+    wide = map_tensors(lambda tensor: tensor.double() if tensor.is_floating_point() else tensor, batch)
+    parameters = list(model.parameters())
+
+    def gradient() -> list[Tensor]:
+        loss, _ = (problem.measured_loss or problem.loss)(model, wide, problem.initial_carry())
+        return list(torch.autograd.grad(loss, parameters, create_graph=True))
+
+    torch.manual_seed(0)
+    direction = [torch.randn_like(parameter) for parameter in parameters]
+    slope = torch.stack([(g * d).sum() for g, d in zip(gradient(), direction, strict=True)]).sum()
+    product = torch.autograd.grad(slope, parameters)
+    # Against the gradient's own change; small enough that few rectifiers switch.
+    size = 1e-7
+    shifted = []
+    for sign in (1, -1):
+        with torch.no_grad():
+            for parameter, part in zip(parameters, direction, strict=True):
+                parameter.add_(part, alpha=sign * size)
+        shifted.append([part.detach() for part in gradient()])
+        with torch.no_grad():
+            for parameter, part in zip(parameters, direction, strict=True):
+                parameter.sub_(part, alpha=sign * size)
+    change = torch.cat([((a - b) / (2 * size)).flatten() for a, b in zip(*shifted, strict=True)])
+    found = torch.cat([part.flatten() for part in product])
+    assert (change - found).norm() < 1e-3 * found.norm()
 
 
 def test_metrics_are_finite_and_repeat(build: Build) -> None:

@@ -10,12 +10,20 @@ import torch
 
 from estimators import ESTIMATORS
 from estimators.smoothness import fractions_of
+from sweeper.spec.problem_options import ADDED_OPTIONS as ADDED_PROBLEM_OPTIONS
 from sweeper.spec.problem_options import PROBLEM_OPTIONS
 from sweeper.spec.settings import DirectionalSmoothness, Measure, Train
-from sweeper.spec.update_rule import OPTIONS_OF_OPTIMIZERS, UpdateRule
+from sweeper.spec.update_rule import (
+    ADDED_OPTIONS,
+    ADDED_SCHEDULE_OPTIONS,
+    OPTIONS_OF_OPTIMIZERS,
+    TRANSFORMS,
+    StepDecay,
+    UpdateRule,
+)
 from sweeper.spec.validation import sections_in
 from sweeper.spec.values import Section
-from trainers import loop, snapshot, update_rules
+from trainers import loop, snapshot, transforms, update_rules
 from trainers.analytic.functions import FUNCTIONS
 from trainers.analytic.noise import NOISES
 from trainers.analytic.theory import THEORIES
@@ -67,6 +75,13 @@ def test_the_same_problems_are_known():
     assert list(PROBLEM_OPTIONS) == [*PROBLEMS, "analytic"]
 
 
+def test_options_that_leave_old_ids_alone_are_named_with_their_defaults():
+    for use, added in ADDED_PROBLEM_OPTIONS.items():
+        assert added.items() <= spec_defaults(PROBLEM_OPTIONS[use]).items()
+    assert ADDED_OPTIONS.items() <= spec_defaults(UpdateRule).items()
+    assert ADDED_SCHEDULE_OPTIONS.items() <= spec_defaults(StepDecay).items()
+
+
 @pytest.mark.parametrize("use", PROBLEMS)
 def test_options_and_defaults_of_problems_agree(use):
     assert spec_defaults(PROBLEM_OPTIONS[use]) == factory_defaults(PROBLEMS[use])
@@ -79,11 +94,11 @@ def test_models_and_their_defaults_agree(use, models):
     sections = {
         spec: section
         for section in sections_in(PROBLEM_OPTIONS[use].model_fields["model"].annotation)
-        for spec in [section.model_fields["use"].get_default()]
+        for spec in section.model_fields["use"].annotation.__args__
     }
     assert sections.keys() == models.keys()
     # What the problem itself passes, from its data.
-    given = {"num_tokens", "channels", "num_classes", "self"}
+    given = {"num_tokens", "max_length", "channels", "side", "num_classes", "self"}
     for name, factory in models.items():
         expected = {key: value for key, value in factory_defaults(factory).items() if key not in given}
         assert spec_defaults(sections[name]).keys() == expected.keys()
@@ -110,6 +125,9 @@ def test_the_same_optimizers_are_known_and_take_the_same_options():
             "weight_decay": 0.1,
             "betas": (0.5, 0.6),
             "eps": 0.1,
+            "lambd": 0.1,
+            "alpha": 0.5,
+            "t0": 3.0,
         }
         chosen = {key: values[key] for key in options}
         UpdateRule(optimizer=name, learning_rate=1.0, **chosen)
@@ -128,6 +146,7 @@ def test_the_same_optimizers_are_known_and_take_the_same_options():
         {"use": "constant"},
         {"use": "step_decay", "milestones": [2]},
         {"use": "step_decay", "milestones": [2], "factor": 0.5},
+        {"use": "step_decay", "milestones": [1], "unit": "epochs"},
         {"use": "cosine"},
         {"use": "cosine", "final_fraction": 0.5},
     ],
@@ -139,6 +158,16 @@ def test_schedules_mean_the_same_with_defaults_filled_in(schedule):
     written = update_rules.UpdateRule(learning_rate=1.0, schedule=schedule)
     filled = update_rules.UpdateRule(learning_rate=1.0, schedule=resolved)
     assert [written.learning_rate_at(k, 5) for k in range(5)] == [filled.learning_rate_at(k, 5) for k in range(5)]
+
+
+def test_the_same_transforms_and_averages_are_known():
+    assert list(TRANSFORMS) == list(transforms.TRANSFORMS)
+    sections = sections_in(UpdateRule.model_fields["average"].annotation)
+    assert {
+        name: [key for key in section.model_fields if key != "use"]
+        for section in sections
+        for name in section.model_fields["use"].annotation.__args__
+    } == {name: [option] for name, option in update_rules.AVERAGES.items()}
 
 
 def test_the_same_schedules_are_known():

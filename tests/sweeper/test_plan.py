@@ -26,7 +26,7 @@ BASE: dict[str, Any] = {
         "weight_decay": 0.0,
         "clip_norm": 0.25,
         "normalize": None,
-        "schedule": {"use": "step_decay", "milestones": [3], "factor": 0.1},
+        "schedule": {"use": "step_decay", "milestones": [3], "factor": 0.1, "unit": "steps"},
     },
     "train": {"steps": 5, "log_every": 1, "evaluate_every": None, "checkpoint_every": 500, "max_loss": None},
 }
@@ -37,6 +37,7 @@ LANGUAGE: dict[str, Any] = {
     "batch_size": 20,
     "sequence_length": 35,
     "evaluate_sequences": 20,
+    "random_length": {"halved": 0.05, "jitter": 5.0},
 }
 IMAGES: dict[str, Any] = {
     "use": "image_classification",
@@ -53,6 +54,14 @@ ADAM: dict[str, Any] = {
     "normalize": 0.5,
     "schedule": {"use": "cosine", "final_fraction": 0.0},
 }
+ASGD: dict[str, Any] = {"optimizer": "asgd", "learning_rate": 1.0, "lambd": 1e-4, "alpha": 0.75, "t0": 1e6}
+OTHERS: list[dict[str, Any]] = [
+    ASGD | {"clip_value": 1.0},
+    ASGD | {"clip_layer_norm": 1.0},
+    {"learning_rate": 1.0, "clip_adaptive": 0.01, "average": {"use": "from_step", "step": 5}},
+    {"learning_rate": 1.0, "average": {"use": "from_step", "step": 3}},
+    {"learning_rate": 1.0, "momentum": 0.9, "clip_norm": 1.0, "transform_of": "gradient"},
+]
 
 
 def plan_of(document: dict[str, Any] | str, folder: Path = Path()) -> Plan:
@@ -106,6 +115,8 @@ ALSO = {
     "corpus": None,
     "dataset": None,
     "optimizer": "rmsprop",
+    "unit": "epochs",
+    "transform_of": "momentum",
     "normalize": None,
     "checkpoint_every": None,
 }
@@ -116,6 +127,10 @@ def documents() -> Iterator[dict[str, Any]]:
     yield BASE | {"problem": LANGUAGE}
     yield BASE | {"problem": IMAGES}
     yield BASE | {"update_rule": ADAM}
+    average = {"learning_rate": 1.0, "average": {"use": "non_monotone", "window": 5}}
+    yield BASE | {"update_rule": average, "train": BASE["train"] | {"evaluate_every": 2}}
+    for rule in OTHERS:
+        yield BASE | {"update_rule": rule}
 
 
 CHANGES = [
@@ -147,6 +162,7 @@ def test_every_leaf_of_the_resolved_sections_is_among_those_that_were_changed():
         "normalize",
         "from_theory",
         "checkpoint_every",
+        "average",
     }
 
 

@@ -10,9 +10,10 @@ from sweeper.plan import expand
 from sweeper.spec import loads_spec
 from sweeper.spec.axes import SweepBlock
 from sweeper.spec.load import SECTIONS
-from sweeper.spec.problem_options import PROBLEM_OPTIONS, Lstm, ResNet20
+from sweeper.spec.model_options import AwdLstm, Gpt, Lstm, Mlp, ResNet18, ResNet20
+from sweeper.spec.problem_options import PROBLEM_OPTIONS, RandomLength
 from sweeper.spec.settings import Cluster, DirectionalSmoothness, Measure, Pool, Resources, Train
-from sweeper.spec.update_rule import Cosine, StepDecay, UpdateRule
+from sweeper.spec.update_rule import Cosine, FromStep, NonMonotone, StepDecay, UpdateRule
 from sweeper.spec.values import Section, shown
 
 MANUAL = (Path(__file__).parents[2] / "docs" / "spec.md").read_text(encoding="utf-8")
@@ -24,9 +25,14 @@ REST = {
 }
 HEADINGS: dict[str, type[Section]] = {
     "### `language_modeling`": PROBLEM_OPTIONS["language_modeling"],
+    "`random_length: {}` varies": RandomLength,
     "`model: {use: lstm}`": Lstm,
+    "`model: {use: awd_lstm}`": AwdLstm,
+    "`model: {use: gpt}`": Gpt,
     "### `image_classification`": PROBLEM_OPTIONS["image_classification"],
     "`model: {use: resnet20}`": ResNet20,
+    "`model: {use: resnet18}`": ResNet18,
+    "`model: {use: mlp}`": Mlp,
     "### `deep_linear`": PROBLEM_OPTIONS["deep_linear"],
     "### `analytic`": PROBLEM_OPTIONS["analytic"],
     "## `update_rule`": UpdateRule,
@@ -82,7 +88,7 @@ def test_tables_list_every_key_with_its_default(heading):
 
 def test_the_top_level_and_the_schedules_are_complete():
     assert list(rows_after("## Top level")) == list(SECTIONS)
-    for schedule in (StepDecay, Cosine):
+    for schedule in (StepDecay, Cosine, FromStep, NonMonotone):
         for name, info in schedule.model_fields.items():
             default = "required" if info.is_required() else documented(info.default)
             assert name == "use" or re.search(rf"`{name}`: [^;|]*, {default} *[;|]", MANUAL)

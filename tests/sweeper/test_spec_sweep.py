@@ -257,3 +257,25 @@ def test_random_values_never_change_and_differ_between_paths_and_seeds():
 
 
 FIRST_DRAWS = (0.176425692354, 0.114566873614)
+
+
+def test_an_average_that_waits_for_evaluations_needs_some():
+    text = """
+problem: {use: deep_linear}
+update_rule: {learning_rate: 0.1, average: {use: non_monotone}}
+train: {steps: 5}
+"""
+    with pytest.raises(SpecError, match=r"3:35: update_rule\.average: non_monotone hangs on evaluations"):
+        loads_spec(text, folder=Path())
+    assert loads_spec(text.replace("steps: 5", "steps: 5, evaluate_every: 2"), folder=Path()).cells
+
+
+@pytest.mark.parametrize("option", ["clip_value: 1", "clip_adaptive: 0.1", "average: {use: from_step, step: 1}"])
+def test_rules_that_the_engine_of_analytic_functions_lacks_are_refused(option):
+    text = f"""
+problem: {{use: analytic, function: {{use: quadratic}}, start: 1.0}}
+update_rule: {{learning_rate: 0.1, {option}}}
+train: {{steps: 5}}
+"""
+    with pytest.raises(SpecError, match=f"{option.partition(':')[0]}: has no meaning for an analytic function"):
+        loads_spec(text, folder=Path())

@@ -123,7 +123,11 @@ def test_what_cannot_be_built_says_why(search: list[str], use: str, options: dic
 @pytest.mark.parametrize(
     ("use", "options", "message"),
     [
-        ("language_modeling", {"model": {"use": "lstn"}}, r"unknown model 'lstn'; known: lstm; did you mean 'lstm'\?"),
+        (
+            "language_modeling",
+            {"model": {"use": "lstn"}},
+            r"unknown model 'lstn'; known: lstm, awd_lstm, gpt; did you mean 'lstm'\?",
+        ),
         ("language_modeling", {"model": {"hiden": 3}}, r"model 'lstm': unknown option 'hiden'; .* mean 'hidden'\?"),
         ("language_modeling", {"model": {"num_tokens": 3}}, "'num_tokens' is given by clipsweep itself"),
         ("language_modeling", {"model": {"hidden": 3}}, "need hidden == embedding, but 3 != 200"),

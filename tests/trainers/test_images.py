@@ -14,7 +14,7 @@ from trainers.data.augment import crop_and_mirror
 from trainers.data.images import load_images
 from trainers.data.order import epoch_order, equal_chunks, probe_subset
 from trainers.errors import DataError, TrainerError
-from trainers.models.resnet import resnet20
+from trainers.models.resnet import resnet18, resnet20
 from trainers.problems import build_problem
 
 
@@ -126,6 +126,17 @@ def test_resnet20_has_twenty_layers_and_the_known_number_of_parameters() -> None
     assert sum(parameter.numel() for parameter in model.parameters()) == 269_722
     assert sum(isinstance(module, torch.nn.Conv2d | torch.nn.Linear) for module in model.modules()) == 20
     assert model(torch.zeros(2, 3, 32, 32)).shape == (2, 10)
+
+
+def test_resnet18_has_eighteen_layers_beside_its_shortcuts_and_the_known_number_of_parameters() -> None:
+    model = resnet18(channels=3, num_classes=10)
+    assert sum(parameter.numel() for parameter in model.parameters()) == 11_173_962
+    layers = [
+        m for n, m in model.named_modules() if isinstance(m, torch.nn.Conv2d | torch.nn.Linear) and "cut" not in n
+    ]
+    assert len(layers) == 18
+    assert model(torch.zeros(2, 3, 32, 32)).shape == (2, 10)
+    assert model.blocks(model.stem(torch.zeros(1, 3, 32, 32))).shape == (1, 512, 4, 4)
 
 
 def test_shortcuts_take_every_other_pixel_and_fill_up_with_zeros() -> None:

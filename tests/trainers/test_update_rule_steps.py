@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from trainers.loop import Segment, TrainSettings, train
 from trainers.problem import Problem
 from trainers.snapshot import flat_parameters
-from trainers.update_rules import UpdateRule, clip_scale, normalize_scale
+from trainers.transforms import clip_scale, normalize_scale
+from trainers.update_rules import UpdateRule
 
 MakeProblem = Callable[..., Problem]
 

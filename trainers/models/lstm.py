@@ -5,6 +5,8 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from trainers.errors import TrainerError
+from trainers.models.language_model import Prediction
+from trainers.models.sizes import check_probabilities, check_sizes
 
 __all__ = ["HiddenState", "LSTMLanguageModel"]
 
@@ -40,11 +42,8 @@ class LSTMLanguageModel(nn.Module):
         dropout: float = 0.0,
     ) -> None:
         super().__init__()
-        for name, size in {"layers": layers, "hidden": hidden, "embedding": embedding}.items():
-            if size < 1:
-                raise TrainerError(f"model lstm: {name} must be at least 1, not {size!r}")
-        if not 0 <= dropout < 1:
-            raise TrainerError(f"model lstm: dropout must lie in [0, 1), not {dropout!r}")
+        check_sizes("lstm", layers=layers, hidden=hidden, embedding=embedding)
+        check_probabilities("lstm", dropout=dropout)
         if tied and hidden != embedding:
             raise TrainerError(
                 f"model lstm: tied weights need hidden == embedding, but {hidden} != {embedding}; "
@@ -61,7 +60,7 @@ class LSTMLanguageModel(nn.Module):
         if tied:
             self.projection.weight = self.embedding.weight
 
-    def forward(self, tokens: Tensor, state: HiddenState | None) -> tuple[Tensor, HiddenState]:
+    def forward(self, tokens: Tensor, state: HiddenState | None) -> Prediction:
         """Logits of every next token, and the hidden state after the last one.
 
         Args:
@@ -72,4 +71,4 @@ class LSTMLanguageModel(nn.Module):
             Logits, shape (time, batch, num_tokens), and the state.
         """
         features, state = self.lstm(self.dropout(self.embedding(tokens)), state)
-        return self.projection(self.dropout(features)), state
+        return Prediction(self.projection(self.dropout(features)), state)

@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from trainers.errors import TrainerError
+from trainers.models.sizes import check_sizes
 
-__all__ = ["ResNet", "resnet20"]
+__all__ = ["ResNet", "resnet18", "resnet20"]
 
 
 class ResNet(nn.Module):
-    """The residual network of He et al. (2016), Section 4.2, for CIFAR-10: three stages of basic blocks.
-
-    Shortcuts are free of parameters (option A): where a stage halves the image and doubles the channels, they take
-    every other pixel and fill up with zeros.
+    """A residual network of basic blocks (He et al., 2016): stages, each with half the side and twice the channels.
 
     Args:
-        blocks: Blocks a stage; 6 blocks + 2 is the depth.
-        width: Channels of the first stage; the others have two and four times as many.
+        blocks: Number of blocks of each stage; twice their sum and two more is the depth.
+        width: Channels of the first stage.
+        projected: Where a stage begins, shortcuts are 1 x 1 convolutions with batch normalisation (option B). Otherwise
+            they are free of parameters (option A): every other pixel, filled up with zeros.
         channels: Channels of the images.
         num_classes: Number of outputs.
 
@@ -27,16 +28,16 @@ class ResNet(nn.Module):
         TrainerError: ``width`` is not positive.
     """
 
-    def __init__(self, *, blocks: int, width: int, channels: int, num_classes: int) -> None:
+    def __init__(self, *, blocks: Sequence[int], width: int, projected: bool, channels: int, num_classes: int) -> None:
         super().__init__()
-        if width < 1:
-            raise TrainerError(f"resnet: width must be at least 1, not {width!r}")
+        check_sizes("resnet", width=width)
         self.stem = nn.Conv2d(channels, width, 3, padding=1, bias=False)
         self.norm = nn.BatchNorm2d(width)
         inputs, stages = width, []
-        for outputs in (width, 2 * width, 4 * width):
-            for index in range(blocks):
-                stages.append(_Block(inputs, outputs, stride=2 if index == 0 and outputs != width else 1))
+        for stage, count in enumerate(blocks):
+            outputs = width << stage
+            for index in range(count):
+                stages.append(_Block(inputs, outputs, stride=2 if stage and not index else 1, projected=projected))
                 inputs = outputs
         self.blocks = nn.Sequential(*stages)
         self.head = nn.Linear(inputs, num_classes)
@@ -53,7 +54,7 @@ class ResNet(nn.Module):
 class _Block(nn.Module):
     """Two 3 x 3 convolutions with batch normalisation and a shortcut around them."""
 
-    def __init__(self, inputs: int, outputs: int, *, stride: int) -> None:
+    def __init__(self, inputs: int, outputs: int, *, stride: int, projected: bool) -> None:
         super().__init__()
         self.first = nn.Conv2d(inputs, outputs, 3, stride=stride, padding=1, bias=False)
         self.first_norm = nn.BatchNorm2d(outputs)
@@ -61,19 +62,28 @@ class _Block(nn.Module):
         self.second_norm = nn.BatchNorm2d(outputs)
         self._stride = stride
         self._new_channels = outputs - inputs
+        self.shortcut = None
+        if projected and self._new_channels:
+            convolution = nn.Conv2d(inputs, outputs, 1, stride=stride, bias=False)
+            self.shortcut = nn.Sequential(convolution, nn.BatchNorm2d(outputs))
 
     def forward(self, images: Tensor) -> Tensor:
         features = F.relu(self.first_norm(self.first(images)))
         features = self.second_norm(self.second(features))
-        shortcut = images[:, :, :: self._stride, :: self._stride]
-        if self._new_channels:
-            below = self._new_channels // 2
-            shortcut = F.pad(shortcut, (0, 0, 0, 0, below, self._new_channels - below))
-        return F.relu(features + shortcut)
+        return F.relu(features + self._around(images))
+
+    def _around(self, images: Tensor) -> Tensor:
+        if self.shortcut is not None:
+            return self.shortcut(images)  # type: ignore[no-any-return]
+        images = images[:, :, :: self._stride, :: self._stride]
+        if not self._new_channels:
+            return images
+        below = self._new_channels // 2
+        return F.pad(images, (0, 0, 0, 0, below, self._new_channels - below))
 
 
 def resnet20(*, width: int = 16, channels: int, num_classes: int) -> ResNet:
-    """The network of 20 layers; 0.27 million parameters at ``width`` 16 and three channels.
+    """The network of 20 layers for CIFAR-10, Section 4.2 of He et al. (2016); 0.27 million parameters at ``width`` 16.
 
     Args:
         width: Channels of the first stage.
@@ -87,4 +97,22 @@ def resnet20(*, width: int = 16, channels: int, num_classes: int) -> ResNet:
         >>> sum(p.numel() for p in resnet20(channels=3, num_classes=10).parameters())
         269722
     """
-    return ResNet(blocks=3, width=width, channels=channels, num_classes=num_classes)
+    return ResNet(blocks=(3, 3, 3), width=width, projected=False, channels=channels, num_classes=num_classes)
+
+
+def resnet18(*, width: int = 64, channels: int, num_classes: int) -> ResNet:
+    """The network of 18 layers with a 3 x 3 stem, as is usual for CIFAR-10; 11.17 million parameters at ``width`` 64.
+
+    Args:
+        width: Channels of the first of four stages.
+        channels: Channels of the images.
+        num_classes: Number of outputs.
+
+    Returns:
+        The network, freshly initialised.
+
+    Example:
+        >>> sum(p.numel() for p in resnet18(channels=3, num_classes=10).parameters())
+        11173962
+    """
+    return ResNet(blocks=(2, 2, 2, 2), width=width, projected=True, channels=channels, num_classes=num_classes)

@@ -13,13 +13,19 @@ from trainers.data.augment import crop_and_mirror
 from trainers.data.images import load_images
 from trainers.data.order import epoch_order, equal_chunks, probe_subset
 from trainers.errors import TrainerError
-from trainers.models.resnet import resnet20
+from trainers.models.dense import logistic_regression, mlp
+from trainers.models.resnet import resnet18, resnet20
 from trainers.options import call_factory, choose
 from trainers.problem import Batch, Carry, Problem
 
 __all__ = ["DEFAULT_MODEL", "MODELS", "image_classification"]
 
-MODELS: dict[str, Callable[..., nn.Module]] = {"resnet20": resnet20}
+MODELS: dict[str, Callable[..., nn.Module]] = {
+    "resnet20": resnet20,
+    "resnet18": resnet18,
+    "mlp": mlp,
+    "logistic_regression": logistic_regression,
+}
 
 DEFAULT_MODEL: Mapping[str, Any] = {"use": "resnet20", "width": 16}
 
@@ -56,12 +62,12 @@ def image_classification(
         DataError: The data cannot be read.
     """
     data = load_images(dataset)
-    num_images, channels = data.train_images.shape[:2]
+    num_images, channels, side, _ = data.train_images.shape
     if not 1 <= batch_size <= num_images:
         raise TrainerError(f"image_classification: batch_size must lie in 1..{num_images} (images), not {batch_size!r}")
     options = dict(model)
     use = options.pop("use", "resnet20")
-    offered = {"channels": channels, "num_classes": data.num_classes}
+    offered = {"channels": channels, "side": side, "num_classes": data.num_classes}
     network = call_factory(choose(MODELS, use, "model"), options, offered, called=f"model {use!r}")
     images, labels = data.train_images.to(device), data.train_labels.to(device)
     valid_images, valid_labels = data.valid_images.to(device), data.valid_labels.to(device)

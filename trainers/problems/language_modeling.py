@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -9,17 +10,25 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from trainers.data.lengths import epoch_starts, num_sequences
 from trainers.data.order import equal_chunks, probe_subset
 from trainers.data.text import load_corpus
 from trainers.errors import TrainerError
+from trainers.models.awd_lstm import AWDLSTM
+from trainers.models.gpt import GPT
+from trainers.models.language_model import Prediction
 from trainers.models.lstm import LSTMLanguageModel
-from trainers.options import call_factory, choose
+from trainers.options import call_factory, choose, nearest
 from trainers.problem import Batch, Carry, Problem
 from trainers.trees import map_tensors
 
 __all__ = ["DEFAULT_MODEL", "MODELS", "language_modeling"]
 
-MODELS: dict[str, Callable[..., nn.Module]] = {"lstm": LSTMLanguageModel}
+MODELS: dict[str, Callable[..., nn.Module]] = {
+    "lstm": LSTMLanguageModel,
+    "awd_lstm": AWDLSTM,
+    "gpt": GPT,
+}
 
 DEFAULT_MODEL: Mapping[str, Any] = {
     "use": "lstm",
@@ -41,6 +50,7 @@ def language_modeling(
     batch_size: int = 20,
     sequence_length: int = 35,
     evaluate_sequences: int = 20,
+    random_length: Mapping[str, float] | None = None,
     seed: int = 0,
     device: str = "cpu",
 ) -> Problem:
@@ -48,7 +58,10 @@ def language_modeling(
 
     The loss is the mean cross-entropy in nats a token. The hidden state is carried from batch to batch along the
     streams and starts at zero in every epoch. For f, the training text is cut into separate sequences whose state
-    starts at zero, so that its gradient is exact.
+    starts at zero, so that its gradient is exact, and is the plain cross-entropy, whatever a model adds in training.
+
+    With ``random_length`` the lengths of the sequences vary, see :func:`trainers.data.lengths.epoch_starts`, and the
+    learning rate of a step is multiplied by its length over ``sequence_length``.
 
     Args:
         corpus: As :func:`trainers.data.text.load_corpus` takes it.
@@ -57,7 +70,9 @@ def language_modeling(
         sequence_length: Tokens a stream and step.
         evaluate_sequences: Number of parallel streams into which the validation text is cut; a few tokens that fill
             no row are left out.
-        seed: Unused: batches follow the text. The initial weights come from torch's global generator.
+        random_length: None for sequences of one length, or ``{"halved": 0.05, "jitter": 5.0}``, the probability of half
+            the length and the standard deviation in tokens of Merity et al. (2018).
+        seed: Of random lengths; otherwise batches follow the text. Initial weights come from torch's global generator.
         device: Where the data live.
 
     Returns:
@@ -72,23 +87,38 @@ def language_modeling(
         if size < 1:
             raise TrainerError(f"language_modeling: {name} must be at least 1, not {size!r}")
     text = load_corpus(corpus)
+    halved, jitter = _checked(random_length)
     options = dict(model)
     use = options.pop("use", "lstm")
-    network = call_factory(
-        choose(MODELS, use, "model"), options, {"num_tokens": len(text.vocabulary)}, called=f"model {use!r}"
-    )
+    offered = {
+        "num_tokens": len(text.vocabulary),
+        "max_length": sequence_length if random_length is None else 2 * sequence_length,
+    }
+    network = call_factory(choose(MODELS, use, "model"), options, offered, called=f"model {use!r}")
     streams = _streams(text.train, batch_size, "batch_size").to(device)
     valid = _streams(text.valid, evaluate_sequences, "evaluate_sequences").to(device)
-    steps_per_epoch = (len(streams) - 1) // sequence_length
+    total = len(streams) - 1
+    steps_per_epoch = num_sequences(total, sequence_length, halved=halved)
     if steps_per_epoch < 1:
         raise TrainerError(
             f"language_modeling: {len(text.train)} training tokens in {batch_size} streams are fewer than "
             f"{sequence_length} + 1 a stream: lower batch_size or sequence_length"
         )
 
+    def place(step: int) -> tuple[int, int]:
+        """Start and length of a step's sequence."""
+        epoch, index = divmod(step, steps_per_epoch)
+        if random_length is None:
+            return index * sequence_length, sequence_length
+        starts = epoch_starts(total, sequence_length, halved=halved, jitter=jitter, seed=seed, epoch=epoch)
+        start, stop = starts[index : index + 2].tolist()
+        return start, stop - start
+
     def batch(step: int) -> Batch:
-        start = step % steps_per_epoch * sequence_length
-        return _window(streams, start, sequence_length)
+        return _window(streams, *place(step))
+
+    def learning_rate_factor(step: int) -> float:
+        return place(step)[1] / sequence_length
 
     def probe(fraction: float) -> Iterable[Batch]:
         num_sequences = (len(text.train) - 1) // sequence_length
@@ -100,16 +130,18 @@ def language_modeling(
             yield inputs[chosen].T.contiguous().to(device), targets[chosen].T.contiguous().to(device)
 
     def evaluate(model: nn.Module) -> dict[str, float]:
-        total, carry = torch.zeros((), dtype=torch.float64, device=device), None
+        summed, carry = torch.zeros((), dtype=torch.float64, device=device), None
         for start in range(0, len(valid) - 1, sequence_length):
             inputs, targets = _window(valid, start, sequence_length)
-            loss, carry = _loss(model, (inputs, targets), carry)
-            total += loss * len(inputs)
-        return {"valid_loss": total.item() / (len(valid) - 1)}
+            loss, carry = _cross_entropy(model, (inputs, targets), carry)
+            summed += loss * len(inputs)
+        return {"valid_loss": summed.item() / (len(valid) - 1)}
 
     return Problem(
         model=network,
-        loss=_loss,
+        loss=_training_loss,
+        measured_loss=_cross_entropy,
+        learning_rate_factor=learning_rate_factor,
         batch=batch,
         probe=probe,
         evaluate=evaluate,
@@ -118,11 +150,34 @@ def language_modeling(
     )
 
 
-def _loss(model: nn.Module, batch: Batch, carry: Carry) -> tuple[Tensor, Carry]:
-    """Mean cross-entropy a token; the state is handed on without its history."""
+def _training_loss(model: nn.Module, batch: Batch, carry: Carry) -> tuple[Tensor, Carry]:
+    """Mean cross-entropy a token and the model's penalty; the state is handed on without its history."""
     inputs, targets = batch
-    logits, state = model(inputs, carry)
-    return F.cross_entropy(logits.flatten(0, 1), targets.flatten()), map_tensors(Tensor.detach, state)
+    prediction: Prediction = model(inputs, carry)
+    loss = F.cross_entropy(prediction.logits.flatten(0, 1), targets.flatten())
+    if prediction.penalty is not None:
+        loss = loss + prediction.penalty
+    return loss, map_tensors(Tensor.detach, prediction.state)
+
+
+def _cross_entropy(model: nn.Module, batch: Batch, carry: Carry) -> tuple[Tensor, Carry]:
+    """The same without any penalty."""
+    inputs, targets = batch
+    prediction: Prediction = model(inputs, carry)
+    loss = F.cross_entropy(prediction.logits.flatten(0, 1), targets.flatten())
+    return loss, map_tensors(Tensor.detach, prediction.state)
+
+
+def _checked(random_length: Mapping[str, float] | None) -> tuple[float, float]:
+    """The probability of half the length, and the deviation."""
+    options = {"halved": 0.05, "jitter": 5.0} if random_length is not None else {"halved": 0.0, "jitter": 0.0}
+    for name, value in (random_length or {}).items():
+        if name not in options:
+            raise TrainerError(f"language_modeling: unknown option {name!r} of random_length; {nearest(name, options)}")
+        if not (0 <= value <= 1 if name == "halved" else 0 <= value < math.inf):
+            raise TrainerError(f"language_modeling: random_length: {name} is out of range: {value!r}")
+        options[name] = value
+    return options["halved"], options["jitter"]
 
 
 def _streams(tokens: Tensor, num_streams: int, option: str) -> Tensor:
@@ -130,10 +185,11 @@ def _streams(tokens: Tensor, num_streams: int, option: str) -> Tensor:
     length = len(tokens) // num_streams
     if length < 2:
         raise TrainerError(f"language_modeling: {len(tokens)} tokens are too few for {option} = {num_streams} streams")
-    return tokens[: length * num_streams].view(num_streams, length).T.contiguous()
+    # A view: the text may be a file that all workers of a node have mapped.
+    return tokens[: length * num_streams].view(num_streams, length).T
 
 
 def _window(streams: Tensor, start: int, length: int) -> tuple[Tensor, Tensor]:
     """Inputs and, one token later, targets, shape (length or what is left, num_streams)."""
     stop = min(start + length, len(streams) - 1)
-    return streams[start:stop], streams[start + 1 : stop + 1]
+    return streams[start:stop].contiguous(), streams[start + 1 : stop + 1].contiguous()

@@ -1,0 +1,135 @@
+"""What is done to a gradient before an optimiser sees it: clipping and normalising, in place on one flat vector."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+__all__ = ["TRANSFORMS", "Direction", "Transform", "clip_scale", "normalize_scale"]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Direction:
+    """The vector that a transform changes in place: the gradient, or the momentum.
+
+    Attributes:
+        vector: All of it, shape (n,).
+        norm: Its Euclidean norm, a scalar tensor.
+        views: The same memory, a tensor a parameter, in the parameters' shapes.
+        parameters: The parameters.
+    """
+
+    vector: Tensor
+    norm: Tensor
+    views: Sequence[Tensor]
+    parameters: Sequence[Tensor]
+
+
+Transform = Callable[[Direction, float], Tensor]
+"""Changes the direction and returns, on its device, the factor by which its norm changed: 1 exactly for no change."""
+
+
+def clip_scale(grad_norm: Tensor, clip_norm: float) -> Tensor:
+    r"""The factor by which clipping shortens the step.
+
+    Zhang et al. (2020), eq. (5), divided by the learning rate:
+
+        h / eta = min(1, gamma / ||g||)
+
+    Args:
+        grad_norm: ||g||, a tensor of any shape on any device.
+        clip_norm: gamma, in the units of ``grad_norm``; infinity gives exactly 1 for every finite norm.
+
+    Returns:
+        A tensor in [0, 1] of the same shape, on the same device.
+
+    Example:
+        >>> clip_scale(torch.tensor(4.0), 1.0), clip_scale(torch.tensor(0.5), 1.0)
+        (tensor(0.2500), tensor(1.))
+    """
+    return (clip_norm * grad_norm.reciprocal()).clamp(max=1.0)
+
+
+def normalize_scale(grad_norm: Tensor, offset: float) -> Tensor:
+    r"""The factor that turns the gradient into a step of almost constant length.
+
+    Zhang et al. (2020), eq. (6), divided by the learning rate:
+
+        h / eta = 1 / (||g|| + beta)
+
+    Args:
+        grad_norm: ||g||, a scalar tensor on any device.
+        offset: beta, positive, in the units of ``grad_norm``.
+
+    Returns:
+        A scalar tensor on the same device.
+
+    Example:
+        >>> normalize_scale(torch.tensor(3.0), 1.0)
+        tensor(0.2500)
+    """
+    return (grad_norm + offset).reciprocal()
+
+
+def _clip_norm(direction: Direction, threshold: float) -> Tensor:
+    scale = clip_scale(direction.norm, threshold)
+    direction.vector.mul_(scale)
+    return scale
+
+
+def _normalize(direction: Direction, offset: float) -> Tensor:
+    scale = normalize_scale(direction.norm, offset)
+    direction.vector.mul_(scale)
+    return scale
+
+
+def _clip_value(direction: Direction, threshold: float) -> Tensor:
+    """Every entry into [-c, c]."""
+    is_clipped = direction.vector.abs().amax() > threshold
+    direction.vector.clamp_(-threshold, threshold)
+    return _shrinkage(direction, is_clipped)
+
+
+def _clip_layer_norm(direction: Direction, threshold: float) -> Tensor:
+    """Eq. (5) for each parameter tensor by itself."""
+    norms = torch.stack([torch.linalg.vector_norm(view) for view in direction.views])
+    scales = clip_scale(norms, threshold)
+    for view, scale in zip(direction.views, scales.unbind(), strict=True):
+        view.mul_(scale)
+    return _shrinkage(direction, (scales < 1).any())
+
+
+# Brock et al. (2021), Section 4.1: so that a weight that starts at zero can leave it.
+_SMALLEST_UNIT = 1e-3
+
+
+def _clip_adaptive(direction: Direction, ratio: float) -> Tensor:
+    """Brock et al. (2021), eq. (3): no unit's gradient longer than lambda max(||w||, 1e-3), w the unit's weights."""
+    # A unit is a row: the weights of one output. Vectors and scalars are one unit each.
+    any_clipped = torch.zeros((), dtype=torch.bool, device=direction.vector.device)
+    for view, parameter in zip(direction.views, direction.parameters, strict=True):
+        axes = tuple(range(1, view.ndim)) if view.ndim > 1 else None
+        longest = ratio * torch.linalg.vector_norm(parameter, dim=axes, keepdim=True).clamp(min=_SMALLEST_UNIT)
+        scales = (longest / torch.linalg.vector_norm(view, dim=axes, keepdim=True)).clamp(max=1.0)
+        any_clipped |= (scales < 1).any()
+        view.mul_(scales.reshape(()) if view.ndim == 0 else scales)
+    return _shrinkage(direction, any_clipped)
+
+
+def _shrinkage(direction: Direction, is_clipped: Tensor) -> Tensor:
+    """The norm now over the norm before; below 1 whenever something was clipped, though rounding may hide it."""
+    largest = 1 - torch.finfo(direction.norm.dtype).eps
+    ratio = (torch.linalg.vector_norm(direction.vector) / direction.norm).clamp(max=largest)
+    return torch.where(is_clipped, ratio, torch.ones_like(ratio))
+
+
+TRANSFORMS: dict[str, Transform] = {
+    "clip_norm": _clip_norm,
+    "normalize": _normalize,
+    "clip_value": _clip_value,
+    "clip_layer_norm": _clip_layer_norm,
+    "clip_adaptive": _clip_adaptive,
+}
