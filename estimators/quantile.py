@@ -108,7 +108,7 @@ def profile_line(x: ArrayLike, y: ArrayLike, quantile: float) -> Line:
 
     Example:
         >>> L0, L1 = profile_line([1.0, 2.0, 3.0], [3.0, 5.0, 7.0], 0.5)
-        >>> round(L0, 6), round(L1, 6)
+        >>> round(L0, 4), round(L1, 4)
         (1.0, 2.0)
     """
     points = _Points(x, y)

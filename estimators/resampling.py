@@ -31,7 +31,8 @@ def autocorrelation_time(series: ArrayLike) -> float:
     values = np.asarray(series, dtype=np.float64)
     n = values.size
     centred = values - values.mean() if n else values
-    if n < 3 or not np.any(centred):
+    # The mean of equal values may differ from them in the last digit.
+    if n < 3 or np.abs(centred).max() <= 1e-12 * np.abs(values).max():
         return 0.5
     # To unit size, so that squares neither vanish nor overflow.
     centred = centred / np.abs(centred).max()
