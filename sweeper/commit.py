@@ -17,7 +17,7 @@ from sweeper.messages import SegmentItem, SnapshotHeader
 from sweeper.run_dir import RunDir, file_hash
 from sweeper.tables import encode, measurement_rows, metric_rows
 
-__all__ = ["Committer", "OpenSegment"]
+__all__ = ["Committer", "OpenSegment", "failed_rows"]
 
 _GROUP_S = 1.0
 """How long a finished segment waits for others to share its files."""
@@ -43,10 +43,23 @@ class OpenSegment:
 
     def add_failed(self, header: SnapshotHeader, error: str) -> None:
         """Take in a snapshot that could not be measured: a row of nulls which says why."""
-        fields = {"trial_id": header.trial, "step": header.step, "epoch": header.epoch, "error": error}
-        for entry in header.measure["estimators"]:
-            row = fields | {"data_fraction": header.measure["data_fraction"]}
-            self.measurements.setdefault(entry["use"], []).append(row)
+        for estimator, row in failed_rows(header, error).items():
+            self.measurements.setdefault(estimator, []).append(row)
+
+
+def failed_rows(header: SnapshotHeader, error: str) -> dict[str, dict[str, Any]]:
+    """Rows of nulls, which say why there is nothing.
+
+    Args:
+        header: The snapshot that could not be measured.
+        error: What was raised.
+
+    Returns:
+        Estimator to row.
+    """
+    described = {"trial_id": header.trial, "step": header.step, "epoch": header.epoch, "error": error}
+    row = described | {"data_fraction": header.measure["data_fraction"]}
+    return {entry["use"]: dict(row) for entry in header.measure["estimators"]}
 
 
 class Committer:

@@ -12,8 +12,8 @@ from typing import Any
 from sweeper.errors import SpecError
 from sweeper.spec.cells import Cell
 from sweeper.spec.diagnostics import Diagnostic, at, raise_if_any
+from sweeper.spec.measure import Measure
 from sweeper.spec.problem_options import EMBEDDED_DATA
-from sweeper.spec.settings import Measure
 from sweeper.spec.sweep import Sweep
 from sweeper.spec.user_code import UserCode, user_code
 from sweeper.spec.variants import canonical
