@@ -12,11 +12,11 @@ if TYPE_CHECKING:
     from estimators.gradient import GradientFn, Params, ProbeGradient
     from estimators.gradient_noise import GradientNoise, measure_gradient_noise
     from estimators.hessian import ProbeHessian
-    from estimators.null_test import NullTest, null_test
     from estimators.pairs import find_pairs, load_weights, measure_pairs
     from estimators.policy import ProbePolicy, freeze_stochastic_layers
     from estimators.probe import Probe
     from estimators.registry import ESTIMATORS
+    from estimators.repeat import NullTest, null_test
     from estimators.rounding import RoundingProbe
     from estimators.rows import directional_smoothness_row
     from estimators.smoothness import (
@@ -74,7 +74,7 @@ _HOMES = {
     "estimators.gradient": ("GradientFn", "Params", "ProbeGradient"),
     "estimators.gradient_noise": ("GradientNoise", "measure_gradient_noise"),
     "estimators.hessian": ("ProbeHessian",),
-    "estimators.null_test": ("NullTest", "null_test"),
+    "estimators.repeat": ("NullTest", "null_test"),
     "estimators.pairs": ("find_pairs", "load_weights", "measure_pairs"),
     "estimators.policy": ("ProbePolicy", "freeze_stochastic_layers"),
     "estimators.probe": ("Probe",),

@@ -16,7 +16,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors.numpy import save as save_arrays
 
 from estimators import ESTIMATORS, Probe, ProbePolicy
 from sweeper.errors import IntegrityError
@@ -33,6 +32,7 @@ from sweeper.messages import (
 )
 from sweeper.run_dir import RunDir, file_hash
 from sweeper.side_by_side import train_side_by_side
+from sweeper.snapshots import keep_snapshot, read_header, read_iterates
 from trainers.checkpoint import TrainingState, dump, load
 from trainers.loop import Progress, Segment, Snapshot, SnapshotSchedule, TrainSettings, train
 from trainers.problem import Problem
@@ -141,7 +141,7 @@ class TrainerWorker(_Worker):
                 case Snapshot() if item.step >= assignment.committed_step:
                     assert measure is not None
                     num_snapshots += 1
-                    yield self._hand_over(assignment, measure, item)
+                    yield self._hand_over(assignment, measure, item, problem.fingerprint)
                 case Segment() if item.stop > assignment.committed_step or item.outcome is not None:
                     segment = self._close(assignment, item)
                     now = time.time()
@@ -167,11 +167,9 @@ class TrainerWorker(_Worker):
                 damaged.append(name)
         return None, damaged
 
-    def _hand_over(self, assignment: Assignment, measure: Mapping[str, Any], snapshot: Snapshot) -> SnapshotItem:
-        if measure["keep"]:
-            described = {"trial_id": assignment.trial, "step": str(snapshot.step)}
-            data = save_arrays({"iterates": snapshot.iterates}, metadata=described)
-            self._run_dir.publish(self._run_dir.snapshot(assignment.trial, snapshot.step), data)
+    def _hand_over(
+        self, assignment: Assignment, measure: Mapping[str, Any], snapshot: Snapshot, data: str
+    ) -> SnapshotItem:
         header = SnapshotHeader(
             trial=assignment.trial,
             seed=assignment.seed,
@@ -180,7 +178,10 @@ class TrainerWorker(_Worker):
             problem=assignment.problem,
             measure=measure,
             nbytes=snapshot.iterates.nbytes,
+            data=data,
         )
+        if measure["keep"]:
+            keep_snapshot(self._run_dir, header, snapshot.iterates)
         return SnapshotItem(header=header, payload=snapshot.iterates)
 
     def _close(self, assignment: Assignment, segment: Segment) -> SegmentItem:
@@ -228,7 +229,8 @@ class EstimatorWorker(_Worker):
             slot: This worker's slot, given back in the verdict.
             snapshot: The snapshot's id, given back too.
             header: What it belongs to.
-            payload: The iterates, float32, shape (2, n).
+            payload: The iterates, float32, shape (2, n); None for a snapshot that is kept in the run directory, whose
+                file says the rest of the header.
 
         Returns:
             A row per estimator, or what was raised.
@@ -236,6 +238,9 @@ class EstimatorWorker(_Worker):
         self._settle_thread()
         started = time.perf_counter()
         try:
+            if payload is None:
+                path = self._run_dir.snapshot(header.trial, header.step)
+                header, payload = read_header(path, header.measure), read_iterates(path)
             rows = self._rows(header, np.asarray(payload))
         except Exception as error:
             return Verdict(slot=slot, snapshot=snapshot, error=_last_line(error), traceback=traceback.format_exc())
@@ -243,7 +248,12 @@ class EstimatorWorker(_Worker):
 
     def _rows(self, header: SnapshotHeader, payload: np.ndarray[Any, Any]) -> dict[str, dict[str, Any]]:
         measure = header.measure
-        probe = self._probe(json.dumps(dict(header.problem), sort_keys=True), header.seed, _definition_of_f(measure))
+        key = json.dumps(dict(header.problem), sort_keys=True)
+        probe, fingerprint = self._probe(key, header.seed, _definition_of_f(measure))
+        if header.data not in {None, fingerprint}:
+            raise IntegrityError(
+                f"the data changed since the trial was trained (then {header.data}, now {fingerprint}); restore it"
+            )
         # A copy: Ray's arrays are read-only memory that the object store may want back.
         iterates = torch.from_numpy(payload.copy()).to(self._device)
         described = {"trial_id": header.trial, "step": header.step, "epoch": header.epoch}
@@ -258,9 +268,9 @@ class EstimatorWorker(_Worker):
             rows[entry["use"]] = described | ESTIMATORS[entry["use"]](probe, iterates, **options) | conditions
         return rows
 
-    def _build_probe(self, problem_json: str, seed: int, definition_json: str) -> Probe:
+    def _build_probe(self, problem_json: str, seed: int, definition_json: str) -> tuple[Probe, str]:
         problem = self._build(json.loads(problem_json), seed)
-        return build_probe(problem, json.loads(definition_json))
+        return build_probe(problem, json.loads(definition_json)), problem.fingerprint
 
 
 def build_probe(problem: Problem, measure: Mapping[str, Any]) -> Probe:

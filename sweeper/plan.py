@@ -18,7 +18,17 @@ from sweeper.spec.sweep import Sweep
 from sweeper.spec.user_code import UserCode, user_code
 from sweeper.spec.variants import canonical
 
-__all__ = ["Plan", "Trial", "UserCode", "arm_of", "expand", "measurement_id", "training_key", "user_code"]
+__all__ = [
+    "Plan",
+    "Trial",
+    "UserCode",
+    "arm_of",
+    "expand",
+    "measurement_id",
+    "remeasurement_id",
+    "training_key",
+    "user_code",
+]
 
 _SCHEMA = 2
 """Counts changes of what a resolved section means; a new value retrains everything."""
@@ -177,6 +187,18 @@ def measurement_id(measure: Measure | None) -> str:
     section["estimators"] = sorted(section["estimators"], key=canonical)
     section["steps"] = sorted(set(section["steps"]))
     return _digest({"schema": _SCHEMA, "measure": section})
+
+
+def remeasurement_id(section: Mapping[str, Any]) -> str:
+    """The id of what is measured again of kept snapshots.
+
+    Args:
+        section: ``data_fraction``, ``probe``, ``audit`` and ``estimators`` of a resolved measure section.
+
+    Returns:
+        16 hex digits, never those of a :func:`measurement_id`.
+    """
+    return _digest({"schema": _SCHEMA, "remeasure": section})
 
 
 def arm_of(update_rule: Mapping[str, Any]) -> str:
