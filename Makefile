@@ -35,6 +35,7 @@ chaos: $(STAMP)
 bench: $(STAMP)
 	$(BIN)/python benchmarks/orchestration.py
 	$(BIN)/python benchmarks/efficiency.py
+	$(BIN)/python benchmarks/estimators.py
 
 wheel: $(STAMP)
 	$(BIN)/python -m build --wheel --outdir dist .
