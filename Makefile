@@ -36,6 +36,7 @@ bench: $(STAMP)
 	$(BIN)/python benchmarks/orchestration.py
 	$(BIN)/python benchmarks/efficiency.py
 	$(BIN)/python benchmarks/theory.py
+	$(BIN)/python benchmarks/estimators.py
 
 wheel: $(STAMP)
 	$(BIN)/python -m build --wheel --outdir dist .

@@ -1,20 +1,30 @@
 """The gradient of f, the deterministic function whose smoothness is measured.
 
-f is the mean loss over the frozen probe batches, with dropout off, batch-norm on each probe batch's own
-statistics and an RNN's state at its initial value at the start of every batch. So f depends on the parameters
-alone: the same point gives the same gradient bit for bit.
+f is the mean loss over the frozen probe batches, with dropout off, batch-norm on statistics that the policy names
+and an RNN's state at its initial value at the start of every batch. So f depends on the parameters alone: the same
+point gives the same gradient bit for bit.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable, Mapping
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-__all__ = ["GradientFn", "Params", "ProbeGradient", "freeze_stochastic_layers"]
+from estimators.arithmetic import arithmetic_of, full_float32
+from estimators.policy import (
+    BatchNorm,
+    Statistics,
+    freeze_stochastic_layers,
+    load_statistics,
+    probe_statistics,
+)
+
+__all__ = ["GradientFn", "Loss", "Params", "ProbeGradient"]
 
 Params = Mapping[str, Tensor]
 """A point in parameter space: named tensors."""
@@ -23,6 +33,7 @@ GradientFn = Callable[[Params], Params]
 """The gradient of f: parameters to tensors of the same names and shapes."""
 
 Loss = Callable[[nn.Module, Any, Any], tuple[Tensor, Any]]
+"""``loss(model, batch, carry) -> (mean loss, carry)``, differentiable."""
 
 
 class ProbeGradient:
@@ -37,6 +48,12 @@ class ProbeGradient:
         batches: The frozen probe batches, of equal size, so that the mean of their means is the mean.
         initial_carry: Makes the state with which every probe batch starts.
         dtype: The arithmetic of f; ``torch.float64`` gives the reference against which rounding is measured.
+        batch_norm: By which statistics batch-norm normalises, see :class:`~estimators.policy.ProbePolicy`. With
+            ``frozen``, :meth:`set_statistics` comes before the first gradient.
+
+    Attributes:
+        parameters: The parameters that f depends on; views of the point.
+        layout: Parameter name to its place in the flat vectors.
 
     Raises:
         ValueError: There is no batch, or the model has no parameter to differentiate by.
@@ -59,6 +76,7 @@ class ProbeGradient:
         *,
         initial_carry: Callable[[], Any] = lambda: None,
         dtype: torch.dtype | None = None,
+        batch_norm: BatchNorm = "batch",
     ) -> None:
         self._loss = loss
         self._batches = list(batches)
@@ -66,14 +84,17 @@ class ProbeGradient:
         self._dtype = dtype
         if not self._batches:
             raise ValueError("the probe holds no batch: f would be the mean of nothing")
-        self._model = freeze_stochastic_layers(copy.deepcopy(model))
+        self._model = freeze_stochastic_layers(copy.deepcopy(model), batch_norm=batch_norm)
         if dtype is not None:
             self._model = self._model.to(dtype)
             self._batches = [_cast(batch, dtype) for batch in self._batches]
-        parameters = [p for p in self._model.parameters() if p.requires_grad]
-        if not parameters:
+        named = [(name, p) for name, p in self._model.named_parameters() if p.requires_grad]
+        if not named:
             raise ValueError("the model has no parameter that requires a gradient")
-        self._point, self._slope = _flatten(parameters)
+        self.parameters = [parameter for _, parameter in named]
+        self._point, self._slope = _flatten(self.parameters)
+        ends = list(itertools.accumulate(parameter.numel() for parameter in self.parameters))
+        self.layout = {name: slice(end - p.numel(), end) for (name, p), end in zip(named, ends, strict=True)}
 
     @property
     def num_parameters(self) -> int:
@@ -85,9 +106,20 @@ class ProbeGradient:
         """Where f is evaluated."""
         return self._point.device
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """What f is evaluated in."""
+        return self._point.dtype
+
     def __call__(self, point: Params) -> dict[str, Tensor]:
         """The gradient at ``{"flat": vector}``, shape (num_parameters,), as a fresh tensor under the same name."""
         return {"flat": self.value_and_gradient(point["flat"])[1]}
+
+    @property
+    def arithmetic(self) -> str:
+        """What f is computed in, for example ``float32 ieee``; whatever is in force outside."""
+        with full_float32():
+            return arithmetic_of(self._point.dtype)
 
     def value_and_gradient(self, flat: Tensor) -> tuple[float, Tensor]:
         """f and its gradient.
@@ -98,39 +130,78 @@ class ProbeGradient:
         Returns:
             f in units of the loss, and the gradient, shape (num_parameters,), a fresh tensor.
         """
-        self._point.copy_(flat)
+        self.move_to(flat)
+        with full_float32():
+            total = self.accumulate()
+        return (total / len(self._batches)).item(), self._slope / len(self._batches)
+
+    def accumulate(self) -> Tensor:
+        """Sum loss and gradient over the batches, where the parameters are now, without waiting for the device.
+
+        Returns:
+            The sum of the batches' losses, float64, shape (). That of their gradients is in :attr:`summed_gradient`.
+        """
         self._slope.zero_()
         total = torch.zeros((), dtype=torch.float64, device=self._point.device)
+        for loss in self.losses():
+            loss.backward()  # type: ignore[no-untyped-call]
+            total += loss.detach()
+        return total
+
+    @property
+    def summed_gradient(self) -> Tensor:
+        """The buffer into which :meth:`accumulate` sums, shape (num_parameters,); overwritten by the next call."""
+        return self._slope
+
+    @property
+    def num_batches(self) -> int:
+        """Over how many batches f is the mean."""
+        return len(self._batches)
+
+    def move_to(self, flat: Tensor) -> None:
+        """Set the parameters to a point, shape (num_parameters,), rounded to the arithmetic of f."""
+        self._point.copy_(flat)
+
+    def losses(self) -> Iterator[Tensor]:
+        """The loss of one batch after the other, where the parameters are now, each with its graph."""
         for batch in self._batches:
             carry = self._initial_carry()
             if self._dtype is not None:
                 carry = _cast(carry, self._dtype)
-            loss, _ = self._loss(self._model, batch, carry)
-            loss.backward()  # type: ignore[no-untyped-call]
-            total += loss.detach()
-        return (total / len(self._batches)).item(), self._slope / len(self._batches)
+            yield self._loss(self._model, batch, carry)[0]
 
+    def each(self, flat: Tensor) -> Iterator[Tensor]:
+        """The gradient of one batch after the other.
 
-def freeze_stochastic_layers(model: nn.Module) -> nn.Module:
-    """The model in the mode in which f is defined; changed in place and returned.
+        Args:
+            flat: The point, shape (num_parameters,).
 
-    Dropout is off and batch-norm normalises by the statistics of the batch at hand, never by running averages
-    (which depend on the path that training took, not on the parameters). Recurrent layers stay in training mode
-    with their dropout at zero, since cuDNN differentiates them in no other.
+        Yields:
+            Shape (num_parameters,); a buffer that the next one overwrites.
+        """
+        self.move_to(flat)
+        with full_float32():
+            for loss in self.losses():
+                self._slope.zero_()
+                loss.backward()  # type: ignore[no-untyped-call]
+                yield self._slope
 
-    Returns:
-        ``model`` itself.
-    """
-    model.eval()
-    for module in model.modules():
-        if isinstance(module, nn.modules.batchnorm._BatchNorm):
-            module.track_running_stats = False
-            module.running_mean = None
-            module.running_var = None
-        elif isinstance(module, nn.RNNBase):
-            module.dropout = 0.0
-            module.training = True
-    return model
+    def statistics_at(self, flat: Tensor) -> Statistics:
+        """What batch-norm layers see at a point, averaged over the probe's batches; for ``batch_norm="frozen"``.
+
+        Args:
+            flat: The point, shape (num_parameters,).
+
+        Returns:
+            Mean and variance a layer.
+        """
+        self.move_to(flat)
+        with full_float32():
+            return probe_statistics(self._model, lambda: list(self.losses()))
+
+    def set_statistics(self, statistics: Statistics) -> None:
+        """Normalise by these from now on."""
+        load_statistics(self._model, statistics)
 
 
 def _flatten(parameters: list[nn.Parameter]) -> tuple[Tensor, Tensor]:

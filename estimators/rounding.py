@@ -9,22 +9,24 @@ import torch
 from torch import Tensor, nn
 
 from estimators.gradient import Loss, ProbeGradient
+from estimators.policy import BatchNorm, Statistics
 
 __all__ = ["RoundingProbe"]
 
 
 class RoundingProbe:
-    """eta = ||g - g_float64||, the rounding error of one gradient, audited on one probe batch.
+    """eta = ||g - g_float64||, the rounding error of one gradient, audited on some of the probe.
 
-    The error of the mean over batches is at most the mean of the batches' errors (triangle inequality), so one
-    batch stands for all of them at the price of one batch in float64. Sampled, not proven: another batch may err
-    more.
+    The audited batches are computed twice, in working precision and in float64. Where they are the whole probe, eta is
+    the error of the very gradient that is measured with. Where they are a part of it, eta is a sample: fewer samples
+    average less rounding out, so it errs upwards as a rule, but that is no proof.
 
     Args:
         model: The model, in working precision.
         loss: As for ``ProbeGradient``.
-        batches: The probe; the first batch is audited.
+        batches: What is audited.
         initial_carry: As for ``ProbeGradient``.
+        batch_norm: As for ``ProbeGradient``.
 
     Example:
         In float64 there is nothing to round away from:
@@ -42,12 +44,24 @@ class RoundingProbe:
         batches: Sequence[Any],
         *,
         initial_carry: Callable[[], Any] = lambda: None,
+        batch_norm: BatchNorm = "batch",
     ) -> None:
-        self._working = ProbeGradient(model, loss, batches[:1], initial_carry=initial_carry)
-        self._exact = ProbeGradient(model, loss, batches[:1], initial_carry=initial_carry, dtype=torch.float64)
+        def gradient(dtype: torch.dtype | None) -> ProbeGradient:
+            return ProbeGradient(model, loss, batches, initial_carry=initial_carry, dtype=dtype, batch_norm=batch_norm)
+
+        self._working, self._exact = gradient(None), gradient(torch.float64)
 
     def __call__(self, flat: Tensor) -> float:
         """eta at the point ``flat``, shape (num_parameters,), in units of the gradient."""
+        return float(torch.linalg.vector_norm(self.error(flat)))
+
+    def error(self, flat: Tensor) -> Tensor:
+        """g - g_float64 at the point ``flat``; both of shape (num_parameters,), the error in float64."""
         _, working = self._working.value_and_gradient(flat)
         _, exact = self._exact.value_and_gradient(flat)
-        return float(torch.linalg.vector_norm(working.double() - exact))
+        return working.double() - exact
+
+    def set_statistics(self, statistics: Statistics) -> None:
+        """Normalise by these from now on, in both arithmetics; for ``batch_norm="frozen"``."""
+        self._working.set_statistics(statistics)
+        self._exact.set_statistics(statistics)

@@ -6,13 +6,13 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
-from torch import Tensor
-
 from estimators.gradient import GradientFn, Params
+from estimators.trust import Trust, judge
+from estimators.vectors import distance, lerp, norm
 
 __all__ = [
     "DirectionalSmoothness",
+    "check_segment",
     "directional_smoothness",
     "fractions_of",
     "measure_directional_smoothness",
@@ -24,14 +24,19 @@ class DirectionalSmoothness:
     """One measurement of eq. (20), with what is needed to judge it.
 
     Attributes:
-        smoothness: The maximum over the fractions, in units of loss per squared parameter; None for a zero step.
-        argmax_fraction: The fraction at which the maximum is reached; None for a zero step.
-        by_fraction: The ratio at every fraction, in the order of the fractions.
+        smoothness: The maximum over the fractions that can be trusted, in units of loss per squared parameter; None
+            where there is none, see :data:`~estimators.trust.Trust`.
+        argmax_fraction: The fraction at which the maximum is reached.
+        by_fraction: The ratio at every fraction, trusted or not, in the order of the fractions; None for a zero step.
         grad_norm: ||grad f(x_k)||.
         next_grad_norm: ||grad f(x_{k+1})||, or None where 1 is not among the fractions.
         update_norm: ||d|| of the parameters as they are stored.
         noise_floor: What rounding alone could give at the fraction of the maximum; None where it was not measured.
         snr: smoothness / noise_floor; infinite where the floor is zero.
+        trust: The word for it.
+        num_trusted: How many of the fractions are trusted.
+        at_zero: The limit of the ratio for gamma to 0, ||H d|| / ||d||; None where the method does not tell.
+        interpolation_error: How far the value may be off for being interpolated; None where nothing is.
     """
 
     smoothness: float | None
@@ -42,6 +47,21 @@ class DirectionalSmoothness:
     update_norm: float
     noise_floor: float | None
     snr: float | None
+    trust: Trust
+    num_trusted: int
+    at_zero: float | None = None
+    interpolation_error: float | None = None
+
+    @property
+    def mechanical_bound(self) -> float | None:
+        """(||grad f(x_k)|| + ||grad f(x_{k+1})||) / ||d||: what the ratio at gamma = 1 could be at most.
+
+        Under clipping ||d|| is constant, so this grows with the gradient norm whatever the curvature: a smoothness that
+        only follows its bound says nothing of f.
+        """
+        if self.next_grad_norm is None or self.update_norm == 0:
+            return None
+        return (self.grad_norm + self.next_grad_norm) / self.update_norm
 
 
 def fractions_of(delta: float) -> tuple[float, ...]:
@@ -88,6 +108,7 @@ def directional_smoothness(gradient: GradientFn, iterate: Params, step: Params, 
         ValueError: ``step`` is zero, or a fraction lies outside (0, 1].
 
     Example:
+        >>> import torch
         >>> x, d = {"w": torch.tensor([3.0])}, {"w": torch.tensor([-1.0])}
         >>> directional_smoothness(lambda p: {"w": 4 * p["w"]}, x, d, fractions=[0.5, 1.0])
         4.0
@@ -113,7 +134,7 @@ def measure_directional_smoothness(
     the two differ where the step is small beside the parameters.
 
     Args:
-        gradient: Gradient of f on the frozen probe; called len(fractions) + 1 times.
+        gradient: Gradient of f on the frozen probe; called len(fractions) + 1 times, once where the step is zero.
         iterate: x_k, named tensors.
         following: x_{k+1}, the same names and shapes.
         fractions: The sample points gamma, each in (0, 1].
@@ -121,8 +142,8 @@ def measure_directional_smoothness(
             floor is 2 eta / ||d_eff||.
 
     Returns:
-        The measurement; with null smoothness where the step is zero. NaN ratios (an overflowing gradient) show in
-        ``by_fraction`` and make the maximum NaN.
+        The measurement; with null smoothness where the step is zero or nothing stands clear of the noise. A gradient
+        that overflows shows in ``by_fraction`` and as the smoothness.
 
     Raises:
         ValueError: No fraction, or one outside (0, 1]; or the two iterates have other names.
@@ -130,81 +151,52 @@ def measure_directional_smoothness(
     Example:
         f = x^4 / 4 from 1 to 2: the secant of x^3 is (2^3 - 1) / 1 = 7 at gamma = 1.
 
+        >>> import torch
         >>> cube = lambda p: {"x": p["x"] ** 3}
         >>> points = ({"x": torch.tensor([float(v)], dtype=torch.float64)} for v in (1, 2))
         >>> measured = measure_directional_smoothness(cube, *points, fractions=[0.5, 1.0])
         >>> measured.smoothness, measured.by_fraction
         (7.0, (4.75, 7.0))
     """
+    check_segment(iterate, following, fractions)
+    start = gradient(iterate)
+    ratios: list[float | None] = []
+    floors: list[float | None] = []
+    next_grad_norm = None
+    for fraction in fractions:
+        point = lerp(iterate, following, fraction)
+        length = distance(iterate, point)
+        if length == 0:
+            ratios.append(None)
+            floors.append(None)
+            continue
+        there = gradient(point)
+        ratios.append(distance(start, there) / length)
+        floors.append(None if gradient_error is None else 2 * gradient_error / length)
+        if fraction == 1:
+            next_grad_norm = norm(there)
+    judgement = judge(ratios, None if gradient_error is None else floors)
+    return DirectionalSmoothness(
+        smoothness=judgement.value,
+        argmax_fraction=None if judgement.index is None else fractions[judgement.index],
+        by_fraction=tuple(ratios),
+        grad_norm=norm(start),
+        next_grad_norm=next_grad_norm,
+        update_norm=distance(iterate, following),
+        noise_floor=judgement.noise_floor,
+        snr=judgement.snr,
+        trust=judgement.trust,
+        num_trusted=judgement.num_trusted,
+    )
+
+
+def check_segment(iterate: Params, following: Params, fractions: Sequence[float]) -> None:
+    """Make sure that two iterates and the sample points between them are what a measurement needs.
+
+    Raises:
+        ValueError: No fraction, or one outside (0, 1]; or the two iterates have other names.
+    """
     if not fractions or any(not 0 < fraction <= 1 for fraction in fractions):
         raise ValueError(f"fractions must lie in (0, 1], found {list(fractions)!r}")
     if set(iterate) != set(following):
         raise ValueError(f"the iterates hold other names: {sorted(iterate)} and {sorted(following)}")
-    start = gradient(iterate)
-    update_norm = _distance(iterate, following)
-    ratios: list[float | None] = []
-    distances: list[float] = []
-    next_grad_norm = None
-    for fraction in fractions:
-        # x_{k+1} itself at gamma = 1: x + (y - x) need not round to y.
-        point = following if fraction == 1 else _between(iterate, following, fraction)
-        distance = _distance(iterate, point)
-        distances.append(distance)
-        if distance == 0:
-            ratios.append(None)
-            continue
-        there = gradient(point)
-        ratios.append(_distance(start, there) / distance)
-        if fraction == 1:
-            next_grad_norm = _norm(there)
-    smoothness, at = _largest(ratios)
-    noise_floor = None
-    if at is not None and gradient_error is not None:
-        noise_floor = 2 * gradient_error / distances[at]
-    return DirectionalSmoothness(
-        smoothness=smoothness,
-        argmax_fraction=None if at is None else fractions[at],
-        by_fraction=tuple(ratios),
-        grad_norm=_norm(start),
-        next_grad_norm=next_grad_norm,
-        update_norm=update_norm,
-        noise_floor=noise_floor,
-        snr=_ratio(smoothness, noise_floor),
-    )
-
-
-def _between(iterate: Params, following: Params, fraction: float) -> dict[str, Tensor]:
-    """x + gamma (y - x), in the arithmetic of the tensors."""
-    return {name: torch.lerp(iterate[name], following[name], fraction) for name in iterate}
-
-
-def _distance(one: Params, other: Params) -> float:
-    """Euclidean distance, accumulated in float64."""
-    return _norm({name: other[name] - one[name] for name in one})
-
-
-def _norm(point: Params) -> float:
-    """Euclidean norm over all tensors, accumulated in float64."""
-    norms = [torch.linalg.vector_norm(tensor, dtype=torch.float64) for tensor in point.values()]
-    return float(torch.linalg.vector_norm(torch.stack(norms)))
-
-
-def _largest(ratios: Sequence[float | None]) -> tuple[float | None, int | None]:
-    """The largest ratio and where it stands; a NaN wins, so that an overflow is seen."""
-    at: int | None = None
-    largest: float | None = None
-    for index, ratio in enumerate(ratios):
-        if ratio is None:
-            continue
-        if math.isnan(ratio):
-            return ratio, index
-        if largest is None or ratio > largest:
-            largest, at = ratio, index
-    return largest, at
-
-
-def _ratio(value: float | None, floor: float | None) -> float | None:
-    """value / floor; infinite over a zero floor, None where either is missing."""
-    if value is None or floor is None:
-        return None
-    return value / floor if floor > 0 else math.inf

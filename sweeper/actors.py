@@ -16,9 +16,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors.numpy import save as save_arrays
 
-from estimators import ESTIMATORS, Probe
+from estimators import ESTIMATORS, Probe, ProbePolicy
 from sweeper.errors import IntegrityError
 from sweeper.events import SnapshotId
 from sweeper.messages import (
@@ -33,16 +32,14 @@ from sweeper.messages import (
 )
 from sweeper.run_dir import RunDir, file_hash
 from sweeper.side_by_side import train_side_by_side
+from sweeper.snapshots import keep_snapshot, read_header, read_iterates
 from trainers.checkpoint import TrainingState, dump, load
 from trainers.loop import Progress, Segment, Snapshot, SnapshotSchedule, TrainSettings, train
 from trainers.problem import Problem
 from trainers.problems import build_problem
 from trainers.update_rules import UpdateRule
 
-__all__ = ["EstimatorWorker", "TrainerWorker"]
-
-_AUDITED = 0.1
-"""Share of the probe whose gradient is computed in float64 too, for the noise floor."""
+__all__ = ["EstimatorWorker", "TrainerWorker", "build_probe"]
 
 TrainerOutput = SnapshotItem | ProgressItem | SegmentItem | RaisedItem
 
@@ -144,7 +141,7 @@ class TrainerWorker(_Worker):
                 case Snapshot() if item.step >= assignment.committed_step:
                     assert measure is not None
                     num_snapshots += 1
-                    yield self._hand_over(assignment, measure, item)
+                    yield self._hand_over(assignment, measure, item, problem.fingerprint)
                 case Segment() if item.stop > assignment.committed_step or item.outcome is not None:
                     segment = self._close(assignment, item)
                     now = time.time()
@@ -170,11 +167,9 @@ class TrainerWorker(_Worker):
                 damaged.append(name)
         return None, damaged
 
-    def _hand_over(self, assignment: Assignment, measure: Mapping[str, Any], snapshot: Snapshot) -> SnapshotItem:
-        if measure["keep"]:
-            described = {"trial_id": assignment.trial, "step": str(snapshot.step)}
-            data = save_arrays({"iterates": snapshot.iterates}, metadata=described)
-            self._run_dir.publish(self._run_dir.snapshot(assignment.trial, snapshot.step), data)
+    def _hand_over(
+        self, assignment: Assignment, measure: Mapping[str, Any], snapshot: Snapshot, data: str
+    ) -> SnapshotItem:
         header = SnapshotHeader(
             trial=assignment.trial,
             seed=assignment.seed,
@@ -183,7 +178,10 @@ class TrainerWorker(_Worker):
             problem=assignment.problem,
             measure=measure,
             nbytes=snapshot.iterates.nbytes,
+            data=data,
         )
+        if measure["keep"]:
+            keep_snapshot(self._run_dir, header, snapshot.iterates)
         return SnapshotItem(header=header, payload=snapshot.iterates)
 
     def _close(self, assignment: Assignment, segment: Segment) -> SegmentItem:
@@ -222,10 +220,6 @@ class EstimatorWorker(_Worker):
 
     def __init__(self, *, run_dir: str, threads: int, device: str, search: Sequence[str] = ()) -> None:
         super().__init__(run_dir=run_dir, threads=threads, device=device, search=search)
-        if device == "cuda":
-            # TF32 errs up to 0.75 % of the smoothness at delta = 0.1, and cuDNN uses it unless told not to.
-            torch.set_float32_matmul_precision("highest")
-            torch.backends.cudnn.allow_tf32 = False
         self._probe = lru_cache(maxsize=4)(self._build_probe)
 
     def measure(self, slot: int, snapshot: SnapshotId, header: SnapshotHeader, payload: Any) -> Verdict:
@@ -235,7 +229,8 @@ class EstimatorWorker(_Worker):
             slot: This worker's slot, given back in the verdict.
             snapshot: The snapshot's id, given back too.
             header: What it belongs to.
-            payload: The iterates, float32, shape (2, n).
+            payload: The iterates, float32, shape (2, n); None for a snapshot that is kept in the run directory, whose
+                file says the rest of the header.
 
         Returns:
             A row per estimator, or what was raised.
@@ -243,6 +238,9 @@ class EstimatorWorker(_Worker):
         self._settle_thread()
         started = time.perf_counter()
         try:
+            if payload is None:
+                path = self._run_dir.snapshot(header.trial, header.step)
+                header, payload = read_header(path, header.measure), read_iterates(path)
             rows = self._rows(header, np.asarray(payload))
         except Exception as error:
             return Verdict(slot=slot, snapshot=snapshot, error=_last_line(error), traceback=traceback.format_exc())
@@ -250,26 +248,66 @@ class EstimatorWorker(_Worker):
 
     def _rows(self, header: SnapshotHeader, payload: np.ndarray[Any, Any]) -> dict[str, dict[str, Any]]:
         measure = header.measure
-        probe = self._probe(json.dumps(dict(header.problem), sort_keys=True), header.seed, measure["data_fraction"])
+        key = json.dumps(dict(header.problem), sort_keys=True)
+        probe, fingerprint = self._probe(key, header.seed, _definition_of_f(measure))
+        if header.data not in {None, fingerprint}:
+            raise IntegrityError(
+                f"the data changed since the trial was trained (then {header.data}, now {fingerprint}); restore it"
+            )
         # A copy: Ray's arrays are read-only memory that the object store may want back.
         iterates = torch.from_numpy(payload.copy()).to(self._device)
+        described = {"trial_id": header.trial, "step": header.step, "epoch": header.epoch}
+        conditions = {
+            "data_fraction": measure["data_fraction"],
+            "probe": probe.policy.words,
+            "arithmetic": probe.arithmetic,
+        }
         rows = {}
         for entry in measure["estimators"]:
             options = {key: value for key, value in entry.items() if key != "use"}
-            row = ESTIMATORS[entry["use"]](probe, iterates, **options)
-            described = {"trial_id": header.trial, "step": header.step, "epoch": header.epoch}
-            rows[entry["use"]] = described | row | {"data_fraction": measure["data_fraction"]}
+            rows[entry["use"]] = described | ESTIMATORS[entry["use"]](probe, iterates, **options) | conditions
         return rows
 
-    def _build_probe(self, problem_json: str, seed: int, data_fraction: float) -> Probe:
+    def _build_probe(self, problem_json: str, seed: int, definition_json: str) -> tuple[Probe, str]:
         problem = self._build(json.loads(problem_json), seed)
-        return Probe(
-            problem.model,
-            problem.measured_loss or problem.loss,
-            problem.probe(data_fraction),
-            audit=problem.probe(data_fraction * _AUDITED),
-            initial_carry=problem.initial_carry,
-        )
+        return build_probe(problem, json.loads(definition_json)), problem.fingerprint
+
+
+def build_probe(problem: Problem, measure: Mapping[str, Any]) -> Probe:
+    """The function that a measure section defines on a problem.
+
+    Args:
+        problem: The problem, its model with the initial weights.
+        measure: ``data_fraction``, ``probe`` and ``audit`` of the resolved section.
+
+    Returns:
+        f, ready to be measured.
+    """
+    fraction, audit = measure["data_fraction"], measure["audit"]
+    policy = ProbePolicy(**measure["probe"])
+    # What f is without penalties; a problem that trains without any has one loss.
+    bare = problem.measured_loss or problem.loss
+
+    def training_batches(count: int) -> Iterator[Any]:
+        count = min(count, problem.steps_per_epoch)
+        return (problem.batch(k * problem.steps_per_epoch // count) for k in range(count))
+
+    return Probe(
+        problem.model,
+        bare if policy.regulariser == "out" else problem.loss,
+        problem.probe(fraction),
+        audit=problem.probe(fraction * audit["share"]) if audit["share"] < 1 else None,
+        audit_at=audit["at"],
+        initial_carry=problem.initial_carry,
+        policy=policy,
+        training_batches=training_batches,
+        training_loss=problem.loss,
+    )
+
+
+def _definition_of_f(measure: Mapping[str, Any]) -> str:
+    """What of a measure section decides f and its audit, as a key."""
+    return json.dumps({key: measure[key] for key in ("data_fraction", "probe", "audit")}, sort_keys=True)
 
 
 def _update_rule(section: Mapping[str, Any]) -> UpdateRule:

@@ -96,6 +96,21 @@ def validate(spec: SpecPath, overrides: Overrides = None) -> None:
     _note(f"{spec}: valid, {len(plan.trials)} trials")
 
 
+@app.command("null-test")
+def null_test(spec: SpecPath, overrides: Overrides = None, as_json: AsJson = False) -> None:
+    """Measure the same weights twice, in every problem of a spec: the difference must be exactly 0."""
+    from sweeper.null_test import null_test_document
+    from sweeper.spec import load_spec
+
+    document = null_test_document(load_spec(spec, overrides or []))
+    if as_json:
+        typer.echo(json.dumps(document, indent=2))
+    else:
+        for row in document["problems"]:
+            typer.echo(f"{'passed' if row['passed'] else 'FAILED'}  {row['problem']}: {row['verdict']}")
+    raise typer.Exit(0 if document["passed"] else 1)
+
+
 @app.command()
 def plan(spec: SpecPath, overrides: Overrides = None, out: Out = None, as_json: AsJson = False) -> None:
     """Show what a run would do: cells, seeds, what is new and done, time and disk. Starts nothing."""
@@ -254,6 +269,36 @@ def retry(
     for label in queued:
         _note(f"queued again: {label}")
     _note(f"{len(queued)} trials queued; `clipsweep run` with the same spec trains them")
+
+
+@app.command()
+def estimate(
+    run: RunPath,
+    estimator: Annotated[str, typer.Option("--estimator", metavar="NAME", help="What to measure.", show_default=False)],
+    options: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="OPTION=VALUE", help="An option of the estimator, or of f; may be repeated."),
+    ] = None,
+    address: Annotated[str | None, typer.Option("--address", help="As for run.")] = None,
+    accept_drift: Annotated[bool, typer.Option("--accept-drift", help="As for run.")] = False,
+) -> None:
+    """Measure the kept snapshots of a run again, with any estimator, without training anything."""
+    from rich.console import Console
+
+    from sweeper.display import LineDisplay
+    from sweeper.labels import duration
+    from sweeper.remeasure import estimate_run
+
+    with LineDisplay(Console(stderr=True)) as listener:
+        done = estimate_run(
+            run, estimator, options or [], listener=listener, address=address, accept_drift=accept_drift
+        )
+    unmeasured = f", {done.failed} of them without a result" if done.failed else ""
+    _note(f"{done.measured} measured{unmeasured}, {done.before} before, in {duration(done.seconds)}")
+    if done.interrupted:
+        _note(f"interrupted: run `{_same_command()}` again to go on")
+    typer.echo(_shorten(done.table))
+    raise typer.Exit(done.exit_code)
 
 
 @app.command()

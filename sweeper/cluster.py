@@ -17,7 +17,16 @@ from ray.exceptions import RayError
 
 from sweeper.errors import ClusterError
 
-__all__ = ["Cluster", "PoolSize", "WorkerSettings", "connect", "pool_size", "reason_of", "worker_settings"]
+__all__ = [
+    "Cluster",
+    "PoolSize",
+    "WorkerSettings",
+    "connect",
+    "num_estimators",
+    "pool_size",
+    "reason_of",
+    "worker_settings",
+]
 
 _log = logging.getLogger(__name__)
 
@@ -226,6 +235,39 @@ def pool_size(
                 f"the cluster has {there:g}; lower resources.*.count or resources.*.{what.lower()}"
             )
     return size
+
+
+def num_estimators(
+    cluster: Cluster, estimator: WorkerSettings, *, count: int | Literal["auto"], num_snapshots: int
+) -> int:
+    """How many estimators to start where nothing is trained beside them.
+
+    Args:
+        cluster: What there is.
+        estimator: What an estimator takes.
+        count: A number, or ``auto``: as many as there are cores for their threads, or shares of a GPU.
+        num_snapshots: What there is to measure: more estimators would idle.
+
+    Returns:
+        The number, at least 1.
+
+    Raises:
+        ClusterError: There is no room for what the spec asks for.
+
+    Example:
+        >>> half = WorkerSettings(cpus=0.5, gpus=0, threads=1)
+        >>> num_estimators(Cluster(cpus=2, gpus=0, object_store_bytes=0), half, count="auto", num_snapshots=9)
+        2
+    """
+    room = min(_fit(cluster.cpus, estimator.cpus), _fit(cluster.gpus, estimator.gpus))
+    by_threads = room if estimator.gpus else _fit(cluster.cpus, max(estimator.cpus, estimator.threads))
+    wanted = max(1, min(by_threads if count == "auto" else count, num_snapshots))
+    if wanted > room:
+        raise ClusterError(
+            f"resources: {wanted} estimators do not fit, the cluster has {cluster.cpus:g} CPUs and "
+            f"{cluster.gpus:g} GPUs; lower resources.estimators.count, cpus or gpus"
+        )
+    return wanted
 
 
 def _fit(there: float, each: float) -> int:

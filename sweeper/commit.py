@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import pyarrow as pa
 
 from sweeper.compact import Compactor
-from sweeper.events import SegmentId
+from sweeper.events import SegmentId, SnapshotId
 from sweeper.journal import Journal, RunState, apply
 from sweeper.messages import SegmentItem, SnapshotHeader
 from sweeper.run_dir import RunDir, file_hash
 from sweeper.tables import encode, measurement_rows, metric_rows
 
-__all__ = ["Committer", "OpenSegment"]
+__all__ = ["Committer", "OpenSegment", "failed_rows"]
 
 _GROUP_S = 1.0
 """How long a finished segment waits for others to share its files."""
@@ -43,10 +44,25 @@ class OpenSegment:
 
     def add_failed(self, header: SnapshotHeader, error: str) -> None:
         """Take in a snapshot that could not be measured: a row of nulls which says why."""
-        fields = {"trial_id": header.trial, "step": header.step, "epoch": header.epoch, "error": error}
-        for entry in header.measure["estimators"]:
-            row = fields | {"data_fraction": header.measure["data_fraction"]}
-            self.measurements.setdefault(entry["use"], []).append(row)
+        for estimator, row in failed_rows(header, error).items():
+            self.measurements.setdefault(estimator, []).append(row)
+
+
+def failed_rows(header: SnapshotHeader, error: str) -> dict[str, dict[str, Any]]:
+    """Rows of nulls, which say why there is nothing.
+
+    Args:
+        header: The snapshot that could not be measured.
+        error: What was raised.
+
+    Returns:
+        Estimator to row.
+    """
+    # Of a kept snapshot whose file is damaged the epoch is not known.
+    epoch = None if math.isnan(header.epoch) else header.epoch
+    described = {"trial_id": header.trial, "step": header.step, "epoch": epoch, "error": error}
+    row = described | {"data_fraction": header.measure["data_fraction"]}
+    return {entry["use"]: dict(row) for entry in header.measure["estimators"]}
 
 
 class Committer:
@@ -112,6 +128,34 @@ class Committer:
             self.refresh(running=running)
         return done
 
+    def commit_measured(self, rows: Mapping[SnapshotId, Mapping[str, Mapping[str, Any]]]) -> None:
+        """Make the rows of snapshots that were measured again durable.
+
+        Args:
+            rows: Snapshot to estimator to row.
+
+        Raises:
+            OSError: The disk is full or gone; what was committed before stands.
+        """
+        self._num_commits += 1
+        measured: dict[str, list[Mapping[str, Any]]] = {}
+        for of_snapshot in rows.values():
+            for estimator, row in of_snapshot.items():
+                measured.setdefault(estimator, []).append(row)
+        parts = [self._write_part(*self._measured_table(estimator, found)) for estimator, found in measured.items()]
+        snapshots = [[snapshot.trial, snapshot.step] for snapshot in rows]
+        self.record({
+            "type": "remeasured",
+            "measurement": self._measurement,
+            "parts": parts,
+            "snapshots": snapshots,
+        })
+
+    def _measured_table(self, estimator: str, rows: Sequence[Mapping[str, Any]]) -> tuple[str, pa.Table]:
+        """Name and rows of an estimator's table, each with the id of what is in force."""
+        tagged = [{**row, "measurement_id": self._measurement} for row in rows]
+        return f"measurements/{estimator}", measurement_rows(estimator, tagged)
+
     def refresh(self, *, running: frozenset[str] = frozenset()) -> None:
         """Write the readable tables as of now."""
         started = time.monotonic()
@@ -134,8 +178,8 @@ class Committer:
             for estimator, rows in content.measurements.items():
                 measured.setdefault(estimator, []).extend(sorted(rows, key=lambda row: int(row["step"])))
         for estimator, rows in measured.items():
-            tagged = [{**row, "measurement_id": self._measurement} for row in rows]
-            tables[f"measurements/{estimator}"] = measurement_rows(estimator, tagged)
+            name, table = self._measured_table(estimator, rows)
+            tables[name] = table
         parts = [self._write_part(name, rows) for name, rows in tables.items()]
         segments = [self._describe(segment, content, item) for segment, content, item in group]
         self.record({"type": "committed", "parts": parts, "segments": segments})

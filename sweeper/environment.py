@@ -11,16 +11,15 @@ from pathlib import Path
 from typing import Any
 
 from sweeper.errors import RunDirectoryError
-from sweeper.journal import RunState
 from sweeper.run_dir import RunDir
-from sweeper.spec import Sweep
+from sweeper.spec.settings import Resources
 
 __all__ = ["check_drift", "environment_of", "provenance"]
 
 _log = logging.getLogger(__name__)
 
 
-def environment_of(sweep: Sweep) -> dict[str, Any]:
+def environment_of(resources: Resources) -> dict[str, Any]:
     """What results depend on besides the spec: a resumed trial is bit-identical only where none of it changed."""
     return {
         "python": platform.python_version(),
@@ -28,9 +27,9 @@ def environment_of(sweep: Sweep) -> dict[str, Any]:
         "numpy": metadata.version("numpy"),
         "machine": platform.machine(),
         "processor": _processor(),
-        "trainer_threads": sweep.resources.trainers.threads,
-        "estimator_threads": sweep.resources.estimators.threads,
-        "gpus": sweep.resources.trainers.gpus > 0,
+        "trainer_threads": resources.trainers.threads,
+        "estimator_threads": resources.estimators.threads,
+        "gpus": resources.trainers.gpus > 0,
     }
 
 
@@ -55,12 +54,22 @@ def _processor() -> str:
     return platform.processor()
 
 
-def check_drift(run_dir: RunDir, state: RunState, environment: Mapping[str, Any], *, accepted: bool) -> None:
-    """Refuse to mix rows that differ only because the machine does."""
-    begun = any(trial.segments for trial in state.trials.values())
-    changed = {
-        key: (old, environment.get(key)) for key, old in state.environment.items() if environment.get(key) != old
-    }
+def check_drift(
+    run_dir: RunDir, before: Mapping[str, Any], environment: Mapping[str, Any], *, begun: bool, accepted: bool
+) -> None:
+    """Refuse to mix rows that differ only because the machine does.
+
+    Args:
+        run_dir: The run.
+        before: What the rows that are there were made with.
+        environment: What the next ones would be made with.
+        begun: Whether there are any.
+        accepted: Whether the user wants to go on regardless.
+
+    Raises:
+        RunDirectoryError: Something changed.
+    """
+    changed = {key: (old, environment.get(key)) for key, old in before.items() if environment.get(key) != old}
     if not begun or not changed:
         return
     lines = [f"  {key}: {old} -> {new}" for key, (old, new) in changed.items()]

@@ -150,7 +150,7 @@ def _seconds(sweep: Sweep, plan: Plan, state: RunState, left: Sequence[tuple[Tri
         every = trial.train["evaluate_every"]
         total += ((steps // every if every else 0) + 1) * epoch_flops / 3 * 0.05  # the validation text, forward only
         if sweep.measure is not None:
-            gradients = sum(round(1 / estimator.delta) + 1 for estimator in sweep.measure.estimators)
+            gradients = sum(estimator.num_gradients for estimator in sweep.measure.estimators)
             total += _num_snapshots(sweep, steps) * gradients * sweep.measure.data_fraction * epoch_flops
     return total / _FLOPS_PER_SECOND / lanes, "a rough guess from the size of the model"
 

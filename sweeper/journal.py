@@ -234,6 +234,8 @@ class RunState:
         parts: The committed parts, in order.
         epoch: How many drivers have opened the run.
         measurements: Ids of the measure sections that the run has had, with the sections themselves.
+        remeasurements: Ids under which kept snapshots were measured again, with what was measured.
+        remeasured: By these ids, trial and step of every snapshot that is done.
         environment: What the last driver ran on, as far as results depend on it.
         next_number: Number of the next record.
     """
@@ -242,6 +244,8 @@ class RunState:
     parts: list[Part] = field(default_factory=list)
     epoch: int = 0
     measurements: dict[str, Record | None] = field(default_factory=dict)
+    remeasurements: dict[str, Record] = field(default_factory=dict)
+    remeasured: dict[str, set[tuple[str, int]]] = field(default_factory=dict)
     environment: Record = field(default_factory=dict)
     next_number: int = 0
 
@@ -294,6 +298,12 @@ def apply(state: RunState, record: Record) -> None:
                 trial = state.trials[segment.trial]
                 trial.segments.append(segment)
                 trial.attempts.add((segment.epoch, segment.attempt))
+        case "remeasuring":
+            state.remeasurements[record["measurement"]] = record
+        case "remeasured":
+            state.parts.extend(Part(**part) for part in record["parts"])
+            done = state.remeasured.setdefault(record["measurement"], set())
+            done.update((trial, step) for trial, step in record["snapshots"])
         case "failed":
             trial = state.trials[record["trial"]]
             trial.failures.append((record["kind"], record["error"]))

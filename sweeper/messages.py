@@ -74,6 +74,7 @@ class SnapshotHeader:
         problem: The resolved problem section.
         measure: The resolved measure section.
         nbytes: Size of the parameters.
+        data: Fingerprint of the data that it was trained on; None where it does not matter.
     """
 
     trial: str
@@ -83,6 +84,7 @@ class SnapshotHeader:
     problem: Mapping[str, Any]
     measure: Mapping[str, Any]
     nbytes: int
+    data: str | None = None
 
 
 # What a trainer sends

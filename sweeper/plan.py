@@ -12,15 +12,25 @@ from typing import Any
 from sweeper.errors import SpecError
 from sweeper.spec.cells import Cell
 from sweeper.spec.diagnostics import Diagnostic, at, raise_if_any
+from sweeper.spec.measure import Measure
 from sweeper.spec.problem_options import ADDED_OPTIONS as ADDED_PROBLEM_OPTIONS
 from sweeper.spec.problem_options import EMBEDDED_DATA
-from sweeper.spec.settings import Measure
 from sweeper.spec.sweep import Sweep
 from sweeper.spec.update_rule import ADDED_OPTIONS, ADDED_SCHEDULE_OPTIONS, TRANSFORMS
 from sweeper.spec.user_code import UserCode, user_code
 from sweeper.spec.variants import canonical
 
-__all__ = ["Plan", "Trial", "UserCode", "arm_of", "expand", "measurement_id", "training_key", "user_code"]
+__all__ = [
+    "Plan",
+    "Trial",
+    "UserCode",
+    "arm_of",
+    "expand",
+    "measurement_id",
+    "remeasurement_id",
+    "training_key",
+    "user_code",
+]
 
 _SCHEMA = 2
 """Counts changes of what a resolved section means; a new value retrains everything."""
@@ -187,6 +197,18 @@ def measurement_id(measure: Measure | None) -> str:
     section["estimators"] = sorted(section["estimators"], key=canonical)
     section["steps"] = sorted(set(section["steps"]))
     return _digest({"schema": _SCHEMA, "measure": section})
+
+
+def remeasurement_id(section: Mapping[str, Any]) -> str:
+    """The id of what is measured again of kept snapshots.
+
+    Args:
+        section: ``data_fraction``, ``probe``, ``audit`` and ``estimators`` of a resolved measure section.
+
+    Returns:
+        16 hex digits, never those of a :func:`measurement_id`.
+    """
+    return _digest({"schema": _SCHEMA, "remeasure": section})
 
 
 def arm_of(update_rule: Mapping[str, Any]) -> str:

@@ -103,6 +103,8 @@ def smoothness(run: Run, trials: pd.DataFrame) -> Figure:
         ClipsweepError: No trustworthy smoothness was measured.
     """
     rows = run.measurements("directional_smoothness")
+    # Snapshots that were measured again stand in the same table, and would be drawn twice.
+    rows = rows[rows["measurement_id"].isin(run.state.measurements)]
     rows = rows[(rows["smoothness"] > 0) & (rows["grad_norm"] > 0) & ~(rows["snr"] < TRUSTED_SNR)]
     cells = [(label, group, rows[rows["trial_id"].isin(group["trial_id"])]) for label, group in _cells(run, trials)]
     cells = [(label, group, points) for label, group, points in cells if len(points)]

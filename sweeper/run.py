@@ -2,14 +2,8 @@
 
 from __future__ import annotations
 
-import logging
-import os
-import shutil
-import sys
-import tempfile
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,8 +13,9 @@ import yaml
 from sweeper.environment import check_drift, environment_of, provenance
 from sweeper.errors import RunDirectoryError
 from sweeper.interrupts import listen_for_interrupts
-from sweeper.journal import Journal, RunState, read_journal, repair_journal, replay
+from sweeper.journal import Journal, RunState
 from sweeper.plan import Plan, Trial, expand, measurement_id
+from sweeper.recovery import disk_errors, logging_to, recover, shipped
 from sweeper.run_dir import DriverLock, RunDir
 from sweeper.schedule import Progress, Schedule
 from sweeper.spec import Sweep
@@ -31,8 +26,6 @@ if TYPE_CHECKING:
     from sweeper.commit import Committer
 
 __all__ = ["Outcome", "run_sweep"]
-
-_log = logging.getLogger(__name__)
 
 _MAX_SIDE_BY_SIDE = 10_000
 """Analytic trials in one call of a trainer: what a crash of it costs at most."""
@@ -94,10 +87,11 @@ def run_sweep(
     plan = expand(sweep)
     run_dir = RunDir((out or default_run_dir(sweep)).resolve())
     run_dir.create()
-    with _disk_errors(run_dir), DriverLock(run_dir).hold() as lock, _logging_to(run_dir.logs / "driver.log"):
-        state = _recover(run_dir)
-        environment = environment_of(sweep)
-        check_drift(run_dir, state, environment, accepted=accept_drift)
+    with disk_errors(run_dir), DriverLock(run_dir).hold() as lock, logging_to(run_dir.logs / "driver.log"):
+        state = recover(run_dir)
+        environment = environment_of(sweep.resources)
+        begun = any(trial.segments for trial in state.trials.values())
+        check_drift(run_dir, state.environment, environment, begun=begun, accepted=accept_drift)
         measurement = _check_measurement(run_dir, sweep, state, accepted=new_measurement)
         now = standing(plan, state)
         _announce(listener, plan, now)
@@ -161,7 +155,7 @@ def _drive(
         if (known := committer.state.trials[trial.trial_id])
     }
     with (
-        _shipped(plan) as (code, search),
+        shipped(plan.code) as (code, search),
         listen_for_interrupts() as interrupts,
         connect(address, logs=run_dir.logs, code=code) as cluster,
     ):
@@ -204,21 +198,6 @@ def _drive(
         return interrupts.requested()
 
 
-def _recover(run_dir: RunDir) -> RunState:
-    """The state of the run, after mending what a crash left behind. Only under the lock."""
-    if not run_dir.exists:
-        return RunState()
-    records, whole = read_journal(run_dir.journal)
-    if repair_journal(run_dir.journal, whole, run_dir.quarantine):
-        _log.warning("cut a torn line off the journal; its bytes are in %s", run_dir.quarantine)
-    state = replay(records)
-    keep = {run_dir.parts / part.file for part in state.parts}
-    for name, trial in state.trials.items():
-        keep |= {run_dir.checkpoints / name / s.checkpoint[0] for s in trial.segments if s.checkpoint is not None}
-    run_dir.clean(keep=keep)
-    return state
-
-
 def _record_plan(run_dir: RunDir, committer: Committer, plan: Plan, sweep: Sweep, measurement: str) -> None:
     """Journal the trials that are new to this run, and keep the spec beside them."""
     state: RunState = committer.state
@@ -229,7 +208,7 @@ def _record_plan(run_dir: RunDir, committer: Committer, plan: Plan, sweep: Sweep
             "type": "planned",
             "measurement": measurement,
             "measure": measure,
-            "trials": [_trial_record(trial) for trial in unknown],
+            "trials": [_trial_record(trial, plan) for trial in unknown],
         })
     run_dir.publish(run_dir.spec, sweep.text.encode())
     resolved = yaml.safe_dump(sweep.resolved(), sort_keys=False, allow_unicode=True)
@@ -237,8 +216,10 @@ def _record_plan(run_dir: RunDir, committer: Committer, plan: Plan, sweep: Sweep
     run_dir.publish_json(run_dir.environment, state.environment | provenance())
 
 
-def _trial_record(trial: Trial) -> dict[str, Any]:
-    return {
+def _trial_record(trial: Trial, plan: Plan) -> dict[str, Any]:
+    code = next((found for found in plan.code if found.use == trial.problem["use"]), None)
+    own = {} if code is None else {"code": {"use": code.use, "root": str(code.root), "sha256": code.sha256}}
+    return own | {
         "trial_id": trial.trial_id,
         "cell_id": trial.cell_id,
         "arm": trial.arm,
@@ -276,51 +257,3 @@ def _announce(listener: Listener, plan: Plan, now: Standing) -> None:
         listener.say(
             f"{len(now.foreign)} unfinished trials of an earlier spec are not in this one: kept, not continued"
         )
-
-
-@contextmanager
-def _shipped(plan: Plan) -> Iterator[tuple[Path | None, tuple[str, ...]]]:
-    """The user's own code in a folder of its own, as it is sent to every worker."""
-    if not plan.code:
-        yield None, ()
-        return
-    with tempfile.TemporaryDirectory(prefix="clipsweep-code-") as name:
-        folder = Path(name)
-        for found in plan.code:
-            target = folder / found.root.name
-            if found.root.is_dir():
-                ignored = shutil.ignore_patterns("__pycache__", ".*")
-                shutil.copytree(found.root, target, ignore=ignored, dirs_exist_ok=True)
-            else:
-                shutil.copyfile(found.root, target)
-        yield folder, ()
-
-
-@contextmanager
-def _disk_errors(run_dir: RunDir) -> Iterator[None]:
-    """Say what a full or vanished disk means for the run."""
-    try:
-        yield
-    except ConnectionError:
-        raise
-    except OSError as error:
-        raise RunDirectoryError(
-            f"{error.filename or run_dir.path}: {error.strerror or error}; what was committed is safe: "
-            "mend the disk and run the same command to go on"
-        ) from error
-
-
-@contextmanager
-def _logging_to(path: Path) -> Iterator[None]:
-    """Keep the driver's log in the run directory."""
-    handler = logging.FileHandler(path)
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
-    root = logging.getLogger("sweeper")
-    root.setLevel(logging.INFO)
-    root.addHandler(handler)
-    _log.info("driver starts: pid %d, %s", os.getpid(), " ".join(sys.argv))
-    try:
-        yield
-    finally:
-        root.removeHandler(handler)
-        handler.close()

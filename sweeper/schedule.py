@@ -45,6 +45,7 @@ from sweeper.events import (
     TrainerReady,
     TrialRaised,
 )
+from sweeper.snapshot_queue import SnapshotQueue
 
 __all__ = ["Progress", "Schedule"]
 
@@ -149,10 +150,8 @@ class Schedule:
         }
         self._trainers: dict[int, deque[str]] = {}
         self._trial_s = math.inf
-        self._idle_estimators: deque[int] = deque()
-        self._measuring: dict[int, SnapshotId] = {}
         self._snapshots: dict[SnapshotId, _Snapshot] = {}
-        self._queue: deque[SnapshotId] = deque()
+        self._queue = SnapshotQueue()
         self._stopping = False
 
     @property
@@ -177,12 +176,12 @@ class Schedule:
     @property
     def num_queued_snapshots(self) -> int:
         """Snapshots that wait for an estimator."""
-        return len(self._queue)
+        return self._queue.num_waiting
 
     @property
     def num_measuring(self) -> int:
         """Snapshots that are with an estimator."""
-        return len(self._measuring)
+        return self._queue.num_measuring
 
     @property
     def unresolved(self) -> frozenset[str]:
@@ -205,7 +204,7 @@ class Schedule:
                 self._trainers[slot] = deque()
                 return self._fill_trainers()
             case EstimatorReady(slot=slot):
-                self._idle_estimators.append(slot)
+                self._queue.free(slot)
                 return self._fill_estimators()
             case SnapshotTaken():
                 return self._take_snapshot(event)
@@ -220,22 +219,17 @@ class Schedule:
                 failed = [] if trial is None else self._fail_attempt(trial, "died", error)
                 return [*failed, *([ReplaceTrainer(slot=slot)] if self._wants_trainers else [])]
             case Measured(slot=slot, snapshot=snapshot):
-                self._measuring.pop(slot, None)
-                self._idle_estimators.append(slot)
+                self._queue.free(slot)
                 return self._settle(snapshot) + self._fill_estimators()
             case MeasureRaised(slot=slot, snapshot=snapshot, error=error):
-                self._measuring.pop(slot, None)
-                self._idle_estimators.append(slot)
+                self._queue.free(slot)
                 return self._measure_again(snapshot, error) + self._fill_estimators()
             case EstimatorDied(slot=slot, error=error):
-                interrupted = self._measuring.pop(slot, None)
-                if slot in self._idle_estimators:
-                    self._idle_estimators.remove(slot)
+                interrupted = self._queue.lose(slot)
                 again = [] if interrupted is None else self._measure_again(interrupted, error)
                 return [*again, ReplaceEstimator(slot=slot), *self._fill_estimators()]
             case SnapshotLost(slot=slot, snapshot=snapshot, error=error):
-                self._measuring.pop(slot, None)
-                self._idle_estimators.append(slot)
+                self._queue.free(slot)
                 return self._lose(snapshot, error) + self._fill_estimators()
             case Committed(segment=segment):
                 return self._committed(segment)
@@ -351,17 +345,15 @@ class Schedule:
         snapshot = SnapshotId(trial=name, attempt=trial.attempt, step=event.step)
         trial.segments[-1].unmeasured.add(snapshot)
         self._snapshots[snapshot] = _Snapshot(snapshot, event.nbytes)
-        self._queue.append(snapshot)
+        self._queue.add(snapshot)
         return self._fill_estimators()
 
     def _fill_estimators(self) -> Commands:
-        """Hand waiting snapshots to idle estimators, oldest first."""
-        commands: Commands = []
-        while self._queue and self._idle_estimators:
-            snapshot, slot = self._queue.popleft(), self._idle_estimators.popleft()
-            self._snapshots[snapshot].slot = slot
-            self._measuring[slot] = snapshot
-            commands.append(Measure(slot=slot, snapshot=snapshot))
+        """Hand waiting snapshots to idle estimators."""
+        commands = self._queue.hand_out()
+        for command in commands:
+            assert isinstance(command, Measure)
+            self._snapshots[command.snapshot].slot = command.slot
         return commands
 
     def _settle(self, snapshot: SnapshotId) -> Commands:
@@ -382,7 +374,7 @@ class Schedule:
         held.slot = None
         if held.failures >= self._max_attempts:
             return [MeasureFailed(snapshot=snapshot, error=error), *self._settle(snapshot)]
-        self._queue.appendleft(snapshot)
+        self._queue.put_back(snapshot)
         return []
 
     def _lose(self, snapshot: SnapshotId, error: str) -> Commands:
@@ -407,7 +399,7 @@ class Schedule:
         """Forget a segment's snapshots; one that is with an estimator is ignored when it comes back."""
         for snapshot in segment.unmeasured:
             if self._snapshots.pop(snapshot).slot is None:
-                self._queue.remove(snapshot)
+                self._queue.withdraw(snapshot)
         return [Discard(segment=segment.id)]
 
     # Commits

@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 
 from sweeper.errors import IntegrityError
 from sweeper.journal import Part
+from sweeper.measurement_schemas import MEASUREMENTS
 from sweeper.run_dir import RunDir
 
 __all__ = [
@@ -45,26 +46,6 @@ METRICS = pa.schema([
 """A logged step each: loss and gradient of batch k at x_k. The problem's own metrics follow as further columns."""
 
 _TRAINING = ("train_loss", "grad_norm", "step_size", "clipped", "update_norm", "learning_rate")
-
-MEASUREMENTS = {
-    "directional_smoothness": pa.schema([
-        ("trial_id", pa.string()),
-        ("step", pa.int64()),
-        ("epoch", pa.float64()),
-        ("loss", pa.float64()),
-        ("grad_norm", pa.float64()),
-        ("update_norm", pa.float64()),
-        ("smoothness", pa.float64()),
-        ("argmax_fraction", pa.float64()),
-        ("smoothness_by_fraction", pa.list_(pa.float64())),
-        ("noise_floor", pa.float64()),
-        ("snr", pa.float64()),
-        ("data_fraction", pa.float64()),
-        ("measurement_id", pa.string()),
-        ("error", pa.string()),
-    ])
-}
-"""By estimator, a snapshot each: f, its gradient norm and its smoothness between x_k and x_{k+1}."""
 
 
 def metric_rows(segments: Sequence[tuple[str, Mapping[str, np.ndarray[Any, Any]], int]]) -> pa.Table:

@@ -11,11 +11,12 @@ from sweeper.errors import SpecError
 from sweeper.spec.axes import SweepBlock
 from sweeper.spec.cells import Cell, build_cells, check_size
 from sweeper.spec.diagnostics import Diagnostic, at, raise_if_any
+from sweeper.spec.measure import Measure
 from sweeper.spec.overrides import apply_overrides
 from sweeper.spec.paths import TRAINED, check_paths, written_paths
 from sweeper.spec.problem_options import PROBLEM_OPTIONS, OwnProblem
 from sweeper.spec.reader import MAX_BYTES, read
-from sweeper.spec.settings import Cluster, Measure, Resources, Train
+from sweeper.spec.settings import Cluster, Resources, Train
 from sweeper.spec.sweep import Sweep
 from sweeper.spec.tree import Mark, Node, Source, plain
 from sweeper.spec.update_rule import UpdateRule

@@ -6,9 +6,10 @@ from typing import Any
 
 from sweeper.spec.axes import Axis, SweepBlock
 from sweeper.spec.load import NAME_PATTERN
+from sweeper.spec.measure import Measure
 from sweeper.spec.paths import TRAINED
 from sweeper.spec.problem_options import PROBLEM_OPTIONS, OwnProblem
-from sweeper.spec.settings import Cluster, Measure, Resources, Train
+from sweeper.spec.settings import Cluster, Resources, Train
 from sweeper.spec.update_rule import UpdateRule
 from sweeper.spec.validation import known_paths
 

@@ -9,9 +9,10 @@ from typing import Any
 
 from sweeper.spec.axes import SweepBlock
 from sweeper.spec.cells import Cell
+from sweeper.spec.measure import Measure
 from sweeper.spec.paths import TRAINED, swept_paths
 from sweeper.spec.problem_options import OwnProblem
-from sweeper.spec.settings import Cluster, Measure, Resources, Train
+from sweeper.spec.settings import Cluster, Resources, Train
 from sweeper.spec.update_rule import UpdateRule
 from sweeper.spec.values import Section
 from sweeper.spec.variants import look_up

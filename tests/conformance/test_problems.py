@@ -14,7 +14,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from estimators import ESTIMATORS, ProbePolicy, null_test
 from estimators.gradient import freeze_stochastic_layers
+from sweeper.actors import build_probe
+from sweeper.tables import MEASUREMENTS, measurement_rows
 from trainers.loop import Segment, SnapshotSchedule, TrainSettings, train
 from trainers.problem import Problem
 from trainers.problems import PROBLEMS, build_problem
@@ -203,6 +206,37 @@ def test_f_is_differentiable_twice(build: Build) -> None:
     change = torch.cat([((a - b) / (2 * size)).flatten() for a, b in zip(*shifted, strict=True)])
     found = torch.cat([part.flatten() for part in product])
     assert (change - found).norm() < 1e-3 * found.norm()
+
+
+@pytest.mark.parametrize("batch_norm", ["batch", "frozen"])
+@pytest.mark.parametrize("audit_at", ["snapshot", "start"])
+def test_the_same_weights_twice_give_exactly_the_same_gradient(build: Build, batch_norm: str, audit_at: str) -> None:
+    measure = {
+        "data_fraction": 0.2,
+        "probe": vars(ProbePolicy()) | {"batch_norm": batch_norm},
+        "audit": {"at": audit_at, "share": 0.5},
+    }
+    found = null_test(lambda: build_probe(build(), measure), flat_parameters(build().model))
+    assert found.passed, found.diagnosis
+    assert found.grad_norm > 0
+
+
+def test_every_estimator_measures_every_problem(build: Build) -> None:
+    problem = build()
+    measure = {"data_fraction": 0.2, "probe": vars(ProbePolicy()), "audit": {"at": "snapshot", "share": 0.5}}
+    probe = build_probe(problem, measure)
+    here = flat_parameters(problem.model)
+    iterates = torch.stack([here, here - 0.05 * probe.value_and_gradient(here)[1]])
+    options: dict[str, dict[str, Any]] = {
+        "hessian_spectral_norm": {"tolerance": 0.1, "max_restarts": 3},
+        "hessian_spectrum": {"count": 1, "tolerance": 0.1, "trace_products": 3},
+        "gradient_noise": {"num_batches": 2},
+    }
+    for name, estimator in ESTIMATORS.items():
+        row = estimator(probe, iterates, **options.get(name, {}))
+        assert math.isfinite(row["grad_norm"]), name
+        assert set(row) <= set(MEASUREMENTS[name].names), name
+        assert measurement_rows(name, [row]).num_rows == 1
 
 
 def test_metrics_are_finite_and_repeat(build: Build) -> None:

@@ -8,11 +8,14 @@ from typing import Any, get_args
 import pytest
 import torch
 
-from estimators import ESTIMATORS
+from estimators import ESTIMATORS, ProbePolicy
 from estimators.smoothness import fractions_of
+from sweeper.measurement_schemas import MEASUREMENTS
+from sweeper.spec.estimator_options import ESTIMATOR_OPTIONS, DirectionalSmoothness
+from sweeper.spec.measure import Measure, Probe
 from sweeper.spec.problem_options import ADDED_OPTIONS as ADDED_PROBLEM_OPTIONS
 from sweeper.spec.problem_options import PROBLEM_OPTIONS
-from sweeper.spec.settings import DirectionalSmoothness, Measure, Train
+from sweeper.spec.settings import Train
 from sweeper.spec.update_rule import (
     ADDED_OPTIONS,
     ADDED_SCHEDULE_OPTIONS,
@@ -195,10 +198,14 @@ def test_the_same_estimators_are_known_and_take_the_same_options():
         for section in sections_in(Measure.model_fields["estimators"].annotation)
         for name in section.model_fields["use"].annotation.__args__
     }
-    assert sections.keys() == ESTIMATORS.keys()
+    assert list(sections) == list(ESTIMATOR_OPTIONS) == list(ESTIMATORS) == list(MEASUREMENTS)
     for name, section in sections.items():
-        options = list(inspect.signature(ESTIMATORS[name]).parameters)[2:]
-        assert list(spec_defaults(section)) == options
+        parameters = list(inspect.signature(ESTIMATORS[name]).parameters.values())[2:]
+        assert spec_defaults(section) == {parameter.name: parameter.default for parameter in parameters}
+
+
+def test_the_probe_policy_of_spec_and_code_agree():
+    assert spec_defaults(Probe) == dataclass_defaults(ProbePolicy)
 
 
 @pytest.mark.parametrize("delta", [1.0, 0.5, 0.3333333, 0.1, 0.001])

@@ -28,7 +28,8 @@ from sweeper.messages import (
     ends_attempt,
 )
 from sweeper.plan import Trial, expand
-from sweeper.run import _record_plan, _recover
+from sweeper.recovery import recover
+from sweeper.run import _record_plan
 from sweeper.run_dir import DriverLock, RunDir
 from sweeper.schedule import Progress, Schedule
 from sweeper.spec import loads_spec
@@ -156,7 +157,7 @@ class InlineRun:
         plan = expand(self.sweep)
         self.run_dir.create()
         with DriverLock(self.run_dir).hold() as lock:
-            state = _recover(self.run_dir)
+            state = recover(self.run_dir)
             committer = Committer(
                 self.run_dir, Journal(self.run_dir.journal, state.next_number), state, measurement="m"
             )

@@ -9,10 +9,12 @@ import pytest
 from sweeper.plan import expand
 from sweeper.spec import loads_spec
 from sweeper.spec.axes import SweepBlock
+from sweeper.spec.estimator_options import ESTIMATOR_OPTIONS
 from sweeper.spec.load import SECTIONS
+from sweeper.spec.measure import Audit, Measure, Probe
 from sweeper.spec.model_options import AwdLstm, Gpt, Lstm, Mlp, ResNet18, ResNet20
 from sweeper.spec.problem_options import PROBLEM_OPTIONS, RandomLength
-from sweeper.spec.settings import Cluster, DirectionalSmoothness, Measure, Pool, Resources, Train
+from sweeper.spec.settings import Cluster, Pool, Resources, Train
 from sweeper.spec.update_rule import Cosine, FromStep, NonMonotone, StepDecay, UpdateRule
 from sweeper.spec.values import Section, shown
 
@@ -38,7 +40,13 @@ HEADINGS: dict[str, type[Section]] = {
     "## `update_rule`": UpdateRule,
     "## `train`": Train,
     "## `measure`": Measure,
-    "The estimator `directional_smoothness`": DirectionalSmoothness,
+    "`measure.probe`": Probe,
+    "`measure.audit`": Audit,
+    **{
+        f"The estimator `{name}`": section
+        for name, section in ESTIMATOR_OPTIONS.items()
+        if len(section.model_fields) > 1
+    },
     "## `sweep`": SweepBlock,
     "## `resources`": Resources,
     "Both kinds of workers": Pool,

@@ -23,7 +23,8 @@ def test_a_problem_is_shown_with_its_line_a_caret_and_what_is_accepted():
     assert complaint(text) == (
         "s.yaml:7:12: measure.estimators[0].use: unknown estimator 'hessian'\n"
         "    7 |     - use: hessian\n"
-        "      |            ^ known: directional_smoothness"
+        "      |            ^ known: directional_smoothness, layer_smoothness, directional_curvature, "
+        "hessian_spectral_norm, hessian_spectrum, gradient_noise, authors_compat; did you mean 'hessian_spectrum'?"
     )
 
 

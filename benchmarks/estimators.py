@@ -1,0 +1,202 @@
+"""What measuring one snapshot costs: exact and from a curve, against plain code for the same definition, in one run.
+
+Five sides look at the same trajectory of consecutive snapshots and the same share of the data, turn about:
+
+- floor: one bare forward and backward pass over the probe, the least that a gradient can cost with this model and loss;
+- exact: clipsweep's grid of ten, which takes the gradient at x_k over from the snapshot before;
+- chebyshev: clipsweep's curve through five gradients;
+- plain: the same definition as one would write it down, a deep copy and a gradient for each of the ten points and x_k;
+- script: the ten-point grid as the script of Zhang et al. (2020) does it: training-sized batches in the text's order
+  with the state handed on, a deep copy a point, and the norm of every parameter's gradient read after every batch. Text
+  only.
+
+    python benchmarks/estimators.py                              # some minutes
+    python benchmarks/estimators.py --kind text --corpus DIR     # other text, for example Penn Treebank
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import math
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+if not __package__:
+    sys.path.pop(0)  # this file's folder, in which the package of the same name would not be found
+
+import torch
+from torch import Tensor, nn
+
+from estimators import ESTIMATORS, Probe, freeze_stochastic_layers
+from sweeper.actors import build_probe
+from sweeper.spec.measure import Measure
+from trainers.problem import Problem
+from trainers.problems import build_problem
+from trainers.snapshot import flat_parameters
+
+POINTS = 10
+
+TEXT = {"model": {"use": "lstm", "layers": 2, "hidden": 200, "embedding": 200, "tied": True}}
+IMAGES: dict[str, Any] = {"model": {"use": "resnet20", "width": 16}}
+
+
+def trajectory(problem: Problem, rate: float, count: int) -> list[Tensor]:
+    """Consecutive snapshots of clipped SGD, shape (2, n) each, after some steps to leave the start."""
+    model = copy.deepcopy(problem.model)
+    optimizer = torch.optim.SGD(model.parameters(), lr=rate)
+    carry, points = problem.initial_carry(), []
+    for step in range(20 + count + 1):
+        points.append(flat_parameters(model))
+        optimizer.zero_grad()
+        loss, carry = problem.loss(model, problem.batch(step), carry)
+        loss.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 0.25)
+        optimizer.step()
+    return [torch.stack([points[k], points[k + 1]]) for k in range(20, 20 + count)]
+
+
+def load(model: nn.Module, point: Tensor) -> None:
+    with torch.no_grad():
+        nn.utils.vector_to_parameters(point, model.parameters())
+
+
+def gradient(model: nn.Module, problem: Problem, batches: list[Any]) -> list[Tensor]:
+    """Forward and backward over the probe, and nothing else."""
+    model.zero_grad()
+    for batch in batches:
+        loss, _ = problem.loss(model, batch, problem.initial_carry())
+        (loss / len(batches)).backward()
+    return [p.grad for p in model.parameters() if p.grad is not None]
+
+
+def distance(ones: list[Tensor], others: list[Tensor]) -> float:
+    return math.sqrt(sum(float((one - other).norm()) ** 2 for one, other in zip(ones, others, strict=True)))
+
+
+def plain(problem: Problem, batches: list[Any], snapshot: Tensor) -> float:
+    """Eq. (20) as one would write it down."""
+    start = freeze_stochastic_layers(copy.deepcopy(problem.model))
+    load(start, snapshot[0])
+    at_start = gradient(start, problem, batches)
+    ratios = []
+    for j in range(1, POINTS + 1):
+        model = freeze_stochastic_layers(copy.deepcopy(problem.model))
+        load(model, torch.lerp(snapshot[0], snapshot[1], j / POINTS))
+        change = distance(gradient(model, problem, batches), at_start)
+        ratios.append(change / (j / POINTS * float((snapshot[1] - snapshot[0]).norm())))
+    return max(ratios)
+
+
+def script(problem: Problem, num_batches: int, snapshot: Tensor) -> float:
+    """The published script's grid: the same amount of text, in training-sized batches with the state handed on."""
+    summed: list[list[Tensor]] = []
+    for j in range(POINTS + 1):
+        model = copy.deepcopy(problem.model)
+        load(model, torch.lerp(snapshot[0], snapshot[1], j / POINTS))
+        model.zero_grad()
+        carry = problem.initial_carry()
+        for step in range(num_batches):
+            loss, carry = problem.loss(model, problem.batch(step), carry)
+            loss.backward()
+            _ = sum(p.grad.norm().item() ** 2 for p in model.parameters() if p.grad is not None)
+        summed.append([p.grad.clone() for p in model.parameters() if p.grad is not None])
+    step_length = float((snapshot[1] - snapshot[0]).norm())
+    return max(distance(summed[j], summed[0]) / (j / POINTS * step_length) for j in range(1, POINTS + 1))
+
+
+def seconds(work: Callable[[], Any]) -> tuple[float, Any]:
+    started = time.perf_counter()
+    result = work()
+    return time.perf_counter() - started, result
+
+
+def compare(kind: str, use: str, options: dict[str, Any], rate: float, fraction: float, repeats: int) -> None:
+    problem = build_problem(use, options, seed=0)
+    measure = Measure(every=1, data_fraction=fraction).model_dump(mode="json")
+    batches = list(problem.probe(fraction))
+    snapshots = trajectory(problem, rate, repeats + 1)
+    probes = {method: build_probe(problem, measure) for method in ("exact", "chebyshev")}
+    bare = freeze_stochastic_layers(copy.deepcopy(problem.model))
+
+    def row(method: str, snapshot: Tensor) -> float:
+        return float(ESTIMATORS["directional_smoothness"](probes[method], snapshot, method=method)["smoothness"])
+
+    sides: dict[str, Callable[[Tensor], Any]] = {
+        "floor": lambda snapshot: (load(bare, snapshot[0]), gradient(bare, problem, batches)),
+        "exact": lambda snapshot: row("exact", snapshot),
+        "chebyshev": lambda snapshot: row("chebyshev", snapshot),
+        "plain": lambda snapshot: plain(problem, batches, snapshot),
+    }
+    if kind == "text":
+        tokens, a_step = (sum(batch[0].numel() for batch in some) for some in (batches, [problem.batch(0)]))
+        sides["script"] = lambda snapshot: script(problem, max(1, round(tokens / a_step)), snapshot)
+    times: dict[str, list[float]] = {side: [] for side in sides}
+    values: dict[str, list[float]] = {side: [] for side in sides}
+    for index, snapshot in enumerate(snapshots):
+        for side, work in sides.items():
+            took, value = seconds(lambda work=work, snapshot=snapshot: work(snapshot))  # type: ignore[misc]
+            if index > 0:  # the first is for warming up, and has no snapshot before it
+                times[side].append(took)
+                values[side].append(value if isinstance(value, float) else math.nan)
+    audit = statistics.median(seconds(lambda: audit_of(probes["exact"], snapshots[-1]))[0] for _ in range(3))
+    report(kind, problem, batches, times, values, audit)
+
+
+def audit_of(probe: Probe, snapshot: Tensor) -> float:
+    return probe.gradient_error(snapshot[0])
+
+
+def report(
+    kind: str,
+    problem: Problem,
+    batches: list[Any],
+    times: dict[str, list[float]],
+    values: dict[str, list[float]],
+    audit: float,
+) -> None:
+    parameters = sum(p.numel() for p in problem.model.parameters())
+    shape = tuple(batches[0][0].shape)
+    print(f"\n{kind}: {parameters:,} parameters, a probe of {len(batches)} batches of shape {shape}")
+    median = {side: statistics.median(found) for side, found in times.items()}
+    floor = median["floor"]
+    counts = {"floor": 1, "exact": POINTS, "chebyshev": 4, "plain": POINTS + 1, "script": POINTS + 1}
+    print(f"{'side':<10} {'s a snapshot':>13} {'gradients':>10} {'x floor a gradient':>19} {'script / side':>14}")
+    for side, took in median.items():
+        # The audit in float64 is no gradient of f: counted apart.
+        work = took - audit if side in {"exact", "chebyshev"} else took
+        against = f"{median['script'] / took:14.2f}" if "script" in median else f"{'':>14}"
+        print(f"{side:<10} {took:13.3f} {counts[side]:10} {work / counts[side] / floor:19.2f} {against}")
+    print(f"audit: {audit:.3f} s of each snapshot, {audit / floor:.2f} floors")
+    for side in ("exact", "chebyshev"):
+        off = max(abs(one - other) / other for one, other in zip(values[side], values["plain"], strict=True))
+        print(f"{side}: at most {100 * off:.2g} % off the plain value")
+    print(
+        f"plain / chebyshev: {median['plain'] / median['chebyshev']:.2f}, plain / exact: "
+        f"{median['plain'] / median['exact']:.2f}"
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--kind", choices=["text", "images", "both"], default="both")
+    parser.add_argument("--corpus", default="python-docs")
+    parser.add_argument("--dataset", default="digits")
+    parser.add_argument("--fraction", type=float, default=0.1)
+    parser.add_argument("--repeats", type=int, default=5)
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    print(f"PyTorch {torch.__version__}, one thread, medians of {options.repeats} consecutive snapshots")
+    if options.kind != "images":
+        text = TEXT | {"corpus": options.corpus}
+        compare("text", "language_modeling", text, 20.0, options.fraction, options.repeats)
+    if options.kind != "text":
+        images = IMAGES | {"dataset": options.dataset}
+        compare("images", "image_classification", images, 0.5, min(1.0, 3 * options.fraction), options.repeats)
+
+
+if __name__ == "__main__":
+    main()

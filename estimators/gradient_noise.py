@@ -1,0 +1,122 @@
+"""The noise of mini-batch gradients: tau of Assumption 5, and a gradient norm that noise does not inflate."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from estimators.probe import Probe
+
+__all__ = ["GradientNoise", "gradient_noise_row", "measure_gradient_noise"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class GradientNoise:
+    """What K gradients of independent batches at one point say of their noise.
+
+    Attributes:
+        squared_norm: ||grad f||^2 without the bias of noise: the mean of <g_i, g_j> over all pairs i != j, which is the
+            mean of <g_A, g_B> over all ways to split the batches into halves A and B. May be negative where noise
+            drowns the gradient.
+        split_half: <g_A, g_B> of the split into even and odd batches; differs from ``squared_norm`` by chance alone.
+        variance: Trace of the covariance of one batch's gradient, unbiased.
+        tau: The largest ||g_i - mean||. A lower bound on Assumption 5's tau, which no sample can give.
+        noise_scale: variance / squared_norm (McCandlish et al., 2018): over how many batches to average for noise and
+            gradient to be of one size. None where squared_norm is not positive.
+        num_batches: K.
+    """
+
+    squared_norm: float
+    split_half: float
+    variance: float
+    tau: float
+    noise_scale: float | None
+    num_batches: int
+
+
+def measure_gradient_noise(gradients: Callable[[], Iterator[Tensor]]) -> GradientNoise:
+    """The noise of batch gradients, in two passes and the memory of three gradients.
+
+    Args:
+        gradients: Starts a pass over the K >= 2 batch gradients, shape (n,) each, the same ones every time.
+
+    Returns:
+        The noise.
+
+    Raises:
+        ValueError: There are fewer than two gradients.
+
+    Example:
+        Gradients 3 and 5 of one parameter: the mean is 4, the variance 2, and 4^2 - 2 / 2 = 3 * 5.
+
+        >>> noise = measure_gradient_noise(lambda: iter([torch.tensor([3.0]), torch.tensor([5.0])]))
+        >>> noise.squared_norm, noise.variance, noise.tau
+        (15.0, 2.0, 1.0)
+    """
+    halves: list[Tensor] = []
+    squares = 0.0
+    count = 0
+    for gradient in gradients():
+        wide = gradient.double()
+        if count < 2:
+            halves.append(wide.clone())
+        else:
+            halves[count % 2] += wide
+        squares += float(wide @ wide)
+        count += 1
+    if count < 2:
+        raise ValueError(f"noise needs at least 2 gradients, found {count}")
+    total = halves[0] + halves[1]
+    mean = total / count
+    deviations = [float(torch.linalg.vector_norm(gradient.double() - mean)) for gradient in gradients()]
+    squared_norm = (float(total @ total) - squares) / (count * (count - 1))
+    variance = math.fsum(deviation**2 for deviation in deviations) / (count - 1)
+    return GradientNoise(
+        squared_norm=squared_norm,
+        split_half=float(halves[0] @ halves[1]) / ((count - count // 2) * (count // 2)),
+        variance=variance,
+        tau=max(deviations) if all(map(math.isfinite, deviations)) else math.nan,
+        noise_scale=variance / squared_norm if squared_norm > 0 else None,
+        num_batches=count,
+    )
+
+
+def gradient_noise_row(probe: Probe, iterates: Tensor, *, num_batches: int = 16) -> dict[str, Any]:
+    """The noise of the gradients that training steps on, at x_k.
+
+    The batches are those of ``num_batches`` training steps spread evenly over an epoch, as large as training has them,
+    with f's own policy: dropout off, an RNN's state at zero. So the noise is that of sampling alone. Costs
+    2 ``num_batches`` gradients of a training batch.
+
+    Args:
+        probe: f.
+        iterates: x_k and x_{k+1}, shape (2, num_parameters); the second is not looked at.
+        num_batches: K, at least 2; fewer where an epoch has fewer steps.
+
+    Returns:
+        ``loss`` = f(x_k) and ``grad_norm``, both on the probe; ``grad_norm_squared``, without bias, and ``split_half``;
+        ``noise_variance``, ``tau``, ``noise_scale`` (in batches; null where noise drowns the gradient),
+        ``num_batches``.
+
+    Raises:
+        ValueError: There are fewer than two batches.
+    """
+    probe.settle(iterates[0])
+    value, slope = probe.value_and_gradient(iterates[0])
+    batches = probe.training_gradients(num_batches)
+    noise = measure_gradient_noise(lambda: batches.each(iterates[0]))
+    return {
+        "loss": value,
+        "grad_norm": float(torch.linalg.vector_norm(slope, dtype=torch.float64)),
+        "grad_norm_squared": noise.squared_norm,
+        "split_half": noise.split_half,
+        "noise_variance": noise.variance,
+        "tau": noise.tau,
+        "noise_scale": noise.noise_scale,
+        "num_batches": noise.num_batches,
+    }

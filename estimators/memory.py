@@ -1,0 +1,63 @@
+"""Gradients that need not be computed twice."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+__all__ = ["GradientMemory"]
+
+Evaluate = Callable[[Tensor], tuple[float, Tensor]]
+
+
+class GradientMemory:
+    """f and its gradient, remembered by the point they were taken at.
+
+    Where snapshots follow each other, x_{k+1} of one is x_k of the next; and several estimators of one snapshot look at
+    the same points. A point is recognised by its bits, not by the step that it claims to be: f is a function of the
+    point alone, so that what is remembered equals what would be computed, and no row tells who measured what before.
+
+    Args:
+        evaluate: f and its gradient at a point, shape (n,), the gradient as a fresh tensor.
+        max_bytes: Points and gradients that are held in all.
+        at_least: Points that are held whatever they take: the two ends of a step.
+
+    Example:
+        >>> calls = []
+        >>> square = GradientMemory(lambda x: calls.append(x) or (float(x @ x), 2 * x))
+        >>> here = torch.tensor([1.0])
+        >>> square(here), square(here.clone()), len(calls)
+        ((1.0, tensor([2.])), (1.0, tensor([2.])), 1)
+    """
+
+    def __init__(self, evaluate: Evaluate, *, max_bytes: int = 1 << 27, at_least: int = 2) -> None:
+        self._evaluate = evaluate
+        self._max_bytes = max_bytes
+        self._at_least = at_least
+        self._held: list[tuple[Tensor, float, Tensor]] = []
+
+    def __call__(self, point: Tensor) -> tuple[float, Tensor]:
+        """f and its gradient, shape (n,); the gradient is shared and not to be changed."""
+        for index, (known, value, slope) in enumerate(self._held):
+            if _same_bits(known, point):
+                self._held.append(self._held.pop(index))
+                return value, slope
+        value, slope = self._evaluate(point)
+        entry = point.clone()
+        room = max(self._at_least, self._max_bytes // max(1, entry.nbytes + slope.nbytes))
+        self._held = [*self._held[len(self._held) + 1 - room :], (entry, value, slope)] if room > 1 else []
+        return value, slope
+
+    def clear(self) -> None:
+        """Forget everything: f has become another function."""
+        self._held.clear()
+
+
+def _same_bits(one: Tensor, other: Tensor) -> bool:
+    """Bits, not values: 0.0 equals -0.0 and NaN differs from itself, but f may tell the former apart."""
+    if one.dtype != other.dtype or one.shape != other.shape:
+        return False
+    whole = {2: torch.int16, 4: torch.int32, 8: torch.int64}[one.element_size()]
+    return torch.equal(one.view(whole), other.contiguous().view(whole))

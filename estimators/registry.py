@@ -1,0 +1,27 @@
+"""Every estimator by name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from estimators.authors_compat import authors_compat_row
+from estimators.curvature import directional_curvature_row
+from estimators.gradient_noise import gradient_noise_row
+from estimators.layers import layer_smoothness_row
+from estimators.rows import directional_smoothness_row
+from estimators.spectral_norm import hessian_spectral_norm_row
+from estimators.spectrum import hessian_spectrum_row
+
+__all__ = ["ESTIMATORS"]
+
+ESTIMATORS: Mapping[str, Callable[..., dict[str, Any]]] = {
+    "directional_smoothness": directional_smoothness_row,
+    "layer_smoothness": layer_smoothness_row,
+    "directional_curvature": directional_curvature_row,
+    "hessian_spectral_norm": hessian_spectral_norm_row,
+    "hessian_spectrum": hessian_spectrum_row,
+    "gradient_noise": gradient_noise_row,
+    "authors_compat": authors_compat_row,
+}
+"""Name to function: ``(probe, iterates, **options) -> row``."""

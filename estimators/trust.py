@@ -1,0 +1,114 @@
+"""Which of the measured ratios stand clear of rounding, and which of them is the largest that may be believed."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+__all__ = ["FLAGGED_SNR", "TRUSTED_SNR", "Judgement", "Trust", "judge"]
+
+TRUSTED_SNR = 10.0
+"""From ten times its noise floor on, rounding moves a ratio by at most a tenth."""
+
+FLAGGED_SNR = 3.0
+"""Below three times its noise floor a ratio may be rounding alone, and is no measurement."""
+
+Trust = Literal["trusted", "flagged", "noise", "no step", "overflow", "unaudited"]
+"""What a row says of its value.
+
+``trusted``: at least ten times its floor. ``flagged``: between three and ten times, so good to a third at worst.
+``noise``: no ratio reaches three times its floor; the value is null. ``no step``: x_{k+1} equals x_k, or is so near
+that points between them round to x_k; null. ``overflow``: a gradient is not finite; NaN or infinite. ``unaudited``: the
+gradient's error is not known.
+"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Judgement:
+    """The largest ratio that may be believed.
+
+    Attributes:
+        value: The ratio; None for ``noise`` and ``no step``, NaN or infinite for ``overflow``.
+        index: Which of the ratios it is; None where there is no value to point at.
+        trust: The word.
+        noise_floor: What rounding alone could give at that ratio; for ``noise``, at the one that stands out most.
+        snr: Ratio over floor at the same place; infinite over a zero floor.
+        num_trusted: How many of the ratios reach ten times their floor.
+    """
+
+    value: float | None
+    index: int | None
+    trust: Trust
+    noise_floor: float | None
+    snr: float | None
+    num_trusted: int
+
+
+def judge(ratios: Sequence[float | None], floors: Sequence[float | None] | None) -> Judgement:
+    """The maximum over the trusted ratios; over the flagged ones only where none is trusted.
+
+    A maximum over all of them would prefer noise: the floor is highest where the step is shortest. Where flagged ratios
+    are all there is, the largest of them is given and called flagged; a trusted one is never displaced by a larger
+    flagged one.
+
+    Args:
+        ratios: A ratio a fraction; None where the rounded step is zero.
+        floors: The noise floor of each; None where the gradient's error is not known.
+
+    Returns:
+        The judgement.
+
+    Example:
+        The first ratio is the largest, but only the second stands clear of its floor:
+
+        >>> judge([8.0, 5.0], [2.0, 0.1]).value, judge([8.0, 5.0], [2.0, 0.1]).trust
+        (5.0, 'trusted')
+        >>> judge([8.0, 5.0], [2.0, 2.0]).trust, judge([8.0, 5.0], [9.0, 9.0]).value
+        ('flagged', None)
+    """
+    present = [index for index, ratio in enumerate(ratios) if ratio is not None]
+    if not present:
+        return Judgement(value=None, index=None, trust="no step", noise_floor=None, snr=None, num_trusted=0)
+    values = {index: float(ratios[index]) for index in present}  # type: ignore[arg-type]
+    broken = next((index for index, value in values.items() if not math.isfinite(value)), None)
+    if broken is not None:
+        # Not left out of the maximum, which would hide that f overflows on the way.
+        return Judgement(
+            value=values[broken], index=broken, trust="overflow", noise_floor=None, snr=None, num_trusted=0
+        )
+    if floors is None:
+        index = max(present, key=values.__getitem__)
+        return Judgement(value=values[index], index=index, trust="unaudited", noise_floor=None, snr=None, num_trusted=0)
+    floor_of = {index: floors[index] or 0.0 for index in present}
+    snrs = {index: _ratio(values[index], floor_of[index]) for index in present}
+    trusted = [index for index in present if snrs[index] >= TRUSTED_SNR]
+    flagged = [index for index in present if snrs[index] >= FLAGGED_SNR]
+    chosen = trusted or flagged
+    if not chosen:
+        clearest = max(present, key=snrs.__getitem__)
+        return Judgement(
+            value=None,
+            index=None,
+            trust="noise",
+            noise_floor=floor_of[clearest],
+            snr=snrs[clearest],
+            num_trusted=0,
+        )
+    index = max(chosen, key=values.__getitem__)
+    return Judgement(
+        value=values[index],
+        index=index,
+        trust="trusted" if trusted else "flagged",
+        noise_floor=floor_of[index],
+        snr=snrs[index],
+        num_trusted=len(trusted),
+    )
+
+
+def _ratio(value: float, floor: float) -> float:
+    """value / floor; infinite over a zero floor, NaN where the floor is: then nothing is trusted."""
+    if floor == 0:
+        return math.inf
+    return value / floor
