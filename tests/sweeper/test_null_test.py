@@ -55,6 +55,7 @@ def test_a_problem_of_ones_own_that_is_random_fails_and_is_told_why(
 
 
 def test_functions_that_are_written_down_need_no_test() -> None:
-    text = "problem: {use: analytic, function: {use: extremal}, start: 1}\nupdate_rule: {learning_rate: 0.1}\ntrain: {steps: 1}\n"
+    problem = "problem: {use: analytic, function: {use: extremal}, start: 1}\n"
+    text = f"{problem}update_rule: {{learning_rate: 0.1}}\ntrain: {{steps: 1}}\n"
     with pytest.raises(ClipsweepError, match="no probe is measured on them"):
         null_test_document(loads_spec(text, folder=Path()))
