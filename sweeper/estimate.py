@@ -23,8 +23,8 @@ _METRIC_ROW_BYTES = 45
 _MEASUREMENT_ROW_BYTES = 150
 """Of a compressed row: random digits don't compress, step numbers do."""
 
-_VOCABULARY = {"python-docs": 3_000}
-_TOKENS = {"python-docs": 80_000}
+_VOCABULARY = {"python-docs": 3_000, "ptb": 10_000, "wikitext2": 33_278}
+_TOKENS = {"python-docs": 80_000, "ptb": 929_589, "wikitext2": 2_088_628}
 
 
 def plan_document(sweep: Sweep, out: Path | None = None) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from sweeper.spec.sweep import Sweep
 from sweeper.spec.update_rule import ADDED_OPTIONS, ADDED_SCHEDULE_OPTIONS, TRANSFORMS
 from sweeper.spec.user_code import UserCode, user_code
 from sweeper.spec.variants import canonical
+from trainers.data.sources import SOURCES, is_present, where_it_goes
 
 __all__ = [
     "Plan",
@@ -97,7 +98,7 @@ def expand(sweep: Sweep) -> Plan:
         The plan; the same for the same spec, wherever and whenever it is made.
 
     Raises:
-        SpecError: The user's own code or a folder of data is not there; all of them at once.
+        SpecError: The user's own code or a folder of data, or data of a known name, is not there; all of them at once.
     """
     problems: list[Diagnostic] = []
     code: dict[str, UserCode | None] = {}
@@ -265,9 +266,18 @@ def _locate(cell: Cell, folder: Path, problems: list[Diagnostic]) -> tuple[dict[
         value = cell.problem[key]
         if value in embedded:
             continue
+        node = next(node for node in cell.data if node.value == value)
+        named = tuple(source.name for source in SOURCES.values() if source.kind == key)
+        if value in named:
+            if not is_present(SOURCES[value]):
+                problems.append(at(node, f"{value!r} is not on this machine", where_it_goes(SOURCES[value])))
+            continue
         place = folder / Path(value).expanduser()
         hashed[key], trained[key] = str(PurePosixPath(value)), str(place)
+        if hashed[key] in {*embedded, *named}:
+            # A folder of that name is other data, and its trials are others.
+            hashed[key] = f"./{hashed[key]}"
         if not place.is_dir():
-            node = next(node for node in cell.data if node.value == value)
-            problems.append(at(node, f"there is no folder {place}", found=value, known=(*embedded, "a folder")))
+            known = (*embedded, *named, "a folder")
+            problems.append(at(node, f"there is no folder {place}", found=value, known=known))
     return hashed, trained

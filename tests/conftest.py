@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import atexit
 import os
+import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,6 +16,10 @@ import pytest
 
 # Results are compared bit for bit, and two OpenMP threads on a busy machine collapse.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# Nobody's own cache decides what a test sees, or is written to by one; there is nothing in this one.
+os.environ["CLIPSWEEP_CACHE"] = tempfile.mkdtemp(prefix="clipsweep-test-cache-")
+atexit.register(shutil.rmtree, os.environ["CLIPSWEEP_CACHE"], ignore_errors=True)
 
 
 @pytest.fixture(scope="session")

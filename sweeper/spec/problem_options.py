@@ -37,8 +37,8 @@ class LanguageModeling(Section):
     use: Literal["language_modeling"] = Field(description="Next-word prediction on a text.")
     corpus: Text = Field(
         default="python-docs",
-        description="The embedded python-docs, or a folder with train, valid and test text; relative to the spec.",
-        examples=["python-docs"],
+        description="python-docs, or ptb or wikitext2 of `clipsweep data`; or a folder of texts, relative to the spec.",
+        examples=["python-docs", "ptb", "wikitext2"],
     )
     model: LanguageModel = Field(default=Lstm(), description="The network.")
     batch_size: Count = Field(default=20, description="Text streams side by side.")
@@ -55,8 +55,8 @@ class ImageClassification(Section):
     use: Literal["image_classification"] = Field(description="Labels of small images.")
     dataset: Text = Field(
         default="digits",
-        description="The embedded digits, or a folder with CIFAR-10's binary files; relative to the spec.",
-        examples=["digits"],
+        description="digits, or cifar10 of `clipsweep data`; or a folder of its files, relative to the spec.",
+        examples=["digits", "cifar10"],
     )
     model: ImageModel = Field(default=ResNet20(), description="The network.")
     batch_size: Count = Field(default=128, description="Images a step.")
@@ -113,7 +113,7 @@ EMBEDDED_DATA: dict[str, dict[str, tuple[str, ...]]] = {
     "language_modeling": {"corpus": ("python-docs",)},
     "image_classification": {"dataset": ("digits",)},
 }
-"""Options that name data: what comes with clipsweep. Any other value is a folder."""
+"""Options that name data: what comes with clipsweep. Others are names in ``trainers.data.sources``, or folders."""
 
 ADDED_OPTIONS: dict[str, dict[str, Any]] = {"language_modeling": {"random_length": None}}
 """Options that came after the first ids, with their defaults: with those they do not count, so that ids stay."""

@@ -143,3 +143,19 @@ def test_off_a_terminal_there_is_one_line_an_event(monkeypatch: pytest.MonkeyPat
 )
 def test_durations_read_naturally(seconds: float, text: str) -> None:
     assert duration(seconds) == text
+
+
+def test_data_is_listed_fetched_from_a_folder_and_found(
+    tmp_path: Path, real_data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CLIPSWEEP_CACHE", str(tmp_path / "cache"))
+    listed = json.loads(clipsweep("data", "list", "--json", folder=tmp_path).stdout)[0]
+    assert (listed["name"], listed["present"], listed["bytes"]) == ("ptb", False, 5_951_345)
+    missing = clipsweep("data", "path", "ptb", folder=tmp_path, code=2)
+    assert "clipsweep data fetch ptb" in missing.stderr
+    assert "did you mean 'ptb'" in clipsweep("data", "fetch", "ptbb", folder=tmp_path, code=2).stderr
+    refused = clipsweep("data", "fetch", "ptb", "--from", str(tmp_path), folder=tmp_path, code=2)
+    assert "there is no file" in refused.stderr
+    fetched = clipsweep("data", "fetch", "ptb", "--from", str(real_data / "ptb"), folder=tmp_path)
+    assert clipsweep("data", "path", "ptb", folder=tmp_path).stdout == fetched.stdout
+    assert "present" in clipsweep("data", "list", folder=tmp_path).stdout

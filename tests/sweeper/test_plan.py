@@ -331,3 +331,33 @@ def test_swept_folders_of_data_are_each_looked_for(tmp_path):
     document = BASE | {"problem": LANGUAGE, "sweep": {"grid": {"problem.corpus": ["a", "python-docs", "b"]}}}
     with pytest.raises(SpecError, match=r"grid\.problem\.corpus\[2\]: there is no folder"):
         plan_of(document, folder=tmp_path)
+
+
+@pytest.fixture
+def cached_ptb(tmp_path, monkeypatch):
+    monkeypatch.setenv("CLIPSWEEP_CACHE", str(tmp_path / "cache"))
+    folder = tmp_path / "cache" / "data" / "ptb"
+    folder.mkdir(parents=True)
+    for split in ("train", "valid", "test"):
+        (folder / f"ptb.{split}.txt").touch()
+    return folder
+
+
+def test_published_data_goes_by_its_name_in_ids_and_to_the_workers(cached_ptb, tmp_path):
+    document = BASE | {"problem": LANGUAGE | {"corpus": "ptb"}}
+    (trial,) = plan_of(document, folder=tmp_path).trials
+    assert trial.problem["corpus"] == "ptb"
+    (tmp_path / "ptb").mkdir()
+    (own,) = plan_of(BASE | {"problem": LANGUAGE | {"corpus": "./ptb"}}, folder=tmp_path).trials
+    assert own.problem["corpus"] == str(tmp_path / "ptb")
+    assert own.trial_id != trial.trial_id
+
+
+def test_published_data_that_is_not_here_is_an_error_that_says_how_to_fetch_it(cached_ptb, tmp_path):
+    (cached_ptb / "ptb.test.txt").unlink()
+    document = BASE | {"problem": LANGUAGE | {"corpus": "ptb"}}
+    with pytest.raises(SpecError, match=r"corpus: 'ptb' is not on this machine(.|\n)*clipsweep data fetch ptb"):
+        plan_of(document, folder=tmp_path)
+    # A name is that of a corpus or of a dataset.
+    with pytest.raises(SpecError, match="there is no folder"):
+        plan_of(BASE | {"problem": IMAGES | {"dataset": "ptb"}}, folder=tmp_path)

@@ -51,7 +51,7 @@ def test_other_pixels_have_another_fingerprint(cifar: Path) -> None:
 
 
 def test_folders_and_files_that_are_not_of_the_format_are_refused(cifar: Path) -> None:
-    with pytest.raises(DataError, match="unknown dataset 'mnist': neither 'digits' nor a directory"):
+    with pytest.raises(DataError, match="unknown dataset 'mnist': neither 'digits' or 'cifar10' nor a directory"):
         load_images("mnist")
     (cifar / "data_batch_2.bin").write_bytes(b"\0" * 3074)
     with pytest.raises(DataError, match=r"data_batch_2\.bin: 3074 bytes are no whole number of records"):

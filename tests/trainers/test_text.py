@@ -44,7 +44,9 @@ def test_the_fingerprint_follows_the_text_and_a_changed_file_is_read_again(text_
 
 
 def test_missing_folders_and_files_are_named(text_folder: Path) -> None:
-    with pytest.raises(DataError, match="unknown corpus 'ptbb': neither 'python-docs' nor a directory"):
+    with pytest.raises(
+        DataError, match="unknown corpus 'ptbb': neither 'python-docs', 'ptb' or 'wikitext2' nor a directory"
+    ):
         load_corpus("ptbb")
     (text_folder / "valid.txt").unlink()
     with pytest.raises(DataError, match=r"no valid text; looked for ptb\.valid\.txt, valid\.txt, wiki\.valid\.tokens"):

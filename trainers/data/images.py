@@ -1,4 +1,4 @@
-"""Labelled images: scikit-learn's digits, or a directory in CIFAR-10's binary format."""
+"""Labelled images: scikit-learn's digits, or CIFAR-10 from its binary or its Python archive."""
 
 from __future__ import annotations
 
@@ -6,11 +6,14 @@ import hashlib
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from trainers.data.pickled import read_pickled_batch
+from trainers.data.sources import SOURCES, folder_of, is_present, where_it_goes
 from trainers.errors import DataError
 from trainers.seeding import generator_for
 
@@ -19,6 +22,7 @@ __all__ = ["ImageData", "load_images"]
 _SIDE = 32
 _RECORD_BYTES = 1 + 3 * _SIDE * _SIDE
 _NUM_CLASSES = 10
+_CIFAR10_IMAGES = (50_000, 10_000)
 _SPLIT_SEED = 1797
 
 
@@ -49,26 +53,55 @@ def load_images(name: str) -> ImageData:
     """A data set by name or directory.
 
     Args:
-        name: ``digits`` for scikit-learn's 1,797 handwritten digits of 8 x 8 pixels, a fifth of them for validation, or
-            a directory with ``data_batch_*.bin`` and ``test_batch.bin``: CIFAR-10's binary format, whole or a subset,
-            a record being a label and 3,072 bytes, red before green before blue.
+        name: ``digits`` for scikit-learn's 1,797 handwritten digits of 8 x 8 pixels, a fifth of them for validation;
+            ``cifar10`` for what ``clipsweep data fetch`` brought; or a directory with ``data_batch_*.bin`` and
+            ``test_batch.bin``, CIFAR-10's binary format, whole or a subset, a record being a label and 3,072 bytes, red
+            before green before blue; or one with ``data_batch_*`` and ``test_batch``, the Python archive. The same
+            images have the same fingerprint, whichever archive they come from.
 
     Returns:
         The data; a second call in the same process costs nothing while the files stay as they are.
 
     Raises:
-        DataError: There is no such data set, scikit-learn or a file is missing, or a file is not of the format.
+        DataError: There is no such data set, it has not been fetched or is not whole, scikit-learn or a file is
+            missing, or a file is not of the format.
     """
     if name == "digits":
         return _digits()
-    folder = Path(name).expanduser()
+    source = SOURCES.get(name)
+    if source is not None and source.kind == "dataset":
+        if not is_present(source):
+            raise DataError(f"dataset {name!r} is not on this machine: {where_it_goes(source)}")
+        folder = folder_of(source)
+    else:
+        folder = Path(name).expanduser()
     if not folder.is_dir():
-        raise DataError(f"unknown dataset {name!r}: neither 'digits' nor a directory (looked in {folder.absolute()})")
-    paths = (*sorted(folder.glob("data_batch_*.bin")), folder / "test_batch.bin")
-    if len(paths) == 1 or not paths[-1].is_file():
-        raise DataError(f"{folder}: no CIFAR-10 binary files; looked for data_batch_*.bin and test_batch.bin")
+        raise DataError(
+            f"unknown dataset {name!r}: neither 'digits' or 'cifar10' nor a directory (looked in {folder.absolute()})"
+        )
+    paths = _find(folder)
     stamps = tuple((path.stat().st_size, path.stat().st_mtime_ns) for path in paths)
-    return _from_files(paths, stamps)
+    data = _from_files(paths, stamps)
+    found = (len(data.train_labels), len(data.valid_labels))
+    if name == "cifar10" and found != _CIFAR10_IMAGES:
+        raise DataError(
+            f"{folder}: {found} images are not CIFAR-10, which has {_CIFAR10_IMAGES}; remove the folder and "
+            f"{where_it_goes(SOURCES[name])}"
+        )
+    return data
+
+
+def _find(folder: Path) -> tuple[Path, ...]:
+    """Training files in order, and last the test file; of both formats the binary one."""
+    for suffix in (".bin", ""):
+        training = sorted(path for path in folder.glob("data_batch_*") if path.suffix == suffix)
+        test = folder / f"test_batch{suffix}"
+        if training and test.is_file():
+            return (*training, test)
+    raise DataError(
+        f"{folder}: no CIFAR-10 files; looked for data_batch_*.bin and test_batch.bin, and for the Python archive's "
+        "data_batch_* and test_batch"
+    )
 
 
 @lru_cache(maxsize=2)
@@ -82,6 +115,8 @@ def _from_files(paths: tuple[Path, ...], stamps: tuple[tuple[int, int], ...]) ->
 
 def _read(path: Path) -> tuple[Tensor, Tensor]:
     """Images and labels of one file."""
+    if path.suffix != ".bin":
+        return _as_tensors(path, *read_pickled_batch(path))
     data = np.fromfile(path, dtype=np.uint8)
     if len(data) == 0 or len(data) % _RECORD_BYTES:
         raise DataError(
@@ -89,12 +124,15 @@ def _read(path: Path) -> tuple[Tensor, Tensor]:
             "pixel values): not CIFAR-10's binary format, or cut short"
         )
     records = data.reshape(-1, _RECORD_BYTES)
-    labels = records[:, 0]
+    return _as_tensors(path, np.ascontiguousarray(records[:, 1:]), records[:, 0])
+
+
+def _as_tensors(path: Path, pixels: np.ndarray[Any, Any], labels: np.ndarray[Any, Any]) -> tuple[Tensor, Tensor]:
+    """Images of three colours one after the other, and labels that are in range."""
     if labels.max() >= _NUM_CLASSES:
         index = int((labels >= _NUM_CLASSES).argmax())
         raise DataError(f"{path}: record {index} has the label {labels[index]}, but CIFAR-10 ends at 9")
-    images = np.ascontiguousarray(records[:, 1:]).reshape(-1, 3, _SIDE, _SIDE)
-    return torch.from_numpy(images), torch.from_numpy(labels.astype(np.int64))
+    return torch.from_numpy(pixels).reshape(-1, 3, _SIDE, _SIDE), torch.from_numpy(labels.astype(np.int64))
 
 
 @lru_cache(maxsize=1)

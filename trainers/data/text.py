@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from trainers.data.sources import SOURCES, folder_of, is_present, where_it_goes
 from trainers.errors import DataError
 
 __all__ = ["Corpus", "load_corpus"]
@@ -24,6 +25,9 @@ _SPLITS = ("train", "valid", "test")
 _FILE_NAMES = ("ptb.{split}.txt", "{split}.txt", "wiki.{split}.tokens")
 
 _UNKNOWN, _END = "<unk>", "<eos>"
+
+# Tokens of the three texts with an end a line, and words: Mikolov's preprocessing, on which published figures rest.
+_KNOWN_SIZES = {"ptb": (929_589, 73_760, 82_430, 10_000)}
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -50,7 +54,8 @@ def load_corpus(name: str) -> Corpus:
 
     Args:
         name: ``python-docs`` for the language reference that comes with this Python (its text, and so everything
-            computed from it, differs between Python versions), or a directory with three texts, ``ptb.train.txt``,
+            computed from it, differs between Python versions); ``ptb`` or ``wikitext2`` for what ``clipsweep data
+            fetch`` brought; or a directory with three texts, ``ptb.train.txt``,
             ``train.txt`` or ``wiki.train.tokens`` and its like for valid and test: whitespace between tokens, a
             sentence a line.
 
@@ -58,18 +63,34 @@ def load_corpus(name: str) -> Corpus:
         The corpus; a second call in the same process costs nothing while the files stay as they are.
 
     Raises:
-        DataError: There is no such corpus, a file is missing, empty or not UTF-8 text.
+        DataError: There is no such corpus, it has not been fetched, it has not the size that it is known to have, or a
+            file is missing, empty or not UTF-8 text.
     """
     if name == "python-docs":
         return _python_docs()
-    folder = Path(name).expanduser()
+    source = SOURCES.get(name)
+    if source is not None and source.kind == "corpus":
+        if not is_present(source):
+            raise DataError(f"corpus {name!r} is not on this machine: {where_it_goes(source)}")
+        folder = folder_of(source)
+    else:
+        folder = Path(name).expanduser()
     if not folder.is_dir():
         raise DataError(
-            f"unknown corpus {name!r}: neither 'python-docs' nor a directory (looked in {folder.absolute()})"
+            f"unknown corpus {name!r}: neither 'python-docs', 'ptb' or 'wikitext2' nor a directory (looked in "
+            f"{folder.absolute()})"
         )
     paths = {split: _find(folder, split) for split in _SPLITS}
     stamps = tuple((path.stat().st_size, path.stat().st_mtime_ns) for path in paths.values())
-    return _from_files(tuple(paths.values()), stamps)
+    corpus = _from_files(tuple(paths.values()), stamps)
+    if name in _KNOWN_SIZES:
+        found = (len(corpus.train), len(corpus.valid), len(corpus.test), len(corpus.vocabulary))
+        if found != _KNOWN_SIZES[name]:
+            raise DataError(
+                f"{folder}: these texts are not {name!r} as it is known: train, valid and test tokens and words are "
+                f"{found}, but should be {_KNOWN_SIZES[name]}; remove the folder and {where_it_goes(SOURCES[name])}"
+            )
+    return corpus
 
 
 def _find(folder: Path, split: str) -> Path:
