@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -12,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from trainers.data.decoded import Decoded, decoded
 from trainers.data.pickled import read_pickled_batch
 from trainers.data.sources import SOURCES, folder_of, is_present, where_it_goes
 from trainers.errors import DataError
@@ -107,10 +109,20 @@ def _find(folder: Path) -> tuple[Path, ...]:
 @lru_cache(maxsize=2)
 def _from_files(paths: tuple[Path, ...], stamps: tuple[tuple[int, int], ...]) -> ImageData:
     """Images from their files; ``stamps`` only tells the cache when they changed."""
+    found = decoded("cifar10", paths, lambda: _decode(paths))
+    tensors = {name: torch.from_numpy(array) for name, array in found.arrays.items()}
+    return ImageData(**tensors, num_classes=_NUM_CLASSES, mirrors=True, fingerprint=found.facts["fingerprint"])
+
+
+def _decode(paths: Sequence[Path]) -> Decoded:
+    """Images and labels of training files and, last, the test file."""
     batches = [_read(path) for path in paths]
     train_images, train_labels = (torch.cat(parts) for parts in zip(*batches[:-1], strict=True))
     # No list of the official files' hashes is at hand, and subsets are welcome: so it does not claim to be CIFAR-10.
-    return _image_data("cifar10-binary:unverified", train_images, train_labels, *batches[-1], mirrors=True)
+    data = _image_data("cifar10-binary:unverified", train_images, train_labels, *batches[-1], mirrors=True)
+    names = ("train_images", "train_labels", "valid_images", "valid_labels")
+    arrays = {name: getattr(data, name).numpy() for name in names}
+    return Decoded(arrays=arrays, facts={"fingerprint": data.fingerprint})
 
 
 def _read(path: Path) -> tuple[Tensor, Tensor]:

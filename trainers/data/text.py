@@ -6,14 +6,16 @@ import hashlib
 import platform
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from trainers.data.decoded import Decoded, decoded
 from trainers.data.sources import SOURCES, folder_of, is_present, where_it_goes
 from trainers.errors import DataError
 
@@ -106,6 +108,11 @@ def _find(folder: Path, split: str) -> Path:
 @lru_cache(maxsize=4)
 def _from_files(paths: tuple[Path, ...], stamps: tuple[tuple[int, int], ...]) -> Corpus:
     """A corpus from its files; ``stamps`` only tells the cache when they changed."""
+    return _named(paths[0].parent.name, decoded("text", paths, lambda: _decode(paths)))
+
+
+def _decode(paths: Sequence[Path]) -> Decoded:
+    """Token numbers of the files of train, valid and test text."""
     tokens = {}
     for split, path in zip(_SPLITS, paths, strict=True):
         try:
@@ -117,7 +124,7 @@ def _from_files(paths: tuple[Path, ...], stamps: tuple[tuple[int, int], ...]) ->
             raise DataError(f"{path}: holds no token")
     # The training text's words, in the order of their first appearance; a text that was prepared knows no others.
     vocabulary = dict.fromkeys(tokens["train"])
-    return _corpus(paths[0].parent.name, tokens, vocabulary)
+    return _numbered(tokens, vocabulary)
 
 
 @lru_cache(maxsize=1)
@@ -135,17 +142,26 @@ def _python_docs() -> Corpus:
             tokens[split] += [*re.findall(r"\w+|[^\w\s]", line.lower()), _END]
     counts = Counter(tokens["train"])
     vocabulary = [_UNKNOWN, *(token for token, count in counts.items() if count >= 2)]
-    return _corpus(f"python-docs:python-{platform.python_version()}", tokens, vocabulary)
+    return _named(f"python-docs:python-{platform.python_version()}", _numbered(tokens, vocabulary))
 
 
-def _corpus(name: str, tokens: Mapping[str, list[str]], vocabulary: Iterable[str]) -> Corpus:
+def _named(name: str, text: Decoded) -> Corpus:
+    """The corpus that token numbers and words are, under its name."""
+    splits = {split: torch.from_numpy(text.arrays[split]) for split in _SPLITS}
+    return Corpus(**splits, vocabulary=tuple(text.facts["vocabulary"]), fingerprint=f"{name}:{text.facts['digest']}")
+
+
+def _numbered(tokens: Mapping[str, list[str]], vocabulary: Iterable[str]) -> Decoded:
     """Number the tokens."""
     numbers = {token: number for number, token in enumerate(vocabulary)}
     if any(token not in numbers for split in tokens.values() for token in split):
         numbers.setdefault(_UNKNOWN, len(numbers))
     unknown = numbers.get(_UNKNOWN, -1)
-    coded = {split: torch.tensor([numbers.get(t, unknown) for t in words]) for split, words in tokens.items()}
+    coded = {
+        split: np.array([numbers.get(token, unknown) for token in words], dtype=np.int64)
+        for split, words in tokens.items()
+    }
     digest = hashlib.blake2b("\n".join(numbers).encode(), digest_size=8)
     for split in _SPLITS:
-        digest.update(split.encode() + coded[split].numpy().tobytes())
-    return Corpus(**coded, vocabulary=tuple(numbers), fingerprint=f"{name}:{digest.hexdigest()}")
+        digest.update(split.encode() + coded[split].tobytes())
+    return Decoded(arrays=coded, facts={"vocabulary": list(numbers), "digest": digest.hexdigest()})
