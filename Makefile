@@ -37,6 +37,7 @@ bench: $(STAMP)
 	$(BIN)/python benchmarks/efficiency.py
 	$(BIN)/python benchmarks/theory.py
 	$(BIN)/python benchmarks/estimators.py
+	$(BIN)/python benchmarks/training.py
 
 wheel: $(STAMP)
 	$(BIN)/python -m build --wheel --outdir dist .

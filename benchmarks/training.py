@@ -1,0 +1,137 @@
+"""What a training step costs against a plain loop of the same model, both in one run.
+
+The plain loop is what one would write by hand: zero_grad, loss, backward, clip_grad_norm_, torch.optim's step, and the
+loss read every step. Its model is the same class with the same weights, its batches are made by the same function;
+it uses the memory order of images that a plain loop has. The two sides take turns, block by block, in one process with
+one thread, as a worker has.
+
+    python benchmarks/training.py               # some minutes
+    python benchmarks/training.py --blocks 3    # a quick look
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import numpy as np
+import torch
+from torch import nn
+
+from trainers.problem import Problem
+from trainers.problems import build_problem
+from trainers.stepper import Stepper
+from trainers.update_rules import UpdateRule
+
+torch.set_num_threads(1)
+
+TEXT = {"batch_size": 20, "sequence_length": 35}
+AWD = {"use": "awd_lstm", "layers": 3, "hidden": 400, "embedding": 200}
+CASES: dict[str, tuple[str, dict[str, Any], dict[str, Any], int]] = {
+    "LSTM, 2 x 200": ("language_modeling", TEXT | {"model": {"use": "lstm"}}, {}, 8),
+    "AWD-LSTM, 3 x 400": ("language_modeling", TEXT | {"model": AWD}, {"weight_decay": 1.2e-6}, 2),
+    "ResNet20": (
+        "image_classification",
+        {"model": {"use": "resnet20"}, "augment": True},
+        {"momentum": 0.9, "weight_decay": 5e-4},
+        2,
+    ),
+}
+RATE, THRESHOLD, SEED = 0.1, 0.25, 0
+STEPS = 10_000
+"""Of the schedule, which is constant: never reached."""
+
+
+class PlainOrder(nn.Module):
+    """A model that is given its images as a plain loop has them."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+        for module in model.modules():
+            if isinstance(module, nn.Conv2d):
+                module.register_forward_pre_hook(lambda _, inputs: (inputs[0].contiguous(),))
+
+    def forward(self, *inputs: Any) -> Any:  # noqa: D102
+        return self.model(*inputs)
+
+
+def ours(problem: Problem, options: dict[str, Any]) -> Callable[[int], None]:
+    """One step of the training loop; scalars are read every 64 steps there, and here at the end of a block."""
+    rule = UpdateRule(learning_rate=RATE, clip_norm=THRESHOLD, **options)
+    stepper = Stepper(problem, rule, total_steps=STEPS, seed=SEED)
+
+    def step(index: int) -> None:
+        stepper.take(index)
+
+    return step
+
+
+def plain(problem: Problem, options: dict[str, Any]) -> Callable[[int], None]:
+    """One step as one would write it by hand."""
+    model = PlainOrder(problem.model) if isinstance(problem.model, nn.Module) else problem.model
+    model.train()
+    optimizer = torch.optim.SGD(model.parameters(), lr=RATE, **options)
+    carry: Any = None
+
+    def step(index: int) -> None:
+        nonlocal carry
+        if index % problem.steps_per_epoch == 0:
+            carry = problem.initial_carry()
+        optimizer.zero_grad()
+        loss, carry = problem.loss(model, problem.batch(index), carry)
+        loss.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), THRESHOLD)
+        optimizer.step()
+        loss.item()
+
+    return step
+
+
+def random_images(folder: Path) -> None:
+    """Noise in CIFAR-10's format: what a step costs hangs on the images' size alone."""
+    records = np.random.default_rng(SEED).integers(0, 256, (1024, 3073), dtype=np.uint8)
+    records[:, 0] %= 10
+    for name in ("data_batch_1.bin", "test_batch.bin"):
+        (folder / name).write_bytes(records.tobytes())
+
+
+def measure(name: str, blocks: int, images: Path) -> tuple[float, float]:
+    """Milliseconds a step: ours, and the plain loop's; medians over blocks that take turns."""
+    use, problem_options, rule_options, size = CASES[name]
+    if use == "image_classification":
+        problem_options = problem_options | {"dataset": str(images)}
+    sides = [make(build_problem(use, problem_options, seed=SEED), rule_options) for make in (ours, plain)]
+    times: tuple[list[float], list[float]] = ([], [])
+    for block in range(blocks + 1):
+        for side, spent in zip(sides, times, strict=True):
+            started = time.perf_counter()
+            for index in range(block * size, (block + 1) * size):
+                side(index)
+            if block:  # the first one warms up
+                spent.append(1000 * (time.perf_counter() - started) / size)
+    return statistics.median(times[0]), statistics.median(times[1])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--blocks", type=int, default=9)
+    arguments = parser.parse_args()
+    print(f"{'model':<20} {'clipsweep':>12} {'plain loop':>12} {'plain / clipsweep':>18}")
+    with tempfile.TemporaryDirectory() as folder:
+        random_images(Path(folder))
+        for name in CASES:
+            mine, theirs = measure(name, arguments.blocks, Path(folder))
+            print(f"{name:<20} {mine:>9.1f} ms {theirs:>9.1f} ms {theirs / mine:>16.2f} x", flush=True)
+
+
+if __name__ == "__main__":
+    main()
