@@ -11,6 +11,7 @@ from sweeper.advice import build_advice
 from sweeper.errors import ClipsweepError
 from sweeper.fits import build_fits, trusted_points
 from sweeper.labels import describe
+from sweeper.log_axes import log_axes
 from sweeper.results import Run
 
 if TYPE_CHECKING:
@@ -58,10 +59,10 @@ def frontier(run: Run, trials: pd.DataFrame) -> Figure:
     for rule, marker in zip(advised, "*PXD", strict=False):
         assert rule.clip_norm is not None
         axis.plot(rule.clip_norm, rule.learning_rate, marker, color="tab:blue", markersize=11, label=rule.theory)
-    axis.set(xscale="log", yscale="log", xlabel="threshold on the gradient norm", ylabel="learning rate")
+    log_axes(axis)
+    axis.set(xlabel="threshold on the gradient norm", ylabel="learning rate")
     if ended["threshold"].isna().any():
         axis.annotate("no clipping", (right, 1), xycoords=("data", "axes fraction"), ha="center", va="bottom")
-    axis.xaxis.set_minor_formatter("")
     if advised:
         figure.legend(loc="outside lower center", ncols=3, title="theory advises, from the fitted L0 and L1")
     figure.colorbar(dots, label="share of seeds that diverged")
