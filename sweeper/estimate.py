@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -161,17 +162,21 @@ def _costs(problem: Mapping[str, Any]) -> tuple[float, int, float] | None:
         case "language_modeling":
             model = problem["model"]
             vocabulary = _VOCABULARY.get(problem["corpus"], 10_000)
-            hidden, embedding = model["hidden"], model["embedding"]
-            recurrent = sum(4 * hidden * ((embedding if i == 0 else hidden) + hidden) for i in range(model["layers"]))
+            if model["use"] == "gpt":
+                hidden = embedding = model["width"]
+                recurrent = 12 * model["layers"] * hidden**2
+            else:
+                hidden, embedding = model["hidden"], model["embedding"]
+                inputs = [embedding] + [hidden] * (model["layers"] - 1)
+                recurrent = sum(4 * hidden * (width + hidden) for width in inputs)
             parameters = recurrent + vocabulary * embedding + (0 if model["tied"] else vocabulary * hidden)
             per_token = 6 * (recurrent + vocabulary * hidden)
             tokens = problem["batch_size"] * problem["sequence_length"]
             return per_token * tokens, parameters, per_token * _TOKENS.get(problem["corpus"], 1_000_000)
         case "image_classification":
-            scale = (problem["model"]["width"] / 16) ** 2
             pixels, images = (64, 1_437) if problem["dataset"] == "digits" else (1024, 50_000)
-            per_image = 3 * 82e6 * scale * pixels / 1024
-            return per_image * problem["batch_size"], round(0.27e6 * scale), per_image * images
+            per_image, parameters = _image_costs(problem["model"], pixels, 1 if pixels == 64 else 3)
+            return per_image * problem["batch_size"], parameters, per_image * images
         case "deep_linear":
             parameters = problem["layers"] * problem["width"] ** 2
             operations = 6.0 * parameters * problem["samples"]
@@ -179,6 +184,20 @@ def _costs(problem: Mapping[str, Any]) -> tuple[float, int, float] | None:
         case "analytic":
             return 300.0, 0, 0.0  # a dozen NumPy operations a lane and step
     return None
+
+
+def _image_costs(model: Mapping[str, Any], pixels: int, channels: int) -> tuple[float, int]:
+    """Floating-point operations of an image, forward and backward, and the number of parameters."""
+    match model["use"]:
+        case "resnet20":
+            scale = (model["width"] / 16) ** 2
+            return 3 * 82e6 * scale * pixels / 1024, round(0.27e6 * scale)
+        case "resnet18":
+            scale = (model["width"] / 64) ** 2
+            return 3 * 1.1e9 * scale * pixels / 1024, round(11.17e6 * scale)
+    sizes = [pixels * channels, *([model["hidden"]] * model["layers"] if model["use"] == "mlp" else []), 10]
+    parameters = sum(inputs * outputs for inputs, outputs in pairwise(sizes))
+    return 6.0 * parameters, parameters
 
 
 def _num_snapshots(sweep: Sweep, steps: int) -> int:

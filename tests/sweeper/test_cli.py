@@ -159,3 +159,19 @@ def test_data_is_listed_fetched_from_a_folder_and_found(
     fetched = clipsweep("data", "fetch", "ptb", "--from", str(real_data / "ptb"), folder=tmp_path)
     assert clipsweep("data", "path", "ptb", folder=tmp_path).stdout == fetched.stdout
     assert "present" in clipsweep("data", "list", folder=tmp_path).stdout
+
+
+@pytest.mark.parametrize(
+    "problem",
+    [f"language_modeling, model: {{use: {model}}}" for model in ("lstm", "awd_lstm", "gpt")]
+    + [
+        f"image_classification, model: {{use: {model}}}"
+        for model in ("resnet20", "resnet18", "mlp", "logistic_regression")
+    ],
+)
+def test_every_model_has_a_plan_with_time_and_disk(tmp_path: Path, problem: str) -> None:
+    spec = tmp_path / "spec.yaml"
+    spec.write_text(f"problem: {{use: {problem}}}\nupdate_rule: {{learning_rate: 0.1}}\ntrain: {{steps: 5}}\n")
+    document = plan_document(load_spec(spec), tmp_path / "run")
+    assert document["seconds"] > 0
+    assert document["bytes"] > 0
