@@ -417,4 +417,4 @@ def checkpoints_of(state: TrialState) -> tuple[tuple[str, str], ...]:
     Returns:
         File names and hashes.
     """
-    return tuple(s.checkpoint for s in reversed(state.segments) if s.checkpoint is not None)[:2]
+    return tuple(dict.fromkeys(s.checkpoint for s in reversed(state.segments) if s.checkpoint is not None))[:2]

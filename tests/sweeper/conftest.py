@@ -157,7 +157,7 @@ class InlineRun:
         plan = expand(self.sweep)
         self.run_dir.create()
         with DriverLock(self.run_dir).hold() as lock:
-            state = recover(self.run_dir)
+            state = recover(self.run_dir, self.listener.say)
             committer = Committer(
                 self.run_dir, Journal(self.run_dir.journal, state.next_number), state, measurement="m"
             )
@@ -210,3 +210,15 @@ def inline_run(tmp_path: Path) -> Callable[..., InlineRun]:
 def module_inline_run(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], InlineRun]:
     """One run that the tests of a module only read."""
     return lambda text: InlineRun(text, tmp_path_factory.mktemp("inline"))()
+
+
+@pytest.fixture(scope="module")
+def module_stopped_run(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, int], InlineRun]:
+    """One run that was asked to stop after so many polls, for tests that copy it."""
+
+    def make(text: str, polls: int) -> InlineRun:
+        stopped = InlineRun(text, tmp_path_factory.mktemp("stopped"))
+        stopped.stop_requested = lambda: stopped.pools.polls >= polls
+        return stopped()
+
+    return make
