@@ -58,7 +58,7 @@ class Journal:
             OSError: The disk is full or gone. The line may be torn; reading leaves it out.
         """
         line = _seal({"n": self._number, **record})
-        descriptor = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+        descriptor = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW, 0o644)
         try:
             written = 0
             while written < len(line):
@@ -252,6 +252,7 @@ class RunState:
         remeasurements: Ids under which kept snapshots were measured again, with what was measured.
         remeasured: By these ids, trial and step of every snapshot that is done.
         environment: What the last driver ran on, as far as results depend on it.
+        environments: The same of every driver, by epoch.
         next_number: Number of the next record.
     """
 
@@ -262,6 +263,7 @@ class RunState:
     remeasurements: dict[str, Record] = field(default_factory=dict)
     remeasured: dict[str, set[tuple[str, int]]] = field(default_factory=dict)
     environment: Record = field(default_factory=dict)
+    environments: dict[int, Record] = field(default_factory=dict)
     next_number: int = 0
 
 
@@ -300,7 +302,7 @@ def apply(state: RunState, record: Record) -> None:
     match record["type"]:
         case "opened":
             state.epoch = record["epoch"]
-            state.environment = record["environment"]
+            state.environment = state.environments[state.epoch] = record["environment"]
         case "planned":
             state.measurements[record["measurement"]] = record["measure"]
             for trial in record["trials"]:

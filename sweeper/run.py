@@ -191,6 +191,7 @@ def _drive(
             num_trainers=size.trainers,
             num_estimators=size.estimators,
             listener=listener,
+            stall_timeout_s=sweep.resources.stall_timeout_s,
             stop_requested=interrupts.requested,
         ).run()
         # Before Ray is shut down, which takes more than a second: the results are there now.
