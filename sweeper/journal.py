@@ -283,7 +283,7 @@ def replay(records: list[Record]) -> RunState:
     for record in records:
         try:
             apply(state, record)
-        except (KeyError, TypeError, IndexError) as error:
+        except (KeyError, TypeError, IndexError, ValueError, AttributeError) as error:
             raise IntegrityError(f"journal record {record.get('n')}: not understood: {error!r}") from error
         state.next_number += 1
     return state
