@@ -11,6 +11,7 @@ from sweeper.advice import build_advice
 from sweeper.errors import ClipsweepError
 from sweeper.fits import build_fits, trusted_points
 from sweeper.labels import describe
+from sweeper.log_axes import log_axes
 from sweeper.results import Run
 
 if TYPE_CHECKING:
@@ -58,10 +59,10 @@ def frontier(run: Run, trials: pd.DataFrame) -> Figure:
     for rule, marker in zip(advised, "*PXD", strict=False):
         assert rule.clip_norm is not None
         axis.plot(rule.clip_norm, rule.learning_rate, marker, color="tab:blue", markersize=11, label=rule.theory)
-    axis.set(xscale="log", yscale="log", xlabel="threshold on the gradient norm", ylabel="learning rate")
+    log_axes(axis)
+    axis.set(xlabel="threshold on the gradient norm", ylabel="learning rate")
     if ended["threshold"].isna().any():
         axis.annotate("no clipping", (right, 1), xycoords=("data", "axes fraction"), ha="center", va="bottom")
-    axis.xaxis.set_minor_formatter("")
     if advised:
         figure.legend(loc="outside lower center", ncols=3, title="theory advises, from the fitted L0 and L1")
     figure.colorbar(dots, label="share of seeds that diverged")
@@ -114,18 +115,20 @@ def fit(run: Run, trials: pd.DataFrame) -> Figure:
     for axis, (cell, cell_id) in zip(axes, cells, strict=False):
         own = points[points["trial_id"].isin(run.trials.loc[run.trials["cell_id"] == cell_id, "trial_id"])]
         axis.scatter(own["grad_norm"], own["smoothness"], s=6, alpha=0.5)
-        for fitted in cell.trajectories.values():
+        for index, fitted in enumerate(cell.trajectories.values()):
+            labels = ("95 % line", "median line") if index == 0 else (None, None)
             x = np.linspace(*fitted.range, 50)
             style = "-" if not fitted.unidentifiable else ":"
-            axis.plot(x, fitted.upper[0] + fitted.upper[1] * x, style, color="tab:red", linewidth=1.2)
-            axis.plot(x, fitted.median[0] + fitted.median[1] * x, "--", color="grey", linewidth=0.9)
+            axis.plot(x, fitted.upper[0] + fitted.upper[1] * x, style, color="tab:red", linewidth=1.2, label=labels[0])
+            axis.plot(x, fitted.median[0] + fitted.median[1] * x, "--", color="grey", linewidth=0.9, label=labels[1])
         told = f"L0 = {cell.L0.mean:.3g}, L1 = {cell.L1.mean:.3g}" if not cell.unidentifiable else "L1 not identifiable"
         axis.set_title(f"{describe(cell.values) or 'the only cell'}\n{told}")
         axis.set(xlim=(0, None), ylim=(0, None))
     for axis in axes[len(cells) :]:
         axis.set_axis_off()
     figure.supxlabel("gradient norm  ||∇f(x)||")
-    figure.supylabel("local smoothness; red: 95 % line, grey: median")
+    figure.supylabel("local smoothness")
+    axes[0].legend(loc="upper left", handlelength=1.2)
     return figure
 
 

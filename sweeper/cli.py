@@ -96,6 +96,32 @@ def validate(spec: SpecPath, overrides: Overrides = None) -> None:
     _note(f"{spec}: valid, {len(plan.trials)} trials")
 
 
+@app.command()
+def check(spec: SpecPath, overrides: Overrides = None, as_json: AsJson = False) -> None:
+    """Try a problem's promises in seconds: deterministic, pure batches, finite gradients, resumable, shippable."""
+    from sweeper.check import check_sweep
+    from sweeper.spec import load_spec
+
+    rows = []
+    current = None
+    for checked in check_sweep(load_spec(spec, overrides or [])):
+        finding = checked.finding
+        rows.append({"problem": checked.problem, **vars(finding), "holds": finding.holds})
+        if as_json:
+            continue
+        if checked.problem != current:
+            current = checked.problem
+            typer.echo(current)
+        typer.echo(f"  {'ok    ' if finding.holds else 'BROKEN'}  {finding.promise}")
+        if not finding.holds:
+            typer.echo(f"          found: {finding.broken}\n          mend:  {finding.mend}")
+    if as_json:
+        typer.echo(json.dumps(rows, indent=2))
+    broken = sum(not row["holds"] for row in rows)
+    _note(f"{broken} of {len(rows)} promises are broken" if broken else f"all {len(rows)} promises hold")
+    raise typer.Exit(1 if broken else 0)
+
+
 @app.command("null-test")
 def null_test(spec: SpecPath, overrides: Overrides = None, as_json: AsJson = False) -> None:
     """Measure the same weights twice, in every problem of a spec: the difference must be exactly 0."""
@@ -389,7 +415,7 @@ def plot(
         str,
         typer.Argument(
             metavar="KIND",
-            help="smoothness, loss, fit, frontier; of theory: phase, speedup, floor.",
+            help="smoothness, loss, fit, frontier, agreement; of theory: phase, speedup, floor.",
             show_default=False,
         ),
     ],

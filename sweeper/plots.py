@@ -12,9 +12,11 @@ import matplotlib as mpl
 import numpy as np
 
 from estimators.fit import log_log_correlation
+from sweeper.agreement import agreement
 from sweeper.answer_plots import fit, frontier
 from sweeper.errors import ClipsweepError
 from sweeper.labels import describe, plain_value, short_names
+from sweeper.log_axes import log_axes
 from sweeper.report import TRUSTED_SNR, select
 from sweeper.results import Run
 from sweeper.theory_plots import floor, phase, speedup
@@ -121,7 +123,7 @@ def smoothness(run: Run, trials: pd.DataFrame) -> Figure:
         dots = axis.scatter(
             shuffled["grad_norm"], shuffled["smoothness"], c=shuffled["step"], vmin=0, vmax=last, s=7, cmap="viridis"
         )
-        axis.set(xscale="log", yscale="log")
+        log_axes(axis)
         by_seed = [
             log_log_correlation(of_seed["grad_norm"], of_seed["smoothness"])
             for _, of_seed in points.groupby("trial_id")
@@ -130,7 +132,7 @@ def smoothness(run: Run, trials: pd.DataFrame) -> Figure:
         correlation = f"r = {np.mean(finite):.2f}" if finite else "r undefined"
         diverged = int((group["status"] == "diverged").sum())
         ending = f", {diverged}/{len(group)} diverged" if diverged else ""
-        axis.set_title(f"{label}\n{correlation}{ending}")
+        axis.set_title(f"{_wrapped(label)}\n{correlation}{ending}")
     for axis in axes[len(cells) :]:
         axis.set_axis_off()
     assert dots is not None
@@ -140,6 +142,12 @@ def smoothness(run: Run, trials: pd.DataFrame) -> Figure:
     if left_out:
         figure.suptitle(f"the first {MAX_PANELS} cells; {left_out} more: choose with --where")
     return figure
+
+
+def _wrapped(label: str) -> str:
+    """A label of several pairs, two a line, so that titles of neighbours do not meet."""
+    pairs = label.split(" ")
+    return "\n".join(" ".join(pairs[begin : begin + 2]) for begin in range(0, len(pairs), 2))
 
 
 def _columns(run: Run, trials: pd.DataFrame, num_cells: int) -> int:
@@ -221,6 +229,7 @@ PLOTS = {
     "loss": loss,
     "fit": fit,
     "frontier": frontier,
+    "agreement": agreement,
     "phase": phase,
     "speedup": speedup,
     "floor": floor,

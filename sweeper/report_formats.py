@@ -66,7 +66,7 @@ def _percent(fraction: float) -> str:
 def _heads(report: Report) -> list[str]:
     first = report.cells[0]
     losses = [name.replace("_", " ") for name in first.losses]
-    return [*first.values, "seeds", "diverged", *losses, "clipped", "corr(log L, log |∇f|)"]
+    return [*first.values, "seeds", "diverged", *losses, "clipped", "rank corr(L, ‖∇f‖)"]
 
 
 def _row(cell: Cell) -> list[str]:
@@ -78,7 +78,7 @@ def _row(cell: Cell) -> list[str]:
         f"{cell.diverged}/{cell.seeds}" if cell.diverged else "–",
         *(_interval(interval) for interval in cell.losses.values()),
         _percent(cell.clipped_fraction),
-        _interval(cell.correlation, digits=2),
+        _interval(cell.rank_correlation, digits=2),
     ]
 
 

@@ -12,6 +12,7 @@ from sweeper.spec.axes import SweepBlock
 from sweeper.spec.cells import Cell, build_cells, check_size
 from sweeper.spec.diagnostics import Diagnostic, at, raise_if_any
 from sweeper.spec.measure import Measure
+from sweeper.spec.overlay import laid_over, read_text
 from sweeper.spec.overrides import apply_overrides
 from sweeper.spec.paths import TRAINED, check_paths, written_paths
 from sweeper.spec.problem_options import PROBLEM_OPTIONS, OwnProblem
@@ -48,23 +49,7 @@ def load_spec(path: str | Path, overrides: Sequence[str] = ()) -> Sweep:
         SpecError: The file cannot be read, or is not a spec; all problems at once.
     """
     path = Path(path)
-    try:
-        with path.open("rb") as file:
-            data = file.read(MAX_BYTES + 1)
-    except IsADirectoryError:
-        raise SpecError(f"{path}: is a folder, not a spec file") from None
-    except FileNotFoundError:
-        raise SpecError(f"{path}: no such file; `clipsweep init {path}` writes a spec to start from") from None
-    except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) else str(error)
-        raise SpecError(f"{path}: cannot be read: {reason}") from None
-    if len(data) > MAX_BYTES:
-        raise SpecError(f"{path}: is larger than a megabyte, which no spec is")
-    try:
-        text = data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
-        raise SpecError(f"{path}:{line}: is not UTF-8 text (byte {data[error.start]:#04x})") from None
+    text = read_text(path)
     # Two places may name the same folder differently, and a relative one would change with the working directory.
     return _load(text, str(path), path.absolute().parent, path.absolute(), overrides)
 
@@ -104,10 +89,11 @@ def _load(text: str, name: str, folder: Path, path: Path | None, overrides: Sequ
         raise SpecError(f"{name}: is empty; `clipsweep init` writes a spec to start from")
     if not isinstance(top.value, dict):
         raise_if_any([at(top, f"must be sections, found {shown(plain(top))}", f"keys: {', '.join(SECTIONS)}")])
+    top = laid_over(top, folder, problems)
     top = apply_overrides(top, overrides, SECTIONS, problems)
     for key, node in top.children():
         if key not in SECTIONS:
-            problems.append(at(node, "unknown key", key=True, found=key, known=SECTIONS))
+            problems.append(at(node, "unknown key", key=True, found=key, known=(*SECTIONS, "overlay")))
 
     run_name = _name(top, path, problems)
     measure = _optional(Measure, top.child("measure"), problems)

@@ -26,6 +26,7 @@ _SECTIONS = {
 }
 _DESCRIPTIONS = {
     "name": "Name of the run directory; the file's own name if left out.",
+    "overlay": "A spec over which this one is laid: it keeps what this one does not say.",
     "problem": "What is minimised: model, loss and data.",
     "update_rule": "How a step is taken: a gradient transform, then an optimiser's direction.",
     "train": "How long a trial trains, and what is written along the way.",
@@ -63,6 +64,7 @@ def json_schema() -> dict[str, Any]:
     definitions["Axis"] = models["axis"]
     properties: dict[str, Any] = {
         "name": {"type": "string", "pattern": NAME_PATTERN, "examples": ["lstm-clipping"]},
+        "overlay": {"type": "string", "examples": ["../paper/figure2.yaml"]},
         "problem": {"anyOf": [*problems, models["own_problem"]]},
         **{name: models[name] for name in _SECTIONS},
     }

@@ -1,0 +1,120 @@
+"""``clipsweep check``: does a spec's problem keep the promises that a sweep rests on?"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+
+from sweeper.errors import ClipsweepError
+from sweeper.plan import expand
+from sweeper.recovery import shipped
+from sweeper.spec import Sweep
+from trainers.problem import Problem
+from trainers.problems import build_problem
+from trainers.selftest import Finding, examine
+
+__all__ = ["CheckedProblem", "check_sweep"]
+
+_TIMEOUT_S = 120
+
+_WORKER = """
+import json, sys
+problem, seed, search = json.loads(sys.argv[1])
+from trainers.problems import build_problem
+build_problem(problem.pop("use"), problem, seed=seed, search=search).batch(0)
+"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckedProblem:
+    """One promise of one problem.
+
+    Attributes:
+        problem: The problem in a line.
+        finding: What was found.
+    """
+
+    problem: str
+    finding: Finding
+
+
+def check_sweep(sweep: Sweep) -> Iterator[CheckedProblem]:
+    """Try every problem of a sweep at its first seed, in this process and, as a worker would get it, in another one.
+
+    Args:
+        sweep: The spec.
+
+    Yields:
+        Promise after promise, problem after problem.
+
+    Raises:
+        SpecError: The sweep cannot be expanded.
+        ClipsweepError: The spec has analytic functions alone.
+    """
+    plan = expand(sweep)
+    seed = plan.trials[0].seed
+    torch.set_num_threads(sweep.resources.trainers.threads)
+    fraction = sweep.measure.data_fraction if sweep.measure is not None else 0.1
+    problems = {
+        json.dumps(dict(t.problem), sort_keys=True): t.problem for t in plan.trials if t.problem["use"] != "analytic"
+    }
+    if not problems:
+        raise ClipsweepError(
+            f"{sweep.name}: analytic functions keep no promises that could be broken: nothing to check"
+        )
+    with shipped(plan.code) as (folder, more):
+        search = [*([] if folder is None else [str(folder)]), *more]
+        for problem in problems.values():
+            words = _words(problem)
+            yield CheckedProblem(problem=words, finding=_importable(problem, seed, search))
+            for finding in examine(partial(_build, problem, search), seed=seed, fraction=fraction):
+                yield CheckedProblem(problem=words, finding=finding)
+
+
+def _build(problem: Mapping[str, Any], search: list[str], seed: int) -> Problem:
+    options = {key: value for key, value in problem.items() if key != "use"}
+    return build_problem(problem["use"], options, seed=seed, search=search)
+
+
+def _importable(problem: Mapping[str, Any], seed: int, search: list[str]) -> Finding:
+    """Whether a process that has only what is shipped can build the problem."""
+    promise = "a worker can import and build it from what is shipped"
+    argument = json.dumps([dict(problem), seed, search])
+    try:
+        # Elsewhere than here, where modules would be found that no worker has.
+        with tempfile.TemporaryDirectory() as elsewhere:
+            done = subprocess.run(
+                [sys.executable, "-c", _WORKER, argument],
+                cwd=elsewhere,
+                capture_output=True,
+                text=True,
+                timeout=_TIMEOUT_S,
+                check=False,
+            )
+    except subprocess.TimeoutExpired:
+        return Finding(
+            promise=promise, broken=f"building took more than {_TIMEOUT_S} s", mend="load less in the factory"
+        )
+    if done.returncode == 0:
+        return Finding(promise=promise)
+    lines = [line for line in done.stderr.splitlines() if line.strip()]
+    last = lines[-1].removeprefix("trainers.errors.").strip() if lines else f"exit code {done.returncode}"
+    return Finding(
+        promise=promise,
+        broken=last,
+        mend="keep the module and what it imports in one package beside the spec, and give data by absolute path",
+    )
+
+
+def _words(problem: Mapping[str, Any]) -> str:
+    """The problem in a line."""
+    options = ", ".join(f"{key}={value}" for key, value in problem.items() if key != "use")
+    return f"{problem['use']} ({options})" if options else str(problem["use"])

@@ -1,0 +1,201 @@
+"""``clipsweep check`` on problems that break one promise each, and the tutorial as it is written."""
+
+import difflib
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from sweeper.check import check_sweep
+from sweeper.errors import ClipsweepError
+from sweeper.results import Run
+from sweeper.spec import load_spec, loads_spec
+from trainers.problem import Problem
+from trainers.selftest import examine
+
+DOCS = Path(__file__).resolve().parents[2] / "docs"
+INPUTS = torch.linspace(-1, 1, 40)[:, None]
+
+
+def sound(seed):
+    torch.manual_seed(seed)
+    return Problem(
+        model=nn.Linear(1, 1),
+        loss=lambda model, rows, carry: ((model(INPUTS[rows]) - INPUTS[rows] ** 2).square().mean(), carry),
+        batch=lambda step: (torch.arange(8) + 8 * step) % 40,
+        probe=lambda fraction: [torch.arange(8), torch.arange(8, 16)],
+        evaluate=lambda model: {"loss": float(model(INPUTS).mean())},
+        steps_per_epoch=5,
+        fingerprint="line",
+    )
+
+
+def broken(build):
+    return {finding.promise: finding for finding in examine(build) if not finding.holds}
+
+
+def unseeded(seed):
+    problem = sound(seed)
+    nn.init.normal_(problem.model.weight, generator=torch.Generator().manual_seed(torch.seed() % 2**31))
+    return problem
+
+
+def one_seed(seed):
+    return sound(7)
+
+
+def stateful_batches(seed):
+    stream = iter(range(10**6))
+    return replace(sound(seed), batch=lambda step: (torch.arange(8) + next(stream)) % 40)
+
+
+def exploding(seed):
+    return replace(sound(seed), loss=lambda model, rows, carry: (model(INPUTS[rows]).mean() / 0.0, carry))
+
+
+def unused(seed):
+    problem = sound(seed)
+    problem.model.spare = nn.Linear(1, 1)
+    return problem
+
+
+def noisy_loss(seed):
+    generator = torch.Generator()
+    generator.seed()
+    problem = sound(seed)
+
+    def loss(model, rows, carry):
+        return problem.loss(model, rows, carry)[0] + torch.rand((), generator=generator), carry
+
+    return replace(problem, loss=loss)
+
+
+def hidden_state(seed):
+    problem, held = sound(seed), [0.0]
+
+    def loss(model, rows, carry):
+        held[0] += 1.0
+        return problem.loss(model, rows, carry)[0] * held[0], carry
+
+    return replace(problem, loss=loss)
+
+
+def seeded_probe(seed):
+    return replace(sound(seed), probe=lambda fraction: [torch.arange(8) + seed])
+
+
+def ragged_probe(seed):
+    return replace(sound(seed), probe=lambda fraction: [torch.arange(8), torch.arange(3)])
+
+
+def training_evaluation(seed):
+    def evaluate(model):
+        model.weight.data += 1
+        return {}
+
+    return replace(sound(seed), evaluate=evaluate)
+
+
+def test_a_sound_problem_keeps_all_its_promises():
+    assert broken(sound) == {}
+
+
+@pytest.mark.parametrize(
+    ("build", "promise", "found"),
+    [
+        (unseeded, "the same seed gives the same initial weights", "weights differ by up to"),
+        (one_seed, "another seed gives other weights", "start from the same weights"),
+        (stateful_batches, "batch(step) is a pure function of the step", "is another one when asked again"),
+        (exploding, "loss and gradient are finite at the initial weights", "the loss at the initial weights is"),
+        (
+            unused,
+            "loss and gradient are finite at the initial weights",
+            "the loss does not depend on spare.weight and 1",
+        ),
+        (noisy_loss, "the same weights and batch give the same loss and gradient", "gave the losses"),
+        (hidden_state, "a resume goes on bit for bit", "after a resume gave loss"),
+        (seeded_probe, "the probe is frozen, and made of batches of one size", "hangs on the seed"),
+        (ragged_probe, "the probe is frozen, and made of batches of one size", "of different sizes"),
+        (training_evaluation, "evaluating gives numbers and changes nothing", "evaluating changed the weights"),
+    ],
+)
+def test_a_broken_promise_is_found_and_says_how_to_mend_it(build, promise, found):
+    finding = broken(build)[promise]
+    assert found in finding.broken
+    assert finding.mend
+
+
+def test_a_promise_that_raises_is_broken_and_the_others_are_tried():
+    findings = list(examine(lambda seed: replace(sound(seed), probe=lambda fraction: 1 / 0)))
+    assert [finding.broken for finding in findings if not finding.holds] == [
+        "raised ZeroDivisionError: division by zero"
+    ]
+    assert len(findings) == 8
+
+
+def test_code_that_is_not_shipped_is_found_before_a_cluster_finds_it(tmp_path, monkeypatch):
+    """A module beside the spec that imports a neighbour: only the module itself is shipped."""
+    (tmp_path / "lonely_problem.py").write_text("from lonely_neighbour import make as problem\n__all__ = ['problem']\n")
+    (tmp_path / "lonely_neighbour.py").write_text("def make(*, seed): ...\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    text = "problem: {use: 'lonely_problem:problem'}\nupdate_rule: {learning_rate: 1}\ntrain: {steps: 1}\n"
+    first = next(iter(check_sweep(loads_spec(text, folder=tmp_path)))).finding
+    assert not first.holds
+    assert "lonely_neighbour" in first.broken
+    assert "one package" in first.mend
+
+
+def test_analytic_functions_have_nothing_to_check():
+    text = "problem: {use: analytic, function: {use: extremal}, start: 1}\nupdate_rule: {learning_rate: 1}\n"
+    with pytest.raises(ClipsweepError, match="nothing to check"):
+        list(check_sweep(loads_spec(text + "train: {steps: 1}\n", folder=Path())))
+
+
+# The tutorial
+
+
+def test_the_tutorial_changes_fewer_than_thirty_lines():
+    before, after = ((DOCS / "tutorial" / name).read_text().splitlines() for name in ("before.py", "spirals.py"))
+    changed = [
+        line
+        for line in difflib.unified_diff(before, after, n=0, lineterm="")
+        if re.match(r"[-+](?![-+])", line) and line[1:].strip()
+    ]
+    assert len(changed) == 28
+    assert "28 lines differ" in (DOCS / "tutorial.md").read_text()
+
+
+def test_the_tutorial_shows_its_own_code():
+    source = (DOCS / "tutorial" / "spirals.py").read_text()
+    (shown,) = re.findall(r"```python\n(.*?)```", (DOCS / "tutorial.md").read_text(), flags=re.DOTALL)
+    assert source.endswith(shown)
+
+
+def test_the_tutorial_s_problem_keeps_its_promises():
+    checked = list(check_sweep(load_spec(DOCS / "tutorial" / "sweep.yaml")))
+    assert [c.finding.broken for c in checked if not c.finding.holds] == []
+    shown = (DOCS / "tutorial.md").read_text()
+    assert all(f"  ok      {c.finding.promise}\n" in shown for c in checked)
+
+
+def test_the_tutorial_s_sweep_trains(inline_run, monkeypatch):
+    monkeypatch.syspath_prepend(str(DOCS / "tutorial"))
+    text = (
+        (DOCS / "tutorial" / "sweep.yaml")
+        .read_text()
+        .replace("seeds: 3", "seeds: 1")
+        .replace("steps: 400", "steps: 100")
+    )
+    trials = Run(inline_run(text)(max_attempts=1).run_dir.path).trials
+    assert (trials["status"].isin(["done", "diverged"])).all()
+    clipped = trials[(trials["clip_norm"] == 0.25) & (trials["learning_rate"] == 2.5)]
+    assert (clipped["best_valid_loss"] < 1.05).all()
+
+
+def test_the_tutorial_s_bare_script_runs(monkeypatch, capsys):
+    exec(compile((DOCS / "tutorial" / "before.py").read_text(), "before.py", "exec"), {})
+    assert "epoch 19" in capsys.readouterr().out
