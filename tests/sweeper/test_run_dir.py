@@ -124,8 +124,12 @@ def test_a_second_driver_is_refused_by_the_first_ones_host_and_pid(tmp_path: Pat
         assert holder.stdout is not None
         assert holder.stdout.readline() == b"held\n"
         match = f"pid {holder.pid} on {socket.gethostname()} is running this sweep"
+        before = {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()}
+        asked = time.monotonic()
         with pytest.raises(RunDirectoryError, match=match), DriverLock(run_dir).hold():
             pass
+        assert time.monotonic() - asked < 2
+        assert {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()} == before
     finally:
         holder.kill()
         holder.wait()
