@@ -9,7 +9,9 @@ from typing import Any
 
 import pandas as pd
 import pytest
+import torch
 
+from sweeper import actors
 from sweeper.environment import check_drift, environment_of
 from sweeper.errors import RunDirectoryError
 from sweeper.journal import replay
@@ -149,3 +151,25 @@ def test_rows_of_a_run_whose_conditions_changed_are_marked(inline_run: InlineRun
 def test_the_conditions_of_every_driver_are_known() -> None:
     opened = [{"n": n, "type": "opened", "epoch": n + 1, "environment": {"torch": str(n)}} for n in range(2)]
     assert replay(opened).environments == {1: {"torch": "0"}, 2: {"torch": "1"}}
+
+
+@pytest.mark.parametrize(
+    ("error", "mend"), [(MemoryError(), "resources.*.cpus"), (torch.OutOfMemoryError("CUDA"), "resources.*.gpus")]
+)
+def test_out_of_memory_in_one_trial_fails_that_trial_alone_with_the_mend(
+    inline_run: InlineRun, monkeypatch: pytest.MonkeyPatch, error: Exception, mend: str
+) -> None:
+    real = actors.build_problem
+
+    def build(*arguments: Any, seed: int, **options: Any) -> Any:
+        if seed == 1:
+            raise error
+        return real(*arguments, seed=seed, **options)
+
+    monkeypatch.setattr(actors, "build_problem", build)
+    run = inline_run(SPEC)(max_attempts=3)
+    trials = pd.read_parquet(run.run_dir.path / "trials.parquet").set_index("seed")
+    assert trials["status"].to_dict() == {0: "done", 1: "failed"}
+    assert trials.loc[1, "error"].startswith(type(error).__name__)
+    assert mend in trials.loc[1, "error"]
+    assert len([a for a in run.pools.assignments if a.seed == 1]) == 3
