@@ -328,4 +328,10 @@ def _snapshot_schedule(measure: Mapping[str, Any]) -> SnapshotSchedule:
 def _last_line(error: BaseException) -> str:
     """What a table shows of an exception: its type and the first line of its text."""
     text = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {text[0]}" if text else type(error).__name__
+    line = f"{type(error).__name__}: {text[0]}" if text else type(error).__name__
+    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
+        where = "gpus" if isinstance(error, torch.OutOfMemoryError) else "cpus"
+        line += (
+            f"; lower the problem's batch_size, or have fewer workers share the memory (resources.*.{where} or count)"
+        )
+    return line

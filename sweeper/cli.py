@@ -18,6 +18,7 @@ import typer
 
 from sweeper.cli_data import data_app
 from sweeper.errors import ClipsweepError, SpecError
+from sweeper.labels import printable
 
 __all__ = ["app", "main"]
 
@@ -236,11 +237,13 @@ def status(run: RunPath, as_json: AsJson = False) -> None:
     typer.echo("  " + ", ".join(f"{count} {word}" for word, count in document["counts"].items()))
     for active in document["live"]["active"] if document["live"] else ():
         loss = "" if active["loss"] is None else f", loss {active['loss']:.4g}"
-        typer.echo(f"  now: {active['trial']}, step {active['step']} of {active['steps']}{loss}")
+        typer.echo(f"  now: {printable(active['trial'])}, step {active['step']} of {active['steps']}{loss}")
     for row in trial_rows(run):
-        typer.echo(f"  {row['trial_id']}  {row['status']:9} {row['step']:>8}/{row['steps']:<8} {row['trial']}")
+        typer.echo(
+            f"  {row['trial_id']}  {row['status']:9} {row['step']:>8}/{row['steps']:<8} {printable(row['trial'])}"
+        )
     for failure in document["failures"]:
-        typer.echo(f"  {failure['trial_id']} failed: {failure['error']}")
+        typer.echo(f"  {failure['trial_id']} failed: {printable(failure['error'])}")
 
 
 @app.command("ls")
@@ -450,7 +453,7 @@ def _terminal() -> tuple[int | None, bool]:
 
 
 def _note(text: str) -> None:
-    typer.echo(text, err=True)
+    typer.echo(printable(text), err=True)
 
 
 def _shorten(path: Path) -> str:

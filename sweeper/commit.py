@@ -209,7 +209,9 @@ class Committer:
 
     def _prune_checkpoints(self, trial: str, item: SegmentItem) -> None:
         """Keep the last two checkpoints of a trial under way, the older in case the newer is damaged."""
-        written = [s.checkpoint[0] for s in self.state.trials[trial].segments if s.checkpoint is not None]
+        # A trial that was stopped at a checkpoint has named it twice.
+        known = [s.checkpoint[0] for s in self.state.trials[trial].segments if s.checkpoint is not None]
+        written = list(dict.fromkeys(known))
         if not written:
             return
         folder = self._run_dir.checkpoints / trial

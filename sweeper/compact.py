@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import datetime as dt
 import itertools
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -15,7 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from sweeper.journal import Part, RunState, Segment, TrialState
-from sweeper.run_dir import RunDir
+from sweeper.run_dir import RunDir, file_hash
 from sweeper.tables import concatenate, encode, read_parts, sort_rows
 
 __all__ = ["Compactor", "trials_table"]
@@ -95,7 +96,7 @@ def trials_table(state: RunState, metrics: pa.Table | None, *, running: frozense
         if trial.status == "diverged":
             known = {metric: value for metric, value in known.items() if metric != "final_train_loss"}
         row |= {metric: known.get(metric) for metric in metric_names}
-        rows.append(row | _ending(trial) | _own_columns(trial))
+        rows.append(row | _ending(trial) | _conditions(trial, state) | _own_columns(trial))
     columns = list(dict.fromkeys(key for row in rows for key in row))
     typed = {column: _column(column, [row.get(column) for row in rows]) for column in columns}
     return pa.table(typed)
@@ -123,6 +124,17 @@ def _ending(trial: TrialState) -> dict[str, Any]:
         "clipped_fraction": sum(fact["num_clipped"] for fact in facts) / num_steps if num_steps else None,
         "error": trial.failures[-1][1].strip().splitlines()[-1] if trial.failures and trial.given_up else None,
     }
+
+
+def _conditions(trial: TrialState, state: RunState) -> dict[str, Any]:
+    """Under which versions, processor and threads a trial was trained last, and whether they changed on its way."""
+    known = [_environment_id(state.environments.get(segment.epoch, {})) for segment in trial.segments]
+    return {"environment_id": known[-1] if known else None, "drift": len(set(known)) > 1}
+
+
+def _environment_id(environment: Mapping[str, Any]) -> str:
+    """Names what results depend on besides the spec: equal ids may be compared bit for bit."""
+    return file_hash(json.dumps(environment, sort_keys=True).encode())[:12]
 
 
 def _own_columns(trial: TrialState) -> dict[str, Any]:
@@ -180,6 +192,8 @@ _FIXED_TYPES: Mapping[str, pa.DataType] = {
     "last_finite_loss": pa.float64(),
     "clipped_fraction": pa.float64(),
     "error": pa.string(),
+    "environment_id": pa.string(),
+    "drift": pa.bool_(),
     "hitting_time": pa.int64(),
     "hitting_status": pa.string(),
     "function_name": pa.string(),
@@ -208,10 +222,10 @@ def _column(name: str, values: Sequence[Any]) -> pa.Array:
 def _telemetry_table(state: RunState) -> pa.Table:
     """A row a segment: where it ran and what it cost."""
     segments = [segment for trial in state.trials.values() for segment in trial.segments]
-    return pa.Table.from_pylist([_telemetry_row(segment) for segment in segments], schema=_TELEMETRY)
+    return pa.Table.from_pylist([_telemetry_row(segment, state) for segment in segments], schema=_TELEMETRY)
 
 
-def _telemetry_row(segment: Segment) -> dict[str, Any]:
+def _telemetry_row(segment: Segment, state: RunState) -> dict[str, Any]:
     facts = segment.facts
     return {
         "trial_id": segment.trial,
@@ -222,6 +236,7 @@ def _telemetry_row(segment: Segment) -> dict[str, Any]:
         **{key: facts[key] for key in _TELEMETRY.names if key in facts},
         "started_at": _moment(facts["started_at"]),
         "ended_at": _moment(facts["ended_at"]),
+        "environment_id": _environment_id(state.environments.get(segment.epoch, {})),
     }
 
 
@@ -241,6 +256,7 @@ _TELEMETRY = pa.schema([
     ("host", pa.string()),
     ("pid", pa.int64()),
     ("data", pa.string()),
+    ("environment_id", pa.string()),
 ])
 
 

@@ -13,7 +13,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from sweeper.labels import duration
+from sweeper.labels import duration, printable
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -56,7 +56,7 @@ class LineDisplay:
     def say(self, text: str) -> None:
         """One line."""
         stamp = time.strftime("%H:%M:%S")
-        self._console.print(f"{stamp} {escape(text)}", highlight=False, soft_wrap=True)
+        self._console.print(f"{stamp} {escape(printable(text))}", highlight=False, soft_wrap=True)
 
 
 class LiveDisplay:
@@ -84,7 +84,7 @@ class LiveDisplay:
 
     def say(self, text: str) -> None:
         """One line above the live region."""
-        self._console.print(Text(text, style="dim"), highlight=False, soft_wrap=True)
+        self._console.print(Text(printable(text), style="dim"), highlight=False, soft_wrap=True)
 
     def show(self, view: View) -> None:
         """Draw the sweep as it is now."""
@@ -120,7 +120,7 @@ class LiveDisplay:
             loss = "" if active.loss is None else f"loss {active.loss:.4g}"
             clipped = "" if active.clipped_fraction is None else f"clipped {100 * active.clipped_fraction:.0f} %"
             steps = f"{active.step}/{active.steps}"
-            table.add_row(Text("  " + active.trial), Text(steps, justify="right"), loss, clipped)
+            table.add_row(Text("  " + printable(active.trial)), Text(steps, justify="right"), loss, clipped)
         return [table]
 
     def _estimators(self, view: View) -> Text:

@@ -85,6 +85,7 @@ class Driver:
         num_estimators: Estimator slots to fill.
         listener: Is told how it goes.
         stop_requested: Whether the user wants the sweep to end early.
+        stall_timeout_s: A trainer at work that says nothing for so long is ended; None to wait for ever.
     """
 
     def __init__(
@@ -101,6 +102,7 @@ class Driver:
         num_estimators: int,
         listener: Listener,
         stop_requested: Callable[[], bool] = lambda: False,
+        stall_timeout_s: float | None = None,
     ) -> None:
         self._run_dir = run_dir
         self._lock = lock
@@ -113,7 +115,9 @@ class Driver:
         self._num_estimators = num_estimators
         self._listener = listener
         self._stop_requested = stop_requested
+        self._stall_timeout_s = stall_timeout_s
         self._stopping = False
+        self._heard_at: dict[int, float] = {}
         self._open: dict[SegmentId, OpenSegment] = {}
         self._queues: dict[int, deque[SegmentId]] = {}
         self._current: dict[int, SegmentId] = {}
@@ -145,6 +149,7 @@ class Driver:
                 event = self._notice(message)
                 if event is not None:
                     self._handle(event)
+            self._end_stalled(heard=read)
             self._commit()
             self._lock.beat()
             self._show()
@@ -152,7 +157,24 @@ class Driver:
 
     # What workers say
 
+    def _end_stalled(self, *, heard: bool) -> None:
+        """End trainers that hang. Not by the time of day, which people and daemons set."""
+        now = time.monotonic()
+        for slot in list(self._current):
+            since = self._heard_at.setdefault(slot, now)
+            if not heard:
+                # It waits for the estimators, as it should.
+                self._heard_at[slot] = now
+            elif self._stall_timeout_s is not None and now - since > self._stall_timeout_s:
+                self._pools.kill_trainer(slot)
+                error = f"no sign of life for {now - since:.0f} s (resources.stall_timeout_s)"
+                event = self._notice(TrainerDown(slot=slot, error=error))
+                assert event is not None
+                self._handle(event)
+
     def _notice(self, message: Message) -> Event | None:
+        if isinstance(message, FromTrainer):
+            self._heard_at[message.slot] = time.monotonic()
         match message:
             case TrainerUp(slot=slot, facts=facts):
                 _log.info("trainer %d is up: %s", slot, facts)
@@ -233,6 +255,7 @@ class Driver:
         match command:
             case events.StartTrials(slot=slot, starts=starts):
                 self._queues[slot] = deque(SegmentId(start.trial, start.attempt, 0) for start in starts)
+                self._heard_at[slot] = time.monotonic()
                 self._begin_next(slot)
                 self._pools.train(slot, [self._assignment(start.trial, start.attempt) for start in starts])
                 for start in starts:
@@ -417,4 +440,4 @@ def checkpoints_of(state: TrialState) -> tuple[tuple[str, str], ...]:
     Returns:
         File names and hashes.
     """
-    return tuple(s.checkpoint for s in reversed(state.segments) if s.checkpoint is not None)[:2]
+    return tuple(dict.fromkeys(s.checkpoint for s in reversed(state.segments) if s.checkpoint is not None))[:2]

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,18 @@ import xxhash
 
 from sweeper.errors import IntegrityError
 
-__all__ = ["FORMAT", "Journal", "Part", "RunState", "Segment", "TrialState", "apply", "read_journal", "replay"]
+__all__ = [
+    "FORMAT",
+    "Journal",
+    "Part",
+    "Record",
+    "RunState",
+    "Segment",
+    "TrialState",
+    "apply",
+    "read_journal",
+    "replay",
+]
 
 FORMAT = 1
 """Version of the journal's language; a newer one is refused."""
@@ -47,7 +58,7 @@ class Journal:
             OSError: The disk is full or gone. The line may be torn; reading leaves it out.
         """
         line = _seal({"n": self._number, **record})
-        descriptor = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+        descriptor = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW, 0o644)
         try:
             written = 0
             while written < len(line):
@@ -151,12 +162,16 @@ class Part:
         file: Name within ``parts/``.
         rows: How many.
         xxh3: Hash of the file's bytes.
+        remeasurement: Under which id kept snapshots were measured again; None for what trials gave.
+        void: Trial to the step from which its rows here count no more, since it is trained again from there.
     """
 
     table: str
     file: str
     rows: int
     xxh3: str
+    remeasurement: str | None = None
+    void: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -237,6 +252,7 @@ class RunState:
         remeasurements: Ids under which kept snapshots were measured again, with what was measured.
         remeasured: By these ids, trial and step of every snapshot that is done.
         environment: What the last driver ran on, as far as results depend on it.
+        environments: The same of every driver, by epoch.
         next_number: Number of the next record.
     """
 
@@ -247,6 +263,7 @@ class RunState:
     remeasurements: dict[str, Record] = field(default_factory=dict)
     remeasured: dict[str, set[tuple[str, int]]] = field(default_factory=dict)
     environment: Record = field(default_factory=dict)
+    environments: dict[int, Record] = field(default_factory=dict)
     next_number: int = 0
 
 
@@ -266,7 +283,7 @@ def replay(records: list[Record]) -> RunState:
     for record in records:
         try:
             apply(state, record)
-        except (KeyError, TypeError, IndexError) as error:
+        except (KeyError, TypeError, IndexError, ValueError, AttributeError) as error:
             raise IntegrityError(f"journal record {record.get('n')}: not understood: {error!r}") from error
         state.next_number += 1
     return state
@@ -285,7 +302,7 @@ def apply(state: RunState, record: Record) -> None:
     match record["type"]:
         case "opened":
             state.epoch = record["epoch"]
-            state.environment = record["environment"]
+            state.environment = state.environments[state.epoch] = record["environment"]
         case "planned":
             state.measurements[record["measurement"]] = record["measure"]
             for trial in record["trials"]:
@@ -301,7 +318,7 @@ def apply(state: RunState, record: Record) -> None:
         case "remeasuring":
             state.remeasurements[record["measurement"]] = record
         case "remeasured":
-            state.parts.extend(Part(**part) for part in record["parts"])
+            state.parts.extend(Part(**part, remeasurement=record["measurement"]) for part in record["parts"])
             done = state.remeasured.setdefault(record["measurement"], set())
             done.update((trial, step) for trial, step in record["snapshots"])
         case "failed":
@@ -309,9 +326,39 @@ def apply(state: RunState, record: Record) -> None:
             trial.failures.append((record["kind"], record["error"]))
             trial.attempts.add((record["epoch"], record["attempt"]))
             trial.given_up = record["final"]
+        case "damaged":
+            _forget(state, record)
         case "retried":
             for name in record["trials"]:
                 state.trials[name].given_up = False
                 state.trials[name].failures.clear()
         case unknown:
             raise KeyError(unknown)
+
+
+def _forget(state: RunState, record: Record) -> None:
+    """Take back what damaged parts held: their trials go on from before it, and rows beyond that count no more."""
+    gone = set(record["parts"])
+    cut = {trial: step for trial, step, _ in record["trials"]}
+    parts = [part for part in state.parts if part.file not in gone]
+    state.parts[:] = [
+        part if part.remeasurement is not None else replace(part, void=_earliest(part.void, cut)) for part in parts
+    ]
+    for name, step, checkpoints in record["trials"]:
+        trial = state.trials[name]
+        trial.segments = [
+            segment
+            if segment.checkpoint is None or segment.checkpoint[0] in checkpoints
+            else replace(segment, checkpoint=None)
+            for segment in trial.segments
+            if segment.stop <= step
+        ]
+        trial.given_up = False
+        trial.failures.clear()
+    for measurement, trial_name, step in record["snapshots"]:
+        state.remeasured[measurement].discard((trial_name, step))
+
+
+def _earliest(one: Mapping[str, int], other: Mapping[str, int]) -> dict[str, int]:
+    """The lower step of each trial."""
+    return {trial: min(steps[trial] for steps in (one, other) if trial in steps) for trial in {**one, **other}}

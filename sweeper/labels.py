@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-__all__ = ["describe", "duration", "plain_value", "short_names"]
+__all__ = ["describe", "duration", "plain_value", "printable", "short_names"]
 
 
 _TAKEN = {"trial_id", "cell_id", "arm", "seed", "seeds", "status", "diverged", "error", "attempts"}
@@ -75,6 +75,24 @@ def duration(seconds: float) -> str:
     if whole < 3600:
         return f"{whole // 60} min {whole % 60:02d} s"
     return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+
+
+def printable(text: str) -> str:
+    r"""What a terminal may be shown of text that somebody else wrote: no escape sequence gets through.
+
+    Args:
+        text: Of one or several lines.
+
+    Returns:
+        The text, with whatever is not printable written out; line breaks stay.
+
+    Example:
+        >>> printable("a\x1b[2Jb")
+        'a\\x1b[2Jb'
+    """
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in text)
 
 
 def _text(value: Any) -> str:

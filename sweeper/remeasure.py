@@ -123,7 +123,7 @@ def estimate_run(
     settings = yaml.safe_load(run_dir.resolved.read_text())
     resources = Resources.model_validate(settings["resources"])
     with disk_errors(run_dir), DriverLock(run_dir).hold() as lock, logging_to(run_dir.logs / "driver.log"):
-        state = recover(run_dir)
+        state = recover(run_dir, listener.say)
         kept = _kept(run_dir, state)
         measurement = remeasurement_id(section)
         done = state.remeasured.get(measurement, set())

@@ -88,7 +88,7 @@ def run_sweep(
     run_dir = RunDir((out or default_run_dir(sweep)).resolve())
     run_dir.create()
     with disk_errors(run_dir), DriverLock(run_dir).hold() as lock, logging_to(run_dir.logs / "driver.log"):
-        state = recover(run_dir)
+        state = recover(run_dir, listener.say)
         environment = environment_of(sweep.resources)
         begun = any(trial.segments for trial in state.trials.values())
         check_drift(run_dir, state.environment, environment, begun=begun, accepted=accept_drift)
@@ -191,6 +191,7 @@ def _drive(
             num_trainers=size.trainers,
             num_estimators=size.estimators,
             listener=listener,
+            stall_timeout_s=sweep.resources.stall_timeout_s,
             stop_requested=interrupts.requested,
         ).run()
         # Before Ray is shut down, which takes more than a second: the results are there now.

@@ -9,6 +9,7 @@ import os
 import re
 import shutil
 import socket
+import stat
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -217,23 +218,46 @@ class RunDir:
         """Make the directory, or accept one that a run was begun in.
 
         Raises:
-            RunDirectoryError: The path is a file, holds something else, or cannot be written.
+            RunDirectoryError: The path is a file, holds something else, cannot be written, can be written by others,
+                or holds a symbolic link in the place of something that is written to.
         """
         if self.path.exists() and not self.path.is_dir():
             raise RunDirectoryError(f"{self.path}: is a file; --out names a directory")
         try:
-            self.path.mkdir(parents=True, exist_ok=True)
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            # Whatever the umask: nobody else is to change what a driver trusts.
+            self.path.mkdir(mode=0o755, exist_ok=True)
+            self._refuse_strangers()
+            names = {entry.name for entry in self.path.iterdir()}
             known = {self.driver.name, self.staging.name, ".lock"}
-            if not self.exists and any(entry.name not in known for entry in self.path.iterdir()):
+            if self.staging.name in names:
+                # A driver died here before it had anything to say.
+                known |= {self.parts.name, self.logs.name}
+            if not self.exists and names - known:
                 raise RunDirectoryError(
                     f"{self.path}: is not empty and holds no run; choose another directory with --out"
                 )
-            for folder in (self.parts, self.staging, self.logs):
+            for folder in (self.staging, self.parts, self.logs):
                 folder.mkdir(exist_ok=True)
         except OSError as error:
             raise RunDirectoryError(
                 f"{self.path}: cannot be written: {error.strerror}; choose another directory with --out"
             ) from error
+
+    def _refuse_strangers(self) -> None:
+        """Refuse a directory in which others may write, or in which a link leads elsewhere."""
+        mode = self.path.stat().st_mode
+        if mode & (stat.S_IWGRP | stat.S_IWOTH):
+            raise RunDirectoryError(
+                f"{self.path}: can be written by others (mode {stat.S_IMODE(mode):04o}), who could change results; "
+                f"`chmod go-w {self.path}`, or choose another directory with --out"
+            )
+        for entry in self.path.iterdir():
+            if entry.is_symlink():
+                raise RunDirectoryError(
+                    f"{entry}: is a symbolic link, which is not followed in a run directory; "
+                    "move what it names there, or choose another directory with --out"
+                )
 
     def require(self) -> RunDir:
         """This directory, if a run was begun in it.

@@ -130,8 +130,16 @@ def read_parts(run_dir: RunDir, parts: Iterable[Part]) -> dict[str, list[pa.Tabl
     tables: dict[str, list[pa.Table]] = {}
     for part in parts:
         data = run_dir.read_checked(run_dir.parts / part.file, part.xxh3)
-        tables.setdefault(part.table, []).append(pq.read_table(pa.BufferReader(data)))
+        rows = pq.read_table(pa.BufferReader(data))
+        tables.setdefault(part.table, []).append(_without(rows, part.void) if part.void else rows)
     return tables
+
+
+def _without(rows: pa.Table, void: Mapping[str, int]) -> pa.Table:
+    """The rows that still count: those of trials that are trained again end where these begin anew."""
+    place = pc.index_in(rows["trial_id"], value_set=pa.array(list(void), pa.string()))
+    first_void = pa.array(list(void.values()), pa.int64()).take(place.combine_chunks())
+    return rows.filter(pc.fill_null(pc.less(rows["step"], first_void), True))
 
 
 def read_table(path: Path) -> pa.Table:

@@ -12,6 +12,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from sweeper.labels import printable
+
 __all__ = ["csv_table", "markdown_table", "terminal_lines", "terminal_table"]
 
 
@@ -37,11 +39,11 @@ def terminal_table(
     Returns:
         Lines, joined, without trailing spaces.
     """
-    table = Table(title=Text(title), title_justify="left", title_style="bold")
+    table = Table(title=Text(printable(title)), title_justify="left", title_style="bold")
     for head in heads:
-        table.add_column(Text(head), justify="right", overflow="fold")
+        table.add_column(Text(printable(head)), justify="right", overflow="fold")
     for index, row in enumerate(rows):
-        table.add_row(*(Text(cell) for cell in row), style=styles[index] if styles else "")
+        table.add_row(*(Text(printable(cell)) for cell in row), style=styles[index] if styles else "")
     return _printed([table], width, color)
 
 
@@ -57,7 +59,7 @@ def terminal_lines(lines: Sequence[str], *, style: str = "", width: int | None =
     Returns:
         The lines, joined.
     """
-    return _printed([Text(line, style=style) for line in lines], width, color)
+    return _printed([Text(printable(line), style=style) for line in lines], width, color)
 
 
 def _printed(things: Sequence[Any], width: int | None, color: bool) -> str:
@@ -84,7 +86,7 @@ def markdown_table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> list[
     """
 
     def line(cells: Sequence[str]) -> str:
-        return "| " + " | ".join(text.replace("|", "\\|") for text in cells) + " |"
+        return "| " + " | ".join(printable(text).replace("\n", " ").replace("|", "\\|") for text in cells) + " |"
 
     return [line(heads), line(["---:"] * len(heads)), *(line(row) for row in rows)]
 

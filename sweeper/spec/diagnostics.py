@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from sweeper.errors import SpecError
+from sweeper.labels import printable
 from sweeper.spec.tree import Mark, Node, Path, format_path
 
 __all__ = ["Diagnostic", "at", "choices", "nearest", "raise_if_any", "show"]
@@ -38,14 +39,14 @@ class Diagnostic:
     def render(self) -> str:
         """File, line, column, key and message; then the line with a caret and the hint."""
         key = f"{show(format_path(self.path))}: " if self.path else ""
-        message = _printable(self.message)
+        message = printable(self.message)
         # Only what is shown pays for the search for the nearest name.
-        hint = _printable(choices(self.found, self.known) if self.known else self.hint)
+        hint = printable(choices(self.found, self.known) if self.known else self.hint)
         if self.mark is None or not self.mark.source.shows_lines:
-            name = "" if self.mark is None else f"{_printable(self.mark.source.name)}: "
+            name = "" if self.mark is None else f"{printable(self.mark.source.name)}: "
             return f"{name}{key}{message}" + (f"\n      {hint}" if hint else "")
         line, column = self.mark.line, self.mark.column
-        head = f"{_printable(self.mark.source.name)}:{line + 1}:{column + 1}: {key}{message}"
+        head = f"{printable(self.mark.source.name)}:{line + 1}:{column + 1}: {key}{message}"
         text = self.mark.source.lines[line] if line < len(self.mark.source.lines) else ""
         shown, caret = _crop(text.rstrip(), column)
         number = f"{line + 1:5}"
@@ -140,15 +141,8 @@ def raise_if_any(diagnostics: Iterable[Diagnostic]) -> None:
 
 def show(value: object) -> str:
     """A value as messages quote it: printable, on one line, not too long."""
-    text = _printable(str(value)).replace("\n", " ")
+    text = printable(str(value)).replace("\n", " ")
     return text if len(text) <= _MAX_WIDTH else f"{text[:_MAX_WIDTH]}..."
-
-
-def _printable(text: str) -> str:
-    """What a terminal shows as it is: no escape sequence gets through."""
-    if text.isprintable():
-        return text
-    return "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in text)
 
 
 def _order(diagnostic: Diagnostic) -> tuple[bool, str, int, int]:

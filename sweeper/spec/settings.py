@@ -53,6 +53,9 @@ class Resources(Section):
     max_attempts: Annotated[int, Field(ge=1, le=100), AS_INTEGER] = Field(
         default=3, description="How often a trial is tried in all, if its worker dies."
     )
+    stall_timeout_s: Positive | None = Field(
+        default=3600, description="A trainer that gives no sign of life for so many seconds is ended; null never."
+    )
 
 
 class Cluster(Section):

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import re
+import shutil
 import signal
 import subprocess
 import time
@@ -70,6 +72,33 @@ def test_a_driver_killed_again_and_again_leaves_no_gap_and_no_duplicate(
     cli.assert_same("runs/small", str(finished.folder / "runs" / "small"))
     metrics = pd.read_parquet(run / "metrics.parquet")
     assert not metrics.duplicated(["trial_id", "step"]).any()
+
+
+@pytest.mark.slow
+def test_a_driver_killed_at_twenty_random_moments_ends_with_the_tables_of_a_quiet_run(
+    finished: Cli, make_cli: Callable[[], Cli]
+) -> None:
+    cli = make_cli()
+    run = cli.folder / "runs" / "small"
+    moments = random.Random(11)
+    kills = 0
+    while kills < 20:
+        process = cli.start("run", "small.yaml")
+        # From before the lock is taken to well into training.
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.communicate(timeout=moments.uniform(0.3, 12.0))
+        if process.poll() is not None:
+            # It was done before the blow fell: what is left to strike at is a fresh run.
+            assert process.returncode == 0
+            cli.assert_same("runs/small", str(finished.folder / "runs" / "small"))
+            shutil.rmtree(run)
+            continue
+        process.kill()
+        process.communicate()
+        kills += 1
+    cli("run", "small.yaml")
+    cli.assert_same("runs/small", str(finished.folder / "runs" / "small"))
+    assert not pd.read_parquet(run / "metrics.parquet").duplicated(["trial_id", "step"]).any()
 
 
 def test_killed_trainers_and_estimators_are_replaced_and_their_trials_resumed(

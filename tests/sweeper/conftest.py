@@ -63,6 +63,7 @@ class InlinePools:
         self.deaths = 0
         self.assignments: list[Assignment] = []
         self.before_poll: Callable[[], None] = lambda: None
+        self.hangs: Callable[[int], bool] = lambda slot: False
 
     def start_trainer(self, slot: int) -> None:
         worker = TrainerWorker(run_dir=str(self.run_dir), threads=1, device="cpu", search=(str(Path(__file__).parent),))
@@ -96,8 +97,9 @@ class InlinePools:
         news, self.news = self.news, []
         if self.random.random() < self.chaos:
             news += self._kill_somebody()
-        if read_trainers and self.streams:
-            slot = self.random.choice(sorted(self.streams))
+        talking = sorted(slot for slot in self.streams if not self.hangs(slot))
+        if read_trainers and talking:
+            slot = self.random.choice(talking)
             item = next(self.streams[slot])
             news.append(FromTrainer(slot=slot, item=item))
             if ends_attempt(item):
@@ -151,17 +153,20 @@ class InlineRun:
         self.run_dir = RunDir(folder / "run")
         self.pools = InlinePools(self.run_dir.path, **chaos)
         self.listener = Quiet()
+        self.environment: dict[str, Any] = {}
         self.stop_requested: Callable[[], bool] = lambda: False
 
-    def __call__(self, *, max_attempts: int = 1000, max_snapshots: int = 3) -> InlineRun:
+    def __call__(
+        self, *, max_attempts: int = 1000, max_snapshots: int = 3, stall_timeout_s: float | None = None
+    ) -> InlineRun:
         plan = expand(self.sweep)
         self.run_dir.create()
         with DriverLock(self.run_dir).hold() as lock:
-            state = recover(self.run_dir)
+            state = recover(self.run_dir, self.listener.say)
             committer = Committer(
                 self.run_dir, Journal(self.run_dir.journal, state.next_number), state, measurement="m"
             )
-            committer.record({"type": "opened", "format": 1, "epoch": state.epoch + 1, "environment": {}})
+            committer.record({"type": "opened", "format": 1, "epoch": state.epoch + 1, "environment": self.environment})
             _record_plan(self.run_dir, committer, plan, self.sweep, "m")
             todo: dict[str, Trial] = {
                 trial.trial_id: trial for trial in plan.trials if not state.trials[trial.trial_id].resolved
@@ -189,6 +194,7 @@ class InlineRun:
                 num_estimators=2 if todo and measure is not None else 0,
                 listener=self.listener,
                 stop_requested=self.stop_requested,
+                stall_timeout_s=stall_timeout_s,
             ).run()
             committer.refresh()
         return self
@@ -210,3 +216,15 @@ def inline_run(tmp_path: Path) -> Callable[..., InlineRun]:
 def module_inline_run(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], InlineRun]:
     """One run that the tests of a module only read."""
     return lambda text: InlineRun(text, tmp_path_factory.mktemp("inline"))()
+
+
+@pytest.fixture(scope="module")
+def module_stopped_run(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, int], InlineRun]:
+    """One run that was asked to stop after so many polls, for tests that copy it."""
+
+    def make(text: str, polls: int) -> InlineRun:
+        stopped = InlineRun(text, tmp_path_factory.mktemp("stopped"))
+        stopped.stop_requested = lambda: stopped.pools.polls >= polls
+        return stopped()
+
+    return make

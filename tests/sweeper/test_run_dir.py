@@ -124,8 +124,12 @@ def test_a_second_driver_is_refused_by_the_first_ones_host_and_pid(tmp_path: Pat
         assert holder.stdout is not None
         assert holder.stdout.readline() == b"held\n"
         match = f"pid {holder.pid} on {socket.gethostname()} is running this sweep"
+        before = {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()}
+        asked = time.monotonic()
         with pytest.raises(RunDirectoryError, match=match), DriverLock(run_dir).hold():
             pass
+        assert time.monotonic() - asked < 2
+        assert {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()} == before
     finally:
         holder.kill()
         holder.wait()
@@ -147,3 +151,52 @@ def test_a_driver_on_another_host_is_known_by_its_heartbeat(tmp_path: Path) -> N
     os.utime(run_dir.driver, (silent, silent))
     with DriverLock(run_dir).hold():
         pass
+
+
+@pytest.mark.parametrize("mode", [0o775, 0o757, 0o777])
+def test_a_directory_in_which_others_may_write_is_refused_with_the_mend(tmp_path: Path, mode: int) -> None:
+    run_dir = RunDir(tmp_path / "run")
+    run_dir.create()
+    run_dir.path.chmod(mode)
+    with pytest.raises(RunDirectoryError, match=rf"can be written by others \(mode {mode:04o}\).*`chmod go-w"):
+        run_dir.create()
+    run_dir.path.chmod(0o755)
+    run_dir.create()
+
+
+def test_a_new_directory_is_its_owners_whatever_the_umask(tmp_path: Path) -> None:
+    before = os.umask(0)
+    try:
+        RunDir(tmp_path / "run").create()
+    finally:
+        os.umask(before)
+    assert (tmp_path / "run").stat().st_mode & 0o777 == 0o755
+
+
+@pytest.mark.parametrize("name", ["journal.jsonl", "parts", "staging", "logs", "checkpoints", "trials.parquet"])
+def test_no_symbolic_link_is_followed_out_of_a_run_directory(tmp_path: Path, name: str) -> None:
+    run_dir = RunDir(tmp_path / "run")
+    run_dir.create()
+    run_dir.journal.touch()
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "precious").write_text("kept")
+    place = run_dir.path / name
+    if place.is_dir():
+        place.rmdir()
+    place.unlink(missing_ok=True)
+    place.symlink_to(elsewhere)
+    with pytest.raises(RunDirectoryError, match=f"{name}: is a symbolic link, which is not followed"):
+        run_dir.create()
+    assert (elsewhere / "precious").read_text() == "kept"
+
+
+def test_a_directory_in_which_a_driver_died_at_its_very_start_is_taken_up_again(tmp_path: Path) -> None:
+    run_dir = RunDir(tmp_path / "run")
+    run_dir.create()
+    (run_dir.logs / "driver.log").write_text("driver starts")
+    run_dir.create()
+    assert not run_dir.exists
+    (tmp_path / "mine" / "logs").mkdir(parents=True)
+    with pytest.raises(RunDirectoryError, match="is not empty and holds no run"):
+        RunDir(tmp_path / "mine").create()
