@@ -124,6 +124,8 @@ def trusted_points(run: Run) -> pd.DataFrame:
             f"{run.path}: no directional smoothness was measured; the spec's measure section says when"
         )
     rows = run.measurements("directional_smoothness")
+    # Kept snapshots that were measured again, on other shares of the data, are another f.
+    rows = rows[rows["measurement_id"].isin(run.state.measurements)]
     rows = rows[rows["smoothness"].notna() & ((rows["snr"] >= TRUSTED_SNR) | rows["snr"].isna())]
     return rows.drop_duplicates(["trial_id", "step"], keep="last")
 

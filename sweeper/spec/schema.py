@@ -65,7 +65,7 @@ def json_schema() -> dict[str, Any]:
     properties: dict[str, Any] = {
         "name": {"type": "string", "pattern": NAME_PATTERN, "examples": ["lstm-clipping"]},
         "overlay": {"type": "string", "examples": ["../paper/figure2.yaml"]},
-        "problem": {"anyOf": [*problems, models["own_problem"]]},
+        "problem": {},
         **{name: models[name] for name in _SECTIONS},
     }
     for name in ("measure", "sweep", "resources", "cluster"):
@@ -78,6 +78,9 @@ def json_schema() -> dict[str, Any]:
         "type": "object",
         "properties": properties,
         "additionalProperties": False,
+        # A part of a problem is enough where another spec has the rest.
+        "if": {"required": ["overlay"]},
+        "else": {"properties": {"problem": {"anyOf": [*problems, models["own_problem"]]}}},
         "$defs": definitions,
     }
 

@@ -2,6 +2,7 @@
 
 import json
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -157,6 +158,7 @@ class Measured:
         self.path = "made-up"
         self.swept = ["update_rule.learning_rate"]
         self.estimators = ["directional_smoothness"]
+        self.state = SimpleNamespace(measurements={"m": None})
         rows, trials = [], []
         for rate, by_seed in cells.items():
             for seed, (g, smoothness) in by_seed.items():
@@ -169,7 +171,14 @@ class Measured:
                     "update_rule.learning_rate": rate,
                 })
                 rows += [
-                    {"trial_id": name, "step": step, "grad_norm": x, "smoothness": y, "snr": 100.0}
+                    {
+                        "trial_id": name,
+                        "step": step,
+                        "grad_norm": x,
+                        "smoothness": y,
+                        "snr": 100.0,
+                        "measurement_id": "m",
+                    }
                     for step, (x, y) in enumerate(zip(g, smoothness, strict=True))
                 ]
         self.trials, self._rows = pd.DataFrame(trials), pd.DataFrame(rows)
@@ -214,6 +223,14 @@ def test_points_below_their_noise_floor_and_measured_twice_stay_out():
     run = Measured({1.0: {0: points(1, 1)}})
     noisy = run._rows.assign(snr=1.0, smoothness=1e6)
     run._rows = pd.concat([noisy, run._rows])
+    (cell,) = build_fits(run, resamples=0)
+    assert cell.points == 200
+    assert cell.trajectories[0].upper[1] == pytest.approx(1.0, rel=1e-6)
+
+
+def test_snapshots_measured_again_on_other_data_are_another_function():
+    run = Measured({1.0: {0: points(1, 1)}})
+    run._rows = pd.concat([run._rows, run._rows.assign(measurement_id="again", smoothness=1e6)])
     (cell,) = build_fits(run, resamples=0)
     assert cell.points == 200
     assert cell.trajectories[0].upper[1] == pytest.approx(1.0, rel=1e-6)
