@@ -111,6 +111,10 @@ def test_killed_trainers_and_estimators_are_replaced_and_their_trials_resumed(
     victims = workers(run)
     os.kill(victims["trainer"][0], signal.SIGKILL)
     os.kill(victims["estimator"][0], signal.SIGKILL)
+    # The other trainer waits, or it would have done everything before the new one is up.
+    os.kill(victims["trainer"][1], signal.SIGSTOP)
+    wait_for(lambda: len(workers(run)["trainer"]) == 3, process, "another trainer")
+    os.kill(victims["trainer"][1], signal.SIGCONT)
     out, err = process.communicate(timeout=240)
     assert process.returncode == 0, err
     assert "trainer 0 died" in err or "trainer 1 died" in err
