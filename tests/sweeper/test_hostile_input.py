@@ -108,8 +108,9 @@ BOMBS = {
 
 
 @pytest.mark.parametrize("text", BOMBS.values(), ids=BOMBS.keys())
-def test_a_spec_that_would_grow_without_bounds_is_refused_within_two_seconds(text: str) -> None:
+def test_a_spec_that_would_grow_without_bounds_is_refused_before_it_grows(text: str) -> None:
     started = time.process_time()
     with pytest.raises(SpecError, match="<spec>"):
         loads_spec(text, folder=Path())
-    assert time.process_time() - started < 2
+    # A second or so; what is not refused takes hours. The bound leaves room for slow machines and line tracing.
+    assert time.process_time() - started < 30
