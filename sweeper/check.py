@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from sweeper.errors import ClipsweepError
+from sweeper.labels import describe_problem
 from sweeper.plan import expand
 from sweeper.recovery import shipped
 from sweeper.spec import Sweep
@@ -63,17 +64,14 @@ def check_sweep(sweep: Sweep) -> Iterator[CheckedProblem]:
     seed = plan.trials[0].seed
     torch.set_num_threads(sweep.resources.trainers.threads)
     fraction = sweep.measure.data_fraction if sweep.measure is not None else 0.1
-    problems = {
-        json.dumps(dict(t.problem), sort_keys=True): t.problem for t in plan.trials if t.problem["use"] != "analytic"
-    }
-    if not problems:
+    if not plan.trained_problems:
         raise ClipsweepError(
             f"{sweep.name}: analytic functions keep no promises that could be broken: nothing to check"
         )
     with shipped(plan.code) as (folder, more):
         search = [*([] if folder is None else [str(folder)]), *more]
-        for problem in problems.values():
-            words = _words(problem)
+        for problem in plan.trained_problems:
+            words = describe_problem(problem)
             yield CheckedProblem(problem=words, finding=_importable(problem, seed, search))
             for finding in examine(partial(_build, problem, search), seed=seed, fraction=fraction):
                 yield CheckedProblem(problem=words, finding=finding)
@@ -112,9 +110,3 @@ def _importable(problem: Mapping[str, Any], seed: int, search: list[str]) -> Fin
         broken=last,
         mend="keep the module and what it imports in one package beside the spec, and give data by absolute path",
     )
-
-
-def _words(problem: Mapping[str, Any]) -> str:
-    """The problem in a line."""
-    options = ", ".join(f"{key}={value}" for key, value in problem.items() if key != "use")
-    return f"{problem['use']} ({options})" if options else str(problem["use"])

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-__all__ = ["describe", "duration", "plain_value", "printable", "short_names"]
+__all__ = ["describe", "describe_problem", "duration", "plain_value", "printable", "short_names"]
 
 
 _TAKEN = {"trial_id", "cell_id", "arm", "seed", "seeds", "status", "diverged", "error", "attempts"}
@@ -99,6 +99,23 @@ def _text(value: Any) -> str:
     if value is None:
         return "none"
     return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def describe_problem(problem: Mapping[str, Any]) -> str:
+    """One line for a problem.
+
+    Args:
+        problem: The resolved section.
+
+    Returns:
+        Its name, with its options in brackets.
+
+    Example:
+        >>> describe_problem({"use": "deep_linear", "layers": 2})
+        'deep_linear (layers=2)'
+    """
+    options = ", ".join(f"{key}={value}" for key, value in problem.items() if key != "use")
+    return f"{problem['use']} ({options})" if options else str(problem["use"])
 
 
 def plain_value(value: Any) -> Any:

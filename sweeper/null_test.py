@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 import torch
@@ -10,6 +9,7 @@ import torch
 from estimators import NullTest, Probe, null_test
 from sweeper.actors import build_probe
 from sweeper.errors import ClipsweepError
+from sweeper.labels import describe_problem
 from sweeper.plan import expand
 from sweeper.spec import Sweep
 from sweeper.spec.measure import Measure
@@ -39,14 +39,12 @@ def null_test_document(sweep: Sweep) -> dict[str, Any]:
     search = tuple(dict.fromkeys(str(found.root.parent) for found in plan.code))
     seed = plan.trials[0].seed
     torch.set_num_threads(sweep.resources.estimators.threads)
-    measurable = [trial.problem for trial in plan.trials if trial.problem["use"] != "analytic"]
-    if not measurable:
+    if not plan.trained_problems:
         raise ClipsweepError(
             f"{sweep.name}: analytic functions are written down with their gradients; no probe is measured on them"
         )
-    distinct = {json.dumps(dict(problem), sort_keys=True): problem for problem in measurable}
     rows = []
-    for problem in distinct.values():
+    for problem in plan.trained_problems:
         options = {key: value for key, value in problem.items() if key != "use"}
 
         def build(use: str = problem["use"], options: dict[str, Any] = options) -> Probe:
@@ -55,7 +53,7 @@ def null_test_document(sweep: Sweep) -> dict[str, Any]:
         model = build_problem(problem["use"], options, seed=seed, search=search).model
         found = null_test(build, flat_parameters(model))
         rows.append({
-            "problem": _words(problem),
+            "problem": describe_problem(problem),
             "passed": found.passed,
             "verdict": _verdict(found),
             "again": found.again,
@@ -64,12 +62,6 @@ def null_test_document(sweep: Sweep) -> dict[str, Any]:
             "grad_norm": found.grad_norm,
         })
     return {"passed": all(row["passed"] for row in rows), "problems": rows}
-
-
-def _words(problem: Any) -> str:
-    """The problem in a line."""
-    options = ", ".join(f"{key}={value}" for key, value in problem.items() if key != "use")
-    return f"{problem['use']} ({options})" if options else str(problem["use"])
 
 
 def _verdict(found: NullTest) -> str:

@@ -83,6 +83,12 @@ class Plan:
     code: tuple[UserCode, ...]
 
     @property
+    def trained_problems(self) -> tuple[Mapping[str, Any], ...]:
+        """Every problem that has a model and data, each once: all but analytic functions."""
+        problems = {canonical(dict(t.problem)): t.problem for t in self.trials if t.problem["use"] != "analytic"}
+        return tuple(problems.values())
+
+    @property
     def num_steps(self) -> int:
         """Training steps of all trials together."""
         return sum(trial.train["steps"] for trial in self.trials)

@@ -9,7 +9,7 @@ from typing import Any
 
 from estimators.fit import Interval
 from sweeper.report import Cell, Report
-from sweeper.text_tables import csv_table, markdown_table, terminal_lines, terminal_table
+from sweeper.text_tables import csv_table, markdown_table, terminal_lines, terminal_table, value_text
 
 __all__ = ["FORMATS", "render"]
 
@@ -43,12 +43,6 @@ def render(report: Report, style: str, *, width: int | None = None, color: bool 
     raise ValueError(f"unknown format {style!r}; known: {', '.join(FORMATS)}")
 
 
-def _text(value: Any) -> str:
-    if value is None:
-        return "none"
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
-
-
 def _interval(interval: Interval, *, digits: int = 4) -> str:
     """Mean ± half-width, as exact as the interval deserves."""
     if interval.count == 0 or math.isnan(interval.mean):
@@ -73,7 +67,7 @@ def _row(cell: Cell) -> list[str]:
     bad = cell.statuses.get("failed", 0) + cell.statuses.get("lost", 0)
     seeds = str(cell.seeds) + (f" ({bad} failed)" if bad else "")
     return [
-        *(_text(value) for value in cell.values.values()),
+        *(value_text(value) for value in cell.values.values()),
         seeds,
         f"{cell.diverged}/{cell.seeds}" if cell.diverged else "–",
         *(_interval(interval) for interval in cell.losses.values()),

@@ -14,7 +14,7 @@ from rich.text import Text
 
 from sweeper.labels import printable
 
-__all__ = ["csv_table", "markdown_table", "terminal_lines", "terminal_table"]
+__all__ = ["csv_table", "markdown_table", "terminal_lines", "terminal_table", "value_text"]
 
 
 def terminal_table(
@@ -68,6 +68,13 @@ def _printed(things: Sequence[Any], width: int | None, color: bool) -> str:
     for thing in things:
         console.print(thing, soft_wrap=isinstance(thing, Text))
     return "\n".join(line.rstrip() for line in output.getvalue().splitlines())
+
+
+def value_text(value: Any) -> str:
+    """A swept value as a cell shows it: four digits of a number, ``none`` for null."""
+    if value is None:
+        return "none"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def markdown_table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:

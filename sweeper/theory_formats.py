@@ -6,7 +6,7 @@ import json
 import math
 from typing import Any
 
-from sweeper.text_tables import csv_table, markdown_table, terminal_lines, terminal_table
+from sweeper.text_tables import csv_table, markdown_table, terminal_lines, terminal_table, value_text
 from sweeper.theory_report import Speedup, TheoryReport, TheoryRow
 
 __all__ = ["render_theory"]
@@ -50,12 +50,6 @@ def _number(value: float | None) -> str:
     return f"{value:,.0f}" if 1000 <= value < 1e7 and value == round(value) else f"{value:.4g}"
 
 
-def _text(value: Any) -> str:
-    if value is None:
-        return "none"
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
-
-
 def _heads(report: TheoryReport) -> list[str]:
     tail = ["tail ‖∇f‖"] if any(not math.isnan(row.tail_grad_norm) for row in report.rows) else []
     return [
@@ -77,7 +71,7 @@ def _heads(report: TheoryReport) -> list[str]:
 def _row(row: TheoryRow, heads: list[str]) -> list[str]:
     cells = [
         row.function,
-        *(_text(value) for value in row.values.values()),
+        *(value_text(value) for value in row.values.values()),
         row.arm,
         str(row.seeds),
         _number(row.time),
