@@ -206,7 +206,7 @@ class ProbeGradient:
 
 def _flatten(parameters: list[nn.Parameter]) -> tuple[Tensor, Tensor]:
     """Make parameters and gradients views of one flat buffer each; return both buffers."""
-    point = torch.cat([p.detach().reshape(-1) for p in parameters])
+    point = _aligned(torch.cat([p.detach().reshape(-1) for p in parameters]), [p.numel() for p in parameters])
     slope = torch.zeros_like(point)
     offset = 0
     for parameter in parameters:
@@ -215,6 +215,14 @@ def _flatten(parameters: list[nn.Parameter]) -> tuple[Tensor, Tensor]:
         parameter.grad = slope[window].view_as(parameter)
         offset += parameter.numel()
     return point, slope
+
+
+def _aligned(values: Tensor, sizes: list[int]) -> Tensor:
+    """The same vector, where most of its numbers are in pieces that start at a cache line, which oneDNN likes."""
+    line = max(1, 64 // values.element_size())
+    pieces = [(end - size, size) for end, size in zip(itertools.accumulate(sizes), sizes, strict=True)]
+    shift = max(range(line), key=lambda k: sum(size for start, size in pieces if (start + k) % line == 0))
+    return values.new_empty(len(values) + shift)[shift:].copy_(values)
 
 
 def _cast(tree: Any, dtype: torch.dtype) -> Any:

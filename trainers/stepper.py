@@ -10,7 +10,7 @@ from torch import Tensor
 
 from trainers.checkpoint import TrainingState
 from trainers.errors import CheckpointError, TrainerError
-from trainers.flat import FlatParameters
+from trainers.flat import FlatParameters, distance
 from trainers.problem import Problem
 from trainers.seeding import seed_generators
 from trainers.trees import map_tensors
@@ -74,9 +74,7 @@ class Stepper:
             raise TrainerError(f"a problem's loss must give a scalar tensor, the mean over the batch, not {found}")
         # Also where the problem forgot to: a step's graph must not reach into the one before.
         self._carry = map_tensors(Tensor.detach, carry)
-        flat.gradient.zero_()
-        loss.backward()  # type: ignore[no-untyped-call]
-        flat.check_gradients()
+        flat.differentiate(loss)
         with torch.no_grad():
             self._before.copy_(vector)
             learning_rate = self._rule.learning_rate_at(
@@ -88,7 +86,7 @@ class Stepper:
                 self.iterates = np.empty((2, vector.numel()), dtype=np.float32)
                 torch.from_numpy(self.iterates[0]).copy_(self._before)
                 torch.from_numpy(self.iterates[1]).copy_(vector)
-            update_norm = torch.linalg.vector_norm(torch.sub(vector, self._before, out=self._before))
+            update_norm = distance(vector, self._before)
             scalars = torch.stack((loss.detach(), grad_norm, scale, update_norm))
         return learning_rate, scalars
 

@@ -115,10 +115,12 @@ def test_f_is_the_plain_cross_entropy_and_training_adds_the_penalty(text_folder:
     torch.manual_seed(0)
     prediction = problem.model(inputs, None)
     plain = F.cross_entropy(prediction.logits.flatten(0, 1), targets.flatten())
-    assert loss.item() == (plain + prediction.penalty).item()
+    assert loss.item() == pytest.approx((plain + prediction.penalty).item(), rel=1e-6)
     torch.manual_seed(0)
     assert problem.measured_loss is not None
-    assert problem.measured_loss(problem.model, (inputs, targets), None)[0].item() == plain.item()
+    assert problem.measured_loss(problem.model, (inputs, targets), None)[0].item() == pytest.approx(
+        plain.item(), rel=1e-6
+    )
 
 
 def test_the_gpt_sees_the_past_only_and_both_kinds_of_attention_agree() -> None:

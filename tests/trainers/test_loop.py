@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 from trainers.checkpoint import TrainingState
 from trainers.errors import CheckpointError, TrainerError
 from trainers.loop import Progress, Segment, Snapshot, SnapshotSchedule, TrainSettings, train
-from trainers.problem import Problem
+from trainers.problem import Batch, Carry, Problem
 from trainers.problems import build_problem
 from trainers.snapshot import flat_parameters
 from trainers.update_rules import UpdateRule
@@ -276,23 +277,30 @@ def test_a_loss_that_is_no_scalar_is_refused(problem_of: MakeProblem) -> None:
         list(train(problem_of(lambda x, step: x, start=[1.0, 2.0]), RULE, TrainSettings(steps=1), seed=0))
 
 
-def test_a_loss_that_clears_gradients_is_refused(problem_of: MakeProblem) -> None:
-    problem = problem_of(bowl)
+def test_a_loss_that_sets_gradients_itself_is_refused_and_one_that_clears_them_does_no_harm(
+    problem_of: MakeProblem,
+) -> None:
+    def backward(problem: Problem, loss: Tensor) -> None:
+        loss.backward()
 
-    def clearing(x: Tensor, step: int) -> Tensor:
-        problem.model.zero_grad(set_to_none=True)
-        return x.square().sum()
+    def clear(problem: Problem, loss: Tensor) -> None:
+        problem.model.zero_grad()
 
-    cleared = Problem(
-        model=problem.model,
-        loss=lambda model, batch, carry: (clearing(model.x, 0), carry),
-        batch=problem.batch,
-        probe=problem.probe,
-        steps_per_epoch=1,
-        fingerprint="none",
-    )
-    with pytest.raises(TrainerError, match="the gradient of 'x' was replaced"):
-        list(train(cleared, RULE, TrainSettings(steps=1), seed=0))
+    def meddling(meddle: Callable[[Problem, Tensor], None]) -> Problem:
+        problem = problem_of(bowl)
+
+        def loss(model: nn.Module, batch: Batch, carry: Carry) -> tuple[Tensor, Carry]:
+            meddle(problem, model.x.square().sum())
+            return problem.loss(model, batch, carry)
+
+        return replace(problem, loss=loss)
+
+    settings = TrainSettings(steps=2)
+    with pytest.raises(TrainerError, match="the gradient of 'x' was set while the loss was computed"):
+        list(train(meddling(backward), RULE, settings, seed=0))
+    runs = [segments(train(problem, RULE, settings, seed=0)) for problem in (meddling(clear), problem_of(bowl))]
+    (cleared,), (plain,) = runs
+    assert cleared.rows["train_loss"].tobytes() == plain.rows["train_loss"].tobytes()
 
 
 def test_a_model_with_nothing_to_train_or_of_mixed_types_is_refused(problem_of: MakeProblem) -> None:

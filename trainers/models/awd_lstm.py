@@ -93,14 +93,14 @@ class AWDLSTM(nn.Module):
         self._penalties = (activation_penalty, temporal_penalty)
 
     def forward(self, tokens: Tensor, state: tuple[HiddenState, ...] | None) -> Prediction:
-        """Logits of every next token, the hidden states after the last one, and in training mode the penalty.
+        """What the output layer makes every next token of, the states after the last one, and in training the penalty.
 
         Args:
             tokens: Token numbers, int64, shape (time, batch).
             state: A hidden state a layer before the first token; None for zeros.
 
         Returns:
-            Logits, shape (time, batch, num_tokens), the states, and the penalty.
+            Features, shape (time, batch, width), the states, and the penalty.
         """
         outputs = self._embed(tokens)
         states: list[HiddenState] = []
@@ -110,7 +110,7 @@ class AWDLSTM(nn.Module):
             states.append(after)
         features = locked_dropout(outputs, self._dropouts[-1], training=self.training)
         penalty = self._penalty(features, outputs) if self.training else None
-        return Prediction(self.projection(features), tuple(states), penalty)
+        return Prediction(features, self.projection, tuple(states), penalty)
 
     def _embed(self, tokens: Tensor) -> Tensor:
         """Word vectors, shape (time, batch, embedding), those of dropped words zero."""

@@ -66,21 +66,21 @@ class GPT(nn.Module):
             self.projection.weight = self.embedding.weight
 
     def forward(self, tokens: Tensor, state: None = None) -> Prediction:
-        """Logits of every next token.
+        """What the output layer makes every next token of.
 
         Args:
             tokens: Token numbers, int64, shape (time, batch), at most ``max_length`` of them in time.
             state: None: there is nothing to carry.
 
         Returns:
-            Logits, shape (time, batch, num_tokens).
+            Features, shape (time, batch, width).
         """
         places = torch.arange(len(tokens), device=tokens.device)
         stream = (self.embedding(tokens) + self.positions(places)[:, None]).transpose(0, 1)
         stream = F.dropout(stream, self._dropout, self.training)
         for block in self.blocks:
             stream = block(stream)
-        return Prediction(self.projection(self.norm(stream)).transpose(0, 1), None)
+        return Prediction(self.norm(stream).transpose(0, 1), self.projection, None)
 
 
 class _Block(nn.Module):

@@ -1,10 +1,12 @@
-"""What every language model gives: logits, a state to carry on, and what it adds to the training loss."""
+"""What a language model gives: what its output layer is given, a state to carry on, and what it adds to the loss."""
 
 from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from torch import Tensor
+from torch import Tensor, nn
+
+from trainers.linear_cross_entropy import linear_cross_entropy
 
 __all__ = ["Prediction"]
 
@@ -12,12 +14,34 @@ __all__ = ["Prediction"]
 class Prediction(NamedTuple):
     """What a language model makes of a batch of tokens.
 
+    The output layer is left to whoever knows what is wanted of it: a loss needs no table of all logits.
+
     Attributes:
-        logits: Of every next token, shape (time, batch, num_tokens).
+        features: What the output layer is given, shape (time, batch, width).
+        projection: The output layer, from width to num_tokens, with a bias.
         state: To be passed in with the tokens that follow: any tree of tensors, or None.
         penalty: A scalar that training minimises beside the cross-entropy, and that is no part of f; None for nothing.
     """
 
-    logits: Tensor
+    features: Tensor
+    projection: nn.Linear
     state: Any
     penalty: Tensor | None = None
+
+    @property
+    def logits(self) -> Tensor:
+        """Of every next token, shape (time, batch, num_tokens)."""
+        logits: Tensor = self.projection(self.features)
+        return logits
+
+    def cross_entropy(self, targets: Tensor) -> Tensor:
+        """Mean over all tokens, in nats.
+
+        Args:
+            targets: The tokens that follow, int64, shape (time, batch).
+
+        Returns:
+            A scalar.
+        """
+        layer = self.projection
+        return linear_cross_entropy(self.features.flatten(0, 1), layer.weight, layer.bias, targets.flatten())

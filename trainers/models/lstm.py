@@ -61,14 +61,14 @@ class LSTMLanguageModel(nn.Module):
             self.projection.weight = self.embedding.weight
 
     def forward(self, tokens: Tensor, state: HiddenState | None) -> Prediction:
-        """Logits of every next token, and the hidden state after the last one.
+        """What the output layer makes every next token of, and the hidden state after the last one.
 
         Args:
             tokens: Token numbers, int64, shape (time, batch).
             state: The hidden state before the first token; None for zeros.
 
         Returns:
-            Logits, shape (time, batch, num_tokens), and the state.
+            Features, shape (time, batch, hidden), and the state.
         """
         features, state = self.lstm(self.dropout(self.embedding(tokens)), state)
-        return Prediction(self.projection(self.dropout(features)), state)
+        return Prediction(self.dropout(features), self.projection, state)

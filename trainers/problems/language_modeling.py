@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from trainers.data.lengths import epoch_starts, num_sequences
@@ -154,7 +153,7 @@ def _training_loss(model: nn.Module, batch: Batch, carry: Carry) -> tuple[Tensor
     """Mean cross-entropy a token and the model's penalty; the state is handed on without its history."""
     inputs, targets = batch
     prediction: Prediction = model(inputs, carry)
-    loss = F.cross_entropy(prediction.logits.flatten(0, 1), targets.flatten())
+    loss = prediction.cross_entropy(targets)
     if prediction.penalty is not None:
         loss = loss + prediction.penalty
     return loss, map_tensors(Tensor.detach, prediction.state)
@@ -164,7 +163,7 @@ def _cross_entropy(model: nn.Module, batch: Batch, carry: Carry) -> tuple[Tensor
     """The same without any penalty."""
     inputs, targets = batch
     prediction: Prediction = model(inputs, carry)
-    loss = F.cross_entropy(prediction.logits.flatten(0, 1), targets.flatten())
+    loss = prediction.cross_entropy(targets)
     return loss, map_tensors(Tensor.detach, prediction.state)
 
 
