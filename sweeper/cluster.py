@@ -139,9 +139,10 @@ def _start(options: dict[str, Any], attempts: int) -> None:
             address = options["address"]
             if address == "local":
                 raise ClusterError(f"a local Ray could not be started: {error}") from error
+            # It answered a moment ago: see `joining`.
             raise ClusterError(
-                f"cluster.address {address!r}: no Ray cluster could be reached: {error}; "
-                "start one with `ray start --head`, or use `--address local`"
+                f"cluster.address {address!r}: the cluster answers, but cannot be joined: {reason_of(error)}; "
+                "look at the logs of its head, or use `--address local`"
             ) from error
         else:
             return

@@ -97,6 +97,7 @@ def estimate_run(
     listener: Listener,
     address: str | None = None,
     accept_drift: bool = False,
+    insecure_cluster: bool = False,
 ) -> Remeasured:
     """Measure the kept snapshots of a run with an estimator, as far as that has not been done.
 
@@ -107,6 +108,7 @@ def estimate_run(
         listener: Is told how it goes.
         address: Cluster address in place of the spec's.
         accept_drift: Go on although torch, Python, the processor or the thread count changed.
+        insecure_cluster: Join a cluster without a token that others can reach.
 
     Returns:
         How it ended.
@@ -159,6 +161,7 @@ def estimate_run(
                 lock=lock,
                 listener=listener,
                 address=address or settings["cluster"]["address"],
+                insecure_cluster=insecure_cluster,
             )
         committer.refresh()
         measured = len(state.remeasured.get(measurement, set())) - len(done)
@@ -258,11 +261,14 @@ def _on_ray(
     lock: DriverLock,
     listener: Listener,
     address: str,
+    insecure_cluster: bool,
 ) -> tuple[int, bool]:
     """Start estimators and measure; how many failed, and whether the user ended it early."""
     from sweeper.ray_environment import prepare
 
-    prepare(address)
+    address, notes = prepare(address, insecure=insecure_cluster)
+    for note in notes:
+        listener.say(note)
     from sweeper.cluster import connect, num_estimators, worker_settings
     from sweeper.pools import RayPools
 

@@ -63,6 +63,7 @@ def run_sweep(
     address: str | None = None,
     accept_drift: bool = False,
     new_measurement: bool = False,
+    insecure_cluster: bool = False,
 ) -> Outcome:
     """Run what is missing of a sweep.
 
@@ -73,6 +74,7 @@ def run_sweep(
         address: Cluster address in place of the spec's.
         accept_drift: Go on although torch, Python, the processor or the thread count changed.
         new_measurement: Go on although the measure section changed.
+        insecure_cluster: Join a cluster without a token that others can reach.
 
     Returns:
         How it ended.
@@ -116,6 +118,7 @@ def run_sweep(
                     committer=committer,
                     listener=listener,
                     address=address or sweep.cluster.address,
+                    insecure_cluster=insecure_cluster,
                 )
         except BaseException:
             committer.refresh()
@@ -139,11 +142,14 @@ def _drive(
     committer: Committer,
     listener: Listener,
     address: str,
+    insecure_cluster: bool,
 ) -> bool:
     """Start workers and drive the schedule; returns whether the user ended it early."""
     from sweeper.ray_environment import prepare
 
-    prepare(address)
+    address, notes = prepare(address, insecure=insecure_cluster)
+    for note in notes:
+        listener.say(note)
     from sweeper.cluster import connect, pool_size, worker_settings
     from sweeper.driver import Driver
     from sweeper.pools import RayPools
