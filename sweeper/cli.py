@@ -240,6 +240,8 @@ def status(run: RunPath, as_json: AsJson = False) -> None:
     percent = 100 * document["steps_done"] / max(1, document["steps_total"])
     typer.echo(f"{run}: {who}, {percent:.0f} % of {document['steps_total']} steps")
     typer.echo("  " + ", ".join(f"{count} {word}" for word, count in document["counts"].items()))
+    if document["live"] and document["live"].get("waiting_for"):
+        typer.echo(f"  {document['live']['waiting_for']}")
     for active in document["live"]["active"] if document["live"] else ():
         loss = "" if active["loss"] is None else f", loss {active['loss']:.4g}"
         typer.echo(f"  now: {printable(active['trial'])}, step {active['step']} of {active['steps']}{loss}")

@@ -30,6 +30,7 @@ from sweeper.spec.estimator_options import ESTIMATOR_OPTIONS
 from sweeper.spec.settings import Resources
 from sweeper.spec.user_code import UserCode, user_code
 from sweeper.view import Listener
+from sweeper.waiting import Waiting
 
 if TYPE_CHECKING:
     from sweeper.commit import Committer
@@ -282,6 +283,12 @@ def _on_ray(
         count = num_estimators(cluster, settings, count=resources.estimators.count, num_snapshots=len(todo))
         listener.say(f"{count} estimators on {cluster.cpus:g} CPUs")
         pool = RayPools(run_dir=run_dir.path, trainer=settings, estimator=settings, search=search)
+        waiting = Waiting(pool.held_up, listener.say)
+
+        def beat() -> None:
+            lock.beat()
+            waiting.look()
+
         return measure_again(
             todo,
             section,
@@ -289,7 +296,7 @@ def _on_ray(
             pool=pool,
             num_estimators=count,
             max_attempts=resources.max_attempts,
-            beat=lock.beat,
+            beat=beat,
             say=listener.say,
             stop_requested=interrupts.requested,
         )

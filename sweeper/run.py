@@ -186,6 +186,7 @@ def _drive(
             share=min(_MAX_SIDE_BY_SIDE, -(-len(side_by_side) // size.trainers)),
         )
         listener.say(f"{size.trainers} trainers and {size.estimators} estimators on {cluster.cpus:g} CPUs")
+        pools = RayPools(run_dir=run_dir.path, trainer=trainer, estimator=estimator, search=search)
         Driver(
             run_dir=run_dir,
             lock=lock,
@@ -193,7 +194,8 @@ def _drive(
             trials={trial.trial_id: trial for trial in todo},
             measure=measure,
             schedule=schedule,
-            pools=RayPools(run_dir=run_dir.path, trainer=trainer, estimator=estimator, search=search),
+            pools=pools,
+            held_up=pools.held_up,
             num_trainers=size.trainers,
             num_estimators=size.estimators,
             listener=listener,

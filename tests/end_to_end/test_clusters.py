@@ -148,6 +148,47 @@ def test_a_cluster_of_another_python_is_refused_with_both_versions(guarded_head:
     assert "use an environment of Python 3.9.1 here" in said
 
 
+HOLD = """
+import sys, ray
+ray.init(address=sys.argv[1], log_to_driver=False)
+@ray.remote(num_cpus=2)
+class Holder:
+    def up(self): return True
+holder = Holder.remote()
+ray.get(holder.up.remote())
+print("held", flush=True)
+sys.stdin.read()
+"""
+
+
+def test_what_another_job_holds_is_waited_for_aloud_and_used_when_it_is_given_back(guarded_head: Head, cli: Any):
+    cli.environment |= guarded_head.environment
+    command = [sys.executable, "-c", HOLD, guarded_head.address]
+    holder = subprocess.Popen(command, env=cli.environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    process = None
+    try:
+        assert holder.stdout is not None
+        assert "held\n" in iter(holder.stdout.readline, "")
+        process = cli.start("run", "tiny.yaml", "--address", guarded_head.address)
+        status = wait_for(lambda: waiting_line(cli))
+        holder.communicate("", timeout=60)
+        _, said = process.communicate(timeout=180)
+    finally:
+        holder.kill()
+        if process is not None:
+            process.kill()
+    assert "only 0 of 2 CPUs are free, the rest is taken by other jobs" in status
+    assert "waiting for 0.5 CPUs (2 trainers): only 0 of 2 CPUs are free" in said
+    assert "the workers that waited have a place" in said
+    assert process.returncode == 0
+
+
+def waiting_line(cli: Any) -> str:
+    command = [sys.executable, "-m", "sweeper", "status", "runs/tiny"]
+    shown = subprocess.run(command, cwd=cli.folder, env=cli.environment, capture_output=True, text=True, timeout=60)
+    return "".join(line for line in shown.stdout.splitlines() if "waiting for" in line)
+
+
 def test_an_open_cluster_is_refused_unless_it_is_accepted(cli: Any):
     with ray_head(RAY_AUTH_MODE="disabled") as head:
         refused = cli("run", "tiny.yaml", "--address", head.address, code=3).stderr
