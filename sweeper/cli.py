@@ -43,6 +43,9 @@ Where = Annotated[
     list[str] | None,
     typer.Option("--where", metavar="COLUMN=VALUE", help="Only these trials; may be repeated. none is null."),
 ]
+Insecure = Annotated[
+    bool, typer.Option("--insecure-cluster", help="Join a cluster without a token, open to its whole network.")
+]
 Out = Annotated[Path | None, typer.Option("--out", help="The run directory; runs/<name> by default.")]
 
 
@@ -174,6 +177,7 @@ def run(
             help="Grow the grid where an arm's best lies at its edge, N times.",
         ),
     ] = 0,
+    insecure_cluster: Insecure = False,
     as_json: AsJson = False,
 ) -> None:
     """Run a sweep, or what is missing of it."""
@@ -195,6 +199,7 @@ def run(
                 address=address,
                 accept_drift=accept_drift,
                 new_measurement=new_measurement,
+                insecure_cluster=insecure_cluster,
             )
         if not extensions or outcome.exit_code:
             break
@@ -235,6 +240,8 @@ def status(run: RunPath, as_json: AsJson = False) -> None:
     percent = 100 * document["steps_done"] / max(1, document["steps_total"])
     typer.echo(f"{run}: {who}, {percent:.0f} % of {document['steps_total']} steps")
     typer.echo("  " + ", ".join(f"{count} {word}" for word, count in document["counts"].items()))
+    if document["live"] and document["live"].get("waiting_for"):
+        typer.echo(f"  {document['live']['waiting_for']}")
     for active in document["live"]["active"] if document["live"] else ():
         loss = "" if active["loss"] is None else f", loss {active['loss']:.4g}"
         typer.echo(f"  now: {printable(active['trial'])}, step {active['step']} of {active['steps']}{loss}")
@@ -312,6 +319,7 @@ def estimate(
     ] = None,
     address: Annotated[str | None, typer.Option("--address", help="As for run.")] = None,
     accept_drift: Annotated[bool, typer.Option("--accept-drift", help="As for run.")] = False,
+    insecure_cluster: Insecure = False,
 ) -> None:
     """Measure the kept snapshots of a run again, with any estimator, without training anything."""
     from rich.console import Console
@@ -322,7 +330,13 @@ def estimate(
 
     with LineDisplay(Console(stderr=True)) as listener:
         done = estimate_run(
-            run, estimator, options or [], listener=listener, address=address, accept_drift=accept_drift
+            run,
+            estimator,
+            options or [],
+            listener=listener,
+            address=address,
+            accept_drift=accept_drift,
+            insecure_cluster=insecure_cluster,
         )
     unmeasured = f", {done.failed} of them without a result" if done.failed else ""
     _note(f"{done.measured} measured{unmeasured}, {done.before} before, in {duration(done.seconds)}")

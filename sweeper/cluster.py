@@ -7,7 +7,7 @@ import logging
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -16,15 +16,18 @@ import ray
 from ray.exceptions import RayError
 
 from sweeper.errors import ClusterError
+from sweeper.waiting import NodeRoom, Want, explain
 
 __all__ = [
     "Cluster",
     "PoolSize",
     "WorkerSettings",
     "connect",
+    "node_rooms",
     "num_estimators",
     "pool_size",
     "reason_of",
+    "without_place",
     "worker_settings",
 ]
 
@@ -67,11 +70,13 @@ class Cluster:
         cpus: Ray CPUs of all nodes.
         gpus: Ray GPUs of all nodes.
         object_store_bytes: Shared memory for snapshots, of the smallest node.
+        nodes: CPUs and GPUs of each node; empty where one has it all.
     """
 
     cpus: float
     gpus: float
     object_store_bytes: int
+    nodes: tuple[tuple[float, float], ...] = ()
 
 
 @contextlib.contextmanager
@@ -139,9 +144,10 @@ def _start(options: dict[str, Any], attempts: int) -> None:
             address = options["address"]
             if address == "local":
                 raise ClusterError(f"a local Ray could not be started: {error}") from error
+            # It answered a moment ago: see `joining`.
             raise ClusterError(
-                f"cluster.address {address!r}: no Ray cluster could be reached: {error}; "
-                "start one with `ray start --head`, or use `--address local`"
+                f"cluster.address {address!r}: the cluster answers, but cannot be joined: {reason_of(error)}; "
+                "look at the logs of its head, or use `--address local`"
             ) from error
         else:
             return
@@ -151,7 +157,32 @@ def _describe() -> Cluster:
     resources = ray.cluster_resources()
     stores = [node["Resources"].get("object_store_memory", 0) for node in ray.nodes() if node["Alive"]]
     return Cluster(
-        cpus=resources.get("CPU", 0.0), gpus=resources.get("GPU", 0.0), object_store_bytes=int(min(stores, default=0))
+        cpus=resources.get("CPU", 0.0),
+        gpus=resources.get("GPU", 0.0),
+        object_store_bytes=int(min(stores, default=0)),
+        nodes=tuple((room.total["cpus"], room.total["gpus"]) for room in node_rooms()),
+    )
+
+
+def node_rooms() -> list[NodeRoom]:
+    """What the living nodes have, and what is free there now."""
+    free = ray._private.state.available_resources_per_node()
+    return [
+        NodeRoom(total=_cpus_gpus(node["Resources"]), free=_cpus_gpus(free.get(node["NodeID"], {})))
+        for node in ray.nodes()
+        if node["Alive"]
+    ]
+
+
+def _cpus_gpus(resources: Mapping[str, float]) -> dict[str, float]:
+    return {"cpus": resources.get("CPU", 0.0), "gpus": resources.get("GPU", 0.0)}
+
+
+def without_place(actor: Any) -> bool:
+    """Whether no node has been found for an actor that was asked for."""
+    known = ray._private.state.actors(actor._actor_id.hex())
+    return (
+        bool(known) and known["State"] in {"DEPENDENCIES_UNREADY", "PENDING_CREATION"} and not known["Address"]["Port"]
     )
 
 
@@ -218,9 +249,12 @@ def pool_size(
     measured = estimators != 0
     pair_cpus = trainer.cpus + (estimator.cpus if measured else max(0.0, 1 - trainer.cpus))
     pair_gpus = trainer.gpus + (estimator.gpus if measured else 0)
-    room = _fit(cluster.cpus, pair_cpus)
-    if pair_gpus > 0:
-        room = min(room, _fit(cluster.gpus, pair_gpus))
+    nodes = cluster.nodes or ((cluster.cpus, cluster.gpus),)
+    _check_each(nodes, trainer, "trainers")
+    if measured:
+        _check_each(nodes, estimator, "estimators")
+    # Node by node: half a worker here and half there is none.
+    room = sum(min(_fit(cpus, pair_cpus), _fit(gpus, pair_gpus)) for cpus, gpus in nodes)
     size = PoolSize(
         trainers=min(num_trials, max(1, room)) if trainers == "auto" else trainers,
         estimators=max(1, room) if estimators == "auto" else estimators,
@@ -235,6 +269,18 @@ def pool_size(
                 f"the cluster has {there:g}; lower resources.*.count or resources.*.{what.lower()}"
             )
     return size
+
+
+def _check_each(nodes: Sequence[tuple[float, float]], each: WorkerSettings, kind: str) -> None:
+    """Some node must hold one worker."""
+    if any(cpus + 1e-9 >= each.cpus and gpus + 1e-9 >= each.gpus for cpus, gpus in nodes):
+        return
+    raise ClusterError(
+        explain(
+            Want(kind=kind.removesuffix("s"), count=1, each={"cpus": each.cpus, "gpus": each.gpus}),
+            [NodeRoom(total={"cpus": cpus, "gpus": gpus}, free={}) for cpus, gpus in nodes],
+        ).replace("waiting for", "no room for")
+    )
 
 
 def num_estimators(
@@ -259,7 +305,9 @@ def num_estimators(
         >>> num_estimators(Cluster(cpus=2, gpus=0, object_store_bytes=0), half, count="auto", num_snapshots=9)
         2
     """
-    room = min(_fit(cluster.cpus, estimator.cpus), _fit(cluster.gpus, estimator.gpus))
+    nodes = cluster.nodes or ((cluster.cpus, cluster.gpus),)
+    _check_each(nodes, estimator, "estimators")
+    room = sum(min(_fit(cpus, estimator.cpus), _fit(gpus, estimator.gpus)) for cpus, gpus in nodes)
     by_threads = room if estimator.gpus else _fit(cluster.cpus, max(estimator.cpus, estimator.threads))
     wanted = max(1, min(by_threads if count == "auto" else count, num_snapshots))
     if wanted > room:

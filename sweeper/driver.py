@@ -36,6 +36,7 @@ from sweeper.run_dir import DriverLock, RunDir
 from sweeper.schedule import Schedule
 from sweeper.tables import METRICS
 from sweeper.view import Active, Listener, View
+from sweeper.waiting import Waiting
 
 __all__ = ["Driver", "Pools"]
 
@@ -86,6 +87,7 @@ class Driver:
         listener: Is told how it goes.
         stop_requested: Whether the user wants the sweep to end early.
         stall_timeout_s: A trainer at work that says nothing for so long is ended; None to wait for ever.
+        held_up: Why workers that were asked for do not start; None where they do.
     """
 
     def __init__(
@@ -103,6 +105,7 @@ class Driver:
         listener: Listener,
         stop_requested: Callable[[], bool] = lambda: False,
         stall_timeout_s: float | None = None,
+        held_up: Callable[[], str | None] = lambda: None,
     ) -> None:
         self._run_dir = run_dir
         self._lock = lock
@@ -116,6 +119,7 @@ class Driver:
         self._listener = listener
         self._stop_requested = stop_requested
         self._stall_timeout_s = stall_timeout_s
+        self._held_up = Waiting(held_up, self._say)
         self._stopping = False
         self._heard_at: dict[int, float] = {}
         self._open: dict[SegmentId, OpenSegment] = {}
@@ -150,6 +154,7 @@ class Driver:
                 if event is not None:
                     self._handle(event)
             self._end_stalled(heard=read)
+            self._held_up.look()
             self._commit()
             self._lock.beat()
             self._show()
@@ -380,6 +385,7 @@ class Driver:
             measured=self._measured,
             held_back=not self._schedule.takes_snapshots,
             stopping=self._stopping,
+            waiting_for=self._held_up.reason,
         )
 
     def _active(self, trial: str) -> Active:

@@ -18,7 +18,7 @@ from ray.exceptions import (
     RayTaskError,
 )
 
-from sweeper.cluster import WorkerSettings, reason_of
+from sweeper.cluster import WorkerSettings, node_rooms, reason_of, without_place
 from sweeper.errors import ClusterError
 from sweeper.events import SnapshotId
 from sweeper.messages import (
@@ -35,6 +35,7 @@ from sweeper.messages import (
     WorkerFacts,
     ends_attempt,
 )
+from sweeper.waiting import Want, explain
 
 __all__ = ["RayPools"]
 
@@ -132,6 +133,16 @@ class RayPools:
         if ready and len(watched) > 1:
             ready, _ = ray.wait(watched, num_returns=len(watched), timeout=0, fetch_local=False)
         return [message for handle in ready for message in self._read(handle)]
+
+    def held_up(self) -> str | None:
+        """Why workers that were asked for have no place yet; None where all have one."""
+        for kind, settings in self._settings.items():
+            slots = [slot for of, slot in self._starting.values() if of == kind]
+            count = sum(without_place(self._actors[kind, slot]) for slot in slots if (kind, slot) in self._actors)
+            if count:
+                each = {"cpus": settings.cpus, "gpus": settings.gpus}
+                return explain(Want(kind=kind, count=count, each=each), node_rooms())
+        return None
 
     def _start(self, kind: str, slot: int) -> None:
         settings = self._settings[kind]

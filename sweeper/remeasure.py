@@ -30,6 +30,7 @@ from sweeper.spec.estimator_options import ESTIMATOR_OPTIONS
 from sweeper.spec.settings import Resources
 from sweeper.spec.user_code import UserCode, user_code
 from sweeper.view import Listener
+from sweeper.waiting import Waiting
 
 if TYPE_CHECKING:
     from sweeper.commit import Committer
@@ -97,6 +98,7 @@ def estimate_run(
     listener: Listener,
     address: str | None = None,
     accept_drift: bool = False,
+    insecure_cluster: bool = False,
 ) -> Remeasured:
     """Measure the kept snapshots of a run with an estimator, as far as that has not been done.
 
@@ -107,6 +109,7 @@ def estimate_run(
         listener: Is told how it goes.
         address: Cluster address in place of the spec's.
         accept_drift: Go on although torch, Python, the processor or the thread count changed.
+        insecure_cluster: Join a cluster without a token that others can reach.
 
     Returns:
         How it ended.
@@ -159,6 +162,7 @@ def estimate_run(
                 lock=lock,
                 listener=listener,
                 address=address or settings["cluster"]["address"],
+                insecure_cluster=insecure_cluster,
             )
         committer.refresh()
         measured = len(state.remeasured.get(measurement, set())) - len(done)
@@ -258,11 +262,14 @@ def _on_ray(
     lock: DriverLock,
     listener: Listener,
     address: str,
+    insecure_cluster: bool,
 ) -> tuple[int, bool]:
     """Start estimators and measure; how many failed, and whether the user ended it early."""
     from sweeper.ray_environment import prepare
 
-    prepare(address)
+    address, notes = prepare(address, insecure=insecure_cluster)
+    for note in notes:
+        listener.say(note)
     from sweeper.cluster import connect, num_estimators, worker_settings
     from sweeper.pools import RayPools
 
@@ -276,6 +283,12 @@ def _on_ray(
         count = num_estimators(cluster, settings, count=resources.estimators.count, num_snapshots=len(todo))
         listener.say(f"{count} estimators on {cluster.cpus:g} CPUs")
         pool = RayPools(run_dir=run_dir.path, trainer=settings, estimator=settings, search=search)
+        waiting = Waiting(pool.held_up, listener.say)
+
+        def beat() -> None:
+            lock.beat()
+            waiting.look()
+
         return measure_again(
             todo,
             section,
@@ -283,7 +296,7 @@ def _on_ray(
             pool=pool,
             num_estimators=count,
             max_attempts=resources.max_attempts,
-            beat=lock.beat,
+            beat=beat,
             say=listener.say,
             stop_requested=interrupts.requested,
         )

@@ -63,6 +63,7 @@ def run_sweep(
     address: str | None = None,
     accept_drift: bool = False,
     new_measurement: bool = False,
+    insecure_cluster: bool = False,
 ) -> Outcome:
     """Run what is missing of a sweep.
 
@@ -73,6 +74,7 @@ def run_sweep(
         address: Cluster address in place of the spec's.
         accept_drift: Go on although torch, Python, the processor or the thread count changed.
         new_measurement: Go on although the measure section changed.
+        insecure_cluster: Join a cluster without a token that others can reach.
 
     Returns:
         How it ended.
@@ -116,6 +118,7 @@ def run_sweep(
                     committer=committer,
                     listener=listener,
                     address=address or sweep.cluster.address,
+                    insecure_cluster=insecure_cluster,
                 )
         except BaseException:
             committer.refresh()
@@ -139,11 +142,14 @@ def _drive(
     committer: Committer,
     listener: Listener,
     address: str,
+    insecure_cluster: bool,
 ) -> bool:
     """Start workers and drive the schedule; returns whether the user ended it early."""
     from sweeper.ray_environment import prepare
 
-    prepare(address)
+    address, notes = prepare(address, insecure=insecure_cluster)
+    for note in notes:
+        listener.say(note)
     from sweeper.cluster import connect, pool_size, worker_settings
     from sweeper.driver import Driver
     from sweeper.pools import RayPools
@@ -180,6 +186,7 @@ def _drive(
             share=min(_MAX_SIDE_BY_SIDE, -(-len(side_by_side) // size.trainers)),
         )
         listener.say(f"{size.trainers} trainers and {size.estimators} estimators on {cluster.cpus:g} CPUs")
+        pools = RayPools(run_dir=run_dir.path, trainer=trainer, estimator=estimator, search=search)
         Driver(
             run_dir=run_dir,
             lock=lock,
@@ -187,7 +194,8 @@ def _drive(
             trials={trial.trial_id: trial for trial in todo},
             measure=measure,
             schedule=schedule,
-            pools=RayPools(run_dir=run_dir.path, trainer=trainer, estimator=estimator, search=search),
+            pools=pools,
+            held_up=pools.held_up,
             num_trainers=size.trainers,
             num_estimators=size.estimators,
             listener=listener,

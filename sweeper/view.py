@@ -36,6 +36,7 @@ class View:
         measured: Snapshots measured by this driver.
         held_back: Whether trainers wait for the estimators.
         stopping: Whether the sweep is ending early.
+        waiting_for: Why workers that were asked for do not start; None where they do.
     """
 
     counts: Mapping[str, int]
@@ -49,6 +50,7 @@ class View:
     measured: int
     held_back: bool
     stopping: bool
+    waiting_for: str | None = None
 
 
 class Listener(Protocol):

@@ -1,0 +1,259 @@
+"""Clusters of real Rays: what may join, who listens where, and what a user is told."""
+
+from __future__ import annotations
+
+import contextlib
+import ipaddress
+import os
+import secrets
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+pytestmark = pytest.mark.ray
+
+SPEC = """
+name: tiny
+problem: {use: deep_linear, layers: 2, width: 4, samples: 16, batch_size: 4}
+update_rule: {learning_rate: 0.01}
+train: {steps: 20}
+sweep: {grid: {update_rule.learning_rate: [0.005, 0.01]}, seeds: 2}
+"""
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return int(server.getsockname()[1])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Head:
+    """A head node of a cluster.
+
+    Attributes:
+        port: Where its GCS listens.
+        environment: What its users need.
+    """
+
+    port: int
+    environment: Mapping[str, str]
+
+    @property
+    def address(self) -> str:
+        return f"127.0.0.1:{self.port}"
+
+
+def outside_ray(**more: str) -> dict[str, str]:
+    """This environment without anything that concerns Ray."""
+    return {name: value for name, value in os.environ.items() if not name.startswith("RAY_")} | more
+
+
+@contextlib.contextmanager
+def ray_head(*options: str, **auth: str) -> Iterator[Head]:
+    """``ray start --head`` with two CPUs, and its end."""
+    port = free_port()
+    ray = Path(sys.executable).with_name("ray")
+    # A short path, for Unix sockets.
+    with (
+        tempfile.TemporaryDirectory(prefix="cs-", ignore_cleanup_errors=True) as folder,
+        contextlib.ExitStack() as stack,
+    ):
+        environment = outside_ray(RAY_USAGE_STATS_ENABLED="0", **auth)
+        command = [str(ray), "start", "--head", f"--port={port}", f"--temp-dir={folder}", "--num-cpus=2", "--block"]
+        command += [f"--ray-client-server-port={free_port()}", *(options or ("--include-dashboard=false",))]
+        log = stack.enter_context((Path(folder) / "start.log").open("w+"))
+        process = subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
+        stack.callback(end_all, process)
+        for _ in range(240):
+            text = (Path(folder) / "start.log").read_text()
+            if "Ray runtime started" in text:
+                break
+            assert process.poll() is None, text
+            time.sleep(0.5)
+        yield Head(port=port, environment=auth)
+
+
+def end_all(process: subprocess.Popen[Any]) -> None:
+    """End a process and whatever it has started."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        children = psutil.Process(process.pid).children(recursive=True)
+        process.send_signal(signal.SIGTERM)
+        _, alive = psutil.wait_procs(children, timeout=15)
+        for child in alive:
+            child.kill()
+    process.kill()
+    process.wait()
+
+
+@pytest.fixture(scope="module")
+def guarded_head() -> Iterator[Head]:
+    with ray_head(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN=secrets.token_hex(32)) as head:
+        yield head
+
+
+@pytest.fixture
+def cli(make_cli: Callable[[], Any], tmp_path: Path) -> Any:
+    made = make_cli()
+    (made.folder / "tiny.yaml").write_text(SPEC)
+    made.environment = {k: v for k, v in made.environment.items() if not k.startswith("RAY_")} | {"HOME": str(tmp_path)}
+    return made
+
+
+def test_a_cluster_with_a_token_is_joined_with_it_alone(guarded_head: Head, cli: Any, tmp_path: Path):
+    def run(code: int) -> str:
+        return str(cli("run", "tiny.yaml", "--address", guarded_head.address, code=code, timeout_s=120).stderr)
+
+    assert "the cluster asks for a token and there is none here" in run(3)
+    token = tmp_path / "token"
+    token.write_text("0" * 64)
+    token.chmod(0o600)
+    cli.environment["RAY_AUTH_TOKEN_PATH"] = str(token)
+    assert f"the cluster refuses the token of file {token}" in run(3)
+    token.write_text(guarded_head.environment["RAY_AUTH_TOKEN"])
+    said = run(0)
+    assert "4 done" in said
+    assert "insecure" not in said
+
+
+def test_a_cluster_of_another_python_is_refused_with_both_versions(guarded_head: Head, cli: Any):
+    cli.environment |= guarded_head.environment
+    code = (
+        "import json, sys; from ray._raylet import GcsClient; from ray._private import ray_constants as c\n"
+        "client = GcsClient(address=sys.argv[1]); space = c.KV_NAMESPACE_CLUSTER\n"
+        "known = json.loads(client.internal_kv_get(b'CLUSTER_METADATA', space))\n"
+        "other = json.dumps({**known, 'python_version': sys.argv[2] or known['python_version']})\n"
+        "client.internal_kv_put(b'CLUSTER_METADATA', other.encode(), True, space)"
+    )
+
+    def pretend(version: str) -> None:
+        command = [sys.executable, "-c", code, guarded_head.address, version]
+        subprocess.run(command, env=cli.environment, check=True, timeout=60)
+
+    pretend("3.9.1")
+    try:
+        said = cli("run", "tiny.yaml", "--address", guarded_head.address, code=3, timeout_s=120).stderr
+    finally:
+        pretend(".".join(map(str, sys.version_info[:3])))
+    assert "on Python 3.9.1, this machine Ray" in said
+    assert "use an environment of Python 3.9.1 here" in said
+
+
+HOLD = """
+import sys, ray
+ray.init(address=sys.argv[1], log_to_driver=False)
+@ray.remote(num_cpus=2)
+class Holder:
+    def up(self): return True
+holder = Holder.remote()
+ray.get(holder.up.remote())
+print("held", flush=True)
+sys.stdin.read()
+"""
+
+
+def test_what_another_job_holds_is_waited_for_aloud_and_used_when_it_is_given_back(guarded_head: Head, cli: Any):
+    cli.environment |= guarded_head.environment
+    command = [sys.executable, "-c", HOLD, guarded_head.address]
+    holder = subprocess.Popen(command, env=cli.environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    process = None
+    try:
+        assert holder.stdout is not None
+        assert "held\n" in iter(holder.stdout.readline, "")
+        process = cli.start("run", "tiny.yaml", "--address", guarded_head.address)
+        status = wait_for(lambda: waiting_line(cli))
+        holder.communicate("", timeout=60)
+        _, said = process.communicate(timeout=180)
+    finally:
+        holder.kill()
+        if process is not None:
+            process.kill()
+    assert "only 0 of 2 CPUs are free, the rest is taken by other jobs" in status
+    assert "waiting for 0.5 CPUs (2 trainers): only 0 of 2 CPUs are free" in said
+    assert "the workers that waited have a place" in said
+    assert process.returncode == 0
+
+
+def waiting_line(cli: Any) -> str:
+    command = [sys.executable, "-m", "sweeper", "status", "runs/tiny"]
+    shown = subprocess.run(command, cwd=cli.folder, env=cli.environment, capture_output=True, text=True, timeout=60)
+    return "".join(line for line in shown.stdout.splitlines() if "waiting for" in line)
+
+
+def test_an_open_cluster_is_refused_unless_it_is_accepted(cli: Any):
+    with ray_head(RAY_AUTH_MODE="disabled") as head:
+        refused = cli("run", "tiny.yaml", "--address", head.address, code=3).stderr
+        assert "asks for no token" in refused
+        assert "--insecure-cluster" in refused
+        said = cli("run", "tiny.yaml", "--address", head.address, "--insecure-cluster").stderr
+        assert "insecure: anybody who reaches" in said
+        assert "4 done" in said
+
+
+def test_a_local_ray_listens_on_the_loopback_has_a_token_and_no_dashboard_and_writes_no_token(cli: Any, tmp_path: Path):
+    (cli.folder / "tiny.yaml").write_text(SPEC.replace("steps: 20", "steps: 1000000, checkpoint_every: 1000"))
+    process = cli.start("run", "tiny.yaml")
+    try:
+        (head,) = wait_for(lambda: named(process, "gcs_server"))
+        wait_for(lambda: named(process, "ray::_Trainer"))
+        listening = {
+            (child.name(), connection.laddr.ip, connection.laddr.port)
+            for child in [psutil.Process(process.pid), *children_of(process)]
+            for connection in child.net_connections(kind="inet")
+            if connection.status == psutil.CONN_LISTEN
+        }
+        command = [sys.executable, "-m", "sweeper.cluster_probe"]
+        (gcs,) = {f"127.0.0.1:{port}" for name, _, port in listening if name == "gcs_server"}
+        stranger = subprocess.run(
+            [*command, gcs], env=outside_ray(RAY_AUTH_MODE="disabled"), capture_output=True, text=True, timeout=120
+        )
+    finally:
+        process.send_signal(signal.SIGINT)
+        try:
+            process.communicate(timeout=120)
+        finally:
+            process.kill()
+    assert {name for name, _, _ in listening} >= {"gcs_server", "raylet"}
+    assert {entry for entry in listening if not loopback(entry[1])} == set()
+    assert 8265 not in {port for _, _, port in listening}
+    assert '"problem": "token"' in stranger.stdout
+    assert not (tmp_path / ".ray").exists()
+    assert head.pid not in psutil.pids()
+
+
+def loopback(host: str) -> bool:
+    address = ipaddress.ip_address(host)
+    mapped = getattr(address, "ipv4_mapped", None)
+    return (mapped or address).is_loopback
+
+
+def children_of(process: subprocess.Popen[str]) -> list[psutil.Process]:
+    assert process.poll() is None, process.communicate()
+    return psutil.Process(process.pid).children(recursive=True)
+
+
+def named(process: subprocess.Popen[str], beginning: str) -> list[psutil.Process]:
+    """The process's offspring of a name."""
+    found = []
+    for child in children_of(process):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            found += [child] if child.name().startswith(beginning) else []
+    return found
+
+
+def wait_for(found: Callable[[], Any], timeout_s: float = 120) -> Any:
+    """What is found in the end."""
+    until = time.monotonic() + timeout_s
+    while not (result := found()):
+        assert time.monotonic() < until, "waited in vain"
+        time.sleep(0.2)
+    return result
