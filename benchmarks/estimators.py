@@ -4,11 +4,14 @@ Five sides look at the same trajectory of consecutive snapshots and the same sha
 
 - floor: one bare forward and backward pass over the probe, the least that a gradient can cost with this model and loss;
 - exact: clipsweep's grid of ten, which takes the gradient at x_k over from the snapshot before;
-- chebyshev: clipsweep's curve through five gradients;
+- chebyshev: clipsweep's curve through five gradients, each snapshot audited in float64;
+- once: the same, with the audit once a trial (``audit: {at: start}``);
 - plain: the same definition as one would write it down, a deep copy and a gradient for each of the ten points and x_k;
 - script: the ten-point grid as the script of Zhang et al. (2020) does it: training-sized batches in the text's order
   with the state handed on, a deep copy a point, and the norm of every parameter's gradient read after every batch. Text
   only.
+
+The last two take a text's loss from a table of all logits, as one would write it; the floor has clipsweep's.
 
     python benchmarks/estimators.py                              # some minutes
     python benchmarks/estimators.py --kind text --corpus DIR     # other text, for example Penn Treebank
@@ -29,6 +32,7 @@ if not __package__:
     sys.path.pop(0)  # this file's folder, in which the package of the same name would not be found
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from estimators import ESTIMATORS, Probe, freeze_stochastic_layers
@@ -37,6 +41,9 @@ from sweeper.spec.measure import Measure
 from trainers.problem import Problem
 from trainers.problems import build_problem
 from trainers.snapshot import flat_parameters
+from trainers.trees import map_tensors
+
+Loss = Callable[[nn.Module, Any, Any], tuple[Tensor, Any]]
 
 POINTS = 10
 
@@ -64,12 +71,24 @@ def load(model: nn.Module, point: Tensor) -> None:
         nn.utils.vector_to_parameters(point, model.parameters())
 
 
-def gradient(model: nn.Module, problem: Problem, batches: list[Any]) -> list[Tensor]:
+def plain_loss(problem: Problem) -> Loss:
+    """The loss as one would write it: for text, logits and then their cross-entropy."""
+
+    def of_text(model: nn.Module, batch: Any, carry: Any) -> tuple[Tensor, Any]:
+        inputs, targets = batch
+        prediction = model(inputs, carry)
+        loss = F.cross_entropy(prediction.logits.flatten(0, 1), targets.flatten())
+        return loss, map_tensors(Tensor.detach, prediction.state)
+
+    return of_text if hasattr(problem.model, "projection") else problem.loss
+
+
+def gradient(model: nn.Module, problem: Problem, batches: list[Any], loss: Loss) -> list[Tensor]:
     """Forward and backward over the probe, and nothing else."""
     model.zero_grad()
     for batch in batches:
-        loss, _ = problem.loss(model, batch, problem.initial_carry())
-        (loss / len(batches)).backward()
+        batch_loss, _ = loss(model, batch, problem.initial_carry())
+        (batch_loss / len(batches)).backward()
     return [p.grad for p in model.parameters() if p.grad is not None]
 
 
@@ -81,12 +100,13 @@ def plain(problem: Problem, batches: list[Any], snapshot: Tensor) -> float:
     """Eq. (20) as one would write it down."""
     start = freeze_stochastic_layers(copy.deepcopy(problem.model))
     load(start, snapshot[0])
-    at_start = gradient(start, problem, batches)
+    loss = plain_loss(problem)
+    at_start = gradient(start, problem, batches, loss)
     ratios = []
     for j in range(1, POINTS + 1):
         model = freeze_stochastic_layers(copy.deepcopy(problem.model))
         load(model, torch.lerp(snapshot[0], snapshot[1], j / POINTS))
-        change = distance(gradient(model, problem, batches), at_start)
+        change = distance(gradient(model, problem, batches, loss), at_start)
         ratios.append(change / (j / POINTS * float((snapshot[1] - snapshot[0]).norm())))
     return max(ratios)
 
@@ -94,13 +114,14 @@ def plain(problem: Problem, batches: list[Any], snapshot: Tensor) -> float:
 def script(problem: Problem, num_batches: int, snapshot: Tensor) -> float:
     """The published script's grid: the same amount of text, in training-sized batches with the state handed on."""
     summed: list[list[Tensor]] = []
+    loss_of = plain_loss(problem)
     for j in range(POINTS + 1):
         model = copy.deepcopy(problem.model)
         load(model, torch.lerp(snapshot[0], snapshot[1], j / POINTS))
         model.zero_grad()
         carry = problem.initial_carry()
         for step in range(num_batches):
-            loss, carry = problem.loss(model, problem.batch(step), carry)
+            loss, carry = loss_of(model, problem.batch(step), carry)
             loss.backward()
             _ = sum(p.grad.norm().item() ** 2 for p in model.parameters() if p.grad is not None)
         summed.append([p.grad.clone() for p in model.parameters() if p.grad is not None])
@@ -119,16 +140,19 @@ def compare(kind: str, use: str, options: dict[str, Any], rate: float, fraction:
     measure = Measure(every=1, data_fraction=fraction).model_dump(mode="json")
     batches = list(problem.probe(fraction))
     snapshots = trajectory(problem, rate, repeats + 1)
-    probes = {method: build_probe(problem, measure) for method in ("exact", "chebyshev")}
+    probes = {side: build_probe(problem, measure) for side in ("exact", "chebyshev")}
+    probes["once"] = build_probe(problem, measure | {"audit": measure["audit"] | {"at": "start"}})
     bare = freeze_stochastic_layers(copy.deepcopy(problem.model))
 
-    def row(method: str, snapshot: Tensor) -> float:
-        return float(ESTIMATORS["directional_smoothness"](probes[method], snapshot, method=method)["smoothness"])
+    def row(side: str, snapshot: Tensor) -> float:
+        method = "exact" if side == "exact" else "chebyshev"
+        return float(ESTIMATORS["directional_smoothness"](probes[side], snapshot, method=method)["smoothness"])
 
     sides: dict[str, Callable[[Tensor], Any]] = {
-        "floor": lambda snapshot: (load(bare, snapshot[0]), gradient(bare, problem, batches)),
+        "floor": lambda snapshot: (load(bare, snapshot[0]), gradient(bare, problem, batches, problem.loss)),
         "exact": lambda snapshot: row("exact", snapshot),
         "chebyshev": lambda snapshot: row("chebyshev", snapshot),
+        "once": lambda snapshot: row("once", snapshot),
         "plain": lambda snapshot: plain(problem, batches, snapshot),
     }
     if kind == "text":
@@ -163,7 +187,7 @@ def report(
     print(f"\n{kind}: {parameters:,} parameters, a probe of {len(batches)} batches of shape {shape}")
     median = {side: statistics.median(found) for side, found in times.items()}
     floor = median["floor"]
-    counts = {"floor": 1, "exact": POINTS, "chebyshev": 4, "plain": POINTS + 1, "script": POINTS + 1}
+    counts = {"floor": 1, "exact": POINTS, "chebyshev": 4, "once": 4, "plain": POINTS + 1, "script": POINTS + 1}
     print(f"{'side':<10} {'s a snapshot':>13} {'gradients':>10} {'x floor a gradient':>19} {'script / side':>14}")
     for side, took in median.items():
         # The audit in float64 is no gradient of f: counted apart.

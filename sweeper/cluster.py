@@ -6,6 +6,7 @@ import contextlib
 import logging
 import os
 import shutil
+import socket
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from typing import Any, Literal
 import ray
 from ray.exceptions import RayError
 
+from sweeper.elastic import PoolSize
 from sweeper.errors import ClusterError
 from sweeper.waiting import NodeRoom, Want, explain
 
@@ -23,10 +25,12 @@ __all__ = [
     "PoolSize",
     "WorkerSettings",
     "connect",
+    "head_answers",
     "node_rooms",
     "num_estimators",
     "pool_size",
     "reason_of",
+    "room_now",
     "without_place",
     "worker_settings",
 ]
@@ -52,14 +56,6 @@ class WorkerSettings:
     def device(self) -> str:
         """``cuda`` where the actor has a share of a GPU."""
         return "cuda" if self.gpus > 0 else "cpu"
-
-
-@dataclass(frozen=True, kw_only=True)
-class PoolSize:
-    """How many actors of each kind there are to be."""
-
-    trainers: int
-    estimators: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -176,6 +172,47 @@ def node_rooms() -> list[NodeRoom]:
 
 def _cpus_gpus(resources: Mapping[str, float]) -> dict[str, float]:
     return {"cpus": resources.get("CPU", 0.0), "gpus": resources.get("GPU", 0.0)}
+
+
+def room_now(
+    trainer: WorkerSettings,
+    estimator: WorkerSettings,
+    *,
+    trainers: int | Literal["auto"],
+    estimators: int | Literal["auto"],
+    num_trials: int,
+) -> PoolSize | None:
+    """How many workers the living nodes have room for.
+
+    Args:
+        trainer: What a trainer takes.
+        estimator: What an estimator takes.
+        trainers: The most that are wanted, or ``auto``.
+        estimators: The same; 0 where nothing is measured.
+        num_trials: Trials of the sweep.
+
+    Returns:
+        The sizes, at most what is wanted; None where there is no room for one of each.
+    """
+    measured: Literal["auto", 0] = "auto" if estimators != 0 else 0
+    try:
+        size = pool_size(_describe(), trainer, estimator, trainers="auto", estimators=measured, num_trials=num_trials)
+    except ClusterError:
+        return None
+    return PoolSize(
+        trainers=size.trainers if trainers == "auto" else min(trainers, size.trainers),
+        estimators=size.estimators if estimators == "auto" else min(estimators, size.estimators),
+    )
+
+
+def head_answers() -> bool:
+    """Whether the head of the joined cluster takes connections."""
+    host, _, port = ray.get_runtime_context().gcs_address.rpartition(":")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=1.0).close()
+    except OSError:
+        return False
+    return True
 
 
 def without_place(actor: Any) -> bool:

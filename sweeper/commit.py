@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 import math
+import re
 import shutil
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -19,6 +22,11 @@ from sweeper.run_dir import RunDir, file_hash
 from sweeper.tables import encode, measurement_rows, metric_rows
 
 __all__ = ["Committer", "OpenSegment", "failed_rows"]
+
+_log = logging.getLogger(__name__)
+
+_EPOCH = re.compile(r"-e(\d+)-a\d+\.")
+"""Where a checkpoint's name says which driver's it is."""
 
 _GROUP_S = 1.0
 """How long a finished segment waits for others to share its files."""
@@ -212,15 +220,31 @@ class Committer:
         # A trial that was stopped at a checkpoint has named it twice.
         known = [s.checkpoint[0] for s in self.state.trials[trial].segments if s.checkpoint is not None]
         written = list(dict.fromkeys(known))
+        folder = self._run_dir.checkpoints / trial
+        self._reject_stale(folder, written)
         if not written:
             return
-        folder = self._run_dir.checkpoints / trial
         if item.outcome in {"done", "diverged"}:
             shutil.rmtree(folder, ignore_errors=True)
             return
         # Only what was committed: the trainer may have written the next one already.
         for name in written[:-2]:
             (folder / name).unlink(missing_ok=True)
+
+    def _reject_stale(self, folder: Path, written: Sequence[str]) -> None:
+        """Remove what trainers of earlier drivers wrote and the journal does not name: the epoch fences them off.
+
+        They may have died with their driver before it was committed, or have outlived it and work on.
+        """
+        if self.state.epoch == 1:
+            return
+        for path in folder.glob("step-*"):
+            of = _EPOCH.search(path.name)
+            if of is not None and int(of[1]) < self.state.epoch and path.name not in written:
+                _log.warning(
+                    "%s/%s: stale, of epoch %s; it is %d now: rejected", *path.parts[-2:], of[1], self.state.epoch
+                )
+                path.unlink(missing_ok=True)
 
 
 def _last_step(content: OpenSegment, item: SegmentItem) -> int:

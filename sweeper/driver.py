@@ -13,6 +13,7 @@ import numpy as np
 
 from sweeper import events
 from sweeper.commit import Committer, OpenSegment
+from sweeper.elastic import PoolSize
 from sweeper.events import Command, Event, SegmentId, SnapshotId
 from sweeper.journal import TrialState
 from sweeper.labels import describe
@@ -67,6 +68,9 @@ class Pools(Protocol):
     def kill_trainer(self, slot: int) -> None:
         """End a trainer's process; nothing more comes from it."""
 
+    def kill_estimator(self, slot: int) -> None:
+        """End an estimator's process; nothing more comes from it."""
+
     def poll(self, *, timeout_s: float, read_trainers: bool) -> list[Message]:
         """Wait for what workers say, at most ``timeout_s`` seconds."""
 
@@ -88,6 +92,7 @@ class Driver:
         stop_requested: Whether the user wants the sweep to end early.
         stall_timeout_s: A trainer at work that says nothing for so long is ended; None to wait for ever.
         held_up: Why workers that were asked for do not start; None where they do.
+        look_for_room: How many workers there is room for now; None where that has not changed.
     """
 
     def __init__(
@@ -106,6 +111,7 @@ class Driver:
         stop_requested: Callable[[], bool] = lambda: False,
         stall_timeout_s: float | None = None,
         held_up: Callable[[], str | None] = lambda: None,
+        look_for_room: Callable[[], PoolSize | None] = lambda: None,
     ) -> None:
         self._run_dir = run_dir
         self._lock = lock
@@ -120,6 +126,7 @@ class Driver:
         self._stop_requested = stop_requested
         self._stall_timeout_s = stall_timeout_s
         self._held_up = Waiting(held_up, self._say)
+        self._look_for_room = look_for_room
         self._stopping = False
         self._heard_at: dict[int, float] = {}
         self._open: dict[SegmentId, OpenSegment] = {}
@@ -136,13 +143,10 @@ class Driver:
         """Drive until every trial is resolved, or until a requested stop is complete.
 
         Raises:
-            ClusterError: Workers cannot be started.
+            ClusterError: Workers cannot be started, or the cluster is gone.
             OSError: The run directory cannot be written; what is committed stands.
         """
-        for slot in range(self._num_trainers):
-            self._pools.start_trainer(slot)
-        for slot in range(self._num_estimators):
-            self._pools.start_estimator(slot)
+        self._handle(events.RoomChanged(trainers=self._num_trainers, estimators=self._num_estimators))
         while not self._schedule.finished:
             if self._stop_requested() and not self._stopping:
                 self._stopping = True
@@ -155,6 +159,10 @@ class Driver:
                     self._handle(event)
             self._end_stalled(heard=read)
             self._held_up.look()
+            room = self._look_for_room()
+            if room is not None:
+                self._say(f"the cluster has room for {room} now")
+                self._handle(events.RoomChanged(trainers=room.trainers, estimators=room.estimators))
             self._commit()
             self._lock.beat()
             self._show()
@@ -292,6 +300,11 @@ class Driver:
                 self._pools.start_trainer(slot)
             case events.ReplaceEstimator(slot=slot):
                 self._pools.start_estimator(slot)
+            case events.RetireTrainer(slot=slot):
+                self._drop_current(slot)
+                self._pools.kill_trainer(slot)
+            case events.RetireEstimator(slot=slot):
+                self._pools.kill_estimator(slot)
             case events.StopTrainer(slot=slot):
                 self._pools.stop_trainer(slot)
 

@@ -23,6 +23,9 @@ __all__ = [
     "NoteFailure",
     "ReplaceEstimator",
     "ReplaceTrainer",
+    "RetireEstimator",
+    "RetireTrainer",
+    "RoomChanged",
     "SegmentEnded",
     "SegmentId",
     "SnapshotId",
@@ -155,6 +158,14 @@ class StopRequested:
     """The user, or the machine, wants the sweep to end early and in order."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class RoomChanged:
+    """The cluster has room for so many workers now: at the start, and when nodes join or leave."""
+
+    trainers: int
+    estimators: int
+
+
 Event: TypeAlias = (
     TrainerReady
     | EstimatorReady
@@ -168,6 +179,7 @@ Event: TypeAlias = (
     | SnapshotLost
     | Committed
     | StopRequested
+    | RoomChanged
 )
 
 # Commands
@@ -248,14 +260,28 @@ class Abandon:
 
 @dataclass(frozen=True, kw_only=True)
 class ReplaceTrainer:
-    """Start a trainer in the place of a dead one."""
+    """Start a trainer in a slot that is new, or whose trainer is dead."""
 
     slot: int
 
 
 @dataclass(frozen=True, kw_only=True)
 class ReplaceEstimator:
-    """Start an estimator in the place of a dead one."""
+    """Start an estimator in a slot that is new, or whose estimator is dead."""
+
+    slot: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class RetireTrainer:
+    """End a trainer, up or not: there is no room for it any more."""
+
+    slot: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class RetireEstimator:
+    """End an estimator, up or not: there is no room for it any more."""
 
     slot: int
 
@@ -278,5 +304,7 @@ Command: TypeAlias = (
     | Abandon
     | ReplaceTrainer
     | ReplaceEstimator
+    | RetireTrainer
+    | RetireEstimator
     | StopTrainer
 )

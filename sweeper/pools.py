@@ -107,10 +107,13 @@ class RayPools:
 
     def kill_trainer(self, slot: int) -> None:
         """End a trainer's process; nothing more comes from it."""
-        actor = self._actors.pop(("trainer", slot), None)
-        if actor is not None:
-            ray.kill(actor)
+        self._kill("trainer", slot)
         self._streams = {stream: other for stream, other in self._streams.items() if other != slot}
+
+    def kill_estimator(self, slot: int) -> None:
+        """End an estimator's process; nothing more comes from it."""
+        self._kill("estimator", slot)
+        self._verdicts = {verdict: of for verdict, of in self._verdicts.items() if of[0] != slot}
 
     def poll(self, *, timeout_s: float, read_trainers: bool) -> list[Message]:
         """Wait for what workers say.
@@ -155,6 +158,12 @@ class RayPools:
         self._actors[kind, slot] = actor
         self._starting[actor.facts.remote()] = (kind, slot)
 
+    def _kill(self, kind: str, slot: int) -> None:
+        self._starting = {handle: of for handle, of in self._starting.items() if of != (kind, slot)}
+        actor = self._actors.pop((kind, slot), None)
+        if actor is not None:
+            ray.kill(actor)
+
     def _read(self, handle: Any) -> list[Message]:
         if handle in self._starting:
             return [self._read_start(handle)]
@@ -168,7 +177,8 @@ class RayPools:
             facts = ray.get(handle)
         except RayError as error:
             del self._actors[kind, slot]
-            self._start_failures[kind] += 1
+            # A node that goes away takes many with it, and says nothing of whether they can be started.
+            self._start_failures[kind] += not isinstance(error, RayActorError) or "node" not in str(error)
             if self._start_failures[kind] >= _MAX_START_FAILURES:
                 raise ClusterError(f"no {kind} can be started: {reason_of(error)}") from error
             down = TrainerDown if kind == "trainer" else EstimatorDown

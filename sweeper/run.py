@@ -150,8 +150,9 @@ def _drive(
     address, notes = prepare(address, insecure=insecure_cluster)
     for note in notes:
         listener.say(note)
-    from sweeper.cluster import connect, pool_size, worker_settings
+    from sweeper.cluster import connect, head_answers, pool_size, room_now, worker_settings
     from sweeper.driver import Driver
+    from sweeper.elastic import Elastic
     from sweeper.pools import RayPools
 
     measure = sweep.measure.model_dump(mode="json") if sweep.measure is not None else None
@@ -168,13 +169,18 @@ def _drive(
         interrupts.install()
         trainer = worker_settings(sweep.resources.trainers)
         estimator = worker_settings(sweep.resources.estimators)
-        size = pool_size(
-            cluster,
-            trainer,
-            estimator,
-            trainers=sweep.resources.trainers.count,
-            estimators=sweep.resources.estimators.count if measure else 0,
-            num_trials=len(todo),
+        wanted: dict[str, Any] = {
+            "trainers": sweep.resources.trainers.count,
+            "estimators": sweep.resources.estimators.count if measure else 0,
+            "num_trials": len(todo),
+        }
+        size = pool_size(cluster, trainer, estimator, **wanted)
+        # Nodes of a cluster come and go; a local Ray is what it is.
+        elastic = Elastic(
+            room=lambda: room_now(trainer, estimator, **wanted),
+            head_answers=head_answers,
+            size=size,
+            patience_s=sweep.cluster.patience_s,
         )
         side_by_side = [trial.trial_id for trial in todo if trial.problem["use"] == "analytic"]
         schedule = Schedule(
@@ -185,7 +191,7 @@ def _drive(
             side_by_side=side_by_side,
             share=min(_MAX_SIDE_BY_SIDE, -(-len(side_by_side) // size.trainers)),
         )
-        listener.say(f"{size.trainers} trainers and {size.estimators} estimators on {cluster.cpus:g} CPUs")
+        listener.say(f"{size} on {cluster.cpus:g} CPU{'s' if cluster.cpus != 1 else ''}")
         pools = RayPools(run_dir=run_dir.path, trainer=trainer, estimator=estimator, search=search)
         Driver(
             run_dir=run_dir,
@@ -196,6 +202,7 @@ def _drive(
             schedule=schedule,
             pools=pools,
             held_up=pools.held_up,
+            **({} if address == "local" else {"look_for_room": elastic.look}),
             num_trainers=size.trainers,
             num_estimators=size.estimators,
             listener=listener,

@@ -32,6 +32,9 @@ from sweeper.events import (
     NoteFailure,
     ReplaceEstimator,
     ReplaceTrainer,
+    RetireEstimator,
+    RetireTrainer,
+    RoomChanged,
     SegmentEnded,
     SegmentId,
     SnapshotId,
@@ -45,6 +48,7 @@ from sweeper.events import (
     TrainerReady,
     TrialRaised,
 )
+from sweeper.slots import Slots
 from sweeper.snapshot_queue import SnapshotQueue
 
 __all__ = ["Progress", "Schedule"]
@@ -91,6 +95,8 @@ class _Trial:
     segments: deque[_Segment] = field(default_factory=deque)
     failed: tuple[str, str] | None = None
     """Kind and error of an attempt that failed while earlier segments still wait to be committed."""
+    withdrawn: bool = False
+    """Whether its trainer was retired under it: it waits like a failed one, and nothing is held against it."""
 
 
 @dataclass
@@ -149,6 +155,8 @@ class Schedule:
             trial: _Trial(committed_step=at.committed_step, failures=at.failures) for trial, at in waiting.items()
         }
         self._trainers: dict[int, deque[str]] = {}
+        self._trainer_slots, self._estimator_slots = Slots(), Slots()
+        self._snapshots_an_estimator: float | None = None
         self._trial_s = math.inf
         self._snapshots: dict[SnapshotId, _Snapshot] = {}
         self._queue = SnapshotQueue()
@@ -202,9 +210,11 @@ class Schedule:
         match event:
             case TrainerReady(slot=slot):
                 self._trainers[slot] = deque()
+                self._trainer_slots.add(slot)
                 return self._fill_trainers()
             case EstimatorReady(slot=slot):
                 self._queue.free(slot)
+                self._estimator_slots.add(slot)
                 return self._fill_estimators()
             case SnapshotTaken():
                 return self._take_snapshot(event)
@@ -217,6 +227,7 @@ class Schedule:
                 self._take_back(slot)
                 self._trainers.pop(slot, None)
                 failed = [] if trial is None else self._fail_attempt(trial, "died", error)
+                self._trainer_slots.add(slot)
                 return [*failed, *([ReplaceTrainer(slot=slot)] if self._wants_trainers else [])]
             case Measured(slot=slot, snapshot=snapshot):
                 self._queue.free(slot)
@@ -233,9 +244,53 @@ class Schedule:
                 return self._lose(snapshot, error) + self._fill_estimators()
             case Committed(segment=segment):
                 return self._committed(segment)
+            case RoomChanged(trainers=trainers, estimators=estimators):
+                return self._resize(trainers, estimators)
             case StopRequested():
                 self._stopping = True
                 return [StopTrainer(slot=slot) for slot, queue in self._trainers.items() if queue]
+
+    # Room
+
+    def _resize(self, trainers: int, estimators: int) -> Commands:
+        """Grow and shrink both pools; those that are not up go first, then idle ones."""
+        if self._stopping:
+            return []
+        if self._snapshots_an_estimator is None:
+            self._snapshots_an_estimator = self._max_snapshots / max(1, estimators)
+        self._max_snapshots = max(1, round(self._snapshots_an_estimator * max(1, estimators)))
+        # More than there are trials for would idle.
+        wanted = min(trainers, len(self._trainer_slots) + len(self._waiting))
+        new, surplus = self._trainer_slots.resize(wanted, cost=self._cost_of_trainer)
+        commands: Commands = []
+        for slot in surplus:
+            commands += self._retire_trainer(slot)
+        commands += [ReplaceTrainer(slot=slot) for slot in new]
+        new, surplus = self._estimator_slots.resize(estimators, cost=self._cost_of_estimator)
+        for slot in surplus:
+            commands.append(RetireEstimator(slot=slot))
+            interrupted = self._queue.lose(slot)
+            if interrupted is not None and interrupted in self._snapshots:
+                self._snapshots[interrupted].slot = None
+                self._queue.put_back(interrupted)
+        commands += [ReplaceEstimator(slot=slot) for slot in new]
+        return [*commands, *self._fill_trainers(), *self._fill_estimators()]
+
+    def _cost_of_trainer(self, slot: int) -> int:
+        return 0 if slot not in self._trainers else 2 if self._trainers[slot] else 1
+
+    def _cost_of_estimator(self, slot: int) -> int:
+        return 2 if self._queue.is_measuring(slot) else 1 if self._queue.is_idle(slot) else 0
+
+    def _retire_trainer(self, slot: int) -> Commands:
+        """End a trainer; its trial waits again, in front, and goes on from its last committed segment."""
+        name = self.trial_on(slot)
+        self._take_back(slot)
+        self._trainers.pop(slot, None)
+        if name is None:
+            return [RetireTrainer(slot=slot)]
+        self._trials[name].withdrawn = True
+        return [RetireTrainer(slot=slot), *self._fail_attempt(name, "withdrawn", "")]
 
     # Trainers
 
@@ -329,6 +384,10 @@ class Schedule:
             return []
         kind, error = trial.failed
         trial.failed = None
+        if trial.withdrawn:
+            trial.withdrawn = False
+            self._waiting.appendleft(name)
+            return self._fill_trainers()
         trial.failures += 1
         if trial.failures >= self._max_attempts:
             del self._trials[name]

@@ -48,6 +48,14 @@ class SnapshotQueue:
         """Snapshots that are with an estimator."""
         return len(self._measuring)
 
+    def is_idle(self, slot: int) -> bool:
+        """Whether an estimator is up and has nothing to measure."""
+        return slot in self._idle
+
+    def is_measuring(self, slot: int) -> bool:
+        """Whether an estimator has a snapshot."""
+        return slot in self._measuring
+
     def add(self, snapshot: SnapshotId) -> None:
         """A snapshot waits, behind the others."""
         self._waiting.append(snapshot)

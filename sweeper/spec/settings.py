@@ -67,3 +67,6 @@ class Cluster(Section):
         description="local, auto (the cluster of this machine), host:port, or ray://host:port.",
         examples=["local", "auto"],
     )
+    patience_s: Positive = Field(
+        default=300, description="How many seconds a cluster may be without room for a worker before the sweep ends."
+    )

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import psutil
 import pytest
 
 from sweeper.journal import read_journal
@@ -39,6 +40,24 @@ def wait_for(condition: Callable[[], bool], process: subprocess.Popen[str], what
         assert process.poll() is None, f"the sweep ended before {what}: {process.communicate()}"
         assert time.monotonic() < deadline, f"no {what} within two minutes"
         time.sleep(0.02)
+
+
+def wait_for_trial_under_way(run: Path, process: subprocess.Popen[str]) -> str:
+    """A trial that has a committed segment and is to have more."""
+
+    def under_way() -> list[str]:
+        commits = [r for r in read_journal(run / "journal.jsonl")[0] if r["type"] == "committed"]
+        return [segment["trial"] for segment in commits[-1]["segments"] if segment["outcome"] is None]
+
+    wait_for(lambda: bool(under_way()), process, "a trial under way")
+    return under_way()[0]
+
+
+def each(processes: list[psutil.Process], do: Callable[[psutil.Process], None]) -> None:
+    """Do something to those that are still there."""
+    for process in processes:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            do(process)
 
 
 def workers(run: Path) -> dict[str, list[int]]:
@@ -122,6 +141,38 @@ def test_killed_trainers_and_estimators_are_replaced_and_their_trials_resumed(
     cli.assert_same("runs/small", str(finished.folder / "runs" / "small"))
     assert pd.read_parquet(run / "trials.parquet")["attempts"].max() == 2
     assert out == ""
+
+
+def test_a_trainer_that_outlives_its_driver_is_fenced_off(finished: Cli, make_cli: Callable[[], Cli]) -> None:
+    cli = make_cli()
+    run = cli.folder / "runs" / "small"
+    first = cli.start("run", "small.yaml")
+    wait_for(lambda: committed(run) >= 1, first, "a commit")
+    # All of its Ray is frozen, so that nothing notices the driver's death: neither the raylet nor the trainers.
+    left = psutil.Process(first.pid).children(recursive=True)
+    each(left, psutil.Process.suspend)
+    first.kill()
+    try:
+        second = cli.start("run", "small.yaml")
+        before = committed(run)
+        wait_for(lambda: committed(run) > before, second, "a commit of the second driver")
+        # What a trainer of the first driver would write now, into a trial that the second has under way.
+        trial = wait_for_trial_under_way(run, second)
+        stale = run / "checkpoints" / trial / "step-0000000599-e1-a1.safetensors"
+        stale.parent.mkdir(exist_ok=True)
+        stale.write_bytes(b"not of this epoch")
+        each(left, psutil.Process.resume)
+        _, err = second.communicate(timeout=240)
+        assert second.returncode == 0, err
+    finally:
+        each(left, psutil.Process.kill)
+        first.communicate()
+    assert not stale.exists()
+    assert re.search(
+        r"-e1-a\d+\.safetensors: stale, of epoch 1; it is 2 now: rejected", (run / "logs/driver.log").read_text()
+    )
+    cli.assert_same("runs/small", str(finished.folder / "runs" / "small"))
+    assert not pd.read_parquet(run / "metrics.parquet").duplicated(["trial_id", "step"]).any()
 
 
 def test_an_interrupt_checkpoints_says_how_to_go_on_and_a_second_one_leaves_at_once(

@@ -13,6 +13,7 @@ import pytest
 from sweeper.actors import EstimatorWorker, TrainerWorker
 from sweeper.commit import Committer
 from sweeper.driver import Driver
+from sweeper.elastic import PoolSize
 from sweeper.events import SnapshotId
 from sweeper.journal import Journal
 from sweeper.messages import (
@@ -92,6 +93,10 @@ class InlinePools:
         self.streams.pop(slot, None)
         self.trainers.pop(slot, None)
 
+    def kill_estimator(self, slot: int) -> None:
+        self.estimators.pop(slot, None)
+        self.jobs = deque(job for job in self.jobs if job[0] != slot)
+
     def poll(self, *, timeout_s: float, read_trainers: bool) -> list[Message]:
         self.before_poll()
         news, self.news = self.news, []
@@ -155,6 +160,7 @@ class InlineRun:
         self.listener = Quiet()
         self.environment: dict[str, Any] = {}
         self.stop_requested: Callable[[], bool] = lambda: False
+        self.look_for_room: Callable[[], PoolSize | None] = lambda: None
 
     def __call__(
         self, *, max_attempts: int = 1000, max_snapshots: int = 3, stall_timeout_s: float | None = None
@@ -194,6 +200,7 @@ class InlineRun:
                 num_estimators=2 if todo and measure is not None else 0,
                 listener=self.listener,
                 stop_requested=self.stop_requested,
+                look_for_room=self.look_for_room,
                 stall_timeout_s=stall_timeout_s,
             ).run()
             committer.refresh()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +14,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from sweeper import actors
+from sweeper.elastic import PoolSize
 from sweeper.results import Run
 from sweeper.run_dir import RunDir
 
@@ -93,6 +95,27 @@ def test_under_random_deaths_the_tables_are_those_of_an_undisturbed_run(inline_r
     assert_same(disturbed.run_dir.path, reference.run_dir.path)
     attempts = pd.read_parquet(disturbed.run_dir.path / "trials.parquet")["attempts"]
     assert attempts.max() > 1
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_while_nodes_join_and_leave_the_tables_are_those_of_an_undisturbed_run(
+    inline_run: InlineRun, seed: int
+) -> None:
+    reference = inline_run(SPEC, name="reference")()
+    moving = inline_run(SPEC, name="moving", chaos=0.02, seed=seed)
+    moves = random.Random(seed)
+    sizes: list[PoolSize] = []
+
+    def look() -> PoolSize | None:
+        if moves.random() < 0.9:
+            return None
+        sizes.append(PoolSize(trainers=moves.randint(1, 4), estimators=moves.randint(1, 4)))
+        return sizes[-1]
+
+    moving.look_for_room = look
+    moving()
+    assert len(set(sizes)) > 3
+    assert_same(moving.run_dir.path, reference.run_dir.path)
 
 
 class Crash(BaseException):

@@ -365,3 +365,74 @@ def test_trials_that_run_side_by_side_are_handed_out_in_shares_and_never_mixed_w
     schedule = Schedule({name: Progress() for name in "abcdxyz"}, side_by_side="abcdx", share=3)
     starts = [c.starts for slot in range(3) for c in schedule.handle(events.TrainerReady(slot=slot))]
     assert [[start.trial for start in batch] for batch in starts] == [["a", "b", "c"], ["d", "x"], ["y"]]
+
+
+def test_a_pool_grows_by_slots_that_are_free_and_never_beyond_the_trials_that_wait() -> None:
+    schedule = schedule_of("a", "b", "c")
+    replace, estimator = events.ReplaceTrainer, events.ReplaceEstimator
+    assert schedule.handle(events.RoomChanged(trainers=1, estimators=1)) == [replace(slot=0), estimator(slot=0)]
+    schedule.handle(events.TrainerReady(slot=0))
+    grown = schedule.handle(events.RoomChanged(trainers=9, estimators=2))
+    assert grown == [replace(slot=1), replace(slot=2), estimator(slot=1)]
+
+
+def test_room_for_more_estimators_lets_more_snapshots_be_in_flight_and_for_fewer_fewer() -> None:
+    schedule = schedule_of("a", max_snapshots=2)
+    schedule.handle(events.RoomChanged(trainers=1, estimators=1))
+    schedule.handle(events.TrainerReady(slot=0))
+    for step in range(2):
+        schedule.handle(events.SnapshotTaken(slot=0, step=step, nbytes=1))
+    assert not schedule.takes_snapshots
+    schedule.handle(events.RoomChanged(trainers=1, estimators=2))
+    assert schedule.takes_snapshots
+    schedule.handle(events.RoomChanged(trainers=1, estimators=1))
+    assert not schedule.takes_snapshots
+
+
+def test_a_pool_shrinks_by_those_that_are_not_up_then_idle_ones_and_a_retired_trial_goes_on_uncharged() -> None:
+    schedule = schedule_of("a", "b", max_attempts=1)
+    schedule.handle(events.RoomChanged(trainers=2, estimators=0))
+    schedule.handle(events.TrainerReady(slot=1))
+    assert schedule.handle(events.RoomChanged(trainers=1, estimators=0)) == [events.RetireTrainer(slot=0)]
+    assert schedule.handle(events.RoomChanged(trainers=2, estimators=0)) == [events.ReplaceTrainer(slot=0)]
+    assert schedule.handle(events.TrainerReady(slot=0)) == [start(0, "b")]
+    retired = schedule.handle(events.RoomChanged(trainers=1, estimators=0))
+    assert retired == [events.RetireTrainer(slot=1), events.Discard(segment=segment("a"))]
+    # The trial waits in front of others, and one failure would have been its last.
+    again = schedule.handle(events.TrialRaised(slot=0, error="broken"))
+    assert [type(command) for command in again] == [events.Discard, events.GiveUp, events.StartTrials]
+    assert again[-1] == start(0, "a", attempt=2)
+
+
+def test_a_trial_of_a_retired_trainer_waits_until_what_it_finished_is_committed() -> None:
+    schedule = schedule_of("a", "b")
+    schedule.handle(events.RoomChanged(trainers=2, estimators=0))
+    for slot in (0, 1):
+        schedule.handle(events.TrainerReady(slot=slot))
+    schedule.handle(events.SegmentEnded(slot=1, stop=10, outcome=None))
+    retired = schedule.handle(events.RoomChanged(trainers=1, estimators=0))
+    assert retired == [events.RetireTrainer(slot=1), events.Discard(segment=segment("b", number=1))]
+    schedule.handle(events.SegmentEnded(slot=0, stop=20, outcome="done"))
+    assert schedule.handle(events.Committed(segment=segment("b"))) == [start(0, "b", attempt=2, step=10)]
+
+
+def test_the_snapshot_of_a_retired_estimator_is_measured_by_another() -> None:
+    schedule = schedule_of("a")
+    schedule.handle(events.RoomChanged(trainers=1, estimators=2))
+    schedule.handle(events.TrainerReady(slot=0))
+    schedule.handle(events.EstimatorReady(slot=1))
+    schedule.handle(events.SnapshotTaken(slot=0, step=0))
+    # Slot 0 is not up, and goes first.
+    assert schedule.handle(events.RoomChanged(trainers=1, estimators=1)) == [events.RetireEstimator(slot=0)]
+    assert schedule.handle(events.RoomChanged(trainers=1, estimators=0)) == [events.RetireEstimator(slot=1)]
+    assert schedule.handle(events.RoomChanged(trainers=1, estimators=1)) == [events.ReplaceEstimator(slot=0)]
+    measure = [events.Measure(slot=0, snapshot=snapshot("a", 0))]
+    assert schedule.handle(events.EstimatorReady(slot=0)) == measure
+
+
+def test_a_sweep_that_is_stopping_does_not_grow() -> None:
+    schedule = schedule_of("a", "b")
+    schedule.handle(events.RoomChanged(trainers=1, estimators=0))
+    schedule.handle(events.TrainerReady(slot=0))
+    schedule.handle(events.StopRequested())
+    assert schedule.handle(events.RoomChanged(trainers=2, estimators=1)) == []

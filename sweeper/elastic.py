@@ -1,0 +1,105 @@
+"""A cluster whose nodes come and go: how many workers it has room for now, and when to wait for it no longer."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from sweeper.errors import ClusterError
+
+__all__ = ["Elastic", "PoolSize"]
+
+_log = logging.getLogger(__name__)
+
+_ASK_EVERY_S = 2.0
+
+_HEAD_PATIENCE_S = 20.0
+"""How long a cluster's head may be silent. After 60 s Ray itself ends the process, without a word."""
+
+_SAFE = "what was committed is safe: run the same command to go on"
+
+
+@dataclass(frozen=True, kw_only=True)
+class PoolSize:
+    """How many actors of each kind there are to be."""
+
+    trainers: int
+    estimators: int
+
+    def __str__(self) -> str:
+        """In words.
+
+        Returns:
+            For example ``2 trainers and 1 estimator``.
+        """
+        counts = ((self.trainers, "trainer"), (self.estimators, "estimator"))
+        return " and ".join(f"{count} {kind}{'s' if count != 1 else ''}" for count, kind in counts)
+
+
+class Elastic:
+    """Asks now and then what the cluster has room for.
+
+    Args:
+        room: How many workers there is room for, at most as many as the spec asks for; None where not one of each
+            kind has a place. Asked only while the head answers.
+        head_answers: Whether the cluster's head can be reached, within a second.
+        size: What there was room for when the workers were started.
+        patience_s: How long the cluster may have no room at all, in seconds.
+        clock: Seconds.
+    """
+
+    def __init__(
+        self,
+        *,
+        room: Callable[[], PoolSize | None],
+        head_answers: Callable[[], bool],
+        size: PoolSize,
+        patience_s: float,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._room = room
+        self._head_answers = head_answers
+        self._size = size
+        self._patience_s = patience_s
+        self._clock = clock
+        self._ask_at = clock() + _ASK_EVERY_S
+        self._answered_at = self._had_room_at = clock()
+
+    def look(self) -> PoolSize | None:
+        """Ask, if it is time to.
+
+        Returns:
+            The new size; None where it is as before, or not known.
+
+        Raises:
+            ClusterError: The head has been silent, or there has been no room for a worker, for too long.
+        """
+        if self._clock() < self._ask_at:
+            return None
+        answers = self._head_answers()
+        room = self._room() if answers else None
+        now = self._clock()
+        self._ask_at = now + _ASK_EVERY_S
+        if answers:
+            self._answered_at = now
+        elif now - self._answered_at > _HEAD_PATIENCE_S:
+            raise ClusterError(
+                f"the head of the Ray cluster has not answered for {now - self._answered_at:.0f} s; {_SAFE}"
+            )
+        else:
+            return None
+        if room is None:
+            if now - self._had_room_at > self._patience_s:
+                raise ClusterError(
+                    f"no node of the Ray cluster has had room for a worker for {now - self._had_room_at:.0f} s "
+                    f"(cluster.patience_s); add nodes, then go on: {_SAFE}"
+                )
+            return None
+        self._had_room_at = now
+        if room == self._size:
+            return None
+        _log.info("room for %s, before %s", room, self._size)
+        self._size = room
+        return room

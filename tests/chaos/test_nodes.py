@@ -1,0 +1,213 @@
+"""Nodes of a real cluster that join, die and come back, and a head that is gone."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import secrets
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import psutil
+import pytest
+
+from sweeper.journal import read_journal
+
+pytestmark = [pytest.mark.ray, pytest.mark.chaos, pytest.mark.slow]
+
+Cli = Any
+
+LONGER = ("--set", "train.steps=1600", "--set", "train.checkpoint_every=200", "--set", "measure.every=100")
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return int(server.getsockname()[1])
+
+
+class Nodes:
+    """A cluster of this machine: a head without CPUs, and nodes of one CPU each."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.port = free_port()
+        self.environment = {
+            **{name: value for name, value in os.environ.items() if not name.startswith("RAY_")},
+            "RAY_AUTH_MODE": "token",
+            "RAY_AUTH_TOKEN": secrets.token_hex(16),
+            "RAY_USAGE_STATS_ENABLED": "0",
+        }
+        self.processes: dict[str, subprocess.Popen[bytes]] = {}
+        self._start(
+            "head",
+            "--head",
+            f"--port={self.port}",
+            "--num-cpus=0",
+            "--include-dashboard=false",
+            f"--temp-dir={folder}/ray",
+        )
+
+    def add(self, name: str) -> None:
+        """A node of one CPU joins."""
+        self._start(name, f"--address=127.0.0.1:{self.port}", "--num-cpus=1")
+
+    def kill(self, name: str) -> None:
+        """Every process of a node is killed at once."""
+        process = self.processes.pop(name)
+        with contextlib.suppress(psutil.NoSuchProcess):
+            for victim in [*psutil.Process(process.pid).children(recursive=True), psutil.Process(process.pid)]:
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    victim.kill()
+        process.wait(timeout=30)
+
+    def find(self, name: str, program: str) -> psutil.Process:
+        """A node's process that runs a program."""
+        for process in psutil.Process(self.processes[name].pid).children(recursive=True):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                if Path(process.exe()).name == program:
+                    return process
+        raise AssertionError(f"{name} runs no {program}")
+
+    def close(self) -> None:
+        for name in list(self.processes):
+            self.kill(name)
+
+    def _start(self, name: str, *options: str) -> None:
+        log = self.folder / f"{name}-{time.monotonic_ns()}.log"
+        command = [
+            str(Path(sys.executable).with_name("ray")),
+            "start",
+            "--block",
+            *options,
+        ]
+        with log.open("w") as sink:
+            self.processes[name] = subprocess.Popen(
+                command, env=self.environment, stdout=sink, stderr=sink, start_new_session=True
+            )
+        deadline = time.monotonic() + 120
+        while "Ray runtime started" not in log.read_text():
+            assert self.processes[name].poll() is None, log.read_text()
+            assert time.monotonic() < deadline, log.read_text()
+            time.sleep(0.2)
+
+
+@pytest.fixture
+def nodes() -> Iterator[Nodes]:
+    # A short path, for Unix sockets.
+    with tempfile.TemporaryDirectory(prefix="cs-", ignore_cleanup_errors=True) as folder:
+        cluster = Nodes(Path(folder))
+        try:
+            yield cluster
+        finally:
+            cluster.close()
+
+
+@pytest.fixture
+def joined(nodes: Nodes, make_cli: Callable[[], Cli]) -> Cli:
+    """The command line, with the cluster's token."""
+    cli = make_cli()
+    cli.environment = {**cli.environment, **nodes.environment}
+    return cli
+
+
+@pytest.fixture(scope="module")
+def quiet(finished: Cli, tmp_path_factory: pytest.TempPathFactory) -> Cli:
+    """A longer sweep undisturbed, on this machine alone."""
+    cli = type(finished)(tmp_path_factory.mktemp("quiet"))
+    cli("run", "small.yaml", *LONGER)
+    return cli
+
+
+def commits(run: Path) -> int:
+    if not (run / "journal.jsonl").exists():
+        return 0
+    return sum(record["type"] == "committed" for record in read_journal(run / "journal.jsonl")[0])
+
+
+def log_of(run: Path) -> str:
+    path = run / "logs" / "driver.log"
+    return path.read_text() if path.exists() else ""
+
+
+def wait_for(condition: Callable[[], bool], process: subprocess.Popen[str], what: str) -> None:
+    deadline = time.monotonic() + 180
+    while not condition():
+        assert process.poll() is None, f"the sweep ended before {what}: {process.communicate()}"
+        assert time.monotonic() < deadline, f"no {what} within three minutes"
+        time.sleep(0.05)
+
+
+def trainers_up(run: Path) -> int:
+    return len(re.findall(r"trainer \d+ is up", log_of(run)))
+
+
+def test_pools_grow_onto_a_node_that_joins_and_go_on_when_another_is_killed(
+    nodes: Nodes, joined: Cli, quiet: Cli
+) -> None:
+    run = joined.folder / "runs" / "small"
+    nodes.add("first")
+    process = joined.start("run", "small.yaml", *LONGER, "--address", f"127.0.0.1:{nodes.port}")
+    wait_for(lambda: commits(run) >= 1, process, "a commit")
+    (pid,) = re.findall(r"trainer 0 is up: .*pid=(\d+)", log_of(run))
+    # The trainer waits meanwhile, or it would be done with everything before a node is up.
+    os.kill(int(pid), signal.SIGSTOP)
+    nodes.add("second")
+    wait_for(lambda: trainers_up(run) == 2, process, "a trainer on the second node")
+    os.kill(int(pid), signal.SIGCONT)
+    assert "room for 2 trainers and 2 estimators now" in log_of(run)
+    before = commits(run)
+    wait_for(lambda: commits(run) > before, process, "another commit")
+    nodes.kill("first")
+    _, err = process.communicate(timeout=300)
+    assert process.returncode == 0, err
+    assert "trainer 0 died" in err
+    assert "Traceback" not in err
+    joined.assert_same("runs/small", str(quiet.folder / "runs" / "small"))
+    assert not pd.read_parquet(run / "metrics.parquet").duplicated(["trial_id", "step"]).any()
+
+
+def test_when_the_last_node_is_gone_the_sweep_ends_with_how_to_go_on_and_goes_on_when_there_is_one(
+    nodes: Nodes, joined: Cli, quiet: Cli
+) -> None:
+    run = joined.folder / "runs" / "small"
+    nodes.add("only")
+    options = (*LONGER, "--address", f"127.0.0.1:{nodes.port}", "--set", "cluster.patience_s=5")
+    process = joined.start("run", "small.yaml", *options)
+    wait_for(lambda: commits(run) >= 1, process, "a commit")
+    # The raylet alone, as when a node's daemon crashes: what it started must go with it.
+    nodes.find("only", "raylet").kill()
+    _, err = process.communicate(timeout=180)
+    assert process.returncode == 3, err
+    assert "run the same command to go on" in err
+    assert "Traceback" not in err
+    nodes.kill("only")
+    nodes.add("other")
+    resumed = joined("run", "small.yaml", *options)
+    assert "6 done, 2 diverged" in resumed.stderr
+    joined.assert_same("runs/small", str(quiet.folder / "runs" / "small"))
+
+
+def test_when_the_clusters_head_dies_the_sweep_ends_with_how_to_go_on_and_never_hangs(
+    nodes: Nodes, joined: Cli, quiet: Cli
+) -> None:
+    run = joined.folder / "runs" / "small"
+    nodes.add("only")
+    process = joined.start("run", "small.yaml", *LONGER, "--address", f"127.0.0.1:{nodes.port}")
+    wait_for(lambda: commits(run) >= 1, process, "a commit")
+    nodes.find("head", "gcs_server").send_signal(signal.SIGKILL)
+    _, err = process.communicate(timeout=180)
+    assert process.returncode == 3, err
+    assert "run the same command to go on" in err
+    assert "Traceback" not in err
+    # Anywhere that there is a Ray, here too.
+    joined("run", "small.yaml", *LONGER)
+    joined.assert_same("runs/small", str(quiet.folder / "runs" / "small"))
