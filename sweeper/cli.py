@@ -162,7 +162,14 @@ def run(
         str | None, typer.Option("--address", help="local, auto, host:port or ray://host:port; overrides the spec's.")
     ] = None,
     accept_drift: Annotated[
-        bool, typer.Option("--accept-drift", help="Go on although torch, Python, processor or thread count changed.")
+        bool,
+        typer.Option(
+            "--accept-drift", help="Go on although torch, Python, processor, threads or your own code changed."
+        ),
+    ] = False,
+    accept_change: Annotated[
+        bool,
+        typer.Option("--accept-change", help="Go on although the spec has other trials in the place of begun ones."),
     ] = False,
     new_measurement: Annotated[
         bool, typer.Option("--new-measurement", help="Go on although the measure section changed.")
@@ -198,6 +205,7 @@ def run(
                 listener=listener,
                 address=address,
                 accept_drift=accept_drift,
+                accept_change=accept_change,
                 new_measurement=new_measurement,
                 insecure_cluster=insecure_cluster,
             )
@@ -246,8 +254,10 @@ def status(run: RunPath, as_json: AsJson = False) -> None:
         loss = "" if active["loss"] is None else f", loss {active['loss']:.4g}"
         typer.echo(f"  now: {printable(active['trial'])}, step {active['step']} of {active['steps']}{loss}")
     for row in trial_rows(run):
+        earlier = " (of an earlier spec)" if row["superseded"] else ""
         typer.echo(
-            f"  {row['trial_id']}  {row['status']:9} {row['step']:>8}/{row['steps']:<8} {printable(row['trial'])}"
+            f"  {row['trial_id']}  {row['status']:9} {row['step']:>8}/{row['steps']:<8} "
+            f"{printable(row['trial'])}{earlier}"
         )
     for failure in document["failures"]:
         typer.echo(f"  {failure['trial_id']} failed: {printable(failure['error'])}")

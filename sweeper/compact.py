@@ -96,6 +96,8 @@ def trials_table(state: RunState, metrics: pa.Table | None, *, running: frozense
         if trial.status == "diverged":
             known = {metric: value for metric, value in known.items() if metric != "final_train_loss"}
         row |= {metric: known.get(metric) for metric in metric_names}
+        row["superseded"] = name in state.superseded
+        row["code_id"] = record["code"]["sha256"][:12] if record.get("code") else None
         rows.append(row | _ending(trial) | _conditions(trial, state) | _own_columns(trial))
     columns = list(dict.fromkeys(key for row in rows for key in row))
     typed = {column: _column(column, [row.get(column) for row in rows]) for column in columns}
@@ -192,6 +194,8 @@ _FIXED_TYPES: Mapping[str, pa.DataType] = {
     "last_finite_loss": pa.float64(),
     "clipped_fraction": pa.float64(),
     "error": pa.string(),
+    "superseded": pa.bool_(),
+    "code_id": pa.string(),
     "environment_id": pa.string(),
     "drift": pa.bool_(),
     "hitting_time": pa.int64(),

@@ -13,6 +13,7 @@ from sweeper.labels import describe, duration
 from sweeper.plan import Plan, Trial, expand
 from sweeper.run_dir import RunDir
 from sweeper.spec import Sweep
+from sweeper.spec_change import spec_change
 from sweeper.standing import default_run_dir, open_state, standing
 
 __all__ = ["plan_document", "plan_text"]
@@ -38,7 +39,8 @@ def plan_document(sweep: Sweep, out: Path | None = None) -> dict[str, Any]:
     Returns:
         ``run``, ``cells``, ``seeds``, ``trials``, counts of ``new``, ``under_way``, ``done`` and ``failed`` trials,
         ``steps`` left to train, ``seconds`` (None where unknown) with ``seconds_from`` (how it is known), ``bytes`` on
-        disk, ``code`` (modules of the user's own that would be imported), and the ``table`` of cells.
+        disk, ``code`` (modules of the user's own that would be imported), ``change`` (what is trained otherwise than
+        when the run was begun, or None), ``asks_for`` (options that a run would ask for), and the ``table`` of cells.
 
     Raises:
         SpecError: The sweep cannot be expanded.
@@ -51,6 +53,7 @@ def plan_document(sweep: Sweep, out: Path | None = None) -> dict[str, Any]:
     left = [(trial, 0) for trial in now.new]
     left += [(trial, state.trials[trial.trial_id].step) for trial in now.under_way]
     seconds, source = _seconds(sweep, plan, state, left)
+    change = spec_change(run_dir, sweep, plan, state)
     status = {trial.trial_id: kind for kind in _KINDS for trial in getattr(now, kind)}
     return {
         "run": str(out or default_run_dir(sweep)),
@@ -63,6 +66,8 @@ def plan_document(sweep: Sweep, out: Path | None = None) -> dict[str, Any]:
         "seconds_from": source,
         "bytes": _bytes(sweep, left),
         "code": sorted({trial.problem["use"] for trial in plan.trials if ":" in trial.problem["use"]}),
+        "asks_for": list(change.options) if change else [],
+        "change": change.text if change else None,
         "table": _table(plan, status),
     }
 
@@ -88,6 +93,10 @@ def plan_text(document: Mapping[str, Any], *, max_cells: int = 40) -> str:
     ]
     if document["code"]:
         lines.append(f"  runs code of yours: {', '.join(document['code'])}")
+    if document["change"]:
+        lines += ["  what is trained has changed since the run was begun:", document["change"]]
+    if document["asks_for"]:
+        lines.append(f"  a run in this directory asks for {' '.join(document['asks_for'])}, or for another --out")
     lines.append("")
     for row in document["table"][:max_cells]:
         state = ", ".join(f"{count} {kind.replace('_', ' ')}" for kind, count in row["seeds"].items())

@@ -251,6 +251,7 @@ class RunState:
         measurements: Ids of the measure sections that the run has had, with the sections themselves.
         remeasurements: Ids under which kept snapshots were measured again, with what was measured.
         remeasured: By these ids, trial and step of every snapshot that is done.
+        superseded: Trials in whose place others were trained, by the user's word, after spec or code had changed.
         environment: What the last driver ran on, as far as results depend on it.
         environments: The same of every driver, by epoch.
         next_number: Number of the next record.
@@ -262,6 +263,7 @@ class RunState:
     measurements: dict[str, Record | None] = field(default_factory=dict)
     remeasurements: dict[str, Record] = field(default_factory=dict)
     remeasured: dict[str, set[tuple[str, int]]] = field(default_factory=dict)
+    superseded: set[str] = field(default_factory=set)
     environment: Record = field(default_factory=dict)
     environments: dict[int, Record] = field(default_factory=dict)
     next_number: int = 0
@@ -307,6 +309,8 @@ def apply(state: RunState, record: Record) -> None:
             state.measurements[record["measurement"]] = record["measure"]
             for trial in record["trials"]:
                 state.trials.setdefault(trial["trial_id"], TrialState(trial))
+            if "superseded" in record:
+                state.superseded = set(map(str, record["superseded"]))
         case "committed":
             state.parts.extend(Part(**part) for part in record["parts"])
             for fields in record["segments"]:

@@ -178,6 +178,9 @@ def build_report(
 def select(run: Run, where: Sequence[str]) -> pd.DataFrame:
     """The trials that satisfy all conditions, with swept columns under their short names.
 
+    Trials that a changed spec or changed code has put others in the place of are left out, unless a condition names
+    the column ``superseded``.
+
     Args:
         run: The run.
         where: ``column=value`` conditions; ``none`` is null.
@@ -192,11 +195,23 @@ def select(run: Run, where: Sequence[str]) -> pd.DataFrame:
     # learning_rate, clip_norm and steps have columns of their own, which a swept path of that name repeats.
     repeated = [short for path, short in names.items() if short != path and short in run.trials.columns]
     trials = run.trials.drop(columns=repeated).rename(columns=names)
+    if not any(condition.partition("=")[0].strip() == _SUPERSEDED for condition in where):
+        trials = trials[~_superseded(trials)]
     for condition in where:
         trials = _filter(trials, condition, names)
     if trials.empty:
         raise ClipsweepError(f"{run.path}: no trial satisfies {' and '.join(where) or 'anything: there are none'}")
     return trials
+
+
+_SUPERSEDED = "superseded"
+
+
+def _superseded(trials: pd.DataFrame) -> pd.Series[bool]:
+    """Which trials others stand in the place of; none in tables that are older than the column."""
+    if _SUPERSEDED not in trials:
+        return pd.Series(False, index=trials.index)
+    return trials[_SUPERSEDED].fillna(value=False).astype(bool)
 
 
 def _primary(trials: pd.DataFrame) -> str:
@@ -351,6 +366,10 @@ def _notes(run: Run, trials: pd.DataFrame, cells: tuple[Cell, ...], estimator: s
     unfinished = int(trials["status"].isin(["queued", "running"]).sum())
     if unfinished:
         notes.append(f"{unfinished} of {len(trials)} trials are unfinished: the numbers will change")
+    if earlier := int(_superseded(run.trials).sum()) - int(_superseded(trials).sum()):
+        notes.append(
+            f"{earlier} trials of an earlier spec or earlier code are left out; `--where superseded=True` shows them"
+        )
     if any(2 <= cell.seeds <= 3 for cell in cells):
         notes.append("with two or three seeds a 95 % interval is wide; more seeds narrow it")
     if len(run.state.measurements) > 1 and estimator in run.estimators:

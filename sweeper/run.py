@@ -19,6 +19,7 @@ from sweeper.recovery import disk_errors, logging_to, recover, shipped
 from sweeper.run_dir import DriverLock, RunDir
 from sweeper.schedule import Progress, Schedule
 from sweeper.spec import Sweep
+from sweeper.spec_change import SpecChange, check_change, code_record, spec_change
 from sweeper.standing import Standing, default_run_dir, order, standing
 from sweeper.view import Listener
 
@@ -62,6 +63,7 @@ def run_sweep(
     listener: Listener,
     address: str | None = None,
     accept_drift: bool = False,
+    accept_change: bool = False,
     new_measurement: bool = False,
     insecure_cluster: bool = False,
 ) -> Outcome:
@@ -72,7 +74,8 @@ def run_sweep(
         out: The run directory; ``runs/<name>`` by default.
         listener: Is told how it goes.
         address: Cluster address in place of the spec's.
-        accept_drift: Go on although torch, Python, the processor or the thread count changed.
+        accept_drift: Go on although torch, Python, the processor, the thread count or the user's own code changed.
+        accept_change: Go on although the spec changed so that other trials take the place of those that were begun.
         new_measurement: Go on although the measure section changed.
         insecure_cluster: Join a cluster without a token that others can reach.
 
@@ -94,15 +97,17 @@ def run_sweep(
         environment = environment_of(sweep.resources)
         begun = any(trial.segments for trial in state.trials.values())
         check_drift(run_dir, state.environment, environment, begun=begun, accepted=accept_drift)
+        change = spec_change(run_dir, sweep, plan, state)
+        check_change(run_dir, change, accept_change=accept_change, accept_drift=accept_drift)
         measurement = _check_measurement(run_dir, sweep, state, accepted=new_measurement)
         now = standing(plan, state)
-        _announce(listener, plan, now)
+        _announce(listener, plan, now, change)
         journal = Journal(run_dir.journal, state.next_number)
         from sweeper.commit import Committer
 
         committer = Committer(run_dir, journal, state, measurement=measurement)
         committer.record({"type": "opened", "format": 1, "epoch": state.epoch + 1, "environment": environment})
-        _record_plan(run_dir, committer, plan, sweep, measurement)
+        _record_plan(run_dir, committer, plan, sweep, measurement, replaced=change.replaced if change else frozenset())
         todo = [*now.under_way, *now.new]
         interrupted = False
         try:
@@ -214,22 +219,33 @@ def _drive(
         return interrupts.requested()
 
 
-def _record_plan(run_dir: RunDir, committer: Committer, plan: Plan, sweep: Sweep, measurement: str) -> None:
-    """Journal the trials that are new to this run, and keep the spec beside them."""
+def _record_plan(
+    run_dir: RunDir,
+    committer: Committer,
+    plan: Plan,
+    sweep: Sweep,
+    measurement: str,
+    *,
+    replaced: frozenset[str] = frozenset(),
+) -> None:
+    """Journal the trials that are new to this run and those they replace, and keep the spec beside them."""
     state: RunState = committer.state
     unknown = [trial for trial in plan.trials if trial.trial_id not in state.trials]
-    if unknown or measurement not in state.measurements:
+    superseded = (state.superseded | replaced) - {trial.trial_id for trial in plan.trials}
+    if unknown or measurement not in state.measurements or superseded != state.superseded:
         measure = sweep.measure.model_dump(mode="json") if sweep.measure is not None else None
         committer.record({
             "type": "planned",
             "measurement": measurement,
             "measure": measure,
             "trials": [_trial_record(trial, plan) for trial in unknown],
+            **({"superseded": sorted(superseded)} if superseded != state.superseded else {}),
         })
     run_dir.publish(run_dir.spec, sweep.text.encode())
     resolved = yaml.safe_dump(sweep.resolved(), sort_keys=False, allow_unicode=True)
     run_dir.publish(run_dir.resolved, resolved.encode())
-    run_dir.publish_json(run_dir.environment, state.environment | provenance())
+    code = [code_record(found) for found in plan.code]
+    run_dir.publish_json(run_dir.environment, state.environment | provenance() | {"code": code})
 
 
 def _trial_record(trial: Trial, plan: Plan) -> dict[str, Any]:
@@ -262,14 +278,16 @@ def _check_measurement(run_dir: RunDir, sweep: Sweep, state: RunState, *, accept
     )
 
 
-def _announce(listener: Listener, plan: Plan, now: Standing) -> None:
+def _announce(listener: Listener, plan: Plan, now: Standing, change: SpecChange | None) -> None:
     listener.say(
         f"{len(plan.trials)} trials: {len(now.new)} new, {len(now.under_way)} under way, "
         f"{len(now.done)} done, {len(now.failed)} failed"
     )
     if now.failed:
         listener.say(f"{len(now.failed)} failed trials stay as they are; queue them again with `clipsweep retry`")
-    if now.foreign:
+    if now.foreign and change is None:
         listener.say(
             f"{len(now.foreign)} unfinished trials of an earlier spec are not in this one: kept, not continued"
         )
+    if change is not None:
+        listener.say(f"{change.new} trials take the place of {len(change.replaced)} of an earlier spec:\n{change.text}")

@@ -24,7 +24,7 @@ class Standing:
         under_way: Trials with a committed segment but no end.
         done: Trials that ended, diverged ones among them.
         failed: Trials given up; `clipsweep retry` queues them again.
-        foreign: Unresolved trials of an earlier spec that this one does not have.
+        foreign: Unresolved trials of an earlier spec that this one does not have, nor others in their place.
     """
 
     new: tuple[Trial, ...]
@@ -69,7 +69,8 @@ def standing(plan: Plan, state: RunState) -> Standing:
         known = state.trials.get(trial.trial_id)
         kinds[_kind(known)].append(trial)
     planned = {trial.trial_id for trial in plan.trials}
-    foreign = tuple(name for name, trial in state.trials.items() if name not in planned and not trial.resolved)
+    settled = planned | state.superseded
+    foreign = tuple(name for name, trial in state.trials.items() if name not in settled and not trial.resolved)
     return Standing(**{kind: tuple(trials) for kind, trials in kinds.items()}, foreign=foreign)
 
 

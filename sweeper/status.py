@@ -48,7 +48,8 @@ def run_status(path: Path) -> dict[str, Any]:
         path: The run directory.
 
     Returns:
-        ``path``, ``driver`` (or None), ``counts`` by status word, ``trials``, ``steps_done``, ``steps_total``,
+        ``path``, ``driver`` (or None), ``counts`` by status word, ``trials``, ``superseded`` (trials of an earlier spec
+        that others stand in place of, which the other numbers leave out), ``steps_done``, ``steps_total``,
         ``failures`` (label and error of the trials given up) and ``live`` (what the driver is doing, or None).
 
     Raises:
@@ -65,19 +66,21 @@ def run_status(path: Path) -> dict[str, Any]:
         except (OSError, ValueError):
             live = None
     counts = {status: 0 for status in STATUSES}
-    for trial in state.trials.values():
+    current = [trial for name, trial in state.trials.items() if name not in state.superseded]
+    for trial in current:
         counts[_status(trial, driven=driver is not None)] += 1
     return {
         "path": str(path),
         "driver": driver,
         "counts": {status: count for status, count in counts.items() if count},
-        "trials": len(state.trials),
-        "steps_done": sum(t.record["steps"] if t.resolved else t.step for t in state.trials.values()),
-        "steps_total": sum(trial.record["steps"] for trial in state.trials.values()),
+        "trials": len(current),
+        "superseded": len(state.superseded),
+        "steps_done": sum(trial.record["steps"] if trial.resolved else trial.step for trial in current),
+        "steps_total": sum(trial.record["steps"] for trial in current),
         "failures": [
             {"trial_id": name, "trial": _label(trial), "error": trial.failures[-1][1]}
             for name, trial in state.trials.items()
-            if trial.given_up
+            if trial.given_up and name not in state.superseded
         ],
         "live": live,
     }
@@ -114,7 +117,7 @@ def list_runs(folder: Path) -> list[dict[str, Any]]:
 
 
 def trial_rows(path: Path) -> list[dict[str, Any]]:
-    """A row a trial: id, label, status, step, attempts.
+    """A row a trial: id, label, status, step, attempts, and whether a changed spec has put others in its place.
 
     Returns:
         JSON-able rows in the order of the plan.
@@ -130,6 +133,7 @@ def trial_rows(path: Path) -> list[dict[str, Any]]:
             "step": trial.step,
             "steps": trial.record["steps"],
             "attempts": len(trial.attempts),
+            "superseded": name in state.superseded,
         }
         for name, trial in state.trials.items()
     ]

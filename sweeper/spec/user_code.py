@@ -6,8 +6,8 @@ import ast
 import hashlib
 import os
 import sys
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from sweeper.errors import SpecError
@@ -24,11 +24,13 @@ class UserCode:
         use: ``package.module:factory``.
         root: What must be shipped to import it: a single file, or the folder of the top-level package.
         sha256: Hash over the names, relative to ``root``, and the bytes of the Python files in it.
+        files: Name to hash of each of these files.
     """
 
     use: str
     root: Path
     sha256: str
+    files: Mapping[str, str] = field(default_factory=dict, compare=False, repr=False)
 
 
 def user_code(use: str, folder: Path, *, search: Sequence[str] | None = None) -> UserCode | None:
@@ -58,9 +60,10 @@ def user_code(use: str, folder: Path, *, search: Sequence[str] | None = None) ->
     top = module.partition(".")[0]
     root = place / top if (place / top).is_dir() and file != place / f"{top}.py" else place / f"{top}.py"
     try:
-        return UserCode(use=use, root=root.resolve(), sha256=_hash(root))
+        sha256, hashes = _hash(root)
     except OSError as error:
         raise SpecError(f"{show(error.filename)}: cannot be read: {error.strerror}") from None
+    return UserCode(use=use, root=root.resolve(), sha256=sha256, files=hashes)
 
 
 def _module_file(place: Path, module: str) -> Path | None:
@@ -118,16 +121,18 @@ def _bound_names(body: Sequence[ast.stmt]) -> Iterator[str]:
                         yield node.name
 
 
-def _hash(root: Path) -> str:
-    """Hash of a file, or of the Python files of a folder; what is hidden or cached does not count."""
+def _hash(root: Path) -> tuple[str, dict[str, str]]:
+    """Hash of a file, or of the Python files of a folder, and of each; what is hidden or cached does not count."""
     digest = hashlib.sha256()
+    hashes = {}
     files = [root] if root.is_file() else sorted(_python_files(root))
     for file in files:
         name = file.relative_to(root.parent).as_posix().encode()
         data = file.read_bytes()
         # With the lengths in it, no two trees give the same bytes.
         digest.update(f"{len(name)} {len(data)} ".encode() + name + data)
-    return digest.hexdigest()
+        hashes[name.decode()] = hashlib.sha256(data).hexdigest()
+    return digest.hexdigest(), hashes
 
 
 def _python_files(root: Path) -> Iterator[Path]:

@@ -67,7 +67,9 @@ class InlinePools:
         self.hangs: Callable[[int], bool] = lambda slot: False
 
     def start_trainer(self, slot: int) -> None:
-        worker = TrainerWorker(run_dir=str(self.run_dir), threads=1, device="cpu", search=(str(Path(__file__).parent),))
+        # The user's own code lies beside the spec, or here.
+        search = (str(Path(__file__).parent), str(self.run_dir.parent))
+        worker = TrainerWorker(run_dir=str(self.run_dir), threads=1, device="cpu", search=search)
         self.trainers[slot] = worker
         self.news.append(TrainerUp(slot=slot, facts=worker.facts()))
 
