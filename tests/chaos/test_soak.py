@@ -25,8 +25,8 @@ Cli = Any
 SPEC = """
 name: soak
 problem: {use: deep_linear, layers: 3, width: 24, samples: 256, batch_size: 64}
-train: {steps: 300, log_every: 10, evaluate_every: 100, checkpoint_every: 50}
-measure: {every: 50, data_fraction: 0.5, estimators: [{use: directional_smoothness, delta: 0.25}]}
+train: {steps: 120, log_every: 10, evaluate_every: 60, checkpoint_every: 40}
+measure: {every: 60, data_fraction: 0.5, estimators: [{use: directional_smoothness, delta: 0.25}]}
 resources: {max_attempts: 100}
 sweep:
   grid:
