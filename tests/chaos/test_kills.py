@@ -42,15 +42,19 @@ def wait_for(condition: Callable[[], bool], process: subprocess.Popen[str], what
         time.sleep(0.02)
 
 
-def wait_for_trial_under_way(run: Path, process: subprocess.Popen[str]) -> str:
-    """A trial that has a committed segment and is to have more."""
-
-    def under_way() -> list[str]:
+def hold_with_a_trial_under_way(run: Path, driver: subprocess.Popen[str]) -> str:
+    """Freeze a driver at a moment when a trial has a committed segment and is to have more; returns the trial."""
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and driver.poll() is None:
+        driver.send_signal(signal.SIGSTOP)
         commits = [r for r in read_journal(run / "journal.jsonl")[0] if r["type"] == "committed"]
-        return [segment["trial"] for segment in commits[-1]["segments"] if segment["outcome"] is None]
-
-    wait_for(lambda: bool(under_way()), process, "a trial under way")
-    return under_way()[0]
+        outcomes = {segment["trial"]: segment["outcome"] for record in commits for segment in record["segments"]}
+        for trial, outcome in outcomes.items():
+            if outcome is None:
+                return trial
+        driver.send_signal(signal.SIGCONT)
+        time.sleep(0.1)
+    raise AssertionError(f"no trial under way: {driver.poll()}")
 
 
 def each(processes: list[psutil.Process], do: Callable[[psutil.Process], None]) -> None:
@@ -143,6 +147,7 @@ def test_killed_trainers_and_estimators_are_replaced_and_their_trials_resumed(
     assert out == ""
 
 
+@pytest.mark.slow
 def test_a_trainer_that_outlives_its_driver_is_fenced_off(finished: Cli, make_cli: Callable[[], Cli]) -> None:
     cli = make_cli()
     run = cli.folder / "runs" / "small"
@@ -157,10 +162,11 @@ def test_a_trainer_that_outlives_its_driver_is_fenced_off(finished: Cli, make_cl
         before = committed(run)
         wait_for(lambda: committed(run) > before, second, "a commit of the second driver")
         # What a trainer of the first driver would write now, into a trial that the second has under way.
-        trial = wait_for_trial_under_way(run, second)
+        trial = hold_with_a_trial_under_way(run, second)
         stale = run / "checkpoints" / trial / "step-0000000599-e1-a1.safetensors"
         stale.parent.mkdir(exist_ok=True)
         stale.write_bytes(b"not of this epoch")
+        second.send_signal(signal.SIGCONT)
         each(left, psutil.Process.resume)
         _, err = second.communicate(timeout=240)
         assert second.returncode == 0, err
