@@ -210,7 +210,7 @@ _SUPERSEDED = "superseded"
 def _superseded(trials: pd.DataFrame) -> pd.Series[bool]:
     """Which trials others stand in the place of; none in tables that are older than the column."""
     if _SUPERSEDED not in trials:
-        return pd.Series(False, index=trials.index)
+        return trials["trial_id"].isna()  # every trial has an id
     return trials[_SUPERSEDED].fillna(value=False).astype(bool)
 
 
