@@ -159,7 +159,7 @@ def run(
     overrides: Overrides = None,
     out: Out = None,
     address: Annotated[
-        str | None, typer.Option("--address", help="local, auto, host:port or ray://host:port; overrides the spec's.")
+        str | None, typer.Option("--address", help="local, auto or host:port; overrides the spec's.")
     ] = None,
     accept_drift: Annotated[
         bool,

@@ -76,7 +76,7 @@ def join(address: str, *, insecure: bool = False, from_outside: bool = False) ->
     if wanted.startswith("ray://"):
         raise ClusterError(
             f"{where}: a Ray Client connection cannot stream results, which training needs; run this command on a "
-            "node of the cluster with `--address auto`, or submit it from here with `--detach`"
+            "node of the cluster with `--address auto`, or with `--address host:port`"
         )
     if wanted != "auto":
         _knock(wanted, where)
@@ -94,8 +94,7 @@ def join(address: str, *, insecure: bool = False, from_outside: bool = False) ->
     if not found["here"] and not from_outside:
         raise ClusterError(
             f"{where}: no node of that cluster ({_names(found['nodes'])}) runs on this machine, and the driver needs "
-            f"one; run this command on a node, make this machine one with `ray start --address={found['address']}`, "
-            "or submit the sweep with `--detach`"
+            f"one; run this command on a node, or make this machine one with `ray start --address={found['address']}`"
         )
     notes = []
     if not guarded and not all(map(is_loopback, found["nodes"])):

@@ -91,7 +91,7 @@ def test_what_is_no_address_is_said_to_be_none(address: str):
 
 
 def test_the_ray_client_is_refused_with_what_to_use_in_its_place(monkeypatch: pytest.MonkeyPatch):
-    with pytest.raises(ClusterError, match=r"cannot stream results.*--address auto.*--detach"):
+    with pytest.raises(ClusterError, match=r"cannot stream results.*--address auto.*--address host:port"):
         join("ray://head:10001")
     monkeypatch.setenv("RAY_ADDRESS", "ray://head:10001")
     with pytest.raises(ClusterError, match=r"RAY_ADDRESS=ray://head:10001\): a Ray Client"):
