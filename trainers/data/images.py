@@ -15,7 +15,7 @@ from torch import Tensor
 
 from trainers.data.decoded import Decoded, decoded
 from trainers.data.pickled import read_pickled_batch
-from trainers.data.sources import SOURCES, folder_of, is_present, where_it_goes
+from trainers.data.sources import SOURCES, find_folder, where_it_goes
 from trainers.errors import DataError
 from trainers.seeding import generator_for
 
@@ -70,17 +70,7 @@ def load_images(name: str) -> ImageData:
     """
     if name == "digits":
         return _digits()
-    source = SOURCES.get(name)
-    if source is not None and source.kind == "dataset":
-        if not is_present(source):
-            raise DataError(f"dataset {name!r} is not on this machine: {where_it_goes(source)}")
-        folder = folder_of(source)
-    else:
-        folder = Path(name).expanduser()
-    if not folder.is_dir():
-        raise DataError(
-            f"unknown dataset {name!r}: neither 'digits' or 'cifar10' nor a directory (looked in {folder.absolute()})"
-        )
+    folder = find_folder(name, "dataset", built_in="digits")
     paths = _find(folder)
     stamps = tuple((path.stat().st_size, path.stat().st_mtime_ns) for path in paths)
     data = _from_files(paths, stamps)

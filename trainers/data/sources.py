@@ -10,7 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-__all__ = ["SOURCES", "Download", "Source", "cache_dir", "folder_of", "is_present", "where_it_goes"]
+from trainers.errors import DataError
+
+__all__ = ["SOURCES", "Download", "Source", "cache_dir", "find_folder", "folder_of", "is_present", "where_it_goes"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -152,3 +154,33 @@ def where_it_goes(source: Source) -> str:
     return (
         f"fetch it with `clipsweep data fetch {source.name}`; without a network, put {files} into {folder_of(source)}"
     )
+
+
+def find_folder(name: str, kind: Literal["corpus", "dataset"], *, built_in: str) -> Path:
+    """The folder that an option of a problem names.
+
+    Args:
+        name: A source's name, or a directory.
+        kind: Which option it is.
+        built_in: What else it might have named, for the message.
+
+    Returns:
+        The folder; what it holds is for the reader to see.
+
+    Raises:
+        DataError: It is the name of data that has not been fetched, or neither a name nor a directory.
+    """
+    source = SOURCES.get(name)
+    if source is not None and source.kind == kind:
+        if not is_present(source):
+            raise DataError(f"{kind} {name!r} is not on this machine: {where_it_goes(source)}")
+        folder = folder_of(source)
+    else:
+        folder = Path(name).expanduser()
+    if not folder.is_dir():
+        known = [repr(built_in), *(repr(other.name) for other in SOURCES.values() if other.kind == kind)]
+        raise DataError(
+            f"unknown {kind} {name!r}: neither {', '.join(known[:-1])} or {known[-1]} nor a directory "
+            f"(looked in {folder.absolute()})"
+        )
+    return folder

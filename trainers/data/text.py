@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from trainers.data.decoded import Decoded, decoded
-from trainers.data.sources import SOURCES, folder_of, is_present, where_it_goes
+from trainers.data.sources import SOURCES, find_folder, where_it_goes
 from trainers.errors import DataError
 
 __all__ = ["Corpus", "load_corpus"]
@@ -70,18 +70,7 @@ def load_corpus(name: str) -> Corpus:
     """
     if name == "python-docs":
         return _python_docs()
-    source = SOURCES.get(name)
-    if source is not None and source.kind == "corpus":
-        if not is_present(source):
-            raise DataError(f"corpus {name!r} is not on this machine: {where_it_goes(source)}")
-        folder = folder_of(source)
-    else:
-        folder = Path(name).expanduser()
-    if not folder.is_dir():
-        raise DataError(
-            f"unknown corpus {name!r}: neither 'python-docs', 'ptb' or 'wikitext2' nor a directory (looked in "
-            f"{folder.absolute()})"
-        )
+    folder = find_folder(name, "corpus", built_in="python-docs")
     paths = {split: _find(folder, split) for split in _SPLITS}
     stamps = tuple((path.stat().st_size, path.stat().st_mtime_ns) for path in paths.values())
     corpus = _from_files(tuple(paths.values()), stamps)
