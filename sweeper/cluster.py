@@ -6,7 +6,6 @@ import contextlib
 import logging
 import os
 import shutil
-import socket
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from ray.exceptions import RayError
 
 from sweeper.elastic import PoolSize
 from sweeper.errors import ClusterError
+from sweeper.joining import listens
 from sweeper.waiting import NodeRoom, Want, explain
 
 __all__ = [
@@ -150,13 +150,13 @@ def _start(options: dict[str, Any], attempts: int) -> None:
 
 
 def _describe() -> Cluster:
-    resources = ray.cluster_resources()
-    stores = [node["Resources"].get("object_store_memory", 0) for node in ray.nodes() if node["Alive"]]
+    living = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    rooms = [_cpus_gpus(resources) for resources in living]
     return Cluster(
-        cpus=resources.get("CPU", 0.0),
-        gpus=resources.get("GPU", 0.0),
-        object_store_bytes=int(min(stores, default=0)),
-        nodes=tuple((room.total["cpus"], room.total["gpus"]) for room in node_rooms()),
+        cpus=sum(room["cpus"] for room in rooms),
+        gpus=sum(room["gpus"] for room in rooms),
+        object_store_bytes=int(min((resources.get("object_store_memory", 0) for resources in living), default=0)),
+        nodes=tuple((room["cpus"], room["gpus"]) for room in rooms),
     )
 
 
@@ -207,12 +207,7 @@ def room_now(
 
 def head_answers() -> bool:
     """Whether the head of the joined cluster takes connections."""
-    host, _, port = ray.get_runtime_context().gcs_address.rpartition(":")
-    try:
-        socket.create_connection((host.strip("[]"), int(port)), timeout=1.0).close()
-    except OSError:
-        return False
-    return True
+    return listens(ray.get_runtime_context().gcs_address, timeout_s=1.0)
 
 
 def without_place(actor: Any) -> bool:
@@ -287,9 +282,9 @@ def pool_size(
     pair_cpus = trainer.cpus + (estimator.cpus if measured else max(0.0, 1 - trainer.cpus))
     pair_gpus = trainer.gpus + (estimator.gpus if measured else 0)
     nodes = cluster.nodes or ((cluster.cpus, cluster.gpus),)
-    _check_each(nodes, trainer, "trainers")
+    _check_each(nodes, trainer, "trainer")
     if measured:
-        _check_each(nodes, estimator, "estimators")
+        _check_each(nodes, estimator, "estimator")
     # Node by node: half a worker here and half there is none.
     room = sum(min(_fit(cpus, pair_cpus), _fit(gpus, pair_gpus)) for cpus, gpus in nodes)
     size = PoolSize(
@@ -314,9 +309,10 @@ def _check_each(nodes: Sequence[tuple[float, float]], each: WorkerSettings, kind
         return
     raise ClusterError(
         explain(
-            Want(kind=kind.removesuffix("s"), count=1, each={"cpus": each.cpus, "gpus": each.gpus}),
+            Want(kind=kind, count=1, each={"cpus": each.cpus, "gpus": each.gpus}),
             [NodeRoom(total={"cpus": cpus, "gpus": gpus}, free={}) for cpus, gpus in nodes],
-        ).replace("waiting for", "no room for")
+            opening="no room for",
+        )
     )
 
 
@@ -343,7 +339,7 @@ def num_estimators(
         2
     """
     nodes = cluster.nodes or ((cluster.cpus, cluster.gpus),)
-    _check_each(nodes, estimator, "estimators")
+    _check_each(nodes, estimator, "estimator")
     room = sum(min(_fit(cpus, estimator.cpus), _fit(gpus, estimator.gpus)) for cpus, gpus in nodes)
     by_threads = room if estimator.gpus else _fit(cluster.cpus, max(estimator.cpus, estimator.threads))
     wanted = max(1, min(by_threads if count == "auto" else count, num_snapshots))

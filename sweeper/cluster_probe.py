@@ -7,7 +7,6 @@ anybody wants to, and may end the process that asks.
 from __future__ import annotations
 
 import json
-import socket
 import sys
 from typing import Any
 
@@ -15,6 +14,8 @@ from ray import __version__ as ray_version
 from ray._private import ray_constants, services
 from ray._raylet import GcsClient  # type: ignore[attr-defined]  # compiled, without a word on its types
 from ray.exceptions import AuthenticationError, RayError
+
+from sweeper.joining import listens
 
 __all__ = ["probe"]
 
@@ -45,7 +46,7 @@ def probe(address: str) -> dict[str, Any]:
     try:
         found = services.canonicalize_bootstrap_address_or_die(address)
         # Ray takes 127.0.0.1 for this machine's own address, at which a private Ray does not listen.
-        found = found if found == address or _listens(found) else address
+        found = found if found == address or listens(found, timeout_s=2.0) else address
     except (ValueError, OSError) as error:
         return {"problem": "bad_address", "text": _first_line(error)}
     try:
@@ -75,15 +76,6 @@ def probe(address: str) -> dict[str, Any]:
 
 _ALIVE = 0
 """``GcsNodeInfo.ALIVE``."""
-
-
-def _listens(address: str) -> bool:
-    host, _, port = address.rpartition(":")
-    try:
-        socket.create_connection((host.strip("[]"), int(port)), timeout=2).close()
-    except OSError:
-        return False
-    return True
 
 
 def _first_line(error: Exception) -> str:

@@ -22,7 +22,7 @@ from typing import Any
 
 from sweeper.errors import ClusterError
 
-__all__ = ["LONGEST_S", "Joined", "is_loopback", "join", "token_source"]
+__all__ = ["LONGEST_S", "Joined", "is_loopback", "join", "listens", "token_source"]
 
 _CONNECT_S = 10.0
 _PROBE_S = 30.0
@@ -162,6 +162,24 @@ def is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host.strip("[]")).is_loopback
     except ValueError:
         return host == "localhost"
+
+
+def listens(address: str, *, timeout_s: float) -> bool:
+    """Whether anything takes connections at an address.
+
+    Args:
+        address: ``host:port``.
+        timeout_s: How long to wait for an answer.
+
+    Returns:
+        True where something does.
+    """
+    host, _, port = address.rpartition(":")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=timeout_s).close()
+    except OSError:
+        return False
+    return True
 
 
 def _knock(address: str, where: str) -> None:

@@ -180,13 +180,15 @@ def _drive(
             "num_trials": len(todo),
         }
         size = pool_size(cluster, trainer, estimator, **wanted)
-        # Nodes of a cluster come and go; a local Ray is what it is.
-        elastic = Elastic(
-            room=lambda: room_now(trainer, estimator, **wanted),
-            head_answers=head_answers,
-            size=size,
-            patience_s=sweep.cluster.patience_s,
-        )
+        follow = {}
+        if address != "local":
+            # Nodes of a cluster come and go; a local Ray is what it is.
+            follow["look_for_room"] = Elastic(
+                room=lambda: room_now(trainer, estimator, **wanted),
+                head_answers=head_answers,
+                size=size,
+                patience_s=sweep.cluster.patience_s,
+            ).look
         side_by_side = [trial.trial_id for trial in todo if trial.problem["use"] == "analytic"]
         schedule = Schedule(
             order([trial.trial_id for trial in todo], progress),
@@ -207,7 +209,7 @@ def _drive(
             schedule=schedule,
             pools=pools,
             held_up=pools.held_up,
-            **({} if address == "local" else {"look_for_room": elastic.look}),
+            **follow,
             num_trainers=size.trainers,
             num_estimators=size.estimators,
             listener=listener,

@@ -40,12 +40,13 @@ class Want:
     each: Mapping[str, float]
 
 
-def explain(want: Want, nodes: Sequence[NodeRoom]) -> str:
+def explain(want: Want, nodes: Sequence[NodeRoom], *, opening: str = "waiting for") -> str:
     """Why workers have no place, and what to do about it.
 
     Args:
         want: The workers.
         nodes: The living nodes.
+        opening: What the line begins with.
 
     Returns:
         One line.
@@ -61,11 +62,11 @@ def explain(want: Want, nodes: Sequence[NodeRoom]) -> str:
         largest = max((node.total.get(name, 0.0) for node in nodes), default=0.0)
         if need > largest + 1e-9:
             has = "the cluster has none" if largest == 0 else f"no node has more than {_amount(name, largest)}"
-            return f"waiting for {_amount(name, need)} {who}: {has}; set {section}.{name}: {largest:g}"
+            return f"{opening} {_amount(name, need)} {who}: {has}; set {section}.{name}: {largest:g}"
     asked = " and ".join(_amount(name, need) for name, need in want.each.items() if need > 0) or "a place"
     fitting = [node for node in nodes if _holds(node.total, want.each)]
     if not fitting:
-        return f"waiting for {asked} {who}: no single node has both; lower {section}.cpus or {section}.gpus"
+        return f"{opening} {asked} {who}: no single node has both; lower {section}.cpus or {section}.gpus"
     scarce = [name for name, need in want.each.items() if need > 0]
     free = " and ".join(
         f"{sum(node.free.get(name, 0.0) for node in fitting):g} of "
@@ -73,9 +74,9 @@ def explain(want: Want, nodes: Sequence[NodeRoom]) -> str:
         for name in scarce
     )
     if any(_holds(node.free, want.each) for node in fitting):
-        return f"waiting for {asked} {who}: {free} are free, Ray has not placed them yet"
+        return f"{opening} {asked} {who}: {free} are free, Ray has not placed them yet"
     return (
-        f"waiting for {asked} {who}: only {free} are free, the rest is taken by other jobs or by this sweep's own "
+        f"{opening} {asked} {who}: only {free} are free, the rest is taken by other jobs or by this sweep's own "
         f"workers; they start when it is given back; lower resources.*.count to go on with fewer"
     )
 
