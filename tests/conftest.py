@@ -8,11 +8,14 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
 import pytest
+
+from sweeper.journal import read_journal
 
 # Results are compared bit for bit, and two OpenMP threads on a busy machine collapse.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -81,6 +84,21 @@ class Cli:
             raise
         assert process.returncode == code, f"exit {process.returncode}\n{out}\n{err}"
         return subprocess.CompletedProcess(process.args, process.returncode, out, err)
+
+    def num_commits(self, run: str) -> int:
+        """How many commits a run's journal holds; none where there is no journal yet."""
+        journal = self.folder / run / "journal.jsonl"
+        if not journal.exists():
+            return 0
+        return sum(record["type"] == "committed" for record in read_journal(journal)[0])
+
+    def wait_for(self, condition: Callable[[], bool], process: subprocess.Popen[str], what: str) -> None:
+        """Wait until something holds while a command runs, two minutes at most."""
+        deadline = time.monotonic() + 120
+        while not condition():
+            assert process.poll() is None, f"the sweep ended before {what}: {process.communicate()}"
+            assert time.monotonic() < deadline, f"no {what} within two minutes"
+            time.sleep(0.02)
 
     def tables(self, run: str) -> dict[str, pd.DataFrame]:
         """The tables as anybody reads them, without what differs between two runs of the same trial."""

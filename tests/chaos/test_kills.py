@@ -27,21 +27,6 @@ Cli = Any
 WORKER = re.compile(r"(trainer|estimator) (\d+) is up: WorkerFacts\(host='[^']*', pid=(\d+)")
 
 
-def committed(run: Path) -> int:
-    """How many commits the journal holds; none where there is no journal yet."""
-    if not (run / "journal.jsonl").exists():
-        return 0
-    return sum(record["type"] == "committed" for record in read_journal(run / "journal.jsonl")[0])
-
-
-def wait_for(condition: Callable[[], bool], process: subprocess.Popen[str], what: str) -> None:
-    deadline = time.monotonic() + 120
-    while not condition():
-        assert process.poll() is None, f"the sweep ended before {what}: {process.communicate()}"
-        assert time.monotonic() < deadline, f"no {what} within two minutes"
-        time.sleep(0.02)
-
-
 def hold_with_a_trial_under_way(run: Path, driver: subprocess.Popen[str]) -> str:
     """Freeze a driver at a moment when a trial has a committed segment and is to have more; returns the trial."""
     deadline = time.monotonic() + 120
@@ -81,12 +66,12 @@ def test_a_driver_killed_again_and_again_leaves_no_gap_and_no_duplicate(
     moments = random.Random(7)
     for kill in range(3):
         process = cli.start("run", "small.yaml")
-        before = committed(run)
+        before = cli.num_commits("runs/small")
         # The first kill strikes before anything is committed, the others somewhere between commits.
         wanted = before + (0 if kill == 0 else 1)
         up = len(workers(run)["trainer"])
-        wait_for(lambda up=up: len(workers(run)["trainer"]) > up, process, "a trainer")
-        wait_for(lambda wanted=wanted: committed(run) >= wanted, process, "a commit")
+        cli.wait_for(lambda up=up: len(workers(run)["trainer"]) > up, process, "a trainer")
+        cli.wait_for(lambda wanted=wanted: cli.num_commits("runs/small") >= wanted, process, "a commit")
         time.sleep(moments.uniform(0, 0.8))
         process.kill()
         process.communicate()
@@ -130,13 +115,13 @@ def test_killed_trainers_and_estimators_are_replaced_and_their_trials_resumed(
     cli = make_cli()
     run = cli.folder / "runs" / "small"
     process = cli.start("run", "small.yaml")
-    wait_for(lambda: committed(run) >= 1, process, "a commit")
+    cli.wait_for(lambda: cli.num_commits("runs/small") >= 1, process, "a commit")
     victims = workers(run)
     os.kill(victims["trainer"][0], signal.SIGKILL)
     os.kill(victims["estimator"][0], signal.SIGKILL)
     # The other trainer waits, or it would have done everything before the new one is up.
     os.kill(victims["trainer"][1], signal.SIGSTOP)
-    wait_for(lambda: len(workers(run)["trainer"]) == 3, process, "another trainer")
+    cli.wait_for(lambda: len(workers(run)["trainer"]) == 3, process, "another trainer")
     os.kill(victims["trainer"][1], signal.SIGCONT)
     out, err = process.communicate(timeout=240)
     assert process.returncode == 0, err
@@ -152,15 +137,15 @@ def test_a_trainer_that_outlives_its_driver_is_fenced_off(finished: Cli, make_cl
     cli = make_cli()
     run = cli.folder / "runs" / "small"
     first = cli.start("run", "small.yaml")
-    wait_for(lambda: committed(run) >= 1, first, "a commit")
+    cli.wait_for(lambda: cli.num_commits("runs/small") >= 1, first, "a commit")
     # All of its Ray is frozen, so that nothing notices the driver's death: neither the raylet nor the trainers.
     left = psutil.Process(first.pid).children(recursive=True)
     each(left, psutil.Process.suspend)
     first.kill()
     try:
         second = cli.start("run", "small.yaml")
-        before = committed(run)
-        wait_for(lambda: committed(run) > before, second, "a commit of the second driver")
+        before = cli.num_commits("runs/small")
+        cli.wait_for(lambda: cli.num_commits("runs/small") > before, second, "a commit of the second driver")
         # What a trainer of the first driver would write now, into a trial that the second has under way.
         trial = hold_with_a_trial_under_way(run, second)
         stale = run / "checkpoints" / trial / "step-0000000599-e1-a1.safetensors"
@@ -187,7 +172,7 @@ def test_an_interrupt_checkpoints_says_how_to_go_on_and_a_second_one_leaves_at_o
     cli = make_cli()
     run = cli.folder / "runs" / "small"
     process = cli.start("run", "small.yaml")
-    wait_for(lambda: committed(run) >= 1, process, "a commit")
+    cli.wait_for(lambda: cli.num_commits("runs/small") >= 1, process, "a commit")
     # As a terminal does it: to every process of the group at once.
     os.killpg(process.pid, signal.SIGINT)
     _, err = process.communicate(timeout=60)
@@ -198,7 +183,7 @@ def test_an_interrupt_checkpoints_says_how_to_go_on_and_a_second_one_leaves_at_o
 
     process = cli.start("run", "small.yaml")
     up = len(workers(run)["trainer"])
-    wait_for(lambda: len(workers(run)["trainer"]) > up, process, "a trainer")
+    cli.wait_for(lambda: len(workers(run)["trainer"]) > up, process, "a trainer")
     process.send_signal(signal.SIGINT)
     time.sleep(0.05)
     process.send_signal(signal.SIGINT)
@@ -208,7 +193,7 @@ def test_an_interrupt_checkpoints_says_how_to_go_on_and_a_second_one_leaves_at_o
 
     process = cli.start("run", "small.yaml")
     up = len(workers(run)["trainer"])
-    wait_for(lambda: len(workers(run)["trainer"]) > up, process, "a trainer")
+    cli.wait_for(lambda: len(workers(run)["trainer"]) > up, process, "a trainer")
     process.send_signal(signal.SIGTERM)
     _, err = process.communicate(timeout=60)
     assert process.returncode in {0, 130}, err
@@ -222,7 +207,7 @@ def test_a_second_driver_is_refused_while_the_first_runs(make_cli: Callable[[], 
     run = cli.folder / "runs" / "small"
     process = cli.start("run", "small.yaml")
     try:
-        wait_for(lambda: (run / "driver.json").exists(), process, "a driver")
+        cli.wait_for(lambda: (run / "driver.json").exists(), process, "a driver")
         refused = cli("run", "small.yaml", code=2)
         assert f"pid {process.pid} on" in refused.stderr
         assert "is running this sweep" in refused.stderr

@@ -20,8 +20,6 @@ import pandas as pd
 import psutil
 import pytest
 
-from sweeper.journal import read_journal
-
 pytestmark = [pytest.mark.ray, pytest.mark.chaos, pytest.mark.slow]
 
 Cli = Any
@@ -127,23 +125,9 @@ def quiet(finished: Cli, tmp_path_factory: pytest.TempPathFactory) -> Cli:
     return cli
 
 
-def commits(run: Path) -> int:
-    if not (run / "journal.jsonl").exists():
-        return 0
-    return sum(record["type"] == "committed" for record in read_journal(run / "journal.jsonl")[0])
-
-
 def log_of(run: Path) -> str:
     path = run / "logs" / "driver.log"
     return path.read_text() if path.exists() else ""
-
-
-def wait_for(condition: Callable[[], bool], process: subprocess.Popen[str], what: str) -> None:
-    deadline = time.monotonic() + 180
-    while not condition():
-        assert process.poll() is None, f"the sweep ended before {what}: {process.communicate()}"
-        assert time.monotonic() < deadline, f"no {what} within three minutes"
-        time.sleep(0.05)
 
 
 def trainers_up(run: Path) -> int:
@@ -156,16 +140,16 @@ def test_pools_grow_onto_a_node_that_joins_and_go_on_when_another_is_killed(
     run = joined.folder / "runs" / "small"
     nodes.add("first")
     process = joined.start("run", "small.yaml", *LONGER, "--address", f"127.0.0.1:{nodes.port}")
-    wait_for(lambda: commits(run) >= 1, process, "a commit")
+    joined.wait_for(lambda: joined.num_commits("runs/small") >= 1, process, "a commit")
     (pid,) = re.findall(r"trainer 0 is up: .*pid=(\d+)", log_of(run))
     # The trainer waits meanwhile, or it would be done with everything before a node is up.
     os.kill(int(pid), signal.SIGSTOP)
     nodes.add("second")
-    wait_for(lambda: trainers_up(run) == 2, process, "a trainer on the second node")
+    joined.wait_for(lambda: trainers_up(run) == 2, process, "a trainer on the second node")
     os.kill(int(pid), signal.SIGCONT)
     assert "room for 2 trainers and 2 estimators now" in log_of(run)
-    before = commits(run)
-    wait_for(lambda: commits(run) > before, process, "another commit")
+    before = joined.num_commits("runs/small")
+    joined.wait_for(lambda: joined.num_commits("runs/small") > before, process, "another commit")
     nodes.kill("first")
     _, err = process.communicate(timeout=300)
     assert process.returncode == 0, err
@@ -178,11 +162,10 @@ def test_pools_grow_onto_a_node_that_joins_and_go_on_when_another_is_killed(
 def test_when_the_last_node_is_gone_the_sweep_ends_with_how_to_go_on_and_goes_on_when_there_is_one(
     nodes: Nodes, joined: Cli, quiet: Cli
 ) -> None:
-    run = joined.folder / "runs" / "small"
     nodes.add("only")
     options = (*LONGER, "--address", f"127.0.0.1:{nodes.port}", "--set", "cluster.patience_s=5")
     process = joined.start("run", "small.yaml", *options)
-    wait_for(lambda: commits(run) >= 1, process, "a commit")
+    joined.wait_for(lambda: joined.num_commits("runs/small") >= 1, process, "a commit")
     # The raylet alone, as when a node's daemon crashes: what it started must go with it.
     nodes.find("only", "raylet").kill()
     _, err = process.communicate(timeout=180)
@@ -199,10 +182,9 @@ def test_when_the_last_node_is_gone_the_sweep_ends_with_how_to_go_on_and_goes_on
 def test_when_the_clusters_head_dies_the_sweep_ends_with_how_to_go_on_and_never_hangs(
     nodes: Nodes, joined: Cli, quiet: Cli
 ) -> None:
-    run = joined.folder / "runs" / "small"
     nodes.add("only")
     process = joined.start("run", "small.yaml", *LONGER, "--address", f"127.0.0.1:{nodes.port}")
-    wait_for(lambda: commits(run) >= 1, process, "a commit")
+    joined.wait_for(lambda: joined.num_commits("runs/small") >= 1, process, "a commit")
     nodes.find("head", "gcs_server").send_signal(signal.SIGKILL)
     _, err = process.communicate(timeout=180)
     assert process.returncode == 3, err

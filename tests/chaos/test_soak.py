@@ -9,14 +9,11 @@ import subprocess
 import time
 from collections import Counter
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import psutil
 import pytest
-
-from sweeper.journal import read_journal
 
 pytestmark = [pytest.mark.ray, pytest.mark.chaos, pytest.mark.slow]
 
@@ -56,12 +53,6 @@ def processes_of(driver: subprocess.Popen[str]) -> dict[str, list[psutil.Process
     return {kind: some for kind, some in found.items() if some}
 
 
-def num_commits(run: Path) -> int:
-    if not (run / "journal.jsonl").exists():
-        return 0
-    return sum(record["type"] == "committed" for record in read_journal(run / "journal.jsonl")[0])
-
-
 def test_five_hundred_trials_under_a_killer_end_with_the_tables_of_a_quiet_run(
     make_cli: Callable[[], Cli], tmp_path_factory: pytest.TempPathFactory, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -83,7 +74,7 @@ def test_five_hundred_trials_under_a_killer_end_with_the_tables_of_a_quiet_run(
         starts += 1
         process = cli.start("run", "soak.yaml")
         # Not before it has done something: whoever is killed at every start gets nowhere.
-        arrived = _time_to_commit(run, num_commits(run), process, until=time.monotonic() + 120)
+        arrived = _time_to_commit(cli, cli.num_commits("runs/soak"), process, until=time.monotonic() + 120)
         strike_at = arrived + fate.uniform(0, 2)
         while process.poll() is None:
             time.sleep(0.05)
@@ -94,12 +85,12 @@ def test_five_hundred_trials_under_a_killer_end_with_the_tables_of_a_quiet_run(
             if not living:
                 continue
             kind = fate.choices(list(living), [VICTIMS[kind] for kind in living])[0]
-            before, struck = num_commits(run), time.monotonic()
+            before, struck = cli.num_commits("runs/soak"), time.monotonic()
             with contextlib.suppress(psutil.NoSuchProcess):
                 fate.choice(living[kind]).kill()
                 kills[kind] += 1
             if process.poll() is None:
-                recoveries.append(_time_to_commit(run, before, process, until=strike_at) - struck)
+                recoveries.append(_time_to_commit(cli, before, process, until=strike_at) - struck)
         _, err = process.communicate()
         assert "Traceback" not in err
         assert "internal error" not in err
@@ -129,10 +120,10 @@ def test_five_hundred_trials_under_a_killer_end_with_the_tables_of_a_quiet_run(
         )
 
 
-def _time_to_commit(run: Path, before: int, process: subprocess.Popen[str], *, until: float) -> float:
+def _time_to_commit(cli: Cli, before: int, process: subprocess.Popen[str], *, until: float) -> float:
     """When the next commit came; infinity where the next blow or the end of the process was sooner."""
     while time.monotonic() < until and process.poll() is None:
-        if num_commits(run) > before:
+        if cli.num_commits("runs/soak") > before:
             return time.monotonic()
         time.sleep(0.05)
     return float("inf")
