@@ -1,0 +1,26 @@
+"""Arguments and options that several commands of the command line share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+__all__ = ["AsJson", "Insecure", "Out", "Overrides", "RunPath", "SpecPath", "Where"]
+
+SpecPath = Annotated[Path, typer.Argument(metavar="SPEC", help="The sweep, a YAML file.", show_default=False)]
+RunPath = Annotated[Path, typer.Argument(metavar="RUN", help="A run directory.", show_default=False)]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="PATH=VALUE", help="Override a value of the spec; may be given often."),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
+Where = Annotated[
+    list[str] | None,
+    typer.Option("--where", metavar="COLUMN=VALUE", help="Only these trials; may be repeated. none is null."),
+]
+Insecure = Annotated[
+    bool, typer.Option("--insecure-cluster", help="Join a cluster without a token, open to its whole network.")
+]
+Out = Annotated[Path | None, typer.Option("--out", help="The run directory; runs/<name> by default.")]
