@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import logging
+import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import Future
 from dataclasses import dataclass
+from typing import TypeAlias
 
 from sweeper.errors import ClusterError
 
-__all__ = ["Elastic", "PoolSize"]
+__all__ = ["Answer", "Elastic", "PoolSize", "in_background"]
 
 _log = logging.getLogger(__name__)
 
@@ -38,6 +41,31 @@ class PoolSize:
         return " and ".join(f"{count} {kind}{'s' if count != 1 else ''}" for count, kind in counts)
 
 
+Answer: TypeAlias = tuple[bool, PoolSize | None]
+"""Whether the head answers, and what there is room for if it does."""
+
+
+def in_background(ask: Callable[[], Answer]) -> Future[Answer]:
+    """Ask in a thread of its own, which nobody waits for: a call of Ray's to a head that has just died does not return.
+
+    Args:
+        ask: The question.
+
+    Returns:
+        Its answer, sooner, later or never.
+    """
+    future: Future[Answer] = Future()
+
+    def work() -> None:
+        try:
+            future.set_result(ask())
+        except BaseException as error:
+            future.set_exception(error)
+
+    threading.Thread(target=work, name="clipsweep-room", daemon=True).start()
+    return future
+
+
 class Elastic:
     """Asks now and then what the cluster has room for.
 
@@ -48,6 +76,7 @@ class Elastic:
         size: What there was room for when the workers were started.
         patience_s: How long the cluster may have no room at all, in seconds.
         clock: Seconds.
+        start: How a question is asked.
     """
 
     def __init__(
@@ -58,17 +87,20 @@ class Elastic:
         size: PoolSize,
         patience_s: float,
         clock: Callable[[], float] = time.monotonic,
+        start: Callable[[Callable[[], Answer]], Future[Answer]] = in_background,
     ) -> None:
         self._room = room
         self._head_answers = head_answers
         self._size = size
         self._patience_s = patience_s
         self._clock = clock
+        self._start = start
+        self._asked: Future[Answer] | None = None
         self._ask_at = clock() + _ASK_EVERY_S
         self._answered_at = self._had_room_at = clock()
 
     def look(self) -> PoolSize | None:
-        """Ask, if it is time to.
+        """Ask, if it is time to, and take notice of an answer; never waits for one.
 
         Returns:
             The new size; None where it is as before, or not known.
@@ -76,20 +108,29 @@ class Elastic:
         Raises:
             ClusterError: The head has been silent, or there has been no room for a worker, for too long.
         """
-        if self._clock() < self._ask_at:
-            return None
-        answers = self._head_answers()
-        room = self._room() if answers else None
-        now = self._clock()
-        self._ask_at = now + _ASK_EVERY_S
+        if self._asked is None:
+            if self._clock() < self._ask_at:
+                return None
+            self._asked = self._start(self._ask)
+        answers, room = False, None
+        if self._asked.done():
+            answers, room = self._asked.result()
+            self._asked = None
+            self._ask_at = self._clock() + _ASK_EVERY_S
         if answers:
-            self._answered_at = now
-        elif now - self._answered_at > _HEAD_PATIENCE_S:
-            raise ClusterError(
-                f"the head of the Ray cluster has not answered for {now - self._answered_at:.0f} s; {_SAFE}"
-            )
-        else:
-            return None
+            return self._notice(room)
+        silent_s = self._clock() - self._answered_at
+        if silent_s > _HEAD_PATIENCE_S:
+            raise ClusterError(f"the head of the Ray cluster has not answered for {silent_s:.0f} s; {_SAFE}")
+        return None
+
+    def _ask(self) -> Answer:
+        answers = self._head_answers()
+        return answers, self._room() if answers else None
+
+    def _notice(self, room: PoolSize | None) -> PoolSize | None:
+        now = self._clock()
+        self._answered_at = now
         if room is None:
             if now - self._had_room_at > self._patience_s:
                 raise ClusterError(

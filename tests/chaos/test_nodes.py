@@ -130,6 +130,12 @@ def log_of(run: Path) -> str:
     return path.read_text() if path.exists() else ""
 
 
+def trainer_pid(run: Path) -> int:
+    """The process of the only trainer that has started."""
+    (pid,) = re.findall(r"trainer 0 is up: .*pid=(\d+)", log_of(run))
+    return int(pid)
+
+
 def trainers_up(run: Path) -> int:
     return len(re.findall(r"trainer \d+ is up", log_of(run)))
 
@@ -141,12 +147,12 @@ def test_pools_grow_onto_a_node_that_joins_and_go_on_when_another_is_killed(
     nodes.add("first")
     process = joined.start("run", "small.yaml", *LONGER, "--address", f"127.0.0.1:{nodes.port}")
     joined.wait_for(lambda: joined.num_commits("runs/small") >= 1, process, "a commit")
-    (pid,) = re.findall(r"trainer 0 is up: .*pid=(\d+)", log_of(run))
+    pid = trainer_pid(run)
     # The trainer waits meanwhile, or it would be done with everything before a node is up.
-    os.kill(int(pid), signal.SIGSTOP)
+    os.kill(pid, signal.SIGSTOP)
     nodes.add("second")
     joined.wait_for(lambda: trainers_up(run) == 2, process, "a trainer on the second node")
-    os.kill(int(pid), signal.SIGCONT)
+    os.kill(pid, signal.SIGCONT)
     assert "room for 2 trainers and 2 estimators now" in log_of(run)
     before = joined.num_commits("runs/small")
     joined.wait_for(lambda: joined.num_commits("runs/small") > before, process, "another commit")
@@ -185,6 +191,8 @@ def test_when_the_clusters_head_dies_the_sweep_ends_with_how_to_go_on_and_never_
     nodes.add("only")
     process = joined.start("run", "small.yaml", *LONGER, "--address", f"127.0.0.1:{nodes.port}")
     joined.wait_for(lambda: joined.num_commits("runs/small") >= 1, process, "a commit")
+    # The trainer waits, or a quick machine would be done before the silence is long enough.
+    os.kill(trainer_pid(joined.folder / "runs" / "small"), signal.SIGSTOP)
     nodes.find("head", "gcs_server").send_signal(signal.SIGKILL)
     _, err = process.communicate(timeout=180)
     assert process.returncode == 3, err

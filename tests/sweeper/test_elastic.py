@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+
 import pytest
 
-from sweeper.elastic import Elastic, PoolSize
+from sweeper.elastic import Answer, Elastic, PoolSize, in_background
 from sweeper.errors import ClusterError
 
 TWO = PoolSize(trainers=2, estimators=2)
@@ -19,9 +23,21 @@ class World:
         self.answers = True
         self.room: PoolSize | None = TWO
         self.asked = 0
+        self.hangs = False
         self.elastic = Elastic(
-            room=self.ask, head_answers=lambda: self.answers, size=TWO, patience_s=60, clock=lambda: self.now
+            room=self.ask,
+            head_answers=lambda: self.answers,
+            size=TWO,
+            patience_s=60,
+            clock=lambda: self.now,
+            start=self.start,
         )
+
+    def start(self, ask: Callable[[], Answer]) -> Future[Answer]:
+        future: Future[Answer] = Future()
+        if not self.hangs:
+            future.set_result(ask())
+        return future
 
     def ask(self) -> PoolSize | None:
         self.asked += 1
@@ -73,3 +89,27 @@ def test_a_silent_head_is_not_asked_for_room_and_ends_the_sweep_before_ray_ends_
         ClusterError, match="has not answered for 30 s; what was committed is safe: run the same command"
     ):
         world.after(15)
+
+
+def test_a_question_that_is_never_answered_is_a_silent_head_and_nobody_waits_for_it() -> None:
+    world = World()
+    world.hangs = True
+    assert world.after(15) is None
+    with pytest.raises(
+        ClusterError, match="has not answered for 30 s; what was committed is safe: run the same command"
+    ):
+        world.after(15)
+
+
+def test_a_question_in_the_background_gives_its_answer_or_its_error_and_returns_at_once() -> None:
+    never = threading.Event()
+    waiting = in_background(lambda: (never.wait(), TWO))
+    assert not waiting.done()
+    never.set()
+    assert waiting.result(timeout=60) == (True, TWO)
+
+    def fail() -> Answer:
+        raise ClusterError("gone")
+
+    with pytest.raises(ClusterError, match="gone"):
+        in_background(fail).result(timeout=60)
