@@ -258,6 +258,7 @@ _TELEMETRY = pa.schema([
     ("estimate_s", pa.float64()),
     ("num_snapshots", pa.int64()),
     ("host", pa.string()),
+    ("node", pa.string()),
     ("pid", pa.int64()),
     ("data", pa.string()),
     ("environment_id", pa.string()),

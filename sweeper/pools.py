@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from sweeper.messages import (
     EstimatorUp,
     FromTrainer,
     Message,
+    SegmentItem,
     SnapshotHeader,
     SnapshotItem,
     TrainerDown,
@@ -223,6 +225,8 @@ class _Trainer:
         from sweeper.actors import TrainerWorker
 
         self._worker = TrainerWorker(**settings)
+        # Beside the host, which several nodes may share.
+        self._node = ray.get_runtime_context().get_node_id()
 
     def facts(self) -> WorkerFacts:
         return self._worker.facts()
@@ -235,6 +239,8 @@ class _Trainer:
         held: list[Any] = []
         sent = time.monotonic()
         for item in self._worker.train(assignments):
+            if isinstance(item, SegmentItem):
+                item = replace(item, facts={**item.facts, "node": self._node})
             if isinstance(item, SnapshotItem):
                 # The array apart: the driver reads the header and passes the array on unread.
                 yield [*held, SnapshotItem(header=item.header, payload=None)]

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from estimators.fit import Interval, log_log_correlation, mean_interval, rank_correlation
 from sweeper.errors import ClipsweepError
 from sweeper.labels import describe, plain_value, short_names
+from sweeper.node_shares import NodeShare, node_shares
 from sweeper.results import Run
 
 if TYPE_CHECKING:
@@ -120,6 +121,7 @@ class Report:
         bests: The best cell per arm.
         comparisons: Arms against each other.
         notes: What a reader should know about these numbers.
+        nodes: Which node did how much.
     """
 
     path: str
@@ -129,6 +131,7 @@ class Report:
     bests: tuple[ArmBest, ...]
     comparisons: tuple[Comparison, ...]
     notes: tuple[str, ...]
+    nodes: tuple[NodeShare, ...] = ()
 
 
 def build_report(
@@ -172,6 +175,7 @@ def build_report(
         bests=bests,
         comparisons=comparisons,
         notes=_notes(run, trials, cells, estimator),
+        nodes=node_shares(run, set(trials["trial_id"])),
     )
 
 

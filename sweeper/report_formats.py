@@ -103,6 +103,18 @@ def _answers(report: Report) -> list[str]:
     return lines
 
 
+def _nodes(report: Report) -> list[str]:
+    """Who did how much, where more than one node worked."""
+    if len(report.nodes) < 2:
+        return []
+    return [
+        f"node {share.host}{f' ({share.node})' if share.node else ''}: {_percent(share.share)} of the steps "
+        f"({share.trials} trial{'s' if share.trials != 1 else ''}, {share.steps} steps, "
+        f"{share.train_s:.1f} s of training)"
+        for share in report.nodes
+    ]
+
+
 def _table(report: Report, width: int | None, color: bool) -> str:
     table = terminal_table(
         f"{report.path}: {_statuses(report)}",
@@ -113,14 +125,19 @@ def _table(report: Report, width: int | None, color: bool) -> str:
         color=color,
     )
     answers = terminal_lines(_answers(report), width=width, color=color)
+    nodes = terminal_lines(_nodes(report), style="dim", width=width, color=color)
     notes = terminal_lines([f"note: {note}" for note in report.notes], style="dim", width=width, color=color)
-    return "\n".join(part for part in (table, answers, notes) if part)
+    return "\n".join(part for part in (table, answers, nodes, notes) if part)
 
 
 def _markdown(report: Report) -> str:
     lines = [f"**{report.path}**: {_statuses(report)}", ""]
     lines += markdown_table(_heads(report), [_row(cell) for cell in report.cells])
-    lines += ["", *(f"- {text}" for text in _answers(report)), *(f"- note: {note}" for note in report.notes)]
+    lines += [
+        "",
+        *(f"- {text}" for text in [*_answers(report), *_nodes(report)]),
+        *(f"- note: {note}" for note in report.notes),
+    ]
     return "\n".join(lines)
 
 
@@ -181,6 +198,7 @@ def _document(report: Report) -> dict[str, Any]:
             for comparison in report.comparisons
         ],
         "notes": list(report.notes),
+        "nodes": [{**vars(share), "share": _plain(share.share)} for share in report.nodes],
     }
 
 

@@ -69,6 +69,15 @@ class Run:
         """A row a logged step."""
         return self._frame("metrics")
 
+    @cached_property
+    def telemetry(self) -> pd.DataFrame:
+        """A row a segment: where it ran and what it cost."""
+        return self._frame("telemetry")
+
+    def has(self, table: str) -> bool:
+        """Whether a table is written yet."""
+        return self._run_dir.table(table).exists()
+
     @property
     def estimators(self) -> list[str]:
         """The estimators that have measured something."""

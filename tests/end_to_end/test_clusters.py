@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ipaddress
+import json
 import os
 import secrets
 import signal
@@ -93,6 +94,9 @@ def end_all(process: subprocess.Popen[Any]) -> None:
             child.kill()
     process.kill()
     process.wait()
+    for pipe in (process.stdin, process.stdout, process.stderr):
+        if pipe is not None:
+            pipe.close()
 
 
 @pytest.fixture(scope="module")
@@ -257,3 +261,67 @@ def wait_for(found: Callable[[], Any], timeout_s: float = 120) -> Any:
         assert time.monotonic() < until, "waited in vain"
         time.sleep(0.2)
     return result
+
+
+FOUR_NODES = """
+import sys
+from ray.cluster_utils import Cluster
+cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+for _ in range(3):
+    cluster.add_node(num_cpus=1)
+print("address", cluster.address, flush=True)
+sys.stdin.read()
+cluster.shutdown()
+"""
+
+OWN = """
+from pathlib import Path
+import ray
+from trainers.problems.deep_linear import deep_linear
+
+def mine(*, seed, device, log):
+    node = ray.get_runtime_context().get_node_id()
+    (Path(log) / node).touch()
+    return deep_linear(layers=3, width=48, samples=512, batch_size=128, seed=seed, device=device)
+"""
+
+OWN_SPEC = """
+name: own
+problem: {{use: "of_mine:mine", log: "{log}"}}
+update_rule: {{learning_rate: 0.01}}
+train: {{steps: 2400, checkpoint_every: 400}}
+sweep: {{grid: {{update_rule.learning_rate: [0.005, 0.01]}}, seeds: 6}}
+resources: {{trainers: {{count: 4, cpus: 1}}}}
+"""
+
+
+def test_a_sweep_of_ones_own_code_spreads_over_four_nodes_and_the_report_says_who_did_what(cli: Any, tmp_path: Path):
+    log = tmp_path / "seen"
+    log.mkdir()
+    (cli.folder / "of_mine.py").write_text(OWN)
+    (cli.folder / "own.yaml").write_text(OWN_SPEC.format(log=log))
+    cluster = subprocess.Popen(
+        [sys.executable, "-c", FOUR_NODES],
+        env=outside_ray(RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER="0"),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        assert cluster.stdout is not None
+        lines = iter(cluster.stdout.readline, "")
+        address = next(line.split()[1] for line in lines if line.startswith("address"))
+        cli("run", "own.yaml", "--address", address)
+    finally:
+        end_all(cluster)
+    document = json.loads(cli("report", "runs/own", "--format", "json").stdout)
+    nodes = document["nodes"]
+    assert len(nodes) == 4
+    assert {node["node"] for node in nodes} == {path.name[:8] for path in log.iterdir()}
+    assert sum(node["steps"] for node in nodes) == 12 * 2400
+    assert sum(node["share"] for node in nodes) == pytest.approx(1)
+    assert all(node["trials"] >= 1 and node["train_s"] > 0 for node in nodes)
+    for style in ("table", "md"):
+        shown = cli("report", "runs/own", "--format", style).stdout
+        assert all(f"({node['node']})" in shown for node in nodes)
