@@ -17,7 +17,10 @@ import typer
 
 from sweeper.cli_answers import advise, fit, plot, report, theory
 from sweeper.cli_data import data_app
+from sweeper.cli_jobs import attach, cancel, job_arguments, run_as_job
 from sweeper.cli_options import AsJson, Insecure, Out, Overrides, RunPath, SpecPath
+from sweeper.cli_output import note as _note
+from sweeper.cli_output import shorten as _shorten
 from sweeper.errors import ClipsweepError, SpecError
 from sweeper.labels import printable
 
@@ -144,8 +147,12 @@ def run(
     overrides: Overrides = None,
     out: Out = None,
     address: Annotated[
-        str | None, typer.Option("--address", help="local, auto or host:port; overrides the spec's.")
+        str | None,
+        typer.Option("--address", help="local, auto, host:port, ray://host:port or http://host:port of a job server."),
     ] = None,
+    detach: Annotated[
+        bool, typer.Option("--detach", help="Have the cluster run the driver as a job, and return.")
+    ] = False,
     accept_drift: Annotated[
         bool,
         typer.Option(
@@ -176,12 +183,36 @@ def run(
     from rich.console import Console
 
     from sweeper.display import choose_display
-    from sweeper.labels import duration
+    from sweeper.job_server import takes_jobs_only
     from sweeper.run import run_sweep
+    from sweeper.run_dir import RunDir
     from sweeper.spec import load_spec
+    from sweeper.standing import default_run_dir
 
     wanted = list(overrides or [])
     sweep = load_spec(spec, wanted)
+    address = address or sweep.cluster.address
+    if detach or takes_jobs_only(address):
+        run_dir = RunDir((out or default_run_dir(sweep)).resolve())
+        flags = {
+            "--accept-drift": accept_drift,
+            "--accept-change": accept_change,
+            "--new-measurement": new_measurement,
+            "--insecure-cluster": insecure_cluster,
+        }
+        arguments = job_arguments(spec, run_dir=run_dir, overrides=wanted, flags=flags, extend_edges=extend_edges)
+        raise typer.Exit(
+            run_as_job(
+                sweep,
+                arguments,
+                spec=spec,
+                run_dir=run_dir,
+                address=address,
+                insecure=insecure_cluster,
+                detach=detach,
+                as_json=as_json,
+            )
+        )
     for extensions in range(extend_edges, -1, -1):
         with choose_display(Console(stderr=True)) as listener:
             outcome = run_sweep(
@@ -210,8 +241,7 @@ def run(
     if as_json:
         document = {"run": str(outcome.run_dir), "counts": dict(outcome.counts), "interrupted": outcome.interrupted}
         typer.echo(json.dumps(document))
-    counts = ", ".join(f"{count} {status}" for status, count in outcome.counts.items())
-    _note(f"{counts} in {duration(outcome.seconds)}; tables in {path}")
+    _note(f"{outcome.text}; tables in {path}")
     if outcome.interrupted:
         _note(f"interrupted: run `{_same_command()}` again to go on")
     else:
@@ -229,10 +259,14 @@ def status(run: RunPath, as_json: AsJson = False) -> None:
         typer.echo(json.dumps({**document, "trial_rows": trial_rows(run)}, indent=2))
         return
     driver = document["driver"]
-    who = f"running (pid {driver['pid']} on {driver['host']})" if driver else "not running"
+    job = f", job {driver['job']}" if driver and "job" in driver else ""
+    who = f"running (pid {driver['pid']} on {driver['host']}{job})" if driver else "not running"
     percent = 100 * document["steps_done"] / max(1, document["steps_total"])
     typer.echo(f"{run}: {who}, {percent:.0f} % of {document['steps_total']} steps")
     typer.echo("  " + ", ".join(f"{count} {word}" for word, count in document["counts"].items()))
+    if document["ended"] and document["ended"]["exit_code"] not in {0, 1}:
+        ended = document["ended"]
+        typer.echo(printable(f"  ended {ended['ended_at']} with exit code {ended['exit_code']}: {ended['text']}"))
     if document["live"] and document["live"].get("waiting_for"):
         typer.echo(f"  {document['live']['waiting_for']}")
     for active in document["live"]["active"] if document["live"] else ():
@@ -320,7 +354,6 @@ def estimate(
     from rich.console import Console
 
     from sweeper.display import LineDisplay
-    from sweeper.labels import duration
     from sweeper.remeasure import estimate_run
 
     with LineDisplay(Console(stderr=True)) as listener:
@@ -333,8 +366,7 @@ def estimate(
             accept_drift=accept_drift,
             insecure_cluster=insecure_cluster,
         )
-    unmeasured = f", {done.failed} of them without a result" if done.failed else ""
-    _note(f"{done.measured} measured{unmeasured}, {done.before} before, in {duration(done.seconds)}")
+    _note(done.text)
     if done.interrupted:
         _note(f"interrupted: run `{_same_command()}` again to go on")
     typer.echo(_shorten(done.table))
@@ -349,20 +381,8 @@ def schema() -> None:
     typer.echo(json.dumps(json_schema(), indent=2))
 
 
-for _reading in (report, fit, advise, theory, plot):
-    app.command()(_reading)
-
-
-def _note(text: str) -> None:
-    typer.echo(printable(text), err=True)
-
-
-def _shorten(path: Path) -> str:
-    """A path as the user would type it here."""
-    try:
-        return str(path.relative_to(Path.cwd()))
-    except ValueError:
-        return str(path)
+for _elsewhere in (attach, cancel, report, fit, advise, theory, plot):
+    app.command()(_elsewhere)
 
 
 def _same_command() -> str:

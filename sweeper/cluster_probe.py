@@ -26,7 +26,7 @@ def probe(address: str) -> dict[str, Any]:
     """What a cluster says of itself, to a process with this one's token or without.
 
     Args:
-        address: ``auto`` or ``host:port``.
+        address: ``auto`` or ``host:port``; or ``ray://host:port``, of which only the job server is asked for.
 
     Returns:
         ``problem`` (None, ``none_here``, ``several_here``, ``bad_address``, ``token`` or ``silent``) with ``text``;
@@ -34,6 +34,8 @@ def probe(address: str) -> dict[str, Any]:
         ``nodes`` (addresses of its living nodes), ``here`` (whether one of them runs on this machine) and
         ``dashboard`` (host and port, or None).
     """
+    if address.startswith("ray://"):
+        return _probe_client(address)
     if address == "auto":
         running = sorted(services.find_gcs_addresses())
         # A Ray on the loopback is somebody's private one, unless there is no other.
@@ -72,6 +74,22 @@ def probe(address: str) -> dict[str, Any]:
         "here": bool(set(alive) & set(services.find_node_ids())),
         "dashboard": dashboard.decode() if dashboard else None,
     }
+
+
+def _probe_client(address: str) -> dict[str, Any]:
+    """The job server of a cluster that is reached through its Ray Client port."""
+    import ray
+
+    try:
+        with ray.init(address, logging_level="ERROR", log_to_driver=False) as client:
+            return {"problem": None, "address": address, "dashboard": client.dashboard_url or None}
+    except AuthenticationError as error:
+        return {"problem": "token", "address": address, "text": _first_line(error)}
+    except (RayError, RuntimeError, ConnectionError, ValueError) as error:
+        said = str(error)
+        kind = "token" if "UNAUTHENTICATED" in said or "token" in said.lower() else "silent"
+        kind = "mismatch" if "version" in said.lower() else kind
+        return {"problem": kind, "address": address, "text": _first_line(error)}
 
 
 _ALIVE = 0

@@ -13,6 +13,7 @@ import numpy as np
 
 from sweeper import events
 from sweeper.commit import Committer, OpenSegment
+from sweeper.driver_lock import DriverLock
 from sweeper.elastic import PoolSize
 from sweeper.events import Command, Event, SegmentId, SnapshotId
 from sweeper.journal import TrialState
@@ -33,7 +34,7 @@ from sweeper.messages import (
     Verdict,
 )
 from sweeper.plan import Trial
-from sweeper.run_dir import DriverLock, RunDir
+from sweeper.run_dir import RunDir
 from sweeper.schedule import Schedule
 from sweeper.tables import METRICS
 from sweeper.view import Active, Listener, View
@@ -123,6 +124,7 @@ class Driver:
         self._num_trainers = num_trainers
         self._num_estimators = num_estimators
         self._listener = listener
+        self._say = listener.say
         self._stop_requested = stop_requested
         self._stall_timeout_s = stall_timeout_s
         self._held_up = Waiting(held_up, self._say)
@@ -414,10 +416,6 @@ class Driver:
     def _label(self, trial: str) -> str:
         planned = self._trials[trial]
         return describe(planned.swept, planned.seed)
-
-    def _say(self, text: str) -> None:
-        _log.info("%s", text)
-        self._listener.say(text)
 
     def _log_trial(self, segment: SegmentId, text: str) -> None:
         with self._run_dir.trial_log(segment.trial).open("a") as log:

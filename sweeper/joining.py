@@ -15,14 +15,26 @@ import socket
 import stat
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from sweeper.errors import ClusterError
 
-__all__ = ["LONGEST_S", "Joined", "is_loopback", "join", "listens", "token_source"]
+__all__ = [
+    "LONGEST_S",
+    "Joined",
+    "ask",
+    "is_loopback",
+    "join",
+    "knock",
+    "listens",
+    "open_to_others",
+    "token",
+    "token_refused",
+    "token_source",
+]
 
 _CONNECT_S = 10.0
 _PROBE_S = 30.0
@@ -73,23 +85,23 @@ def join(address: str, *, insecure: bool = False, from_outside: bool = False) ->
     if address == "auto" and os.environ.get("RAY_ADDRESS"):
         wanted = os.environ["RAY_ADDRESS"]
         where += f" (RAY_ADDRESS={wanted})"
-    if wanted.startswith("ray://"):
+    if "://" in wanted:
         raise ClusterError(
-            f"{where}: a Ray Client connection cannot stream results, which training needs; run this command on a "
-            "node of the cluster with `--address auto`, or with `--address host:port`"
+            f"{where}: from there a cluster takes jobs, but workers cannot send what they measure; `clipsweep run` "
+            "puts its driver inside as a job, any other command runs on a node, with `--address auto` or `host:port`"
         )
     if wanted != "auto":
-        _knock(wanted, where)
-    token = token_source(where)
+        knock(wanted, where)
+    source = token_source(where)
     with concurrent.futures.ThreadPoolExecutor() as threads:
         # Both at once: whether anybody is let in, and whether we are.
-        bare = threads.submit(_probe, wanted, where, with_token=False)
-        ours = threads.submit(_probe, wanted, where, with_token=True) if token is not None else bare
+        bare = threads.submit(ask, wanted, where, with_token=False)
+        ours = threads.submit(ask, wanted, where, with_token=True) if source is not None else bare
         without, found = bare.result(), ours.result()
     guarded = without["problem"] == "token"
     if not guarded:
         found = without
-    _check_found(found, where, token)
+    _check_found(found, where, source)
     _check_versions(found, where)
     if not found["here"] and not from_outside:
         raise ClusterError(
@@ -97,15 +109,9 @@ def join(address: str, *, insecure: bool = False, from_outside: bool = False) ->
             f"one; run this command on a node, or make this machine one with `ray start --address={found['address']}`"
         )
     notes = []
-    if not guarded and not all(map(is_loopback, found["nodes"])):
-        if not insecure:
-            raise ClusterError(
-                f"{where}: the cluster asks for no token, so anybody who reaches {found['address']} can run code "
-                "there; start its nodes with RAY_AUTH_MODE=token and one token (docs/cluster.md), or accept it with "
-                "--insecure-cluster"
-            )
-        notes.append(f"insecure: anybody who reaches {found['address']} can run code on this cluster")
-    if guarded and token is not None and (file := _file_of(token)) is not None and _others_read(file):
+    if not guarded:
+        notes += open_to_others(where, found["address"], found["nodes"], insecure=insecure)
+    if guarded and source is not None and (file := _file_of(source)) is not None and _others_read(file):
         notes.append(f"{file}: others can read the cluster's token; `chmod 600 {file}`")
     return Joined(
         address=found["address"],
@@ -145,6 +151,62 @@ def token_source(where: str = "RAY_AUTH_TOKEN_PATH") -> str | None:
     return f"file {default}" if default.is_file() else None
 
 
+def token() -> str | None:
+    """The user's token for Ray, as Ray would find it.
+
+    Returns:
+        The token; None where there is none.
+
+    Raises:
+        ClusterError: RAY_AUTH_TOKEN_PATH names no readable file that holds something.
+    """
+    source = token_source()
+    if source is None:
+        return None
+    file = _file_of(source)
+    return os.environ[source] if file is None else file.read_text().strip()
+
+
+def token_refused(where: str, source: str | None) -> ClusterError:
+    """What to say where a cluster asks for a token.
+
+    Args:
+        where: What the message is about.
+        source: As of :func:`token_source`.
+
+    Returns:
+        The error to raise.
+    """
+    if source is None:
+        return ClusterError(f"{where}: the cluster asks for a token and there is none here; {_MEND_TOKEN}")
+    return ClusterError(f"{where}: the cluster refuses the token of {source}; {_MEND_TOKEN}")
+
+
+def open_to_others(where: str, address: str, hosts: Iterable[str], *, insecure: bool) -> list[str]:
+    """Refuse a cluster without a token that others can reach, unless it is accepted.
+
+    Args:
+        where: What the message is about.
+        address: Where it is reached.
+        hosts: Its nodes.
+        insecure: Whether it is accepted.
+
+    Returns:
+        What the user should know, a line each.
+
+    Raises:
+        ClusterError: It is not accepted.
+    """
+    if all(map(is_loopback, hosts)):
+        return []
+    if not insecure:
+        raise ClusterError(
+            f"{where}: the cluster asks for no token, so anybody who reaches {address} can run code there; start its "
+            "nodes with RAY_AUTH_MODE=token and one token (docs/cluster.md), or accept it with --insecure-cluster"
+        )
+    return [f"insecure: anybody who reaches {address} can run code on this cluster"]
+
+
 def is_loopback(host: str) -> bool:
     """Whether only this machine reaches an address.
 
@@ -182,8 +244,16 @@ def listens(address: str, *, timeout_s: float) -> bool:
     return True
 
 
-def _knock(address: str, where: str) -> None:
-    """Does anything listen at all? Ray would ask for a minute."""
+def knock(address: str, where: str) -> None:
+    """Does anything listen at all? Ray would ask for a minute.
+
+    Args:
+        address: ``host:port``.
+        where: What the message is about.
+
+    Raises:
+        ClusterError: Nothing does, or it is no such address; the message says what to do.
+    """
     host, _, port = address.rpartition(":")
     host = host.strip("[]")
     if not host or not port.isdecimal() or not 0 < int(port) < 65536:
@@ -203,8 +273,20 @@ def _knock(address: str, where: str) -> None:
         ) from error
 
 
-def _probe(address: str, where: str, *, with_token: bool) -> dict[str, Any]:
-    """Ask the cluster, as a process with the user's token or as one without any."""
+def ask(address: str, where: str, *, with_token: bool) -> dict[str, Any]:
+    """Ask a cluster who it is, as a process with the user's token or as one without any.
+
+    Args:
+        address: As :func:`sweeper.cluster_probe.probe` takes it.
+        where: What the message is about.
+        with_token: Whether it may show the user's token.
+
+    Returns:
+        What the probe says; ``problem`` is ``silent`` where it says nothing in time.
+
+    Raises:
+        ClusterError: The process that asks failed.
+    """
     environment = dict(os.environ)
     environment["RAY_AUTH_MODE"] = "token" if with_token else "disabled"
     if not with_token:
@@ -225,7 +307,7 @@ def _probe(address: str, where: str, *, with_token: bool) -> dict[str, Any]:
     return answer
 
 
-def _check_found(found: Mapping[str, Any], where: str, token: str | None) -> None:
+def _check_found(found: Mapping[str, Any], where: str, source: str | None) -> None:
     match found["problem"]:
         case "none_here":
             raise ClusterError(
@@ -242,10 +324,8 @@ def _check_found(found: Mapping[str, Any], where: str, token: str | None) -> Non
                 f"({found['text'].rstrip('.')}); its port is that of `ray start --head --port`, 6379 by default, "
                 "not the dashboard's or the client's; or its head hangs"
             )
-        case "token" if token is None:
-            raise ClusterError(f"{where}: the cluster asks for a token and there is none here; {_MEND_TOKEN}")
         case "token":
-            raise ClusterError(f"{where}: the cluster refuses the token of {token}; {_MEND_TOKEN}")
+            raise token_refused(where, source)
 
 
 def _check_versions(found: Mapping[str, Any], where: str) -> None:
@@ -267,8 +347,8 @@ def _check_versions(found: Mapping[str, Any], where: str) -> None:
     )
 
 
-def _file_of(token: str) -> Path | None:
-    return Path(token.removeprefix("file ")) if token.startswith("file ") else None
+def _file_of(source: str) -> Path | None:
+    return Path(source.removeprefix("file ")) if source.startswith("file ") else None
 
 
 def _others_read(file: Path) -> bool:

@@ -13,16 +13,19 @@ from typing import TYPE_CHECKING, Any, Protocol
 import yaml
 
 from sweeper import events
+from sweeper.driver_lock import DriverLock
+from sweeper.driving import driving
 from sweeper.environment import check_drift, environment_of
 from sweeper.errors import ClipsweepError, RunDirectoryError
 from sweeper.events import SnapshotId
 from sweeper.interrupts import listen_for_interrupts
 from sweeper.journal import Journal, RunState
+from sweeper.labels import duration
 from sweeper.measure_queue import MeasureQueue
 from sweeper.messages import EstimatorDown, EstimatorUp, Message, SnapshotHeader, Verdict
 from sweeper.plan import remeasurement_id
-from sweeper.recovery import disk_errors, logging_to, recover, shipped
-from sweeper.run_dir import DriverLock, RunDir
+from sweeper.recovery import recover, shipped
+from sweeper.run_dir import RunDir
 from sweeper.snapshots import kept_steps
 from sweeper.spec import loads_spec
 from sweeper.spec.diagnostics import choices
@@ -68,6 +71,12 @@ class Remeasured:
     before: int
     interrupted: bool
     seconds: float
+
+    @property
+    def text(self) -> str:
+        """The same in words."""
+        unmeasured = f", {self.failed} of them without a result" if self.failed else ""
+        return f"{self.measured} measured{unmeasured}, {self.before} before, in {duration(self.seconds)}"
 
     @property
     def exit_code(self) -> int:
@@ -125,7 +134,8 @@ def estimate_run(
     section = remeasure_section(run_dir, estimator, options)
     settings = yaml.safe_load(run_dir.resolved.read_text())
     resources = Resources.model_validate(settings["resources"])
-    with disk_errors(run_dir), DriverLock(run_dir).hold() as lock, logging_to(run_dir.logs / "driver.log"):
+    with driving(run_dir, listener) as held:
+        listener = held.listener
         state = recover(run_dir, listener.say)
         kept = _kept(run_dir, state)
         measurement = remeasurement_id(section)
@@ -159,14 +169,14 @@ def estimate_run(
                 committer=committer,
                 resources=resources,
                 code=code,
-                lock=lock,
+                lock=held.lock,
                 listener=listener,
                 address=address or settings["cluster"]["address"],
                 insecure_cluster=insecure_cluster,
             )
         committer.refresh()
         measured = len(state.remeasured.get(measurement, set())) - len(done)
-        return Remeasured(
+        remeasured = Remeasured(
             table=run_dir.table(f"measurements/{estimator}"),
             measurement=measurement,
             measured=measured,
@@ -175,6 +185,8 @@ def estimate_run(
             interrupted=interrupted,
             seconds=time.monotonic() - started,
         )
+        held.exit_code, held.text = remeasured.exit_code, remeasured.text
+        return remeasured
 
 
 def remeasure_section(run_dir: RunDir, estimator: str, options: Sequence[str]) -> dict[str, Any]:
@@ -298,7 +310,7 @@ def _on_ray(
             max_attempts=resources.max_attempts,
             beat=beat,
             say=listener.say,
-            stop_requested=interrupts.requested,
+            stop_requested=lambda: interrupts.requested() or lock.asked_to_stop(),
         )
 
 

@@ -10,13 +10,16 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from sweeper.driver_lock import DriverLock
+from sweeper.driving import driving
 from sweeper.environment import check_drift, environment_of, provenance
 from sweeper.errors import RunDirectoryError
 from sweeper.interrupts import listen_for_interrupts
 from sweeper.journal import Journal, RunState
+from sweeper.labels import duration
 from sweeper.plan import Plan, Trial, expand, measurement_id
-from sweeper.recovery import disk_errors, logging_to, recover, shipped
-from sweeper.run_dir import DriverLock, RunDir
+from sweeper.recovery import recover, shipped
+from sweeper.run_dir import RunDir
 from sweeper.schedule import Progress, Schedule
 from sweeper.spec import Sweep
 from sweeper.spec_change import SpecChange, check_change, code_record, spec_change
@@ -47,6 +50,12 @@ class Outcome:
     counts: Mapping[str, int]
     interrupted: bool
     seconds: float
+
+    @property
+    def text(self) -> str:
+        """The same in words."""
+        counts = ", ".join(f"{count} {status}" for status, count in self.counts.items())
+        return f"{counts} in {duration(self.seconds)}"
 
     @property
     def exit_code(self) -> int:
@@ -92,7 +101,8 @@ def run_sweep(
     plan = expand(sweep)
     run_dir = RunDir((out or default_run_dir(sweep)).resolve())
     run_dir.create()
-    with disk_errors(run_dir), DriverLock(run_dir).hold() as lock, logging_to(run_dir.logs / "driver.log"):
+    with driving(run_dir, listener) as held:
+        listener = held.listener
         state = recover(run_dir, listener.say)
         environment = environment_of(sweep.resources)
         begun = any(trial.segments for trial in state.trials.values())
@@ -119,7 +129,7 @@ def run_sweep(
                     plan,
                     todo,
                     run_dir=run_dir,
-                    lock=lock,
+                    lock=held.lock,
                     committer=committer,
                     listener=listener,
                     address=address or sweep.cluster.address,
@@ -133,8 +143,13 @@ def run_sweep(
         counts: dict[str, int] = {}
         for trial in plan.trials:
             status = state.trials[trial.trial_id].status
+            # Nobody trains it any more.
+            status = "queued" if status == "running" else status
             counts[status] = counts.get(status, 0) + 1
-        return Outcome(run_dir=run_dir.path, counts=counts, interrupted=interrupted, seconds=time.monotonic() - started)
+        seconds = time.monotonic() - started
+        outcome = Outcome(run_dir=run_dir.path, counts=counts, interrupted=interrupted, seconds=seconds)
+        held.exit_code, held.text = outcome.exit_code, outcome.text
+        return outcome
 
 
 def _drive(
@@ -172,6 +187,10 @@ def _drive(
         connect(address, logs=run_dir.logs, code=code) as cluster,
     ):
         interrupts.install()
+
+        def stop_requested() -> bool:
+            return interrupts.requested() or lock.asked_to_stop()
+
         trainer = worker_settings(sweep.resources.trainers)
         estimator = worker_settings(sweep.resources.estimators)
         wanted: dict[str, Any] = {
@@ -214,11 +233,11 @@ def _drive(
             num_estimators=size.estimators,
             listener=listener,
             stall_timeout_s=sweep.resources.stall_timeout_s,
-            stop_requested=interrupts.requested,
+            stop_requested=stop_requested,
         ).run()
         # Before Ray is shut down, which takes more than a second: the results are there now.
         committer.refresh()
-        return interrupts.requested()
+        return stop_requested()
 
 
 def _record_plan(

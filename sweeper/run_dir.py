@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import os
 import re
 import shutil
-import socket
 import stat
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -20,10 +18,8 @@ import xxhash
 
 from sweeper.errors import IntegrityError, RunDirectoryError
 
-__all__ = ["DriverLock", "RunDir", "file_hash", "publish"]
+__all__ = ["RunDir", "file_hash", "publish"]
 
-_HEARTBEAT_S = 2.0
-_STALE_AFTER_S = 30.0
 _TABLE = re.compile(r"^[a-z][a-z0-9_]*(/[a-z][a-z0-9_]*)?$")
 
 
@@ -146,6 +142,16 @@ class RunDir:
         """What the driver is doing right now, rewritten every second or so; for ``status``."""
         return self.path / "live.json"
 
+    @property
+    def ended(self) -> Path:
+        """How the last driver ended; for ``attach`` and ``status``."""
+        return self.path / "ended.json"
+
+    @property
+    def stop_request(self) -> Path:
+        """Is there where somebody has asked the driver to end in order, from whatever machine."""
+        return self.path / "stop"
+
     def table(self, name: str) -> Path:
         """The place of a readable table.
 
@@ -229,7 +235,7 @@ class RunDir:
             self.path.mkdir(mode=0o755, exist_ok=True)
             self._refuse_strangers()
             names = {entry.name for entry in self.path.iterdir()}
-            known = {self.driver.name, self.staging.name, ".lock"}
+            known = {self.driver.name, self.ended.name, self.stop_request.name, self.staging.name, ".lock"}
             if self.staging.name in names:
                 # A driver died here before it had anything to say.
                 known |= {self.parts.name, self.logs.name}
@@ -286,81 +292,3 @@ class RunDir:
         for folder in self.checkpoints.glob("*"):
             with contextlib.suppress(OSError):  # not empty: in use
                 folder.rmdir()
-
-
-class DriverLock:
-    """One driver a run directory: an advisory lock, and a heartbeat for file systems whose locks stop at the host.
-
-    Args:
-        run_dir: The directory; it must exist.
-    """
-
-    def __init__(self, run_dir: RunDir) -> None:
-        self._run_dir = run_dir
-        self._lock_path = run_dir.path / ".lock"
-        self._file: IO[bytes] | None = None
-        self._beat_at = 0.0
-
-    @contextlib.contextmanager
-    def hold(self) -> Iterator[DriverLock]:
-        """Hold the directory for the length of a ``with`` block.
-
-        Yields:
-            This lock, whose :meth:`beat` is to be called now and then.
-
-        Raises:
-            RunDirectoryError: Another driver holds it; the message names its host and pid.
-        """
-        self._file = self._lock_path.open("ab")
-        try:
-            try:
-                fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
-                raise self._refusal() from error
-            if self._beats_elsewhere():
-                raise self._refusal()
-            self.beat(force=True)
-            try:
-                yield self
-            finally:
-                self._run_dir.driver.unlink(missing_ok=True)
-        finally:
-            self._file.close()
-            self._file = None
-
-    def beat(self, *, force: bool = False) -> None:
-        """Show that this driver lives; at most every two seconds."""
-        now = time.monotonic()
-        if not force and now - self._beat_at < _HEARTBEAT_S:
-            return
-        self._beat_at = now
-        if force:
-            holder = {"host": socket.gethostname(), "pid": os.getpid()}
-            self._run_dir.publish(self._run_dir.driver, json.dumps(holder).encode())
-        else:
-            with contextlib.suppress(FileNotFoundError):
-                os.utime(self._run_dir.driver)
-
-    def _beats_elsewhere(self) -> bool:
-        """Whether a driver of another host, which this host's lock cannot see, was alive a moment ago."""
-        try:
-            holder = json.loads(self._run_dir.driver.read_bytes())
-            beat = self._run_dir.driver.stat().st_mtime
-        except (OSError, ValueError):
-            return False
-        if not isinstance(holder, dict) or holder.get("host") == socket.gethostname():
-            return False
-        # Both times are the file system's own, so that clocks which disagree don't matter.
-        os.utime(self._lock_path)
-        return self._lock_path.stat().st_mtime - beat < _STALE_AFTER_S
-
-    def _refusal(self) -> RunDirectoryError:
-        try:
-            holder = json.loads(self._run_dir.driver.read_bytes())
-            who = f"pid {holder['pid']} on {holder['host']}"
-        except (OSError, ValueError, KeyError, TypeError):
-            who = "another process"
-        return RunDirectoryError(
-            f"{self._run_dir.path}: {who} is running this sweep; follow it with "
-            f"`clipsweep status {self._run_dir.path}`, or choose another directory with --out"
-        )

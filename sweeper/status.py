@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import json
-import socket
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from sweeper.driver_lock import DriverLock, driver_of
+from sweeper.driving import ending_of
 from sweeper.errors import RunDirectoryError
 from sweeper.journal import Journal, RunState, TrialState, read_journal, repair_journal, replay
 from sweeper.labels import describe
-from sweeper.run_dir import DriverLock, RunDir
+from sweeper.run_dir import RunDir
 
 __all__ = ["find_trials", "list_runs", "retry", "run_status", "trial_log", "trial_rows"]
 
@@ -25,22 +26,6 @@ def _load(run_dir: RunDir) -> RunState:
     return replay(records)
 
 
-def driver_of(run_dir: RunDir) -> dict[str, Any] | None:
-    """Who is running the sweep now.
-
-    Returns:
-        ``host``, ``pid``, and ``quiet_s``, the seconds since its last sign of life; None where nobody is.
-    """
-    try:
-        holder = json.loads(run_dir.driver.read_bytes())
-        quiet = max(0.0, time.time() - run_dir.driver.stat().st_mtime)
-    except (OSError, ValueError):
-        return None
-    if holder.get("host") == socket.gethostname() and not Path(f"/proc/{holder.get('pid')}").exists():
-        return None
-    return {**holder, "quiet_s": round(quiet, 1)}
-
-
 def run_status(path: Path) -> dict[str, Any]:
     """A run as a JSON-able document.
 
@@ -50,7 +35,9 @@ def run_status(path: Path) -> dict[str, Any]:
     Returns:
         ``path``, ``driver`` (or None), ``counts`` by status word, ``trials``, ``superseded`` (trials of an earlier spec
         that others stand in place of, which the other numbers leave out), ``steps_done``, ``steps_total``,
-        ``failures`` (label and error of the trials given up) and ``live`` (what the driver is doing, or None).
+        ``failures`` (label and error of the trials given up), ``live`` (what the driver is doing, or None) and
+        ``ended`` (how the last driver ended: ``exit_code``, ``text``, ``job``, ``ended_at``; None where one is at work
+        or was killed).
 
     Raises:
         RunDirectoryError: There is no run.
@@ -65,6 +52,7 @@ def run_status(path: Path) -> dict[str, Any]:
             live = json.loads(run_dir.live.read_bytes())
         except (OSError, ValueError):
             live = None
+    ending = ending_of(run_dir) if driver is None else None
     counts = {status: 0 for status in STATUSES}
     current = [trial for name, trial in state.trials.items() if name not in state.superseded]
     for trial in current:
@@ -83,6 +71,7 @@ def run_status(path: Path) -> dict[str, Any]:
             if trial.given_up and name not in state.superseded
         ],
         "live": live,
+        "ended": vars(ending) if ending is not None else None,
     }
 
 

@@ -63,8 +63,8 @@ class Cluster(Section):
 
     address: Text = Field(
         default="local",
-        pattern=r"^(local|auto|(ray://)?(\[[0-9a-fA-F:]+\]|[A-Za-z0-9._-]+):[0-9]{1,5})$",
-        description="local, auto (the cluster of this machine), or host:port.",
+        pattern=r"^(local|auto|((ray|https?)://)?(\[[0-9a-fA-F:]+\]|[A-Za-z0-9._-]+):[0-9]{1,5})$",
+        description="local, auto (the cluster of this machine), host:port, or ray://host:port.",
         examples=["local", "auto"],
     )
     patience_s: Positive = Field(

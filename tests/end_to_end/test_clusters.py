@@ -71,7 +71,7 @@ def ray_head(*options: str, **auth: str) -> Iterator[Head]:
     ):
         environment = outside_ray(RAY_USAGE_STATS_ENABLED="0", **auth)
         command = [str(ray), "start", "--head", f"--port={port}", f"--temp-dir={folder}", "--num-cpus=2", "--block"]
-        command += [f"--ray-client-server-port={free_port()}", *(options or ("--include-dashboard=false",))]
+        command += options or (f"--ray-client-server-port={free_port()}", "--include-dashboard=false")
         log = stack.enter_context((Path(folder) / "start.log").open("w+"))
         process = subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
         stack.callback(end_all, process)
@@ -111,6 +111,40 @@ def cli(make_cli: Callable[[], Any], tmp_path: Path) -> Any:
     (made.folder / "tiny.yaml").write_text(SPEC)
     made.environment = {k: v for k, v in made.environment.items() if not k.startswith("RAY_")} | {"HOME": str(tmp_path)}
     return made
+
+
+@dataclass(frozen=True, kw_only=True)
+class JobHead:
+    """A head that takes jobs.
+
+    Attributes:
+        gcs: ``host:port`` of its GCS.
+        client: Address of its Ray Client server.
+        server: Address of its job server.
+        environment: What its users need.
+    """
+
+    gcs: str
+    client: str
+    server: str
+    environment: Mapping[str, str]
+
+
+@pytest.fixture(scope="module")
+def job_head() -> Iterator[JobHead]:
+    client, server = free_port(), free_port()
+    options = ("--include-dashboard=true", f"--dashboard-port={server}", "--node-ip-address=127.0.0.1")
+    # Two heads on one machine: each its own.
+    options += (f"--dashboard-agent-listen-port={free_port()}",)
+    # Ray would make another address of 127.0.0.1.
+    auth = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32), "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
+    with ray_head(f"--ray-client-server-port={client}", *options, **auth) as head:
+        yield JobHead(
+            gcs=head.address,
+            client=f"ray://127.0.0.1:{client}",
+            server=f"http://127.0.0.1:{server}",
+            environment={name: value for name, value in auth.items() if name == "RAY_AUTH_TOKEN"},
+        )
 
 
 def test_a_cluster_with_a_token_is_joined_with_it_alone(guarded_head: Head, cli: Any, tmp_path: Path):
@@ -325,3 +359,84 @@ def test_a_sweep_of_ones_own_code_spreads_over_four_nodes_and_the_report_says_wh
     for style in ("table", "md"):
         shown = cli("report", "runs/own", "--format", style).stdout
         assert all(f"({node['node']})" in shown for node in nodes)
+
+
+LONG_SPEC = OWN_SPEC.replace("steps: 2400, checkpoint_every: 400", "steps: 1000000, checkpoint_every: 500")
+
+
+def test_a_detached_sweep_is_followed_cancelled_from_elsewhere_and_gone_on_with(
+    job_head: JobHead, cli: Any, tmp_path: Path
+):
+    log = tmp_path / "seen"
+    log.mkdir()
+    (cli.folder / "of_mine.py").write_text(OWN)
+    (cli.folder / "own.yaml").write_text(LONG_SPEC.format(log=log).replace("count: 4, cpus: 1", "count: 1, cpus: 1"))
+    cli.environment |= job_head.environment
+    document = json.loads(cli("run", "own.yaml", "--address", job_head.gcs, "--detach", "--json").stdout)
+    status = json.loads(cli("status", "runs/own", "--json").stdout)
+    assert status["driver"]["job"] == document["job"]
+    refused = cli("run", "own.yaml", "--address", job_head.server, "--detach", code=2).stderr
+    assert f"pid {status['driver']['pid']} on {socket.gethostname()} is running this sweep" in refused
+    follower = cli.start("attach", "runs/own")
+    try:
+        wait_for(lambda: json.loads(cli("status", "runs/own", "--json").stdout)["steps_done"])
+        said = cli("cancel", "runs/own").stderr
+        _, followed = follower.communicate(timeout=120)
+    finally:
+        follower.kill()
+    assert f"asked pid {status['driver']['pid']}" in said
+    assert "stopping: trials checkpoint at their next step" in followed
+    assert follower.returncode == 130
+    stopped = json.loads(cli("status", "runs/own", "--json").stdout)
+    assert stopped["driver"] is None
+    assert 0 < stopped["steps_done"] < 2_000_000
+    # The same trials, shorter, on the way that is open from outside the cluster; and Ctrl-C in the foreground.
+    process = cli.start("run", "own.yaml", "--address", job_head.client)
+    try:
+        wait_for(lambda: json.loads(cli("status", "runs/own", "--json").stdout)["live"])
+        process.send_signal(signal.SIGINT)
+        _, said = process.communicate(timeout=120)
+    finally:
+        process.kill()
+    assert "to stop; interrupt again to leave it alone" in said
+    assert process.returncode == 130
+    assert json.loads(cli("status", "runs/own", "--json").stdout)["steps_done"] >= stopped["steps_done"]
+
+
+def test_a_sweep_through_a_job_server_ends_with_the_tables_and_exit_code_of_any_other(
+    job_head: JobHead, cli: Any, tmp_path: Path
+):
+    cli.environment |= job_head.environment
+    said = cli("run", "tiny.yaml", "--address", job_head.server, "--json")
+    assert json.loads(said.stdout)["counts"] == {"done": 4}
+    assert "read them with `clipsweep report runs/tiny`" in said.stderr
+    assert "4 done" in cli("run", "tiny.yaml", "--address", "local").stderr
+    # What the driver refuses inside is said outside, with its exit code.
+    (cli.folder / "tiny.yaml").write_text(SPEC.replace("steps: 20", "steps: 30"))
+    refused = cli("run", "tiny.yaml", "--address", job_head.server, code=2).stderr
+    assert "--accept-change" in refused
+    assert "4 done" in cli("run", "tiny.yaml", "--address", job_head.server, "--accept-change").stderr
+
+
+def test_a_job_whose_driver_dies_is_not_taken_for_one_that_ended(job_head: JobHead, cli: Any):
+    (cli.folder / "tiny.yaml").write_text(SPEC.replace("steps: 20", "steps: 1000000, checkpoint_every: 500"))
+    cli.environment |= job_head.environment
+    cli("run", "tiny.yaml", "--address", job_head.server, "--detach")
+    follower = cli.start("attach", "runs/tiny")
+    try:
+        wait_for(lambda: json.loads(cli("status", "runs/tiny", "--json").stdout)["live"])
+        os.kill(json.loads(cli("status", "runs/tiny", "--json").stdout)["driver"]["pid"], signal.SIGKILL)
+        _, said = follower.communicate(timeout=120)
+    finally:
+        follower.kill()
+    assert follower.returncode == 2
+    assert "is gone without a word" in said
+    assert "run the same command to go on" in said
+
+
+def test_what_takes_no_jobs_is_told_so(guarded_head: Head, cli: Any):
+    cli.environment |= guarded_head.environment
+    said = cli("run", "tiny.yaml", "--address", guarded_head.address, "--detach", code=3).stderr
+    assert "without --include-dashboard=false" in said
+    said = cli("run", "tiny.yaml", "--detach", code=2).stderr
+    assert "a local Ray ends with its driver" in said

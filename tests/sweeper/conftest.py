@@ -13,6 +13,7 @@ import pytest
 from sweeper.actors import EstimatorWorker, TrainerWorker
 from sweeper.commit import Committer
 from sweeper.driver import Driver
+from sweeper.driver_lock import DriverLock
 from sweeper.elastic import PoolSize
 from sweeper.events import SnapshotId
 from sweeper.journal import Journal
@@ -31,7 +32,7 @@ from sweeper.messages import (
 from sweeper.plan import Trial, expand
 from sweeper.recovery import recover
 from sweeper.run import _record_plan
-from sweeper.run_dir import DriverLock, RunDir
+from sweeper.run_dir import RunDir
 from sweeper.schedule import Progress, Schedule
 from sweeper.spec import loads_spec
 from sweeper.standing import order

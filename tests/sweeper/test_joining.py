@@ -50,8 +50,8 @@ def listener() -> Iterator[str]:
 
 def stand_in(monkeypatch: pytest.MonkeyPatch, *, bare: dict[str, Any], ours: dict[str, Any] | None = None) -> None:
     """A cluster that answers so without a token, and so with the user's."""
-    monkeypatch.setattr(joining, "_knock", lambda address, where: None)
-    monkeypatch.setattr(joining, "_probe", lambda address, where, *, with_token: ours if with_token else bare)
+    monkeypatch.setattr(joining, "knock", lambda address, where: None)
+    monkeypatch.setattr(joining, "ask", lambda address, where, *, with_token: ours if with_token else bare)
 
 
 def test_where_nothing_listens_the_message_says_how_to_start_a_cluster():
@@ -90,11 +90,12 @@ def test_what_is_no_address_is_said_to_be_none(address: str):
         join(address)
 
 
-def test_the_ray_client_is_refused_with_what_to_use_in_its_place(monkeypatch: pytest.MonkeyPatch):
-    with pytest.raises(ClusterError, match=r"cannot stream results.*--address auto.*--address host:port"):
-        join("ray://head:10001")
-    monkeypatch.setenv("RAY_ADDRESS", "ray://head:10001")
-    with pytest.raises(ClusterError, match=r"RAY_ADDRESS=ray://head:10001\): a Ray Client"):
+@pytest.mark.parametrize("address", ["ray://head:10001", "http://head:8265"])
+def test_where_only_jobs_are_taken_no_driver_joins(address: str, monkeypatch: pytest.MonkeyPatch):
+    with pytest.raises(ClusterError, match=r"takes jobs, .*`clipsweep run` puts its driver inside.*`--address auto`"):
+        join(address)
+    monkeypatch.setenv("RAY_ADDRESS", address)
+    with pytest.raises(ClusterError, match=rf"RAY_ADDRESS={address}\): from there"):
         join("auto")
 
 

@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 
 from sweeper.commit import Committer
+from sweeper.driver_lock import DriverLock
 from sweeper.errors import ClipsweepError, IntegrityError, RunDirectoryError
 from sweeper.events import SnapshotId
 from sweeper.journal import Journal, read_journal, replay
@@ -18,7 +19,7 @@ from sweeper.messages import SnapshotHeader
 from sweeper.plan import remeasurement_id
 from sweeper.recovery import recover
 from sweeper.remeasure import _kept, estimate_run, measure_again, remeasure_section
-from sweeper.run_dir import DriverLock, RunDir
+from sweeper.run_dir import RunDir
 from sweeper.snapshots import read_header, read_iterates
 
 SPEC = """

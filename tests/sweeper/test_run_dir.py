@@ -14,8 +14,9 @@ from typing import IO
 
 import pytest
 
+from sweeper.driver_lock import DriverLock
 from sweeper.errors import IntegrityError, RunDirectoryError
-from sweeper.run_dir import DriverLock, RunDir, file_hash, publish
+from sweeper.run_dir import RunDir, file_hash, publish
 
 
 def test_a_failed_write_leaves_the_old_file_and_no_rubbish(tmp_path: Path) -> None:
@@ -109,7 +110,8 @@ def test_cleaning_removes_what_nothing_names_and_keeps_the_rest(tmp_path: Path) 
 HOLD = """
 import sys, time
 from pathlib import Path
-from sweeper.run_dir import DriverLock, RunDir
+from sweeper.driver_lock import DriverLock
+from sweeper.run_dir import RunDir
 with DriverLock(RunDir(Path(sys.argv[1]))).hold():
     print("held", flush=True)
     time.sleep(60)

@@ -1,0 +1,133 @@
+"""One driver a run directory: who it is, whether it lives, and how it is asked to stop."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import socket
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, Any
+
+from sweeper.errors import RunDirectoryError
+from sweeper.run_dir import RunDir
+
+__all__ = ["JOB", "STALE_AFTER_S", "DriverLock", "driver_of"]
+
+JOB = "CLIPSWEEP_JOB"
+"""Environment variable with the id of the Ray job that a driver runs as."""
+
+STALE_AFTER_S = 30.0
+"""A driver of another host that has shown no sign of life for so long is taken for dead."""
+
+_HEARTBEAT_S = 2.0
+
+
+def driver_of(run_dir: RunDir) -> dict[str, Any] | None:
+    """Who is running the sweep now.
+
+    Args:
+        run_dir: The run.
+
+    Returns:
+        ``host``, ``pid``, ``job`` where it is a Ray job, and ``quiet_s``, the seconds since its last sign of life; None
+        where nobody is.
+    """
+    try:
+        holder = json.loads(run_dir.driver.read_bytes())
+        quiet = max(0.0, time.time() - run_dir.driver.stat().st_mtime)
+    except (OSError, ValueError):
+        return None
+    if not isinstance(holder, dict):
+        return None
+    if holder.get("host") == socket.gethostname() and not Path(f"/proc/{holder.get('pid')}").exists():
+        return None
+    return {**holder, "quiet_s": round(quiet, 1)}
+
+
+class DriverLock:
+    """One driver a run directory: an advisory lock, and a heartbeat for file systems whose locks stop at the host.
+
+    Args:
+        run_dir: The directory; it must exist.
+    """
+
+    def __init__(self, run_dir: RunDir) -> None:
+        self._run_dir = run_dir
+        self._lock_path = run_dir.path / ".lock"
+        self._file: IO[bytes] | None = None
+        self._beat_at = 0.0
+
+    @contextlib.contextmanager
+    def hold(self) -> Iterator[DriverLock]:
+        """Hold the directory for the length of a ``with`` block.
+
+        Yields:
+            This lock, whose :meth:`beat` is to be called now and then.
+
+        Raises:
+            RunDirectoryError: Another driver holds it; the message names its host and pid.
+        """
+        self._file = self._lock_path.open("ab")
+        try:
+            try:
+                fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                raise self._refusal() from error
+            if self._beats_elsewhere():
+                raise self._refusal()
+            self._run_dir.stop_request.unlink(missing_ok=True)
+            self.beat(force=True)
+            try:
+                yield self
+            finally:
+                self._run_dir.driver.unlink(missing_ok=True)
+        finally:
+            self._file.close()
+            self._file = None
+
+    def beat(self, *, force: bool = False) -> None:
+        """Show that this driver lives; at most every two seconds."""
+        now = time.monotonic()
+        if not force and now - self._beat_at < _HEARTBEAT_S:
+            return
+        self._beat_at = now
+        if force:
+            holder: dict[str, Any] = {"host": socket.gethostname(), "pid": os.getpid()}
+            if job := os.environ.get(JOB):
+                holder["job"] = job
+            self._run_dir.publish(self._run_dir.driver, json.dumps(holder).encode())
+        else:
+            with contextlib.suppress(FileNotFoundError):
+                os.utime(self._run_dir.driver)
+
+    def asked_to_stop(self) -> bool:
+        """Whether ``clipsweep cancel`` wants this driver to end in order."""
+        return self._run_dir.stop_request.exists()
+
+    def _beats_elsewhere(self) -> bool:
+        """Whether a driver of another host, which this host's lock cannot see, was alive a moment ago."""
+        try:
+            holder = json.loads(self._run_dir.driver.read_bytes())
+            beat = self._run_dir.driver.stat().st_mtime
+        except (OSError, ValueError):
+            return False
+        if not isinstance(holder, dict) or holder.get("host") == socket.gethostname():
+            return False
+        # Both times are the file system's own, so that clocks which disagree don't matter.
+        os.utime(self._lock_path)
+        return self._lock_path.stat().st_mtime - beat < STALE_AFTER_S
+
+    def _refusal(self) -> RunDirectoryError:
+        try:
+            holder = json.loads(self._run_dir.driver.read_bytes())
+            who = f"pid {holder['pid']} on {holder['host']}"
+        except (OSError, ValueError, KeyError, TypeError):
+            who = "another process"
+        return RunDirectoryError(
+            f"{self._run_dir.path}: {who} is running this sweep; follow it with "
+            f"`clipsweep attach {self._run_dir.path}`, or choose another directory with --out"
+        )
