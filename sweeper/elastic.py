@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import logging
-import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import TypeAlias
 
+from sweeper.background import in_background
 from sweeper.errors import ClusterError
 
-__all__ = ["Answer", "Elastic", "PoolSize", "in_background"]
+__all__ = ["Answer", "Elastic", "PoolSize"]
 
 _log = logging.getLogger(__name__)
 
@@ -43,27 +43,6 @@ class PoolSize:
 
 Answer: TypeAlias = tuple[bool, PoolSize | None]
 """Whether the head answers, and what there is room for if it does."""
-
-
-def in_background(ask: Callable[[], Answer]) -> Future[Answer]:
-    """Ask in a thread of its own, which nobody waits for: a call of Ray's to a head that has just died does not return.
-
-    Args:
-        ask: The question.
-
-    Returns:
-        Its answer, sooner, later or never.
-    """
-    future: Future[Answer] = Future()
-
-    def work() -> None:
-        try:
-            future.set_result(ask())
-        except BaseException as error:
-            future.set_exception(error)
-
-    threading.Thread(target=work, name="clipsweep-room", daemon=True).start()
-    return future
 
 
 class Elastic:

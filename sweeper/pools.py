@@ -140,10 +140,12 @@ class RayPools:
         return [message for handle in ready for message in self._read(handle)]
 
     def held_up(self) -> str | None:
-        """Why workers that were asked for have no place yet; None where all have one."""
+        """Why workers that were asked for have no place yet; None where all have one. For any thread."""
+        # Copies, made in one go: this pool's own thread starts and ends workers meanwhile.
+        starting, actors = list(self._starting.values()), dict(self._actors)
         for kind, settings in self._settings.items():
-            slots = [slot for of, slot in self._starting.values() if of == kind]
-            count = sum(without_place(self._actors[kind, slot]) for slot in slots if (kind, slot) in self._actors)
+            slots = [slot for of, slot in starting if of == kind]
+            count = sum(without_place(actors[kind, slot]) for slot in slots if (kind, slot) in actors)
             if count:
                 each = {"cpus": settings.cpus, "gpus": settings.gpus}
                 return explain(Want(kind=kind, count=count, each=each), node_rooms())

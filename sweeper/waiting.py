@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass
+
+from sweeper.background import in_background
 
 __all__ = ["NodeRoom", "Waiting", "Want", "explain"]
 
@@ -95,31 +98,43 @@ class Waiting:
     """Asks now and then why workers wait, and tells it rarely.
 
     Args:
-        ask: The reason of this moment, or None; may cost some milliseconds.
+        ask: The reason of this moment, or None; asked in another thread, and may never return.
         say: Is told.
         clock: Seconds.
+        start: How a question is asked.
     """
 
     def __init__(
-        self, ask: Callable[[], str | None], say: Callable[[str], object], clock: Callable[[], float] = time.monotonic
+        self,
+        ask: Callable[[], str | None],
+        say: Callable[[str], object],
+        clock: Callable[[], float] = time.monotonic,
+        start: Callable[[Callable[[], str | None]], Future[str | None]] = in_background,
     ) -> None:
         self.reason: str | None = None
         """What is waited for now; None where nothing is."""
         self._ask = ask
         self._say = say
         self._clock = clock
+        self._start = start
+        self._asked: Future[str | None] | None = None
         self._since: float | None = None
         self._ask_at = clock() + _FIRST_S / 2
         self._say_at = 0.0
         self._again_s = _AGAIN_S
 
     def look(self) -> None:
-        """Ask, if it is time to, and tell what is new or has not been told for long."""
+        """Ask, if it is time to, and tell what is new or has not been told for long; never waits for an answer."""
         now = self._clock()
-        if now < self._ask_at:
+        if self._asked is None:
+            if now < self._ask_at:
+                return
+            self._asked = self._start(self._ask)
+        if not self._asked.done():
             return
+        reason = self._asked.result()
+        self._asked = None
         self._ask_at = now + _FIRST_S / 2
-        reason = self._ask()
         if reason is None:
             if self.reason is not None:
                 self._say("the workers that waited have a place")

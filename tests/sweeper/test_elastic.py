@@ -8,7 +8,8 @@ from concurrent.futures import Future
 
 import pytest
 
-from sweeper.elastic import Answer, Elastic, PoolSize, in_background
+from sweeper.background import in_background
+from sweeper.elastic import Answer, Elastic, PoolSize
 from sweeper.errors import ClusterError
 
 TWO = PoolSize(trainers=2, estimators=2)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from typing import Any
 
 import pytest
@@ -56,7 +57,16 @@ class Clock:
         self.reason: str | None = None
         self.said: list[tuple[float, str]] = []
         self.asked = 0
-        self.waiting = Waiting(self.ask, lambda text: self.said.append((self.now, text)), lambda: self.now)
+        self.answers = True
+        self.waiting = Waiting(
+            self.ask, lambda text: self.said.append((self.now, text)), lambda: self.now, start=self.start
+        )
+
+    def start(self, ask: Callable[[], str | None]) -> Future[str | None]:
+        question: Future[str | None] = Future()
+        if self.answers:
+            question.set_result(ask())
+        return question
 
     def ask(self) -> str | None:
         self.asked += 1
@@ -91,6 +101,16 @@ def test_a_reason_is_told_within_ten_seconds_then_rarely_and_its_end_too():
     clock.pass_s(5)
     assert clock.said[-1][1] == "the workers that waited have a place"
     assert clock.waiting.reason is None
+
+
+def test_a_cluster_that_never_answers_holds_nobody_up_and_is_asked_once():
+    clock = Clock()
+    clock.reason = "no room"
+    clock.pass_s(10)
+    clock.answers = False
+    clock.pass_s(3600)
+    assert clock.waiting.reason == "no room"
+    assert clock.said == [(105.0, "no room")]
 
 
 def test_asking_is_rare_since_it_costs_a_round_trip():
