@@ -17,6 +17,7 @@ from ray.exceptions import RayError
 
 from sweeper.elastic import PoolSize
 from sweeper.errors import ClusterError
+from sweeper.guarded_paths import make_folder
 from sweeper.joining import listens
 from sweeper.waiting import NodeRoom, Want, explain
 
@@ -240,7 +241,7 @@ def _keep_logs(session: Path, logs: Path) -> None:
             continue
         with contextlib.suppress(OSError):
             if path.stat().st_size and path.suffix in {".err", ".out", ".log"}:
-                target.mkdir(parents=True, exist_ok=True)
+                make_folder(target)
                 shutil.copyfile(path, target / path.name)
 
 

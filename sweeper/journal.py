@@ -15,6 +15,8 @@ from typing import Any
 import xxhash
 
 from sweeper.errors import IntegrityError
+from sweeper.guarded_paths import make_folder
+from sweeper.run_dir import checked_name, checked_table
 
 __all__ = [
     "FORMAT",
@@ -124,7 +126,7 @@ def repair_journal(path: Path, whole: int, quarantine: Path) -> bool:
     data = path.read_bytes()
     if len(data) == whole:
         return False
-    quarantine.mkdir(parents=True, exist_ok=True)
+    make_folder(quarantine)
     (quarantine / f"journal-tail-{whole}").write_bytes(data[whole:])
     with path.open("r+b") as file:
         file.truncate(whole)
@@ -308,21 +310,21 @@ def apply(state: RunState, record: Record) -> None:
         case "planned":
             state.measurements[record["measurement"]] = record["measure"]
             for trial in record["trials"]:
-                state.trials.setdefault(trial["trial_id"], TrialState(trial))
+                state.trials.setdefault(checked_name(trial["trial_id"]), TrialState(trial))
             if "superseded" in record:
                 state.superseded = set(map(str, record["superseded"]))
         case "committed":
-            state.parts.extend(Part(**part) for part in record["parts"])
+            state.parts.extend(_part(part) for part in record["parts"])
             for fields in record["segments"]:
                 checkpoint = fields["checkpoint"]
-                segment = Segment(**{**fields, "checkpoint": tuple(checkpoint) if checkpoint else None})
+                segment = Segment(**{**fields, "checkpoint": _checkpoint(*checkpoint) if checkpoint else None})
                 trial = state.trials[segment.trial]
                 trial.segments.append(segment)
                 trial.attempts.add((segment.epoch, segment.attempt))
         case "remeasuring":
             state.remeasurements[record["measurement"]] = record
         case "remeasured":
-            state.parts.extend(Part(**part, remeasurement=record["measurement"]) for part in record["parts"])
+            state.parts.extend(_part(part, remeasurement=record["measurement"]) for part in record["parts"])
             done = state.remeasured.setdefault(record["measurement"], set())
             done.update((trial, step) for trial, step in record["snapshots"])
         case "failed":
@@ -338,6 +340,17 @@ def apply(state: RunState, record: Record) -> None:
                 state.trials[name].failures.clear()
         case unknown:
             raise KeyError(unknown)
+
+
+def _part(fields: Record, remeasurement: str | None = None) -> Part:
+    """A part as its line describes it; a file elsewhere is no part of a run."""
+    checked_name(fields["file"])
+    checked_table(fields["table"])
+    return Part(**fields, remeasurement=remeasurement)
+
+
+def _checkpoint(file: str, xxh3: str) -> tuple[str, str]:
+    return checked_name(file), xxh3
 
 
 def _forget(state: RunState, record: Record) -> None:
