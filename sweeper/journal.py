@@ -16,7 +16,7 @@ import xxhash
 
 from sweeper.errors import IntegrityError
 from sweeper.guarded_paths import make_folder
-from sweeper.run_dir import checked_name, checked_table
+from sweeper.record_shapes import check_record
 
 __all__ = [
     "FORMAT",
@@ -110,9 +110,14 @@ def read_journal(path: Path) -> tuple[list[Record], int]:
         else:
             records.append(record)
             whole = position
-    if records and records[0].get("format", 0) > FORMAT:
+    written_as = records[0].get("format", 0) if records else 0
+    if not isinstance(written_as, int):
         raise IntegrityError(
-            f"{path}: written by a newer clipsweep (format {records[0]['format']}, known: {FORMAT}); upgrade clipsweep"
+            f"{path}: its format is {written_as!r:.80}, which is no number; this is no journal of ours"
+        )
+    if written_as > FORMAT:
+        raise IntegrityError(
+            f"{path}: written by a newer clipsweep (format {written_as}, known: {FORMAT}); upgrade clipsweep"
         )
     return records, whole
 
@@ -147,7 +152,7 @@ def _unseal(line: bytes, number: int) -> Record | None:
         return None
     try:
         record = json.loads(body + b"}")
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     return record if isinstance(record, dict) and record.get("n") == number else None
 
@@ -286,9 +291,11 @@ def replay(records: list[Record]) -> RunState:
     state = RunState()
     for record in records:
         try:
+            check_record(record)
             apply(state, record)
-        except (KeyError, TypeError, IndexError, ValueError, AttributeError) as error:
-            raise IntegrityError(f"journal record {record.get('n')}: not understood: {error!r}") from error
+        except (KeyError, TypeError, ValueError) as error:
+            why = error if isinstance(error, ValueError) else repr(error)
+            raise IntegrityError(f"journal record {record.get('n')}: not understood: {why}") from error
         state.next_number += 1
     return state
 
@@ -310,21 +317,21 @@ def apply(state: RunState, record: Record) -> None:
         case "planned":
             state.measurements[record["measurement"]] = record["measure"]
             for trial in record["trials"]:
-                state.trials.setdefault(checked_name(trial["trial_id"]), TrialState(trial))
+                state.trials.setdefault(trial["trial_id"], TrialState(trial))
             if "superseded" in record:
                 state.superseded = set(map(str, record["superseded"]))
         case "committed":
-            state.parts.extend(_part(part) for part in record["parts"])
+            state.parts.extend(Part(**part) for part in record["parts"])
             for fields in record["segments"]:
                 checkpoint = fields["checkpoint"]
-                segment = Segment(**{**fields, "checkpoint": _checkpoint(*checkpoint) if checkpoint else None})
+                segment = Segment(**{**fields, "checkpoint": tuple(checkpoint) if checkpoint else None})
                 trial = state.trials[segment.trial]
                 trial.segments.append(segment)
                 trial.attempts.add((segment.epoch, segment.attempt))
         case "remeasuring":
             state.remeasurements[record["measurement"]] = record
         case "remeasured":
-            state.parts.extend(_part(part, remeasurement=record["measurement"]) for part in record["parts"])
+            state.parts.extend(Part(**part, remeasurement=record["measurement"]) for part in record["parts"])
             done = state.remeasured.setdefault(record["measurement"], set())
             done.update((trial, step) for trial, step in record["snapshots"])
         case "failed":
@@ -340,17 +347,6 @@ def apply(state: RunState, record: Record) -> None:
                 state.trials[name].failures.clear()
         case unknown:
             raise KeyError(unknown)
-
-
-def _part(fields: Record, remeasurement: str | None = None) -> Part:
-    """A part as its line describes it; a file elsewhere is no part of a run."""
-    checked_name(fields["file"])
-    checked_table(fields["table"])
-    return Part(**fields, remeasurement=remeasurement)
-
-
-def _checkpoint(file: str, xxh3: str) -> tuple[str, str]:
-    return checked_name(file), xxh3
 
 
 def _forget(state: RunState, record: Record) -> None:

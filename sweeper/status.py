@@ -36,6 +36,8 @@ def driver_of(run_dir: RunDir) -> dict[str, Any] | None:
         quiet = max(0.0, time.time() - run_dir.driver.stat().st_mtime)
     except (OSError, ValueError):
         return None
+    if not isinstance(holder, dict):
+        return None
     if holder.get("host") == socket.gethostname() and not Path(f"/proc/{holder.get('pid')}").exists():
         return None
     return {**holder, "quiet_s": round(quiet, 1)}

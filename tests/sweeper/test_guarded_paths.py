@@ -164,11 +164,18 @@ def test_whatever_the_umask_a_run_is_its_owners_alone(inline_run: Callable[..., 
 
 
 PLANNED = {"type": "planned", "measurement": "m", "measure": None}
-TRIAL = {"trial_id": "a", "cell_id": "c", "arm": "sgd", "seed": 0, "swept": {}, "steps": 4}
+TRIAL = {
+    "trial_id": "a", "cell_id": "c", "arm": "sgd", "seed": 0, "swept": {}, "learning_rate": 1, "clip_norm": None,
+    "steps": 4,
+}  # fmt: skip
 PART = {"table": "metrics", "file": "metrics-0001-000001.parquet", "rows": 1, "xxh3": "0"}
 SEGMENT = {
     "trial": "a", "epoch": 1, "attempt": 1, "start": 0, "stop": 2, "outcome": None, "checkpoint": None,
-    "measurement": "m", "facts": {},
+    "measurement": "m",
+    "facts": {
+        "num_steps": 2, "num_clipped": 0, "train_s": 1.0, "evaluate_s": 0.0, "estimate_s": 0.0, "started_at": 1,
+        "ended_at": 2, "host": "h",
+    },
 }  # fmt: skip
 
 
