@@ -227,7 +227,7 @@ def _usable_cores() -> int:
 def _local_store_bytes() -> int:
     """Shared memory for snapshots: a quarter of what is free in /dev/shm, between 100 MiB and 4 GiB."""
     try:
-        free = shutil.disk_usage("/dev/shm").free
+        free = shutil.disk_usage("/dev/shm").free  # no file is made there  # nosec B108
     except OSError:
         free = 2**30
     return int(min(max(free // 4, 100 * 2**20), 4 * 2**30))

@@ -11,7 +11,7 @@ from typing import Any
 
 from sweeper.run_dir import checked_name, checked_table
 
-__all__ = ["check_record"]
+__all__ = ["check_driver", "check_live", "check_record"]
 
 _Check = Callable[[Any], object]
 _LAST_MOMENT = 253_402_300_800  # the end of the year 9999, beyond which there are no dates
@@ -32,6 +32,31 @@ def check_record(record: Mapping[str, Any]) -> None:
     _section(shape)(record)
 
 
+def check_driver(document: Any) -> None:
+    """Look at what a driver says of itself in ``driver.json``.
+
+    Args:
+        document: As it was read.
+
+    Raises:
+        ValueError: It says something else.
+    """
+    _section({"host": _text, "pid": _whole})(document)
+
+
+def check_live(document: Any) -> None:
+    """Look at what a driver says that it does, in ``live.json``.
+
+    Args:
+        document: As it was read.
+
+    Raises:
+        ValueError: It says something else.
+    """
+    active = _section({"trial": _text, "step": _whole, "steps": _whole, "loss": _maybe(_real)})
+    _section({"active": _list(active)}, {"waiting_for": _maybe(_text)})(document)
+
+
 def _refuse(what: str, value: object) -> None:
     raise ValueError(f"must be {what}, found {value!r:.80}")
 
@@ -49,6 +74,12 @@ def _whole(value: Any) -> None:
 def _number(value: Any) -> None:
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(_float(value)):
         _refuse("a finite number", value)
+
+
+def _real(value: Any) -> None:
+    """A loss that diverges is infinite, or NaN."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        _refuse("a number", value)
 
 
 def _moment(value: Any) -> None:

@@ -393,7 +393,7 @@ class DriverLock:
         try:
             holder = json.loads(self._run_dir.driver.read_bytes())
             beat = self._run_dir.driver.stat().st_mtime
-        except (OSError, ValueError):
+        except (OSError, ValueError, RecursionError):
             return False
         if not isinstance(holder, dict) or holder.get("host") == socket.gethostname():
             return False
@@ -405,7 +405,7 @@ class DriverLock:
         try:
             holder = json.loads(self._run_dir.driver.read_bytes())
             who = f"pid {holder['pid']} on {holder['host']}"
-        except (OSError, ValueError, KeyError, TypeError):
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
             who = "another process"
         return RunDirectoryError(
             f"{self._run_dir.path}: {who} is running this sweep; follow it with "

@@ -12,6 +12,7 @@ from typing import Any
 from sweeper.errors import RunDirectoryError
 from sweeper.journal import Journal, RunState, TrialState, read_journal, repair_journal, replay
 from sweeper.labels import describe
+from sweeper.record_shapes import check_driver, check_live
 from sweeper.run_dir import DriverLock, RunDir
 
 __all__ = ["find_trials", "list_runs", "retry", "run_status", "trial_log", "trial_rows"]
@@ -33,10 +34,9 @@ def driver_of(run_dir: RunDir) -> dict[str, Any] | None:
     """
     try:
         holder = json.loads(run_dir.driver.read_bytes())
+        check_driver(holder)
         quiet = max(0.0, time.time() - run_dir.driver.stat().st_mtime)
-    except (OSError, ValueError):
-        return None
-    if not isinstance(holder, dict):
+    except (OSError, ValueError, RecursionError):
         return None
     if holder.get("host") == socket.gethostname() and not Path(f"/proc/{holder.get('pid')}").exists():
         return None
@@ -65,7 +65,8 @@ def run_status(path: Path) -> dict[str, Any]:
     if driver is not None:
         try:
             live = json.loads(run_dir.live.read_bytes())
-        except (OSError, ValueError):
+            check_live(live)
+        except (OSError, ValueError, RecursionError):
             live = None
     counts = {status: 0 for status in STATUSES}
     current = [trial for name, trial in state.trials.items() if name not in state.superseded]
