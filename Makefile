@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/installed
 
-.PHONY: demo test fast check chaos bench wheel clean
+.PHONY: demo test fast check chaos fuzz audit bench wheel clean
 
 demo: $(STAMP)
 	$(BIN)/clipsweep run specs/quickstart.yaml
@@ -25,12 +25,24 @@ check: $(STAMP)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/bandit -q -c pyproject.toml -r sweeper trainers estimators benchmarks docs/tutorial
 
 fast: $(STAMP)
 	$(BIN)/python -m pytest -q -m "not ray and not slow"
 
 chaos: $(STAMP)
 	$(BIN)/python -m pytest -q -m chaos tests/chaos
+
+# A minute for each reader of files; without atheris, which is made for some Pythons only, with Hypothesis.
+SECONDS ?= 60
+fuzz: $(STAMP)
+	-$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[fuzz]'
+	$(BIN)/python tests/corpora/fuzz.py --seconds $(SECONDS)
+
+# Asks a service for known vulnerabilities of what is installed, so it works online only.
+audit: $(STAMP)
+	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[audit]'
+	$(BIN)/pip-audit --skip-editable
 
 bench: $(STAMP)
 	$(BIN)/python benchmarks/orchestration.py

@@ -230,7 +230,7 @@ class EstimatorWorker(_Worker):
             snapshot: The snapshot's id, given back too.
             header: What it belongs to.
             payload: The iterates, float32, shape (2, n); None for a snapshot that is kept in the run directory, whose
-                file says the rest of the header.
+                file says the rest of the header; of its problem the header holds ``use`` alone, where it is code.
 
         Returns:
             A row per estimator, or what was raised.
@@ -239,12 +239,20 @@ class EstimatorWorker(_Worker):
         started = time.perf_counter()
         try:
             if payload is None:
-                path = self._run_dir.snapshot(header.trial, header.step)
-                header, payload = read_header(path, header.measure), read_iterates(path)
+                header, payload = self._kept(header)
             rows = self._rows(header, np.asarray(payload))
         except Exception as error:
             return Verdict(slot=slot, snapshot=snapshot, error=_last_line(error), traceback=traceback.format_exc())
         return Verdict(slot=slot, snapshot=snapshot, rows=rows, estimate_s=time.perf_counter() - started)
+
+    def _kept(self, asked: SnapshotHeader) -> tuple[SnapshotHeader, np.ndarray[Any, Any]]:
+        """A kept snapshot; its file names the problem, but of code none that the driver has not named too."""
+        path = self._run_dir.snapshot(asked.trial, asked.step)
+        header = read_header(path, asked.measure)
+        use = header.problem["use"]
+        if ":" in use and use != asked.problem.get("use"):
+            raise IntegrityError(f"{path}: would run {use}, which its trial was not trained with")
+        return header, read_iterates(path)
 
     def _rows(self, header: SnapshotHeader, payload: np.ndarray[Any, Any]) -> dict[str, dict[str, Any]]:
         measure = header.measure

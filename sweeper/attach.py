@@ -14,12 +14,14 @@ from typing import Any
 from sweeper.driver_lock import STALE_AFTER_S, driver_of
 from sweeper.driving import SAID, Ending, ending_of
 from sweeper.errors import RunDirectoryError
+from sweeper.record_shapes import check_live
 from sweeper.run_dir import RunDir
 from sweeper.view import Active, Listener, View
 
 __all__ = ["Said", "cancel", "follow"]
 
 _POLL_S = 0.5
+_NUMBERS = ("total", "steps_done", "steps_total", "waiting", "queued_snapshots", "measuring", "measured")
 _LINE = re.compile(r"^\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3} [A-Z]+ (?P<logger>[\w.]+): (?P<text>.*)$")
 
 
@@ -139,9 +141,12 @@ def _view(run_dir: RunDir) -> View | None:
     """The driver's latest view; None where there is none, or of another version."""
     try:
         document = json.loads(run_dir.live.read_bytes())
+        check_live(document)
         known = {field.name: document[field.name] for field in fields(View)}
         active = tuple(Active(**active) for active in known.pop("active"))
-    except (OSError, ValueError, KeyError, TypeError):
+        known["counts"] = {str(word): int(count) for word, count in known["counts"].items()}
+        known |= {name: int(known[name]) for name in _NUMBERS}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
     return View(**known, active=active)
 

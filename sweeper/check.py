@@ -15,7 +15,7 @@ import torch
 
 from sweeper.errors import ClipsweepError
 from sweeper.labels import describe_problem
-from sweeper.plan import expand
+from sweeper.plan import expand, require_allowed
 from sweeper.recovery import shipped
 from sweeper.spec import Sweep
 from trainers.problem import Problem
@@ -47,20 +47,22 @@ class CheckedProblem:
     finding: Finding
 
 
-def check_sweep(sweep: Sweep) -> Iterator[CheckedProblem]:
+def check_sweep(sweep: Sweep, *, allow_code: bool = False) -> Iterator[CheckedProblem]:
     """Try every problem of a sweep at its first seed, in this process and, as a worker would get it, in another one.
 
     Args:
         sweep: The spec.
+        allow_code: Import code that does not lie in the spec's own folder.
 
     Yields:
         Promise after promise, problem after problem.
 
     Raises:
         SpecError: The sweep cannot be expanded.
-        ClipsweepError: The spec has analytic functions alone.
+        ClipsweepError: The spec has analytic functions alone, or would import code from elsewhere than its folder.
     """
     plan = expand(sweep)
+    require_allowed(plan.code, sweep.folder, allow_code=allow_code)
     seed = plan.trials[0].seed
     torch.set_num_threads(sweep.resources.trainers.threads)
     fraction = sweep.measure.data_fraction if sweep.measure is not None else 0.1

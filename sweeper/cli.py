@@ -18,7 +18,7 @@ import typer
 from sweeper.cli_answers import advise, fit, plot, report, theory
 from sweeper.cli_data import data_app
 from sweeper.cli_jobs import attach, cancel, job_arguments, run_as_job
-from sweeper.cli_options import AsJson, Insecure, Out, Overrides, RunPath, SpecPath
+from sweeper.cli_options import AllowCode, AsJson, Insecure, Out, Overrides, RunPath, SpecPath
 from sweeper.cli_output import note as _note
 from sweeper.cli_output import shorten as _shorten
 from sweeper.errors import ClipsweepError, SpecError
@@ -91,14 +91,14 @@ def validate(spec: SpecPath, overrides: Overrides = None) -> None:
 
 
 @app.command()
-def check(spec: SpecPath, overrides: Overrides = None, as_json: AsJson = False) -> None:
+def check(spec: SpecPath, overrides: Overrides = None, allow_code: AllowCode = False, as_json: AsJson = False) -> None:
     """Try a problem's promises in seconds: deterministic, pure batches, finite gradients, resumable, shippable."""
     from sweeper.check import check_sweep
     from sweeper.spec import load_spec
 
     rows = []
     current = None
-    for checked in check_sweep(load_spec(spec, overrides or [])):
+    for checked in check_sweep(load_spec(spec, overrides or []), allow_code=allow_code):
         finding = checked.finding
         rows.append({"problem": checked.problem, **vars(finding), "holds": finding.holds})
         if as_json:
@@ -117,12 +117,14 @@ def check(spec: SpecPath, overrides: Overrides = None, as_json: AsJson = False) 
 
 
 @app.command("null-test")
-def null_test(spec: SpecPath, overrides: Overrides = None, as_json: AsJson = False) -> None:
+def null_test(
+    spec: SpecPath, overrides: Overrides = None, allow_code: AllowCode = False, as_json: AsJson = False
+) -> None:
     """Measure the same weights twice, in every problem of a spec: the difference must be exactly 0."""
     from sweeper.null_test import null_test_document
     from sweeper.spec import load_spec
 
-    document = null_test_document(load_spec(spec, overrides or []))
+    document = null_test_document(load_spec(spec, overrides or []), allow_code=allow_code)
     if as_json:
         typer.echo(json.dumps(document, indent=2))
     else:
@@ -177,6 +179,7 @@ def run(
         ),
     ] = 0,
     insecure_cluster: Insecure = False,
+    allow_code: AllowCode = False,
     as_json: AsJson = False,
 ) -> None:
     """Run a sweep, or what is missing of it."""
@@ -199,6 +202,7 @@ def run(
             "--accept-change": accept_change,
             "--new-measurement": new_measurement,
             "--insecure-cluster": insecure_cluster,
+            "--allow-code": allow_code,
         }
         arguments = job_arguments(spec, run_dir=run_dir, overrides=wanted, flags=flags, extend_edges=extend_edges)
         raise typer.Exit(
@@ -209,6 +213,7 @@ def run(
                 run_dir=run_dir,
                 address=address,
                 insecure=insecure_cluster,
+                allow_code=allow_code,
                 detach=detach,
                 as_json=as_json,
             )
@@ -224,6 +229,7 @@ def run(
                 accept_change=accept_change,
                 new_measurement=new_measurement,
                 insecure_cluster=insecure_cluster,
+                allow_code=allow_code,
             )
         if not extensions or outcome.exit_code:
             break
@@ -349,6 +355,7 @@ def estimate(
     address: Annotated[str | None, typer.Option("--address", help="As for run.")] = None,
     accept_drift: Annotated[bool, typer.Option("--accept-drift", help="As for run.")] = False,
     insecure_cluster: Insecure = False,
+    allow_code: AllowCode = False,
 ) -> None:
     """Measure the kept snapshots of a run again, with any estimator, without training anything."""
     from rich.console import Console
@@ -365,6 +372,7 @@ def estimate(
             address=address,
             accept_drift=accept_drift,
             insecure_cluster=insecure_cluster,
+            allow_code=allow_code,
         )
     _note(done.text)
     if done.interrupted:

@@ -64,6 +64,7 @@ def run_as_job(
     run_dir: RunDir,
     address: str,
     insecure: bool,
+    allow_code: bool,
     detach: bool,
     as_json: bool,
 ) -> int:
@@ -76,6 +77,7 @@ def run_as_job(
         run_dir: The run directory.
         address: Of the cluster.
         insecure: Whether a cluster that anybody in the network can use is accepted.
+        allow_code: Whether code from elsewhere than beside the spec may be imported.
         detach: Return as soon as the driver is at work.
         as_json: Print one JSON document in the end.
 
@@ -93,9 +95,9 @@ def run_as_job(
     from sweeper.attach import Said
     from sweeper.job_server import find_job_server
     from sweeper.jobs import submit, wait_until_driven
-    from sweeper.plan import expand
+    from sweeper.plan import expand, require_allowed
 
-    expand(sweep)
+    require_allowed(expand(sweep).code, sweep.folder, allow_code=allow_code)
     server = find_job_server(address, insecure=insecure)
     for text in server.notes:
         note(text)

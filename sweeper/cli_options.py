@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-__all__ = ["AsJson", "Insecure", "Out", "Overrides", "RunPath", "SpecPath", "Where"]
+__all__ = ["AllowCode", "AsJson", "Insecure", "Out", "Overrides", "RunPath", "SpecPath", "Where"]
 
 SpecPath = Annotated[Path, typer.Argument(metavar="SPEC", help="The sweep, a YAML file.", show_default=False)]
 RunPath = Annotated[Path, typer.Argument(metavar="RUN", help="A run directory.", show_default=False)]
@@ -22,5 +22,8 @@ Where = Annotated[
 ]
 Insecure = Annotated[
     bool, typer.Option("--insecure-cluster", help="Join a cluster without a token, open to its whole network.")
+]
+AllowCode = Annotated[
+    bool, typer.Option("--allow-code", help="Import the spec's problem although it does not lie in the spec's folder.")
 ]
 Out = Annotated[Path | None, typer.Option("--out", help="The run directory; runs/<name> by default.")]

@@ -17,6 +17,7 @@ from ray.exceptions import RayError
 
 from sweeper.elastic import PoolSize
 from sweeper.errors import ClusterError
+from sweeper.guarded_paths import make_folder
 from sweeper.joining import listens
 from sweeper.waiting import NodeRoom, Want, explain
 
@@ -226,7 +227,7 @@ def _usable_cores() -> int:
 def _local_store_bytes() -> int:
     """Shared memory for snapshots: a quarter of what is free in /dev/shm, between 100 MiB and 4 GiB."""
     try:
-        free = shutil.disk_usage("/dev/shm").free
+        free = shutil.disk_usage("/dev/shm").free  # no file is made there  # nosec B108
     except OSError:
         free = 2**30
     return int(min(max(free // 4, 100 * 2**20), 4 * 2**30))
@@ -240,7 +241,7 @@ def _keep_logs(session: Path, logs: Path) -> None:
             continue
         with contextlib.suppress(OSError):
             if path.stat().st_size and path.suffix in {".err", ".out", ".log"}:
-                target.mkdir(parents=True, exist_ok=True)
+                make_folder(target)
                 shutil.copyfile(path, target / path.name)
 
 

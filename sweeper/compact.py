@@ -124,8 +124,13 @@ def _ending(trial: TrialState) -> dict[str, Any]:
         "diverged_step": last.get("diverged_step"),
         "last_finite_loss": last.get("last_finite_loss"),
         "clipped_fraction": sum(fact["num_clipped"] for fact in facts) / num_steps if num_steps else None,
-        "error": trial.failures[-1][1].strip().splitlines()[-1] if trial.failures and trial.given_up else None,
+        "error": _last_line(trial.failures[-1][1]) if trial.failures and trial.given_up else None,
     }
+
+
+def _last_line(text: str) -> str:
+    lines = text.strip().splitlines()
+    return lines[-1] if lines else ""
 
 
 def _conditions(trial: TrialState, state: RunState) -> dict[str, Any]:

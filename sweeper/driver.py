@@ -418,8 +418,8 @@ class Driver:
         return describe(planned.swept, planned.seed)
 
     def _log_trial(self, segment: SegmentId, text: str) -> None:
-        with self._run_dir.trial_log(segment.trial).open("a") as log:
-            log.write(f"--- {time.strftime('%F %T')} attempt {segment.attempt}\n{text}\n")
+        with self._run_dir.append_to(self._run_dir.trial_log(segment.trial)) as log:
+            log.write(f"--- {time.strftime('%F %T')} attempt {segment.attempt}\n{text}\n".encode(errors="replace"))
 
 
 _NO_SEGMENT = SegmentId("", 0, 0)

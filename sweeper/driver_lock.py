@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import IO, Any
 
 from sweeper.errors import RunDirectoryError
+from sweeper.guarded_paths import open_to_append, refuse_strangers
+from sweeper.record_shapes import check_driver
 from sweeper.run_dir import RunDir
 
 __all__ = ["JOB", "STALE_AFTER_S", "DriverLock", "driver_of"]
@@ -38,10 +40,11 @@ def driver_of(run_dir: RunDir) -> dict[str, Any] | None:
     """
     try:
         holder = json.loads(run_dir.driver.read_bytes())
+        check_driver(holder)
         quiet = max(0.0, time.time() - run_dir.driver.stat().st_mtime)
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None
-    if not isinstance(holder, dict):
+    if not isinstance(holder.get("job", ""), str):
         return None
     if holder.get("host") == socket.gethostname() and not Path(f"/proc/{holder.get('pid')}").exists():
         return None
@@ -69,9 +72,11 @@ class DriverLock:
             This lock, whose :meth:`beat` is to be called now and then.
 
         Raises:
-            RunDirectoryError: Another driver holds it; the message names its host and pid.
+            RunDirectoryError: Another driver holds it; the message names its host and pid. Or others may write to the
+                directory, or it holds a symbolic link.
         """
-        self._file = self._lock_path.open("ab")
+        refuse_strangers(self._run_dir.path, to_write=True)
+        self._file = open_to_append(self._lock_path)
         try:
             try:
                 fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -113,7 +118,7 @@ class DriverLock:
         try:
             holder = json.loads(self._run_dir.driver.read_bytes())
             beat = self._run_dir.driver.stat().st_mtime
-        except (OSError, ValueError):
+        except (OSError, ValueError, RecursionError):
             return False
         if not isinstance(holder, dict) or holder.get("host") == socket.gethostname():
             return False
@@ -125,7 +130,7 @@ class DriverLock:
         try:
             holder = json.loads(self._run_dir.driver.read_bytes())
             who = f"pid {holder['pid']} on {holder['host']}"
-        except (OSError, ValueError, KeyError, TypeError):
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
             who = "another process"
         return RunDirectoryError(
             f"{self._run_dir.path}: {who} is running this sweep; follow it with "

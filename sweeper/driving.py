@@ -77,7 +77,7 @@ def ending_of(run_dir: RunDir) -> Ending | None:
             job=document["job"],
             ended_at=str(document["ended_at"]),
         )
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
 
 

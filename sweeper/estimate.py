@@ -10,10 +10,10 @@ from typing import Any
 
 from sweeper.journal import RunState
 from sweeper.labels import describe, duration
-from sweeper.plan import Plan, Trial, expand
+from sweeper.plan import Plan, Trial, UserCode, expand
 from sweeper.run_dir import RunDir
 from sweeper.spec import Sweep
-from sweeper.spec_change import spec_change
+from sweeper.spec_change import SpecChange, spec_change
 from sweeper.standing import default_run_dir, open_state, standing
 
 __all__ = ["plan_document", "plan_text"]
@@ -39,8 +39,10 @@ def plan_document(sweep: Sweep, out: Path | None = None) -> dict[str, Any]:
     Returns:
         ``run``, ``cells``, ``seeds``, ``trials``, counts of ``new``, ``under_way``, ``done`` and ``failed`` trials,
         ``steps`` left to train, ``seconds`` (None where unknown) with ``seconds_from`` (how it is known), ``bytes`` on
-        disk, ``code`` (modules of the user's own that would be imported), ``change`` (what is trained otherwise than
-        when the run was begun, or None), ``asks_for`` (options that a run would ask for), and the ``table`` of cells.
+        disk, ``code`` (modules of the user's own that would be imported: ``use``, ``module``, ``path``, where a link
+        leads as ``real_path``, number of Python ``files``, ``sha256`` over them, and whether it lies ``beside_spec``),
+        ``change`` (what is trained otherwise than when the run was begun, or None), ``asks_for`` (options that a run
+        would ask for), and the ``table`` of cells.
 
     Raises:
         SpecError: The sweep cannot be expanded.
@@ -65,11 +67,27 @@ def plan_document(sweep: Sweep, out: Path | None = None) -> dict[str, Any]:
         "seconds": seconds,
         "seconds_from": source,
         "bytes": _bytes(sweep, left),
-        "code": sorted({trial.problem["use"] for trial in plan.trials if ":" in trial.problem["use"]}),
-        "asks_for": list(change.options) if change else [],
+        "code": [_code(found) for found in plan.code],
+        "asks_for": [*([] if all(found.beside for found in plan.code) else ["--allow-code"]), *_options(change)],
         "change": change.text if change else None,
         "table": _table(plan, status),
     }
+
+
+def _code(found: UserCode) -> dict[str, Any]:
+    return {
+        "use": found.use,
+        "module": found.use.partition(":")[0],
+        "path": str(found.root),
+        "real_path": str(found.root.resolve()),
+        "files": len(found.files),
+        "sha256": found.sha256,
+        "beside_spec": found.beside,
+    }
+
+
+def _options(change: SpecChange | None) -> tuple[str, ...]:
+    return change.options if change is not None else ()
 
 
 _KINDS = ("new", "under_way", "done", "failed")
@@ -91,12 +109,16 @@ def plan_text(document: Mapping[str, Any], *, max_cells: int = 40) -> str:
         f"{document['failed']} failed" + (" (queue them again with `clipsweep retry`)" if document["failed"] else ""),
         f"  time: {_time_text(document)}   disk: about {_size(document['bytes'])}",
     ]
-    if document["code"]:
-        lines.append(f"  runs code of yours: {', '.join(document['code'])}")
+    for code in document["code"]:
+        link = "" if code["path"] == code["real_path"] else f", a link to {code['real_path']}"
+        files = f"{code['files']} Python file" + ("s" if code["files"] != 1 else "")
+        where = "beside the spec" if code["beside_spec"] else "not in the spec's own folder"
+        lines.append(f"  runs code: {code['use']} from {code['path']}{link} ({files}, sha256 {code['sha256'][:12]})")
+        lines.append(f"    {where}" + ("" if code["beside_spec"] else ", so a run asks for --allow-code"))
     if document["change"]:
         lines += ["  what is trained has changed since the run was begun:", document["change"]]
-    if document["asks_for"]:
-        lines.append(f"  a run in this directory asks for {' '.join(document['asks_for'])}, or for another --out")
+    if accept := [option for option in document["asks_for"] if option != "--allow-code"]:
+        lines.append(f"  a run in this directory asks for {' '.join(accept)}, or for another --out")
     lines.append("")
     for row in document["table"][:max_cells]:
         state = ", ".join(f"{count} {kind.replace('_', ' ')}" for kind, count in row["seeds"].items())

@@ -42,7 +42,7 @@ _PROBE_S = 30.0
 LONGEST_S = _CONNECT_S + _PROBE_S + 5
 """Seconds after which an answer is there, at the latest."""
 
-_MEND_TOKEN = (
+_MEND_TOKEN = (  # says where a token goes, and is none  # nosec B105
     "put the cluster's token into a file of mode 0600 and name it in RAY_AUTH_TOKEN_PATH (or ~/.ray/auth_token)"
 )
 

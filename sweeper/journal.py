@@ -15,6 +15,8 @@ from typing import Any
 import xxhash
 
 from sweeper.errors import IntegrityError
+from sweeper.guarded_paths import make_folder
+from sweeper.record_shapes import check_record
 
 __all__ = [
     "FORMAT",
@@ -108,9 +110,14 @@ def read_journal(path: Path) -> tuple[list[Record], int]:
         else:
             records.append(record)
             whole = position
-    if records and records[0].get("format", 0) > FORMAT:
+    written_as = records[0].get("format", 0) if records else 0
+    if not isinstance(written_as, int):
         raise IntegrityError(
-            f"{path}: written by a newer clipsweep (format {records[0]['format']}, known: {FORMAT}); upgrade clipsweep"
+            f"{path}: its format is {written_as!r:.80}, which is no number; this is no journal of ours"
+        )
+    if written_as > FORMAT:
+        raise IntegrityError(
+            f"{path}: written by a newer clipsweep (format {written_as}, known: {FORMAT}); upgrade clipsweep"
         )
     return records, whole
 
@@ -124,7 +131,7 @@ def repair_journal(path: Path, whole: int, quarantine: Path) -> bool:
     data = path.read_bytes()
     if len(data) == whole:
         return False
-    quarantine.mkdir(parents=True, exist_ok=True)
+    make_folder(quarantine)
     (quarantine / f"journal-tail-{whole}").write_bytes(data[whole:])
     with path.open("r+b") as file:
         file.truncate(whole)
@@ -145,7 +152,7 @@ def _unseal(line: bytes, number: int) -> Record | None:
         return None
     try:
         record = json.loads(body + b"}")
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     return record if isinstance(record, dict) and record.get("n") == number else None
 
@@ -284,9 +291,11 @@ def replay(records: list[Record]) -> RunState:
     state = RunState()
     for record in records:
         try:
+            check_record(record)
             apply(state, record)
-        except (KeyError, TypeError, IndexError, ValueError, AttributeError) as error:
-            raise IntegrityError(f"journal record {record.get('n')}: not understood: {error!r}") from error
+        except (KeyError, TypeError, ValueError) as error:
+            why = error if isinstance(error, ValueError) else repr(error)
+            raise IntegrityError(f"journal record {record.get('n')}: not understood: {why}") from error
         state.next_number += 1
     return state
 

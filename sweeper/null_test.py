@@ -10,7 +10,8 @@ from estimators import NullTest, Probe, null_test
 from sweeper.actors import build_probe
 from sweeper.errors import ClipsweepError
 from sweeper.labels import describe_problem
-from sweeper.plan import expand
+from sweeper.plan import expand, require_allowed
+from sweeper.recovery import shipped
 from sweeper.spec import Sweep
 from sweeper.spec.measure import Measure
 from trainers.problems import build_problem
@@ -19,11 +20,12 @@ from trainers.snapshot import flat_parameters
 __all__ = ["null_test_document"]
 
 
-def null_test_document(sweep: Sweep) -> dict[str, Any]:
+def null_test_document(sweep: Sweep, *, allow_code: bool = False) -> dict[str, Any]:
     """The null test of every problem of a sweep, at the first seed's initial weights, in this process.
 
     Args:
         sweep: The spec; without a measure section the defaults are tested.
+        allow_code: Import code that does not lie in the spec's own folder.
 
     Returns:
         ``passed``, and ``problems``: for each its ``problem`` section, ``passed``, a ``verdict`` in words, and the
@@ -31,12 +33,12 @@ def null_test_document(sweep: Sweep) -> dict[str, Any]:
 
     Raises:
         SpecError: The sweep cannot be expanded.
-        ClipsweepError: The spec has analytic functions alone.
+        ClipsweepError: The spec has analytic functions alone, or would import code from elsewhere than its folder.
         TrainerError: A problem cannot be built.
     """
     measure = (sweep.measure or Measure(every=1)).model_dump(mode="json")
     plan = expand(sweep)
-    search = tuple(dict.fromkeys(str(found.root.parent) for found in plan.code))
+    require_allowed(plan.code, sweep.folder, allow_code=allow_code)
     seed = plan.trials[0].seed
     torch.set_num_threads(sweep.resources.estimators.threads)
     if not plan.trained_problems:
@@ -44,23 +46,26 @@ def null_test_document(sweep: Sweep) -> dict[str, Any]:
             f"{sweep.name}: analytic functions are written down with their gradients; no probe is measured on them"
         )
     rows = []
-    for problem in plan.trained_problems:
-        options = {key: value for key, value in problem.items() if key != "use"}
+    # Elsewhere the folder of a module may hold others that go by the names of installed ones.
+    with shipped(plan.code) as (folder, _):
+        search = () if folder is None else (str(folder),)
+        for problem in plan.trained_problems:
+            options = {key: value for key, value in problem.items() if key != "use"}
 
-        def build(use: str = problem["use"], options: dict[str, Any] = options) -> Probe:
-            return build_probe(build_problem(use, options, seed=seed, search=search), measure)
+            def build(use: str = problem["use"], options: dict[str, Any] = options) -> Probe:
+                return build_probe(build_problem(use, options, seed=seed, search=search), measure)
 
-        model = build_problem(problem["use"], options, seed=seed, search=search).model
-        found = null_test(build, flat_parameters(model))
-        rows.append({
-            "problem": describe_problem(problem),
-            "passed": found.passed,
-            "verdict": _verdict(found),
-            "again": found.again,
-            "rebuilt": found.rebuilt,
-            "hessian": found.hessian,
-            "grad_norm": found.grad_norm,
-        })
+            model = build_problem(problem["use"], options, seed=seed, search=search).model
+            found = null_test(build, flat_parameters(model))
+            rows.append({
+                "problem": describe_problem(problem),
+                "passed": found.passed,
+                "verdict": _verdict(found),
+                "again": found.again,
+                "rebuilt": found.rebuilt,
+                "hessian": found.hessian,
+                "grad_norm": found.grad_norm,
+            })
     return {"passed": all(row["passed"] for row in rows), "problems": rows}
 
 

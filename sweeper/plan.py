@@ -17,7 +17,7 @@ from sweeper.spec.problem_options import ADDED_OPTIONS as ADDED_PROBLEM_OPTIONS
 from sweeper.spec.problem_options import EMBEDDED_DATA
 from sweeper.spec.sweep import Sweep
 from sweeper.spec.update_rule import ADDED_OPTIONS, ADDED_SCHEDULE_OPTIONS, TRANSFORMS
-from sweeper.spec.user_code import UserCode, user_code
+from sweeper.spec.user_code import UserCode, require_allowed, user_code
 from sweeper.spec.variants import canonical
 from trainers.data.sources import SOURCES, is_present, where_it_goes
 
@@ -29,6 +29,7 @@ __all__ = [
     "expand",
     "measurement_id",
     "remeasurement_id",
+    "require_allowed",
     "training_key",
     "user_code",
 ]

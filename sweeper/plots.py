@@ -15,6 +15,7 @@ from estimators.fit import log_log_correlation
 from sweeper.agreement import agreement
 from sweeper.answer_plots import fit, frontier
 from sweeper.errors import ClipsweepError
+from sweeper.guarded_paths import make_folder
 from sweeper.labels import describe, plain_value, short_names
 from sweeper.log_axes import log_axes
 from sweeper.report import TRUSTED_SNR, select
@@ -66,7 +67,7 @@ def draw(run: Run, kind: str, file: Path, *, where: Sequence[str] = ()) -> None:
     with mpl.rc_context(_STYLE):
         figure = PLOTS[kind](run, select(run, where))
         try:
-            file.parent.mkdir(parents=True, exist_ok=True)
+            make_folder(file.parent)
             figure.savefig(file, bbox_inches="tight")
         except OSError as error:
             raise ClipsweepError(f"{file}: cannot be written: {error.strerror}") from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import os
 import shutil
@@ -12,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from sweeper.errors import IntegrityError, RunDirectoryError
+from sweeper.guarded_paths import open_to_append
 from sweeper.journal import Journal, Record, RunState, apply, read_journal, repair_journal, replay
 from sweeper.run_dir import RunDir
 from sweeper.spec.user_code import UserCode
@@ -158,7 +160,8 @@ def logging_to(path: Path) -> Iterator[None]:
     Yields:
         Nothing.
     """
-    handler = logging.FileHandler(path)
+    file = io.TextIOWrapper(open_to_append(path), encoding="utf-8", errors="replace", line_buffering=True)
+    handler = logging.StreamHandler(file)
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     root = logging.getLogger("sweeper")
     root.setLevel(logging.INFO)
@@ -169,3 +172,4 @@ def logging_to(path: Path) -> Iterator[None]:
     finally:
         root.removeHandler(handler)
         handler.close()
+        file.close()

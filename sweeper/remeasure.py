@@ -108,6 +108,7 @@ def estimate_run(
     address: str | None = None,
     accept_drift: bool = False,
     insecure_cluster: bool = False,
+    allow_code: bool = False,
 ) -> Remeasured:
     """Measure the kept snapshots of a run with an estimator, as far as that has not been done.
 
@@ -119,12 +120,13 @@ def estimate_run(
         address: Cluster address in place of the spec's.
         accept_drift: Go on although torch, Python, the processor or the thread count changed.
         insecure_cluster: Join a cluster without a token that others can reach.
+        allow_code: Import code that lies neither in a folder above the run nor in the working directory.
 
     Returns:
         How it ended.
 
     Raises:
-        ClipsweepError: The estimator or an option is unknown.
+        ClipsweepError: The estimator or an option is unknown, or code would be imported that ``allow_code`` is for.
         RunDirectoryError: There is no run, another driver holds it, no snapshots were kept, or conditions changed.
         ClusterError: Ray cannot be started or joined.
         IntegrityError: The journal is damaged.
@@ -144,7 +146,7 @@ def estimate_run(
         environment = environment_of(resources)
         before = state.remeasurements.get(measurement, {}).get("environment", environment)
         check_drift(run_dir, before, environment, begun=bool(done), accepted=accept_drift)
-        code = _code_of(run_dir, state, {snapshot.trial for snapshot in todo})
+        code = _code_of(run_dir, state, {snapshot.trial for snapshot in todo}, allow_code=allow_code)
         listener.say(f"{len(kept)} snapshots kept: {len(kept) - len(todo)} measured, {len(todo)} to measure")
         from sweeper.commit import Committer
 
@@ -166,6 +168,7 @@ def estimate_run(
                 run_dir,
                 todo,
                 section,
+                uses=_uses(state, todo),
                 committer=committer,
                 resources=resources,
                 code=code,
@@ -245,8 +248,8 @@ def _kept(run_dir: RunDir, state: RunState) -> list[SnapshotId]:
     return found
 
 
-def _code_of(run_dir: RunDir, state: RunState, trials: set[str]) -> list[UserCode]:
-    """The user's own code that the trials were trained with, if it is still the same."""
+def _code_of(run_dir: RunDir, state: RunState, trials: set[str], *, allow_code: bool) -> list[UserCode]:
+    """The user's own code that the trials were trained with, if it is still the same and may be imported."""
     found: dict[str, UserCode] = {}
     for name in trials:
         wanted = state.trials[name].record.get("code")
@@ -260,7 +263,23 @@ def _code_of(run_dir: RunDir, state: RunState, trials: set[str]) -> list[UserCod
                 "restore it, since another problem would be measured"
             )
         found[use] = code
+    # The journal's word alone does not allow it: a run directory may come from anybody, as a spec may. Code in a folder
+    # above it came with it, as code beside a spec does, and what lies in the working directory is at hand.
+    near = {Path.cwd(), *run_dir.path.parents}
+    far = [code for code in found.values() if not (code.beside and code.root.parent in near)]
+    if far and not allow_code:
+        what = ", ".join(f"{code.use} from {code.place}" for code in far)
+        raise ClipsweepError(
+            f"{run_dir.path}: its problem would run code that lies neither in a folder above the run nor in the "
+            f"working directory: {what}; go on with --allow-code if you trust it"
+        )
     return list(found.values())
+
+
+def _uses(state: RunState, todo: Sequence[SnapshotId]) -> dict[str, str]:
+    """Trial to the problem of the user's own that it was trained with: a snapshot's file may name no other code."""
+    codes = {one.trial: state.trials[one.trial].record.get("code") for one in todo}
+    return {trial: code["use"] for trial, code in codes.items() if code is not None}
 
 
 def _on_ray(
@@ -268,6 +287,7 @@ def _on_ray(
     todo: Sequence[SnapshotId],
     section: Mapping[str, Any],
     *,
+    uses: Mapping[str, str],
     committer: Committer,
     resources: Resources,
     code: Sequence[UserCode],
@@ -304,6 +324,7 @@ def _on_ray(
         return measure_again(
             todo,
             section,
+            uses=uses,
             committer=committer,
             pool=pool,
             num_estimators=count,
@@ -321,6 +342,7 @@ def measure_again(
     committer: Committer,
     pool: EstimatorPool,
     num_estimators: int,
+    uses: Mapping[str, str] | None = None,
     max_attempts: int = 3,
     beat: Callable[[], object] = lambda: None,
     say: Callable[[str], object] = lambda text: None,
@@ -334,6 +356,7 @@ def measure_again(
         committer: Makes rows durable.
         pool: The workers.
         num_estimators: Slots to fill.
+        uses: Trial to the problem of the user's own that its snapshots may name.
         max_attempts: How often a snapshot may fail.
         beat: Called now and then, to show that this driver lives.
         say: Is told how it goes.
@@ -362,10 +385,10 @@ def measure_again(
         for command in [command for event in news for command in queue.handle(event)]:
             match command:
                 case events.Measure(slot=slot, snapshot=snapshot):
-                    pool.measure(slot, snapshot, _header(snapshot, section), None)
+                    pool.measure(slot, snapshot, _header(snapshot, section, uses or {}), None)
                 case events.MeasureFailed(snapshot=snapshot, error=error):
                     say(f"{snapshot.trial}: step {snapshot.step} could not be measured: {error}")
-                    rows[snapshot] = failed_rows(_header(snapshot, section), error)
+                    rows[snapshot] = failed_rows(_header(snapshot, section, uses or {}), error)
                     failed += 1
                 case events.ReplaceEstimator(slot=slot):
                     pool.start_estimator(slot)
@@ -381,10 +404,16 @@ def measure_again(
     return failed, stopping
 
 
-def _header(snapshot: SnapshotId, section: Mapping[str, Any]) -> SnapshotHeader:
+def _header(snapshot: SnapshotId, section: Mapping[str, Any], uses: Mapping[str, str]) -> SnapshotHeader:
     """Which snapshot is meant; what it is of, the file says to the worker that opens it."""
     return SnapshotHeader(
-        trial=snapshot.trial, seed=0, step=snapshot.step, epoch=math.nan, problem={}, measure=section, nbytes=0
+        trial=snapshot.trial,
+        seed=0,
+        step=snapshot.step,
+        epoch=math.nan,
+        problem={"use": uses[snapshot.trial]} if snapshot.trial in uses else {},
+        measure=section,
+        nbytes=0,
     )
 
 

@@ -17,7 +17,7 @@ from sweeper.errors import RunDirectoryError
 from sweeper.interrupts import listen_for_interrupts
 from sweeper.journal import Journal, RunState
 from sweeper.labels import duration
-from sweeper.plan import Plan, Trial, expand, measurement_id
+from sweeper.plan import Plan, Trial, expand, measurement_id, require_allowed
 from sweeper.recovery import recover, shipped
 from sweeper.run_dir import RunDir
 from sweeper.schedule import Progress, Schedule
@@ -75,6 +75,7 @@ def run_sweep(
     accept_change: bool = False,
     new_measurement: bool = False,
     insecure_cluster: bool = False,
+    allow_code: bool = False,
 ) -> Outcome:
     """Run what is missing of a sweep.
 
@@ -87,18 +88,21 @@ def run_sweep(
         accept_change: Go on although the spec changed so that other trials take the place of those that were begun.
         new_measurement: Go on although the measure section changed.
         insecure_cluster: Join a cluster without a token that others can reach.
+        allow_code: Import code that does not lie in the spec's own folder.
 
     Returns:
         How it ended.
 
     Raises:
         SpecError: The sweep cannot be expanded.
+        ClipsweepError: It would import code from elsewhere than the spec's folder, without ``allow_code``.
         RunDirectoryError: The directory is held, foreign or unwritable, or was made under other conditions.
         ClusterError: Ray cannot be started or joined, or has not the resources.
         IntegrityError: The journal is damaged.
     """
     started = time.monotonic()
     plan = expand(sweep)
+    require_allowed(plan.code, sweep.folder, allow_code=allow_code)
     run_dir = RunDir((out or default_run_dir(sweep)).resolve())
     run_dir.create()
     with driving(run_dir, listener) as held:

@@ -7,7 +7,6 @@ import json
 import os
 import re
 import shutil
-import stat
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,9 +16,11 @@ from typing import IO, Any
 import xxhash
 
 from sweeper.errors import IntegrityError, RunDirectoryError
+from sweeper.guarded_paths import make_folder, open_new, open_to_append, read_file, refuse_strangers
 
-__all__ = ["RunDir", "file_hash", "publish"]
+__all__ = ["RunDir", "checked_name", "checked_table", "file_hash", "publish"]
 
+_NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]{0,200}$")
 _TABLE = re.compile(r"^[a-z][a-z0-9_]*(/[a-z][a-z0-9_]*)?$")
 
 
@@ -36,6 +37,48 @@ def file_hash(data: bytes | memoryview) -> str:
     return xxhash.xxh3_128_hexdigest(data)
 
 
+def checked_name(name: object) -> str:
+    """A name that a run's files give to another file or folder of it, if it leads nowhere else.
+
+    Args:
+        name: From a journal.
+
+    Returns:
+        ``name``.
+
+    Raises:
+        ValueError: It is no text of letters, digits, dots, dashes and underscores, or begins with one of the latter.
+
+    Example:
+        >>> checked_name("metrics-0001-000001.parquet")
+        'metrics-0001-000001.parquet'
+        >>> checked_name("../../.bashrc")
+        Traceback (most recent call last):
+        ...
+        ValueError: not a name of a file of a run: '../../.bashrc'
+    """
+    if not isinstance(name, str) or not _NAME.fullmatch(name):
+        raise ValueError(f"not a name of a file of a run: {name!r:.80}")
+    return name
+
+
+def checked_table(name: object) -> str:
+    """The name of a table, if it leads nowhere out of the directory.
+
+    Args:
+        name: ``trials``, ``metrics``, ``telemetry`` or ``measurements/<estimator>``.
+
+    Returns:
+        ``name``.
+
+    Raises:
+        ValueError: The name is not of that form.
+    """
+    if not isinstance(name, str) or not _TABLE.fullmatch(name):
+        raise ValueError(f"not a table name: {name!r:.80}")
+    return name
+
+
 def publish(target: Path, write: bytes | Callable[[IO[bytes]], object], *, staging: Path) -> None:
     """Put a whole file in its place, or leave everything as it was, whenever the machine stops.
 
@@ -50,11 +93,11 @@ def publish(target: Path, write: bytes | Callable[[IO[bytes]], object], *, stagi
     Raises:
         OSError: The disk is full or not writable; the unfinished file is removed, ``target`` untouched.
     """
-    staging.mkdir(parents=True, exist_ok=True)
-    target.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(staging)
+    make_folder(target.parent)
     unfinished = staging / f"{target.name}.{os.getpid()}.{time.monotonic_ns()}"
     try:
-        with unfinished.open("wb") as file:
+        with open_new(unfinished) as file:
             if callable(write):
                 write(file)
             else:
@@ -168,9 +211,7 @@ class RunDir:
             >>> RunDir(Path("runs/x")).table("measurements/directional_smoothness").as_posix()
             'runs/x/measurements/directional_smoothness.parquet'
         """
-        if not _TABLE.match(name):
-            raise ValueError(f"not a table name: {name!r}")
-        return self.path / f"{name}.parquet"
+        return self.path / f"{checked_table(name)}.parquet"
 
     def checkpoint(self, trial: str, step: int, *, epoch: int, attempt: int) -> Path:
         """A checkpoint's place; the driver's epoch and the attempt keep an outlived trainer from overwriting it."""
@@ -187,7 +228,7 @@ class RunDir:
     @property
     def exists(self) -> bool:
         """Whether a run was begun here."""
-        return self.journal.exists()
+        return os.path.lexists(self.journal)
 
     def publish(self, target: Path, write: bytes | Callable[[IO[bytes]], object]) -> None:
         """:func:`publish` with this run's staging folder."""
@@ -207,7 +248,7 @@ class RunDir:
             IntegrityError: The file is missing, or holds other bytes than were written.
         """
         try:
-            data = path.read_bytes()
+            data = read_file(path)
         except OSError as error:
             raise IntegrityError(f"{path}: cannot be read: {error.strerror}") from error
         if file_hash(data) != expected:
@@ -216,7 +257,7 @@ class RunDir:
 
     def set_aside(self, path: Path) -> None:
         """Move a damaged file into quarantine."""
-        self.quarantine.mkdir(parents=True, exist_ok=True)
+        make_folder(self.quarantine)
         with contextlib.suppress(FileNotFoundError):
             path.replace(self.quarantine / f"{path.parent.name}-{path.name}")
 
@@ -225,7 +266,7 @@ class RunDir:
 
         Raises:
             RunDirectoryError: The path is a file, holds something else, cannot be written, can be written by others,
-                or holds a symbolic link in the place of something that is written to.
+                or holds a symbolic link.
         """
         if self.path.exists() and not self.path.is_dir():
             raise RunDirectoryError(f"{self.path}: is a file; --out names a directory")
@@ -233,7 +274,6 @@ class RunDir:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             # Whatever the umask: nobody else is to change what a driver trusts.
             self.path.mkdir(mode=0o755, exist_ok=True)
-            self._refuse_strangers()
             names = {entry.name for entry in self.path.iterdir()}
             known = {self.driver.name, self.ended.name, self.stop_request.name, self.staging.name, ".lock"}
             if self.staging.name in names:
@@ -243,27 +283,31 @@ class RunDir:
                 raise RunDirectoryError(
                     f"{self.path}: is not empty and holds no run; choose another directory with --out"
                 )
+            # Not before it is known to be a run's: somebody's home may be large, and full of links.
+            refuse_strangers(self.path, to_write=True)
             for folder in (self.staging, self.parts, self.logs):
-                folder.mkdir(exist_ok=True)
+                make_folder(folder)
         except OSError as error:
             raise RunDirectoryError(
                 f"{self.path}: cannot be written: {error.strerror}; choose another directory with --out"
             ) from error
 
-    def _refuse_strangers(self) -> None:
-        """Refuse a directory in which others may write, or in which a link leads elsewhere."""
-        mode = self.path.stat().st_mode
-        if mode & (stat.S_IWGRP | stat.S_IWOTH):
-            raise RunDirectoryError(
-                f"{self.path}: can be written by others (mode {stat.S_IMODE(mode):04o}), who could change results; "
-                f"`chmod go-w {self.path}`, or choose another directory with --out"
-            )
-        for entry in self.path.iterdir():
-            if entry.is_symlink():
-                raise RunDirectoryError(
-                    f"{entry}: is a symbolic link, which is not followed in a run directory; "
-                    "move what it names there, or choose another directory with --out"
-                )
+    def refuse_links(self) -> None:
+        """Refuse to read a run in which a symbolic link leads elsewhere.
+
+        Raises:
+            RunDirectoryError: There is one, or a folder that cannot be listed.
+        """
+        try:
+            if self.exists:
+                refuse_strangers(self.path, to_write=False)
+        except OSError as error:
+            raise RunDirectoryError(f"{error.filename or self.path}: cannot be read: {error.strerror}") from error
+
+    def append_to(self, path: Path) -> IO[bytes]:
+        """One of this run's logs, open to be written at its end."""
+        make_folder(path.parent)
+        return open_to_append(path)
 
     def require(self) -> RunDir:
         """This directory, if a run was begun in it.
@@ -272,8 +316,9 @@ class RunDir:
             ``self``.
 
         Raises:
-            RunDirectoryError: There is no run here.
+            RunDirectoryError: There is no run here, or a symbolic link in it.
         """
+        self.refuse_links()
         if self.exists:
             return self
         if not self.path.exists():
@@ -285,7 +330,7 @@ class RunDir:
     def clean(self, *, keep: set[Path]) -> None:
         """Remove what no journal line names: staging, and unnamed parts and checkpoints. Only under the lock."""
         shutil.rmtree(self.staging, ignore_errors=True)
-        self.staging.mkdir(exist_ok=True)
+        make_folder(self.staging)
         for path in [*self.parts.glob("*"), *self.checkpoints.glob("*/*")]:
             if path not in keep:
                 path.unlink(missing_ok=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,9 +14,13 @@ from safetensors.numpy import save as save_arrays
 
 from sweeper.errors import IntegrityError
 from sweeper.messages import SnapshotHeader
-from sweeper.run_dir import RunDir, file_hash
+from sweeper.run_dir import RunDir, checked_name, file_hash
 
 __all__ = ["keep_snapshot", "kept_steps", "read_header", "read_iterates"]
+
+
+_STEP = re.compile(r"step-([0-9]{10,18})\.safetensors", re.ASCII)
+_UNREADABLE = (SafetensorError, OSError, ValueError, KeyError, TypeError, OverflowError)
 
 
 def keep_snapshot(run_dir: RunDir, header: SnapshotHeader, iterates: np.ndarray[Any, Any]) -> None:
@@ -42,7 +47,9 @@ def keep_snapshot(run_dir: RunDir, header: SnapshotHeader, iterates: np.ndarray[
 def kept_steps(run_dir: RunDir, trial: str) -> list[int]:
     """The steps of which a trial's snapshots are there, in order."""
     folder = run_dir.snapshot(trial, 0).parent
-    return sorted(int(path.stem.removeprefix("step-")) for path in folder.glob("step-*.safetensors"))
+    # What is named otherwise, nobody here has written.
+    found = (_STEP.fullmatch(path.name) for path in folder.glob("step-*.safetensors"))
+    return sorted(int(match[1]) for match in found if match is not None)
 
 
 def read_header(path: Path, measure: Mapping[str, Any]) -> SnapshotHeader:
@@ -61,16 +68,22 @@ def read_header(path: Path, measure: Mapping[str, Any]) -> SnapshotHeader:
     described = _metadata(path)
     if "problem" not in described:
         raise IntegrityError(f"{path}: does not say of which problem it is; run the sweep anew to keep such that do")
-    return SnapshotHeader(
-        trial=described["trial_id"],
-        seed=int(described["seed"]),
-        step=int(described["step"]),
-        epoch=float(described["epoch"]),
-        problem=json.loads(described["problem"]),
-        measure=measure,
-        nbytes=path.stat().st_size,
-        data=described["data"] or None,
-    )
+    try:
+        problem = json.loads(described["problem"])
+        if not isinstance(problem, dict) or not isinstance(problem.get("use"), str):
+            raise ValueError("its problem is none")
+        return SnapshotHeader(
+            trial=checked_name(described["trial_id"]),
+            seed=int(described["seed"]),
+            step=int(described["step"]),
+            epoch=float(described["epoch"]),
+            problem=problem,
+            measure=measure,
+            nbytes=path.stat().st_size,
+            data=described["data"] or None,
+        )
+    except (ValueError, KeyError, RecursionError) as error:
+        raise IntegrityError(f"{path}: does not say what it is of: {error!r:.200}") from error
 
 
 def read_iterates(path: Path) -> np.ndarray[Any, Any]:
@@ -89,8 +102,10 @@ def read_iterates(path: Path) -> np.ndarray[Any, Any]:
     try:
         with safe_open(path, framework="numpy") as file:
             iterates: np.ndarray[Any, Any] = file.get_tensor("iterates")
-    except (SafetensorError, OSError) as error:
+    except _UNREADABLE as error:
         raise IntegrityError(f"{path}: cannot be read: {error}") from error
+    if iterates.dtype != np.float32 or iterates.ndim != 2 or len(iterates) != 2:
+        raise IntegrityError(f"{path}: holds no two iterates, but {iterates.dtype} of shape {iterates.shape}")
     if _hash(iterates) != expected:
         raise IntegrityError(f"{path}: holds other numbers than were written (xxh3 differs)")
     return iterates
@@ -100,7 +115,7 @@ def _metadata(path: Path) -> dict[str, str]:
     try:
         with safe_open(path, framework="numpy") as file:
             return dict(file.metadata() or {})
-    except (SafetensorError, OSError) as error:
+    except _UNREADABLE as error:
         raise IntegrityError(f"{path}: cannot be read: {error}") from error
 
 

@@ -48,6 +48,7 @@ def open_state(run_dir: RunDir) -> RunState:
     Raises:
         IntegrityError: The journal is damaged.
     """
+    run_dir.refuse_links()
     if not run_dir.exists:
         return RunState()
     records, _ = read_journal(run_dir.journal)

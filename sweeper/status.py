@@ -13,6 +13,7 @@ from sweeper.driving import ending_of
 from sweeper.errors import RunDirectoryError
 from sweeper.journal import Journal, RunState, TrialState, read_journal, repair_journal, replay
 from sweeper.labels import describe
+from sweeper.record_shapes import check_live
 from sweeper.run_dir import RunDir
 
 __all__ = ["find_trials", "list_runs", "retry", "run_status", "trial_log", "trial_rows"]
@@ -50,7 +51,8 @@ def run_status(path: Path) -> dict[str, Any]:
     if driver is not None:
         try:
             live = json.loads(run_dir.live.read_bytes())
-        except (OSError, ValueError):
+            check_live(live)
+        except (OSError, ValueError, RecursionError):
             live = None
     ending = ending_of(run_dir) if driver is None else None
     counts = {status: 0 for status in STATUSES}

@@ -130,9 +130,25 @@ def read_parts(run_dir: RunDir, parts: Iterable[Part]) -> dict[str, list[pa.Tabl
     tables: dict[str, list[pa.Table]] = {}
     for part in parts:
         data = run_dir.read_checked(run_dir.parts / part.file, part.xxh3)
-        rows = pq.read_table(pa.BufferReader(data))
+        rows = _decode(data, run_dir.parts / part.file)
         tables.setdefault(part.table, []).append(_without(rows, part.void) if part.void else rows)
     return tables
+
+
+def _decode(data: bytes, path: Path) -> pa.Table:
+    """The rows of a part, which are of trials and their steps."""
+    try:
+        rows = pq.read_table(pa.BufferReader(data))
+    except _UNREADABLE as error:
+        raise IntegrityError(f"{path}: holds no rows: {error}") from error
+    for column, kind in (("trial_id", pa.string()), ("step", pa.int64())):
+        index = rows.schema.get_all_field_indices(column)
+        if len(index) != 1 or rows.schema.field(index[0]).type != kind:
+            raise IntegrityError(f"{path}: has no column {column} of type {kind}; it is no part of a run")
+    return rows
+
+
+_UNREADABLE = (pa.ArrowException, OSError, ValueError, KeyError, TypeError, OverflowError)
 
 
 def _without(rows: pa.Table, void: Mapping[str, int]) -> pa.Table:
@@ -153,7 +169,7 @@ def read_table(path: Path) -> pa.Table:
     """
     try:
         return pq.read_table(path, page_checksum_verification=True)
-    except (pa.ArrowInvalid, OSError) as error:
+    except _UNREADABLE as error:
         raise IntegrityError(
             f"{path}: cannot be read: {error}; `clipsweep run` writes it anew from the committed parts"
         ) from error

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -84,9 +84,50 @@ def load(data: bytes) -> TrainingState:
         state = {field.name: _unpack(document["state"][field.name], tensors) for field in fields(TrainingState)}
     except CheckpointError:
         raise
-    except (safetensors.SafetensorError, ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
+    except _MALFORMED as error:
         raise CheckpointError(f"not a checkpoint ({len(data)} bytes): {type(error).__name__}: {error}") from error
+    for name, is_right in _FORMS.items():
+        if not is_right(state[name]):
+            raise CheckpointError(f"not a checkpoint: {name} cannot be {state[name]!r:.80}")
     return TrainingState(**state)
+
+
+_MALFORMED = (
+    safetensors.SafetensorError,
+    ValueError,
+    KeyError,
+    TypeError,
+    AttributeError,
+    OverflowError,
+    RecursionError,
+)
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+
+
+def _is_layout(value: Any) -> bool:
+    return isinstance(value, tuple) and all(
+        isinstance(entry, tuple)
+        and len(entry) == 2
+        and isinstance(entry[0], str)
+        and isinstance(entry[1], tuple)
+        and all(map(_is_count, entry[1]))
+        for entry in value
+    )
+
+
+_FORMS: Mapping[str, Callable[[Any], bool]] = {
+    "step": _is_count,
+    "layout": _is_layout,
+    "parameters": lambda value: isinstance(value, Tensor) and value.dim() == 1,
+    "buffers": lambda value: isinstance(value, dict) and all(isinstance(one, Tensor) for one in value.values()),
+    "optimizer": lambda value: isinstance(value, dict),
+    "num_clipped": _is_count,
+    "last_finite_loss": lambda value: value is None or isinstance(value, float),
+}
+"""What may be read of each field; a carry is the problem's own business."""
 
 
 def _pack(tree: Any, path: str, tensors: dict[str, Tensor]) -> Any:

@@ -196,7 +196,7 @@ def generated(axis: Log | Linear | Random, path: str) -> tuple[float, ...]:
         case Linear(linear=(first, last, count)):
             steps = (first + (last - first) * index / (count - 1) for index in range(1, count - 1))
             return (first, *map(_rounded, steps), last)
-    draw = random.Random(f"{axis.random.seed}:{path}")
+    draw = random.Random(f"{axis.random.seed}:{path}")  # to be the same every time, not to be secret  # nosec B311
     if axis.random.log_uniform is not None:
         lower, upper = map(math.log, axis.random.log_uniform)
         return tuple(_rounded(math.exp(lower + (upper - lower) * draw.random())) for _ in range(axis.random.count))

@@ -11,13 +11,24 @@ from typing import Any
 
 from sweeper.spec.analytic_options import analytic_conflicts
 from sweeper.spec.axes import MAX_TRIALS, Axis, SweepBlock, generated, num_values
-from sweeper.spec.diagnostics import Diagnostic, at
+from sweeper.spec.diagnostics import MAX_PROBLEMS, Diagnostic, at
 from sweeper.spec.excludes import Exclude, excluded
 from sweeper.spec.paths import TRAINED, swept_paths
-from sweeper.spec.tree import Node, format_path
+from sweeper.spec.tree import Node, format_path, num_nodes
 from sweeper.spec.variants import Chosen, Sets, Variant, Variants, look_up
 
 __all__ = ["Cell", "build_cells", "check_size"]
+
+_MAX_RESOLVED = 500_000
+"""Values that may be checked to resolve the variants of a section, defaults counted as twenty: some two seconds."""
+
+_MAX_HASHED = 10_000_000
+"""Values that go into the ids of all trials."""
+
+_MAX_MATCHES = 500_000
+"""Cells times entries of ``exclude``."""
+
+_DEFAULTS = 20
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,10 +60,11 @@ class _Choice:
     sets: Sets
 
 
-def check_size(block: SweepBlock, node: Node) -> list[Diagnostic]:
+def check_size(base: Mapping[str, Node], block: SweepBlock, node: Node) -> list[Diagnostic]:
     """Whether the sweep is too large, found by arithmetic alone.
 
     Args:
+        base: The sections that are trained with, as written.
         block: The sweep section.
         node: Where it was read.
 
@@ -66,10 +78,36 @@ def check_size(block: SweepBlock, node: Node) -> list[Diagnostic]:
         factors.append((len(block.cases), "cases"))
     factors.append((len(block.seeds), "seeds"))
     count = math.prod(length for length, _ in factors)
-    if count <= MAX_TRIALS:
-        return []
     product = " x ".join(f"{length:,} {name}" for length, name in factors if length > 1)
-    return [at(node, f"{count:,} trials, at most {MAX_TRIALS:,}", product, key=True)]
+    if count > MAX_TRIALS:
+        return [at(node, f"{count:,} trials, at most {MAX_TRIALS:,}", product, key=True)]
+    matches = count // len(block.seeds) * len(block.exclude)
+    if matches > _MAX_MATCHES:
+        entries = f"{len(block.exclude):,} entries of exclude"
+        message = f"{matches:,} comparisons of cells with {entries}, at most {_MAX_MATCHES:,}"
+        return [at(node, message, product, key=True)]
+    hashed = 0
+    for name in TRAINED:
+        num_variants, num_values_each = _extent(name, base[name], block, node)
+        resolved = num_variants * num_values_each
+        hashed += count * num_values_each
+        if resolved > _MAX_RESOLVED or hashed > _MAX_HASHED:
+            message = f"{num_variants:,} variants of {name} with up to {num_values_each:,} values each"
+            most = f"variants x values at most {_MAX_RESOLVED:,}, trials x values at most {_MAX_HASHED:,}"
+            return [at(node, f"too large: {message}, in {count:,} trials", f"{product}; {most}", key=True)]
+    return []
+
+
+def _extent(name: str, section: Node, block: SweepBlock, node: Node) -> tuple[int, int]:
+    """In how many variants a section comes, and how many values one of them may have at most, defaults included."""
+    prefix = f"{name}."
+    num_variants, num_values_each = 1, _DEFAULTS + num_nodes(section)
+    for alternatives in _blocks(block, node):
+        sizes = [sum(num_nodes(value) for path, value in one.sets if path.startswith(prefix)) for one in alternatives]
+        if any(sizes):
+            num_variants *= len(sizes)
+            num_values_each += max(sizes)
+    return num_variants, num_values_each
 
 
 def build_cells(base: Mapping[str, Node], block: SweepBlock, node: Node) -> tuple[tuple[Cell, ...], list[Diagnostic]]:
@@ -94,6 +132,8 @@ def build_cells(base: Mapping[str, Node], block: SweepBlock, node: Node) -> tupl
     first_with: dict[tuple[int, ...], Chosen] = {}
     identities: dict[str, dict[str, int]] = {name: {} for name in TRAINED}
     for chosen in itertools.product(*(range(len(alternatives)) for alternatives in blocks)):
+        if len(problems) >= MAX_PROBLEMS:
+            break
         sections = {name: variants[name].at(chosen) for name in TRAINED}
         if excluded(excludes, sections):
             continue

@@ -9,7 +9,10 @@ from sweeper.errors import SpecError
 from sweeper.labels import printable
 from sweeper.spec.tree import Mark, Node, Path, format_path
 
-__all__ = ["Diagnostic", "at", "choices", "nearest", "raise_if_any", "show"]
+__all__ = ["MAX_PROBLEMS", "Diagnostic", "at", "choices", "nearest", "raise_if_any", "show"]
+
+MAX_PROBLEMS = 1_000
+"""After so many, nobody looks for more."""
 
 _MAX_SHOWN = 40
 _MAX_WIDTH = 100
@@ -135,7 +138,8 @@ def raise_if_any(diagnostics: Iterable[Diagnostic]) -> None:
         return
     lines = [diagnostic.render() for diagnostic in found[:_MAX_SHOWN]]
     if len(found) > _MAX_SHOWN:
-        lines.append(f"... and {len(found) - _MAX_SHOWN} more problems")
+        least = "at least " if len(found) >= MAX_PROBLEMS else ""
+        lines.append(f"... and {least}{len(found) - _MAX_SHOWN} more problems")
     raise SpecError("\n".join(lines))
 
 

@@ -107,7 +107,7 @@ def _load(text: str, name: str, folder: Path, path: Path | None, overrides: Sequ
     base = _base(top, start, sweep_node, unsound)
     cells: tuple[Cell, ...] = ()
     if block is not None:
-        unsound += check_paths(block, sweep_node, base) + check_size(block, sweep_node)
+        unsound += check_paths(block, sweep_node, base) + check_size(base, block, sweep_node)
         problems += _without_effect(top, block)
     problems += unsound
     if block is None or unsound:

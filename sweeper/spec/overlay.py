@@ -82,7 +82,15 @@ def _below(node: Node, folder: Path, seen: list[Path], problems: list[Diagnostic
     if not isinstance(name, str):
         problems.append(at(node, f"must be a path, found {shown(name)}", "another spec, relative to this one"))
         return None
-    path = (folder / name).resolve()
+    try:
+        path = (folder / name).resolve()
+        is_special = path.exists() and not (path.is_file() or path.is_dir())
+    except (OSError, ValueError, RuntimeError):
+        path, is_special = folder / name, True
+    if is_special:
+        # A pipe may never end, and no file has a name with a null in it.
+        problems.append(at(node, f"{shown(name)} is no file", "another spec, relative to this one"))
+        return None
     if path in seen or len(seen) == _MAX_LAYERS:
         problems.append(at(node, f"leads in a circle, or through more than {_MAX_LAYERS} specs", "fewer layers"))
         return None

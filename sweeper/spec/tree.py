@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeAlias
 
-__all__ = ["Mark", "Node", "Path", "Source", "format_path", "plain", "rooted", "substitute"]
+__all__ = ["Mark", "Node", "Path", "Source", "format_path", "num_nodes", "plain", "rooted", "substitute"]
 
 Path: TypeAlias = tuple[str | int, ...]
 """Keys and list indices from the top of the spec; a dotted key of ``sweep.grid`` is one key."""
@@ -96,6 +96,18 @@ def format_path(path: Path) -> str:
     for step in path:
         text += f"[{step}]" if isinstance(step, int) else f".{step}" if text else step
     return text
+
+
+def num_nodes(node: Node) -> int:
+    """How many values a tree has, its sections and lists counted too.
+
+    Args:
+        node: Top of the tree, at most as deep and large as the reader allows.
+
+    Returns:
+        Their number, at least 1.
+    """
+    return 1 + sum(num_nodes(child) for _, child in node.children())
 
 
 def plain(node: Node) -> Any:

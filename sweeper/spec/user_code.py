@@ -1,4 +1,4 @@
-"""The user's own problem: found and hashed without importing it."""
+"""The user's own problem: found and hashed without importing it, and whether running it wants a word of the user's."""
 
 from __future__ import annotations
 
@@ -6,14 +6,17 @@ import ast
 import hashlib
 import os
 import sys
+import sysconfig
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from sweeper.errors import SpecError
+from sweeper.errors import ClipsweepError, SpecError
 from sweeper.spec.diagnostics import nearest, show
 
-__all__ = ["UserCode", "user_code"]
+__all__ = ["UserCode", "require_allowed", "user_code"]
+
+_INSTALLED = {"site-packages", "dist-packages"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,12 +28,20 @@ class UserCode:
         root: What must be shipped to import it: a single file, or the folder of the top-level package.
         sha256: Hash over the names, relative to ``root``, and the bytes of the Python files in it.
         files: Name to hash of each of these files.
+        beside: Whether every one of them lies in the folder of the spec, links followed, and none is installed.
     """
 
     use: str
     root: Path
     sha256: str
     files: Mapping[str, str] = field(default_factory=dict, compare=False, repr=False)
+    beside: bool = field(compare=False)
+
+    @property
+    def place(self) -> str:
+        """Where it lies, in words: its path, and where a link leads."""
+        real = self.root.resolve()
+        return f"{self.root}" if real == self.root else f"{self.root} (really {real})"
 
 
 def user_code(use: str, folder: Path, *, search: Sequence[str] | None = None) -> UserCode | None:
@@ -58,12 +69,47 @@ def user_code(use: str, folder: Path, *, search: Sequence[str] | None = None) ->
         raise SpecError(_not_found(module, places))
     _check_factory(file, factory)
     top = module.partition(".")[0]
-    root = place / top if (place / top).is_dir() and file != place / f"{top}.py" else place / f"{top}.py"
+    name = top if (place / top).is_dir() and file != place / f"{top}.py" else f"{top}.py"
+    root = Path(os.path.abspath(place), name)  # a link keeps its name, by which it is imported
     try:
-        sha256, hashes = _hash(root)
+        files = [root] if root.is_file() else sorted(_python_files(root))
+        sha256, hashes = _hash(root, files)
+        beside = all(_lies_in(folder.resolve(), file.resolve()) for file in files)
     except OSError as error:
         raise SpecError(f"{show(error.filename)}: cannot be read: {error.strerror}") from None
-    return UserCode(use=use, root=root.resolve(), sha256=sha256, files=hashes)
+    return UserCode(use=use, root=root, sha256=sha256, files=hashes, beside=beside)
+
+
+def require_allowed(code: Sequence[UserCode], folder: Path, *, allow_code: bool) -> None:
+    """Ask for the user's word before code is imported that does not lie beside the spec which names it.
+
+    A spec is data, and may come from anybody; with ``use: module:factory`` it names any function on this machine, with
+    any arguments.
+
+    Args:
+        code: What would be imported.
+        folder: The spec's own.
+        allow_code: Whether the user has given it.
+
+    Raises:
+        ClipsweepError: Some of it lies elsewhere, and the user has not.
+    """
+    elsewhere = [found for found in code if not found.beside]
+    if allow_code or not elsewhere:
+        return
+    what = ", ".join(f"{found.use} from {found.place}" for found in elsewhere)
+    raise ClipsweepError(
+        f"problem.use would run code that does not lie in the spec's own folder ({folder}): {what}; "
+        "go on with --allow-code if you trust it"
+    )
+
+
+def _lies_in(folder: Path, file: Path) -> bool:
+    """Whether a file lies below a folder, both without links, and is nothing that an installer put there."""
+    if not file.is_relative_to(folder) or _INSTALLED & set(file.relative_to(folder).parts):
+        return False
+    # With a spec in a folder of Python's own, all of that would lie beside it.
+    return not file.is_relative_to(Path(sysconfig.get_path("stdlib")).resolve())
 
 
 def _module_file(place: Path, module: str) -> Path | None:
@@ -121,11 +167,10 @@ def _bound_names(body: Sequence[ast.stmt]) -> Iterator[str]:
                         yield node.name
 
 
-def _hash(root: Path) -> tuple[str, dict[str, str]]:
-    """Hash of a file, or of the Python files of a folder, and of each; what is hidden or cached does not count."""
+def _hash(root: Path, files: Sequence[Path]) -> tuple[str, dict[str, str]]:
+    """Hash of a file, or of the Python files of a folder, and of each."""
     digest = hashlib.sha256()
     hashes = {}
-    files = [root] if root.is_file() else sorted(_python_files(root))
     for file in files:
         name = file.relative_to(root.parent).as_posix().encode()
         data = file.read_bytes()
@@ -136,6 +181,16 @@ def _hash(root: Path) -> tuple[str, dict[str, str]]:
 
 
 def _python_files(root: Path) -> Iterator[Path]:
-    for folder, folders, files in os.walk(root):
-        folders[:] = [name for name in folders if name != "__pycache__" and not name.startswith(".")]
+    """What is hidden or cached does not count; links are followed, as they are when the package is sent to workers."""
+    seen = set()
+    for folder, folders, files in os.walk(root, followlinks=True):
+        seen.add(os.path.realpath(folder))
+        folders[:] = [
+            name
+            for name in folders
+            if name != "__pycache__"
+            and not name.startswith(".")
+            # A link to a folder above it would go round and round.
+            and os.path.realpath(os.path.join(folder, name)) not in seen
+        ]
         yield from (Path(folder, name) for name in files if name.endswith(".py") and not name.startswith("."))

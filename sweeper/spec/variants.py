@@ -10,7 +10,7 @@ from typing import Any, TypeAlias
 from sweeper.spec.diagnostics import Diagnostic, at
 from sweeper.spec.problem_options import PROBLEM_OPTIONS, OwnProblem
 from sweeper.spec.settings import Train
-from sweeper.spec.tree import Node, plain, substitute
+from sweeper.spec.tree import Node, num_nodes, plain, substitute
 from sweeper.spec.update_rule import UpdateRule
 from sweeper.spec.validation import validated
 from sweeper.spec.values import Section, shown
@@ -24,6 +24,7 @@ Chosen: TypeAlias = tuple[int, ...]
 """One combination: of each block, the index of one of its alternatives."""
 
 _MAX_ALONE = 1000
+_MAX_CHECKED = 200_000
 _ENCODER = json.JSONEncoder(sort_keys=True, separators=(",", ":"), allow_nan=False, check_circular=False)
 
 
@@ -152,7 +153,9 @@ def check_alone(base: Mapping[str, Node], swept: Mapping[str, Sequence[Node]]) -
             resolve_section(name, node, problems)
         found += [p for p in problems if ".".join(map(str, p.path)) not in swept]
     values = [(path, value) for path, nodes in swept.items() for value in nodes if path.partition(".")[0] in base]
-    for path, value in values[:_MAX_ALONE]:
+    # Each is checked with the whole of its section.
+    largest = max(num_nodes(node) for node in base.values())
+    for path, value in values[: min(_MAX_ALONE, 1 + _MAX_CHECKED // largest)]:
         name, *steps = path.split(".")
         problems = []
         try:

@@ -142,6 +142,31 @@ def test_a_problem_of_ones_own_is_shipped_to_the_workers_and_fails_alone(make_cl
     assert "0 failed" in cli("plan", "own.yaml").stdout
 
 
+def test_code_from_elsewhere_runs_with_the_users_word_alone(make_cli: Callable[[], Cli]) -> None:
+    cli = make_cli()
+    library = cli.folder / "library" / "far_code"
+    library.mkdir(parents=True)
+    (library / "__init__.py").touch()
+    (library / "constants.py").write_text("TARGET = 1.0\n")
+    (library / "problem.py").write_text(OWN.replace("own_code", "far_code"))
+    cli.environment["PYTHONPATH"] = str(library.parent)
+    (cli.folder / "specs").mkdir()
+    (cli.folder / "specs" / "far.yaml").write_text(
+        "problem: {use: far_code.problem:one, fail_at: 99}\nupdate_rule: {learning_rate: 0.1}\n"
+        "train: {steps: 4}\nmeasure: {every: 2, data_fraction: 1, keep: true}\n"
+    )
+    sweep = ["run", "specs/far.yaml", "--out", "far"]
+    assert "--allow-code" in cli(*sweep, code=2).stderr
+    assert not (cli.folder / "far").exists()
+    assert "1 done" in cli(*sweep, "--allow-code").stderr
+    assert "--allow-code" in cli(*sweep, code=2).stderr, "the word is for one command"
+    measure = ["estimate", "far", "--estimator", "directional_curvature"]
+    assert "--allow-code" in cli(*measure, code=2).stderr
+    assert "2 measured" in cli(*measure, "--allow-code").stderr
+    table = pd.read_parquet(cli.folder / "far" / "measurements" / "directional_curvature.parquet")
+    assert table["error"].isna().all()
+
+
 def test_a_theory_sweep_runs_on_a_real_cluster_and_stands_in_the_same_tables(make_cli: Callable[[], Cli]) -> None:
     cli = make_cli()
     spec = str(Path(__file__).resolve().parents[2] / "specs" / "theory" / "bounds.yaml")

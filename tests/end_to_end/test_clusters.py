@@ -239,9 +239,11 @@ def test_an_open_cluster_is_refused_unless_it_is_accepted(cli: Any):
 
 def test_a_local_ray_listens_on_the_loopback_has_a_token_and_no_dashboard_and_writes_no_token(cli: Any, tmp_path: Path):
     (cli.folder / "tiny.yaml").write_text(SPEC.replace("steps: 20", "steps: 1000000, checkpoint_every: 1000"))
+    cli.environment["SOME_API_KEY"] = secret = "a3f9-not-for-any-file-77c1"
     process = cli.start("run", "tiny.yaml")
     try:
         (head,) = wait_for(lambda: named(process, "gcs_server"))
+        token = head.environ()["RAY_AUTH_TOKEN"]
         wait_for(lambda: named(process, "ray::_Trainer"))
         listening = {
             (child.name(), connection.laddr.ip, connection.laddr.port)
@@ -266,6 +268,10 @@ def test_a_local_ray_listens_on_the_loopback_has_a_token_and_no_dashboard_and_wr
     assert '"problem": "token"' in stranger.stdout
     assert not (tmp_path / ".ray").exists()
     assert head.pid not in psutil.pids()
+    written = [path for path in cli.folder.rglob("*") if path.is_file()]
+    assert {"environment.json", "journal.jsonl", "driver.log", "raylet.out"} <= {path.name for path in written}
+    for name in (secret, "SOME_API_KEY", token):
+        assert [path for path in written if name.encode() in path.read_bytes()] == []
 
 
 def loopback(host: str) -> bool:

@@ -98,6 +98,19 @@ def test_who_waited_for_the_driver_is_told_everything(run_dir: RunDir):
     assert told.said == ["before anybody followed"]
 
 
+@pytest.mark.parametrize(
+    "spoilt",
+    [[], {}, VIEW | {"counts": [1]}, VIEW | {"total": "many"}, VIEW | {"active": [{"trial": 1}]}, VIEW | {"active": 3}],
+)
+def test_a_view_that_is_none_is_not_shown(run_dir: RunDir, spoilt: Any):
+    told = Listener()
+    with driving(run_dir, Listener()):
+        run_dir.live.write_text(json.dumps(spoilt))
+        with pytest.raises(Left):
+            follow(run_dir, told, sleep=leave_after())
+    assert told.shown == []
+
+
 def test_what_is_half_written_is_read_when_it_is_whole(run_dir: RunDir):
     log = run_dir.logs / "driver.log"
     said = Said(log)

@@ -91,7 +91,7 @@ def test_a_plan_of_one_trial_of_an_unknown_cost_says_so(tmp_path: Path) -> None:
     assert document["seconds"] is None
     text = plan_text(document)
     assert "unknown (no trial of this problem has run here yet)" in text
-    assert "runs code of yours: own:make" in text
+    assert "runs code: own:make from " in text
 
 
 @pytest.mark.parametrize("spec", sorted((ROOT / "specs").glob("**/*.yaml")), ids=lambda path: path.stem)

@@ -13,7 +13,23 @@ from sweeper.journal import Journal, read_journal, repair_journal, replay
 
 RECORDS = [
     {"type": "opened", "format": 1, "epoch": 1, "environment": {"torch": "2"}},
-    {"type": "planned", "measurement": "m", "measure": None, "trials": [{"trial_id": "a", "steps": 20}]},
+    {
+        "type": "planned",
+        "measurement": "m",
+        "measure": None,
+        "trials": [
+            {
+                "trial_id": "a",
+                "cell_id": "c",
+                "arm": "sgd",
+                "seed": 0,
+                "swept": {},
+                "learning_rate": 0.1,
+                "clip_norm": None,
+                "steps": 20,
+            }
+        ],
+    },
     {
         "type": "committed",
         "parts": [{"table": "metrics", "file": "f", "rows": 10, "xxh3": "0"}],
@@ -27,7 +43,16 @@ RECORDS = [
                 "outcome": None,
                 "checkpoint": ["c", "1"],
                 "measurement": "m",
-                "facts": {},
+                "facts": {
+                    "num_steps": 10,
+                    "num_clipped": 0,
+                    "train_s": 1.0,
+                    "evaluate_s": 0.5,
+                    "estimate_s": 0.25,
+                    "started_at": 1.7e9,
+                    "ended_at": 1.7e9,
+                    "host": "h",
+                },
             }
         ],
     },

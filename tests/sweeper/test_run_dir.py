@@ -160,7 +160,7 @@ def test_a_directory_in_which_others_may_write_is_refused_with_the_mend(tmp_path
     run_dir = RunDir(tmp_path / "run")
     run_dir.create()
     run_dir.path.chmod(mode)
-    with pytest.raises(RunDirectoryError, match=rf"can be written by others \(mode {mode:04o}\).*`chmod go-w"):
+    with pytest.raises(RunDirectoryError, match=rf"can be written by others \(mode {mode:04o}\).*`chmod -R go-w"):
         run_dir.create()
     run_dir.path.chmod(0o755)
     run_dir.create()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import math
-import pickle
+import pickle  # what it may make is a short list, below  # nosec B403
 from pathlib import Path
 from typing import Any
 
