@@ -202,6 +202,63 @@ def test_an_interrupt_checkpoints_says_how_to_go_on_and_a_second_one_leaves_at_o
     cli.assert_same("runs/small", str(finished.folder / "runs" / "small"))
 
 
+SLOW = """
+import time
+import torch
+from torch import nn
+from trainers.problem import Problem
+
+def slow(*, seed, device):
+    def loss(model, batch, carry):
+        time.sleep(0 if batch < 2 else 3.5)
+        return (model.weight - 1.0).square().mean(), carry
+    return Problem(
+        model=nn.Linear(1, 1, bias=False), loss=loss, batch=lambda step: torch.tensor(float(step)),
+        probe=lambda fraction: [torch.tensor(-1.0)], steps_per_epoch=5, fingerprint="one",
+    )
+"""
+
+
+@pytest.mark.parametrize(
+    ("number", "group"),
+    [(signal.SIGINT, True), (signal.SIGTERM, True), (signal.SIGUSR1, True), (signal.SIGUSR1, False)],
+    ids=["SIGINT to all", "SIGTERM to all", "SIGUSR1 to all", "SIGUSR1 to the driver"],
+)
+def test_a_signal_lets_trials_finish_their_step_and_checkpoint_within_the_grace_of_a_batch_system(
+    make_cli: Callable[[], Cli], number: signal.Signals, group: bool
+) -> None:
+    cli = make_cli()
+    (cli.folder / "slow_steps.py").write_text(SLOW)
+    (cli.folder / "slow.yaml").write_text(
+        "problem: {use: slow_steps:slow}\nupdate_rule: {learning_rate: 0.1}\n"
+        "train: {steps: 9, checkpoint_every: 2}\nresources: {trainers: {count: 1}}\n"
+    )
+    run = cli.folder / "runs" / "slow"
+    process = cli.start("run", "slow.yaml")
+    wait_for(lambda: committed(run) >= 1, process, "a commit")
+    # The step that is going on takes longer than the 2 s that trainers outlive a driver that is gone.
+    sent = time.monotonic()
+    if group:
+        # As a terminal does, and Slurm when the time is up.
+        os.killpg(process.pid, number)
+    else:
+        # As `--signal=B:USR1@120` does.
+        process.send_signal(number)
+    _, err = process.communicate(timeout=30)
+    assert time.monotonic() - sent < 30, "what Slurm gives by default between SIGTERM and SIGKILL"
+    assert process.returncode == 130, err
+    stopped = re.search(r"stopped at step (\d), checkpointed", err)
+    assert stopped is not None, err
+    assert "again to go on" in err
+    for trouble in ("died", "lost", "Traceback"):
+        assert trouble not in err
+    assert pd.read_parquet(run / "trials.parquet")["committed_step"].tolist() == [int(stopped[1])]
+    deadline = time.monotonic() + 20
+    while any(Path(f"/proc/{pid}").exists() for pid in workers(run)["trainer"]):
+        assert time.monotonic() < deadline, "a trainer is left behind"
+        time.sleep(0.1)
+
+
 def test_a_second_driver_is_refused_while_the_first_runs(make_cli: Callable[[], Cli]) -> None:
     cli = make_cli()
     run = cli.folder / "runs" / "small"
