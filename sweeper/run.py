@@ -171,7 +171,6 @@ def _drive(
         listen_for_interrupts() as interrupts,
         connect(address, logs=run_dir.logs, code=code) as cluster,
     ):
-        interrupts.install()
         trainer = worker_settings(sweep.resources.trainers)
         estimator = worker_settings(sweep.resources.estimators)
         wanted: dict[str, Any] = {
