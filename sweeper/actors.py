@@ -18,12 +18,13 @@ import numpy as np
 import torch
 
 from estimators import ESTIMATORS, Probe, ProbePolicy
-from sweeper.errors import IntegrityError
+from sweeper.errors import IntegrityError, mend_of_memory
 from sweeper.events import SnapshotId
 from sweeper.messages import (
     Assignment,
     ProgressItem,
     RaisedItem,
+    RepeatedItem,
     SegmentItem,
     SnapshotHeader,
     SnapshotItem,
@@ -41,7 +42,7 @@ from trainers.update_rules import UpdateRule
 
 __all__ = ["EstimatorWorker", "TrainerWorker", "build_probe"]
 
-TrainerOutput = SnapshotItem | ProgressItem | SegmentItem | RaisedItem
+TrainerOutput = SnapshotItem | ProgressItem | SegmentItem | RepeatedItem | RaisedItem
 
 
 class _Worker:
@@ -126,6 +127,7 @@ class TrainerWorker(_Worker):
         state, damaged = self._resume(assignment)
         measure = assignment.measure
         num_snapshots = 0
+        repeated: list[Segment] = []
         for item in train(
             problem,
             _update_rule(assignment.update_rule),
@@ -142,7 +144,17 @@ class TrainerWorker(_Worker):
                     assert measure is not None
                     num_snapshots += 1
                     yield self._hand_over(assignment, measure, item, problem.fingerprint)
-                case Segment() if item.stop > assignment.committed_step or item.outcome is not None:
+                case Segment():
+                    if item.start < assignment.committed_step:
+                        repeated.append(item)
+                    if item.stop < assignment.committed_step and item.outcome is None:
+                        continue
+                    # A GPU may add in another order, and promises nothing.
+                    if repeated and self._device == "cpu":
+                        yield _repeated(repeated, assignment.committed_step)
+                    repeated = []
+                    if item.stop == assignment.committed_step and item.outcome is None:
+                        continue
                     segment = self._close(assignment, item)
                     now = time.time()
                     facts = {
@@ -305,6 +317,22 @@ def build_probe(problem: Problem, measure: Mapping[str, Any]) -> Probe:
     )
 
 
+def _repeated(segments: Sequence[Segment], committed_step: int) -> RepeatedItem:
+    """What segments say of steps that are committed."""
+    pieces = [segment.rows for segment in segments]
+    # A segment without an evaluation has no column for it.
+    rows = {
+        name: np.concatenate([piece.get(name, np.full(len(piece["step"]), np.nan)) for piece in pieces])
+        for name in dict.fromkeys(name for piece in pieces for name in piece)
+    }
+    again = rows["step"] < committed_step
+    return RepeatedItem(
+        start=segments[0].start,
+        stop=min(segments[-1].stop, committed_step),
+        rows={name: column[again] for name, column in rows.items()},
+    )
+
+
 def _definition_of_f(measure: Mapping[str, Any]) -> str:
     """What of a measure section decides f and its audit, as a key."""
     return json.dumps({key: measure[key] for key in ("data_fraction", "probe", "audit")}, sort_keys=True)
@@ -329,9 +357,9 @@ def _last_line(error: BaseException) -> str:
     """What a table shows of an exception: its type and the first line of its text."""
     text = str(error).strip().splitlines()
     line = f"{type(error).__name__}: {text[0]}" if text else type(error).__name__
-    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
-        where = "gpus" if isinstance(error, torch.OutOfMemoryError) else "cpus"
-        line += (
-            f"; lower the problem's batch_size, or have fewer workers share the memory (resources.*.{where} or count)"
-        )
+    if isinstance(error, torch.OutOfMemoryError):
+        line += f"; {mend_of_memory('gpus')}"
+    elif isinstance(error, MemoryError) or "can't allocate memory" in line:
+        # The latter is a bare RuntimeError of torch's allocator on the host.
+        line += f"; {mend_of_memory('cpus')}"
     return line

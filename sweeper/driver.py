@@ -14,6 +14,7 @@ import numpy as np
 from sweeper import events
 from sweeper.commit import Committer, OpenSegment
 from sweeper.elastic import PoolSize
+from sweeper.errors import IntegrityError
 from sweeper.events import Command, Event, SegmentId, SnapshotId
 from sweeper.journal import TrialState
 from sweeper.labels import describe
@@ -25,6 +26,7 @@ from sweeper.messages import (
     Message,
     ProgressItem,
     RaisedItem,
+    RepeatedItem,
     SegmentItem,
     SnapshotHeader,
     SnapshotItem,
@@ -211,6 +213,8 @@ class Driver:
                 return None
             case FromTrainer(slot=slot, item=SegmentItem() as item):
                 return self._segment_ended(slot, item)
+            case FromTrainer(slot=slot, item=RepeatedItem() as item):
+                return self._compare(slot, item)
             case FromTrainer(slot=slot, item=RaisedItem() as item):
                 self._log_trial(self._current[slot], item.traceback)
                 self._progress.pop(self._current[slot].trial, None)
@@ -242,6 +246,15 @@ class Driver:
             self._run_dir.set_aside(self._run_dir.checkpoints / segment.trial / name)
         seconds = sum(item.facts[key] for key in ("train_s", "evaluate_s", "waited_s"))
         return events.SegmentEnded(slot=slot, stop=item.stop, outcome=item.outcome, seconds=seconds)
+
+    def _compare(self, slot: int, item: RepeatedItem) -> Event | None:
+        segment = self._current[slot]
+        try:
+            self._committer.compare(segment.trial, item)
+        except IntegrityError as error:
+            self._log_trial(segment, str(error))
+            return events.TrialDiffered(slot=slot, error=f"{type(error).__name__}: {error}")
+        return None
 
     def _judge(self, verdict: Verdict) -> Event:
         snapshot, slot = verdict.snapshot, verdict.slot

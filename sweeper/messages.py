@@ -18,6 +18,7 @@ __all__ = [
     "Message",
     "ProgressItem",
     "RaisedItem",
+    "RepeatedItem",
     "SegmentItem",
     "SnapshotHeader",
     "SnapshotItem",
@@ -45,8 +46,8 @@ class Assignment:
         measure: When to take snapshots and which estimators measure them; None for never.
         checkpoints: Files and hashes to resume from, newest first; a damaged one is passed over.
         fingerprint: Hash of the data that the trial began with; None to begin.
-        committed_step: The step up to which rows are committed; where the trainer has to begin earlier, it trains up
-            to here in silence.
+        committed_step: The step up to which rows are committed; where the trainer has to begin earlier, its rows up
+            to here are only compared with them.
     """
 
     trial: str
@@ -129,6 +130,21 @@ class SegmentItem:
 
 
 @dataclass(frozen=True, kw_only=True)
+class RepeatedItem:
+    """Rows of steps that are committed already and had to be trained again, since a later checkpoint was damaged.
+
+    Attributes:
+        start: First step.
+        stop: One past the last.
+        rows: Metric columns by name, equal lengths.
+    """
+
+    start: int
+    stop: int
+    rows: Mapping[str, np.ndarray[Any, Any]]
+
+
+@dataclass(frozen=True, kw_only=True)
 class RaisedItem:
     """The trial's code raised: the last line for tables, the traceback for its log."""
 
@@ -141,7 +157,7 @@ def ends_attempt(item: object) -> bool:
     return isinstance(item, RaisedItem) or (isinstance(item, SegmentItem) and item.outcome is not None)
 
 
-TrainerItem: TypeAlias = SnapshotItem | ProgressItem | SegmentItem | RaisedItem
+TrainerItem: TypeAlias = SnapshotItem | ProgressItem | SegmentItem | RepeatedItem | RaisedItem
 
 # What the pools tell the driver
 

@@ -11,7 +11,9 @@ from typing import Any
 import ray
 from ray.exceptions import (
     GetTimeoutError,
+    NodeDiedError,
     ObjectLostError,
+    OutOfMemoryError,
     OwnerDiedError,
     RayActorError,
     RayError,
@@ -19,7 +21,7 @@ from ray.exceptions import (
 )
 
 from sweeper.cluster import WorkerSettings, node_rooms, reason_of, without_place
-from sweeper.errors import ClusterError
+from sweeper.errors import ClusterError, mend_of_memory
 from sweeper.events import SnapshotId
 from sweeper.messages import (
     Assignment,
@@ -180,9 +182,9 @@ class RayPools:
             # A node that goes away takes many with it, and says nothing of whether they can be started.
             self._start_failures[kind] += not isinstance(error, RayActorError) or "node" not in str(error)
             if self._start_failures[kind] >= _MAX_START_FAILURES:
-                raise ClusterError(f"no {kind} can be started: {reason_of(error)}") from error
+                raise ClusterError(f"no {kind} can be started: {_death_of(kind, error)}") from error
             down = TrainerDown if kind == "trainer" else EstimatorDown
-            return down(slot=slot, error=reason_of(error))
+            return down(slot=slot, error=_death_of(kind, error))
         self._start_failures[kind] = 0
         return TrainerUp(slot=slot, facts=facts) if kind == "trainer" else EstimatorUp(slot=slot, facts=facts)
 
@@ -198,7 +200,7 @@ class RayPools:
         except RayError as error:
             del self._streams[stream]
             self._actors.pop(("trainer", slot), None)
-            return [TrainerDown(slot=slot, error=reason_of(error))]
+            return [TrainerDown(slot=slot, error=_death_of("trainer", error))]
         self._unfinished[slot] -= sum(map(ends_attempt, items))
         if self._unfinished[slot] == 0 or getattr(items[-1], "outcome", None) == "stopped":
             del self._streams[stream]
@@ -208,12 +210,24 @@ class RayPools:
         slot, snapshot = self._verdicts.pop(handle)
         try:
             verdict: Verdict = ray.get(handle)
-        except RayActorError as error:
+        except (RayActorError, OutOfMemoryError, NodeDiedError) as error:
             del self._actors["estimator", slot]
-            return EstimatorDown(slot=slot, error=reason_of(error))
+            return EstimatorDown(slot=slot, error=_death_of("estimator", error))
         except (ObjectLostError, OwnerDiedError, GetTimeoutError, RayTaskError) as error:
             return Verdict(slot=slot, snapshot=snapshot, error=reason_of(error), lost=True)
         return verdict
+
+
+def _death_of(kind: str, error: Exception) -> str:
+    """How a worker died, in a line; Ray takes twenty to say that it does not know."""
+    if isinstance(error, OutOfMemoryError):
+        return f"Ray ended the {kind} since its node ran short of memory; {mend_of_memory('cpus')}"
+    if "unexpectedly exits" in str(error):
+        return (
+            f"the {kind}'s process was ended from outside or crashed, as when the system is short of memory; "
+            f"if so, {mend_of_memory('cpus')}"
+        )
+    return reason_of(error)
 
 
 class _Trainer:
