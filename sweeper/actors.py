@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 
 from estimators import ESTIMATORS, Probe, ProbePolicy
 from sweeper.errors import IntegrityError, mend_of_memory
@@ -36,7 +37,7 @@ from sweeper.side_by_side import train_side_by_side
 from sweeper.snapshots import keep_snapshot, read_header, read_iterates
 from trainers.checkpoint import TrainingState, dump, load
 from trainers.loop import Progress, Segment, Snapshot, SnapshotSchedule, TrainSettings, train
-from trainers.problem import Problem
+from trainers.problem import Batch, Carry, Loss, Problem
 from trainers.problems import build_problem
 from trainers.update_rules import UpdateRule
 
@@ -233,6 +234,11 @@ class EstimatorWorker(_Worker):
     def __init__(self, *, run_dir: str, threads: int, device: str, search: Sequence[str] = ()) -> None:
         super().__init__(run_dir=run_dir, threads=threads, device=device, search=search)
         self._probe = lru_cache(maxsize=4)(self._build_probe)
+        self._beats = 0
+
+    def beats(self) -> int:
+        """How often the loss was evaluated, or an estimator begun, so far: while that grows, this worker gets on."""
+        return self._beats
 
     def measure(self, slot: int, snapshot: SnapshotId, header: SnapshotHeader, payload: Any) -> Verdict:
         """Let every estimator of the spec measure one snapshot.
@@ -277,12 +283,26 @@ class EstimatorWorker(_Worker):
         rows = {}
         for entry in measure["estimators"]:
             options = {key: value for key, value in entry.items() if key != "use"}
+            self._beats += 1
             rows[entry["use"]] = described | ESTIMATORS[entry["use"]](probe, iterates, **options) | conditions
         return rows
 
     def _build_probe(self, problem_json: str, seed: int, definition_json: str) -> tuple[Probe, str]:
-        problem = self._build(json.loads(problem_json), seed)
+        built = self._build(json.loads(problem_json), seed)
+        measured = built.measured_loss
+        problem = replace(
+            built, loss=self._beating(built.loss), measured_loss=None if measured is None else self._beating(measured)
+        )
         return build_probe(problem, json.loads(definition_json)), problem.fingerprint
+
+    def _beating(self, loss: Loss) -> Loss:
+        """A loss whose every evaluation is a sign of life."""
+
+        def beating(model: nn.Module, batch: Batch, carry: Carry) -> tuple[torch.Tensor, Carry]:
+            self._beats += 1
+            return loss(model, batch, carry)
+
+        return beating
 
 
 def build_probe(problem: Problem, measure: Mapping[str, Any]) -> Probe:

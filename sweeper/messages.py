@@ -12,6 +12,7 @@ from sweeper.events import SnapshotId
 
 __all__ = [
     "Assignment",
+    "EstimatorBeat",
     "EstimatorDown",
     "EstimatorUp",
     "FromTrainer",
@@ -214,6 +215,14 @@ class EstimatorDown:
 
 
 @dataclass(frozen=True, kw_only=True)
+class EstimatorBeat:
+    """An estimator's answer to whether it gets on: a number that grows while it does."""
+
+    slot: int
+    beats: int
+
+
+@dataclass(frozen=True, kw_only=True)
 class Verdict:
     """What became of a snapshot.
 
@@ -236,4 +245,4 @@ class Verdict:
     lost: bool = False
 
 
-Message: TypeAlias = TrainerUp | TrainerDown | FromTrainer | EstimatorUp | EstimatorDown | Verdict
+Message: TypeAlias = TrainerUp | TrainerDown | FromTrainer | EstimatorUp | EstimatorDown | EstimatorBeat | Verdict

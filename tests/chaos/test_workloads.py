@@ -27,6 +27,9 @@ def line(*, seed, device, fault):
     def loss(model, batch, carry):
         if batch >= 0:
             misbehave(int(batch))
+        elif fault == "hangs" and not os.path.exists(os.environ["HUNG"]):
+            open(os.environ["HUNG"], "w").close()
+            time.sleep(10_000)
         return (model.weight - target).square().mean(), carry
 
     def misbehave(step):
@@ -59,7 +62,7 @@ update_rule: {{learning_rate: 0.01}}
 train: {{steps: {steps}, checkpoint_every: 10}}
 measure: {{every: 5, data_fraction: 1}}
 sweep: {{grid: {{problem.fault: [{faults}]}}}}
-resources: {{trainers: {{count: 2}}, estimators: {{count: 1}}, max_attempts: 3}}
+resources: {{stall_timeout_s: 15, trainers: {{count: 2}}, estimators: {{count: 1}}, max_attempts: 3}}
 """
 
 
@@ -138,3 +141,21 @@ def test_a_machine_that_is_short_of_memory_for_rays_taste_ends_the_sweep_with_th
     assert "Traceback" not in failed.stderr
     assert "since its node ran short of memory" in failed.stderr
     assert "have fewer workers share the memory" in failed.stderr
+
+
+def test_an_estimator_that_hangs_is_ended_and_another_measures_its_snapshot(make_cli: Callable[[], Cli]) -> None:
+    cli = make_cli()
+    cli.environment["HUNG"] = str(cli.folder / "hung")
+    run = write(cli, faults="none, hangs", steps=60)
+    done = cli("run", "faults.yaml")
+    assert (cli.folder / "hung").exists()
+    (line,) = [line for line in done.stderr.splitlines() if "estimator 0 died" in line]
+    assert "no sign of life for 1" in line
+    trials = trials_of(run)
+    assert trials["status"].to_dict() == {"none": "done", "hangs": "done"}
+    assert trials["attempts"].to_dict() == {"none": 1, "hangs": 1}
+    rows = pd.read_parquet(run / "measurements" / "directional_smoothness.parquet")
+    assert rows["error"].isna().all()
+    # Both are the same trial, but for what the second did to its estimator.
+    by_trial = [of.drop(columns="trial_id").reset_index(drop=True) for _, of in rows.groupby("trial_id", sort=False)]
+    pd.testing.assert_frame_equal(*by_trial, check_exact=True)
