@@ -16,14 +16,16 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 
 from estimators import ESTIMATORS, Probe, ProbePolicy
-from sweeper.errors import IntegrityError
+from sweeper.errors import IntegrityError, mend_of_memory
 from sweeper.events import SnapshotId
 from sweeper.messages import (
     Assignment,
     ProgressItem,
     RaisedItem,
+    RepeatedItem,
     SegmentItem,
     SnapshotHeader,
     SnapshotItem,
@@ -35,13 +37,13 @@ from sweeper.side_by_side import train_side_by_side
 from sweeper.snapshots import keep_snapshot, read_header, read_iterates
 from trainers.checkpoint import TrainingState, dump, load
 from trainers.loop import Progress, Segment, Snapshot, SnapshotSchedule, TrainSettings, train
-from trainers.problem import Problem
+from trainers.problem import Batch, Carry, Loss, Problem
 from trainers.problems import build_problem
 from trainers.update_rules import UpdateRule
 
 __all__ = ["EstimatorWorker", "TrainerWorker", "build_probe"]
 
-TrainerOutput = SnapshotItem | ProgressItem | SegmentItem | RaisedItem
+TrainerOutput = SnapshotItem | ProgressItem | SegmentItem | RepeatedItem | RaisedItem
 
 
 class _Worker:
@@ -126,6 +128,7 @@ class TrainerWorker(_Worker):
         state, damaged = self._resume(assignment)
         measure = assignment.measure
         num_snapshots = 0
+        repeated: list[Segment] = []
         for item in train(
             problem,
             _update_rule(assignment.update_rule),
@@ -142,7 +145,17 @@ class TrainerWorker(_Worker):
                     assert measure is not None
                     num_snapshots += 1
                     yield self._hand_over(assignment, measure, item, problem.fingerprint)
-                case Segment() if item.stop > assignment.committed_step or item.outcome is not None:
+                case Segment():
+                    if item.start < assignment.committed_step:
+                        repeated.append(item)
+                    if item.stop < assignment.committed_step and item.outcome is None:
+                        continue
+                    # A GPU may add in another order, and promises nothing.
+                    if repeated and self._device == "cpu":
+                        yield _repeated(repeated, assignment.committed_step)
+                    repeated = []
+                    if item.stop == assignment.committed_step and item.outcome is None:
+                        continue
                     segment = self._close(assignment, item)
                     now = time.time()
                     facts = {
@@ -221,6 +234,11 @@ class EstimatorWorker(_Worker):
     def __init__(self, *, run_dir: str, threads: int, device: str, search: Sequence[str] = ()) -> None:
         super().__init__(run_dir=run_dir, threads=threads, device=device, search=search)
         self._probe = lru_cache(maxsize=4)(self._build_probe)
+        self._beats = 0
+
+    def beats(self) -> int:
+        """How often the loss was evaluated, or an estimator begun, so far: while that grows, this worker gets on."""
+        return self._beats
 
     def measure(self, slot: int, snapshot: SnapshotId, header: SnapshotHeader, payload: Any) -> Verdict:
         """Let every estimator of the spec measure one snapshot.
@@ -273,12 +291,26 @@ class EstimatorWorker(_Worker):
         rows = {}
         for entry in measure["estimators"]:
             options = {key: value for key, value in entry.items() if key != "use"}
+            self._beats += 1
             rows[entry["use"]] = described | ESTIMATORS[entry["use"]](probe, iterates, **options) | conditions
         return rows
 
     def _build_probe(self, problem_json: str, seed: int, definition_json: str) -> tuple[Probe, str]:
-        problem = self._build(json.loads(problem_json), seed)
+        built = self._build(json.loads(problem_json), seed)
+        measured = built.measured_loss
+        problem = replace(
+            built, loss=self._beating(built.loss), measured_loss=None if measured is None else self._beating(measured)
+        )
         return build_probe(problem, json.loads(definition_json)), problem.fingerprint
+
+    def _beating(self, loss: Loss) -> Loss:
+        """A loss whose every evaluation is a sign of life."""
+
+        def beating(model: nn.Module, batch: Batch, carry: Carry) -> tuple[torch.Tensor, Carry]:
+            self._beats += 1
+            return loss(model, batch, carry)
+
+        return beating
 
 
 def build_probe(problem: Problem, measure: Mapping[str, Any]) -> Probe:
@@ -313,6 +345,22 @@ def build_probe(problem: Problem, measure: Mapping[str, Any]) -> Probe:
     )
 
 
+def _repeated(segments: Sequence[Segment], committed_step: int) -> RepeatedItem:
+    """What segments say of steps that are committed."""
+    pieces = [segment.rows for segment in segments]
+    # A segment without an evaluation has no column for it.
+    rows = {
+        name: np.concatenate([piece.get(name, np.full(len(piece["step"]), np.nan)) for piece in pieces])
+        for name in dict.fromkeys(name for piece in pieces for name in piece)
+    }
+    again = rows["step"] < committed_step
+    return RepeatedItem(
+        start=segments[0].start,
+        stop=min(segments[-1].stop, committed_step),
+        rows={name: column[again] for name, column in rows.items()},
+    )
+
+
 def _definition_of_f(measure: Mapping[str, Any]) -> str:
     """What of a measure section decides f and its audit, as a key."""
     return json.dumps({key: measure[key] for key in ("data_fraction", "probe", "audit")}, sort_keys=True)
@@ -337,9 +385,9 @@ def _last_line(error: BaseException) -> str:
     """What a table shows of an exception: its type and the first line of its text."""
     text = str(error).strip().splitlines()
     line = f"{type(error).__name__}: {text[0]}" if text else type(error).__name__
-    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
-        where = "gpus" if isinstance(error, torch.OutOfMemoryError) else "cpus"
-        line += (
-            f"; lower the problem's batch_size, or have fewer workers share the memory (resources.*.{where} or count)"
-        )
+    if isinstance(error, torch.OutOfMemoryError):
+        line += f"; {mend_of_memory('gpus')}"
+    elif isinstance(error, MemoryError) or "can't allocate memory" in line:
+        # The latter is a bare RuntimeError of torch's allocator on the host.
+        line += f"; {mend_of_memory('cpus')}"
     return line

@@ -338,10 +338,12 @@ def retry(
     """Queue failed trials again; the next `clipsweep run` trains them."""
     from sweeper.status import retry as retry_trials
 
-    queued = retry_trials(run, trials or [])
-    for label in queued:
+    retried = retry_trials(run, trials or [])
+    for label in retried.queued:
         _note(f"queued again: {label}")
-    _note(f"{len(queued)} trials queued; `clipsweep run` with the same spec trains them")
+    _note(f"{len(retried.queued)} trials queued; `clipsweep run` with the same spec trains them")
+    if retried.left_out:
+        _note(f"{retried.left_out} failed trials left out: a changed spec has put others in their place")
 
 
 @app.command()

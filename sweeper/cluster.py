@@ -19,6 +19,7 @@ from sweeper.elastic import PoolSize
 from sweeper.errors import ClusterError
 from sweeper.guarded_paths import make_folder
 from sweeper.joining import listens
+from sweeper.shield import deaf_children, ended_with
 from sweeper.waiting import NodeRoom, Want, explain
 
 __all__ = [
@@ -121,7 +122,7 @@ def connect(address: str, *, logs: Path, code: Path | None = None) -> Iterator[C
                 "run the same command to go on"
             ) from error
         finally:
-            ray.shutdown()
+            _leave()
     finally:
         if session is not None:
             _keep_logs(session, logs)
@@ -132,9 +133,10 @@ def _start(options: dict[str, Any], attempts: int) -> None:
     """Start or join; a local start can fail on a busy machine, so it is tried again once."""
     for attempt in range(1, attempts + 1):
         try:
-            ray.init(**options)
+            with deaf_children():
+                ray.init(**options)
         except (RayError, ConnectionError, RuntimeError, ValueError, TimeoutError, OSError) as error:
-            ray.shutdown()
+            _leave()
             if attempt < attempts:
                 _log.warning("Ray did not start (%s); trying again", error)
                 continue
@@ -148,6 +150,17 @@ def _start(options: dict[str, Any], attempts: int) -> None:
             ) from error
         else:
             return
+
+
+def _leave() -> None:
+    """Leave a cluster, or end a local Ray with all that it has started."""
+    node = ray._private.worker._global_node
+    started = [] if node is None else [info.process for infos in node.all_processes.values() for info in infos]
+    for process in started:
+        # Ray would ask each to go, and wait a second for it; but they are deaf.
+        process.terminate = process.kill
+    with ended_with([process.pid for process in started]):
+        ray.shutdown()
 
 
 def _describe() -> Cluster:

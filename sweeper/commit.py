@@ -15,9 +15,11 @@ from typing import Any
 import pyarrow as pa
 
 from sweeper.compact import Compactor
+from sweeper.errors import IntegrityError
 from sweeper.events import SegmentId, SnapshotId
 from sweeper.journal import Journal, RunState, apply
-from sweeper.messages import SegmentItem, SnapshotHeader
+from sweeper.messages import RepeatedItem, SegmentItem, SnapshotHeader
+from sweeper.repeats import refuse_other_rows
 from sweeper.run_dir import RunDir, file_hash
 from sweeper.tables import encode, measurement_rows, metric_rows
 
@@ -116,6 +118,45 @@ class Committer:
         self._journal.append(record)
         apply(self.state, dict(record))
 
+    def compare(self, trial: str, repeated: RepeatedItem) -> None:
+        """Compare rows of committed steps that were trained again; where conditions changed since, they may differ.
+
+        Args:
+            trial: Whose they are.
+            repeated: The rows.
+
+        Raises:
+            IntegrityError: They differ; both copies are kept.
+        """
+        stretches: list[tuple[int, int]] = []
+        for segment in self.state.trials[trial].segments:
+            start, stop = max(segment.start, repeated.start), min(segment.stop, repeated.stop)
+            if start < stop and self.state.environments.get(segment.epoch) == self.state.environment:
+                if stretches and stretches[-1][1] == start:
+                    start = stretches.pop()[0]
+                stretches.append((start, stop))
+        # The last iterate, whose row has no batch, is never among them.
+        again = metric_rows([(trial, repeated.rows, -1)])
+        for start, stop in stretches:
+            refuse_other_rows(self._run_dir, self.state.parts, "metrics", again, trial=trial, start=start, stop=stop)
+
+    def _refuse_committed(self, group: Sequence[tuple[SegmentId, OpenSegment, SegmentItem]]) -> None:
+        """A key that is committed is never written twice; where its rows differ, both copies are kept."""
+        reached: dict[str, int] = {}
+        for segment, content, item in group:
+            trial = segment.trial
+            step = reached.get(trial, self.state.trials[trial].step)
+            reached[trial] = item.stop
+            if item.start >= step:
+                continue
+            tables = {"metrics": metric_rows([(trial, item.rows, _last_step(content, item))])}
+            tables |= dict(self._measured_table(name, rows) for name, rows in content.measurements.items())
+            for table, rows in tables.items():
+                refuse_other_rows(
+                    self._run_dir, self.state.parts, table, rows, trial=trial, start=item.start, stop=step
+                )
+            raise IntegrityError(f"trial {trial}: steps {item.start} to {step} were to be committed twice")
+
     def commit(self, *, force: bool = False, running: frozenset[str]) -> list[tuple[SegmentId, SegmentItem]]:
         """Commit the group at hand if it is due, and refresh the readable tables if they are.
 
@@ -174,6 +215,7 @@ class Committer:
     def _commit_group(self) -> list[tuple[SegmentId, SegmentItem]]:
         group = [(segment, content, content.item) for segment, content in self._pending if content.item is not None]
         assert len(group) == len(self._pending), "a segment is committed with its rows"
+        self._refuse_committed(group)
         self._num_commits += 1
         tables: dict[str, pa.Table] = {}
         logged = [

@@ -15,17 +15,20 @@ from sweeper import events
 from sweeper.commit import Committer, OpenSegment
 from sweeper.driver_lock import DriverLock
 from sweeper.elastic import PoolSize
+from sweeper.errors import IntegrityError
 from sweeper.events import Command, Event, SegmentId, SnapshotId
 from sweeper.journal import TrialState
 from sweeper.labels import describe
 from sweeper.messages import (
     Assignment,
+    EstimatorBeat,
     EstimatorDown,
     EstimatorUp,
     FromTrainer,
     Message,
     ProgressItem,
     RaisedItem,
+    RepeatedItem,
     SegmentItem,
     SnapshotHeader,
     SnapshotItem,
@@ -34,6 +37,7 @@ from sweeper.messages import (
     Verdict,
 )
 from sweeper.plan import Trial
+from sweeper.pulse import Pulses
 from sweeper.run_dir import RunDir
 from sweeper.schedule import Schedule
 from sweeper.tables import METRICS
@@ -63,6 +67,9 @@ class Pools(Protocol):
     def measure(self, slot: int, snapshot: SnapshotId, header: SnapshotHeader, payload: Any) -> None:
         """Let an idle estimator measure a snapshot; a ``Verdict`` follows."""
 
+    def ask_estimator(self, slot: int) -> None:
+        """Ask a measuring estimator whether it gets on; an ``EstimatorBeat`` follows, unless it hangs."""
+
     def stop_trainer(self, slot: int) -> None:
         """Ask a trainer to checkpoint and return."""
 
@@ -91,7 +98,7 @@ class Driver:
         num_estimators: Estimator slots to fill.
         listener: Is told how it goes.
         stop_requested: Whether the user wants the sweep to end early.
-        stall_timeout_s: A trainer at work that says nothing for so long is ended; None to wait for ever.
+        stall_timeout_s: A worker that does not get on with its work for so long is ended; None to wait for ever.
         held_up: Why workers that were asked for do not start; None where they do.
         look_for_room: How many workers there is room for now; None where that has not changed.
     """
@@ -131,6 +138,7 @@ class Driver:
         self._look_for_room = look_for_room
         self._stopping = False
         self._heard_at: dict[int, float] = {}
+        self._pulses = Pulses(stall_timeout_s)
         self._open: dict[SegmentId, OpenSegment] = {}
         self._queues: dict[int, deque[SegmentId]] = {}
         self._current: dict[int, SegmentId] = {}
@@ -160,6 +168,7 @@ class Driver:
                 if event is not None:
                     self._handle(event)
             self._end_stalled(heard=read)
+            self._end_stalled_estimators()
             self._held_up.look()
             room = self._look_for_room()
             if room is not None:
@@ -187,6 +196,18 @@ class Driver:
                 assert event is not None
                 self._handle(event)
 
+    def _end_stalled_estimators(self) -> None:
+        """Ask estimators now and then whether they get on, and end those that do not."""
+        now = time.monotonic()
+        for slot, seconds in self._pulses.hanging(now=now):
+            self._pools.kill_estimator(slot)
+            error = f"no sign of life for {seconds:.0f} s (resources.stall_timeout_s)"
+            event = self._notice(EstimatorDown(slot=slot, error=error))
+            assert event is not None
+            self._handle(event)
+        for slot in self._pulses.to_ask(now=now):
+            self._pools.ask_estimator(slot)
+
     def _notice(self, message: Message) -> Event | None:
         if isinstance(message, FromTrainer):
             self._heard_at[message.slot] = time.monotonic()
@@ -202,6 +223,7 @@ class Driver:
                 self._drop_current(slot)
                 return events.TrainerDied(slot=slot, error=error)
             case EstimatorDown(slot=slot, error=error):
+                self._pulses.end(slot)
                 self._say(f"estimator {slot} died: {error}; starting another")
                 return events.EstimatorDied(slot=slot, error=error)
             case FromTrainer(slot=slot) if slot not in self._current:
@@ -213,12 +235,18 @@ class Driver:
                 return None
             case FromTrainer(slot=slot, item=SegmentItem() as item):
                 return self._segment_ended(slot, item)
+            case FromTrainer(slot=slot, item=RepeatedItem() as item):
+                return self._compare(slot, item)
             case FromTrainer(slot=slot, item=RaisedItem() as item):
                 self._log_trial(self._current[slot], item.traceback)
                 self._progress.pop(self._current[slot].trial, None)
                 self._begin_next(slot)
                 return events.TrialRaised(slot=slot, error=item.error)
-            case Verdict():
+            case EstimatorBeat(slot=slot, beats=beats):
+                self._pulses.hear(slot, beats, now=time.monotonic())
+                return None
+            case Verdict(slot=slot):
+                self._pulses.end(slot)
                 return self._judge(message)
         raise AssertionError(f"no such message: {message!r}")
 
@@ -244,6 +272,15 @@ class Driver:
             self._run_dir.set_aside(self._run_dir.checkpoints / segment.trial / name)
         seconds = sum(item.facts[key] for key in ("train_s", "evaluate_s", "waited_s"))
         return events.SegmentEnded(slot=slot, stop=item.stop, outcome=item.outcome, seconds=seconds)
+
+    def _compare(self, slot: int, item: RepeatedItem) -> Event | None:
+        segment = self._current[slot]
+        try:
+            self._committer.compare(segment.trial, item)
+        except IntegrityError as error:
+            self._log_trial(segment, str(error))
+            return events.TrialDiffered(slot=slot, error=f"{type(error).__name__}: {error}")
+        return None
 
     def _judge(self, verdict: Verdict) -> Event:
         snapshot, slot = verdict.snapshot, verdict.slot
@@ -277,6 +314,7 @@ class Driver:
                     _log.info("trainer %d is given %s", slot, start)
             case events.Measure(slot=slot, snapshot=snapshot):
                 item = self._snapshots[snapshot]
+                self._pulses.begin(slot, now=time.monotonic())
                 self._pools.measure(slot, snapshot, item.header, item.payload)
             case events.MeasureFailed(snapshot=snapshot, error=error):
                 self._say(f"{self._label(snapshot.trial)}: step {snapshot.step} could not be measured: {error}")
@@ -306,6 +344,7 @@ class Driver:
                 self._drop_current(slot)
                 self._pools.kill_trainer(slot)
             case events.RetireEstimator(slot=slot):
+                self._pulses.end(slot)
                 self._pools.kill_estimator(slot)
             case events.StopTrainer(slot=slot):
                 self._pools.stop_trainer(slot)

@@ -2,7 +2,19 @@
 
 from __future__ import annotations
 
-__all__ = ["ClipsweepError", "ClusterError", "IntegrityError", "RunDirectoryError", "SpecError"]
+__all__ = ["ClipsweepError", "ClusterError", "IntegrityError", "RunDirectoryError", "SpecError", "mend_of_memory"]
+
+
+def mend_of_memory(resource: str) -> str:
+    """What to do where memory does not suffice.
+
+    Args:
+        resource: ``cpus`` or ``gpus``, whichever memory it is.
+
+    Returns:
+        The end of a message.
+    """
+    return f"lower the problem's batch_size, or have fewer workers share the memory (resources.*.{resource} or count)"
 
 
 class ClipsweepError(ValueError):

@@ -37,6 +37,7 @@ __all__ = [
     "StopTrainer",
     "TrainerDied",
     "TrainerReady",
+    "TrialDiffered",
     "TrialRaised",
 ]
 
@@ -99,6 +100,14 @@ class SegmentEnded:
 @dataclass(frozen=True, kw_only=True)
 class TrialRaised:
     """The trial's own code raised; the trainer lives."""
+
+    slot: int
+    error: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrialDiffered:
+    """A trial gave other rows for steps that are committed; its trainer goes on with it."""
 
     slot: int
     error: str
@@ -172,6 +181,7 @@ Event: TypeAlias = (
     | SnapshotTaken
     | SegmentEnded
     | TrialRaised
+    | TrialDiffered
     | TrainerDied
     | Measured
     | MeasureRaised

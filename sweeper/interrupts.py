@@ -23,12 +23,15 @@ class Interrupts:
         """Whether the sweep is to end early."""
         return self._requested
 
-    def install(self) -> None:
-        """Take over the signals; to be called again after Ray, which replaces them."""
-        for number in _SIGNALS:
-            signal.signal(number, self._take)
+    def take(self, number: int, _frame: object) -> None:
+        """Take notice of a signal.
 
-    def _take(self, number: int, _frame: object) -> None:
+        Args:
+            number: Which.
+
+        Raises:
+            KeyboardInterrupt: It is the second.
+        """
         if self._requested:
             raise KeyboardInterrupt(signal.Signals(number).name)
         self._requested = True
@@ -39,7 +42,8 @@ def listen_for_interrupts() -> Iterator[Interrupts]:
     """Listen to signals for the length of a ``with`` block."""
     before: dict[int, Callable[..., Any] | int | None] = {number: signal.getsignal(number) for number in _SIGNALS}
     interrupts = Interrupts()
-    interrupts.install()
+    for taken in _SIGNALS:
+        signal.signal(taken, interrupts.take)
     try:
         yield interrupts
     finally:

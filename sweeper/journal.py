@@ -238,7 +238,7 @@ class TrialState:
         if outcome in {"done", "diverged"}:
             return outcome
         if self.given_up:
-            return "failed" if self.failures[-1][0] == "raised" else "lost"
+            return "failed" if self.failures[-1][0] in {"raised", "differed"} else "lost"
         return "queued" if not self.segments else "running"
 
     @property

@@ -12,12 +12,14 @@ from sweeper.events import SnapshotId
 
 __all__ = [
     "Assignment",
+    "EstimatorBeat",
     "EstimatorDown",
     "EstimatorUp",
     "FromTrainer",
     "Message",
     "ProgressItem",
     "RaisedItem",
+    "RepeatedItem",
     "SegmentItem",
     "SnapshotHeader",
     "SnapshotItem",
@@ -45,8 +47,8 @@ class Assignment:
         measure: When to take snapshots and which estimators measure them; None for never.
         checkpoints: Files and hashes to resume from, newest first; a damaged one is passed over.
         fingerprint: Hash of the data that the trial began with; None to begin.
-        committed_step: The step up to which rows are committed; where the trainer has to begin earlier, it trains up
-            to here in silence.
+        committed_step: The step up to which rows are committed; where the trainer has to begin earlier, its rows up
+            to here are only compared with them.
     """
 
     trial: str
@@ -129,6 +131,21 @@ class SegmentItem:
 
 
 @dataclass(frozen=True, kw_only=True)
+class RepeatedItem:
+    """Rows of steps that are committed already and had to be trained again, since a later checkpoint was damaged.
+
+    Attributes:
+        start: First step.
+        stop: One past the last.
+        rows: Metric columns by name, equal lengths.
+    """
+
+    start: int
+    stop: int
+    rows: Mapping[str, np.ndarray[Any, Any]]
+
+
+@dataclass(frozen=True, kw_only=True)
 class RaisedItem:
     """The trial's code raised: the last line for tables, the traceback for its log."""
 
@@ -141,7 +158,7 @@ def ends_attempt(item: object) -> bool:
     return isinstance(item, RaisedItem) or (isinstance(item, SegmentItem) and item.outcome is not None)
 
 
-TrainerItem: TypeAlias = SnapshotItem | ProgressItem | SegmentItem | RaisedItem
+TrainerItem: TypeAlias = SnapshotItem | ProgressItem | SegmentItem | RepeatedItem | RaisedItem
 
 # What the pools tell the driver
 
@@ -198,6 +215,14 @@ class EstimatorDown:
 
 
 @dataclass(frozen=True, kw_only=True)
+class EstimatorBeat:
+    """An estimator's answer to whether it gets on: a number that grows while it does."""
+
+    slot: int
+    beats: int
+
+
+@dataclass(frozen=True, kw_only=True)
 class Verdict:
     """What became of a snapshot.
 
@@ -220,4 +245,4 @@ class Verdict:
     lost: bool = False
 
 
-Message: TypeAlias = TrainerUp | TrainerDown | FromTrainer | EstimatorUp | EstimatorDown | Verdict
+Message: TypeAlias = TrainerUp | TrainerDown | FromTrainer | EstimatorUp | EstimatorDown | EstimatorBeat | Verdict

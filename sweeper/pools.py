@@ -12,7 +12,9 @@ from typing import Any
 import ray
 from ray.exceptions import (
     GetTimeoutError,
+    NodeDiedError,
     ObjectLostError,
+    OutOfMemoryError,
     OwnerDiedError,
     RayActorError,
     RayError,
@@ -20,10 +22,11 @@ from ray.exceptions import (
 )
 
 from sweeper.cluster import WorkerSettings, node_rooms, reason_of, without_place
-from sweeper.errors import ClusterError
+from sweeper.errors import ClusterError, mend_of_memory
 from sweeper.events import SnapshotId
 from sweeper.messages import (
     Assignment,
+    EstimatorBeat,
     EstimatorDown,
     EstimatorUp,
     FromTrainer,
@@ -69,16 +72,17 @@ class RayPools:
         self._run_dir = run_dir
         self._search = tuple(search)
         self._settings = {"trainer": trainer, "estimator": estimator}
-        # Its own thread for ``stop``, so that a trainer hears it while it trains.
+        # Its own thread for ``stop``, so that a trainer hears it while it trains; and for ``beats``.
         self._classes = {
             "trainer": ray.remote(concurrency_groups={"control": 1})(_Trainer),
-            "estimator": ray.remote(_Estimator),
+            "estimator": ray.remote(concurrency_groups={"control": 1})(_Estimator),
         }
         self._actors: dict[tuple[str, int], Any] = {}
         self._starting: dict[Any, tuple[str, int]] = {}
         self._streams: dict[Any, int] = {}
         self._unfinished: dict[int, int] = {}
         self._verdicts: dict[Any, tuple[int, SnapshotId]] = {}
+        self._beats: dict[Any, int] = {}
         self._start_failures = {"trainer": 0, "estimator": 0}
 
     def start_trainer(self, slot: int) -> None:
@@ -103,6 +107,12 @@ class RayPools:
         verdict = self._actors["estimator", slot].measure.remote(slot, snapshot, header, payload)
         self._verdicts[verdict] = (slot, snapshot)
 
+    def ask_estimator(self, slot: int) -> None:
+        """Ask an estimator whether it gets on; an :class:`EstimatorBeat` follows, unless it hangs too deep."""
+        if slot not in self._beats.values():
+            beats = self._actors["estimator", slot].beats.options(concurrency_group="control").remote()
+            self._beats[beats] = slot
+
     def stop_trainer(self, slot: int) -> None:
         """Ask a trainer to checkpoint and return."""
         self._actors["trainer", slot].stop.options(concurrency_group="control").remote()
@@ -116,6 +126,7 @@ class RayPools:
         """End an estimator's process; nothing more comes from it."""
         self._kill("estimator", slot)
         self._verdicts = {verdict: of for verdict, of in self._verdicts.items() if of[0] != slot}
+        self._drop_beats(slot)
 
     def poll(self, *, timeout_s: float, read_trainers: bool) -> list[Message]:
         """Wait for what workers say.
@@ -130,7 +141,7 @@ class RayPools:
         Raises:
             ClusterError: Workers die as soon as they are started.
         """
-        watched = [*self._starting, *self._verdicts, *(self._streams if read_trainers else ())]
+        watched = [*self._starting, *self._verdicts, *self._beats, *(self._streams if read_trainers else ())]
         if not watched:
             time.sleep(timeout_s)
             return []
@@ -173,6 +184,8 @@ class RayPools:
             return [self._read_start(handle)]
         if handle in self._verdicts:
             return [self._read_verdict(handle)]
+        if handle in self._beats:
+            return self._read_beats(handle)
         return self._read_stream(handle)
 
     def _read_start(self, handle: Any) -> Message:
@@ -184,9 +197,9 @@ class RayPools:
             # A node that goes away takes many with it, and says nothing of whether they can be started.
             self._start_failures[kind] += not isinstance(error, RayActorError) or "node" not in str(error)
             if self._start_failures[kind] >= _MAX_START_FAILURES:
-                raise ClusterError(f"no {kind} can be started: {reason_of(error)}") from error
+                raise ClusterError(f"no {kind} can be started: {_death_of(kind, error)}") from error
             down = TrainerDown if kind == "trainer" else EstimatorDown
-            return down(slot=slot, error=reason_of(error))
+            return down(slot=slot, error=_death_of(kind, error))
         self._start_failures[kind] = 0
         return TrainerUp(slot=slot, facts=facts) if kind == "trainer" else EstimatorUp(slot=slot, facts=facts)
 
@@ -202,7 +215,7 @@ class RayPools:
         except RayError as error:
             del self._streams[stream]
             self._actors.pop(("trainer", slot), None)
-            return [TrainerDown(slot=slot, error=reason_of(error))]
+            return [TrainerDown(slot=slot, error=_death_of("trainer", error))]
         self._unfinished[slot] -= sum(map(ends_attempt, items))
         if self._unfinished[slot] == 0 or getattr(items[-1], "outcome", None) == "stopped":
             del self._streams[stream]
@@ -212,12 +225,36 @@ class RayPools:
         slot, snapshot = self._verdicts.pop(handle)
         try:
             verdict: Verdict = ray.get(handle)
-        except RayActorError as error:
+        except (RayActorError, OutOfMemoryError, NodeDiedError) as error:
             del self._actors["estimator", slot]
-            return EstimatorDown(slot=slot, error=reason_of(error))
+            self._drop_beats(slot)
+            return EstimatorDown(slot=slot, error=_death_of("estimator", error))
         except (ObjectLostError, OwnerDiedError, GetTimeoutError, RayTaskError) as error:
             return Verdict(slot=slot, snapshot=snapshot, error=reason_of(error), lost=True)
         return verdict
+
+    def _read_beats(self, handle: Any) -> list[Message]:
+        slot = self._beats.pop(handle)
+        try:
+            return [EstimatorBeat(slot=slot, beats=ray.get(handle))]
+        except RayError:
+            # It died, of which its verdict tells.
+            return []
+
+    def _drop_beats(self, slot: int) -> None:
+        self._beats = {handle: of for handle, of in self._beats.items() if of != slot}
+
+
+def _death_of(kind: str, error: Exception) -> str:
+    """How a worker died, in a line; Ray takes twenty to say that it does not know."""
+    if isinstance(error, OutOfMemoryError):
+        return f"Ray ended the {kind} since its node ran short of memory; {mend_of_memory('cpus')}"
+    if "unexpectedly exits" in str(error):
+        return (
+            f"the {kind}'s process was ended from outside or crashed, as when the system is short of memory; "
+            f"if so, {mend_of_memory('cpus')}"
+        )
+    return reason_of(error)
 
 
 class _Trainer:
@@ -267,6 +304,9 @@ class _Estimator:
 
     def facts(self) -> WorkerFacts:
         return self._worker.facts()
+
+    def beats(self) -> int:
+        return self._worker.beats()
 
     def measure(self, slot: int, snapshot: SnapshotId, header: SnapshotHeader, payload: Any) -> Verdict:
         return self._worker.measure(slot, snapshot, header, payload)

@@ -310,7 +310,6 @@ def _on_ray(
         listen_for_interrupts() as interrupts,
         connect(address, logs=run_dir.logs, code=folder) as cluster,
     ):
-        interrupts.install()
         settings = worker_settings(resources.estimators)
         count = num_estimators(cluster, settings, count=resources.estimators.count, num_snapshots=len(todo))
         listener.say(f"{count} estimators on {cluster.cpus:g} CPUs")

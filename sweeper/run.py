@@ -190,7 +190,6 @@ def _drive(
         listen_for_interrupts() as interrupts,
         connect(address, logs=run_dir.logs, code=code) as cluster,
     ):
-        interrupts.install()
 
         def stop_requested() -> bool:
             return interrupts.requested() or lock.asked_to_stop()

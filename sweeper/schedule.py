@@ -46,6 +46,7 @@ from sweeper.events import (
     StopTrainer,
     TrainerDied,
     TrainerReady,
+    TrialDiffered,
     TrialRaised,
 )
 from sweeper.slots import Slots
@@ -222,6 +223,8 @@ class Schedule:
                 return self._end_segment(event)
             case TrialRaised(slot=slot, error=error):
                 return self._fail_attempt(self._next_trial(slot), "raised", error) + self._fill_trainers()
+            case TrialDiffered(slot=slot, error=error):
+                return self._give_up(slot, error)
             case TrainerDied(slot=slot, error=error):
                 trial = self.trial_on(slot)
                 self._take_back(slot)
@@ -378,6 +381,20 @@ class Schedule:
         discards = self._drop(trial.segments.pop()) if unfinished else []
         return discards + self._requeue_when_drained(name)
 
+    def _give_up(self, slot: int, error: str) -> Commands:
+        """A trial whose rows cannot be trusted: another attempt would only add a third version."""
+        name = self._current(slot)
+        commands = self._abandon(slot)
+        self._trials[name].failures = self._max_attempts
+        return commands + self._fail_attempt(name, "differed", error)
+
+    def _abandon(self, slot: int) -> Commands:
+        """End a trainer in the middle of its trial, for another in its place."""
+        self._trials[self._current(slot)].slot = None
+        self._take_back(slot)
+        del self._trainers[slot]
+        return [Abandon(slot=slot)]
+
     def _requeue_when_drained(self, name: str) -> Commands:
         trial = self._trials[name]
         if trial.failed is None or trial.segments:
@@ -447,10 +464,7 @@ class Schedule:
             commands += self._drop(trial.segments.pop())
         if trial.slot is not None:
             # Its trainer is past the segment that is lost, and cannot be called back: end it.
-            commands.append(Abandon(slot=trial.slot))
-            self._take_back(trial.slot)
-            del self._trainers[trial.slot]
-            trial.slot = None
+            commands += self._abandon(trial.slot)
         trial.failed = ("lost", error)
         return commands + self._requeue_when_drained(snapshot.trial)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from sweeper.labels import describe
 from sweeper.record_shapes import check_live
 from sweeper.run_dir import RunDir
 
-__all__ = ["find_trials", "list_runs", "retry", "run_status", "trial_log", "trial_rows"]
+__all__ = ["Retried", "find_trials", "list_runs", "retry", "run_status", "trial_log", "trial_rows"]
 
 STATUSES = ("queued", "running", "done", "diverged", "failed", "lost", "cancelled")
 """The status words, in the order in which people read them."""
@@ -189,29 +190,53 @@ def trial_log(path: Path, name: str) -> list[str]:
     return lines
 
 
-def retry(path: Path, names: Sequence[str]) -> list[str]:
+@dataclass(frozen=True, kw_only=True)
+class Retried:
+    """What was queued again.
+
+    Attributes:
+        queued: Labels of the trials.
+        left_out: Failed trials that were not, since a changed spec has put others in their place.
+    """
+
+    queued: tuple[str, ...]
+    left_out: int
+
+
+def retry(path: Path, names: Sequence[str]) -> Retried:
     """Queue failed trials again; the next `clipsweep run` trains them from their last committed segment.
 
     Args:
         path: The run directory.
-        names: Trial ids or beginnings of ids; none for all failed ones.
+        names: Trial ids or beginnings of ids; none for all failed ones that the spec of the last run has.
 
     Returns:
-        Labels of the trials queued.
+        Which were queued.
 
     Raises:
-        RunDirectoryError: A driver holds the directory, there is no such trial, or it has not failed.
+        RunDirectoryError: A driver holds the directory, there is no such trial, it has not failed, or a changed spec
+            has put another in its place.
     """
     run_dir = RunDir(path).require()
     with DriverLock(run_dir).hold():
         records, whole = read_journal(run_dir.journal)
         repair_journal(run_dir.journal, whole, run_dir.quarantine)
         state = replay(records)
-        chosen = find_trials(state, names, path) or [name for name, t in state.trials.items() if t.given_up]
+        failed = [name for name, trial in state.trials.items() if trial.given_up]
+        current = [name for name in failed if name not in state.superseded]
+        chosen = find_trials(state, names, path) if names else current
         for name in chosen:
             if not state.trials[name].given_up:
                 status = state.trials[name].status
                 raise RunDirectoryError(f"{path}: trial {name} is {status}; only failed ones are retried")
+            if name in state.superseded:
+                raise RunDirectoryError(
+                    f"{path}: trial {name} is superseded: a changed spec has put another in its place, and no run "
+                    "would train it; run the earlier spec with --accept-change first"
+                )
         if chosen:
             Journal(run_dir.journal, state.next_number).append({"type": "retried", "trials": chosen})
-    return [_label(state.trials[name]) for name in chosen]
+    return Retried(
+        queued=tuple(_label(state.trials[name]) for name in chosen),
+        left_out=0 if names else len(failed) - len(current),
+    )

@@ -124,6 +124,12 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Cli:
     return cli
 
 
+@pytest.fixture(scope="session")
+def cli_in() -> Callable[[Path], Cli]:
+    """``clipsweep`` in a folder of the caller's, for fixtures that serve several tests."""
+    return Cli
+
+
 @pytest.fixture
 def make_cli(tmp_path: Path) -> Callable[[], Cli]:
     """A fresh folder with ``small.yaml``."""

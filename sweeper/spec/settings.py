@@ -54,7 +54,7 @@ class Resources(Section):
         default=3, description="How often a trial is tried in all, if its worker dies."
     )
     stall_timeout_s: Positive | None = Field(
-        default=3600, description="A trainer that gives no sign of life for so many seconds is ended; null never."
+        default=3600, description="A worker that gives no sign of life for so many seconds is ended; null never."
     )
 
 

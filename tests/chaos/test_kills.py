@@ -202,6 +202,143 @@ def test_an_interrupt_checkpoints_says_how_to_go_on_and_a_second_one_leaves_at_o
     cli.assert_same("runs/small", str(finished.folder / "runs" / "small"))
 
 
+SLOW = """
+import os
+import time
+import torch
+from torch import nn
+from trainers.problem import Problem
+
+def slow(*, seed, device):
+    def loss(model, batch, carry):
+        time.sleep(0 if batch < 5 else float(os.environ["STEP_S"]))
+        return (model.weight - 1.0).square().mean(), carry
+    return Problem(
+        model=nn.Linear(1, 1, bias=False), loss=loss, batch=lambda step: torch.tensor(float(step)),
+        probe=lambda fraction: [torch.tensor(-1.0)], steps_per_epoch=5, fingerprint="one",
+    )
+"""
+
+SLOW_SPEC = """
+problem: {use: slow_steps:slow}
+update_rule: {learning_rate: 0.1}
+train: {steps: 9, checkpoint_every: 2}
+measure: {every: 2, estimators: [{use: directional_smoothness, delta: 0.5}]}
+resources: {trainers: {count: 1}, estimators: {count: 1}}
+"""
+
+
+def write_slow(cli: Cli) -> None:
+    """A sweep ``slow.yaml`` whose steps take ``$STEP_S`` seconds from the sixth on."""
+    (cli.folder / "slow_steps.py").write_text(SLOW)
+    (cli.folder / "slow.yaml").write_text(SLOW_SPEC)
+
+
+@pytest.fixture(scope="module")
+def quick(tmp_path_factory: pytest.TempPathFactory, cli_in: Callable[[Path], Cli]) -> Path:
+    """The run of ``slow.yaml``, undisturbed and with quick steps."""
+    cli = cli_in(tmp_path_factory.mktemp("quick"))
+    write_slow(cli)
+    cli.environment["STEP_S"] = "0"
+    cli("run", "slow.yaml")
+    return Path(cli.folder / "runs" / "slow")
+
+
+def runs(process: psutil.Process) -> bool:
+    """Whether a process is there and works; in a container nobody may bury the dead."""
+    try:
+        return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False
+
+
+def assert_gone(processes: list[psutil.Process], *, within_s: float) -> None:
+    """Nothing of a driver's offspring is left, some seconds after it has gone."""
+    deadline = time.monotonic() + within_s
+    while any(map(runs, processes)) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    left = [process for process in processes if runs(process)]
+    each(left, psutil.Process.kill)
+    assert not left, "left behind"
+
+
+@pytest.mark.parametrize(
+    ("number", "whom"),
+    [(signal.SIGINT, "group"), (signal.SIGTERM, "all"), (signal.SIGUSR1, "all"), (signal.SIGUSR1, "driver")],
+    ids=["SIGINT to the group", "SIGTERM to all", "SIGUSR1 to all", "SIGUSR1 to the driver"],
+)
+def test_a_signal_lets_trials_finish_their_step_and_checkpoint_within_the_grace_of_a_batch_system(
+    quick: Path, make_cli: Callable[[], Cli], number: signal.Signals, whom: str
+) -> None:
+    cli = make_cli()
+    write_slow(cli)
+    cli.environment["STEP_S"] = "3.5"
+    run = cli.folder / "runs" / "slow"
+    process = cli.start("run", "slow.yaml")
+    cli.wait_for(lambda: cli.num_commits("runs/slow") >= 1, process, "a commit")
+    offspring = psutil.Process(process.pid).children(recursive=True)
+    # The step that is going on takes longer than the 2 s that trainers outlive a driver that is gone.
+    sent = time.monotonic()
+    match whom:
+        case "driver":  # as `--signal=B:USR1@120` of Slurm does
+            process.send_signal(number)
+        case "group":  # as a terminal does
+            os.killpg(process.pid, number)
+        case "all":  # as `scancel` and systemd do, who go by the control group
+            each([psutil.Process(process.pid), *offspring], lambda one: one.send_signal(number))
+    time.sleep(1)
+    assert all(map(runs, offspring)), "Ray's processes are to outlive the signal"
+    _, err = process.communicate(timeout=30)
+    assert time.monotonic() - sent < 30, "what Slurm gives by default between SIGTERM and SIGKILL"
+    assert process.returncode == 130, err
+    # Nothing is left for the SIGKILL that follows.
+    assert_gone(offspring, within_s=0)
+    stopped = re.search(r"stopped at step (\d), checkpointed", err)
+    assert stopped is not None, err
+    assert "again to go on" in err
+    for trouble in ("died", "lost", "Traceback"):
+        assert trouble not in err
+    assert pd.read_parquet(run / "trials.parquet")["committed_step"].tolist() == [int(stopped[1])]
+    cli.environment["STEP_S"] = "0"
+    cli("run", "slow.yaml")
+    cli.assert_same("runs/slow", str(quick))
+
+
+@pytest.mark.parametrize(
+    "ending", ["a second SIGINT", "a second SIGTERM to all", pytest.param("SIGKILL", marks=pytest.mark.slow)]
+)
+def test_a_driver_that_is_ended_in_the_middle_of_a_step_damages_nothing_and_leaves_nothing_behind(
+    quick: Path, make_cli: Callable[[], Cli], ending: str
+) -> None:
+    cli = make_cli()
+    write_slow(cli)
+    cli.environment["STEP_S"] = "60"
+    process = cli.start("run", "slow.yaml")
+    cli.wait_for(lambda: cli.num_commits("runs/slow") >= 1, process, "a commit")
+    driver = psutil.Process(process.pid)
+    offspring = driver.children(recursive=True)
+    assert len(offspring) > 5
+    number = signal.SIGTERM if "SIGTERM" in ending else signal.SIGINT
+    if ending == "SIGKILL":
+        process.kill()
+    else:
+        for _ in range(2):
+            each([driver, *offspring] if "to all" in ending else [driver], lambda one: one.send_signal(number))
+            time.sleep(1)
+    # Long before the step that is going on would end.
+    _, err = process.communicate(timeout=30)
+    assert process.returncode == (-signal.SIGKILL if ending == "SIGKILL" else 130), err
+    assert "Traceback" not in err
+    if ending == "SIGKILL":
+        # Ray notices by itself; its agents, which hold no trial, only when they have sought its head for a minute.
+        workers_of = [one for pids in workers(cli.folder / "runs" / "slow").values() for one in pids]
+        assert_gone([one for one in offspring if one.pid in workers_of], within_s=20)
+    assert_gone(offspring, within_s=120 if ending == "SIGKILL" else 0)
+    cli.environment["STEP_S"] = "0"
+    cli("run", "slow.yaml")
+    cli.assert_same("runs/slow", str(quick))
+
+
 def test_a_second_driver_is_refused_while_the_first_runs(make_cli: Callable[[], Cli]) -> None:
     cli = make_cli()
     run = cli.folder / "runs" / "small"

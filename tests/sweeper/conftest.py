@@ -19,6 +19,7 @@ from sweeper.events import SnapshotId
 from sweeper.journal import Journal
 from sweeper.messages import (
     Assignment,
+    EstimatorBeat,
     EstimatorDown,
     EstimatorUp,
     FromTrainer,
@@ -66,6 +67,8 @@ class InlinePools:
         self.assignments: list[Assignment] = []
         self.before_poll: Callable[[], None] = lambda: None
         self.hangs: Callable[[int], bool] = lambda slot: False
+        self.hangs_measuring: Callable[[int], bool] = lambda slot: False
+        self.asked: list[int] = []
 
     def start_trainer(self, slot: int) -> None:
         # The user's own code lies beside the spec, or here.
@@ -88,6 +91,10 @@ class InlinePools:
     def measure(self, slot: int, snapshot: SnapshotId, header: SnapshotHeader, payload: Any) -> None:
         self.jobs.append((slot, snapshot, header, payload))
         self.most_in_flight = max(self.most_in_flight, len(self.jobs))
+
+    def ask_estimator(self, slot: int) -> None:
+        self.asked.append(slot)
+        self.news.append(EstimatorBeat(slot=slot, beats=self.estimators[slot].beats()))
 
     def stop_trainer(self, slot: int) -> None:
         self.trainers[slot].stop()
@@ -116,8 +123,10 @@ class InlinePools:
                     del self.streams[slot]
         self.polls += 1
         self.held_back += not read_trainers
-        if self.jobs and self.polls % self.measure_every == 0:
-            slot, snapshot, header, payload = self.jobs.popleft()
+        free = [job for job in self.jobs if not self.hangs_measuring(job[0])]
+        if free and self.polls % self.measure_every == 0:
+            self.jobs.remove(free[0])
+            slot, snapshot, header, payload = free[0]
             if self.random.random() < self.chaos:
                 news.append(Verdict(slot=slot, snapshot=snapshot, error="lost", lost=True))
             else:

@@ -436,3 +436,15 @@ def test_a_sweep_that_is_stopping_does_not_grow() -> None:
     schedule.handle(events.TrainerReady(slot=0))
     schedule.handle(events.StopRequested())
     assert schedule.handle(events.RoomChanged(trainers=2, estimators=1)) == []
+
+
+def test_a_trial_that_gives_other_rows_is_given_up_at_once_and_its_trainer_ended() -> None:
+    schedule = Schedule({"a": Progress(committed_step=10), "b": Progress()}, max_attempts=3)
+    schedule.handle(events.TrainerReady(slot=0))
+    assert schedule.handle(events.TrialDiffered(slot=0, error="other rows")) == [
+        events.Abandon(slot=0),
+        events.Discard(segment=segment("a")),
+        events.GiveUp(trial="a", attempt=1, kind="differed", error="other rows"),
+    ]
+    assert schedule.handle(events.TrainerReady(slot=0)) == [start(0, "b")]
+    assert schedule.unresolved == {"b"}

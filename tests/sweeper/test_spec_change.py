@@ -12,13 +12,14 @@ import pytest
 from sweeper.compact import trials_table
 from sweeper.errors import RunDirectoryError
 from sweeper.estimate import plan_document, plan_text
+from sweeper.journal import Journal
 from sweeper.report import build_report
 from sweeper.results import Run
 from sweeper.run import run_sweep
 from sweeper.run_dir import RunDir
 from sweeper.spec import loads_spec
 from sweeper.standing import open_state
-from sweeper.status import run_status
+from sweeper.status import retry, run_status
 
 SPEC = """
 problem: {use: deep_linear, layers: 2, width: 4, samples: 16, batch_size: 4}
@@ -228,3 +229,34 @@ def test_a_change_is_seen_though_the_resolved_spec_is_gone(begun: Callable[[str]
     with pytest.raises(RunDirectoryError, match="--accept-change"):
         run_again(run_dir, SPEC.replace("batch_size: 4", "batch_size: 8"))
     run_again(run_dir, SPEC.replace("seeds: 2", "seeds: 3"))
+
+
+def give_up(run_dir: RunDir, trial: str) -> None:
+    """Note a trial's last failure, as a driver does."""
+    failure = {"epoch": 1, "attempt": 3, "kind": "raised", "error": "no", "final": True}
+    Journal(run_dir.journal, open_state(run_dir).next_number).append({"type": "failed", "trial": trial, **failure})
+
+
+def test_a_retry_of_all_leaves_out_failed_trials_that_a_changed_spec_has_superseded(
+    begun: Callable[[str], RunDir],
+) -> None:
+    run_dir = begun(SPEC)
+    old = next(name for name, trial in open_state(run_dir).trials.items() if trial.segments)
+    give_up(run_dir, old)
+    run_again(run_dir, SPEC.replace("width: 4", "width: 5"), accept_change=True)
+    state = open_state(run_dir)
+    assert old in state.superseded
+    new = next(name for name in state.trials if name not in state.superseded)
+    give_up(run_dir, new)
+
+    retried = retry(run_dir.path, [])
+    assert (len(retried.queued), retried.left_out) == (1, 1)
+    state = open_state(run_dir)
+    assert (state.trials[old].status, state.trials[new].status) == ("failed", "queued")
+    with pytest.raises(RunDirectoryError, match=f"trial {old} is superseded: .*run the earlier spec with"):
+        retry(run_dir.path, [old])
+    assert retry(run_dir.path, []).queued == (), "the other waits already"
+
+    # Of the earlier spec, it may be tried again.
+    run_again(run_dir, SPEC, accept_change=True)
+    assert len(retry(run_dir.path, [old]).queued) == 1

@@ -92,6 +92,106 @@ def test_a_trial_that_always_hangs_is_given_up_after_its_attempts(
     assert "no sign of life" in trial["error"]
 
 
+MEASURED = SPEC + "measure: {every: 4, data_fraction: 0.5, estimators: [{use: directional_smoothness, delta: 0.5}]}\n"
+
+
+def measured(run: Any) -> pd.DataFrame:
+    return pd.read_parquet(run.run_dir.path / "measurements" / "directional_smoothness.parquet")
+
+
+@pytest.fixture
+def ticking(monkeypatch: pytest.MonkeyPatch) -> Callable[[Any], Clock]:
+    """``ticking(run)``: of the driver's clock a second passes at each poll of the run's workers."""
+
+    def make(run: Any) -> Clock:
+        clock = Clock()
+        monkeypatch.setattr("sweeper.driver.time.monotonic", clock)
+
+        def tick() -> None:
+            clock.now += 1.0
+
+        run.pools.before_poll = tick
+        return clock
+
+    return make
+
+
+def test_an_estimator_that_hangs_is_ended_and_another_measures_its_snapshot(
+    inline_run: InlineRun, ticking: Callable[[Any], Clock]
+) -> None:
+    reference = inline_run(MEASURED, name="reference")()
+    run = inline_run(MEASURED, name="hanging")
+    ticking(run)
+    stuck = {0}
+    real = run.pools.kill_estimator
+
+    def kill_estimator(slot: int) -> None:
+        stuck.discard(slot)
+        real(slot)
+
+    run.pools.hangs_measuring, run.pools.kill_estimator = stuck.__contains__, kill_estimator
+    run(stall_timeout_s=30)
+    assert stuck == set(), "it was killed"
+    (line,) = [line for line in run.listener.lines if line.startswith("estimator 0 died")]
+    assert "no sign of life for 3" in line
+    assert "resources.stall_timeout_s" in line
+    assert run.pools.asked, "it was asked before it was ended"
+    pd.testing.assert_frame_equal(measured(run), measured(reference), check_exact=True)
+
+
+def test_a_snapshot_at_which_every_estimator_hangs_is_given_up_and_its_trial_goes_on(
+    inline_run: InlineRun, ticking: Callable[[Any], Clock]
+) -> None:
+    run = inline_run(MEASURED.replace("seeds: 2", "seeds: 1"))
+    ticking(run)
+
+    def hangs(slot: int) -> bool:
+        (job,) = [job for job in run.pools.jobs if job[0] == slot]
+        return bool(job[1].step == 8)
+
+    run.pools.hangs_measuring = hangs
+    run(max_attempts=3, stall_timeout_s=30)
+    assert len([line for line in run.listener.lines if "no sign of life" in line and "died" in line]) == 3
+    (trial,) = pd.read_parquet(run.run_dir.path / "trials.parquet").to_dict("records")
+    assert (trial["status"], trial["attempts"]) == ("done", 1)
+    errors = measured(run).set_index("step")["error"]
+    assert "no sign of life" in errors[8]
+    assert errors.drop(8).isna().all()
+
+
+@pytest.mark.parametrize("timeout_s", [30, None])
+def test_an_estimator_that_takes_long_but_gets_on_is_left_alone(
+    inline_run: InlineRun, ticking: Callable[[Any], Clock], monkeypatch: pytest.MonkeyPatch, timeout_s: float | None
+) -> None:
+    run = inline_run(MEASURED.replace("seeds: 2", "seeds: 1"))
+    clock = ticking(run)
+    beats = iter(range(1_000_000))
+    monkeypatch.setattr(actors.EstimatorWorker, "beats", lambda self: next(beats))
+    until = clock.now + 200
+    run.pools.hangs_measuring = lambda slot: clock.now < until
+    run(stall_timeout_s=timeout_s)
+    assert clock.now > until
+    assert not [line for line in run.listener.lines if "died" in line]
+    assert bool(run.pools.asked) == (timeout_s is not None)
+
+
+def test_every_evaluation_of_the_loss_is_a_sign_of_life(inline_run: InlineRun, monkeypatch: pytest.MonkeyPatch) -> None:
+    workers: list[actors.EstimatorWorker] = []
+    real = actors.EstimatorWorker.measure
+
+    def measure(worker: actors.EstimatorWorker, *arguments: Any) -> Any:
+        before = worker.beats()
+        verdict = real(worker, *arguments)
+        # Two batches, each at two points at the least.
+        assert worker.beats() - before >= 4
+        workers.append(worker)
+        return verdict
+
+    monkeypatch.setattr(actors.EstimatorWorker, "measure", measure)
+    inline_run(MEASURED)()
+    assert workers
+
+
 @pytest.mark.parametrize("jump_s", [3600.0, -3600.0])
 def test_a_clock_that_is_set_an_hour_back_or_forth_ends_nothing(
     inline_run: InlineRun, monkeypatch: pytest.MonkeyPatch, jump_s: float

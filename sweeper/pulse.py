@@ -1,0 +1,82 @@
+"""Whether estimators get on with the snapshots that they measure, or hang."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+__all__ = ["Pulses"]
+
+_ASK_TIMES = 4
+"""How often an estimator is asked within the time after which it counts as hanging."""
+
+
+@dataclass
+class _Pulse:
+    """What is known of one estimator at one snapshot; seconds of the monotonic clock."""
+
+    since: float
+    ask_at: float
+    beats: int = -1
+
+
+class Pulses:
+    """Signs of life of estimators at work.
+
+    One snapshot may take hours, so it is not time that counts but whether a count of theirs grows.
+
+    Args:
+        timeout_s: An estimator whose count does not grow for so long hangs; None where none ever does.
+
+    Example:
+        >>> pulses = Pulses(8.0)
+        >>> pulses.begin(7, now=0.0)
+        >>> list(pulses.to_ask(now=2.0)), list(pulses.hanging(now=8.0))
+        ([7], [])
+        >>> pulses.hear(7, 1, now=3.0)
+        >>> pulses.hear(7, 1, now=9.0)
+        >>> list(pulses.hanging(now=11.5))
+        [(7, 8.5)]
+    """
+
+    def __init__(self, timeout_s: float | None) -> None:
+        self._timeout_s = timeout_s
+        self._pulses: dict[int, _Pulse] = {}
+
+    def begin(self, slot: int, *, now: float) -> None:
+        """An estimator is given a snapshot."""
+        if self._timeout_s is not None:
+            self._pulses[slot] = _Pulse(since=now, ask_at=now + self._timeout_s / _ASK_TIMES)
+
+    def end(self, slot: int) -> None:
+        """It is done, or gone."""
+        self._pulses.pop(slot, None)
+
+    def hear(self, slot: int, beats: int, *, now: float) -> None:
+        """It has answered; what answers is another thread than measures, so that alone says nothing."""
+        pulse = self._pulses.get(slot)
+        if pulse is not None and beats != pulse.beats:
+            pulse.beats, pulse.since = beats, now
+
+    def to_ask(self, *, now: float) -> Iterator[int]:
+        """Those whose count is to be asked for.
+
+        Yields:
+            Their slots.
+        """
+        for slot, pulse in self._pulses.items():
+            if now >= pulse.ask_at:
+                assert self._timeout_s is not None
+                pulse.ask_at = now + self._timeout_s / _ASK_TIMES
+                yield slot
+
+    def hanging(self, *, now: float) -> list[tuple[int, float]]:
+        """Those that hang.
+
+        Returns:
+            Their slots, and for how many seconds.
+        """
+        if self._timeout_s is None:
+            return []
+        silent = [(slot, now - pulse.since) for slot, pulse in self._pulses.items()]
+        return [(slot, seconds) for slot, seconds in silent if seconds > self._timeout_s]

@@ -1,0 +1,104 @@
+"""Keep a local Ray alive through the signals by which terminals and batch systems end a job, and end it afterwards.
+
+They signal every process of a job at once. Ray's processes would go before the trainers have written the checkpoint
+that the signal asks for, so they are started deaf to it. What is deaf must be ended by force: nothing is left behind.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import signal
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+__all__ = ["deaf_children", "ended_with", "family"]
+
+_SIGNALS = frozenset({signal.SIGTERM, signal.SIGUSR1})
+"""Ray starts its processes deaf to SIGINT itself; here it is still heard, by which a start that hangs can be left."""
+
+_END_S = 5.0
+"""How long to wait for processes that were sent SIGKILL; one that sleeps in the kernel may take longer."""
+
+
+@contextmanager
+def deaf_children() -> Iterator[None]:
+    """What is started in a ``with`` block never hears SIGTERM and SIGUSR1, nor does anything that it starts in turn.
+
+    A signal to this process waits until the block ends, and finds the handlers of before: Ray puts its own in place.
+
+    Yields:
+        Nothing.
+    """
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, *_SIGNALS)}
+    # A process begins with the mask of the thread that starts it, and nothing of Ray's changes that.
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+    try:
+        yield
+    finally:
+        # Only the main thread may set handlers, so elsewhere nobody has.
+        if threading.current_thread() is threading.main_thread():
+            for number, handler in handlers.items():
+                if handler is not None:
+                    signal.signal(number, handler)
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+@contextmanager
+def ended_with(processes: Sequence[int]) -> Iterator[None]:
+    """Kill what of some processes and their offspring is still there after a ``with`` block, however it is left.
+
+    Args:
+        processes: Ids of processes that belong to this one.
+
+    Yields:
+        Nothing.
+    """
+    with ExitStack() as stack:
+        handles = []
+        for process in family(processes):
+            # A handle, since an id may be somebody else's by the end of the block.
+            with contextlib.suppress(ProcessLookupError):
+                handles.append(os.pidfd_open(process))
+                stack.callback(os.close, handles[-1])
+        try:
+            yield
+        finally:
+            for handle in handles:
+                with contextlib.suppress(ProcessLookupError):
+                    signal.pidfd_send_signal(handle, signal.SIGKILL)
+            deadline = time.monotonic() + _END_S
+            for handle in handles:
+                # It becomes readable when the process is gone.
+                gone = select.poll()
+                gone.register(handle, select.POLLIN)
+                gone.poll(1000 * max(0.0, deadline - time.monotonic()))
+
+
+def family(roots: Sequence[int]) -> list[int]:
+    """Processes and all that they have started, directly or not.
+
+    Args:
+        roots: Process ids.
+
+    Returns:
+        The ids of those that are there; none where the system does not tell.
+    """
+    if not roots or not hasattr(os, "pidfd_open"):
+        return []
+    children: dict[int, list[int]] = {}
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            # "pid (any name) state parent ...".
+            _, _, fields = path.read_text().rpartition(")")
+            children.setdefault(int(fields.split()[1]), []).append(int(path.parent.name))
+    found: list[int] = []
+    following = [process for process in roots if Path(f"/proc/{process}").exists()]
+    while following:
+        found += following
+        following = [child for process in following for child in children.get(process, ())]
+    return found
