@@ -164,13 +164,19 @@ def words_of(line: str) -> list[str]:
     return words
 
 
+_BEFORE = {"--", "srun", ";", "&", "&&", "|"}
+"""After these words, and at the beginning of a line, comes a command."""
+
+
 def commands_of(program: str) -> list[list[str]]:
     """Every call of a program in the recipes, as words without its name."""
     found = []
     for block in BLOCKS:
         for line in block.replace("\\\n", " ").splitlines():
             words = words_of(line)
-            for start in [place for place, word in enumerate(words) if word == program]:
+            before = [";", ";", *words]
+            calls = [place for place, word in enumerate(words) if word == program and before[place + 1] in _BEFORE]
+            for start in calls:
                 rest = words[start + 1 :]
                 end = next((place for place, word in enumerate(rest) if set(word) <= set("();<>|&")), len(rest))
                 found.append(rest[:end])
