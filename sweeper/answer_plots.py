@@ -10,7 +10,7 @@ import numpy as np
 from sweeper.advice import build_advice
 from sweeper.errors import ClipsweepError
 from sweeper.fits import build_fits, trusted_points
-from sweeper.labels import describe
+from sweeper.labels import plot_label
 from sweeper.log_axes import log_axes
 from sweeper.results import Run
 
@@ -122,7 +122,7 @@ def fit(run: Run, trials: pd.DataFrame) -> Figure:
             axis.plot(x, fitted.upper[0] + fitted.upper[1] * x, style, color="tab:red", linewidth=1.2, label=labels[0])
             axis.plot(x, fitted.median[0] + fitted.median[1] * x, "--", color="grey", linewidth=0.9, label=labels[1])
         told = f"L0 = {cell.L0.mean:.3g}, L1 = {cell.L1.mean:.3g}" if not cell.unidentifiable else "L1 not identifiable"
-        axis.set_title(f"{describe(cell.values) or 'the only cell'}\n{told}")
+        axis.set_title(f"{plot_label(cell.values)}\n{told}")
         axis.set(xlim=(0, None), ylim=(0, None))
     for axis in axes[len(cells) :]:
         axis.set_axis_off()

@@ -105,10 +105,10 @@ def check(spec: SpecPath, overrides: Overrides = None, allow_code: AllowCode = F
             continue
         if checked.problem != current:
             current = checked.problem
-            typer.echo(current)
-        typer.echo(f"  {'ok    ' if finding.holds else 'BROKEN'}  {finding.promise}")
+            _show(current)
+        _show(f"  {'ok    ' if finding.holds else 'BROKEN'}  {finding.promise}")
         if not finding.holds:
-            typer.echo(f"          found: {finding.broken}\n          mend:  {finding.mend}")
+            _show(f"          found: {finding.broken}\n          mend:  {finding.mend}")
     if as_json:
         typer.echo(json.dumps(rows, indent=2))
     broken = sum(not row["holds"] for row in rows)
@@ -129,7 +129,7 @@ def null_test(
         typer.echo(json.dumps(document, indent=2))
     else:
         for row in document["problems"]:
-            typer.echo(f"{'passed' if row['passed'] else 'FAILED'}  {row['problem']}: {row['verdict']}")
+            _show(f"{'passed' if row['passed'] else 'FAILED'}  {row['problem']}: {row['verdict']}")
     raise typer.Exit(0 if document["passed"] else 1)
 
 
@@ -140,7 +140,7 @@ def plan(spec: SpecPath, overrides: Overrides = None, out: Out = None, as_json: 
     from sweeper.spec import load_spec
 
     document = plan_document(load_spec(spec, overrides or []), out)
-    typer.echo(json.dumps(document, indent=2) if as_json else plan_text(document))
+    _show(json.dumps(document, indent=2) if as_json else plan_text(document))
 
 
 @app.command()
@@ -268,24 +268,21 @@ def status(run: RunPath, as_json: AsJson = False) -> None:
     job = f", job {driver['job']}" if driver and "job" in driver else ""
     who = f"running (pid {driver['pid']} on {driver['host']}{job})" if driver else "not running"
     percent = 100 * document["steps_done"] / max(1, document["steps_total"])
-    typer.echo(f"{run}: {who}, {percent:.0f} % of {document['steps_total']} steps")
-    typer.echo("  " + ", ".join(f"{count} {word}" for word, count in document["counts"].items()))
+    _show(f"{run}: {who}, {percent:.0f} % of {document['steps_total']} steps")
+    _show("  " + ", ".join(f"{count} {word}" for word, count in document["counts"].items()))
     if document["ended"] and document["ended"]["exit_code"] not in {0, 1}:
         ended = document["ended"]
-        typer.echo(printable(f"  ended {ended['ended_at']} with exit code {ended['exit_code']}: {ended['text']}"))
+        _show(f"  ended {ended['ended_at']} with exit code {ended['exit_code']}: {ended['text']}")
     if document["live"] and document["live"].get("waiting_for"):
-        typer.echo(f"  {document['live']['waiting_for']}")
+        _show(f"  {document['live']['waiting_for']}")
     for active in document["live"]["active"] if document["live"] else ():
         loss = "" if active["loss"] is None else f", loss {active['loss']:.4g}"
-        typer.echo(f"  now: {printable(active['trial'])}, step {active['step']} of {active['steps']}{loss}")
+        _show(f"  now: {active['trial']}, step {active['step']} of {active['steps']}{loss}")
     for row in trial_rows(run):
         earlier = " (of an earlier spec)" if row["superseded"] else ""
-        typer.echo(
-            f"  {row['trial_id']}  {row['status']:9} {row['step']:>8}/{row['steps']:<8} "
-            f"{printable(row['trial'])}{earlier}"
-        )
+        _show(f"  {row['trial_id']}  {row['status']:9} {row['step']:>8}/{row['steps']:<8} {row['trial']}{earlier}")
     for failure in document["failures"]:
-        typer.echo(f"  {failure['trial_id']} failed: {printable(failure['error'])}")
+        _show(f"  {failure['trial_id']} failed: {failure['error']}")
 
 
 @app.command("ls")
@@ -302,10 +299,10 @@ def list_runs_command(
         return
     for document in documents:
         if "error" in document:
-            typer.echo(f"{document['path']}: {document['error']}")
+            _show(f"{document['path']}: {document['error']}")
             continue
         counts = ", ".join(f"{count} {word}" for word, count in document["counts"].items())
-        typer.echo(f"{document['path']}: {'running, ' if document['driver'] else ''}{counts}")
+        _show(f"{document['path']}: {'running, ' if document['driver'] else ''}{counts}")
     if not documents:
         _note(f"{folder}: no runs")
 
@@ -322,10 +319,12 @@ def logs(
     from sweeper.status import trial_log
 
     if trial is not None:
-        typer.echo("\n".join(trial_log(run, trial)))
+        _show("\n".join(trial_log(run, trial)))
         return
     log = RunDir(run).require().logs / "driver.log"
-    typer.echo(log.read_text(errors="replace") if log.exists() else "", nl=False)
+    # What code of the user's own has raised stands in it.
+    if log.exists():
+        _show(log.read_text(errors="replace").rstrip("\n"))
 
 
 @app.command()
@@ -379,7 +378,7 @@ def estimate(
     _note(done.text)
     if done.interrupted:
         _note(f"interrupted: run `{_same_command()}` again to go on")
-    typer.echo(_shorten(done.table))
+    _show(_shorten(done.table))
     raise typer.Exit(done.exit_code)
 
 
@@ -393,6 +392,11 @@ def schema() -> None:
 
 for _elsewhere in (attach, cancel, report, fit, advise, theory, plot):
     app.command()(_elsewhere)
+
+
+def _show(text: str) -> None:
+    """To stdout; what others wrote is text there too, and moves no cursor."""
+    typer.echo(printable(text))
 
 
 def _same_command() -> str:

@@ -12,6 +12,7 @@ import typer
 
 from sweeper.cli_options import RunPath, Where
 from sweeper.errors import ClipsweepError
+from sweeper.labels import printable
 
 __all__ = ["advise", "fit", "plot", "report", "theory"]
 
@@ -33,7 +34,7 @@ def report(
     _known_format(style, FORMATS)
     document = build_report(Run(run), by=by or [], where=where or [], sort=sort)
     width, color = _terminal()
-    typer.echo(render(document, style, width=width, color=color))
+    _show(render(document, style, width=width, color=color), style, color)
 
 
 def fit(
@@ -51,7 +52,7 @@ def fit(
     opened = Run(run)
     # JSON tells every trajectory's intervals, the tables those of lone ones.
     cells = build_fits(opened, where=where or [], resamples=400 if style == "json" else None)
-    typer.echo(render_fits(str(opened.path), cells, style, width=width, color=color))
+    _show(render_fits(str(opened.path), cells, style, width=width, color=color), style, color)
 
 
 def advise(
@@ -66,7 +67,8 @@ def advise(
 
     _known_format(style, ANSWER_FORMATS)
     width, color = _terminal()
-    typer.echo(render_answers(build_answers(Run(run), where=where or []), style, width=width, color=color))
+    answers = build_answers(Run(run), where=where or [])
+    _show(render_answers(answers, style, width=width, color=color), style, color)
 
 
 def theory(
@@ -82,7 +84,8 @@ def theory(
 
     _known_format(style, FORMATS)
     width, color = _terminal()
-    typer.echo(render_theory(build_theory(Run(run), where=where or []), style, width=width, color=color))
+    found = build_theory(Run(run), where=where or [])
+    _show(render_theory(found, style, width=width, color=color), style, color)
 
 
 def plot(
@@ -106,7 +109,12 @@ def plot(
 
     file = out or run / "plots" / f"{kind}.png"
     draw(Run(run), kind, file, where=where or [])
-    typer.echo(str(file))
+    typer.echo(printable(str(file)))
+
+
+def _show(text: str, style: str, color: bool) -> None:
+    """Print an answer; in a table with colours, names were made harmless one by one."""
+    typer.echo(text if color and style == "table" else printable(text))
 
 
 def _known_format(style: str, known: Sequence[str]) -> None:

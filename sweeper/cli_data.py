@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from sweeper.errors import ClipsweepError
+from sweeper.labels import printable
 from sweeper.spec.diagnostics import choices
 from trainers.data.sources import SOURCES, Download, Source, folder_of, is_present, where_it_goes
 
@@ -40,7 +41,7 @@ def fetch(
     source = _known(name)
     if is_present(source):
         typer.echo(f"{name} is here already", err=True)
-        typer.echo(str(folder_of(source)))
+        typer.echo(printable(str(folder_of(source))))
         return
     console = Console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
@@ -50,7 +51,7 @@ def fetch(
             folder = fetch_source(source, origin=origin, progress=lambda download: _bar(shown, download))
     except DataError as error:
         raise ClipsweepError(str(error)) from error
-    typer.echo(str(folder))
+    typer.echo(printable(str(folder)))
 
 
 @data_app.command("list")
@@ -62,7 +63,9 @@ def list_data(as_json: Annotated[bool, typer.Option("--json", help="Print one JS
         return
     for row in rows:
         here = "present" if row["present"] else "not here"
-        typer.echo(f"{row['name']:<10} {row['kind']:<8} {row['bytes'] / 1e6:>6.1f} MB  {here:<9} {row['folder']}")
+        typer.echo(
+            f"{row['name']:<10} {row['kind']:<8} {row['bytes'] / 1e6:>6.1f} MB  {here:<9} {printable(row['folder'])}"
+        )
         typer.echo(f"{'':<10} {row['about']}")
 
 
@@ -72,7 +75,7 @@ def path(name: Name) -> None:
     source = _known(name)
     if not is_present(source):
         raise ClipsweepError(f"{name} is not on this machine: {where_it_goes(source)}")
-    typer.echo(str(folder_of(source)))
+    typer.echo(printable(str(folder_of(source))))
 
 
 def _known(name: str) -> Source:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-__all__ = ["describe", "describe_problem", "duration", "plain_value", "printable", "short_names"]
+__all__ = ["describe", "describe_problem", "duration", "plain_value", "plot_label", "printable", "short_names"]
 
 
 _TAKEN = {"trial_id", "cell_id", "arm", "seed", "seeds", "status", "diverged", "error", "attempts"}
@@ -56,7 +56,29 @@ def describe(swept: Mapping[str, Any], seed: int | None = None) -> str:
     pairs = [f"{names[path]}={_text(value)}" for path, value in swept.items()]
     if seed is not None:
         pairs.append(f"seed={seed}")
-    return " ".join(pairs)
+    return printable(" ".join(pairs))
+
+
+def plot_label(values: Mapping[str, Any]) -> str:
+    r"""One line for a cell, short enough for a panel, and without what Matplotlib takes for mathematics.
+
+    Args:
+        values: Short names and values.
+
+    Returns:
+        ``name=value`` pairs, cut after 60 characters.
+
+    Example:
+        >>> plot_label({"name": "$x$"})
+        'name=\\$x\\$'
+        >>> plot_label({})
+        'the only cell'
+    """
+    text = describe(values) or "the only cell"
+    return (text if len(text) <= _MAX_LABEL else f"{text[:_MAX_LABEL]}...").replace("$", "\\$")
+
+
+_MAX_LABEL = 60
 
 
 def duration(seconds: float) -> str:
@@ -98,7 +120,12 @@ def printable(text: str) -> str:
 def _text(value: Any) -> str:
     if value is None:
         return "none"
-    return f"{value:g}" if isinstance(value, float) else str(value)
+    return f"{value:g}" if isinstance(value, float) else _one_line(value)
+
+
+def _one_line(value: Any) -> str:
+    """A value as text that cannot pretend to be a line of its own."""
+    return str(value).replace("\n", "\\n")
 
 
 def describe_problem(problem: Mapping[str, Any]) -> str:
@@ -114,8 +141,8 @@ def describe_problem(problem: Mapping[str, Any]) -> str:
         >>> describe_problem({"use": "deep_linear", "layers": 2})
         'deep_linear (layers=2)'
     """
-    options = ", ".join(f"{key}={value}" for key, value in problem.items() if key != "use")
-    return f"{problem['use']} ({options})" if options else str(problem["use"])
+    options = ", ".join(f"{key}={_one_line(value)}" for key, value in problem.items() if key != "use")
+    return printable(f"{problem['use']} ({options})" if options else str(problem["use"]))
 
 
 def plain_value(value: Any) -> Any:

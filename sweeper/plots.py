@@ -16,7 +16,7 @@ from sweeper.agreement import agreement
 from sweeper.answer_plots import fit, frontier
 from sweeper.errors import ClipsweepError
 from sweeper.guarded_paths import make_folder
-from sweeper.labels import describe, plain_value, short_names
+from sweeper.labels import plain_value, plot_label, short_names
 from sweeper.log_axes import log_axes
 from sweeper.report import TRUSTED_SNR, select
 from sweeper.results import Run
@@ -79,7 +79,7 @@ def _cells(run: Run, trials: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
     cells = []
     for _, group in trials.groupby("cell_id", sort=False):
         values = {name: plain_value(group.iloc[0][name]) for name in names}
-        cells.append((describe(values) or "the only cell", group))
+        cells.append((plot_label(values), group))
     return cells
 
 

@@ -16,7 +16,7 @@ from sweeper import events
 from sweeper.driver_lock import DriverLock
 from sweeper.driving import driving
 from sweeper.environment import check_drift, environment_of
-from sweeper.errors import ClipsweepError, RunDirectoryError
+from sweeper.errors import ClipsweepError, IntegrityError, RunDirectoryError
 from sweeper.events import SnapshotId
 from sweeper.interrupts import listen_for_interrupts
 from sweeper.journal import Journal, RunState
@@ -25,12 +25,13 @@ from sweeper.measure_queue import MeasureQueue
 from sweeper.messages import EstimatorDown, EstimatorUp, Message, SnapshotHeader, Verdict
 from sweeper.plan import remeasurement_id
 from sweeper.recovery import recover, shipped
+from sweeper.resolved import resolved_settings
 from sweeper.run_dir import RunDir
 from sweeper.snapshots import kept_steps
 from sweeper.spec import loads_spec
 from sweeper.spec.diagnostics import choices
 from sweeper.spec.estimator_options import ESTIMATOR_OPTIONS
-from sweeper.spec.settings import Resources
+from sweeper.spec.settings import Cluster, Resources
 from sweeper.spec.user_code import UserCode, user_code
 from sweeper.view import Listener
 from sweeper.waiting import Waiting
@@ -134,8 +135,8 @@ def estimate_run(
     started = time.monotonic()
     run_dir = RunDir(path.resolve()).require()
     section = remeasure_section(run_dir, estimator, options)
-    settings = yaml.safe_load(run_dir.resolved.read_text())
-    resources = Resources.model_validate(settings["resources"])
+    settings = resolved_settings(run_dir)
+    resources, cluster = _checked(run_dir, settings)
     with driving(run_dir, listener) as held:
         listener = held.listener
         state = recover(run_dir, listener.say)
@@ -174,7 +175,7 @@ def estimate_run(
                 code=code,
                 lock=held.lock,
                 listener=listener,
-                address=address or settings["cluster"]["address"],
+                address=address or cluster.address,
                 insecure_cluster=insecure_cluster,
             )
         committer.refresh()
@@ -190,6 +191,17 @@ def estimate_run(
         )
         held.exit_code, held.text = remeasured.exit_code, remeasured.text
         return remeasured
+
+
+def _checked(run_dir: RunDir, settings: Mapping[str, Any]) -> tuple[Resources, Cluster]:
+    """What workers get and where they run, by the words of the run's own spec."""
+    try:
+        return Resources.model_validate(settings["resources"]), Cluster.model_validate(settings["cluster"])
+    except (KeyError, ValueError) as error:
+        raise IntegrityError(
+            f"{run_dir.resolved}: its resources or its cluster are not what a run writes; `clipsweep run` with the "
+            "run's spec writes it anew"
+        ) from error
 
 
 def remeasure_section(run_dir: RunDir, estimator: str, options: Sequence[str]) -> dict[str, Any]:
@@ -208,7 +220,7 @@ def remeasure_section(run_dir: RunDir, estimator: str, options: Sequence[str]) -
     """
     if estimator not in ESTIMATOR_OPTIONS:
         raise ClipsweepError(f"--estimator {estimator!r}: unknown; {choices(estimator, tuple(ESTIMATOR_OPTIONS))}")
-    own = yaml.safe_load(run_dir.resolved.read_text())["measure"] or {}
+    own = resolved_settings(run_dir).get("measure") or {}
     measure = {key: own[key] for key in _OF_F if key in own}
     measure |= {"every": 1, "estimators": [{"use": estimator}]}
     text = yaml.safe_dump({

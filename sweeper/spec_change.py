@@ -11,12 +11,11 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import yaml
-
-from sweeper.errors import RunDirectoryError
+from sweeper.errors import IntegrityError, RunDirectoryError
 from sweeper.journal import RunState, TrialState
 from sweeper.labels import printable
 from sweeper.plan import Plan, Trial, UserCode
+from sweeper.resolved import resolved_settings
 from sweeper.run_dir import RunDir
 from sweeper.spec import Sweep
 from sweeper.spec.paths import TRAINED, swept_paths
@@ -152,10 +151,9 @@ def code_record(code: UserCode) -> dict[str, Any]:
 def _resolved(run_dir: RunDir) -> dict[str, Any]:
     """The spec of the last call, with all defaults; empty where it cannot be read."""
     try:
-        document = yaml.safe_load(run_dir.resolved.read_bytes())
-    except (OSError, ValueError, yaml.YAMLError, RecursionError):
+        return resolved_settings(run_dir)
+    except IntegrityError:
         return {}
-    return document if isinstance(document, dict) else {}
 
 
 def _diff(before: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
@@ -231,5 +229,5 @@ def _files_before(run_dir: RunDir, use: str, sha256: str) -> dict[str, str] | No
     try:
         records = json.loads(run_dir.environment.read_bytes())["code"]
         return next({**record["files"]} for record in records if (record["use"], record["sha256"]) == (use, sha256))
-    except (OSError, ValueError, KeyError, TypeError, StopIteration):
+    except (OSError, ValueError, KeyError, TypeError, StopIteration, RecursionError):
         return None

@@ -113,7 +113,7 @@ def csv_table(records: Sequence[Mapping[str, Any]]) -> str:
     """
     output = io.StringIO()
     writer = csv.DictWriter(output, fieldnames=list(records[0]), lineterminator="\n")
-    writer.writeheader()
+    writer.writerow({key: _defuse(key) for key in records[0]})
     for record in records:
         writer.writerow({key: _defuse(value) for key, value in record.items()})
     return output.getvalue().rstrip("\n")
@@ -123,4 +123,11 @@ def _defuse(value: Any) -> Any:
     """An empty cell for what is missing; text that a spreadsheet would run as a formula gets a quote in front."""
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return ""
-    return f"'{value}" if isinstance(value, str) and value[:1] in "=+-@\t\r" else value
+    if not isinstance(value, str):
+        return value
+    # The wide forms are what some spreadsheets take for the narrow ones.
+    quote = "'" if value[:1] in _FORMULAS else ""
+    return quote + printable(value).replace("\n", "\\n")
+
+
+_FORMULAS = tuple("=+-@\t\r\n\uff1d\uff0b\uff0d\uff20")

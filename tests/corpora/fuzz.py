@@ -16,7 +16,7 @@ import traceback
 from pathlib import Path
 
 CORPORA = Path(__file__).parent
-KNOWN = ("spec", "journal", "records", "side_files", "checkpoint", "snapshot", "part")
+KNOWN = ("spec", "journal", "records", "side_files", "resolved", "checkpoint", "snapshot", "part")
 
 
 def main() -> int:

@@ -22,6 +22,8 @@ from hypothesis import strategies as st
 from sweeper.compact import trials_table
 from sweeper.errors import ClipsweepError, RunDirectoryError
 from sweeper.journal import Part, read_journal, replay
+from sweeper.remeasure import remeasure_section
+from sweeper.resolved import resolved_settings
 from sweeper.run_dir import DriverLock, RunDir, file_hash
 from sweeper.snapshots import read_header, read_iterates
 from sweeper.spec import load_spec
@@ -82,6 +84,14 @@ def read_side_files(data: bytes, folder: Path) -> None:
         pass
 
 
+def read_resolved(data: bytes, folder: Path) -> None:
+    """The settings that a run was last given, and what is measured again by them."""
+    run_dir = RunDir(folder)
+    run_dir.resolved.write_bytes(data)
+    resolved_settings(run_dir)
+    remeasure_section(run_dir, "directional_curvature", [])
+
+
 def read_checkpoint(data: bytes, folder: Path) -> None:
     """A training state: what is read can be written."""
     dump(load(data))
@@ -111,6 +121,7 @@ READERS: Mapping[str, Callable[[bytes, Path], None]] = {
     "journal": read_raw_journal,
     "records": read_sealed_journal,
     "side_files": read_side_files,
+    "resolved": read_resolved,
     "checkpoint": read_checkpoint,
     "snapshot": read_snapshot,
     "part": read_part,

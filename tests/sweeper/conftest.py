@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import sys
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -235,6 +236,20 @@ def inline_run(tmp_path: Path) -> Callable[..., InlineRun]:
 def module_inline_run(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], InlineRun]:
     """One run that the tests of a module only read."""
     return lambda text: InlineRun(text, tmp_path_factory.mktemp("inline"))()
+
+
+@pytest.fixture(scope="module")
+def module_hostile_run() -> Callable[[str, Path], InlineRun]:
+    """One run in a folder of the module's own, whose trials are tried once."""
+
+    def make(text: str, folder: Path) -> InlineRun:
+        sys.path.insert(0, str(folder))
+        try:
+            return InlineRun(text, folder)(max_attempts=1)
+        finally:
+            sys.path.remove(str(folder))
+
+    return make
 
 
 @pytest.fixture(scope="module")

@@ -13,6 +13,7 @@ from sweeper.errors import SpecError
 from sweeper.plan import expand
 from sweeper.spec import STARTER, Sweep, json_schema, load_spec, loads_spec
 
+SHORT = "problem: {use: deep_linear}\nupdate_rule: {learning_rate: 0.1}\ntrain: {steps: 5}\n"
 SPEC = """
 problem: {use: deep_linear, layers: 3}
 update_rule: {optimizer: sgd}
@@ -109,6 +110,39 @@ def test_overrides_create_the_sections_that_they_need():
     )
     assert sweep.cells[0].problem["model"]["layers"] == 1
     assert sweep.resources.trainers.count == 2
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "..",
+        ".hidden",
+        "-rf",
+        "_x",
+        "a/b",
+        "/etc",
+        "a\\\\b",
+        "a b",
+        "",
+        "~",
+        "é",
+        "a\\n",
+        "a\\0b",
+        "$HOME",
+        "x" * 65,
+        "CON:",
+    ],
+)
+def test_a_name_that_could_lead_elsewhere_is_no_name_of_a_sweep(name):
+    with pytest.raises(SpecError, match="name: cannot be the name of a run directory"):
+        loads_spec(f'name: "{name}"\n{SHORT}', folder=Path())
+    with pytest.raises(SpecError, match="name: cannot be the name of a run directory"):
+        loads_spec(SHORT, folder=Path(), overrides=[f'name="{name}"'])
+
+
+@pytest.mark.parametrize("name", ["a", "7", "lstm-clipping_2.b", "x" * 64])
+def test_letters_digits_dots_dashes_and_underscores_are_a_name(name):
+    assert loads_spec(f'name: "{name}"\n{SHORT}', folder=Path()).name == name
 
 
 @pytest.mark.parametrize(
