@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
@@ -237,6 +238,9 @@ class Driver:
                 return self._segment_ended(slot, item)
             case FromTrainer(slot=slot, item=RepeatedItem() as item):
                 return self._compare(slot, item)
+            case FromTrainer(item=RaisedItem(disk=(number, path))):
+                # Every trial would fail of it, one after the other.
+                raise OSError(number, os.strerror(number), path)
             case FromTrainer(slot=slot, item=RaisedItem() as item):
                 self._log_trial(self._current[slot], item.traceback)
                 self._progress.pop(self._current[slot].trial, None)
