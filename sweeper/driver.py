@@ -200,9 +200,8 @@ class Driver:
     def _end_stalled_estimators(self) -> None:
         """Ask estimators now and then whether they get on, and end those that do not."""
         now = time.monotonic()
-        for slot, seconds in self._pulses.hanging(now=now):
+        for slot, error in self._pulses.hanging(now=now):
             self._pools.kill_estimator(slot)
-            error = f"no sign of life for {seconds:.0f} s (resources.stall_timeout_s)"
             event = self._notice(EstimatorDown(slot=slot, error=error))
             assert event is not None
             self._handle(event)
