@@ -9,6 +9,7 @@ import threading
 import time
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
@@ -44,6 +45,19 @@ from trainers.update_rules import UpdateRule
 __all__ = ["EstimatorWorker", "TrainerWorker", "build_probe"]
 
 TrainerOutput = SnapshotItem | ProgressItem | SegmentItem | RepeatedItem | RaisedItem
+
+
+class _DiskError(Exception):
+    """The run directory cannot be written: number of the system's error, and path. Not the fault of any trial."""
+
+
+@contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    """Tell the run directory's troubles from those of users' code, which may raise the same."""
+    try:
+        yield
+    except OSError as error:
+        raise _DiskError(error.errno or 0, str(error.filename or path)) from error
 
 
 class _Worker:
@@ -114,6 +128,9 @@ class TrainerWorker(_Worker):
                     yield item
                     if isinstance(item, SegmentItem) and item.outcome == "stopped":
                         return
+            except _DiskError as error:
+                yield RaisedItem(error=_last_line(error), traceback=traceback.format_exc(), disk=error.args)
+                return
             except Exception as error:
                 yield RaisedItem(error=_last_line(error), traceback=traceback.format_exc())
 
@@ -194,7 +211,8 @@ class TrainerWorker(_Worker):
             data=data,
         )
         if measure["keep"]:
-            keep_snapshot(self._run_dir, header, snapshot.iterates)
+            with _writing(self._run_dir.snapshot(header.trial, header.step)):
+                keep_snapshot(self._run_dir, header, snapshot.iterates)
         return SnapshotItem(header=header, payload=snapshot.iterates)
 
     def _close(self, assignment: Assignment, segment: Segment) -> SegmentItem:
@@ -205,7 +223,8 @@ class TrainerWorker(_Worker):
                 assignment.trial, segment.stop, epoch=assignment.epoch, attempt=assignment.attempt
             )
             data = dump(segment.state)
-            self._run_dir.publish(path, data)
+            with _writing(path):
+                self._run_dir.publish(path, data)
             checkpoint = (path.name, file_hash(data))
         fresh = segment.rows["step"] >= assignment.committed_step
         return SegmentItem(

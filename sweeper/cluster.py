@@ -148,6 +148,10 @@ def _start(options: dict[str, Any], attempts: int) -> None:
                 f"cluster.address {address!r}: the cluster answers, but cannot be joined: {reason_of(error)}; "
                 "look at the logs of its head, or use `--address local`"
             ) from error
+        except BaseException:
+            # The user is tired of waiting.
+            _leave()
+            raise
         else:
             return
 

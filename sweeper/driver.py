@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
@@ -199,9 +200,8 @@ class Driver:
     def _end_stalled_estimators(self) -> None:
         """Ask estimators now and then whether they get on, and end those that do not."""
         now = time.monotonic()
-        for slot, seconds in self._pulses.hanging(now=now):
+        for slot, error in self._pulses.hanging(now=now):
             self._pools.kill_estimator(slot)
-            error = f"no sign of life for {seconds:.0f} s (resources.stall_timeout_s)"
             event = self._notice(EstimatorDown(slot=slot, error=error))
             assert event is not None
             self._handle(event)
@@ -237,6 +237,9 @@ class Driver:
                 return self._segment_ended(slot, item)
             case FromTrainer(slot=slot, item=RepeatedItem() as item):
                 return self._compare(slot, item)
+            case FromTrainer(item=RaisedItem(disk=(number, path))):
+                # Every trial would fail of it, one after the other.
+                raise OSError(number, os.strerror(number), path)
             case FromTrainer(slot=slot, item=RaisedItem() as item):
                 self._log_trial(self._current[slot], item.traceback)
                 self._progress.pop(self._current[slot].trial, None)

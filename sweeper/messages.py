@@ -147,10 +147,17 @@ class RepeatedItem:
 
 @dataclass(frozen=True, kw_only=True)
 class RaisedItem:
-    """The trial's code raised: the last line for tables, the traceback for its log."""
+    """The trial's code raised.
+
+    Attributes:
+        error: The last line, for tables.
+        traceback: All of it, for the trial's log.
+        disk: Number and path of the system's error, where it was the run directory that could not be written.
+    """
 
     error: str
     traceback: str
+    disk: tuple[int, str] | None = None
 
 
 def ends_attempt(item: object) -> bool:

@@ -19,7 +19,7 @@ from sweeper.spec.sweep import Sweep
 from sweeper.spec.update_rule import ADDED_OPTIONS, ADDED_SCHEDULE_OPTIONS, TRANSFORMS
 from sweeper.spec.user_code import UserCode, require_allowed, user_code
 from sweeper.spec.variants import canonical
-from trainers.data.sources import SOURCES, is_present, where_it_goes
+from trainers.data.sources import SOURCES, is_present, lacking, where_it_goes
 
 __all__ = [
     "Plan",
@@ -287,4 +287,7 @@ def _locate(cell: Cell, folder: Path, problems: list[Diagnostic]) -> tuple[dict[
         if not place.is_dir():
             known = (*embedded, *named, "a folder")
             problems.append(at(node, f"there is no folder {place}", found=value, known=known))
+        elif (missing := lacking(place, key)) is not None:
+            what, _, looked = missing.partition("; ")
+            problems.append(at(node, what, looked))
     return hashed, trained

@@ -36,7 +36,7 @@ class Pulses:
         >>> pulses.hear(7, 1, now=3.0)
         >>> pulses.hear(7, 1, now=9.0)
         >>> list(pulses.hanging(now=11.5))
-        [(7, 8.5)]
+        [(7, 'no sign of life for 8 s (resources.stall_timeout_s)')]
     """
 
     def __init__(self, timeout_s: float | None) -> None:
@@ -70,13 +70,17 @@ class Pulses:
                 pulse.ask_at = now + self._timeout_s / _ASK_TIMES
                 yield slot
 
-    def hanging(self, *, now: float) -> list[tuple[int, float]]:
+    def hanging(self, *, now: float) -> list[tuple[int, str]]:
         """Those that hang.
 
         Returns:
-            Their slots, and for how many seconds.
+            Their slots, and what is wrong, in words.
         """
         if self._timeout_s is None:
             return []
         silent = [(slot, now - pulse.since) for slot, pulse in self._pulses.items()]
-        return [(slot, seconds) for slot, seconds in silent if seconds > self._timeout_s]
+        return [
+            (slot, f"no sign of life for {seconds:.0f} s (resources.stall_timeout_s)")
+            for slot, seconds in silent
+            if seconds > self._timeout_s
+        ]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import io
 import logging
 import os
@@ -19,6 +21,9 @@ from sweeper.run_dir import RunDir
 from sweeper.spec.user_code import UserCode
 
 __all__ = ["disk_errors", "logging_to", "recover", "shipped"]
+
+_FEW_FILES = 64
+_SOME_BYTES = 2**20
 
 _log = logging.getLogger(__name__)
 
@@ -145,9 +150,22 @@ def disk_errors(run_dir: RunDir) -> Iterator[None]:
         raise
     except OSError as error:
         raise RunDirectoryError(
-            f"{error.filename or run_dir.path}: {error.strerror or error}; what was committed is safe: "
-            "mend the disk and run the same command to go on"
+            f"{error.filename or run_dir.path}: {error.strerror or error}{_shortage(run_dir, error)}; "
+            "what was committed is safe: mend the disk and run the same command to go on"
         ) from error
+
+
+def _shortage(run_dir: RunDir, error: OSError) -> str:
+    """What a full file system is short of; `df` shows space, and people wonder."""
+    if error.errno not in {errno.ENOSPC, errno.EDQUOT}:
+        return ""
+    with contextlib.suppress(OSError):
+        system = os.statvfs(run_dir.path)
+        # Some file systems make inodes as they are wanted, and say that they have none at all. A few have become free
+        # since, of what was being written.
+        if system.f_files and system.f_favail < _FEW_FILES and system.f_bavail * system.f_frsize > _SOME_BYTES:
+            return " (it has space, but holds as many files as it can: no inode is free; `df -i` shows them)"
+    return ""
 
 
 @contextmanager

@@ -22,8 +22,9 @@ from sweeper.interrupts import listen_for_interrupts
 from sweeper.journal import Journal, RunState
 from sweeper.labels import duration
 from sweeper.measure_queue import MeasureQueue
-from sweeper.messages import EstimatorDown, EstimatorUp, Message, SnapshotHeader, Verdict
+from sweeper.messages import EstimatorBeat, EstimatorDown, EstimatorUp, Message, SnapshotHeader, Verdict
 from sweeper.plan import remeasurement_id
+from sweeper.pulse import Pulses
 from sweeper.recovery import recover, shipped
 from sweeper.resolved import resolved_settings
 from sweeper.run_dir import RunDir
@@ -95,6 +96,12 @@ class EstimatorPool(Protocol):
 
     def measure(self, slot: int, snapshot: SnapshotId, header: SnapshotHeader, payload: Any) -> None:
         """Let an idle estimator measure a snapshot; a ``Verdict`` follows."""
+
+    def ask_estimator(self, slot: int) -> None:
+        """Ask a measuring estimator whether it gets on; an ``EstimatorBeat`` follows, unless it hangs."""
+
+    def kill_estimator(self, slot: int) -> None:
+        """End an estimator's process; nothing more comes from it."""
 
     def poll(self, *, timeout_s: float, read_trainers: bool) -> list[Message]:
         """Wait for what workers say, at most ``timeout_s`` seconds."""
@@ -340,6 +347,7 @@ def _on_ray(
             pool=pool,
             num_estimators=count,
             max_attempts=resources.max_attempts,
+            stall_timeout_s=resources.stall_timeout_s,
             beat=beat,
             say=listener.say,
             stop_requested=lambda: interrupts.requested() or lock.asked_to_stop(),
@@ -355,6 +363,7 @@ def measure_again(
     num_estimators: int,
     uses: Mapping[str, str] | None = None,
     max_attempts: int = 3,
+    stall_timeout_s: float | None = None,
     beat: Callable[[], object] = lambda: None,
     say: Callable[[str], object] = lambda text: None,
     stop_requested: Callable[[], bool] = lambda: False,
@@ -369,6 +378,7 @@ def measure_again(
         num_estimators: Slots to fill.
         uses: Trial to the problem of the user's own that its snapshots may name.
         max_attempts: How often a snapshot may fail.
+        stall_timeout_s: An estimator that does not get on for so long is ended; None to wait for ever.
         beat: Called now and then, to show that this driver lives.
         say: Is told how it goes.
         stop_requested: Whether the user wants to end early.
@@ -379,6 +389,7 @@ def measure_again(
     from sweeper.commit import failed_rows
 
     queue = MeasureQueue(todo, max_attempts=max_attempts)
+    pulses = Pulses(stall_timeout_s)
     rows: dict[SnapshotId, Mapping[str, Mapping[str, Any]]] = {}
     failed, count, stopping = 0, 0, False
     commit_at = said_at = time.monotonic()
@@ -387,15 +398,27 @@ def measure_again(
     while not queue.finished:
         news: list[events.Event] = []
         for message in pool.poll(timeout_s=_TICK_S, read_trainers=False):
+            if isinstance(message, EstimatorBeat):
+                pulses.hear(message.slot, message.beats, now=time.monotonic())
+                continue
             if isinstance(message, Verdict) and message.rows is not None:
                 rows[message.snapshot] = message.rows
+            if isinstance(message, (Verdict, EstimatorDown)):
+                pulses.end(message.slot)
             news.append(_event(message, say))
+        for slot, error in pulses.hanging(now=time.monotonic()):
+            pool.kill_estimator(slot)
+            pulses.end(slot)
+            news.append(_event(EstimatorDown(slot=slot, error=error), say))
+        for slot in pulses.to_ask(now=time.monotonic()):
+            pool.ask_estimator(slot)
         if stop_requested() and not stopping:
             stopping = True
             news.append(events.StopRequested())
         for command in [command for event in news for command in queue.handle(event)]:
             match command:
                 case events.Measure(slot=slot, snapshot=snapshot):
+                    pulses.begin(slot, now=time.monotonic())
                     pool.measure(slot, snapshot, _header(snapshot, section, uses or {}), None)
                 case events.MeasureFailed(snapshot=snapshot, error=error):
                     say(f"{snapshot.trial}: step {snapshot.step} could not be measured: {error}")

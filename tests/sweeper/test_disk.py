@@ -17,6 +17,7 @@ from sweeper.errors import RunDirectoryError
 from sweeper.recovery import disk_errors
 from sweeper.results import Run
 from sweeper.run import run_sweep
+from sweeper.run_dir import RunDir
 from sweeper.spec import loads_spec
 
 SPEC = """
@@ -88,6 +89,36 @@ def test_on_a_disk_that_is_really_full_what_was_published_stays_and_the_rest_fol
     assert list(resumed.run_dir.staging.iterdir()) == []
     for table in ("metrics.parquet", "measurements/directional_smoothness.parquet"):
         left, right = (pd.read_parquet(run.run_dir.path / table) for run in (resumed, reference))
+        pd.testing.assert_frame_equal(left, right, check_exact=True, obj=table)
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EROFS])
+@pytest.mark.parametrize("what", ["checkpoints", "parts"])
+def test_what_a_disk_does_to_a_trainer_or_to_the_driver_is_blamed_on_no_trial(
+    inline_run: InlineRun, monkeypatch: pytest.MonkeyPatch, number: int, what: str
+) -> None:
+    monkeypatch.setattr("sweeper.commit._GROUP_S", 0.0)
+    reference = inline_run(SPEC, name="reference")()
+    run = inline_run(SPEC)
+    real = RunDir.publish
+
+    def publish(run_dir: RunDir, target: Path, write: Any) -> None:
+        if what in target.parts and run.pools.polls > 40:
+            raise OSError(number, os.strerror(number), str(target))
+        real(run_dir, target, write)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RunDir, "publish", publish)
+        with pytest.raises(RunDirectoryError, match=f"{what}.*: {os.strerror(number)}; what was committed is safe"):
+            with disk_errors(run.run_dir):
+                run(max_attempts=3)
+    state = Run(run.run_dir.path).state
+    assert any(trial.segments for trial in state.trials.values())
+    assert not any(trial.failures for trial in state.trials.values())
+    assert list(run.run_dir.staging.iterdir()) == []
+    resumed = inline_run(SPEC)()
+    for table in ("metrics.parquet", "measurements/directional_smoothness.parquet"):
+        left, right = (pd.read_parquet(each.run_dir.path / table) for each in (resumed, reference))
         pd.testing.assert_frame_equal(left, right, check_exact=True, obj=table)
 
 

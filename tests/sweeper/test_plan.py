@@ -308,11 +308,17 @@ def test_spacings_that_differ_by_rounding_are_one_measurement():
     assert measured(every=1, estimators=thirds[0]) == measured(every=1, estimators=thirds[1])
 
 
+def write_texts(folder):
+    for split in ("train", "valid", "test"):
+        (folder / f"{split}.txt").write_text("a text\n")
+
+
 def test_folders_of_data_are_found_beside_the_spec_and_do_not_tie_ids_to_a_machine(tmp_path):
     ids = []
     for name in ("here", "there"):
         data = tmp_path / name / "data" / "ptb"
         data.mkdir(parents=True)
+        write_texts(data)
         document = BASE | {"problem": LANGUAGE | {"corpus": "./data/ptb"}}
         (trial,) = plan_of(document, folder=tmp_path / name).trials
         assert Path(trial.problem["corpus"]) == data
@@ -328,9 +334,25 @@ def test_missing_folders_of_data_are_named_with_what_is_embedded(tmp_path):
 
 def test_swept_folders_of_data_are_each_looked_for(tmp_path):
     (tmp_path / "a").mkdir()
+    write_texts(tmp_path / "a")
     document = BASE | {"problem": LANGUAGE, "sweep": {"grid": {"problem.corpus": ["a", "python-docs", "b"]}}}
     with pytest.raises(SpecError, match=r"grid\.problem\.corpus\[2\]: there is no folder"):
         plan_of(document, folder=tmp_path)
+
+
+def test_folders_that_lack_a_file_are_an_error_before_anything_starts(tmp_path):
+    (tmp_path / "text").mkdir()
+    write_texts(tmp_path / "text")
+    document = BASE | {"problem": LANGUAGE | {"corpus": "text"}}
+    assert len(plan_of(document, folder=tmp_path).trials) == 1
+    (tmp_path / "text" / "valid.txt").unlink()
+    with pytest.raises(SpecError, match=r"corpus: .*text: no valid text(.|\n)*looked for ptb\.valid\.txt, valid\.txt"):
+        plan_of(document, folder=tmp_path)
+    (tmp_path / "text" / "data_batch_1.bin").touch()
+    with pytest.raises(SpecError, match=r"dataset: .*text: no CIFAR-10 files(.|\n)*looked for .* and test_batch\.bin"):
+        plan_of(BASE | {"problem": IMAGES | {"dataset": "text"}}, folder=tmp_path)
+    (tmp_path / "text" / "test_batch.bin").touch()
+    assert len(plan_of(BASE | {"problem": IMAGES | {"dataset": "text"}}, folder=tmp_path).trials) == 1
 
 
 @pytest.fixture
@@ -348,6 +370,7 @@ def test_published_data_goes_by_its_name_in_ids_and_to_the_workers(cached_ptb, t
     (trial,) = plan_of(document, folder=tmp_path).trials
     assert trial.problem["corpus"] == "ptb"
     (tmp_path / "ptb").mkdir()
+    write_texts(tmp_path / "ptb")
     (own,) = plan_of(BASE | {"problem": LANGUAGE | {"corpus": "./ptb"}}, folder=tmp_path).trials
     assert own.problem["corpus"] == str(tmp_path / "ptb")
     assert own.trial_id != trial.trial_id

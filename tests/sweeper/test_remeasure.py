@@ -39,7 +39,14 @@ class Crash(BaseException):
 
 
 def again(
-    run: Any, estimator: str, options: Sequence[str] = (), *, crash_after: int | None = None, chaos: float = 0.0
+    run: Any,
+    estimator: str,
+    options: Sequence[str] = (),
+    *,
+    crash_after: int | None = None,
+    chaos: float = 0.0,
+    prepare: Callable[[Any], object] = lambda pool: None,
+    **settings: Any,
 ) -> pd.DataFrame:
     """``clipsweep estimate`` with the workers in this process."""
     run_dir: RunDir = run.run_dir
@@ -54,6 +61,7 @@ def again(
                 raise Crash
 
     pool.before_poll = count_down
+    prepare(pool)
     section = remeasure_section(run_dir, estimator, options)
     measurement = remeasurement_id(section)
     with DriverLock(run_dir).hold():
@@ -65,7 +73,8 @@ def again(
         committer.record({"type": "remeasuring", "measurement": measurement, "environment": {}, "measure": section})
         run.asked = todo
         if todo:
-            measure_again(todo, section, committer=committer, pool=pool, num_estimators=2, max_attempts=1000)
+            settings = {"max_attempts": 1000, **settings}
+            measure_again(todo, section, committer=committer, pool=pool, num_estimators=2, **settings)
         committer.refresh()
     table = pd.read_parquet(run_dir.table(f"measurements/{estimator}"))
     return table[table["measurement_id"] == measurement].reset_index(drop=True)
@@ -78,6 +87,33 @@ def test_another_estimator_measures_every_kept_snapshot(inline_run: InlineRun) -
     assert rows["smoothness"].gt(0).all()
     assert rows["error"].isna().all()
     assert rows["arithmetic"].eq("float32 ieee").all()
+
+
+def test_an_estimator_that_hangs_is_ended_and_another_measures_its_snapshot(
+    inline_run: InlineRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reference = again(inline_run(SPEC, name="reference")(), "directional_curvature")
+    run = inline_run(SPEC, name="hanging")()
+    now, stuck, said = 0.0, {1}, []
+    monkeypatch.setattr("sweeper.remeasure.time.monotonic", lambda: now)
+
+    def prepare(pool: Any) -> None:
+        real = pool.kill_estimator
+
+        def tick() -> None:
+            nonlocal now
+            now += 1.0
+
+        def kill_estimator(slot: int) -> None:
+            stuck.discard(slot)
+            real(slot)
+
+        pool.before_poll, pool.hangs_measuring, pool.kill_estimator = tick, stuck.__contains__, kill_estimator
+
+    rows = again(run, "directional_curvature", prepare=prepare, stall_timeout_s=30, say=said.append)
+    assert stuck == set(), "it was killed"
+    assert len([line for line in said if "estimator 1 died: no sign of life for 3" in line]) == 1
+    pd.testing.assert_frame_equal(rows, reference, check_exact=True)
 
 
 def test_measured_again_with_the_same_settings_the_rows_are_those_of_the_sweep(inline_run: InlineRun) -> None:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from trainers.data.decoded import Decoded, decoded
 from trainers.data.pickled import read_pickled_batch
-from trainers.data.sources import SOURCES, find_folder, where_it_goes
+from trainers.data.sources import SOURCES, find_folder, image_files, where_it_goes
 from trainers.errors import DataError
 from trainers.seeding import generator_for
 
@@ -71,7 +71,7 @@ def load_images(name: str) -> ImageData:
     if name == "digits":
         return _digits()
     folder = find_folder(name, "dataset", built_in="digits")
-    paths = _find(folder)
+    paths = image_files(folder)
     stamps = tuple((path.stat().st_size, path.stat().st_mtime_ns) for path in paths)
     data = _from_files(paths, stamps)
     found = (len(data.train_labels), len(data.valid_labels))
@@ -81,19 +81,6 @@ def load_images(name: str) -> ImageData:
             f"{where_it_goes(SOURCES[name])}"
         )
     return data
-
-
-def _find(folder: Path) -> tuple[Path, ...]:
-    """Training files in order, and last the test file; of both formats the binary one."""
-    for suffix in (".bin", ""):
-        training = sorted(path for path in folder.glob("data_batch_*") if path.suffix == suffix)
-        test = folder / f"test_batch{suffix}"
-        if training and test.is_file():
-            return (*training, test)
-    raise DataError(
-        f"{folder}: no CIFAR-10 files; looked for data_batch_*.bin and test_batch.bin, and for the Python archive's "
-        "data_batch_* and test_batch"
-    )
 
 
 @lru_cache(maxsize=2)

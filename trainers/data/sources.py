@@ -12,7 +12,25 @@ from typing import Literal
 
 from trainers.errors import DataError
 
-__all__ = ["SOURCES", "Download", "Source", "cache_dir", "find_folder", "folder_of", "is_present", "where_it_goes"]
+__all__ = [
+    "SOURCES",
+    "SPLITS",
+    "Download",
+    "Source",
+    "cache_dir",
+    "find_folder",
+    "folder_of",
+    "image_files",
+    "is_present",
+    "lacking",
+    "text_files",
+    "where_it_goes",
+]
+
+SPLITS = ("train", "valid", "test")
+
+# Penn Treebank, plain, and WikiText-2, as they are usually distributed.
+_TEXT_NAMES = ("ptb.{split}.txt", "{split}.txt", "wiki.{split}.tokens")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -154,6 +172,75 @@ def where_it_goes(source: Source) -> str:
     return (
         f"fetch it with `clipsweep data fetch {source.name}`; without a network, put {files} into {folder_of(source)}"
     )
+
+
+def text_files(folder: Path) -> tuple[Path, ...]:
+    """The files of a corpus.
+
+    Args:
+        folder: Where they lie.
+
+    Returns:
+        One for each of :data:`SPLITS`.
+
+    Raises:
+        DataError: One is missing.
+    """
+    return tuple(_text_file(folder, split) for split in SPLITS)
+
+
+def _text_file(folder: Path, split: str) -> Path:
+    """The file that holds one split."""
+    candidates = [folder / pattern.format(split=split) for pattern in _TEXT_NAMES]
+    for path in candidates:
+        if path.is_file():
+            return path
+    looked = ", ".join(path.name for path in candidates)
+    raise DataError(f"{folder}: no {split} text; looked for {looked}")
+
+
+def image_files(folder: Path) -> tuple[Path, ...]:
+    """The files of a data set in CIFAR-10's formats; of both the binary one.
+
+    Args:
+        folder: Where they lie.
+
+    Returns:
+        Training files in order, and last the test file.
+
+    Raises:
+        DataError: There are none.
+    """
+    for suffix in (".bin", ""):
+        training = sorted(path for path in folder.glob("data_batch_*") if path.suffix == suffix)
+        test = folder / f"test_batch{suffix}"
+        if training and test.is_file():
+            return (*training, test)
+    raise DataError(
+        f"{folder}: no CIFAR-10 files; looked for data_batch_*.bin and test_batch.bin, and for the Python archive's "
+        "data_batch_* and test_batch"
+    )
+
+
+def lacking(folder: Path, kind: str) -> str | None:
+    """What a folder of the user's lacks to be read; what its files hold is seen by who reads them.
+
+    Args:
+        folder: The folder.
+        kind: ``corpus`` or ``dataset``.
+
+    Returns:
+        What is missing and what was looked for; None where all is there.
+
+    Example:
+        >>> lacking(Path("/nowhere"), "corpus")
+        '/nowhere: no train text; looked for ptb.train.txt, train.txt, wiki.train.tokens'
+    """
+    try:
+        {"corpus": text_files, "dataset": image_files}[kind](folder)
+    except DataError as error:
+        return str(error)
+    return None
 
 
 def find_folder(name: str, kind: Literal["corpus", "dataset"], *, built_in: str) -> Path:

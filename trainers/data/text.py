@@ -16,15 +16,10 @@ import torch
 from torch import Tensor
 
 from trainers.data.decoded import Decoded, decoded
-from trainers.data.sources import SOURCES, find_folder, where_it_goes
+from trainers.data.sources import SOURCES, SPLITS, find_folder, text_files, where_it_goes
 from trainers.errors import DataError
 
 __all__ = ["Corpus", "load_corpus"]
-
-_SPLITS = ("train", "valid", "test")
-
-# Penn Treebank, plain, and WikiText-2, as they are usually distributed.
-_FILE_NAMES = ("ptb.{split}.txt", "{split}.txt", "wiki.{split}.tokens")
 
 _UNKNOWN, _END = "<unk>", "<eos>"
 
@@ -71,9 +66,9 @@ def load_corpus(name: str) -> Corpus:
     if name == "python-docs":
         return _python_docs()
     folder = find_folder(name, "corpus", built_in="python-docs")
-    paths = {split: _find(folder, split) for split in _SPLITS}
-    stamps = tuple((path.stat().st_size, path.stat().st_mtime_ns) for path in paths.values())
-    corpus = _from_files(tuple(paths.values()), stamps)
+    paths = text_files(folder)
+    stamps = tuple((path.stat().st_size, path.stat().st_mtime_ns) for path in paths)
+    corpus = _from_files(paths, stamps)
     if name in _KNOWN_SIZES:
         found = (len(corpus.train), len(corpus.valid), len(corpus.test), len(corpus.vocabulary))
         if found != _KNOWN_SIZES[name]:
@@ -82,16 +77,6 @@ def load_corpus(name: str) -> Corpus:
                 f"{found}, but should be {_KNOWN_SIZES[name]}; remove the folder and {where_it_goes(SOURCES[name])}"
             )
     return corpus
-
-
-def _find(folder: Path, split: str) -> Path:
-    """The file that holds one split."""
-    candidates = [folder / pattern.format(split=split) for pattern in _FILE_NAMES]
-    for path in candidates:
-        if path.is_file():
-            return path
-    looked = ", ".join(path.name for path in candidates)
-    raise DataError(f"{folder}: no {split} text; looked for {looked}")
 
 
 @lru_cache(maxsize=4)
@@ -103,7 +88,7 @@ def _from_files(paths: tuple[Path, ...], stamps: tuple[tuple[int, int], ...]) ->
 def _decode(paths: Sequence[Path]) -> Decoded:
     """Token numbers of the files of train, valid and test text."""
     tokens = {}
-    for split, path in zip(_SPLITS, paths, strict=True):
+    for split, path in zip(SPLITS, paths, strict=True):
         try:
             lines = path.read_text(encoding="utf-8").splitlines()
         except UnicodeDecodeError as error:
@@ -122,7 +107,7 @@ def _python_docs() -> Corpus:
     # Imported here: the module is a megabyte of text that no other corpus needs.
     from pydoc_data.topics import topics
 
-    tokens: dict[str, list[str]] = {split: [] for split in _SPLITS}
+    tokens: dict[str, list[str]] = {split: [] for split in SPLITS}
     paragraphs = (part for key in sorted(topics) for part in re.split(r"\n\s*\n", topics[key]) if part.strip())
     for paragraph in dict.fromkeys(paragraphs):
         share = int.from_bytes(hashlib.blake2b(paragraph.encode(), digest_size=8).digest(), "big") % 100
@@ -136,7 +121,7 @@ def _python_docs() -> Corpus:
 
 def _named(name: str, text: Decoded) -> Corpus:
     """The corpus that token numbers and words are, under its name."""
-    splits = {split: torch.from_numpy(text.arrays[split]) for split in _SPLITS}
+    splits = {split: torch.from_numpy(text.arrays[split]) for split in SPLITS}
     return Corpus(**splits, vocabulary=tuple(text.facts["vocabulary"]), fingerprint=f"{name}:{text.facts['digest']}")
 
 
@@ -151,6 +136,6 @@ def _numbered(tokens: Mapping[str, list[str]], vocabulary: Iterable[str]) -> Dec
         for split, words in tokens.items()
     }
     digest = hashlib.blake2b("\n".join(numbers).encode(), digest_size=8)
-    for split in _SPLITS:
+    for split in SPLITS:
         digest.update(split.encode() + coded[split].tobytes())
     return Decoded(arrays=coded, facts={"vocabulary": list(numbers), "digest": digest.hexdigest()})
