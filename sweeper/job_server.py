@@ -145,7 +145,8 @@ def _get(url: str, with_token: str | None) -> tuple[int, dict[str, Any] | None]:
     if with_token is not None:
         request.add_header("Authorization", f"Bearer {with_token}")
     try:
-        with urllib.request.urlopen(request, timeout=_TIMEOUT_S) as answer:
+        # The address begins with http:// or https://, see above.
+        with urllib.request.urlopen(request, timeout=_TIMEOUT_S) as answer:  # nosec B310
             document = json.loads(answer.read(65536))
             return answer.status, document if isinstance(document, dict) else None
     except urllib.error.HTTPError as error:

@@ -101,7 +101,7 @@ def submit(server: JobServer, arguments: Sequence[str], *, run_dir: RunDir, fold
             f"`clipsweep attach {run_dir.path}`"
         )
     job = f"clipsweep-{run_dir.path.name}-{secrets.token_hex(3)}"
-    (run_dir.staging / job).touch()
+    (run_dir.staging / job).touch(mode=0o644)
     command = entrypoint(job, arguments, run_dir=run_dir, folder=folder, python=sys.executable)
     try:
         _submit_once_there(
