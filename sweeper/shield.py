@@ -30,15 +30,21 @@ def deaf_children() -> Iterator[None]:
     """What is started in a ``with`` block never hears SIGTERM and SIGUSR1, nor does anything that it starts in turn.
 
     A signal to this process waits until the block ends, and finds the handlers of before: Ray puts its own in place.
+    Where another thread takes it meanwhile, Ray's handler leaves the program, which is made an interrupt like others.
 
     Yields:
         Nothing.
+
+    Raises:
+        KeyboardInterrupt: Ray was started in the block, and heard SIGTERM.
     """
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, *_SIGNALS)}
     # A process begins with the mask of the thread that starts it, and nothing of Ray's changes that.
     before = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
     try:
         yield
+    except SystemExit as error:
+        raise KeyboardInterrupt(signal.SIGTERM.name) from error
     finally:
         # Only the main thread may set handlers, so elsewhere nobody has.
         if threading.current_thread() is threading.main_thread():

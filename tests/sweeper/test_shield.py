@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 
@@ -75,12 +76,26 @@ def test_a_signal_that_comes_meanwhile_waits_and_finds_the_handler_of_before() -
         with deaf_children():
             # As Ray does.
             signal.signal(signal.SIGTERM, lambda *_: heard.append("Ray's"))
-            os.kill(os.getpid(), signal.SIGTERM)
+            # To this thread: of the process, any other may take it.
+            signal.pthread_kill(threading.get_ident(), signal.SIGTERM)
             time.sleep(0.1)
             assert heard == []
         assert heard == ["mine"]
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+def test_where_rays_handler_leaves_the_program_that_is_an_interrupt() -> None:
+    before = signal.getsignal(signal.SIGTERM)
+
+    def start_ray() -> None:
+        signal.signal(signal.SIGTERM, lambda *_: None)
+        sys.exit(1)
+
+    with pytest.raises(KeyboardInterrupt, match="SIGTERM"), deaf_children():
+        start_ray()
+    assert signal.getsignal(signal.SIGTERM) is before
+    assert signal.SIGTERM not in signal.pthread_sigmask(signal.SIG_BLOCK, ())
 
 
 def test_what_is_started_after_it_hears_again() -> None:
