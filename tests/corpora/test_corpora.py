@@ -20,11 +20,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sweeper.compact import trials_table
+from sweeper.driver_lock import DriverLock
 from sweeper.errors import ClipsweepError, RunDirectoryError
 from sweeper.journal import Part, read_journal, replay
 from sweeper.remeasure import remeasure_section
 from sweeper.resolved import resolved_settings
-from sweeper.run_dir import DriverLock, RunDir, file_hash
+from sweeper.run_dir import RunDir, file_hash
 from sweeper.snapshots import read_header, read_iterates
 from sweeper.spec import load_spec
 from sweeper.status import list_runs, run_status, trial_log, trial_rows

@@ -12,11 +12,12 @@ import pytest
 from typer.testing import CliRunner
 
 from sweeper.cli import app
+from sweeper.driver_lock import DriverLock
 from sweeper.errors import ClipsweepError, IntegrityError, RunDirectoryError
 from sweeper.guarded_paths import make_folder, open_new, open_to_append
 from sweeper.journal import Journal
 from sweeper.recovery import recover
-from sweeper.run_dir import DriverLock, RunDir, file_hash, publish
+from sweeper.run_dir import RunDir, file_hash, publish
 from sweeper.standing import open_state
 from sweeper.status import retry
 
