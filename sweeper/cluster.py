@@ -82,7 +82,7 @@ def connect(address: str, *, logs: Path, code: Path | None = None) -> Iterator[C
     """Start a private local Ray, or join a cluster, for the length of a ``with`` block.
 
     Args:
-        address: ``local``, ``auto``, ``host:port`` or ``ray://host:port``.
+        address: ``local`` or ``host:port``.
         logs: Where the logs of a local Ray are copied in the end.
         code: Folder with the user's own code, shipped to every worker.
 
