@@ -31,7 +31,7 @@ fast: $(STAMP)
 	$(BIN)/python -m pytest -q -m "not ray and not slow"
 
 chaos: $(STAMP)
-	$(BIN)/python -m pytest -q -m chaos tests/chaos
+	$(BIN)/python -m pytest -q -m "chaos or slow" tests
 
 # A minute for each reader of files; without atheris, which is made for some Pythons only, with Hypothesis.
 SECONDS ?= 60

@@ -264,8 +264,12 @@ def assert_gone(processes: list[psutil.Process], *, within_s: float) -> None:
 
 @pytest.mark.parametrize(
     ("number", "whom"),
-    [(signal.SIGINT, "group"), (signal.SIGTERM, "all"), (signal.SIGUSR1, "all"), (signal.SIGUSR1, "driver")],
-    ids=["SIGINT to the group", "SIGTERM to all", "SIGUSR1 to all", "SIGUSR1 to the driver"],
+    [
+        pytest.param(signal.SIGINT, "group", id="SIGINT to the group", marks=pytest.mark.slow),
+        pytest.param(signal.SIGTERM, "all", id="SIGTERM to all"),
+        pytest.param(signal.SIGUSR1, "all", id="SIGUSR1 to all", marks=pytest.mark.slow),
+        pytest.param(signal.SIGUSR1, "driver", id="SIGUSR1 to the driver", marks=pytest.mark.slow),
+    ],
 )
 def test_a_signal_lets_trials_finish_their_step_and_checkpoint_within_the_grace_of_a_batch_system(
     quick: Path, make_cli: Callable[[], Cli], number: signal.Signals, whom: str
@@ -305,7 +309,12 @@ def test_a_signal_lets_trials_finish_their_step_and_checkpoint_within_the_grace_
 
 
 @pytest.mark.parametrize(
-    "ending", ["a second SIGINT", "a second SIGTERM to all", pytest.param("SIGKILL", marks=pytest.mark.slow)]
+    "ending",
+    [
+        "a second SIGINT",
+        pytest.param("a second SIGTERM to all", marks=pytest.mark.slow),
+        pytest.param("SIGKILL", marks=pytest.mark.slow),
+    ],
 )
 def test_a_driver_that_is_ended_in_the_middle_of_a_step_damages_nothing_and_leaves_nothing_behind(
     quick: Path, make_cli: Callable[[], Cli], ending: str
