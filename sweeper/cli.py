@@ -21,8 +21,8 @@ from sweeper.cli_jobs import attach, cancel, job_arguments, run_as_job
 from sweeper.cli_options import AllowCode, AsJson, Insecure, Out, Overrides, RunPath, SpecPath
 from sweeper.cli_output import note as _note
 from sweeper.cli_output import shorten as _shorten
+from sweeper.cli_output import show as _show
 from sweeper.errors import ClipsweepError, SpecError
-from sweeper.labels import printable
 
 __all__ = ["app", "main"]
 
@@ -392,11 +392,6 @@ def schema() -> None:
 
 for _elsewhere in (attach, cancel, report, fit, advise, theory, plot):
     app.command()(_elsewhere)
-
-
-def _show(text: str) -> None:
-    """To stdout; what others wrote is text there too, and moves no cursor."""
-    typer.echo(printable(text))
 
 
 def _same_command() -> str:

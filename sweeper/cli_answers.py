@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 
 from sweeper.cli_options import RunPath, Where
+from sweeper.cli_output import show
 from sweeper.errors import ClipsweepError
 from sweeper.labels import printable
 
@@ -109,7 +110,7 @@ def plot(
 
     file = out or run / "plots" / f"{kind}.png"
     draw(Run(run), kind, file, where=where or [])
-    typer.echo(printable(str(file)))
+    show(str(file))
 
 
 def _show(text: str, style: str, color: bool) -> None:

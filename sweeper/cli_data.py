@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from sweeper.cli_output import show
 from sweeper.errors import ClipsweepError
 from sweeper.labels import printable
 from sweeper.spec.diagnostics import choices
@@ -41,7 +42,7 @@ def fetch(
     source = _known(name)
     if is_present(source):
         typer.echo(f"{name} is here already", err=True)
-        typer.echo(printable(str(folder_of(source))))
+        show(str(folder_of(source)))
         return
     console = Console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
@@ -51,7 +52,7 @@ def fetch(
             folder = fetch_source(source, origin=origin, progress=lambda download: _bar(shown, download))
     except DataError as error:
         raise ClipsweepError(str(error)) from error
-    typer.echo(printable(str(folder)))
+    show(str(folder))
 
 
 @data_app.command("list")
@@ -75,7 +76,7 @@ def path(name: Name) -> None:
     source = _known(name)
     if not is_present(source):
         raise ClipsweepError(f"{name} is not on this machine: {where_it_goes(source)}")
-    typer.echo(printable(str(folder_of(source))))
+    show(str(folder_of(source)))
 
 
 def _known(name: str) -> Source:

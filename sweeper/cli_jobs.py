@@ -94,7 +94,7 @@ def run_as_job(
         )
     from sweeper.attach import Said
     from sweeper.job_server import find_job_server
-    from sweeper.jobs import submit, wait_until_driven
+    from sweeper.jobs import Jobs
     from sweeper.plan import expand, require_allowed
 
     require_allowed(expand(sweep).code, sweep.folder, allow_code=allow_code)
@@ -102,9 +102,10 @@ def run_as_job(
     for text in server.notes:
         note(text)
     said = Said(run_dir.logs / "driver.log")
-    job = submit(server, arguments, run_dir=run_dir, folder=spec.resolve().parent)
+    jobs = Jobs(server)
+    job = jobs.submit(arguments, run_dir=run_dir, folder=spec.resolve().parent)
     note(f"submitted to {server.url} as {job}")
-    wait_until_driven(server, job, run_dir, note)
+    jobs.wait_until_driven(job, run_dir, note)
     path = shorten(run_dir.path)
     if detach:
         note(f"it runs; follow it with `clipsweep attach {path}`, end it with `clipsweep cancel {path}`")

@@ -1,4 +1,4 @@
-"""What commands print for people, on stderr: data alone goes to stdout."""
+"""What commands print: data on stdout, all else on stderr; what others wrote is text, and moves no cursor."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import typer
 
 from sweeper.labels import printable
 
-__all__ = ["note", "shorten"]
+__all__ = ["note", "shorten", "show"]
 
 
 def note(text: str) -> None:
@@ -18,6 +18,15 @@ def note(text: str) -> None:
         text: One line or several.
     """
     typer.echo(printable(text), err=True)
+
+
+def show(text: str) -> None:
+    """Print data.
+
+    Args:
+        text: One line or several.
+    """
+    typer.echo(printable(text))
 
 
 def shorten(path: Path) -> str:

@@ -17,7 +17,7 @@ from sweeper.guarded_paths import open_to_append, refuse_strangers
 from sweeper.record_shapes import check_driver
 from sweeper.run_dir import RunDir
 
-__all__ = ["JOB", "STALE_AFTER_S", "DriverLock", "driver_of"]
+__all__ = ["JOB", "STALE_AFTER_S", "DriverLock", "driver_of", "refusal"]
 
 JOB = "CLIPSWEEP_JOB"
 """Environment variable with the id of the Ray job that a driver runs as."""
@@ -51,6 +51,26 @@ def driver_of(run_dir: RunDir) -> dict[str, Any] | None:
     return {**holder, "quiet_s": round(quiet, 1)}
 
 
+def refusal(run_dir: RunDir) -> RunDirectoryError:
+    """What to say to a second driver.
+
+    Args:
+        run_dir: The run, which another holds.
+
+    Returns:
+        The error to raise; it names the other's host and pid.
+    """
+    try:
+        holder = json.loads(run_dir.driver.read_bytes())
+        who = f"pid {holder['pid']} on {holder['host']}"
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        who = "another process"
+    return RunDirectoryError(
+        f"{run_dir.path}: {who} is running this sweep; follow it with `clipsweep attach {run_dir.path}`, or choose "
+        "another directory with --out"
+    )
+
+
 class DriverLock:
     """One driver a run directory: an advisory lock, and a heartbeat for file systems whose locks stop at the host.
 
@@ -81,9 +101,9 @@ class DriverLock:
             try:
                 fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError as error:
-                raise self._refusal() from error
+                raise refusal(self._run_dir) from error
             if self._beats_elsewhere():
-                raise self._refusal()
+                raise refusal(self._run_dir)
             self._run_dir.stop_request.unlink(missing_ok=True)
             self.beat(force=True)
             try:
@@ -125,14 +145,3 @@ class DriverLock:
         # Both times are the file system's own, so that clocks which disagree don't matter.
         os.utime(self._lock_path)
         return self._lock_path.stat().st_mtime - beat < STALE_AFTER_S
-
-    def _refusal(self) -> RunDirectoryError:
-        try:
-            holder = json.loads(self._run_dir.driver.read_bytes())
-            who = f"pid {holder['pid']} on {holder['host']}"
-        except (OSError, ValueError, KeyError, TypeError, RecursionError):
-            who = "another process"
-        return RunDirectoryError(
-            f"{self._run_dir.path}: {who} is running this sweep; follow it with "
-            f"`clipsweep attach {self._run_dir.path}`, or choose another directory with --out"
-        )

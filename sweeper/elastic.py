@@ -9,7 +9,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from sweeper.background import in_background
+from sweeper.background import Question, in_background
 from sweeper.errors import ClusterError
 
 __all__ = ["Answer", "Elastic", "PoolSize"]
@@ -73,9 +73,7 @@ class Elastic:
         self._size = size
         self._patience_s = patience_s
         self._clock = clock
-        self._start = start
-        self._asked: Future[Answer] | None = None
-        self._ask_at = clock() + _ASK_EVERY_S
+        self._question = Question(self._ask, every_s=_ASK_EVERY_S, clock=clock, start=start)
         self._answered_at = self._had_room_at = clock()
 
     def look(self) -> PoolSize | None:
@@ -87,15 +85,10 @@ class Elastic:
         Raises:
             ClusterError: The head has been silent, or there has been no room for a worker, for too long.
         """
-        if self._asked is None:
-            if self._clock() < self._ask_at:
-                return None
-            self._asked = self._start(self._ask)
-        answers, room = False, None
-        if self._asked.done():
-            answers, room = self._asked.result()
-            self._asked = None
-            self._ask_at = self._clock() + _ASK_EVERY_S
+        answered = self._question.poll()
+        if answered is None and not self._question.is_out:
+            return None
+        answers, room = (False, None) if answered is None else answered.result()
         if answers:
             return self._notice(room)
         silent_s = self._clock() - self._answered_at

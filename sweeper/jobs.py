@@ -12,13 +12,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from sweeper.driver_lock import JOB, driver_of
+from sweeper.driver_lock import JOB, driver_of, refusal
 from sweeper.driving import ending_of
-from sweeper.errors import ClusterError, RunDirectoryError
+from sweeper.errors import ClusterError
 from sweeper.job_server import JobServer
 from sweeper.run_dir import RunDir
 
-__all__ = ["JobEnded", "entrypoint", "submit", "wait_until_driven"]
+__all__ = ["JobEnded", "Jobs", "entrypoint"]
 
 _POLL_S = 0.5
 _SAY_EVERY_S = 15.0
@@ -78,75 +78,82 @@ def entrypoint(job: str, arguments: Sequence[str], *, run_dir: RunDir, folder: P
     ])
 
 
-def submit(server: JobServer, arguments: Sequence[str], *, run_dir: RunDir, folder: Path) -> str:
-    """Have a cluster run a driver.
+class Jobs:
+    """The jobs of a cluster.
 
     Args:
-        server: The cluster's job server.
-        arguments: Of ``clipsweep``, as they are to be there.
-        run_dir: The run directory, which every node must see.
-        folder: The current folder of the driver.
-
-    Returns:
-        The job's id.
+        server: Its job server.
 
     Raises:
-        RunDirectoryError: Somebody runs this sweep already, or the directory cannot be used.
-        ClusterError: The job was not accepted.
+        ClusterError: It does not answer, or there is not enough of Ray here to ask it.
     """
-    run_dir.create()
-    if (driver := driver_of(run_dir)) is not None:
-        raise RunDirectoryError(
-            f"{run_dir.path}: pid {driver['pid']} on {driver['host']} is running this sweep; follow it with "
-            f"`clipsweep attach {run_dir.path}`"
-        )
-    job = f"clipsweep-{run_dir.path.name}-{secrets.token_hex(3)}"
-    (run_dir.staging / job).touch(mode=0o644)
-    command = entrypoint(job, arguments, run_dir=run_dir, folder=folder, python=sys.executable)
-    try:
-        _submit_once_there(
-            _client(server),
-            entrypoint=command,
-            submission_id=job,
-            runtime_env={"env_vars": {"RAY_JOB_STOP_WAIT_TIME_S": str(_STOP_WAIT_S)} | _own_variables()},
-            metadata={"clipsweep_run": str(run_dir.path)},
-        )
-    except (RuntimeError, OSError) as error:
-        (run_dir.staging / job).unlink(missing_ok=True)
-        first = str(error).strip().partition("\n")[0]
-        raise ClusterError(f"{server.url}: the job was not accepted: {first}") from error
-    return job
 
+    def __init__(self, server: JobServer) -> None:
+        self._url = server.url
+        self._client = _client(server)
 
-def wait_until_driven(server: JobServer, job: str, run_dir: RunDir, say: Callable[[str], object]) -> None:
-    """Wait until a submitted driver holds the run directory, or has come and gone.
+    def submit(self, arguments: Sequence[str], *, run_dir: RunDir, folder: Path) -> str:
+        """Have a cluster run a driver.
 
-    Args:
-        server: The cluster's job server.
-        job: The job.
-        run_dir: Its run.
-        say: Is told why it takes long.
+        Args:
+            arguments: Of ``clipsweep``, as they are to be there.
+            run_dir: The run directory, which every node must see.
+            folder: The current folder of the driver.
 
-    Raises:
-        JobEnded: The job ended without driving.
-        ClusterError: The job server is gone.
-    """
-    client = _client(server)
-    say_at = time.monotonic() + _SAY_EVERY_S
-    while not _driven_by(run_dir, job):
+        Returns:
+            The job's id.
+
+        Raises:
+            RunDirectoryError: Somebody runs this sweep already, or the directory cannot be used.
+            ClusterError: The job was not accepted.
+        """
+        run_dir.create()
+        if driver_of(run_dir) is not None:
+            raise refusal(run_dir)
+        job = f"clipsweep-{run_dir.path.name}-{secrets.token_hex(3)}"
+        (run_dir.staging / job).touch(mode=0o644)
+        command = entrypoint(job, arguments, run_dir=run_dir, folder=folder, python=sys.executable)
         try:
-            info = client.get_job_info(job)
-            status = str(info.status.value)
-            if status not in _UNDER_WAY and not _driven_by(run_dir, job):
-                text = _what_it_said(client.get_job_logs(job)) or info.message or status
-                code = info.driver_exit_code
-                raise JobEnded(f"{server.url}: job {job} ended before it began: {text}", code or 3)
+            _submit_once_there(
+                self._client,
+                entrypoint=command,
+                submission_id=job,
+                runtime_env={"env_vars": {"RAY_JOB_STOP_WAIT_TIME_S": str(_STOP_WAIT_S)} | _own_variables()},
+                metadata={"clipsweep_run": str(run_dir.path)},
+            )
         except (RuntimeError, OSError) as error:
-            raise ClusterError(f"{server.url}: no word of job {job} any more: {error}") from error
-        if time.monotonic() > say_at:
-            say(f"waiting for job {job}: {info.message or status}")
-            say_at = time.monotonic() + _SAY_EVERY_S
-        time.sleep(_POLL_S)
+            (run_dir.staging / job).unlink(missing_ok=True)
+            first = str(error).strip().partition("\n")[0]
+            raise ClusterError(f"{self._url}: the job was not accepted: {first}") from error
+        return job
+
+    def wait_until_driven(self, job: str, run_dir: RunDir, say: Callable[[str], object]) -> None:
+        """Wait until a submitted driver holds the run directory, or has come and gone.
+
+        Args:
+            job: The job.
+            run_dir: Its run.
+            say: Is told why it takes long.
+
+        Raises:
+            JobEnded: The job ended without driving.
+            ClusterError: The job server is gone.
+        """
+        say_at = time.monotonic() + _SAY_EVERY_S
+        while not _driven_by(run_dir, job):
+            try:
+                info = self._client.get_job_info(job)
+                status = str(info.status.value)
+                if status not in _UNDER_WAY and not _driven_by(run_dir, job):
+                    text = _what_it_said(self._client.get_job_logs(job)) or info.message or status
+                    code = info.driver_exit_code
+                    raise JobEnded(f"{self._url}: job {job} ended before it began: {text}", code or 3)
+            except (RuntimeError, OSError) as error:
+                raise ClusterError(f"{self._url}: no word of job {job} any more: {error}") from error
+            if time.monotonic() > say_at:
+                say(f"waiting for job {job}: {info.message or status}")
+                say_at = time.monotonic() + _SAY_EVERY_S
+            time.sleep(_POLL_S)
 
 
 def _submit_once_there(client: Any, **request: Any) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 
-from sweeper.background import in_background
+from sweeper.background import Question, in_background
 
 __all__ = ["NodeRoom", "Waiting", "Want", "explain"]
 
@@ -113,28 +113,19 @@ class Waiting:
     ) -> None:
         self.reason: str | None = None
         """What is waited for now; None where nothing is."""
-        self._ask = ask
         self._say = say
         self._clock = clock
-        self._start = start
-        self._asked: Future[str | None] | None = None
         self._since: float | None = None
-        self._ask_at = clock() + _FIRST_S / 2
+        self._question = Question(ask, every_s=_FIRST_S / 2, clock=clock, start=start)
         self._say_at = 0.0
         self._again_s = _AGAIN_S
 
     def look(self) -> None:
         """Ask, if it is time to, and tell what is new or has not been told for long; never waits for an answer."""
-        now = self._clock()
-        if self._asked is None:
-            if now < self._ask_at:
-                return
-            self._asked = self._start(self._ask)
-        if not self._asked.done():
+        answered = self._question.poll()
+        if answered is None:
             return
-        reason = self._asked.result()
-        self._asked = None
-        self._ask_at = now + _FIRST_S / 2
+        now, reason = self._clock(), answered.result()
         if reason is None:
             if self.reason is not None:
                 self._say("the workers that waited have a place")

@@ -23,6 +23,14 @@ def place(tmp_path: Path) -> tuple[RunDir, Path]:
     return run_dir, folder
 
 
+def program(path: Path, script: str) -> Path:
+    """A program of some lines of shell, in the place of a Python."""
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(f"#!/bin/sh\n{script}\n")
+    path.chmod(0o755)
+    return path
+
+
 def run(command: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(["sh", "-c", command], capture_output=True, text=True, timeout=60, check=False)
 
@@ -30,10 +38,8 @@ def run(command: str) -> subprocess.CompletedProcess[str]:
 def test_it_runs_clipsweep_in_the_folder_with_the_arguments_as_they_are(place: tuple[RunDir, Path], tmp_path: Path):
     run_dir, folder = place
     (run_dir.staging / "job-1").touch()
-    python = tmp_path / "python"
     # Tells what it was given; the first call is the one that looks whether clipsweep is there.
-    python.write_text('#!/bin/sh\n[ "$1" = -c ] && exit 0\npwd; echo "$CLIPSWEEP_JOB"; printf "%s\\n" "$@"\n')
-    python.chmod(0o755)
+    python = program(tmp_path / "python", '[ "$1" = -c ] && exit 0\npwd; echo "$CLIPSWEEP_JOB"; printf "%s\\n" "$@"')
     arguments = ["run", STRANGE, "--out", "x y"]
     done = run(entrypoint("job-1", arguments, run_dir=run_dir, folder=folder, python=str(python)))
     assert done.returncode == 0, done.stderr
@@ -53,9 +59,7 @@ def test_a_node_that_has_another_folder_of_that_name_says_so(place: tuple[RunDir
 def test_a_node_without_clipsweep_says_so(place: tuple[RunDir, Path], tmp_path: Path):
     run_dir, folder = place
     (run_dir.staging / "job-1").touch()
-    python = tmp_path / "python"
-    python.write_text("#!/bin/sh\nexit 1\n")
-    python.chmod(0o755)
+    python = program(tmp_path / "python", "exit 1")
     done = run(entrypoint("job-1", ["run"], run_dir=run_dir, folder=folder, python=str(python)))
     assert done.returncode == 3
     assert f"error: {python} on " in done.stderr
@@ -66,10 +70,7 @@ def test_a_node_without_the_submitters_python_takes_its_own(place: tuple[RunDir,
     run_dir, folder = place
     (run_dir.staging / "job-1").touch()
     command = entrypoint("job-1", ["run"], run_dir=run_dir, folder=folder, python=str(tmp_path / "not there"))
-    own = tmp_path / "bin" / "python3"
-    own.parent.mkdir()
-    own.write_text('#!/bin/sh\n[ "$1" = -c ] && exit 0\necho own\n')
-    own.chmod(0o755)
+    own = program(tmp_path / "bin" / "python3", '[ "$1" = -c ] && exit 0\necho own')
     found = subprocess.run(
         ["sh", "-c", command], env={"PATH": f"{own.parent}:/usr/bin:/bin"}, capture_output=True, text=True, timeout=60
     )
