@@ -300,6 +300,13 @@ def named(process: subprocess.Popen[str], beginning: str) -> list[psutil.Process
     return found
 
 
+def ended(process: subprocess.Popen[str]) -> bool:
+    """Never: a process that ends before its time fails the test with what it said."""
+    if process.poll() is not None:
+        pytest.fail(f"exit {process.returncode}: {process.communicate()}")
+    return False
+
+
 def wait_for(found: Callable[[], Any], timeout_s: float = 120) -> Any:
     """What is found in the end."""
     until = time.monotonic() + timeout_s
@@ -391,7 +398,7 @@ def test_a_detached_sweep_is_followed_cancelled_from_elsewhere_and_gone_on_with(
     assert f"pid {status['driver']['pid']} on {socket.gethostname()} is running this sweep" in refused
     follower = cli.start("attach", "runs/own")
     try:
-        wait_for(lambda: json.loads(cli("status", "runs/own", "--json").stdout)["steps_done"])
+        wait_for(lambda: ended(follower) or json.loads(cli("status", "runs/own", "--json").stdout)["steps_done"])
         said = cli("cancel", "runs/own").stderr
         _, followed = follower.communicate(timeout=120)
     finally:
@@ -405,7 +412,7 @@ def test_a_detached_sweep_is_followed_cancelled_from_elsewhere_and_gone_on_with(
     # The same trials, shorter, on the way that is open from outside the cluster; and Ctrl-C in the foreground.
     process = cli.start("run", "own.yaml", "--address", job_head.client)
     try:
-        wait_for(lambda: json.loads(cli("status", "runs/own", "--json").stdout)["live"])
+        wait_for(lambda: ended(process) or json.loads(cli("status", "runs/own", "--json").stdout)["live"])
         process.send_signal(signal.SIGINT)
         _, said = process.communicate(timeout=120)
     finally:
