@@ -1,11 +1,12 @@
-"""What measuring one snapshot costs: exact and from a curve, against plain code for the same definition, in one run.
+"""What measuring one snapshot costs: by each method, against plain code for the same definition, in one run.
 
-Five sides look at the same trajectory of consecutive snapshots and the same share of the data, turn about:
+All sides look at the same trajectory of consecutive snapshots and the same share of the data, turn about:
 
 - floor: one bare forward and backward pass over the probe, the least that a gradient can cost with this model and loss;
 - exact: clipsweep's grid of ten, which takes the gradient at x_k over from the snapshot before;
-- chebyshev: clipsweep's curve through five gradients, each snapshot audited in float64;
-- once: the same, with the audit once a trial (``audit: {at: start}``);
+- chebyshev: clipsweep's curve through five gradients;
+- adaptive: clipsweep's search for the largest ratio of the grid, to within a hundredth;
+- once: the same, with the audit in float64 once a trial (``audit: {at: start}``) and not at every snapshot;
 - plain: the same definition as one would write it down, a deep copy and a gradient for each of the ten points and x_k;
 - script: the ten-point grid as the script of Zhang et al. (2020) does it: training-sized batches in the text's order
   with the state handed on, a deep copy a point, and the norm of every parameter's gradient read after every batch. Text
@@ -15,6 +16,7 @@ The last two take a text's loss from a table of all logits, as one would write i
 
     python benchmarks/estimators.py                              # some minutes
     python benchmarks/estimators.py --kind text --corpus DIR     # other text, for example Penn Treebank
+    python benchmarks/estimators.py --rate 2 --clip-norm 0       # without clipping: gentler steps
 """
 
 from __future__ import annotations
@@ -51,8 +53,8 @@ TEXT = {"model": {"use": "lstm", "layers": 2, "hidden": 200, "embedding": 200, "
 IMAGES: dict[str, Any] = {"model": {"use": "resnet20", "width": 16}}
 
 
-def trajectory(problem: Problem, rate: float, count: int) -> list[Tensor]:
-    """Consecutive snapshots of clipped SGD, shape (2, n) each, after some steps to leave the start."""
+def trajectory(problem: Problem, rate: float, clip_norm: float, count: int) -> list[Tensor]:
+    """Consecutive snapshots of SGD, shape (2, n) each, after some steps to leave the start; clipped unless at 0."""
     model = copy.deepcopy(problem.model)
     optimizer = torch.optim.SGD(model.parameters(), lr=rate)
     carry, points = problem.initial_carry(), []
@@ -61,7 +63,8 @@ def trajectory(problem: Problem, rate: float, count: int) -> list[Tensor]:
         optimizer.zero_grad()
         loss, carry = problem.loss(model, problem.batch(step), carry)
         loss.backward()
-        nn.utils.clip_grad_norm_(model.parameters(), 0.25)
+        if clip_norm:
+            nn.utils.clip_grad_norm_(model.parameters(), clip_norm)
         optimizer.step()
     return [torch.stack([points[k], points[k + 1]]) for k in range(20, 20 + count)]
 
@@ -135,39 +138,47 @@ def seconds(work: Callable[[], Any]) -> tuple[float, Any]:
     return time.perf_counter() - started, result
 
 
-def compare(kind: str, use: str, options: dict[str, Any], rate: float, fraction: float, repeats: int) -> None:
+def compare(
+    kind: str, use: str, options: dict[str, Any], rate: float, clip_norm: float, fraction: float, repeats: int
+) -> None:
     problem = build_problem(use, options, seed=0)
     measure = Measure(every=1, data_fraction=fraction).model_dump(mode="json")
     batches = list(problem.probe(fraction))
-    snapshots = trajectory(problem, rate, repeats + 1)
-    probes = {side: build_probe(problem, measure) for side in ("exact", "chebyshev")}
+    snapshots = trajectory(problem, rate, clip_norm, repeats + 1)
+    probes = {side: build_probe(problem, measure) for side in ("exact", "chebyshev", "adaptive")}
     probes["once"] = build_probe(problem, measure | {"audit": measure["audit"] | {"at": "start"}})
     bare = freeze_stochastic_layers(copy.deepcopy(problem.model))
 
-    def row(side: str, snapshot: Tensor) -> float:
-        method = "exact" if side == "exact" else "chebyshev"
-        return float(ESTIMATORS["directional_smoothness"](probes[side], snapshot, method=method)["smoothness"])
+    def row(side: str, snapshot: Tensor) -> tuple[float, int]:
+        """The value, and how many gradients it took: the one at x_k is there from the snapshot before."""
+        method = "adaptive" if side == "once" else side
+        found = ESTIMATORS["directional_smoothness"](probes[side], snapshot, method=method)
+        return found["smoothness"], found["num_gradients"] - 1
 
     sides: dict[str, Callable[[Tensor], Any]] = {
-        "floor": lambda snapshot: (load(bare, snapshot[0]), gradient(bare, problem, batches, problem.loss)),
-        "exact": lambda snapshot: row("exact", snapshot),
-        "chebyshev": lambda snapshot: row("chebyshev", snapshot),
-        "once": lambda snapshot: row("once", snapshot),
-        "plain": lambda snapshot: plain(problem, batches, snapshot),
+        "floor": lambda snapshot: floor(bare, problem, batches, snapshot),
+        **{side: lambda snapshot, side=side: row(side, snapshot) for side in probes},  # type: ignore[misc]
+        "plain": lambda snapshot: (plain(problem, batches, snapshot), POINTS + 1),
     }
     if kind == "text":
         tokens, a_step = (sum(batch[0].numel() for batch in some) for some in (batches, [problem.batch(0)]))
-        sides["script"] = lambda snapshot: script(problem, max(1, round(tokens / a_step)), snapshot)
+        sides["script"] = lambda snapshot: (script(problem, max(1, round(tokens / a_step)), snapshot), POINTS + 1)
     times: dict[str, list[float]] = {side: [] for side in sides}
-    values: dict[str, list[float]] = {side: [] for side in sides}
+    found: dict[str, list[tuple[float, int]]] = {side: [] for side in sides}
     for index, snapshot in enumerate(snapshots):
         for side, work in sides.items():
-            took, value = seconds(lambda work=work, snapshot=snapshot: work(snapshot))  # type: ignore[misc]
+            took, result = seconds(lambda work=work, snapshot=snapshot: work(snapshot))  # type: ignore[misc]
             if index > 0:  # the first is for warming up, and has no snapshot before it
                 times[side].append(took)
-                values[side].append(value if isinstance(value, float) else math.nan)
+                found[side].append(result)
     audit = statistics.median(seconds(lambda: audit_of(probes["exact"], snapshots[-1]))[0] for _ in range(3))
-    report(kind, problem, batches, times, values, audit)
+    report(kind, problem, batches, times, found, audit)
+
+
+def floor(bare: nn.Module, problem: Problem, batches: list[Any], snapshot: Tensor) -> tuple[float, int]:
+    load(bare, snapshot[0])
+    gradient(bare, problem, batches, problem.loss)
+    return math.nan, 1
 
 
 def audit_of(probe: Probe, snapshot: Tensor) -> float:
@@ -179,29 +190,27 @@ def report(
     problem: Problem,
     batches: list[Any],
     times: dict[str, list[float]],
-    values: dict[str, list[float]],
+    found: dict[str, list[tuple[float, int]]],
     audit: float,
 ) -> None:
     parameters = sum(p.numel() for p in problem.model.parameters())
     shape = tuple(batches[0][0].shape)
     print(f"\n{kind}: {parameters:,} parameters, a probe of {len(batches)} batches of shape {shape}")
-    median = {side: statistics.median(found) for side, found in times.items()}
-    floor = median["floor"]
-    counts = {"floor": 1, "exact": POINTS, "chebyshev": 4, "once": 4, "plain": POINTS + 1, "script": POINTS + 1}
+    median = {side: statistics.median(took) for side, took in times.items()}
+    counts = {side: statistics.mean(count for _, count in results) for side, results in found.items()}
+    least = median["floor"]
     print(f"{'side':<10} {'s a snapshot':>13} {'gradients':>10} {'x floor a gradient':>19} {'script / side':>14}")
     for side, took in median.items():
         # The audit in float64 is no gradient of f: counted apart.
-        work = took - audit if side in {"exact", "chebyshev"} else took
+        audits = len(times[side]) * audit if side in {"exact", "chebyshev", "adaptive"} else 0.0
+        a_gradient = (sum(times[side]) - audits) / sum(count for _, count in found[side])
         against = f"{median['script'] / took:14.2f}" if "script" in median else f"{'':>14}"
-        print(f"{side:<10} {took:13.3f} {counts[side]:10} {work / counts[side] / floor:19.2f} {against}")
-    print(f"audit: {audit:.3f} s of each snapshot, {audit / floor:.2f} floors")
-    for side in ("exact", "chebyshev"):
-        off = max(abs(one - other) / other for one, other in zip(values[side], values["plain"], strict=True))
-        print(f"{side}: at most {100 * off:.2g} % off the plain value")
-    print(
-        f"plain / chebyshev: {median['plain'] / median['chebyshev']:.2f}, plain / exact: "
-        f"{median['plain'] / median['exact']:.2f}"
-    )
+        print(f"{side:<10} {took:13.3f} {counts[side]:10.1f} {a_gradient / least:19.2f} {against}")
+    print(f"audit: {audit:.3f} s of each snapshot, {audit / least:.2f} floors")
+    for side in ("exact", "chebyshev", "adaptive"):
+        off = max(abs(one - other) / other for (one, _), (other, _) in zip(found[side], found["plain"], strict=True))
+        gain = median["plain"] / median[side]
+        print(f"{side}: at most {100 * off:.2g} % off the plain value; plain / {side}: {gain:.2f}")
 
 
 def main() -> None:
@@ -210,16 +219,20 @@ def main() -> None:
     parser.add_argument("--corpus", default="python-docs")
     parser.add_argument("--dataset", default="digits")
     parser.add_argument("--fraction", type=float, default=0.1)
+    parser.add_argument("--rate", type=float, default=None, help="20 for text and 0.5 for images by default")
+    parser.add_argument("--clip-norm", type=float, default=0.25, help="0: none")
     parser.add_argument("--repeats", type=int, default=5)
     options = parser.parse_args()
     torch.set_num_threads(1)
     print(f"PyTorch {torch.__version__}, one thread, medians of {options.repeats} consecutive snapshots")
     if options.kind != "images":
         text = TEXT | {"corpus": options.corpus}
-        compare("text", "language_modeling", text, 20.0, options.fraction, options.repeats)
+        rate = options.rate or 20.0
+        compare("text", "language_modeling", text, rate, options.clip_norm, options.fraction, options.repeats)
     if options.kind != "text":
         images = IMAGES | {"dataset": options.dataset}
-        compare("images", "image_classification", images, 0.5, min(1.0, 3 * options.fraction), options.repeats)
+        rate, fraction = options.rate or 0.5, min(1.0, 3 * options.fraction)
+        compare("images", "image_classification", images, rate, options.clip_norm, fraction, options.repeats)
 
 
 if __name__ == "__main__":

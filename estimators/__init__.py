@@ -6,6 +6,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from estimators.adaptive import measure_adaptive_smoothness
     from estimators.arithmetic import arithmetic_of, full_float32
     from estimators.chebyshev import lobatto_nodes, measure_chebyshev_smoothness
     from estimators.fit import Interval, log_log_correlation, mean_interval, rank_correlation
@@ -58,6 +59,7 @@ __all__ = [
     "lobatto_nodes",
     "log_log_correlation",
     "mean_interval",
+    "measure_adaptive_smoothness",
     "measure_chebyshev_smoothness",
     "measure_directional_smoothness",
     "measure_gradient_noise",
@@ -68,6 +70,7 @@ __all__ = [
 
 # By name, not by import: reports need the statistics of ``estimators.fit`` but not torch, which takes a second to load.
 _HOMES = {
+    "estimators.adaptive": ("measure_adaptive_smoothness",),
     "estimators.arithmetic": ("arithmetic_of", "full_float32"),
     "estimators.chebyshev": ("lobatto_nodes", "measure_chebyshev_smoothness"),
     "estimators.fit": ("Interval", "log_log_correlation", "mean_interval", "rank_correlation"),

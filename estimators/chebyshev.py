@@ -6,17 +6,19 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 
+from estimators.curve import SecantCurve
 from estimators.gradient import GradientFn, Params
 from estimators.smoothness import DirectionalSmoothness, check_segment
-from estimators.trust import judge
-from estimators.vectors import difference, distance, inner, lerp, norm
+from estimators.vectors import difference, distance, lerp, norm
 
 __all__ = ["NODES", "lobatto_nodes", "measure_chebyshev_smoothness"]
 
 NODES = 5
 """Gradients of one measurement; of which the one at x_k, and often the other end's, is there anyway."""
+
+_MIDDLE = NODES // 2 - 1
+"""Which of the nodes beside x_k is left out to see how far the curve moves."""
 
 
 def lobatto_nodes(count: int) -> tuple[float, ...]:
@@ -51,14 +53,9 @@ def measure_chebyshev_smoothness(
 ) -> DirectionalSmoothness:
     r"""Eq. (20) read off a polynomial through gradients at five Chebyshev-Lobatto nodes.
 
-    The secant s(gamma) = (grad f(x + gamma d) - grad f(x)) / (gamma ||d||) is a smooth curve of vectors. Let m_i be the
-    Lagrange polynomials of the nodes gamma_i > 0; then
-
-        ||s(gamma)||^2  ~  m(gamma)^T G m(gamma),   G_ij = <s(gamma_i), s(gamma_j)>,
-
-    so that the four secants' Gram matrix tells the ratio at any fraction, and at gamma = 0 the limit ||H d|| / ||d||,
-    without another gradient. At the nodes themselves it is the exact ratio, with the distance of the rounded
-    parameters. Gradients that are polynomials of degree 4 along the segment are met exactly.
+    The Gram matrix of the four secants tells the ratio at any fraction, and at gamma = 0 the limit ||H d|| / ||d||,
+    without another gradient, see :mod:`estimators.curve`. At the nodes themselves it is the exact ratio, with the
+    distance of the rounded parameters. Gradients that are polynomials of degree 4 along the segment are met exactly.
 
     Args:
         gradient: Gradient of f on the frozen probe; called five times, once where the step is zero.
@@ -86,80 +83,37 @@ def measure_chebyshev_smoothness(
     """
     check_segment(iterate, following, fractions)
     start = gradient(iterate)
-    nodes = lobatto_nodes(NODES)[1:]
-    secants: list[Params] = []
-    lengths: list[float] = []
+    curve = SecantCurve()
     next_grad_norm = None
-    for node in nodes:
+    for node in lobatto_nodes(NODES)[1:]:
         point = lerp(iterate, following, node)
         length = distance(iterate, point)
         if length == 0:
             break  # a step so short that it is not there at every node has no curve
         there = gradient(point)
-        secants.append(difference(start, there))
-        lengths.append(length)
+        curve.add(node, difference(start, there), length)
         if node == 1:
             next_grad_norm = norm(there)
-    whole = len(secants) == len(nodes)
     ratios: list[float | None] = [None] * len(fractions)
     floors: list[float | None] | None = None if gradient_error is None else [None] * len(fractions)
     at_zero = error = None
-    if whole:
-        gram = _gram(secants, np.array(lengths))
+    if len(curve.nodes) == NODES - 1:
         at = np.array([0.0, *fractions])
-        curve = _read(gram, nodes, at)
-        coarse = _read(*_without_middle(gram, nodes), at)
-        ratios = [float(value) for value in curve[1:]]
-        at_zero = float(curve[0])
-        error = float(np.abs(curve[1:] - coarse[1:]).max())
+        fine, coarse = curve.norms(at), curve.norms(at, without=_MIDDLE)
+        ratios = [float(value) for value in fine[1:]]
+        at_zero = float(fine[0])
+        error = float(np.abs(fine[1:] - coarse[1:]).max())
         if gradient_error is not None:
-            magnified = np.abs(_lagrange(nodes, at[1:])) @ (2 * gradient_error / np.array(lengths))
+            magnified = np.abs(curve.weights(at[1:])) @ (2 * gradient_error / curve.lengths)
             floors = [float(floor) for floor in magnified]
-    judgement = judge(ratios, floors)
-    return DirectionalSmoothness(
-        smoothness=judgement.value,
-        argmax_fraction=None if judgement.index is None else fractions[judgement.index],
-        by_fraction=tuple(ratios),
+    return DirectionalSmoothness.judged(
+        ratios,
+        floors,
+        fractions=fractions,
         grad_norm=norm(start),
         next_grad_norm=next_grad_norm,
         update_norm=distance(iterate, following),
-        noise_floor=judgement.noise_floor,
-        snr=judgement.snr,
-        trust=judgement.trust,
-        num_trusted=judgement.num_trusted,
+        num_gradients=1 + len(curve.nodes),
         at_zero=at_zero,
         interpolation_error=error,
     )
-
-
-def _gram(changes: Sequence[Params], lengths: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Inner products of the secants, shape (nodes, nodes)."""
-    count = len(changes)
-    gram = np.empty((count, count))
-    for i in range(count):
-        for j in range(i + 1):
-            gram[i, j] = gram[j, i] = inner(changes[i], changes[j])
-    return gram / np.outer(lengths, lengths)
-
-
-def _lagrange(nodes: Sequence[float], at: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The Lagrange polynomials of the nodes, shape (len(at), len(nodes))."""
-    columns = []
-    for i, node in enumerate(nodes):
-        others = [other for j, other in enumerate(nodes) if j != i]
-        columns.append(np.prod([(at - other) / (node - other) for other in others], axis=0))
-    return np.stack(columns, axis=-1)
-
-
-def _read(gram: NDArray[np.float64], nodes: Sequence[float], at: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The curve's norm at each place; a quadratic form that rounding made negative is zero."""
-    weights = _lagrange(nodes, at)
-    squared = np.einsum("ai,ij,aj->a", weights, gram, weights)
-    return np.sqrt(np.where(squared < 0, 0.0, squared))
-
-
-def _without_middle(gram: NDArray[np.float64], nodes: Sequence[float]) -> tuple[NDArray[np.float64], tuple[float, ...]]:
-    """The same curve through one gradient less."""
-    middle = (len(nodes) - 1) // 2
-    kept = [i for i in range(len(nodes)) if i != middle]
-    return gram[np.ix_(kept, kept)], tuple(nodes[i] for i in kept)

@@ -2,42 +2,52 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 from torch import Tensor
 
+from estimators.adaptive import TOLERANCE, measure_adaptive_smoothness
 from estimators.chebyshev import measure_chebyshev_smoothness
 from estimators.gradient import Params
 from estimators.probe import Probe
-from estimators.smoothness import fractions_of, measure_directional_smoothness
+from estimators.smoothness import DirectionalSmoothness, fractions_of, measure_directional_smoothness
 
 __all__ = ["METHODS", "directional_smoothness_row"]
 
-METHODS = {
+METHODS: Mapping[str, Callable[..., DirectionalSmoothness]] = {
     "exact": measure_directional_smoothness,
     "chebyshev": measure_chebyshev_smoothness,
+    "adaptive": measure_adaptive_smoothness,
 }
-"""How the ratio is had at every fraction: by a gradient each, or from a curve through five."""
+"""How the maximum is had: by a gradient a fraction, from a curve through five, or from gradients where it may lie."""
 
 
 def directional_smoothness_row(
-    probe: Probe, iterates: Tensor, *, delta: float = 0.1, method: Literal["exact", "chebyshev"] = "exact"
+    probe: Probe,
+    iterates: Tensor,
+    *,
+    delta: float = 0.1,
+    method: Literal["exact", "chebyshev", "adaptive"] = "exact",
+    tolerance: float = TOLERANCE,
 ) -> dict[str, Any]:
     """Measure eq. (20) of Zhang et al. (2020) on one snapshot.
 
-    Costs 1/delta + 1 gradients, or five with ``chebyshev``; one less where the snapshot before ended at x_k.
+    Costs 1/delta + 1 gradients, five with ``chebyshev``, three to 1/delta + 1 with ``adaptive``; one less where the
+    snapshot before ended at x_k.
 
     Args:
         probe: f.
         iterates: x_k and x_{k+1}, shape (2, num_parameters).
         delta: Spacing of the fractions, one over an integer.
         method: One of :data:`METHODS`.
+        tolerance: By how much, as a share of the value, a fraction may exceed it where ``adaptive`` did not measure.
 
     Returns:
         ``loss`` = f(x_k), ``grad_norm``, ``next_grad_norm``, ``update_norm``, ``smoothness`` (null where the step is
         zero or nothing stands clear of the noise), ``argmax_fraction``, ``smoothness_by_fraction``, ``at_zero``,
-        ``interpolation_error``, ``mechanical_bound``, ``noise_floor``, ``snr``, ``trust``, ``trusted_fractions`` and
-        ``method``.
+        ``interpolation_error``, ``mechanical_bound``, ``noise_floor``, ``snr``, ``trust``, ``trusted_fractions``,
+        ``num_gradients`` and ``method``.
 
     Raises:
         ValueError: ``delta`` is not one over an integer, or the method is unknown.
@@ -53,12 +63,18 @@ def directional_smoothness_row(
         # Held here: the memory of a large model reaches no further than the two points seen last.
         return {"flat": start if point is first else probe.value_and_gradient(point["flat"])[1]}
 
+    def loss(point: Params) -> float:
+        # Asked for after the gradient at the same point, which has found it.
+        return value if point is first else probe.value_and_gradient(point["flat"])[0]
+
+    adaptive: dict[str, Any] = {"value": loss, "tolerance": tolerance} if method == "adaptive" else {}
     measured = METHODS[method](
         gradient,
         first,
         {"flat": iterates[1]},
         fractions=fractions,
         gradient_error=probe.gradient_error(iterates[0]),
+        **adaptive,
     )
     return {
         "loss": value,
@@ -75,5 +91,6 @@ def directional_smoothness_row(
         "snr": measured.snr,
         "trust": measured.trust,
         "trusted_fractions": measured.num_trusted,
+        "num_gradients": measured.num_gradients,
         "method": method,
     }

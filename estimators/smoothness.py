@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any, Self
 
 from estimators.gradient import GradientFn, Params
 from estimators.trust import Trust, judge
@@ -35,8 +36,9 @@ class DirectionalSmoothness:
         snr: smoothness / noise_floor; infinite where the floor is zero.
         trust: The word for it.
         num_trusted: How many of the fractions are trusted.
+        num_gradients: Gradients that the measurement rests on, that at x_k included.
         at_zero: The limit of the ratio for gamma to 0, ||H d|| / ||d||; None where the method does not tell.
-        interpolation_error: How far the value may be off for being interpolated; None where nothing is.
+        interpolation_error: How far the value may be off for not being measured at every fraction; None where it is.
     """
 
     smoothness: float | None
@@ -49,8 +51,40 @@ class DirectionalSmoothness:
     snr: float | None
     trust: Trust
     num_trusted: int
+    num_gradients: int
     at_zero: float | None = None
     interpolation_error: float | None = None
+
+    @classmethod
+    def judged(
+        cls,
+        ratios: Sequence[float | None],
+        floors: Sequence[float | None] | None,
+        *,
+        fractions: Sequence[float],
+        **found: Any,
+    ) -> Self:
+        """A measurement whose value is the largest ratio that can be believed, see :func:`~estimators.trust.judge`.
+
+        Args:
+            ratios: The ratio at every fraction; None where there is none to be judged.
+            floors: What rounding alone could give there; None where that was not measured.
+            fractions: The fractions.
+            found: All other attributes; ``by_fraction`` is ``ratios`` by default.
+
+        Returns:
+            The measurement.
+        """
+        judgement = judge(ratios, floors)
+        return cls(
+            smoothness=judgement.value,
+            argmax_fraction=None if judgement.index is None else fractions[judgement.index],
+            noise_floor=judgement.noise_floor,
+            snr=judgement.snr,
+            trust=judgement.trust,
+            num_trusted=judgement.num_trusted,
+            **({"by_fraction": tuple(ratios)} | found),
+        )
 
     @property
     def mechanical_bound(self) -> float | None:
@@ -175,18 +209,14 @@ def measure_directional_smoothness(
         floors.append(None if gradient_error is None else 2 * gradient_error / length)
         if fraction == 1:
             next_grad_norm = norm(there)
-    judgement = judge(ratios, None if gradient_error is None else floors)
-    return DirectionalSmoothness(
-        smoothness=judgement.value,
-        argmax_fraction=None if judgement.index is None else fractions[judgement.index],
-        by_fraction=tuple(ratios),
+    return DirectionalSmoothness.judged(
+        ratios,
+        None if gradient_error is None else floors,
+        fractions=fractions,
         grad_norm=norm(start),
         next_grad_norm=next_grad_norm,
         update_norm=distance(iterate, following),
-        noise_floor=judgement.noise_floor,
-        snr=judgement.snr,
-        trust=judgement.trust,
-        num_trusted=judgement.num_trusted,
+        num_gradients=1 + sum(ratio is not None for ratio in ratios),
     )
 
 

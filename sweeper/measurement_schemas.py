@@ -41,6 +41,7 @@ MEASUREMENTS = {
         ("snr", _NUMBER),
         ("trust", _WORD),
         ("trusted_fractions", pa.int64()),
+        ("num_gradients", pa.int64()),
         ("method", _WORD),
     ),
     "layer_smoothness": _table(

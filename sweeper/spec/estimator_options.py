@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, SerializerFunctionWrapHandler, field_validator, model_serializer, model_validator
 
-from sweeper.spec.values import AS_INTEGER, AS_NUMBER, Count, Flag, Section, Share, wrong
+from sweeper.spec.values import AS_INTEGER, AS_NUMBER, Count, Flag, Section, Share, conflict, wrong
 
 __all__ = [
     "ESTIMATOR_OPTIONS",
@@ -26,6 +26,9 @@ Tolerance = Annotated[float, Field(gt=0, lt=1), AS_NUMBER]
 
 _PRODUCT = 2.5
 """A Hessian-vector product in gradients, by measurement between two and three."""
+
+_SEARCH = 4
+"""Gradients of an adaptive measurement, by measurement some three and the one at x_k; for the plan's guess."""
 
 _LANCZOS = 40
 """Products that an eigenvalue typically takes; for the plan's guess."""
@@ -54,16 +57,40 @@ class DirectionalSmoothness(_Estimator):
 
     use: Literal["directional_smoothness"] = Field(description="Eq. (20): the gradient's change along the update.")
     delta: Share = Field(default=0.1, description="Spacing of the sample points along the update; 1/delta is whole.")
-    method: Literal["exact", "chebyshev"] = Field(
-        default="exact", description="A gradient at every sample point, or a curve through five."
+    method: Literal["exact", "chebyshev", "adaptive"] = Field(
+        default="exact",
+        description="A gradient at every sample point, a curve through five, or gradients where the maximum may lie.",
+    )
+    tolerance: Tolerance = Field(
+        default=0.01,
+        description="For adaptive: by how much, as a share of the value, a point that was not measured may exceed it.",
     )
 
     _check_delta = field_validator("delta")(_whole_reciprocal)
 
+    @model_validator(mode="after")
+    def _only_a_search_has_a_tolerance(self) -> DirectionalSmoothness:
+        if self.method != "adaptive" and "tolerance" in self.model_fields_set:
+            raise conflict(
+                f"method {self.method} has no tolerance", "tolerance", hint="leave it out, or set method to adaptive"
+            )
+        return self
+
+    @model_serializer(mode="wrap")
+    def _without_what_does_not_count(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        # What changes nothing about a measurement is no part of its id.
+        section: dict[str, Any] = serialize(self)
+        if self.method != "adaptive":
+            section.pop("tolerance", None)
+        return section
+
     @property
     def num_gradients(self) -> float:
         """Gradients of f a snapshot."""
-        return 5 if self.method == "chebyshev" else round(1 / self.delta) + 1
+        exact = round(1 / self.delta) + 1
+        if self.method == "adaptive":
+            return min(_SEARCH, exact)
+        return 5 if self.method == "chebyshev" else exact
 
 
 class LayerSmoothness(_Estimator):

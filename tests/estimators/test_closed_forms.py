@@ -11,7 +11,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from estimators import fractions_of, measure_chebyshev_smoothness, measure_directional_smoothness
+from estimators import (
+    fractions_of,
+    measure_adaptive_smoothness,
+    measure_chebyshev_smoothness,
+    measure_directional_smoothness,
+)
 from estimators.gradient import Params
 
 FRACTIONS = fractions_of(0.1)
@@ -170,3 +175,41 @@ def test_chebyshev_says_that_it_is_off_where_the_gradient_has_a_kink() -> None:
     assert measured.interpolation_error is not None
     off = max(abs(one - secant(case, at)) for one, at in zip(measured.by_fraction, FRACTIONS, strict=True))  # type: ignore[operator]
     assert 0.1 * off < measured.interpolation_error
+
+
+def loss_of(case: Case) -> Callable[[Params], float]:
+    return lambda point: float(case.function(point["x"]))
+
+
+@pytest.mark.parametrize("with_loss", [True, False], ids=["loss", "no loss"])
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+def test_a_search_gives_the_value_that_the_exact_grid_would(case: Case, with_loss: bool) -> None:
+    value = loss_of(case) if with_loss else None
+    exact = measure_directional_smoothness(autograd(case.function), *ends(case), fractions=FRACTIONS)
+    found = measure_adaptive_smoothness(autograd(case.function), *ends(case), fractions=FRACTIONS, value=value)
+    assert found.argmax_fraction is not None
+    at = FRACTIONS.index(found.argmax_fraction)
+    assert found.smoothness == found.by_fraction[at] == exact.by_fraction[at]
+    # Of a quadratic every ratio is the largest, up to rounding.
+    assert found.smoothness == pytest.approx(exact.smoothness, rel=1e-12)
+    for name in ("grad_norm", "next_grad_norm", "update_norm", "mechanical_bound"):
+        assert getattr(found, name) == getattr(exact, name)
+    assert found.num_gradients <= exact.num_gradients == 11
+
+
+@pytest.mark.parametrize("name", ["a diagonal quadratic", "a dense quadratic"])
+def test_of_a_quadratic_a_search_needs_three_gradients(name: str) -> None:
+    case = CASES[name]
+    found = measure_adaptive_smoothness(autograd(case.function), *ends(case), fractions=FRACTIONS)
+    assert found.num_gradients == 3
+    assert found.by_fraction == pytest.approx([found.smoothness] * 10, rel=1e-12)
+    # A norm is the root of a quadratic form, so half of the digits cancel.
+    assert found.interpolation_error == pytest.approx(0, abs=1e-6)
+
+
+def test_a_loss_that_agrees_with_the_curve_saves_a_search_gradients() -> None:
+    """x^4 outwards: the curve through two secants leaves room above the end, the loss shows that there is none."""
+    case = CASES["x^4 outwards"]
+    without = measure_adaptive_smoothness(autograd(case.function), *ends(case), fractions=FRACTIONS)
+    found = measure_adaptive_smoothness(autograd(case.function), *ends(case), fractions=FRACTIONS, value=loss_of(case))
+    assert found.num_gradients < without.num_gradients

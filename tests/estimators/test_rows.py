@@ -11,6 +11,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from estimators import ESTIMATORS, Probe, find_pairs, measure_pairs
+from estimators.memory import GradientMemory
 
 
 def squares(model: nn.Module, batch: tuple[Tensor, Tensor], carry: None) -> tuple[Tensor, None]:
@@ -93,19 +94,28 @@ def test_the_authors_arithmetic_leaves_model_and_random_numbers_alone(probe: Pro
     assert torch.equal(torch.get_rng_state(), state)
 
 
-@pytest.mark.parametrize("method", [{"method": "exact"}, {"method": "chebyshev"}], ids=["exact", "chebyshev"])
-def test_both_methods_agree_on_a_network(probe: Probe, snapshot: Tensor, method: dict[str, str]) -> None:
+@pytest.mark.parametrize("method", ["exact", "chebyshev", "adaptive"])
+def test_the_methods_agree_on_a_network(probe: Probe, snapshot: Tensor, method: str) -> None:
     exact = ESTIMATORS["directional_smoothness"](probe, snapshot)
-    row = ESTIMATORS["directional_smoothness"](probe, snapshot, **method)
+    row = ESTIMATORS["directional_smoothness"](probe, snapshot, method=method)
     assert row["smoothness"] == pytest.approx(exact["smoothness"], rel=7e-3)
-    assert row["method"] == method["method"]
+    assert row["method"] == method
+    assert row["num_gradients"] in {"exact": {11}, "chebyshev": {5}, "adaptive": {3, 4}}[method]
     assert row["trust"] == "trusted"
     assert row["smoothness_by_fraction"][-1] <= row["mechanical_bound"]
 
 
 def test_an_unknown_method_is_refused(probe: Probe, snapshot: Tensor) -> None:
-    with pytest.raises(ValueError, match="unknown method 'secant'; known: exact, chebyshev"):
+    with pytest.raises(ValueError, match="unknown method 'secant'; known: exact, chebyshev, adaptive"):
         ESTIMATORS["directional_smoothness"](probe, snapshot, method="secant")
+
+
+def test_a_search_takes_each_gradient_once_and_the_loss_for_nothing(probe: Probe, snapshot: Tensor) -> None:
+    evaluated = []
+    evaluate = probe.gradient.value_and_gradient
+    probe.value_and_gradient = GradientMemory(lambda point: evaluated.append(point) or evaluate(point))  # type: ignore[func-returns-value]
+    row = ESTIMATORS["directional_smoothness"](probe, snapshot, method="adaptive", tolerance=1e-6)
+    assert 3 < row["num_gradients"] == len(evaluated)
 
 
 def weights(step: int) -> dict[str, Tensor]:

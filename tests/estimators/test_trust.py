@@ -9,9 +9,14 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from estimators import judge, measure_chebyshev_smoothness, measure_directional_smoothness
+from estimators import (
+    judge,
+    measure_adaptive_smoothness,
+    measure_chebyshev_smoothness,
+    measure_directional_smoothness,
+)
 
-METHODS = [measure_directional_smoothness, measure_chebyshev_smoothness]
+METHODS = [measure_directional_smoothness, measure_chebyshev_smoothness, measure_adaptive_smoothness]
 
 
 def at(value: float) -> dict[str, torch.Tensor]:

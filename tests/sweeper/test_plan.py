@@ -303,6 +303,21 @@ def test_measurement_ids_hang_on_what_is_measured_and_not_on_what_is_kept():
     assert len(set(different)) == len(different)
 
 
+def test_measurement_ids_stay_what_they_are():
+    # An option that a method does not have is no part of its id.
+    exact = measured(every=1, estimators=[{"use": "directional_smoothness"}])
+    curve = measured(every=1, estimators=[{"use": "directional_smoothness", "method": "chebyshev"}])
+    assert (exact, curve) == ("c7f6065e2c7bf718", "056f8fde2a25a29f")
+
+
+def test_the_tolerance_of_a_search_is_part_of_its_id():
+    ids = {
+        measured(every=1, estimators=[{"use": "directional_smoothness", "method": "adaptive"} | options])
+        for options in ({}, {"tolerance": 0.01}, {"tolerance": 0.05})
+    }
+    assert len(ids) == 2
+
+
 def test_spacings_that_differ_by_rounding_are_one_measurement():
     thirds = [[{"use": "directional_smoothness", "delta": delta}] for delta in (0.3333333, 1 / 3)]
     assert measured(every=1, estimators=thirds[0]) == measured(every=1, estimators=thirds[1])

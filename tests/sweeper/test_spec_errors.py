@@ -132,6 +132,15 @@ def test_problems_of_the_update_rule(options, message):
             "delta: is too small",
         ),
         (
+            "train: {steps: 5}\nmeasure: {every: 1, estimators: [{use: directional_smoothness, tolerance: 0.1}]}",
+            r"method exact has no tolerance(.|\n)*leave it out, or set method to adaptive",
+        ),
+        (
+            "train: {steps: 5}\n"
+            "measure: {every: 1, estimators: [{use: directional_smoothness, method: adaptive, tolerance: 0}]}",
+            "tolerance: must be greater than 0, found 0",
+        ),
+        (
             "train: {steps: 5}\n"
             "measure: {every: 1, estimators: [{use: directional_smoothness}, {use: directional_smoothness, delta: 1}]}",
             "an estimator is there twice",
