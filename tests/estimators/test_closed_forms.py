@@ -208,8 +208,11 @@ def test_of_a_quadratic_a_search_needs_three_gradients(name: str) -> None:
 
 
 def test_a_loss_that_agrees_with_the_curve_saves_a_search_gradients() -> None:
-    """x^4 outwards: the curve through two secants leaves room above the end, the loss shows that there is none."""
-    case = CASES["x^4 outwards"]
-    without = measure_adaptive_smoothness(autograd(case.function), *ends(case), fractions=FRACTIONS)
-    found = measure_adaptive_smoothness(autograd(case.function), *ends(case), fractions=FRACTIONS, value=loss_of(case))
-    assert found.num_gradients < without.num_gradients
+    def gradients(case: Case, value: Callable[[Params], float] | None) -> int:
+        return measure_adaptive_smoothness(
+            autograd(case.function), *ends(case), fractions=FRACTIONS, value=value
+        ).num_gradients
+
+    saved = {name: gradients(case, None) - gradients(case, loss_of(case)) for name, case in CASES.items()}
+    assert min(saved.values()) >= 0
+    assert saved["sum of cosh"] > 0, saved
