@@ -49,6 +49,7 @@ bench: $(STAMP)
 	$(BIN)/python benchmarks/efficiency.py
 	$(BIN)/python benchmarks/theory.py
 	$(BIN)/python benchmarks/estimators.py
+	$(BIN)/python benchmarks/methods.py
 	$(BIN)/python benchmarks/training.py
 
 wheel: $(STAMP)
