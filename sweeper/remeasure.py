@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
@@ -23,7 +23,9 @@ from sweeper.journal import Journal, RunState
 from sweeper.labels import duration
 from sweeper.measure_queue import MeasureQueue
 from sweeper.messages import EstimatorBeat, EstimatorDown, EstimatorUp, Message, SnapshotHeader, Verdict
+from sweeper.open_segments import failed_rows
 from sweeper.plan import remeasurement_id
+from sweeper.pool_protocols import EstimatorPool
 from sweeper.pulse import Pulses
 from sweeper.recovery import recover, shipped
 from sweeper.resolved import resolved_settings
@@ -40,7 +42,7 @@ from sweeper.waiting import Waiting
 if TYPE_CHECKING:
     from sweeper.commit import Committer
 
-__all__ = ["EstimatorPool", "Remeasured", "estimate_run", "measure_again", "remeasure_section"]
+__all__ = ["Remeasured", "estimate_run", "measure_again", "remeasure_section"]
 
 _log = logging.getLogger(__name__)
 
@@ -86,25 +88,6 @@ class Remeasured:
         if self.interrupted:
             return 130
         return 1 if self.failed else 0
-
-
-class EstimatorPool(Protocol):
-    """The part of the pools that measuring again takes."""
-
-    def start_estimator(self, slot: int) -> None:
-        """Start an estimator in an empty slot; ``EstimatorUp`` or ``EstimatorDown`` follows."""
-
-    def measure(self, slot: int, snapshot: SnapshotId, header: SnapshotHeader, payload: Any) -> None:
-        """Let an idle estimator measure a snapshot; a ``Verdict`` follows."""
-
-    def ask_estimator(self, slot: int) -> None:
-        """Ask a measuring estimator whether it gets on; an ``EstimatorBeat`` follows, unless it hangs."""
-
-    def kill_estimator(self, slot: int) -> None:
-        """End an estimator's process; nothing more comes from it."""
-
-    def poll(self, *, timeout_s: float, read_trainers: bool) -> list[Message]:
-        """Wait for what workers say, at most ``timeout_s`` seconds."""
 
 
 def estimate_run(
@@ -386,8 +369,6 @@ def measure_again(
     Returns:
         How many snapshots could not be measured, and whether the user ended it early.
     """
-    from sweeper.commit import failed_rows
-
     queue = MeasureQueue(todo, max_attempts=max_attempts)
     pulses = Pulses(stall_timeout_s)
     rows: dict[SnapshotId, Mapping[str, Mapping[str, Any]]] = {}

@@ -57,7 +57,7 @@ commit, asked = driver.Driver._commit, 0.0
 
 def watching(self):
     global asked
-    seen["most"] = max(seen["most"], len(self._snapshots))
+    seen["most"] = max(seen["most"], self._open.num_snapshots)
     seen["held_back"] += not self._schedule.takes_snapshots
     if time.monotonic() - asked > 1:
         from ray._private.internal_api import memory_summary

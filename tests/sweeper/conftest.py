@@ -41,7 +41,7 @@ from sweeper.standing import order
 
 
 class InlinePools:
-    """Keeps the promises of ``sweeper.driver.Pools`` in one thread.
+    """Keeps the promises of ``sweeper.pool_protocols.Pools`` in one thread.
 
     Args:
         run_dir: The run directory.
