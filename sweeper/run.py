@@ -104,8 +104,7 @@ def run_sweep(
     plan = expand(sweep)
     require_allowed(plan.code, sweep.folder, allow_code=allow_code)
     run_dir = RunDir((out or default_run_dir(sweep)).resolve())
-    run_dir.create()
-    with driving(run_dir, listener) as held:
+    with driving(run_dir, listener, create=True) as held:
         listener = held.listener
         state = recover(run_dir, listener.say)
         environment = environment_of(sweep.resources)

@@ -179,8 +179,7 @@ class InlineRun:
         self, *, max_attempts: int = 1000, max_snapshots: int = 3, stall_timeout_s: float | None = None
     ) -> InlineRun:
         plan = expand(self.sweep)
-        self.run_dir.create()
-        with DriverLock(self.run_dir).hold() as lock:
+        with DriverLock(self.run_dir).hold(create=True) as lock:
             state = recover(self.run_dir, self.listener.say)
             committer = Committer(
                 self.run_dir, Journal(self.run_dir.journal, state.next_number), state, measurement="m"
