@@ -21,7 +21,7 @@ from ray.exceptions import (
     RayTaskError,
 )
 
-from sweeper.cluster import WorkerSettings, node_rooms, reason_of, without_place
+from sweeper.cluster import node_rooms, reason_of, without_place
 from sweeper.errors import ClusterError, mend_of_memory
 from sweeper.events import SnapshotId
 from sweeper.gathered import gathered
@@ -42,6 +42,7 @@ from sweeper.messages import (
     WorkerFacts,
     ends_attempt,
 )
+from sweeper.room import WorkerSettings
 from sweeper.waiting import Want, explain
 
 __all__ = ["RayPools"]

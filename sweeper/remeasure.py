@@ -21,6 +21,7 @@ from sweeper.recovery import recover, shipped
 from sweeper.remeasure_loop import measure_again
 from sweeper.remeasure_plan import code_of, kept_snapshots, remeasure_section, uses_of
 from sweeper.resolved import resolved_settings
+from sweeper.room import num_estimators, worker_settings
 from sweeper.run_dir import RunDir
 from sweeper.spec.settings import Cluster, Resources
 from sweeper.spec.user_code import UserCode
@@ -193,7 +194,7 @@ def _on_ray(
     address, notes = prepare(address, insecure=insecure_cluster)
     for note in notes:
         listener.say(note)
-    from sweeper.cluster import connect, num_estimators, worker_settings
+    from sweeper.cluster import connect
     from sweeper.pools import RayPools
 
     with (

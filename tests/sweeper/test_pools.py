@@ -10,7 +10,6 @@ import pytest
 import ray
 from ray.exceptions import NodeDiedError, OutOfMemoryError, RayActorError, RayError
 
-from sweeper.cluster import WorkerSettings
 from sweeper.events import SnapshotId
 from sweeper.messages import (
     EstimatorDown,
@@ -22,6 +21,7 @@ from sweeper.messages import (
     TrainerDown,
 )
 from sweeper.pools import RayPools, _death_of
+from sweeper.room import WorkerSettings
 
 CRASHED = RayActorError(
     error_msg="The actor is dead because its worker process has died. Worker exit type: SYSTEM_ERROR Worker exit "
