@@ -8,12 +8,14 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
+from concurrent.futures import wait
 from pathlib import Path
 from typing import Any, Literal
 
 import ray
 from ray.exceptions import RayError
 
+from sweeper.background import in_background
 from sweeper.elastic import PoolSize
 from sweeper.errors import ClusterError
 from sweeper.guarded_paths import make_folder
@@ -25,6 +27,12 @@ from sweeper.waiting import NodeRoom
 __all__ = ["connect", "head_answers", "node_rooms", "reason_of", "room_now", "without_place"]
 
 _log = logging.getLogger(__name__)
+
+_FAILURES = (RayError, ConnectionError, RuntimeError, ValueError, TimeoutError, OSError)
+"""What Ray raises where it cannot be started or joined."""
+
+_JOIN_S = 60.0
+"""How long a cluster that has answered may take to be joined. Ray itself would try for ever."""
 
 
 @contextlib.contextmanager
@@ -63,7 +71,10 @@ def connect(address: str, *, logs: Path, code: Path | None = None) -> Iterator[C
             "_node_ip_address": "127.0.0.1",
         }
     try:
-        _start(options, attempts=2 if local else 1)
+        if local:
+            _start(options)
+        else:
+            _join(options)
         try:
             yield _describe()
         except (RayError, ConnectionError) as error:
@@ -79,31 +90,41 @@ def connect(address: str, *, logs: Path, code: Path | None = None) -> Iterator[C
             shutil.rmtree(session, ignore_errors=True)
 
 
-def _start(options: dict[str, Any], attempts: int) -> None:
-    """Start or join; a local start can fail on a busy machine, so it is tried again once."""
-    for attempt in range(1, attempts + 1):
+def _start(options: Mapping[str, Any]) -> None:
+    """Start a local Ray; that can fail on a busy machine, so it is tried again once."""
+    for again in (True, False):
         try:
             with deaf_children():
                 ray.init(**options)
-        except (RayError, ConnectionError, RuntimeError, ValueError, TimeoutError, OSError) as error:
+        except _FAILURES as error:
             _leave()
-            if attempt < attempts:
-                _log.warning("Ray did not start (%s); trying again", error)
-                continue
-            address = options["address"]
-            if address == "local":
+            if not again:
                 raise ClusterError(f"a local Ray could not be started: {error}") from error
-            # It answered a moment ago: see `joining`.
-            raise ClusterError(
-                f"cluster.address {address!r}: the cluster answers, but cannot be joined: {reason_of(error)}; "
-                "look at the logs of its head, or use `--address local`"
-            ) from error
+            _log.warning("Ray did not start (%s); trying again", error)
         except BaseException:
             # The user is tired of waiting.
             _leave()
             raise
         else:
             return
+
+
+def _join(options: Mapping[str, Any]) -> None:
+    """Join a cluster that answered a moment ago (see ``joining``), or say that it does not any more."""
+    where = f"cluster.address {options['address']!r}: the cluster answers, but"
+    mend = "look at the logs of its head, or use `--address local`"
+    # There Ray would warn that it cannot set handlers of signals, as it should not.
+    logging.getLogger("ray").setLevel(logging.ERROR)
+    joined = in_background(lambda: ray.init(**options))
+    wait([joined], timeout=_JOIN_S)
+    if not joined.done():
+        # Ray is not asked to leave what it has not joined: that would wait for the same.
+        raise ClusterError(f"{where} has not let this driver join within {_JOIN_S:.0f} s; its head may hang: {mend}")
+    try:
+        joined.result()
+    except _FAILURES as error:
+        _leave()
+        raise ClusterError(f"{where} cannot be joined: {reason_of(error)}; {mend}") from error
 
 
 def _leave() -> None:
