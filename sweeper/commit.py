@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import logging
-import math
 import re
 import shutil
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +16,13 @@ from sweeper.compact import Compactor
 from sweeper.errors import IntegrityError
 from sweeper.events import SegmentId, SnapshotId
 from sweeper.journal import Journal, RunState, apply
-from sweeper.messages import RepeatedItem, SegmentItem, SnapshotHeader
+from sweeper.messages import RepeatedItem, SegmentItem
+from sweeper.open_segments import OpenSegment
 from sweeper.repeats import refuse_other_rows
 from sweeper.run_dir import RunDir, file_hash
 from sweeper.tables import encode, measurement_rows, metric_rows
 
-__all__ = ["Committer", "OpenSegment", "failed_rows"]
+__all__ = ["Committer"]
 
 _log = logging.getLogger(__name__)
 
@@ -35,44 +34,6 @@ _GROUP_S = 1.0
 
 _REFRESH_S = 30.0
 """How old the readable tables may grow while the sweep runs; more where writing them takes long."""
-
-
-@dataclass
-class OpenSegment:
-    """A segment on its way: its rows come with the trainer's item, its measurements one by one."""
-
-    steps: int
-    item: SegmentItem | None = None
-    measurements: dict[str, list[Mapping[str, Any]]] = field(default_factory=dict)
-    estimate_s: float = 0.0
-
-    def add(self, rows: Mapping[str, Mapping[str, Any]], estimate_s: float) -> None:
-        """Take in what the estimators say of one snapshot."""
-        for estimator, row in rows.items():
-            self.measurements.setdefault(estimator, []).append(row)
-        self.estimate_s += estimate_s
-
-    def add_failed(self, header: SnapshotHeader, error: str) -> None:
-        """Take in a snapshot that could not be measured: a row of nulls which says why."""
-        for estimator, row in failed_rows(header, error).items():
-            self.measurements.setdefault(estimator, []).append(row)
-
-
-def failed_rows(header: SnapshotHeader, error: str) -> dict[str, dict[str, Any]]:
-    """Rows of nulls, which say why there is nothing.
-
-    Args:
-        header: The snapshot that could not be measured.
-        error: What was raised.
-
-    Returns:
-        Estimator to row.
-    """
-    # Of a kept snapshot whose file is damaged the epoch is not known.
-    epoch = None if math.isnan(header.epoch) else header.epoch
-    described = {"trial_id": header.trial, "step": header.step, "epoch": epoch, "error": error}
-    row = described | {"data_fraction": header.measure["data_fraction"]}
-    return {entry["use"]: dict(row) for entry in header.measure["estimators"]}
 
 
 class Committer:

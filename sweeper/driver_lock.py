@@ -75,7 +75,7 @@ class DriverLock:
     """One driver a run directory: an advisory lock, and a heartbeat for file systems whose locks stop at the host.
 
     Args:
-        run_dir: The directory; it must exist.
+        run_dir: The directory.
     """
 
     def __init__(self, run_dir: RunDir) -> None:
@@ -85,17 +85,24 @@ class DriverLock:
         self._beat_at = 0.0
 
     @contextlib.contextmanager
-    def hold(self) -> Iterator[DriverLock]:
+    def hold(self, *, create: bool = False) -> Iterator[DriverLock]:
         """Hold the directory for the length of a ``with`` block.
+
+        Args:
+            create: Make the directory where it is missing; otherwise it must exist.
 
         Yields:
             This lock, whose :meth:`beat` is to be called now and then.
 
         Raises:
             RunDirectoryError: Another driver holds it; the message names its host and pid. Or others may write to the
-                directory, or it holds a symbolic link.
+                directory, or it holds a symbolic link, or it cannot be made.
         """
-        refuse_strangers(self._run_dir.path, to_write=True)
+        # Either goes through the whole directory, once, before anything in it is opened.
+        if create:
+            self._run_dir.create()
+        else:
+            refuse_strangers(self._run_dir.path, to_write=True)
         self._file = open_to_append(self._lock_path)
         try:
             try:

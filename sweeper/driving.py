@@ -82,20 +82,22 @@ def ending_of(run_dir: RunDir) -> Ending | None:
 
 
 @contextmanager
-def driving(run_dir: RunDir, listener: Listener) -> Iterator[Driving]:
+def driving(run_dir: RunDir, listener: Listener, *, create: bool = False) -> Iterator[Driving]:
     """Be the driver of a run for the length of a ``with`` block.
 
     Args:
-        run_dir: The run directory; it must exist.
+        run_dir: The run directory.
         listener: Who is told how it goes.
+        create: Make the directory where it is missing; otherwise it must exist.
 
     Yields:
         What a driver needs.
 
     Raises:
-        RunDirectoryError: Another driver holds the directory, or its disk is full or gone.
+        RunDirectoryError: Another driver holds the directory, it cannot be used, or its disk is full or gone.
     """
-    with disk_errors(run_dir), DriverLock(run_dir).hold() as lock, logging_to(run_dir.logs / "driver.log"):
+    lock_held = DriverLock(run_dir).hold(create=create)
+    with disk_errors(run_dir), lock_held as lock, logging_to(run_dir.logs / "driver.log"):
         run_dir.ended.unlink(missing_ok=True)
         held = Driving(lock=lock, listener=_Recorded(listener))
         try:

@@ -2,22 +2,31 @@
 
 from __future__ import annotations
 
+import traceback
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
 
-from estimators import NullTest, Probe, null_test
+from estimators import NullTest, null_test
 from sweeper.actors import build_probe
+from sweeper.actors.worker import last_line
 from sweeper.errors import ClipsweepError
 from sweeper.labels import describe_problem
 from sweeper.plan import expand, require_allowed
 from sweeper.recovery import shipped
 from sweeper.spec import Sweep
 from sweeper.spec.measure import Measure
+from sweeper.spec.user_code import UserCode
+from trainers.errors import TrainerError
 from trainers.problems import build_problem
 from trainers.snapshot import flat_parameters
 
 __all__ = ["null_test_document"]
+
+_NUMBERS = ("again", "rebuilt", "hessian", "grad_norm")
 
 
 def null_test_document(sweep: Sweep, *, allow_code: bool = False) -> dict[str, Any]:
@@ -29,12 +38,11 @@ def null_test_document(sweep: Sweep, *, allow_code: bool = False) -> dict[str, A
 
     Returns:
         ``passed``, and ``problems``: for each its ``problem`` section, ``passed``, a ``verdict`` in words, and the
-        differences ``again``, ``rebuilt`` and ``hessian``.
+        differences ``again``, ``rebuilt`` and ``hessian``, null for a problem that raised.
 
     Raises:
         SpecError: The sweep cannot be expanded.
         ClipsweepError: The spec has analytic functions alone, or would import code from elsewhere than its folder.
-        TrainerError: A problem cannot be built.
     """
     measure = (sweep.measure or Measure(every=1)).model_dump(mode="json")
     plan = expand(sweep)
@@ -50,23 +58,36 @@ def null_test_document(sweep: Sweep, *, allow_code: bool = False) -> dict[str, A
     with shipped(plan.code) as (folder, _):
         search = () if folder is None else (str(folder),)
         for problem in plan.trained_problems:
-            options = {key: value for key, value in problem.items() if key != "use"}
-
-            def build(use: str = problem["use"], options: dict[str, Any] = options) -> Probe:
-                return build_probe(build_problem(use, options, seed=seed, search=search), measure)
-
-            model = build_problem(problem["use"], options, seed=seed, search=search).model
-            found = null_test(build, flat_parameters(model))
-            rows.append({
-                "problem": describe_problem(problem),
-                "passed": found.passed,
-                "verdict": _verdict(found),
-                "again": found.again,
-                "rebuilt": found.rebuilt,
-                "hessian": found.hessian,
-                "grad_norm": found.grad_norm,
-            })
+            try:
+                found = _test(problem, measure, seed=seed, search=search)
+            except Exception as error:
+                own = next((code for code in plan.code if code.use == problem["use"]), None)
+                if own is None and not isinstance(error, TrainerError):
+                    raise
+                verdict = f"raised {last_line(error)}{_where(error, own, folder)}"
+                row = {"passed": False, "verdict": verdict, **dict.fromkeys(_NUMBERS)}
+            else:
+                row = {"passed": found.passed, "verdict": _verdict(found)}
+                row |= {name: getattr(found, name) for name in _NUMBERS}
+            rows.append({"problem": describe_problem(problem), **row})
     return {"passed": all(row["passed"] for row in rows), "problems": rows}
+
+
+def _test(problem: Mapping[str, Any], measure: Mapping[str, Any], *, seed: int, search: Sequence[str]) -> NullTest:
+    options = {key: value for key, value in problem.items() if key != "use"}
+    build = partial(build_problem, problem["use"], options, seed=seed, search=search)
+    return null_test(lambda: build_probe(build(), measure), flat_parameters(build().model))
+
+
+def _where(error: Exception, own: UserCode | None, folder: Path | None) -> str:
+    """The line of the user's own code that an exception came through last; nothing where it came through none."""
+    if own is None or folder is None:
+        return ""
+    for frame in reversed(traceback.extract_tb(error.__traceback__)):
+        file = Path(frame.filename)
+        if file.is_relative_to(folder):
+            return f" ({own.root.parent / file.relative_to(folder)}:{frame.lineno}, in {frame.name})"
+    return ""
 
 
 def _verdict(found: NullTest) -> str:

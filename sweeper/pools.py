@@ -21,9 +21,10 @@ from ray.exceptions import (
     RayTaskError,
 )
 
-from sweeper.cluster import WorkerSettings, node_rooms, reason_of, without_place
+from sweeper.cluster import node_rooms, reason_of, without_place
 from sweeper.errors import ClusterError, mend_of_memory
 from sweeper.events import SnapshotId
+from sweeper.gathered import gathered
 from sweeper.messages import (
     Assignment,
     EstimatorBeat,
@@ -35,11 +36,13 @@ from sweeper.messages import (
     SnapshotHeader,
     SnapshotItem,
     TrainerDown,
+    TrainerItem,
     TrainerUp,
     Verdict,
     WorkerFacts,
     ends_attempt,
 )
+from sweeper.room import WorkerSettings
 from sweeper.waiting import Want, explain
 
 __all__ = ["RayPools"]
@@ -48,9 +51,6 @@ _log = logging.getLogger(__name__)
 
 _MAX_UNREAD_ITEMS = 2
 """Items that a trainer may be ahead of the driver: one snapshot is a header and an array."""
-
-_SEND_EVERY_S = 0.1
-"""How long a trainer gathers what very short trials have to say; half the time in which people see a change."""
 
 _MAX_START_FAILURES = 3
 """Actors of one kind that may die before they are up, in a row, before the sweep is given up."""
@@ -80,6 +80,7 @@ class RayPools:
         self._actors: dict[tuple[str, int], Any] = {}
         self._starting: dict[Any, tuple[str, int]] = {}
         self._streams: dict[Any, int] = {}
+        self._headers: dict[Any, SnapshotHeader] = {}
         self._unfinished: dict[int, int] = {}
         self._verdicts: dict[Any, tuple[int, SnapshotId]] = {}
         self._beats: dict[Any, int] = {}
@@ -121,6 +122,7 @@ class RayPools:
         """End a trainer's process; nothing more comes from it."""
         self._kill("trainer", slot)
         self._streams = {stream: other for stream, other in self._streams.items() if other != slot}
+        self._headers = {stream: header for stream, header in self._headers.items() if stream in self._streams}
 
     def kill_estimator(self, slot: int) -> None:
         """End an estimator's process; nothing more comes from it."""
@@ -206,20 +208,34 @@ class RayPools:
     def _read_stream(self, stream: Any) -> list[Message]:
         slot = self._streams[stream]
         try:
-            items = ray.get(next(stream))
-            if isinstance(items[-1], SnapshotItem):
-                items[-1] = SnapshotItem(header=items[-1].header, payload=next(stream))
+            items = self._next_items(stream)
         except StopIteration:
             del self._streams[stream]
             return []
         except RayError as error:
             del self._streams[stream]
+            self._headers.pop(stream, None)
             self._actors.pop(("trainer", slot), None)
             return [TrainerDown(slot=slot, error=_death_of("trainer", error))]
         self._unfinished[slot] -= sum(map(ends_attempt, items))
-        if self._unfinished[slot] == 0 or getattr(items[-1], "outcome", None) == "stopped":
+        if self._unfinished[slot] == 0 or (items and getattr(items[-1], "outcome", None) == "stopped"):
             del self._streams[stream]
         return [FromTrainer(slot=slot, item=item) for item in items]
+
+    def _next_items(self, stream: Any) -> list[TrainerItem]:
+        """What a trainer has sent, of which one object is there; never waits for the next, since a trainer may hang."""
+        sent = next(stream)
+        header = self._headers.pop(stream, None)
+        if header is None:
+            items: list[TrainerItem] = ray.get(sent)
+            if isinstance(last := items[-1], SnapshotItem):
+                self._headers[stream] = last.header
+                return items[:-1]
+            return items
+        if sent == stream.completed():
+            # In the place of the array, which nobody reads here: the trainer has died, or it raised.
+            ray.get(sent)
+        return [SnapshotItem(header=header, payload=sent)]
 
     def _read_verdict(self, handle: Any) -> Message:
         slot, snapshot = self._verdicts.pop(handle)
@@ -274,24 +290,18 @@ class _Trainer:
         self._worker.stop()
 
     def train(self, assignments: Sequence[Assignment]) -> Iterator[Any]:
-        """Lists of items, since sending one costs a millisecond; a snapshot's array follows its list by itself."""
-        held: list[Any] = []
-        sent = time.monotonic()
-        for item in self._worker.train(assignments):
-            if isinstance(item, SegmentItem):
-                item = replace(item, facts={**item.facts, "node": self._node})
-            if isinstance(item, SnapshotItem):
-                # The array apart: the driver reads the header and passes the array on unread.
-                yield [*held, SnapshotItem(header=item.header, payload=None)]
-                yield item.payload
-            elif time.monotonic() - sent > _SEND_EVERY_S:
-                yield [*held, item]
-            else:
-                held.append(item)
-                continue
-            held, sent = [], time.monotonic()
-        if held:
-            yield held
+        """Lists of items; a snapshot's array follows its list by itself: the driver passes it on unread."""
+        for items in gathered(self._worker.train(assignments)):
+            match items[-1]:
+                case SnapshotItem(header=header, payload=payload):
+                    yield [*map(self._located, items[:-1]), SnapshotItem(header=header, payload=None)]
+                    yield payload
+                case _:
+                    yield [*map(self._located, items)]
+
+    def _located(self, item: TrainerItem) -> TrainerItem:
+        """An item that says on which node of Ray's a segment was trained."""
+        return replace(item, facts={**item.facts, "node": self._node}) if isinstance(item, SegmentItem) else item
 
 
 class _Estimator:

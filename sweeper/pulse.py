@@ -1,11 +1,11 @@
-"""Whether estimators get on with the snapshots that they measure, or hang."""
+"""Whether workers get on with what they were given, or hang; by no clock of its own."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 
-__all__ = ["Pulses"]
+__all__ = ["Pulses", "Silences"]
 
 _ASK_TIMES = 4
 """How often an estimator is asked within the time after which it counts as hanging."""
@@ -76,11 +76,53 @@ class Pulses:
         Returns:
             Their slots, and what is wrong, in words.
         """
-        if self._timeout_s is None:
-            return []
-        silent = [(slot, now - pulse.since) for slot, pulse in self._pulses.items()]
-        return [
-            (slot, f"no sign of life for {seconds:.0f} s (resources.stall_timeout_s)")
-            for slot, seconds in silent
-            if seconds > self._timeout_s
-        ]
+        return _too_long({slot: now - pulse.since for slot, pulse in self._pulses.items()}, self._timeout_s)
+
+
+class Silences:
+    """How long trainers at work have said nothing: they talk by themselves, and need not be asked.
+
+    Args:
+        timeout_s: A trainer that says nothing for so long hangs; None where none ever does.
+
+    Example:
+        >>> silences = Silences(8.0)
+        >>> silences.hear(0, now=0.0)
+        >>> silences.hanging([0], now=8.0, listening=True)
+        []
+        >>> silences.hanging([0], now=9.0, listening=True)
+        [(0, 'no sign of life for 9 s (resources.stall_timeout_s)')]
+    """
+
+    def __init__(self, timeout_s: float | None) -> None:
+        self._timeout_s = timeout_s
+        self._heard_at: dict[int, float] = {}
+
+    def hear(self, slot: int, *, now: float) -> None:
+        """It has said something, or was given something to do."""
+        self._heard_at[slot] = now
+
+    def hanging(self, at_work: Collection[int], *, now: float, listening: bool) -> list[tuple[int, str]]:
+        """Those that hang.
+
+        Args:
+            at_work: Trainers that have something to do.
+            now: Seconds of the monotonic clock.
+            listening: Whether they are listened to: while not, they wait for the estimators, as they should.
+
+        Returns:
+            Their slots, and what is wrong, in words.
+        """
+        if not listening:
+            self._heard_at |= dict.fromkeys(at_work, now)
+        return _too_long({slot: now - self._heard_at[slot] for slot in at_work}, self._timeout_s)
+
+
+def _too_long(silent_s: Mapping[int, float], timeout_s: float | None) -> list[tuple[int, str]]:
+    if timeout_s is None:
+        return []
+    return [
+        (slot, f"no sign of life for {seconds:.0f} s (resources.stall_timeout_s)")
+        for slot, seconds in silent_s.items()
+        if seconds > timeout_s
+    ]

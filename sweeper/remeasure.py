@@ -2,54 +2,36 @@
 
 from __future__ import annotations
 
-import logging
-import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
-import yaml
-
-from sweeper import events
 from sweeper.driver_lock import DriverLock
 from sweeper.driving import driving
 from sweeper.environment import check_drift, environment_of
-from sweeper.errors import ClipsweepError, IntegrityError, RunDirectoryError
+from sweeper.errors import IntegrityError
 from sweeper.events import SnapshotId
 from sweeper.interrupts import listen_for_interrupts
-from sweeper.journal import Journal, RunState
+from sweeper.journal import Journal
 from sweeper.labels import duration
-from sweeper.measure_queue import MeasureQueue
-from sweeper.messages import EstimatorBeat, EstimatorDown, EstimatorUp, Message, SnapshotHeader, Verdict
 from sweeper.plan import remeasurement_id
-from sweeper.pulse import Pulses
 from sweeper.recovery import recover, shipped
+from sweeper.remeasure_loop import measure_again
+from sweeper.remeasure_plan import code_of, kept_snapshots, remeasure_section, uses_of
 from sweeper.resolved import resolved_settings
+from sweeper.room import num_estimators, worker_settings
 from sweeper.run_dir import RunDir
-from sweeper.snapshots import kept_steps
-from sweeper.spec import loads_spec
-from sweeper.spec.diagnostics import choices
-from sweeper.spec.estimator_options import ESTIMATOR_OPTIONS
 from sweeper.spec.settings import Cluster, Resources
-from sweeper.spec.user_code import UserCode, user_code
+from sweeper.spec.user_code import UserCode
 from sweeper.view import Listener
 from sweeper.waiting import Waiting
 
 if TYPE_CHECKING:
     from sweeper.commit import Committer
 
-__all__ = ["EstimatorPool", "Remeasured", "estimate_run", "measure_again", "remeasure_section"]
-
-_log = logging.getLogger(__name__)
-
-_GROUP_S = 1.0
-"""How long a measured snapshot waits for others to share its part."""
-
-_SAY_EVERY_S = 10.0
-_TICK_S = 0.25
-_OF_F = ("data_fraction", "probe", "audit")
+__all__ = ["Remeasured", "estimate_run"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,25 +68,6 @@ class Remeasured:
         if self.interrupted:
             return 130
         return 1 if self.failed else 0
-
-
-class EstimatorPool(Protocol):
-    """The part of the pools that measuring again takes."""
-
-    def start_estimator(self, slot: int) -> None:
-        """Start an estimator in an empty slot; ``EstimatorUp`` or ``EstimatorDown`` follows."""
-
-    def measure(self, slot: int, snapshot: SnapshotId, header: SnapshotHeader, payload: Any) -> None:
-        """Let an idle estimator measure a snapshot; a ``Verdict`` follows."""
-
-    def ask_estimator(self, slot: int) -> None:
-        """Ask a measuring estimator whether it gets on; an ``EstimatorBeat`` follows, unless it hangs."""
-
-    def kill_estimator(self, slot: int) -> None:
-        """End an estimator's process; nothing more comes from it."""
-
-    def poll(self, *, timeout_s: float, read_trainers: bool) -> list[Message]:
-        """Wait for what workers say, at most ``timeout_s`` seconds."""
 
 
 def estimate_run(
@@ -147,14 +110,14 @@ def estimate_run(
     with driving(run_dir, listener) as held:
         listener = held.listener
         state = recover(run_dir, listener.say)
-        kept = _kept(run_dir, state)
+        kept = kept_snapshots(run_dir, state)
         measurement = remeasurement_id(section)
         done = state.remeasured.get(measurement, set())
         todo = [snapshot for snapshot in kept if (snapshot.trial, snapshot.step) not in done]
         environment = environment_of(resources)
         before = state.remeasurements.get(measurement, {}).get("environment", environment)
         check_drift(run_dir, before, environment, begun=bool(done), accepted=accept_drift)
-        code = _code_of(run_dir, state, {snapshot.trial for snapshot in todo}, allow_code=allow_code)
+        code = code_of(run_dir, state, {snapshot.trial for snapshot in todo}, allow_code=allow_code)
         listener.say(f"{len(kept)} snapshots kept: {len(kept) - len(todo)} measured, {len(todo)} to measure")
         from sweeper.commit import Committer
 
@@ -176,7 +139,7 @@ def estimate_run(
                 run_dir,
                 todo,
                 section,
-                uses=_uses(state, todo),
+                uses=uses_of(state, todo),
                 committer=committer,
                 resources=resources,
                 code=code,
@@ -211,96 +174,6 @@ def _checked(run_dir: RunDir, settings: Mapping[str, Any]) -> tuple[Resources, C
         ) from error
 
 
-def remeasure_section(run_dir: RunDir, estimator: str, options: Sequence[str]) -> dict[str, Any]:
-    """What is measured: the run's own f, unless an option says otherwise, and one estimator.
-
-    Args:
-        run_dir: The run.
-        estimator: Name of the estimator.
-        options: ``option=value`` each.
-
-    Returns:
-        ``data_fraction``, ``probe``, ``audit`` and ``estimators`` of a resolved measure section.
-
-    Raises:
-        ClipsweepError: The estimator or an option is unknown, or a value is wrong.
-    """
-    if estimator not in ESTIMATOR_OPTIONS:
-        raise ClipsweepError(f"--estimator {estimator!r}: unknown; {choices(estimator, tuple(ESTIMATOR_OPTIONS))}")
-    own = resolved_settings(run_dir).get("measure") or {}
-    measure = {key: own[key] for key in _OF_F if key in own}
-    measure |= {"every": 1, "estimators": [{"use": estimator}]}
-    text = yaml.safe_dump({
-        "problem": {"use": "deep_linear"},
-        "update_rule": {"learning_rate": 1},
-        "train": {"steps": 1},
-        "measure": measure,
-    })
-    paths = [_place(option) for option in options]
-    checked = loads_spec(text, name=f"{run_dir.path.name}: estimate", folder=Path.cwd(), overrides=paths).measure
-    assert checked is not None
-    full = checked.model_dump(mode="json")
-    return {key: full[key] for key in (*_OF_F, "estimators")}
-
-
-def _place(option: str) -> str:
-    """Where in a measure section an option stands."""
-    of_f = option.partition("=")[0].partition(".")[0].strip() in _OF_F
-    return f"measure.{option}" if of_f else f"measure.estimators[0].{option}"
-
-
-def _kept(run_dir: RunDir, state: RunState) -> list[SnapshotId]:
-    """The kept snapshots of committed steps, trial after trial."""
-    found = [
-        SnapshotId(trial=name, attempt=0, step=step)
-        for name, trial in state.trials.items()
-        for step in kept_steps(run_dir, name)
-        # Of a step that is not committed an attempt may still write another file, or a changed problem have written
-        # one.
-        if step < trial.step
-    ]
-    if not found:
-        raise RunDirectoryError(
-            f"{run_dir.path}: no snapshots were kept, so there is nothing to measure again; "
-            "a run whose spec says `measure: {keep: true}` keeps them"
-        )
-    return found
-
-
-def _code_of(run_dir: RunDir, state: RunState, trials: set[str], *, allow_code: bool) -> list[UserCode]:
-    """The user's own code that the trials were trained with, if it is still the same and may be imported."""
-    found: dict[str, UserCode] = {}
-    for name in trials:
-        wanted = state.trials[name].record.get("code")
-        if wanted is None:
-            continue
-        use, root, sha256 = wanted["use"], Path(wanted["root"]), wanted["sha256"]
-        code = user_code(use, root.parent)
-        if code is None or code.sha256 != sha256:
-            raise RunDirectoryError(
-                f"{run_dir.path}: {root} is not what trial {name} was trained with any more; "
-                "restore it, since another problem would be measured"
-            )
-        found[use] = code
-    # The journal's word alone does not allow it: a run directory may come from anybody, as a spec may. Code in a folder
-    # above it came with it, as code beside a spec does, and what lies in the working directory is at hand.
-    near = {Path.cwd(), *run_dir.path.parents}
-    far = [code for code in found.values() if not (code.beside and code.root.parent in near)]
-    if far and not allow_code:
-        what = ", ".join(f"{code.use} from {code.place}" for code in far)
-        raise ClipsweepError(
-            f"{run_dir.path}: its problem would run code that lies neither in a folder above the run nor in the "
-            f"working directory: {what}; go on with --allow-code if you trust it"
-        )
-    return list(found.values())
-
-
-def _uses(state: RunState, todo: Sequence[SnapshotId]) -> dict[str, str]:
-    """Trial to the problem of the user's own that it was trained with: a snapshot's file may name no other code."""
-    codes = {one.trial: state.trials[one.trial].record.get("code") for one in todo}
-    return {trial: code["use"] for trial, code in codes.items() if code is not None}
-
-
 def _on_ray(
     run_dir: RunDir,
     todo: Sequence[SnapshotId],
@@ -321,7 +194,7 @@ def _on_ray(
     address, notes = prepare(address, insecure=insecure_cluster)
     for note in notes:
         listener.say(note)
-    from sweeper.cluster import connect, num_estimators, worker_settings
+    from sweeper.cluster import connect
     from sweeper.pools import RayPools
 
     with (
@@ -352,116 +225,3 @@ def _on_ray(
             say=listener.say,
             stop_requested=lambda: interrupts.requested() or lock.asked_to_stop(),
         )
-
-
-def measure_again(
-    todo: Sequence[SnapshotId],
-    section: Mapping[str, Any],
-    *,
-    committer: Committer,
-    pool: EstimatorPool,
-    num_estimators: int,
-    uses: Mapping[str, str] | None = None,
-    max_attempts: int = 3,
-    stall_timeout_s: float | None = None,
-    beat: Callable[[], object] = lambda: None,
-    say: Callable[[str], object] = lambda text: None,
-    stop_requested: Callable[[], bool] = lambda: False,
-) -> tuple[int, bool]:
-    """Wait, take notice, do what the queue says, commit in groups.
-
-    Args:
-        todo: What is to be measured.
-        section: As :func:`remeasure_section` gives it.
-        committer: Makes rows durable.
-        pool: The workers.
-        num_estimators: Slots to fill.
-        uses: Trial to the problem of the user's own that its snapshots may name.
-        max_attempts: How often a snapshot may fail.
-        stall_timeout_s: An estimator that does not get on for so long is ended; None to wait for ever.
-        beat: Called now and then, to show that this driver lives.
-        say: Is told how it goes.
-        stop_requested: Whether the user wants to end early.
-
-    Returns:
-        How many snapshots could not be measured, and whether the user ended it early.
-    """
-    from sweeper.commit import failed_rows
-
-    queue = MeasureQueue(todo, max_attempts=max_attempts)
-    pulses = Pulses(stall_timeout_s)
-    rows: dict[SnapshotId, Mapping[str, Mapping[str, Any]]] = {}
-    failed, count, stopping = 0, 0, False
-    commit_at = said_at = time.monotonic()
-    for slot in range(num_estimators):
-        pool.start_estimator(slot)
-    while not queue.finished:
-        news: list[events.Event] = []
-        for message in pool.poll(timeout_s=_TICK_S, read_trainers=False):
-            if isinstance(message, EstimatorBeat):
-                pulses.hear(message.slot, message.beats, now=time.monotonic())
-                continue
-            if isinstance(message, Verdict) and message.rows is not None:
-                rows[message.snapshot] = message.rows
-            if isinstance(message, (Verdict, EstimatorDown)):
-                pulses.end(message.slot)
-            news.append(_event(message, say))
-        for slot, error in pulses.hanging(now=time.monotonic()):
-            pool.kill_estimator(slot)
-            pulses.end(slot)
-            news.append(_event(EstimatorDown(slot=slot, error=error), say))
-        for slot in pulses.to_ask(now=time.monotonic()):
-            pool.ask_estimator(slot)
-        if stop_requested() and not stopping:
-            stopping = True
-            news.append(events.StopRequested())
-        for command in [command for event in news for command in queue.handle(event)]:
-            match command:
-                case events.Measure(slot=slot, snapshot=snapshot):
-                    pulses.begin(slot, now=time.monotonic())
-                    pool.measure(slot, snapshot, _header(snapshot, section, uses or {}), None)
-                case events.MeasureFailed(snapshot=snapshot, error=error):
-                    say(f"{snapshot.trial}: step {snapshot.step} could not be measured: {error}")
-                    rows[snapshot] = failed_rows(_header(snapshot, section, uses or {}), error)
-                    failed += 1
-                case events.ReplaceEstimator(slot=slot):
-                    pool.start_estimator(slot)
-        now = time.monotonic()
-        if rows and (queue.finished or now - commit_at > _GROUP_S):
-            committer.commit_measured(rows)
-            count += len(rows)
-            rows, commit_at = {}, now
-        if now - said_at > _SAY_EVERY_S:
-            say(f"{count} of {len(todo)} measured")
-            said_at = now
-        beat()
-    return failed, stopping
-
-
-def _header(snapshot: SnapshotId, section: Mapping[str, Any], uses: Mapping[str, str]) -> SnapshotHeader:
-    """Which snapshot is meant; what it is of, the file says to the worker that opens it."""
-    return SnapshotHeader(
-        trial=snapshot.trial,
-        seed=0,
-        step=snapshot.step,
-        epoch=math.nan,
-        problem={"use": uses[snapshot.trial]} if snapshot.trial in uses else {},
-        measure=section,
-        nbytes=0,
-    )
-
-
-def _event(message: Message, say: Callable[[str], object]) -> events.Event:
-    match message:
-        case EstimatorUp(slot=slot, facts=facts):
-            _log.info("estimator %d is up: %s", slot, facts)
-            return events.EstimatorReady(slot=slot)
-        case EstimatorDown(slot=slot, error=error):
-            say(f"estimator {slot} died: {error}; starting another")
-            return events.EstimatorDied(slot=slot, error=error)
-        case Verdict(slot=slot, snapshot=snapshot, rows=None, error=error, traceback=traceback):
-            _log.warning("%s: %s", snapshot, traceback or error)
-            return events.MeasureRaised(slot=slot, snapshot=snapshot, error=error)
-        case Verdict(slot=slot, snapshot=snapshot):
-            return events.Measured(slot=slot, snapshot=snapshot)
-    raise AssertionError(f"no message of an estimator: {message!r}")

@@ -19,6 +19,7 @@ from sweeper.journal import Journal, RunState
 from sweeper.labels import duration
 from sweeper.plan import Plan, Trial, expand, measurement_id, require_allowed
 from sweeper.recovery import recover, shipped
+from sweeper.room import pool_size, worker_settings
 from sweeper.run_dir import RunDir
 from sweeper.schedule import Progress, Schedule
 from sweeper.spec import Sweep
@@ -104,8 +105,7 @@ def run_sweep(
     plan = expand(sweep)
     require_allowed(plan.code, sweep.folder, allow_code=allow_code)
     run_dir = RunDir((out or default_run_dir(sweep)).resolve())
-    run_dir.create()
-    with driving(run_dir, listener) as held:
+    with driving(run_dir, listener, create=True) as held:
         listener = held.listener
         state = recover(run_dir, listener.say)
         environment = environment_of(sweep.resources)
@@ -174,7 +174,7 @@ def _drive(
     address, notes = prepare(address, insecure=insecure_cluster)
     for note in notes:
         listener.say(note)
-    from sweeper.cluster import connect, head_answers, pool_size, room_now, worker_settings
+    from sweeper.cluster import connect, head_answers, room_now
     from sweeper.driver import Driver
     from sweeper.elastic import Elastic
     from sweeper.pools import RayPools

@@ -1,7 +1,9 @@
 """Keep a local Ray alive through the signals by which terminals and batch systems end a job, and end it afterwards.
 
 They signal every process of a job at once. Ray's processes would go before the trainers have written the checkpoint
-that the signal asks for, so they are started deaf to it. What is deaf must be ended by force: nothing is left behind.
+that the signal asks for, so they are started deaf to it. Workers are deaf by that, too, and have to be: of those that
+heard again, trainers were gone before they had written anything. What is deaf must be ended by force: nothing is left
+behind.
 """
 
 from __future__ import annotations

@@ -65,8 +65,9 @@ class SnapshotQueue:
         self._waiting.appendleft(snapshot)
 
     def withdraw(self, snapshot: SnapshotId) -> None:
-        """A waiting snapshot is not to be measured any more."""
-        self._waiting.remove(snapshot)
+        """A snapshot is not to be measured any more; an estimator that has it goes on with it."""
+        if snapshot in self._waiting:
+            self._waiting.remove(snapshot)
 
     def free(self, slot: int) -> None:
         """An estimator is ready for the next snapshot."""

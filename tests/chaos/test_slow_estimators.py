@@ -57,13 +57,14 @@ commit, asked = driver.Driver._commit, 0.0
 
 def watching(self):
     global asked
-    seen["most"] = max(seen["most"], len(self._snapshots))
+    seen["most"] = max(seen["most"], self._open.num_snapshots)
     seen["held_back"] += not self._schedule.takes_snapshots
     if time.monotonic() - asked > 1:
+        import ray
         from ray._private.internal_api import memory_summary
         asked = time.monotonic()
         seen["rss"].append([self._measured, psutil.Process().memory_info().rss])
-        seen["stores"].append(memory_summary(stats_only=True))
+        seen["stores"].append(memory_summary(ray.get_runtime_context().gcs_address, stats_only=True))
     commit(self)
 
 driver.Driver._commit = watching

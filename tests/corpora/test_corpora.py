@@ -23,7 +23,7 @@ from sweeper.compact import trials_table
 from sweeper.driver_lock import DriverLock
 from sweeper.errors import ClipsweepError, RunDirectoryError
 from sweeper.journal import Part, read_journal, replay
-from sweeper.remeasure import remeasure_section
+from sweeper.remeasure_plan import remeasure_section
 from sweeper.resolved import resolved_settings
 from sweeper.run_dir import RunDir, file_hash
 from sweeper.snapshots import read_header, read_iterates

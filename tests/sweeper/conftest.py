@@ -41,7 +41,7 @@ from sweeper.standing import order
 
 
 class InlinePools:
-    """Keeps the promises of ``sweeper.driver.Pools`` in one thread.
+    """Keeps the promises of ``sweeper.pool_protocols.Pools`` in one thread.
 
     Args:
         run_dir: The run directory.
@@ -179,8 +179,7 @@ class InlineRun:
         self, *, max_attempts: int = 1000, max_snapshots: int = 3, stall_timeout_s: float | None = None
     ) -> InlineRun:
         plan = expand(self.sweep)
-        self.run_dir.create()
-        with DriverLock(self.run_dir).hold() as lock:
+        with DriverLock(self.run_dir).hold(create=True) as lock:
             state = recover(self.run_dir, self.listener.say)
             committer = Committer(
                 self.run_dir, Journal(self.run_dir.journal, state.next_number), state, measurement="m"

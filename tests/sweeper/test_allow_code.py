@@ -20,7 +20,8 @@ from sweeper.events import SnapshotId
 from sweeper.messages import SnapshotHeader
 from sweeper.null_test import null_test_document
 from sweeper.plan import expand
-from sweeper.remeasure import _uses, estimate_run, remeasure_section
+from sweeper.remeasure import estimate_run
+from sweeper.remeasure_plan import remeasure_section, uses_of
 from sweeper.run import run_sweep
 from sweeper.snapshots import keep_snapshot, read_header, read_iterates
 from sweeper.spec import load_spec
@@ -279,4 +280,4 @@ def test_a_snapshots_file_cannot_have_other_code_run_than_its_trial_was_trained_
         verdict = worker.measure(0, SnapshotId(path.parent.name, 0, 0), replace(header, problem=problem), None)
         assert "would run os:system, which its trial was not trained with" in verdict.error
     assert not (tmp_path / "owned").exists()
-    assert _uses(open_state(run_dir), [SnapshotId(path.parent.name, 0, 0)]) == {}
+    assert uses_of(open_state(run_dir), [SnapshotId(path.parent.name, 0, 0)]) == {}

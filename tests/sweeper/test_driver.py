@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 from safetensors.numpy import load_file
 
-from sweeper import actors
+from sweeper.actors import worker
 from sweeper.elastic import PoolSize
 from sweeper.results import Run
 from sweeper.run_dir import RunDir
@@ -327,9 +327,9 @@ def test_data_that_changed_under_a_trial_stops_it_with_the_mend(
 
     stopped.stop_requested = stop_requested
     stopped()
-    real = actors.build_problem
+    real = worker.build_problem
     changed = lambda *args, **options: replace(real(*args, **options), fingerprint="other data")  # noqa: E731
-    monkeypatch.setattr(actors, "build_problem", changed)
+    monkeypatch.setattr(worker, "build_problem", changed)
     resumed = inline_run(SPEC)(max_attempts=1)
     trials = pd.read_parquet(resumed.run_dir.path / "trials.parquet")
     begun = trials[trials["error"].notna()]

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 from sweeper.cli import app
 from sweeper.driver_lock import DriverLock
 from sweeper.errors import ClipsweepError, IntegrityError, RunDirectoryError
-from sweeper.guarded_paths import make_folder, open_new, open_to_append
+from sweeper.guarded_paths import make_folder, open_new, open_to_append, refuse_strangers
 from sweeper.journal import Journal
 from sweeper.recovery import recover
 from sweeper.run_dir import RunDir, file_hash, publish
@@ -68,8 +68,16 @@ def opened_to_write(path: Path) -> None:
         pass
 
 
-WAYS = [opened_to_read, opened_to_write, lambda path: RunDir(path).create(), lambda path: open_state(RunDir(path))]
-NAMES = ["require", "hold", "create", "plan"]
+def made_to_write(path: Path) -> None:
+    with DriverLock(RunDir(path)).hold(create=True):
+        pass
+
+
+WAYS = [
+    opened_to_read, opened_to_write, made_to_write, lambda path: RunDir(path).create(),
+    lambda path: open_state(RunDir(path)),
+]  # fmt: skip
+NAMES = ["require", "hold", "make and hold", "create", "plan"]
 
 
 @pytest.mark.parametrize("way", WAYS, ids=NAMES)
@@ -86,6 +94,22 @@ def test_a_link_in_any_folder_is_refused_by_every_way_in(
         link.unlink()
     way(run)
     assert [path.name for path in outside.iterdir()] == ["precious"]
+
+
+@pytest.mark.parametrize("way", [opened_to_write, made_to_write])
+def test_a_driver_goes_through_its_directory_once(
+    run: Path, way: Callable[[Path], object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    walks: list[tuple[Path, bool]] = []
+
+    def refuse(root: Path, *, to_write: bool) -> None:
+        walks.append((root, to_write))
+        refuse_strangers(root, to_write=to_write)
+
+    for module in ("run_dir", "driver_lock"):
+        monkeypatch.setattr(f"sweeper.{module}.refuse_strangers", refuse)
+    way(run)
+    assert walks == [(run, True)]
 
 
 @pytest.mark.parametrize("folder", FOLDERS)

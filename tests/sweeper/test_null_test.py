@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from sweeper.errors import ClipsweepError
 from sweeper.null_test import null_test_document
-from sweeper.spec import loads_spec
+from sweeper.spec import load_spec, loads_spec
 
 RANDOM = """
 import torch
@@ -52,6 +55,82 @@ def test_a_problem_of_ones_own_that_is_random_fails_and_is_told_why(
     assert quiet["passed"]
     assert not noisy["passed"]
     assert "draws random numbers" in noisy["verdict"]
+
+
+RAISES = """
+import torch
+from torch import nn
+from trainers.problem import Problem
+
+def fails(*, where="nowhere"):
+    def loss(model, batch, carry):
+        if where == "loss":
+            raise RuntimeError("no loss today\\nsecond line")
+        return (0.0 if where == "outside" else model(batch).square().mean()), carry
+
+    if where == "factory":
+        raise KeyError("no data today")
+    return Problem(
+        model=nn.Linear(3, 1), loss=loss, batch=lambda step: torch.ones(4, 3),
+        probe=lambda fraction: [torch.ones(4, 3)], steps_per_epoch=1, fingerprint="fails",
+    )
+"""
+
+
+@pytest.fixture
+def failing(tmp_path: Path) -> Callable[[str], Path]:
+    """``failing("loss")``: a spec of a problem that is well, and of the same that raises in its loss."""
+    (tmp_path / "failing_problem.py").write_text(RAISES)
+
+    def spec(grid: str) -> Path:
+        text = "problem: {use: 'failing_problem:fails'}\nupdate_rule: {learning_rate: 0.1}\ntrain: {steps: 1}\n"
+        (tmp_path / "spec.yaml").write_text(text + f"sweep: {{grid: {{{grid}}}}}\n")
+        return tmp_path / "spec.yaml"
+
+    return spec
+
+
+def test_a_problem_of_ones_own_that_raises_has_failed_and_the_line_is_named(failing: Callable[[str], Path]) -> None:
+    spec = failing("problem.where: [nowhere, loss, factory, outside]")
+    document = null_test_document(load_spec(spec))
+    well, loss, factory, outside = document["problems"]
+    assert not document["passed"]
+    assert well["passed"], "the others are tested all the same"
+    file = spec.parent / "failing_problem.py"
+    assert loss["verdict"] == f"raised RuntimeError: no loss today ({file}:9, in loss)"
+    assert factory["verdict"] == f"raised KeyError: 'no data today' ({file}:13, in fails)"
+    # A float has no gradient: seen by the code that asks for one, in no line of the problem.
+    assert outside["verdict"].startswith("raised ")
+    assert "failing_problem.py" not in outside["verdict"]
+    assert (loss["passed"], loss["again"], loss["grad_norm"]) == (False, None, None)
+
+
+def test_on_the_command_line_that_is_a_failed_problem_and_no_internal_error(failing: Callable[[str], Path]) -> None:
+    spec = failing("problem.where: [loss]")
+    done = subprocess.run(
+        [sys.executable, "-m", "sweeper", "null-test", str(spec)], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1
+    assert done.stdout.startswith("FAILED  failing_problem:fails")
+    assert f"no loss today ({spec.parent / 'failing_problem.py'}:9, in loss)\n" in done.stdout
+    assert "internal error" not in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_an_option_that_a_problem_does_not_have_is_its_failure_too(failing: Callable[[str], Path]) -> None:
+    (row,) = null_test_document(load_spec(failing("problem.width: [3]")))["problems"]
+    assert row["verdict"].startswith("raised TrainerError: ")
+    assert row["verdict"].endswith("'failing_problem:fails': unknown option 'width'; known: where")
+
+
+def test_an_exception_that_is_no_fault_of_a_problem_stays_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*arguments: object) -> None:
+        raise RuntimeError("a mistake of ours")
+
+    monkeypatch.setattr("sweeper.null_test.null_test", broken)
+    text = "problem: {use: deep_linear}\nupdate_rule: {learning_rate: 0.1}\ntrain: {steps: 1}\n"
+    with pytest.raises(RuntimeError, match="a mistake of ours"):
+        null_test_document(loads_spec(text, folder=Path()))
 
 
 def test_functions_that_are_written_down_need_no_test() -> None:

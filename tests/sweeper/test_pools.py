@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -9,10 +10,18 @@ import pytest
 import ray
 from ray.exceptions import NodeDiedError, OutOfMemoryError, RayActorError, RayError
 
-from sweeper.cluster import WorkerSettings
 from sweeper.events import SnapshotId
-from sweeper.messages import EstimatorDown, TrainerDown
+from sweeper.messages import (
+    EstimatorDown,
+    FromTrainer,
+    Message,
+    ProgressItem,
+    SnapshotHeader,
+    SnapshotItem,
+    TrainerDown,
+)
 from sweeper.pools import RayPools, _death_of
+from sweeper.room import WorkerSettings
 
 CRASHED = RayActorError(
     error_msg="The actor is dead because its worker process has died. Worker exit type: SYSTEM_ERROR Worker exit "
@@ -73,6 +82,74 @@ def test_a_trainer_that_dies_in_a_trial_is_down_and_says_why(
     assert isinstance(message, TrainerDown)
     assert said in message.error
     assert pools._streams == {}
+
+
+HEADER = SnapshotHeader(trial="a", seed=0, step=3, epoch=0.5, problem={}, measure={}, nbytes=8)
+PROGRESS = ProgressItem(step=1, loss=0.5, clipped_fraction=0.0)
+
+
+class Stream:
+    """References that a trainer has sent so far, each named by what it holds; the last is to its death."""
+
+    def __init__(self, *sent: Any) -> None:
+        self.sent = list(sent)
+
+    def __next__(self) -> Any:
+        assert self.sent, "Ray would wait for a trainer that may hang"
+        return self.sent.pop(0)
+
+    def completed(self) -> Any:
+        return CRASHED
+
+
+@pytest.fixture
+def read(pools: RayPools, monkeypatch: pytest.MonkeyPatch) -> Callable[[Stream], list[Message]]:
+    """``read(stream)``: what the pools make of the next object that a trainer in slot 0 has sent."""
+
+    def get(reference: Any) -> Any:
+        assert reference != "array", "no array is read here"
+        if isinstance(reference, RayError):
+            raise reference
+        return reference
+
+    monkeypatch.setattr(ray, "get", get)
+
+    def read_next(stream: Stream) -> list[Message]:
+        if stream not in pools._streams:
+            pools._actors["trainer", 0] = object()
+            pools._streams[stream] = 0
+            pools._unfinished[0] = 1
+        return pools._read(stream)
+
+    return read_next
+
+
+def test_a_snapshot_is_told_when_its_array_is_there_which_nobody_reads(read: Callable[[Stream], list[Message]]) -> None:
+    stream = Stream([PROGRESS, SnapshotItem(header=HEADER, payload=None)])
+    assert read(stream) == [FromTrainer(slot=0, item=PROGRESS)]
+    stream.sent = ["array", [PROGRESS]]
+    assert read(stream) == [FromTrainer(slot=0, item=SnapshotItem(header=HEADER, payload="array"))]
+    assert read(stream) == [FromTrainer(slot=0, item=PROGRESS)]
+
+
+def test_a_trainer_that_dies_between_a_snapshots_header_and_its_array_is_down_and_has_taken_none(
+    pools: RayPools, read: Callable[[Stream], list[Message]]
+) -> None:
+    stream = Stream([SnapshotItem(header=HEADER, payload=None)], CRASHED)
+    assert read(stream) == []
+    (message,) = read(stream)
+    assert isinstance(message, TrainerDown), "an estimator that was given its death would be taken for dead itself"
+    assert "the trainer's process" in message.error
+    assert (pools._streams, pools._headers, pools._actors) == ({}, {}, {})
+
+
+def test_of_a_trainer_that_was_ended_no_header_is_left(
+    pools: RayPools, read: Callable[[Stream], list[Message]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ray, "kill", lambda actor: None)
+    read(Stream([SnapshotItem(header=HEADER, payload=None)]))
+    pools.kill_trainer(0)
+    assert (pools._streams, pools._headers) == ({}, {})
 
 
 def test_a_death_is_told_in_one_line() -> None:

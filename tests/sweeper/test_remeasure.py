@@ -18,7 +18,9 @@ from sweeper.journal import Journal, read_journal, replay
 from sweeper.messages import SnapshotHeader
 from sweeper.plan import remeasurement_id
 from sweeper.recovery import recover
-from sweeper.remeasure import _kept, estimate_run, measure_again, remeasure_section
+from sweeper.remeasure import estimate_run
+from sweeper.remeasure_loop import measure_again
+from sweeper.remeasure_plan import kept_snapshots, remeasure_section
 from sweeper.run_dir import RunDir
 from sweeper.snapshots import read_header, read_iterates
 
@@ -67,7 +69,7 @@ def again(
     with DriverLock(run_dir).hold():
         state = recover(run_dir)
         done = state.remeasured.get(measurement, set())
-        todo = [one for one in _kept(run_dir, state) if (one.trial, one.step) not in done]
+        todo = [one for one in kept_snapshots(run_dir, state) if (one.trial, one.step) not in done]
         committer = Committer(run_dir, Journal(run_dir.journal, state.next_number), state, measurement=measurement)
         committer.record({"type": "opened", "format": 1, "epoch": state.epoch + 1, "environment": {}})
         committer.record({"type": "remeasuring", "measurement": measurement, "environment": {}, "measure": section})
@@ -95,7 +97,7 @@ def test_an_estimator_that_hangs_is_ended_and_another_measures_its_snapshot(
     reference = again(inline_run(SPEC, name="reference")(), "directional_curvature")
     run = inline_run(SPEC, name="hanging")()
     now, stuck, said = 0.0, {1}, []
-    monkeypatch.setattr("sweeper.remeasure.time.monotonic", lambda: now)
+    monkeypatch.setattr("sweeper.remeasure_loop.time.monotonic", lambda: now)
 
     def prepare(pool: Any) -> None:
         real = pool.kill_estimator
@@ -131,7 +133,7 @@ def test_measured_again_with_the_same_settings_the_rows_are_those_of_the_sweep(i
 def test_after_a_crash_only_what_is_missing_is_measured(
     inline_run: InlineRun, polls: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("sweeper.remeasure._GROUP_S", 0.0)
+    monkeypatch.setattr("sweeper.remeasure_loop._GROUP_S", 0.0)
     reference = again(inline_run(SPEC, name="reference")(), "directional_curvature")
     run = inline_run(SPEC, name="crashing")()
     with pytest.raises(Crash):

@@ -11,11 +11,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from sweeper.commit import Committer, OpenSegment
+from sweeper.commit import Committer
 from sweeper.errors import IntegrityError
 from sweeper.events import SegmentId
 from sweeper.journal import Journal, RunState
 from sweeper.messages import RepeatedItem, SegmentItem
+from sweeper.open_segments import OpenSegment
 from sweeper.results import Run
 from sweeper.run_dir import RunDir
 

@@ -13,11 +13,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from sweeper.commit import Committer, OpenSegment
+from sweeper.commit import Committer
 from sweeper.errors import ClipsweepError
 from sweeper.events import SegmentId
 from sweeper.journal import Journal, RunState
 from sweeper.messages import SegmentItem
+from sweeper.open_segments import OpenSegment
 from sweeper.plots import draw
 from sweeper.report import build_report
 from sweeper.report_formats import FORMATS, render

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from sweeper import actors
+from sweeper.actors import worker
 from sweeper.environment import check_drift, environment_of
 from sweeper.errors import RunDirectoryError
 from sweeper.journal import replay
@@ -259,14 +260,14 @@ def test_the_conditions_of_every_driver_are_known() -> None:
 def test_out_of_memory_in_one_trial_fails_that_trial_alone_with_the_mend(
     inline_run: InlineRun, monkeypatch: pytest.MonkeyPatch, error: Exception, mend: str
 ) -> None:
-    real = actors.build_problem
+    real = worker.build_problem
 
     def build(*arguments: Any, seed: int, **options: Any) -> Any:
         if seed == 1:
             raise error
         return real(*arguments, seed=seed, **options)
 
-    monkeypatch.setattr(actors, "build_problem", build)
+    monkeypatch.setattr(worker, "build_problem", build)
     run = inline_run(SPEC)(max_attempts=3)
     trials = pd.read_parquet(run.run_dir.path / "trials.parquet").set_index("seed")
     assert trials["status"].to_dict() == {0: "done", 1: "failed"}
