@@ -43,10 +43,10 @@ def measure_adaptive_smoothness(
       gradient each, f(b) - f(a) is known, and the integral of <grad f, d> is the curve's. That knows of errors along
       the step alone, and of no more than their mean.
 
-    Its error is taken to be twice their geometric mean, or the first where that is smaller. The next gradient is taken where
-    curve plus error are largest; the search ends where they are nowhere larger than the largest measured ratio by more
-    than the tolerance, or cannot stand clear of the noise. So the value is a measured ratio, with the bits that the
-    exact grid would give it; where the curve is of no use, every fraction is measured. What may be missed is a peak
+    Its error is taken to be twice their geometric mean, or the first where that is smaller. The next gradient is taken
+    where curve plus error are largest; the search ends where they are nowhere larger than the largest measured ratio by
+    more than the tolerance, or cannot stand clear of the noise. So the value is a measured ratio, with the bits that
+    the exact grid would give it; where the curve is of no use, every fraction is measured. What may be missed is a peak
     between two measured fractions of which neither the gradients around it nor the loss give a sign, as kinks make it.
 
     Args:

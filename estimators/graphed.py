@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -95,7 +96,8 @@ class GraphedGradient:
 
     Args:
         gradient: f; its buffers are replayed into, so that nobody else may use it in the meantime.
-        record: How the work is recorded; by default as a CUDA graph on a GPU, and not at all elsewhere.
+        record: How the work is recorded, at the first point; by default as a CUDA graph on a GPU, and not at all
+            elsewhere.
 
     Example:
         f(w) = w^2 / 2 along any step has the ratio 1:
@@ -112,8 +114,33 @@ class GraphedGradient:
         self._total = torch.zeros((), dtype=torch.float64, device=gradient.device)
         if record is None:
             record = record_cuda_graph if gradient.device.type == "cuda" else run_eagerly
-        with full_float32():
-            self._replay = record(self._work)
+        self._record = record
+
+    @cached_property
+    def _replay(self) -> Callable[[], object]:
+        """Recorded at the first point: what f depends on besides it, such as statistics, is in its buffers by then."""
+        try:
+            with full_float32():
+                return self._record(self._work)
+        except RuntimeError as error:
+            raise ValueError(
+                f"the gradient of f cannot be recorded as a CUDA graph: {error}; set cuda_graphs to false"
+            ) from error
+
+    def value_and_gradient(self, flat: Tensor) -> tuple[float, Tensor]:
+        """f and its gradient, as :meth:`~estimators.gradient.ProbeGradient.value_and_gradient` gives them.
+
+        Args:
+            flat: The point, shape (num_parameters,).
+
+        Returns:
+            f in units of the loss, and the gradient, shape (num_parameters,), a fresh tensor.
+
+        Raises:
+            ValueError: The gradient cannot be recorded.
+        """
+        slope = self._at(flat).clone()
+        return (self._total / self._gradient.num_batches).item(), slope
 
     def grid(
         self, iterate: Tensor, following: Tensor, fractions: Sequence[float], *, gram: bool = False

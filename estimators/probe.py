@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from estimators.gradient import Loss, ProbeGradient
+from estimators.graphed import GraphedGradient, Recorder
 from estimators.hessian import ProbeHessian
 from estimators.memory import GradientMemory
 from estimators.policy import ProbePolicy, Statistics
@@ -37,6 +38,8 @@ class Probe:
         policy: What f does about batch-norm; the rest of it is written into rows.
         training_batches: The batches of ``count`` training steps, for the noise of training; the probe's by default.
         training_loss: The loss that is trained with, where that has regularisers which f leaves out.
+        record: How the gradient's kernels are recorded once, to be replayed at every point, see
+            :mod:`estimators.graphed`; by default they are launched one by one.
     """
 
     def __init__(
@@ -51,6 +54,7 @@ class Probe:
         policy: ProbePolicy | None = None,
         training_batches: Callable[[int], Iterable[Any]] | None = None,
         training_loss: Loss | None = None,
+        record: Recorder | None = None,
     ) -> None:
         self.policy = policy or ProbePolicy()
         self.model = model
@@ -62,7 +66,10 @@ class Probe:
         self._audit_at = audit_at
         self._training_batches = training_batches
         self.gradient = self._gradient_over(self.batches)
-        self.value_and_gradient = GradientMemory(self.gradient.value_and_gradient)
+        evaluate = self.gradient.value_and_gradient
+        if record is not None:
+            evaluate = GraphedGradient(self.gradient, record=record).value_and_gradient
+        self.value_and_gradient = GradientMemory(evaluate)
         self.rounding = RoundingProbe(
             model, loss, self._audit, initial_carry=initial_carry, batch_norm=self.policy.batch_norm
         )

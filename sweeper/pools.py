@@ -166,11 +166,18 @@ class RayPools:
 
     def _start(self, kind: str, slot: int) -> None:
         settings = self._settings[kind]
+        options = {"cuda_graphs": True} if settings.cuda_graphs else {}
         actor = (
             self
             ._classes[kind]
             .options(num_cpus=settings.cpus, num_gpus=settings.gpus, max_restarts=0, max_task_retries=0)
-            .remote(run_dir=str(self._run_dir), threads=settings.threads, device=settings.device, search=self._search)
+            .remote(
+                run_dir=str(self._run_dir),
+                threads=settings.threads,
+                device=settings.device,
+                search=self._search,
+                **options,
+            )
         )
         self._actors[kind, slot] = actor
         self._starting[actor.facts.remote()] = (kind, slot)

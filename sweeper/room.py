@@ -21,11 +21,13 @@ class WorkerSettings:
         cpus: Ray CPUs, may be a fraction.
         gpus: Ray GPUs, may be a fraction.
         threads: Threads of each numerical kernel.
+        cuda_graphs: For an estimator: whether it records its gradient as a CUDA graph.
     """
 
     cpus: float
     gpus: float
     threads: int
+    cuda_graphs: bool = False
 
     @property
     def device(self) -> str:
@@ -171,4 +173,9 @@ def worker_settings(section: Any) -> WorkerSettings:
     Returns:
         The settings.
     """
-    return WorkerSettings(cpus=section.cpus, gpus=section.gpus, threads=section.threads)
+    return WorkerSettings(
+        cpus=section.cpus,
+        gpus=section.gpus,
+        threads=section.threads,
+        cuda_graphs=getattr(section, "cuda_graphs", False),
+    )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 import traceback
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache
 from typing import Any
@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from estimators import ESTIMATORS, Probe, ProbePolicy
+from estimators.graphed import Recorder, record_cuda_graph
 from sweeper.actors.worker import Worker, last_line
 from sweeper.errors import IntegrityError
 from sweeper.events import SnapshotId
@@ -26,10 +27,21 @@ __all__ = ["EstimatorWorker", "build_probe"]
 
 
 class EstimatorWorker(Worker):
-    """Measures one snapshot after the other; what it says depends on the snapshot alone."""
+    """Measures one snapshot after the other; what it says depends on the snapshot alone.
 
-    def __init__(self, *, run_dir: str, threads: int, device: str, search: Sequence[str] = ()) -> None:
+    Args:
+        run_dir: As for every worker, like ``threads``, ``device`` and ``search``.
+        threads: Threads of each numerical kernel.
+        device: ``cpu`` or ``cuda``.
+        search: Folders in which a problem's code is looked for.
+        cuda_graphs: Whether the gradient is recorded as a CUDA graph and replayed at every point.
+    """
+
+    def __init__(
+        self, *, run_dir: str, threads: int, device: str, search: Sequence[str] = (), cuda_graphs: bool = False
+    ) -> None:
         super().__init__(run_dir=run_dir, threads=threads, device=device, search=search)
+        self._record = self._beating_record if cuda_graphs else None
         self._probe = lru_cache(maxsize=4)(self._build_probe)
         self._beats = 0
 
@@ -98,7 +110,17 @@ class EstimatorWorker(Worker):
         problem = replace(
             built, loss=self._beating(built.loss), measured_loss=None if measured is None else self._beating(measured)
         )
-        return build_probe(problem, json.loads(definition_json)), problem.fingerprint
+        return build_probe(problem, json.loads(definition_json), record=self._record), problem.fingerprint
+
+    def _beating_record(self, work: Callable[[], object]) -> Callable[[], object]:
+        """A CUDA graph whose every replay is a sign of life: the loss itself is not called by one."""
+        replay = record_cuda_graph(work)
+
+        def beating() -> None:
+            self._beats += 1
+            replay()
+
+        return beating
 
     def _beating(self, loss: Loss) -> Loss:
         """A loss whose every evaluation is a sign of life."""
@@ -110,12 +132,13 @@ class EstimatorWorker(Worker):
         return beating
 
 
-def build_probe(problem: Problem, measure: Mapping[str, Any]) -> Probe:
+def build_probe(problem: Problem, measure: Mapping[str, Any], *, record: Recorder | None = None) -> Probe:
     """The function that a measure section defines on a problem.
 
     Args:
         problem: The problem, its model with the initial weights.
         measure: ``data_fraction``, ``probe`` and ``audit`` of the resolved section.
+        record: As for :class:`~estimators.probe.Probe`.
 
     Returns:
         f, ready to be measured.
@@ -139,6 +162,7 @@ def build_probe(problem: Problem, measure: Mapping[str, Any]) -> Probe:
         policy=policy,
         training_batches=training_batches,
         training_loss=problem.loss,
+        record=record,
     )
 
 

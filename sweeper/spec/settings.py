@@ -4,19 +4,21 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from sweeper.spec.values import (
     AS_INTEGER,
     AutoOrCount,
     Count,
+    Flag,
     NonNegative,
     Positive,
     Section,
     Text,
+    conflict,
 )
 
-__all__ = ["Cluster", "Pool", "Resources", "Train"]
+__all__ = ["Cluster", "EstimatorPool", "Pool", "Resources", "Train"]
 
 
 class Train(Section):
@@ -45,11 +47,25 @@ class Pool(Section):
     threads: Count = Field(default=1, description="Threads that a worker computes with.")
 
 
+class EstimatorPool(Pool):
+    """The same of the workers that measure."""
+
+    cuda_graphs: Flag = Field(
+        default=False, description="Record the gradient as a CUDA graph, and replay it at every point."
+    )
+
+    @model_validator(mode="after")
+    def _graphs_need_a_gpu(self) -> EstimatorPool:
+        if self.cuda_graphs and self.gpus == 0:
+            raise conflict("CUDA graphs need a GPU", "cuda_graphs", "gpus", hint="set gpus, or leave cuda_graphs out")
+        return self
+
+
 class Resources(Section):
     """What the trainers and the estimators take of the cluster."""
 
     trainers: Pool = Field(default=Pool(), description="The workers that train.")
-    estimators: Pool = Field(default=Pool(), description="The workers that measure.")
+    estimators: EstimatorPool = Field(default=EstimatorPool(), description="The workers that measure.")
     max_attempts: Annotated[int, Field(ge=1, le=100), AS_INTEGER] = Field(
         default=3, description="How often a trial is tried in all, if its worker dies."
     )

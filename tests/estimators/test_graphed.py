@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Literal
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
-from estimators import ProbeGradient, fractions_of, measure_directional_smoothness
+from estimators import (
+    ESTIMATORS,
+    Probe,
+    ProbeGradient,
+    ProbePolicy,
+    fractions_of,
+    measure_directional_smoothness,
+)
 from estimators.graphed import GraphedGradient, record_cuda_graph
 
 
@@ -91,6 +99,53 @@ def test_the_gram_matrix_is_that_of_the_changes() -> None:
 def test_without_a_step_there_is_no_ratio() -> None:
     here, _ = snapshot()
     assert GraphedGradient(gradient()).grid(here, here, [0.5, 1.0]).ratios == (None, None)
+
+
+def test_a_replayed_gradient_has_the_bits_of_a_plain_one() -> None:
+    graphed, plain = GraphedGradient(gradient()), gradient()
+    for point in snapshot():
+        value, slope = graphed.value_and_gradient(point)
+        expected, expected_slope = plain.value_and_gradient(point)
+        assert value == expected
+        assert torch.equal(slope, expected_slope)
+    kept = graphed.value_and_gradient(snapshot()[0])[1]
+    graphed.value_and_gradient(snapshot()[1])
+    assert torch.equal(kept, plain.value_and_gradient(snapshot()[0])[1]), "a fresh tensor, which no replay overwrites"
+
+
+@pytest.mark.parametrize("batch_norm", ["batch", "frozen"])
+@pytest.mark.parametrize("method", ["exact", "chebyshev", "adaptive"])
+def test_rows_of_a_probe_that_replays_are_those_of_one_that_does_not(
+    method: str, batch_norm: Literal["batch", "frozen"]
+) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(3, 5), nn.BatchNorm1d(5), nn.Tanh(), nn.Linear(5, 1))
+    batches = list(torch.randn(4, 16, 3, generator=torch.Generator().manual_seed(1)))
+    here = torch.cat([p.detach().reshape(-1) for p in model.parameters()])
+    iterates = torch.stack([here, here + 0.1])
+    tape = Tape()
+    plain, replaying = (
+        Probe(
+            model,
+            lambda m, batch, carry: (m(batch).square().mean(), carry),
+            batches,
+            policy=ProbePolicy(batch_norm=batch_norm),
+            record=record,
+        )
+        for record in (None, tape)
+    )
+    row = ESTIMATORS["directional_smoothness"](replaying, iterates, method=method)
+    assert repr(row) == repr(ESTIMATORS["directional_smoothness"](plain, iterates, method=method))
+    assert (tape.recorded, tape.replayed) == (1, row["num_gradients"])
+
+
+def test_what_cannot_be_recorded_is_refused_with_the_reason_and_the_mend() -> None:
+    def refuse(work: Callable[[], object]) -> Callable[[], object]:
+        raise RuntimeError("operation not permitted when stream is capturing")
+
+    graphed = GraphedGradient(gradient(), record=refuse)
+    with pytest.raises(ValueError, match=r"not permitted when stream is capturing; set cuda_graphs to false"):
+        graphed.value_and_gradient(snapshot()[0])
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")

@@ -146,6 +146,11 @@ def test_problems_of_the_update_rule(options, message):
             "an estimator is there twice",
         ),
         ("train: {steps: 5}\nresources: {trainers: {count: many}}", "a number or auto, found the text 'many'"),
+        (
+            "train: {steps: 5}\nresources: {estimators: {cuda_graphs: true}}",
+            r"cuda_graphs: CUDA graphs need a GPU(.|\n)*set gpus, or leave cuda_graphs out",
+        ),
+        ("train: {steps: 5}\nresources: {trainers: {cuda_graphs: true}}", "cuda_graphs: unknown key"),
         ("train: {steps: 5}\nresources: {trainers: {count: 0}}", "count: must be at least 1, found 0"),
         ("train: {steps: 5}\nresources: {trainers: {cpus: -1}}", "cpus: must be at least 0, found -1"),
         ("train: {steps: 5}\ncluster: {address: nowhere}", "address: found 'nowhere'(.|\n)*host:port"),
