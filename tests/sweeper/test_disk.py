@@ -32,14 +32,6 @@ sweep: {seeds: 3}
 InlineRun = Callable[..., Any]
 
 
-class Silent:
-    def show(self, view: Any) -> None:
-        pass
-
-    def say(self, text: str) -> None:
-        pass
-
-
 def fill_up(ballast: Path) -> None:
     """Write until nothing more fits, to the last byte."""
     descriptor = os.open(ballast, os.O_WRONLY | os.O_CREAT)
@@ -124,7 +116,7 @@ def test_what_a_disk_does_to_a_trainer_or_to_the_driver_is_blamed_on_no_trial(
 
 @pytest.mark.parametrize("number", [errno.EROFS, errno.EACCES, errno.ENOSPC])
 def test_a_directory_that_cannot_be_written_is_an_error_before_ray_starts(
-    tmp_path: Path, number: int, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, number: int, monkeypatch: pytest.MonkeyPatch, new_listener: Callable[[], Any]
 ) -> None:
     def refuse(*arguments: Any, **options: Any) -> None:
         raise OSError(number, os.strerror(number))
@@ -133,15 +125,15 @@ def test_a_directory_that_cannot_be_written_is_an_error_before_ray_starts(
     monkeypatch.setattr(os, "mkdir", refuse)
     match = f"cannot be written: {os.strerror(number)}; choose another directory with --out"
     with pytest.raises(RunDirectoryError, match=match):
-        run_sweep(loads_spec(SPEC, folder=tmp_path), out=tmp_path / "run", listener=Silent())
+        run_sweep(loads_spec(SPEC, folder=tmp_path), out=tmp_path / "run", listener=new_listener())
 
 
 def test_a_disk_that_is_full_when_a_run_is_opened_again_is_an_error_before_ray_starts(
-    inline_run: InlineRun, small_disk: Path, monkeypatch: pytest.MonkeyPatch
+    inline_run: InlineRun, small_disk: Path, monkeypatch: pytest.MonkeyPatch, new_listener: Callable[[], Any]
 ) -> None:
     run = inline_run(SPEC, name="here")
     run.run_dir.create()
     fill_up(small_disk / "ballast")
     monkeypatch.setattr("sweeper.run._drive", lambda *arguments, **options: pytest.fail("workers were started"))
     with pytest.raises(RunDirectoryError, match="No space left on device; what was committed is safe"):
-        run_sweep(run.sweep, out=run.run_dir.path, listener=Silent())
+        run_sweep(run.sweep, out=run.run_dir.path, listener=new_listener())
