@@ -43,6 +43,13 @@ def fill_up(ballast: Path) -> None:
     assert free.f_bavail == 0
 
 
+@pytest.fixture(scope="module")
+def undisturbed(module_inline_run: InlineRun) -> Path:
+    """The run directory of the sweep on a sound disk, which tests only read."""
+    path: Path = module_inline_run(SPEC).run_dir.path
+    return path
+
+
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A file system of its own, of a megabyte."""
@@ -58,10 +65,9 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 
 def test_on_a_disk_that_is_really_full_what_was_published_stays_and_the_rest_follows_when_there_is_room(
-    inline_run: InlineRun, small_disk: Path, monkeypatch: pytest.MonkeyPatch
+    inline_run: InlineRun, small_disk: Path, monkeypatch: pytest.MonkeyPatch, undisturbed: Path
 ) -> None:
     monkeypatch.setattr("sweeper.commit._GROUP_S", 0.0)
-    reference = inline_run(SPEC, name="reference")()
     full = inline_run(SPEC, name="here")
     ballast = small_disk / "ballast"
 
@@ -80,17 +86,16 @@ def test_on_a_disk_that_is_really_full_what_was_published_stays_and_the_rest_fol
     resumed = inline_run(SPEC, name="here")()
     assert list(resumed.run_dir.staging.iterdir()) == []
     for table in ("metrics.parquet", "measurements/directional_smoothness.parquet"):
-        left, right = (pd.read_parquet(run.run_dir.path / table) for run in (resumed, reference))
+        left, right = (pd.read_parquet(path / table) for path in (resumed.run_dir.path, undisturbed))
         pd.testing.assert_frame_equal(left, right, check_exact=True, obj=table)
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EROFS])
 @pytest.mark.parametrize("what", ["checkpoints", "parts"])
 def test_what_a_disk_does_to_a_trainer_or_to_the_driver_is_blamed_on_no_trial(
-    inline_run: InlineRun, monkeypatch: pytest.MonkeyPatch, number: int, what: str
+    inline_run: InlineRun, monkeypatch: pytest.MonkeyPatch, number: int, what: str, undisturbed: Path
 ) -> None:
     monkeypatch.setattr("sweeper.commit._GROUP_S", 0.0)
-    reference = inline_run(SPEC, name="reference")()
     run = inline_run(SPEC)
     real = RunDir.publish
 
@@ -110,7 +115,7 @@ def test_what_a_disk_does_to_a_trainer_or_to_the_driver_is_blamed_on_no_trial(
     assert list(run.run_dir.staging.iterdir()) == []
     resumed = inline_run(SPEC)()
     for table in ("metrics.parquet", "measurements/directional_smoothness.parquet"):
-        left, right = (pd.read_parquet(each.run_dir.path / table) for each in (resumed, reference))
+        left, right = (pd.read_parquet(path / table) for path in (resumed.run_dir.path, undisturbed))
         pd.testing.assert_frame_equal(left, right, check_exact=True, obj=table)
 
 
