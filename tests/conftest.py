@@ -164,6 +164,8 @@ class Nodes:
             "RAY_USAGE_STATS_ENABLED": "0",
             # At Ray's own +15, workers on a machine with other things to do get next to none of it.
             "RAY_worker_niceness": "0",
+            # How long Ray Client waits for the process that it starts for each of its users.
+            "RAY_CLIENT_SERVER_CHECK_CHANNEL_TIMEOUT_S": "120",
         }
         # Ports that Ray finds for itself: what is free now, somebody else may have by then.
         self.options = ["--dashboard-agent-listen-port=0", "--min-worker-port=0", "--max-worker-port=0"]

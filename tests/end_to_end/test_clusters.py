@@ -173,10 +173,10 @@ def test_a_local_ray_listens_on_the_loopback_has_a_token_and_no_dashboard_and_wr
             for connection in child.net_connections(kind="inet")
             if connection.status == psutil.CONN_LISTEN
         }
-        command = [sys.executable, "-m", "sweeper.cluster_probe"]
         (gcs,) = {f"127.0.0.1:{port}" for name, _, port in listening if name == "gcs_server"}
+        command = [sys.executable, "-m", "sweeper.cluster_probe", gcs, "60"]
         stranger = subprocess.run(
-            [*command, gcs], env=outside_ray(RAY_AUTH_MODE="disabled"), capture_output=True, text=True, timeout=120
+            command, env=outside_ray(RAY_AUTH_MODE="disabled"), capture_output=True, text=True, timeout=120
         )
     finally:
         process.send_signal(signal.SIGINT)
