@@ -12,7 +12,7 @@ demo: $(STAMP)
 	$(BIN)/clipsweep plot runs/quickstart loss
 
 test: $(STAMP)
-	$(BIN)/python -m pytest -q -m "not slow" --cov --cov-report=term
+	$(BIN)/python tests/two_processes.py
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "clipsweep needs Python 3.11 or newer: make PYTHON=python3.11")'

@@ -1,12 +1,13 @@
-"""Ask a Ray cluster who it is, in a process of its own: ``python -m sweeper.cluster_probe ADDRESS`` prints JSON.
+"""Ask a Ray cluster who it is, in its own process: ``python -m sweeper.cluster_probe ADDRESS SECONDS`` prints JSON.
 
 A process of its own, since Ray fixes how it authenticates when it is imported, waits for a silent cluster longer than
-anybody wants to, and may end the process that asks.
+anybody wants to, and may end the process that asks. A cluster that takes longer than SECONDS ends it by SIGALRM.
 """
 
 from __future__ import annotations
 
 import json
+import signal
 import sys
 from typing import Any
 
@@ -101,4 +102,6 @@ def _first_line(error: Exception) -> str:
 
 
 if __name__ == "__main__":
+    # Whatever Ray's own threads are at; and from here on only, since all the time until now was this machine's.
+    signal.setitimer(signal.ITIMER_REAL, float(sys.argv[2]))
     sys.stdout.write(json.dumps(probe(sys.argv[1])) + "\n")

@@ -1,7 +1,8 @@
 """Before a cluster is joined: is it there, does it let us in, is it the same Ray, is it guarded? Each no in one line.
 
 Ray itself says "Failed to connect" to most of these, after a minute or never. All of it is asked here in processes of
-their own, so that the answer comes within :data:`LONGEST_S` whatever the other side does.
+their own, so that the answer comes within :data:`LONGEST_S` whatever the other side does. That these processes start
+slowly on a busy machine is not held against it.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import ipaddress
 import json
 import os
 import platform
+import signal
 import socket
 import stat
 import subprocess
@@ -38,9 +40,11 @@ __all__ = [
 
 _CONNECT_S = 10.0
 _PROBE_S = 30.0
+_CLIENT_PROBE_S = 120.0
+"""Ray Client has the cluster start a process for each client; Ray itself gives up sooner where nobody answers."""
 
 LONGEST_S = _CONNECT_S + _PROBE_S + 5
-"""Seconds after which an answer is there, at the latest."""
+"""Seconds that a cluster may take to answer, at the most; but for Ray Client, which starts a process there first."""
 
 _MEND_TOKEN = (  # says where a token goes, and is none  # nosec B105
     "put the cluster's token into a file of mode 0600 and name it in RAY_AUTH_TOKEN_PATH (or ~/.ray/auth_token)"
@@ -295,12 +299,13 @@ def ask(address: str, where: str, *, with_token: bool) -> dict[str, Any]:
     # Not the current folder, which may hold a file of any name.
     package = str(Path(__file__).resolve().parents[1])
     environment["PYTHONPATH"] = os.pathsep.join([package, *filter(None, [environment.get("PYTHONPATH")])])
-    command = [sys.executable, "-P", "-m", "sweeper.cluster_probe", address]
+    limit_s = _CLIENT_PROBE_S if address.startswith("ray://") else _PROBE_S
+    command = [sys.executable, "-P", "-m", "sweeper.cluster_probe", address, str(limit_s)]
+    ended = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    if ended.returncode == -signal.SIGALRM:
+        return {"problem": "silent", "text": f"no answer within {limit_s:.0f} s"}
     try:
-        ended = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=_PROBE_S, check=False)
         answer: dict[str, Any] = json.loads(ended.stdout.strip().rpartition("\n")[2])
-    except subprocess.TimeoutExpired:
-        return {"problem": "silent", "text": f"no answer within {_PROBE_S:.0f} s"}
     except ValueError as error:
         last = ended.stderr.strip().rpartition("\n")[2]
         raise ClusterError(f"{where}: asking the cluster failed with exit code {ended.returncode}: {last}") from error

@@ -1,18 +1,25 @@
-"""Shared by all: one thread a process, real data where there is any, and the command line in processes of its own."""
+"""Shared by all: one thread a process, real data where there is any, the command line and Ray's nodes as processes."""
 
 from __future__ import annotations
 
 import atexit
+import contextlib
 import os
+import random
+import re
+import secrets
 import shutil
+import socket
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pandas as pd
+import psutil
 import pytest
 
 from sweeper.journal import read_journal
@@ -134,3 +141,113 @@ def cli_in() -> Callable[[Path], Cli]:
 def make_cli(tmp_path: Path) -> Callable[[], Cli]:
     """A fresh folder with ``small.yaml``."""
     return lambda: Cli(tmp_path)
+
+
+# Clusters of this machine
+
+
+class Nodes:
+    """A cluster of Ray nodes, each of which is started as its users do, and can be killed.
+
+    Args:
+        folder: Where Ray keeps its files: a short path, for Unix sockets.
+        guarded: Whether it asks for a token.
+        loopback: Whether nobody else's machine can reach it.
+    """
+
+    def __init__(self, folder: Path, *, guarded: bool, loopback: bool) -> None:
+        self.folder = folder
+        self.token = secrets.token_hex(32)
+        self.environment = {
+            **{name: value for name, value in os.environ.items() if not name.startswith("RAY_")},
+            **({"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": self.token} if guarded else {"RAY_AUTH_MODE": "disabled"}),
+            "RAY_USAGE_STATS_ENABLED": "0",
+            # At Ray's own +15, workers on a machine with other things to do get next to none of it.
+            "RAY_worker_niceness": "0",
+            # How long Ray Client waits for the process that it starts for each of its users.
+            "RAY_CLIENT_SERVER_CHECK_CHANNEL_TIMEOUT_S": "120",
+        }
+        # Ports that Ray finds for itself: what is free now, somebody else may have by then.
+        self.options = ["--dashboard-agent-listen-port=0", "--min-worker-port=0", "--max-worker-port=0"]
+        if loopback:
+            self.options.append("--node-ip-address=127.0.0.1")
+            # Ray would make another address of it.
+            self.environment["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
+        self.processes: dict[str, subprocess.Popen[bytes]] = {}
+        self.address = self.client = self.job_server = ""
+
+    def start_head(self, *options: str, dashboard: bool = False) -> None:
+        """The first node, and where it is reached; it takes jobs where it has a dashboard."""
+        client = quiet_port()
+        options += (f"--include-dashboard={str(dashboard).lower()}", "--dashboard-port=0")
+        options += (f"--ray-client-server-port={client}", f"--temp-dir={self.folder}/ray")
+        said = self._start("head", "--head", "--port=0", *options)
+        port = (self.folder / "ray" / "ray_current_cluster").read_text().rpartition(":")[2]
+        self.address, self.client = f"127.0.0.1:{port}", f"ray://127.0.0.1:{client}"
+        if dashboard:
+            (self.job_server,) = re.findall(r"RAY_API_SERVER_ADDRESS='(http://[^']+)'", said)
+
+    def add(self, name: str) -> None:
+        """A node of one CPU joins."""
+        self._start(name, f"--address={self.address}", "--num-cpus=1")
+
+    def kill(self, name: str) -> None:
+        """Every process of a node is killed at once."""
+        process = self.processes.pop(name)
+        with contextlib.suppress(psutil.NoSuchProcess):
+            for victim in [*psutil.Process(process.pid).children(recursive=True), psutil.Process(process.pid)]:
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    victim.kill()
+        process.wait(timeout=30)
+
+    def find(self, name: str, program: str) -> psutil.Process:
+        """A node's process that runs a program."""
+        for process in psutil.Process(self.processes[name].pid).children(recursive=True):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                if Path(process.exe()).name == program:
+                    return process
+        raise AssertionError(f"{name} runs no {program}")
+
+    def close(self) -> None:
+        """All of it is killed."""
+        for name in list(self.processes):
+            self.kill(name)
+
+    def _start(self, name: str, *options: str) -> str:
+        log = self.folder / f"{name}-{time.monotonic_ns()}.log"
+        command = [str(Path(sys.executable).with_name("ray")), "start", "--block", *self.options, *options]
+        with log.open("w") as sink:
+            self.processes[name] = subprocess.Popen(
+                command, env=self.environment, stdout=sink, stderr=sink, start_new_session=True
+            )
+        deadline = time.monotonic() + 120
+        while "will now block forever" not in (said := log.read_text()):
+            assert self.processes[name].poll() is None, said
+            assert time.monotonic() < deadline, said
+            time.sleep(0.1)
+        return said
+
+
+def quiet_port() -> int:
+    """A free port that neither systems nor Ray hand out to whoever asks for any."""
+    # Linux gives away those from 32,768 on, Ray those from 10,002 to 19,999 and from 23,000 to 24,000.
+    for port in random.sample(range(24_001, 32_768), 100):
+        with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", port)):
+            return port
+    raise AssertionError("every port is taken")
+
+
+@contextlib.contextmanager
+def _ray_nodes(*, guarded: bool = True, loopback: bool = False) -> Iterator[Nodes]:
+    with tempfile.TemporaryDirectory(prefix="cs-", ignore_cleanup_errors=True) as folder:
+        nodes = Nodes(Path(folder), guarded=guarded, loopback=loopback)
+        try:
+            yield nodes
+        finally:
+            nodes.close()
+
+
+@pytest.fixture(scope="session")
+def ray_nodes() -> Callable[..., AbstractContextManager[Nodes]]:
+    """``with ray_nodes() as nodes``: a cluster that has no node yet, and none any more after the block."""
+    return _ray_nodes

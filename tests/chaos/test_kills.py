@@ -184,19 +184,13 @@ def test_an_interrupt_checkpoints_says_how_to_go_on_and_a_second_one_leaves_at_o
     process = cli.start("run", "small.yaml")
     up = len(workers(run)["trainer"])
     cli.wait_for(lambda: len(workers(run)["trainer"]) > up, process, "a trainer")
-    process.send_signal(signal.SIGINT)
+    # Whichever they are.
+    process.send_signal(signal.SIGTERM)
     time.sleep(0.05)
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=20)
     assert process.returncode == 130, err
     assert "Traceback" not in err
-
-    process = cli.start("run", "small.yaml")
-    up = len(workers(run)["trainer"])
-    cli.wait_for(lambda: len(workers(run)["trainer"]) > up, process, "a trainer")
-    process.send_signal(signal.SIGTERM)
-    _, err = process.communicate(timeout=60)
-    assert process.returncode in {0, 130}, err
 
     cli("run", "small.yaml")
     cli.assert_same("runs/small", str(finished.folder / "runs" / "small"))

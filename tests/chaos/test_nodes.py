@@ -2,118 +2,37 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import re
-import secrets
 import signal
-import socket
-import subprocess
-import sys
-import tempfile
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import psutil
 import pytest
 
 pytestmark = [pytest.mark.ray, pytest.mark.chaos, pytest.mark.slow]
 
 Cli = Any
+Nodes = Any
 
 LONGER = ("--set", "train.steps=1600", "--set", "train.checkpoint_every=200", "--set", "measure.every=100")
 
 
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return int(server.getsockname()[1])
-
-
-class Nodes:
-    """A cluster of this machine: a head without CPUs, and nodes of one CPU each."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.port = free_port()
-        self.environment = {
-            **{name: value for name, value in os.environ.items() if not name.startswith("RAY_")},
-            "RAY_AUTH_MODE": "token",
-            "RAY_AUTH_TOKEN": secrets.token_hex(16),
-            "RAY_USAGE_STATS_ENABLED": "0",
-        }
-        self.processes: dict[str, subprocess.Popen[bytes]] = {}
-        self._start(
-            "head",
-            "--head",
-            f"--port={self.port}",
-            "--num-cpus=0",
-            "--include-dashboard=false",
-            f"--temp-dir={folder}/ray",
-        )
-
-    def add(self, name: str) -> None:
-        """A node of one CPU joins."""
-        self._start(name, f"--address=127.0.0.1:{self.port}", "--num-cpus=1")
-
-    def kill(self, name: str) -> None:
-        """Every process of a node is killed at once."""
-        process = self.processes.pop(name)
-        with contextlib.suppress(psutil.NoSuchProcess):
-            for victim in [*psutil.Process(process.pid).children(recursive=True), psutil.Process(process.pid)]:
-                with contextlib.suppress(psutil.NoSuchProcess):
-                    victim.kill()
-        process.wait(timeout=30)
-
-    def find(self, name: str, program: str) -> psutil.Process:
-        """A node's process that runs a program."""
-        for process in psutil.Process(self.processes[name].pid).children(recursive=True):
-            with contextlib.suppress(psutil.NoSuchProcess):
-                if Path(process.exe()).name == program:
-                    return process
-        raise AssertionError(f"{name} runs no {program}")
-
-    def close(self) -> None:
-        for name in list(self.processes):
-            self.kill(name)
-
-    def _start(self, name: str, *options: str) -> None:
-        log = self.folder / f"{name}-{time.monotonic_ns()}.log"
-        command = [
-            str(Path(sys.executable).with_name("ray")),
-            "start",
-            "--block",
-            *options,
-        ]
-        with log.open("w") as sink:
-            self.processes[name] = subprocess.Popen(
-                command, env=self.environment, stdout=sink, stderr=sink, start_new_session=True
-            )
-        deadline = time.monotonic() + 120
-        while "Ray runtime started" not in log.read_text():
-            assert self.processes[name].poll() is None, log.read_text()
-            assert time.monotonic() < deadline, log.read_text()
-            time.sleep(0.2)
-
-
 @pytest.fixture
-def nodes() -> Iterator[Nodes]:
-    # A short path, for Unix sockets.
-    with tempfile.TemporaryDirectory(prefix="cs-", ignore_cleanup_errors=True) as folder:
-        cluster = Nodes(Path(folder))
-        try:
-            yield cluster
-        finally:
-            cluster.close()
+def nodes(ray_nodes: Callable[..., Any]) -> Iterator[Nodes]:
+    """A cluster whose head has no CPU."""
+    with ray_nodes() as cluster:
+        cluster.start_head("--num-cpus=0")
+        yield cluster
 
 
 @pytest.fixture
 def joined(nodes: Nodes, make_cli: Callable[[], Cli]) -> Cli:
     """The command line, with the cluster's token."""
     cli = make_cli()
-    cli.environment = {**cli.environment, **nodes.environment}
+    cli.environment |= {"RAY_AUTH_TOKEN": nodes.token}
     return cli
 
 
@@ -145,7 +64,7 @@ def test_pools_grow_onto_a_node_that_joins_and_go_on_when_another_is_killed(
 ) -> None:
     run = joined.folder / "runs" / "small"
     nodes.add("first")
-    process = joined.start("run", "small.yaml", *LONGER, "--address", f"127.0.0.1:{nodes.port}")
+    process = joined.start("run", "small.yaml", *LONGER, "--address", nodes.address)
     joined.wait_for(lambda: joined.num_commits("runs/small") >= 1, process, "a commit")
     pid = trainer_pid(run)
     # The trainer waits meanwhile, or it would be done with everything before a node is up.
@@ -169,7 +88,7 @@ def test_when_the_last_node_is_gone_the_sweep_ends_with_how_to_go_on_and_goes_on
     nodes: Nodes, joined: Cli, quiet: Cli
 ) -> None:
     nodes.add("only")
-    options = (*LONGER, "--address", f"127.0.0.1:{nodes.port}", "--set", "cluster.patience_s=5")
+    options = (*LONGER, "--address", nodes.address, "--set", "cluster.patience_s=5")
     process = joined.start("run", "small.yaml", *options)
     joined.wait_for(lambda: joined.num_commits("runs/small") >= 1, process, "a commit")
     # The raylet alone, as when a node's daemon crashes: what it started must go with it.
@@ -189,7 +108,7 @@ def test_when_the_clusters_head_dies_the_sweep_ends_with_how_to_go_on_and_never_
     nodes: Nodes, joined: Cli, quiet: Cli
 ) -> None:
     nodes.add("only")
-    process = joined.start("run", "small.yaml", *LONGER, "--address", f"127.0.0.1:{nodes.port}")
+    process = joined.start("run", "small.yaml", *LONGER, "--address", nodes.address)
     joined.wait_for(lambda: joined.num_commits("runs/small") >= 1, process, "a commit")
     # The trainer waits, or a quick machine would be done before the silence is long enough.
     os.kill(trainer_pid(joined.folder / "runs" / "small"), signal.SIGSTOP)

@@ -6,15 +6,12 @@ import contextlib
 import ipaddress
 import json
 import os
-import secrets
 import signal
 import socket
 import subprocess
 import sys
-import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +19,8 @@ import psutil
 import pytest
 
 pytestmark = pytest.mark.ray
+
+Nodes = Any
 
 SPEC = """
 name: tiny
@@ -32,77 +31,25 @@ sweep: {grid: {update_rule.learning_rate: [0.005, 0.01]}, seeds: 2}
 """
 
 
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return int(server.getsockname()[1])
-
-
-@dataclass(frozen=True, kw_only=True)
-class Head:
-    """A head node of a cluster.
-
-    Attributes:
-        port: Where its GCS listens.
-        environment: What its users need.
-    """
-
-    port: int
-    environment: Mapping[str, str]
-
-    @property
-    def address(self) -> str:
-        return f"127.0.0.1:{self.port}"
-
-
 def outside_ray(**more: str) -> dict[str, str]:
     """This environment without anything that concerns Ray."""
     return {name: value for name, value in os.environ.items() if not name.startswith("RAY_")} | more
 
 
-@contextlib.contextmanager
-def ray_head(*options: str, **auth: str) -> Iterator[Head]:
-    """``ray start --head`` with two CPUs, and its end."""
-    port = free_port()
-    ray = Path(sys.executable).with_name("ray")
-    # A short path, for Unix sockets.
-    with (
-        tempfile.TemporaryDirectory(prefix="cs-", ignore_cleanup_errors=True) as folder,
-        contextlib.ExitStack() as stack,
-    ):
-        environment = outside_ray(RAY_USAGE_STATS_ENABLED="0", **auth)
-        command = [str(ray), "start", "--head", f"--port={port}", f"--temp-dir={folder}", "--num-cpus=2", "--block"]
-        command += options or (f"--ray-client-server-port={free_port()}", "--include-dashboard=false")
-        log = stack.enter_context((Path(folder) / "start.log").open("w+"))
-        process = subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
-        stack.callback(end_all, process)
-        for _ in range(240):
-            text = (Path(folder) / "start.log").read_text()
-            if "Ray runtime started" in text:
-                break
-            assert process.poll() is None, text
-            time.sleep(0.5)
-        yield Head(port=port, environment=auth)
-
-
-def end_all(process: subprocess.Popen[Any]) -> None:
-    """End a process and whatever it has started."""
-    with contextlib.suppress(psutil.NoSuchProcess):
-        children = psutil.Process(process.pid).children(recursive=True)
-        process.send_signal(signal.SIGTERM)
-        _, alive = psutil.wait_procs(children, timeout=15)
-        for child in alive:
-            child.kill()
-    process.kill()
-    process.wait()
-    for pipe in (process.stdin, process.stdout, process.stderr):
-        if pipe is not None:
-            pipe.close()
+@pytest.fixture(scope="module")
+def guarded(ray_nodes: Callable[..., Any]) -> Iterator[Nodes]:
+    """A cluster that asks for a token."""
+    with ray_nodes() as nodes:
+        nodes.start_head("--num-cpus=2")
+        yield nodes
 
 
 @pytest.fixture(scope="module")
-def guarded_head() -> Iterator[Head]:
-    with ray_head(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN=secrets.token_hex(32)) as head:
-        yield head
+def with_jobs(ray_nodes: Callable[..., Any]) -> Iterator[Nodes]:
+    """A cluster that takes jobs."""
+    with ray_nodes(loopback=True) as nodes:
+        nodes.start_head("--num-cpus=2", dashboard=True)
+        yield nodes
 
 
 @pytest.fixture
@@ -113,43 +60,9 @@ def cli(make_cli: Callable[[], Any], tmp_path: Path) -> Any:
     return made
 
 
-@dataclass(frozen=True, kw_only=True)
-class JobHead:
-    """A head that takes jobs.
-
-    Attributes:
-        gcs: ``host:port`` of its GCS.
-        client: Address of its Ray Client server.
-        server: Address of its job server.
-        environment: What its users need.
-    """
-
-    gcs: str
-    client: str
-    server: str
-    environment: Mapping[str, str]
-
-
-@pytest.fixture(scope="module")
-def job_head() -> Iterator[JobHead]:
-    client, server = free_port(), free_port()
-    options = ("--include-dashboard=true", f"--dashboard-port={server}", "--node-ip-address=127.0.0.1")
-    # Two heads on one machine: each its own.
-    options += (f"--dashboard-agent-listen-port={free_port()}",)
-    # Ray would make another address of 127.0.0.1.
-    auth = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32), "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
-    with ray_head(f"--ray-client-server-port={client}", *options, **auth) as head:
-        yield JobHead(
-            gcs=head.address,
-            client=f"ray://127.0.0.1:{client}",
-            server=f"http://127.0.0.1:{server}",
-            environment={name: value for name, value in auth.items() if name == "RAY_AUTH_TOKEN"},
-        )
-
-
-def test_a_cluster_with_a_token_is_joined_with_it_alone(guarded_head: Head, cli: Any, tmp_path: Path):
+def test_a_cluster_with_a_token_is_joined_with_it_alone(guarded: Nodes, cli: Any, tmp_path: Path):
     def run(code: int) -> str:
-        return str(cli("run", "tiny.yaml", "--address", guarded_head.address, code=code, timeout_s=120).stderr)
+        return str(cli("run", "tiny.yaml", "--address", guarded.address, code=code, timeout_s=120).stderr)
 
     assert "the cluster asks for a token and there is none here" in run(3)
     token = tmp_path / "token"
@@ -157,14 +70,14 @@ def test_a_cluster_with_a_token_is_joined_with_it_alone(guarded_head: Head, cli:
     token.chmod(0o600)
     cli.environment["RAY_AUTH_TOKEN_PATH"] = str(token)
     assert f"the cluster refuses the token of file {token}" in run(3)
-    token.write_text(guarded_head.environment["RAY_AUTH_TOKEN"])
+    token.write_text(guarded.token)
     said = run(0)
     assert "4 done" in said
     assert "insecure" not in said
 
 
-def test_a_cluster_of_another_python_is_refused_with_both_versions(guarded_head: Head, cli: Any):
-    cli.environment |= guarded_head.environment
+def test_a_cluster_of_another_python_is_refused_with_both_versions(guarded: Nodes, cli: Any):
+    cli.environment["RAY_AUTH_TOKEN"] = guarded.token
     code = (
         "import json, sys; from ray._raylet import GcsClient; from ray._private import ray_constants as c\n"
         "client = GcsClient(address=sys.argv[1]); space = c.KV_NAMESPACE_CLUSTER\n"
@@ -174,12 +87,12 @@ def test_a_cluster_of_another_python_is_refused_with_both_versions(guarded_head:
     )
 
     def pretend(version: str) -> None:
-        command = [sys.executable, "-c", code, guarded_head.address, version]
-        subprocess.run(command, env=cli.environment, check=True, timeout=60)
+        command = [sys.executable, "-c", code, guarded.address, version]
+        subprocess.run(command, env=guarded.environment, check=True, timeout=60)
 
     pretend("3.9.1")
     try:
-        said = cli("run", "tiny.yaml", "--address", guarded_head.address, code=3, timeout_s=120).stderr
+        said = cli("run", "tiny.yaml", "--address", guarded.address, code=3, timeout_s=120).stderr
     finally:
         pretend(".".join(map(str, sys.version_info[:3])))
     assert "on Python 3.9.1, this machine Ray" in said
@@ -199,16 +112,18 @@ sys.stdin.read()
 """
 
 
-def test_what_another_job_holds_is_waited_for_aloud_and_used_when_it_is_given_back(guarded_head: Head, cli: Any):
+def test_what_another_job_holds_is_waited_for_aloud_and_used_when_it_is_given_back(guarded: Nodes, cli: Any):
     (cli.folder / "tiny.yaml").write_text(SPEC.replace("steps: 20", "steps: 1000000, checkpoint_every: 1000"))
-    cli.environment |= guarded_head.environment
-    command = [sys.executable, "-c", HOLD, guarded_head.address]
-    holder = subprocess.Popen(command, env=cli.environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    cli.environment["RAY_AUTH_TOKEN"] = guarded.token
+    command = [sys.executable, "-c", HOLD, guarded.address]
+    holder = subprocess.Popen(
+        command, env=guarded.environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
     process = None
     try:
         assert holder.stdout is not None
         assert "held\n" in iter(holder.stdout.readline, "")
-        process = cli.start("run", "tiny.yaml", "--address", guarded_head.address)
+        process = cli.start("run", "tiny.yaml", "--address", guarded.address)
         status = wait_for(lambda: waiting_line(cli))
         holder.communicate("", timeout=60)
         said = []
@@ -233,12 +148,13 @@ def waiting_line(cli: Any) -> str:
     return "".join(line for line in shown.stdout.splitlines() if "waiting for" in line)
 
 
-def test_an_open_cluster_is_refused_unless_it_is_accepted(cli: Any):
-    with ray_head(RAY_AUTH_MODE="disabled") as head:
-        refused = cli("run", "tiny.yaml", "--address", head.address, code=3).stderr
+def test_an_open_cluster_is_refused_unless_it_is_accepted(ray_nodes: Callable[..., Any], cli: Any):
+    with ray_nodes(guarded=False) as nodes:
+        nodes.start_head("--num-cpus=2")
+        refused = cli("run", "tiny.yaml", "--address", nodes.address, code=3).stderr
         assert "asks for no token" in refused
         assert "--insecure-cluster" in refused
-        said = cli("run", "tiny.yaml", "--address", head.address, "--insecure-cluster").stderr
+        said = cli("run", "tiny.yaml", "--address", nodes.address, "--insecure-cluster").stderr
         assert "insecure: anybody who reaches" in said
         assert "4 done" in said
 
@@ -257,10 +173,10 @@ def test_a_local_ray_listens_on_the_loopback_has_a_token_and_no_dashboard_and_wr
             for connection in child.net_connections(kind="inet")
             if connection.status == psutil.CONN_LISTEN
         }
-        command = [sys.executable, "-m", "sweeper.cluster_probe"]
         (gcs,) = {f"127.0.0.1:{port}" for name, _, port in listening if name == "gcs_server"}
+        command = [sys.executable, "-m", "sweeper.cluster_probe", gcs, "60"]
         stranger = subprocess.run(
-            [*command, gcs], env=outside_ray(RAY_AUTH_MODE="disabled"), capture_output=True, text=True, timeout=120
+            command, env=outside_ray(RAY_AUTH_MODE="disabled"), capture_output=True, text=True, timeout=120
         )
     finally:
         process.send_signal(signal.SIGINT)
@@ -316,17 +232,6 @@ def wait_for(found: Callable[[], Any], timeout_s: float = 120) -> Any:
     return result
 
 
-FOUR_NODES = """
-import sys
-from ray.cluster_utils import Cluster
-cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
-for _ in range(3):
-    cluster.add_node(num_cpus=1)
-print("address", cluster.address, flush=True)
-sys.stdin.read()
-cluster.shutdown()
-"""
-
 OWN = """
 from pathlib import Path
 import ray
@@ -348,26 +253,19 @@ resources: {{trainers: {{count: 4, cpus: 1}}}}
 """
 
 
-def test_a_sweep_of_ones_own_code_spreads_over_four_nodes_and_the_report_says_who_did_what(cli: Any, tmp_path: Path):
+def test_a_sweep_of_ones_own_code_spreads_over_four_nodes_and_the_report_says_who_did_what(
+    ray_nodes: Callable[..., Any], cli: Any, tmp_path: Path
+):
     log = tmp_path / "seen"
     log.mkdir()
     (cli.folder / "of_mine.py").write_text(OWN)
     (cli.folder / "own.yaml").write_text(OWN_SPEC.format(log=log))
-    cluster = subprocess.Popen(
-        [sys.executable, "-c", FOUR_NODES],
-        env=outside_ray(RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER="0"),
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
-    try:
-        assert cluster.stdout is not None
-        lines = iter(cluster.stdout.readline, "")
-        address = next(line.split()[1] for line in lines if line.startswith("address"))
-        cli("run", "own.yaml", "--address", address)
-    finally:
-        end_all(cluster)
+    with ray_nodes() as nodes:
+        nodes.start_head("--num-cpus=1")
+        for name in ("second", "third", "fourth"):
+            nodes.add(name)
+        cli.environment["RAY_AUTH_TOKEN"] = nodes.token
+        cli("run", "own.yaml", "--address", nodes.address)
     document = json.loads(cli("report", "runs/own", "--format", "json").stdout)
     nodes = document["nodes"]
     assert len(nodes) == 4
@@ -384,17 +282,17 @@ LONG_SPEC = OWN_SPEC.replace("steps: 2400, checkpoint_every: 400", "steps: 10000
 
 
 def test_a_detached_sweep_is_followed_cancelled_from_elsewhere_and_gone_on_with(
-    job_head: JobHead, cli: Any, tmp_path: Path
+    with_jobs: Nodes, cli: Any, tmp_path: Path
 ):
     log = tmp_path / "seen"
     log.mkdir()
     (cli.folder / "of_mine.py").write_text(OWN)
     (cli.folder / "own.yaml").write_text(LONG_SPEC.format(log=log).replace("count: 4, cpus: 1", "count: 1, cpus: 1"))
-    cli.environment |= job_head.environment
-    document = json.loads(cli("run", "own.yaml", "--address", job_head.gcs, "--detach", "--json").stdout)
+    cli.environment["RAY_AUTH_TOKEN"] = with_jobs.token
+    document = json.loads(cli("run", "own.yaml", "--address", with_jobs.address, "--detach", "--json").stdout)
     status = json.loads(cli("status", "runs/own", "--json").stdout)
     assert status["driver"]["job"] == document["job"]
-    refused = cli("run", "own.yaml", "--address", job_head.server, "--detach", code=2).stderr
+    refused = cli("run", "own.yaml", "--address", with_jobs.job_server, "--detach", code=2).stderr
     assert f"pid {status['driver']['pid']} on {socket.gethostname()} is running this sweep" in refused
     follower = cli.start("attach", "runs/own")
     try:
@@ -410,7 +308,7 @@ def test_a_detached_sweep_is_followed_cancelled_from_elsewhere_and_gone_on_with(
     assert stopped["driver"] is None
     assert 0 < stopped["steps_done"] < 2_000_000
     # The same trials, shorter, on the way that is open from outside the cluster; and Ctrl-C in the foreground.
-    process = cli.start("run", "own.yaml", "--address", job_head.client)
+    process = cli.start("run", "own.yaml", "--address", with_jobs.client)
     try:
         wait_for(lambda: ended(process) or json.loads(cli("status", "runs/own", "--json").stdout)["live"])
         process.send_signal(signal.SIGINT)
@@ -423,25 +321,25 @@ def test_a_detached_sweep_is_followed_cancelled_from_elsewhere_and_gone_on_with(
 
 
 def test_a_sweep_through_a_job_server_ends_with_the_tables_and_exit_code_of_any_other(
-    job_head: JobHead, cli: Any, tmp_path: Path
+    with_jobs: Nodes, cli: Any, tmp_path: Path
 ):
-    cli.environment |= job_head.environment
-    said = cli("run", "tiny.yaml", "--address", job_head.server, "--json")
+    cli.environment["RAY_AUTH_TOKEN"] = with_jobs.token
+    said = cli("run", "tiny.yaml", "--address", with_jobs.job_server, "--json")
     assert json.loads(said.stdout)["counts"] == {"done": 4}
     assert "read them with `clipsweep report runs/tiny`" in said.stderr
     assert "4 done" in cli("run", "tiny.yaml", "--address", "local").stderr
     # What the driver refuses inside is said outside, with its exit code.
     (cli.folder / "tiny.yaml").write_text(SPEC.replace("steps: 20", "steps: 30"))
-    refused = cli("run", "tiny.yaml", "--address", job_head.server, code=2).stderr
+    refused = cli("run", "tiny.yaml", "--address", with_jobs.job_server, code=2).stderr
     assert "--accept-change" in refused
-    assert "4 done" in cli("run", "tiny.yaml", "--address", job_head.server, "--accept-change").stderr
+    assert "4 done" in cli("run", "tiny.yaml", "--address", with_jobs.job_server, "--accept-change").stderr
 
 
 @pytest.mark.slow
-def test_a_job_whose_driver_dies_is_not_taken_for_one_that_ended(job_head: JobHead, cli: Any):
+def test_a_job_whose_driver_dies_is_not_taken_for_one_that_ended(with_jobs: Nodes, cli: Any):
     (cli.folder / "tiny.yaml").write_text(SPEC.replace("steps: 20", "steps: 1000000, checkpoint_every: 500"))
-    cli.environment |= job_head.environment
-    cli("run", "tiny.yaml", "--address", job_head.server, "--detach")
+    cli.environment["RAY_AUTH_TOKEN"] = with_jobs.token
+    cli("run", "tiny.yaml", "--address", with_jobs.job_server, "--detach")
     follower = cli.start("attach", "runs/tiny")
     try:
         wait_for(lambda: json.loads(cli("status", "runs/tiny", "--json").stdout)["live"])
@@ -454,9 +352,9 @@ def test_a_job_whose_driver_dies_is_not_taken_for_one_that_ended(job_head: JobHe
     assert "run the same command to go on" in said
 
 
-def test_what_takes_no_jobs_is_told_so(guarded_head: Head, cli: Any):
-    cli.environment |= guarded_head.environment
-    said = cli("run", "tiny.yaml", "--address", guarded_head.address, "--detach", code=3).stderr
+def test_what_takes_no_jobs_is_told_so(guarded: Nodes, cli: Any):
+    cli.environment["RAY_AUTH_TOKEN"] = guarded.token
+    said = cli("run", "tiny.yaml", "--address", guarded.address, "--detach", code=3).stderr
     assert "without --include-dashboard=false" in said
     said = cli("run", "tiny.yaml", "--detach", code=2).stderr
     assert "a local Ray ends with its driver" in said

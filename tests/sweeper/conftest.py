@@ -38,6 +38,7 @@ from sweeper.run_dir import RunDir
 from sweeper.schedule import Progress, Schedule
 from sweeper.spec import loads_spec
 from sweeper.standing import order
+from sweeper.view import View
 
 
 class InlinePools:
@@ -149,14 +150,14 @@ class InlinePools:
         return []
 
 
-class Quiet:
+class Remembering:
     """A listener that remembers what it was told."""
 
     def __init__(self) -> None:
         self.lines: list[str] = []
-        self.views: list[Any] = []
+        self.views: list[View] = []
 
-    def show(self, view: Any) -> None:
+    def show(self, view: View) -> None:
         self.views.append(view)
 
     def say(self, text: str) -> None:
@@ -170,7 +171,7 @@ class InlineRun:
         self.sweep = loads_spec(text, folder=folder)
         self.run_dir = RunDir(folder / "run")
         self.pools = InlinePools(self.run_dir.path, **chaos)
-        self.listener = Quiet()
+        self.listener = Remembering()
         self.environment: dict[str, Any] = {}
         self.stop_requested: Callable[[], bool] = lambda: False
         self.look_for_room: Callable[[], PoolSize | None] = lambda: None
@@ -217,6 +218,12 @@ class InlineRun:
             ).run()
             committer.refresh()
         return self
+
+
+@pytest.fixture
+def new_listener() -> Callable[[], Remembering]:
+    """Makes listeners that remember what they were told, as ``lines`` and ``views``."""
+    return Remembering
 
 
 @pytest.fixture

@@ -157,7 +157,7 @@ def test_beside_the_spec_means_with_every_file_and_links_followed(folders: tuple
     assert beside("package:one", project)
 
 
-def test_a_link_is_named_with_where_it_leads(folders: tuple[Path, Path]) -> None:
+def test_a_link_is_named_with_where_it_leads(folders: tuple[Path, Path], new_listener: Callable[[], Any]) -> None:
     project, library = folders
     (project / "linked.py").symlink_to(library / "far_problem.py")
     (project / "sweep.yaml").write_text(SPEC.format(use="linked:one"))
@@ -165,7 +165,7 @@ def test_a_link_is_named_with_where_it_leads(folders: tuple[Path, Path]) -> None
     assert f"linked:one from {project}/linked.py, a link to {library}/far_problem.py (1 Python file" in text
     sweep = load_spec(project / "sweep.yaml")
     with pytest.raises(ClipsweepError, match=rf"linked\.py \(really {library}/far_problem\.py\); go on with --allow-c"):
-        run_sweep(sweep, out=project / "run", listener=Silent())
+        run_sweep(sweep, out=project / "run", listener=new_listener())
     assert null_test_document(sweep, allow_code=True)["passed"], "it is imported by the name of the link"
 
 
@@ -195,12 +195,6 @@ def test_a_package_that_links_to_itself_is_read_to_an_end(tmp_path: Path) -> Non
 
 
 # Kept snapshots
-
-
-class Silent:
-    def show(self, view: Any) -> None: ...
-
-    def say(self, text: str) -> None: ...
 
 
 KEPT = """
@@ -246,7 +240,7 @@ class Started(Exception):
 
 
 def test_estimate_runs_code_above_the_run_and_in_the_working_directory_and_asks_for_other(
-    kept: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    kept: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, new_listener: Callable[[], Any]
 ) -> None:
     path = kept.run_dir.path
     for folder in (path.parent, tmp_path / "elsewhere"):
@@ -254,15 +248,15 @@ def test_estimate_runs_code_above_the_run_and_in_the_working_directory_and_asks_
         (folder / "far_problem.py").write_text(OWN)
     with_code(monkeypatch, path.parent / "far_problem.py")
     with pytest.raises(Started):
-        estimate_run(path, "directional_curvature", listener=Silent())
+        estimate_run(path, "directional_curvature", listener=new_listener())
     with_code(monkeypatch, tmp_path / "elsewhere" / "far_problem.py")
     with pytest.raises(ClipsweepError, match=r"neither in a folder above the run nor in the working .*--allow-code"):
-        estimate_run(path, "directional_curvature", listener=Silent())
+        estimate_run(path, "directional_curvature", listener=new_listener())
     with pytest.raises(Started):
-        estimate_run(path, "directional_curvature", listener=Silent(), allow_code=True)
+        estimate_run(path, "directional_curvature", listener=new_listener(), allow_code=True)
     monkeypatch.chdir(tmp_path / "elsewhere")
     with pytest.raises(Started):
-        estimate_run(path, "directional_curvature", listener=Silent())
+        estimate_run(path, "directional_curvature", listener=new_listener())
 
 
 def test_a_snapshots_file_cannot_have_other_code_run_than_its_trial_was_trained_with(kept: Any, tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import logging
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,19 +19,8 @@ from sweeper.driver_lock import JOB, DriverLock, driver_of
 from sweeper.driving import driving, ending_of
 from sweeper.errors import ClusterError, RunDirectoryError
 from sweeper.run_dir import RunDir
-from sweeper.view import View
 
-
-class Listener:
-    def __init__(self) -> None:
-        self.said: list[str] = []
-        self.shown: list[View] = []
-
-    def say(self, text: str) -> None:
-        self.said.append(text)
-
-    def show(self, view: View) -> None:
-        self.shown.append(view)
+NewListener = Callable[[], Any]
 
 
 @pytest.fixture
@@ -73,9 +63,11 @@ def leave_after(*events: Any) -> Any:
     return sleep
 
 
-def test_a_follower_is_told_what_the_driver_says_from_now_on_and_shown_what_it_does(run_dir: RunDir):
-    told = Listener()
-    with driving(run_dir, Listener()) as held:
+def test_a_follower_is_told_what_the_driver_says_from_now_on_and_shown_what_it_does(
+    run_dir: RunDir, new_listener: NewListener
+):
+    told = new_listener()
+    with driving(run_dir, new_listener()) as held:
         held.listener.say("before anybody followed")
         events = (
             lambda: held.listener.say("first\nin two lines"),
@@ -85,30 +77,30 @@ def test_a_follower_is_told_what_the_driver_says_from_now_on_and_shown_what_it_d
         )
         with pytest.raises(Left):
             follow(run_dir, told, sleep=leave_after(*events))
-    assert told.said == ["first\nin two lines", "second"]
-    assert [view.steps_done for view in told.shown] == [5]
-    assert told.shown[0].active[0].trial == "a"
+    assert told.lines == ["first\nin two lines", "second"]
+    assert [view.steps_done for view in told.views] == [5]
+    assert told.views[0].active[0].trial == "a"
 
 
-def test_who_waited_for_the_driver_is_told_everything(run_dir: RunDir):
-    told, said = Listener(), Said(run_dir.logs / "driver.log")
-    with driving(run_dir, Listener()) as held:
+def test_who_waited_for_the_driver_is_told_everything(run_dir: RunDir, new_listener: NewListener):
+    told, said = new_listener(), Said(run_dir.logs / "driver.log")
+    with driving(run_dir, new_listener()) as held:
         held.listener.say("before anybody followed")
     follow(run_dir, told, said=said)
-    assert told.said == ["before anybody followed"]
+    assert told.lines == ["before anybody followed"]
 
 
 @pytest.mark.parametrize(
     "spoilt",
     [[], {}, VIEW | {"counts": [1]}, VIEW | {"total": "many"}, VIEW | {"active": [{"trial": 1}]}, VIEW | {"active": 3}],
 )
-def test_a_view_that_is_none_is_not_shown(run_dir: RunDir, spoilt: Any):
-    told = Listener()
-    with driving(run_dir, Listener()):
+def test_a_view_that_is_none_is_not_shown(run_dir: RunDir, spoilt: Any, new_listener: NewListener):
+    told = new_listener()
+    with driving(run_dir, new_listener()):
         run_dir.live.write_text(json.dumps(spoilt))
         with pytest.raises(Left):
             follow(run_dir, told, sleep=leave_after())
-    assert told.shown == []
+    assert told.views == []
 
 
 def test_what_is_half_written_is_read_when_it_is_whole(run_dir: RunDir):
@@ -134,12 +126,17 @@ def test_what_is_half_written_is_read_when_it_is_whole(run_dir: RunDir):
     ],
 )
 def test_how_a_driver_ended_is_kept_and_told(
-    raised: BaseException | None, code: int, text: str, run_dir: RunDir, monkeypatch: pytest.MonkeyPatch
+    raised: BaseException | None,
+    code: int,
+    text: str,
+    run_dir: RunDir,
+    monkeypatch: pytest.MonkeyPatch,
+    new_listener: NewListener,
 ):
     monkeypatch.setenv(JOB, "job-7")
 
     def drive() -> None:
-        with driving(run_dir, Listener()) as held:
+        with driving(run_dir, new_listener()) as held:
             assert ending_of(run_dir) is None
             found = driver_of(run_dir)
             assert found is not None
@@ -154,20 +151,20 @@ def test_how_a_driver_ended_is_kept_and_told(
         expected = RunDirectoryError if isinstance(raised, OSError) else type(raised)
         with pytest.raises(expected):
             drive()
-    ending = follow(run_dir, Listener())
+    ending = follow(run_dir, new_listener())
     assert (ending.exit_code, ending.job) == (code, "job-7")
     assert ending.text.startswith(text)
 
 
-def test_a_run_that_failed_before_its_first_line_can_be_begun_again(tmp_path: Path):
+def test_a_run_that_failed_before_its_first_line_can_be_begun_again(tmp_path: Path, new_listener: NewListener):
     run_dir = RunDir(tmp_path / "new")
     run_dir.create()
-    with pytest.raises(ClusterError), driving(run_dir, Listener()):
+    with pytest.raises(ClusterError), driving(run_dir, new_listener()):
         raise ClusterError("no")
     RunDir(tmp_path / "new").create()
 
 
-def test_a_driver_that_was_killed_is_told_from_one_that_ended(run_dir: RunDir):
+def test_a_driver_that_was_killed_is_told_from_one_that_ended(run_dir: RunDir, new_listener: NewListener):
     code = (
         "import sys; from pathlib import Path\n"
         "from sweeper.driver_lock import DriverLock; from sweeper.run_dir import RunDir\n"
@@ -185,13 +182,13 @@ def test_a_driver_that_was_killed_is_told_from_one_that_ended(run_dir: RunDir):
         with pytest.raises(
             RunDirectoryError, match=rf"pid {driver.pid} on .*gone without a word.*run the same command"
         ):
-            follow(run_dir, Listener(), sleep=kill)
+            follow(run_dir, new_listener(), sleep=kill)
     with pytest.raises(RunDirectoryError, match="nobody is running this sweep"):
         cancel(run_dir)
 
 
 def test_a_driver_elsewhere_lives_while_it_beats_whatever_its_clock_says(
-    run_dir: RunDir, monkeypatch: pytest.MonkeyPatch
+    run_dir: RunDir, monkeypatch: pytest.MonkeyPatch, new_listener: NewListener
 ):
     run_dir.driver.write_text('{"host": "elsewhere", "pid": 7}')
     now, beats = [100.0], [1_000.0]
@@ -204,7 +201,7 @@ def test_a_driver_elsewhere_lives_while_it_beats_whatever_its_clock_says(
             os.utime(run_dir.driver, (beats[0], beats[0]))
 
     with pytest.raises(RunDirectoryError, match="pid 7 on elsewhere, is gone without a word"):
-        follow(run_dir, Listener(), sleep=wait)
+        follow(run_dir, new_listener(), sleep=wait)
     assert 1020 <= now[0] <= 1060
 
 
@@ -217,9 +214,9 @@ def test_a_driver_hears_that_it_is_to_stop_and_an_old_request_does_not_count(run
         assert not lock.asked_to_stop()
 
 
-def test_nobody_drives_a_run_that_nobody_has_begun(run_dir: RunDir):
+def test_nobody_drives_a_run_that_nobody_has_begun(run_dir: RunDir, new_listener: NewListener):
     with pytest.raises(RunDirectoryError, match="nobody is running this sweep; `clipsweep run` does"):
-        follow(run_dir, Listener())
+        follow(run_dir, new_listener())
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"exit_code": "x", "text": "", "job": null, "ended_at": ""}'])

@@ -32,14 +32,6 @@ sweep: {seeds: 3}
 InlineRun = Callable[..., Any]
 
 
-class Silent:
-    def show(self, view: Any) -> None:
-        pass
-
-    def say(self, text: str) -> None:
-        pass
-
-
 def fill_up(ballast: Path) -> None:
     """Write until nothing more fits, to the last byte."""
     descriptor = os.open(ballast, os.O_WRONLY | os.O_CREAT)
@@ -49,6 +41,13 @@ def fill_up(ballast: Path) -> None:
     os.close(descriptor)
     free = os.statvfs(ballast.parent)
     assert free.f_bavail == 0
+
+
+@pytest.fixture(scope="module")
+def undisturbed(module_inline_run: InlineRun) -> Path:
+    """The run directory of the sweep on a sound disk, which tests only read."""
+    path: Path = module_inline_run(SPEC).run_dir.path
+    return path
 
 
 @pytest.fixture
@@ -66,10 +65,9 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 
 def test_on_a_disk_that_is_really_full_what_was_published_stays_and_the_rest_follows_when_there_is_room(
-    inline_run: InlineRun, small_disk: Path, monkeypatch: pytest.MonkeyPatch
+    inline_run: InlineRun, small_disk: Path, monkeypatch: pytest.MonkeyPatch, undisturbed: Path
 ) -> None:
     monkeypatch.setattr("sweeper.commit._GROUP_S", 0.0)
-    reference = inline_run(SPEC, name="reference")()
     full = inline_run(SPEC, name="here")
     ballast = small_disk / "ballast"
 
@@ -88,17 +86,16 @@ def test_on_a_disk_that_is_really_full_what_was_published_stays_and_the_rest_fol
     resumed = inline_run(SPEC, name="here")()
     assert list(resumed.run_dir.staging.iterdir()) == []
     for table in ("metrics.parquet", "measurements/directional_smoothness.parquet"):
-        left, right = (pd.read_parquet(run.run_dir.path / table) for run in (resumed, reference))
+        left, right = (pd.read_parquet(path / table) for path in (resumed.run_dir.path, undisturbed))
         pd.testing.assert_frame_equal(left, right, check_exact=True, obj=table)
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EROFS])
 @pytest.mark.parametrize("what", ["checkpoints", "parts"])
 def test_what_a_disk_does_to_a_trainer_or_to_the_driver_is_blamed_on_no_trial(
-    inline_run: InlineRun, monkeypatch: pytest.MonkeyPatch, number: int, what: str
+    inline_run: InlineRun, monkeypatch: pytest.MonkeyPatch, number: int, what: str, undisturbed: Path
 ) -> None:
     monkeypatch.setattr("sweeper.commit._GROUP_S", 0.0)
-    reference = inline_run(SPEC, name="reference")()
     run = inline_run(SPEC)
     real = RunDir.publish
 
@@ -118,13 +115,13 @@ def test_what_a_disk_does_to_a_trainer_or_to_the_driver_is_blamed_on_no_trial(
     assert list(run.run_dir.staging.iterdir()) == []
     resumed = inline_run(SPEC)()
     for table in ("metrics.parquet", "measurements/directional_smoothness.parquet"):
-        left, right = (pd.read_parquet(each.run_dir.path / table) for each in (resumed, reference))
+        left, right = (pd.read_parquet(path / table) for path in (resumed.run_dir.path, undisturbed))
         pd.testing.assert_frame_equal(left, right, check_exact=True, obj=table)
 
 
 @pytest.mark.parametrize("number", [errno.EROFS, errno.EACCES, errno.ENOSPC])
 def test_a_directory_that_cannot_be_written_is_an_error_before_ray_starts(
-    tmp_path: Path, number: int, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, number: int, monkeypatch: pytest.MonkeyPatch, new_listener: Callable[[], Any]
 ) -> None:
     def refuse(*arguments: Any, **options: Any) -> None:
         raise OSError(number, os.strerror(number))
@@ -133,15 +130,15 @@ def test_a_directory_that_cannot_be_written_is_an_error_before_ray_starts(
     monkeypatch.setattr(os, "mkdir", refuse)
     match = f"cannot be written: {os.strerror(number)}; choose another directory with --out"
     with pytest.raises(RunDirectoryError, match=match):
-        run_sweep(loads_spec(SPEC, folder=tmp_path), out=tmp_path / "run", listener=Silent())
+        run_sweep(loads_spec(SPEC, folder=tmp_path), out=tmp_path / "run", listener=new_listener())
 
 
 def test_a_disk_that_is_full_when_a_run_is_opened_again_is_an_error_before_ray_starts(
-    inline_run: InlineRun, small_disk: Path, monkeypatch: pytest.MonkeyPatch
+    inline_run: InlineRun, small_disk: Path, monkeypatch: pytest.MonkeyPatch, new_listener: Callable[[], Any]
 ) -> None:
     run = inline_run(SPEC, name="here")
     run.run_dir.create()
     fill_up(small_disk / "ballast")
     monkeypatch.setattr("sweeper.run._drive", lambda *arguments, **options: pytest.fail("workers were started"))
     with pytest.raises(RunDirectoryError, match="No space left on device; what was committed is safe"):
-        run_sweep(run.sweep, out=run.run_dir.path, listener=Silent())
+        run_sweep(run.sweep, out=run.run_dir.path, listener=new_listener())

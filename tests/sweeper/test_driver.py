@@ -51,9 +51,15 @@ def assert_same(one: Path, other: Path) -> None:
         pd.testing.assert_frame_equal(left[name], right[name], check_exact=True, obj=name)
 
 
-def test_a_sweep_ends_with_every_trial_resolved_and_every_row_there(inline_run: InlineRun) -> None:
-    run = inline_run(SPEC)()
-    found = tables(run.run_dir.path)
+@pytest.fixture(scope="module")
+def undisturbed(module_inline_run: InlineRun) -> Path:
+    """The run directory of the sweep when nothing happens, which tests only read."""
+    path: Path = module_inline_run(SPEC).run_dir.path
+    return path
+
+
+def test_a_sweep_ends_with_every_trial_resolved_and_every_row_there(undisturbed: Path) -> None:
+    found = tables(undisturbed)
     trials = found["trials"].set_index(["learning_rate", "clip_norm", "seed"])
     assert trials["status"].value_counts().to_dict() == {"done": 6, "diverged": 2}
     diverged = found["trials"][found["trials"]["status"] == "diverged"]
@@ -70,8 +76,8 @@ def test_a_sweep_ends_with_every_trial_resolved_and_every_row_there(inline_run: 
     assert not found["metrics"].duplicated(["trial_id", "step"]).any()
 
 
-def test_the_last_iterate_has_metrics_but_no_batch(inline_run: InlineRun) -> None:
-    metrics = tables(inline_run(SPEC)().run_dir.path)["metrics"]
+def test_the_last_iterate_has_metrics_but_no_batch(undisturbed: Path) -> None:
+    metrics = tables(undisturbed)["metrics"]
     last = metrics[metrics["step"] == 23]
     assert last[["train_loss", "grad_norm", "clipped", "learning_rate"]].isna().all(axis=None)
     assert last["valid_loss"].notna().all()
@@ -79,8 +85,8 @@ def test_the_last_iterate_has_metrics_but_no_batch(inline_run: InlineRun) -> Non
     assert metrics[metrics["step"] == 2]["valid_loss"].isna().all()
 
 
-def test_cells_of_one_seed_start_from_the_same_weights_and_batches(inline_run: InlineRun) -> None:
-    found = tables(inline_run(SPEC)().run_dir.path)
+def test_cells_of_one_seed_start_from_the_same_weights_and_batches(undisturbed: Path) -> None:
+    found = tables(undisturbed)
     first = found["metrics"][found["metrics"]["step"] == 0].merge(found["trials"][["trial_id", "seed"]])
     assert (first.groupby("seed")["train_loss"].nunique() == 1).all()
     assert (first.groupby("seed")["grad_norm"].nunique() == 1).all()
@@ -88,20 +94,20 @@ def test_cells_of_one_seed_start_from_the_same_weights_and_batches(inline_run: I
 
 
 @pytest.mark.parametrize("seed", range(6))
-def test_under_random_deaths_the_tables_are_those_of_an_undisturbed_run(inline_run: InlineRun, seed: int) -> None:
-    reference = inline_run(SPEC, name="reference")()
+def test_under_random_deaths_the_tables_are_those_of_an_undisturbed_run(
+    inline_run: InlineRun, seed: int, undisturbed: Path
+) -> None:
     disturbed = inline_run(SPEC, name="disturbed", chaos=0.08, seed=seed)()
     assert disturbed.pools.deaths > 3
-    assert_same(disturbed.run_dir.path, reference.run_dir.path)
+    assert_same(disturbed.run_dir.path, undisturbed)
     attempts = pd.read_parquet(disturbed.run_dir.path / "trials.parquet")["attempts"]
     assert attempts.max() > 1
 
 
 @pytest.mark.parametrize("seed", range(4))
 def test_while_nodes_join_and_leave_the_tables_are_those_of_an_undisturbed_run(
-    inline_run: InlineRun, seed: int
+    inline_run: InlineRun, seed: int, undisturbed: Path
 ) -> None:
-    reference = inline_run(SPEC, name="reference")()
     moving = inline_run(SPEC, name="moving", chaos=0.02, seed=seed)
     moves = random.Random(seed)
     sizes: list[PoolSize] = []
@@ -115,7 +121,7 @@ def test_while_nodes_join_and_leave_the_tables_are_those_of_an_undisturbed_run(
     moving.look_for_room = look
     moving()
     assert len(set(sizes)) > 3
-    assert_same(moving.run_dir.path, reference.run_dir.path)
+    assert_same(moving.run_dir.path, undisturbed)
 
 
 class Crash(BaseException):
@@ -124,10 +130,9 @@ class Crash(BaseException):
 
 @pytest.mark.parametrize("polls", [1, 3, 10, 25, 40, 50, 65])
 def test_after_a_crash_of_the_driver_the_next_run_does_only_what_is_missing(
-    inline_run: InlineRun, polls: int, monkeypatch: pytest.MonkeyPatch
+    inline_run: InlineRun, polls: int, monkeypatch: pytest.MonkeyPatch, undisturbed: Path
 ) -> None:
     monkeypatch.setattr("sweeper.commit._GROUP_S", 0.0)
-    reference = inline_run(SPEC, name="reference")()
     crashing = inline_run(SPEC, name="crashing")
     left = polls
 
@@ -146,14 +151,15 @@ def test_after_a_crash_of_the_driver_the_next_run_does_only_what_is_missing(
     resumed = inline_run(SPEC, name="crashing")()
     starts = {assignment.trial: assignment.committed_step for assignment in resumed.pools.assignments}
     assert starts == {name: step for name, step in committed.items() if name in starts}
-    assert_same(resumed.run_dir.path, reference.run_dir.path)
+    assert_same(resumed.run_dir.path, undisturbed)
     again = inline_run(SPEC, name="crashing")()
     assert again.pools.assignments == [], "a finished trial is never trained again"
-    assert_same(again.run_dir.path, reference.run_dir.path)
+    assert_same(again.run_dir.path, undisturbed)
 
 
-def test_a_stop_checkpoints_and_the_next_run_goes_on_to_the_same_tables(inline_run: InlineRun) -> None:
-    reference = inline_run(SPEC, name="reference")()
+def test_a_stop_checkpoints_and_the_next_run_goes_on_to_the_same_tables(
+    inline_run: InlineRun, undisturbed: Path
+) -> None:
     stopped = inline_run(SPEC, name="stopped")
     polls = 0
 
@@ -169,7 +175,7 @@ def test_a_stop_checkpoints_and_the_next_run_goes_on_to_the_same_tables(inline_r
     resumed = inline_run(SPEC, name="stopped")()
     starts = [assignment.committed_step for assignment in resumed.pools.assignments]
     assert max(starts) > 0, "what was trained is not trained again"
-    assert_same(resumed.run_dir.path, reference.run_dir.path)
+    assert_same(resumed.run_dir.path, undisturbed)
 
 
 def test_a_grown_grid_runs_only_its_new_trials(inline_run: InlineRun) -> None:
@@ -180,8 +186,7 @@ def test_a_grown_grid_runs_only_its_new_trials(inline_run: InlineRun) -> None:
     assert len(tables(grown.run_dir.path)["trials"]) == 12
 
 
-def test_a_damaged_checkpoint_is_set_aside_and_the_one_before_taken(inline_run: InlineRun) -> None:
-    reference = inline_run(SPEC, name="reference")()
+def test_a_damaged_checkpoint_is_set_aside_and_the_one_before_taken(inline_run: InlineRun, undisturbed: Path) -> None:
     stopped = inline_run(SPEC, name="stopped")
     polls = 0
 
@@ -201,7 +206,7 @@ def test_a_damaged_checkpoint_is_set_aside_and_the_one_before_taken(inline_run: 
     resumed = inline_run(SPEC, name="stopped")()
     assert any("was damaged; resumed from an earlier one" in line for line in resumed.listener.lines)
     assert list(resumed.run_dir.quarantine.iterdir())
-    left, right = tables(resumed.run_dir.path), tables(reference.run_dir.path)
+    left, right = tables(resumed.run_dir.path), tables(undisturbed)
     for name in ("metrics", "smoothness"):
         pd.testing.assert_frame_equal(left[name], right[name], check_exact=True, obj=name)
 
@@ -212,9 +217,8 @@ def test_snapshots_in_flight_are_bounded(inline_run: InlineRun) -> None:
     assert run.pools.held_back > 0
 
 
-def test_checkpoints_are_gone_when_their_trial_is_resolved(inline_run: InlineRun) -> None:
-    run = inline_run(SPEC)()
-    assert list(run.run_dir.checkpoints.glob("*")) == []
+def test_checkpoints_are_gone_when_their_trial_is_resolved(undisturbed: Path) -> None:
+    assert list(RunDir(undisturbed).checkpoints.glob("*")) == []
 
 
 OWN = """
@@ -267,10 +271,9 @@ sweep: {grid: {problem.fail_at: [3, 99]}}
 
 
 def test_a_disk_that_fills_up_ends_the_sweep_and_costs_nothing_that_was_committed(
-    inline_run: InlineRun, monkeypatch: pytest.MonkeyPatch
+    inline_run: InlineRun, monkeypatch: pytest.MonkeyPatch, undisturbed: Path
 ) -> None:
     monkeypatch.setattr("sweeper.commit._GROUP_S", 0.0)
-    reference = inline_run(SPEC, name="reference")()
     full = inline_run(SPEC, name="full")
     real = RunDir.publish
     left = 30
@@ -289,7 +292,7 @@ def test_a_disk_that_fills_up_ends_the_sweep_and_costs_nothing_that_was_committe
     assert max(committed.values()) > 0
     monkeypatch.setattr(RunDir, "publish", real)
     resumed = inline_run(SPEC, name="full")()
-    assert_same(resumed.run_dir.path, reference.run_dir.path)
+    assert_same(resumed.run_dir.path, undisturbed)
 
 
 def test_two_workers_that_disagree_about_weights_would_be_seen(inline_run: InlineRun) -> None:

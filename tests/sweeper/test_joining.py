@@ -84,6 +84,16 @@ def test_something_else_that_listens_is_given_up_within_the_bound(listener: str,
     assert time.monotonic() - started < 60
 
 
+def test_a_machine_that_is_slow_to_ask_is_not_a_cluster_that_is_slow_to_answer(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+):
+    # Python reads this before anything else.
+    (tmp_path / "sitecustomize.py").write_text("import time; time.sleep(5)")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setattr(joining, "_PROBE_S", 4.0)
+    assert joining.ask("nowhere", "here", with_token=False)["problem"] == "bad_address"
+
+
 @pytest.mark.parametrize("address", ["nowhere", "host:", "host:0", "host:65536", ":6379", "host:port"])
 def test_what_is_no_address_is_said_to_be_none(address: str):
     with pytest.raises(ClusterError, match="is neither local, auto nor host:port"):

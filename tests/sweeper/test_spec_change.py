@@ -49,17 +49,7 @@ train: {steps: 80, checkpoint_every: 4}
 """
 
 InlineRun = Callable[..., Any]
-
-
-class Remembering:
-    def __init__(self) -> None:
-        self.lines: list[str] = []
-
-    def show(self, view: Any) -> None:
-        pass
-
-    def say(self, text: str) -> None:
-        self.lines.append(text)
+RunAgain = Callable[..., list[str]]
 
 
 @pytest.fixture
@@ -78,12 +68,18 @@ def begun(inline_run: InlineRun, monkeypatch: pytest.MonkeyPatch) -> Callable[[s
     return make
 
 
-def run_again(run_dir: RunDir, text: str, **options: Any) -> list[str]:
-    """``clipsweep run`` with another text, up to the point at which workers would start."""
-    listener = Remembering()
-    sweep = loads_spec(text, folder=run_dir.path.parent)
-    run_sweep(sweep, out=run_dir.path, listener=listener, new_measurement=True, **options)
-    return listener.lines
+@pytest.fixture
+def run_again(new_listener: Callable[[], Any]) -> RunAgain:
+    """``clipsweep run`` with another text, up to the point at which workers would start; returns what it says."""
+
+    def again(run_dir: RunDir, text: str, **options: Any) -> list[str]:
+        listener = new_listener()
+        sweep = loads_spec(text, folder=run_dir.path.parent)
+        run_sweep(sweep, out=run_dir.path, listener=listener, new_measurement=True, **options)
+        lines: list[str] = listener.lines
+        return lines
+
+    return again
 
 
 @pytest.mark.parametrize(
@@ -100,7 +96,7 @@ def run_again(run_dir: RunDir, text: str, **options: Any) -> list[str]:
     ],
 )
 def test_what_adds_cells_or_seeds_runs_without_a_question(
-    begun: Callable[[str], RunDir], old: str, new: str, added: int
+    begun: Callable[[str], RunDir], old: str, new: str, added: int, run_again: RunAgain
 ) -> None:
     run_dir = begun(SPEC)
     before = set(open_state(run_dir).trials)
@@ -126,7 +122,7 @@ def test_what_adds_cells_or_seeds_runs_without_a_question(
     ],
 )
 def test_what_changes_the_meaning_of_every_cell_is_refused_with_a_diff(
-    begun: Callable[[str], RunDir], edits: dict[str, str], diff: list[str]
+    begun: Callable[[str], RunDir], edits: dict[str, str], diff: list[str], run_again: RunAgain
 ) -> None:
     run_dir = begun(SPEC)
     journal, resolved = run_dir.journal.read_bytes(), run_dir.resolved.read_bytes()
@@ -144,7 +140,7 @@ def test_what_changes_the_meaning_of_every_cell_is_refused_with_a_diff(
 
 
 def test_an_accepted_change_leaves_the_earlier_trials_out_of_reports_and_is_asked_once(
-    begun: Callable[[str], RunDir], inline_run: InlineRun
+    begun: Callable[[str], RunDir], inline_run: InlineRun, run_again: RunAgain
 ) -> None:
     run_dir = begun(SPEC)
     before = set(open_state(run_dir).trials)
@@ -168,6 +164,7 @@ def test_an_accepted_change_leaves_the_earlier_trials_out_of_reports_and_is_aske
 
 def test_going_back_to_the_earlier_spec_is_a_change_too_and_takes_its_trials_up_again(
     begun: Callable[[str], RunDir],
+    run_again: RunAgain,
 ) -> None:
     run_dir = begun(SPEC)
     before = set(open_state(run_dir).trials)
@@ -179,7 +176,9 @@ def test_going_back_to_the_earlier_spec_is_a_change_too_and_takes_its_trials_up_
     assert open_state(run_dir).superseded == after
 
 
-def test_a_change_before_anything_was_trained_asks_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_change_before_anything_was_trained_asks_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, run_again: RunAgain
+) -> None:
     monkeypatch.setattr("sweeper.run._drive", lambda *arguments, **options: False)
     run_dir = RunDir(tmp_path / "run")
     run_again(run_dir, SPEC)
@@ -188,7 +187,7 @@ def test_a_change_before_anything_was_trained_asks_nothing(tmp_path: Path, monke
 
 
 def test_changed_code_of_the_users_own_is_named_file_by_file_and_wants_accept_drift(
-    begun: Callable[[str], RunDir], tmp_path: Path
+    begun: Callable[[str], RunDir], tmp_path: Path, run_again: RunAgain
 ) -> None:
     folder = tmp_path / "here"
     folder.mkdir()
@@ -223,7 +222,7 @@ def test_plan_shows_the_change_and_what_a_run_will_ask_for(begun: Callable[[str]
     assert (same["asks_for"], same["change"]) == ([], None)
 
 
-def test_a_change_is_seen_though_the_resolved_spec_is_gone(begun: Callable[[str], RunDir]) -> None:
+def test_a_change_is_seen_though_the_resolved_spec_is_gone(begun: Callable[[str], RunDir], run_again: RunAgain) -> None:
     run_dir = begun(SPEC)
     run_dir.resolved.write_text("- [")
     with pytest.raises(RunDirectoryError, match="--accept-change"):
@@ -239,6 +238,7 @@ def give_up(run_dir: RunDir, trial: str) -> None:
 
 def test_a_retry_of_all_leaves_out_failed_trials_that_a_changed_spec_has_superseded(
     begun: Callable[[str], RunDir],
+    run_again: RunAgain,
 ) -> None:
     run_dir = begun(SPEC)
     old = next(name for name, trial in open_state(run_dir).trials.items() if trial.segments)
