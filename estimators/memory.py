@@ -45,10 +45,15 @@ class GradientMemory:
                 self._held.append(self._held.pop(index))
                 return value, slope
         value, slope = self._evaluate(point)
-        entry = point.clone()
-        room = max(self._at_least, self._max_bytes // max(1, entry.nbytes + slope.nbytes))
-        self._held = [*self._held[len(self._held) + 1 - room :], (entry, value, slope)] if room > 1 else []
+        self.hold(point, value, slope)
         return value, slope
+
+    def hold(self, point: Tensor, value: float, slope: Tensor) -> None:
+        """Remember what is known of a point, in the place of what was asked for longest ago."""
+        others = [entry for entry in self._held if not _same_bits(entry[0], point)]
+        room = max(self._at_least, self._max_bytes // max(1, point.nbytes + slope.nbytes))
+        kept = others[max(0, len(others) + 1 - room) :]
+        self._held = [*kept, (point.clone(), value, slope)] if room > 1 else []
 
     def clear(self) -> None:
         """Forget everything: f has become another function."""

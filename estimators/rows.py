@@ -57,11 +57,18 @@ def directional_smoothness_row(
     fractions = fractions_of(delta)
     probe.settle(iterates[0])
     value, start = probe.value_and_gradient(iterates[0])
-    first = {"flat": iterates[0]}
+    first, second = {"flat": iterates[0]}, {"flat": iterates[1]}
+    end: tuple[float, Tensor] | None = None
 
     def gradient(point: Params) -> Params:
-        # Held here: the memory of a large model reaches no further than the two points seen last.
-        return {"flat": start if point is first else probe.value_and_gradient(point["flat"])[1]}
+        # Both ends are held here: the memory of a large model reaches no further than the two points seen last.
+        nonlocal end
+        if point is first:
+            return {"flat": start}
+        found = probe.value_and_gradient(point["flat"])
+        if point is second:
+            end = found
+        return {"flat": found[1]}
 
     def loss(point: Params) -> float:
         # Asked for after the gradient at the same point, which has found it.
@@ -71,11 +78,14 @@ def directional_smoothness_row(
     measured = METHODS[method](
         gradient,
         first,
-        {"flat": iterates[1]},
+        second,
         fractions=fractions,
         gradient_error=probe.gradient_error(iterates[0]),
         **adaptive,
     )
+    if end is not None:
+        # Where the next snapshot begins.
+        probe.value_and_gradient.hold(iterates[1], *end)
     return {
         "loss": value,
         "grad_norm": measured.grad_norm,

@@ -118,6 +118,38 @@ def test_a_search_takes_each_gradient_once_and_the_loss_for_nothing(probe: Probe
     assert 3 < row["num_gradients"] == len(evaluated)
 
 
+@pytest.mark.parametrize("max_bytes", [0, 1 << 20], ids=["a large model", "a small model"])
+@pytest.mark.parametrize("method", ["exact", "chebyshev", "adaptive"])
+def test_the_gradient_at_the_end_is_there_where_the_next_snapshot_begins(
+    probe: Probe, snapshot: Tensor, method: str, max_bytes: int
+) -> None:
+    evaluated = []
+    evaluate = probe.gradient.value_and_gradient
+    probe.value_and_gradient = GradientMemory(
+        lambda point: evaluated.append(point) or evaluate(point),  # type: ignore[func-returns-value]
+        max_bytes=max_bytes,
+    )
+    ESTIMATORS["directional_smoothness"](probe, snapshot, method=method)
+    evaluated.clear()
+    following = torch.stack([snapshot[1], 2 * snapshot[1] - snapshot[0]])
+    row = ESTIMATORS["directional_smoothness"](probe, following, method=method)
+    assert len(evaluated) == row["num_gradients"] - 1
+
+
+def test_a_memory_holds_as_many_points_as_it_has_room_for() -> None:
+    calls = []
+    memory = GradientMemory(lambda x: calls.append(x) or (0.0, x), max_bytes=6 * 8)  # type: ignore[func-returns-value]
+    points = [torch.tensor([float(k)]) for k in range(7)]
+    for point in points[:6] * 2:
+        memory(point)
+    assert len(calls) == 6, "a point and its gradient take 8 bytes"
+    memory(points[6])
+    memory(points[0])
+    assert len(calls) == 8, "what was asked for longest ago has gone"
+    memory(points[2])
+    assert len(calls) == 8
+
+
 def weights(step: int) -> dict[str, Tensor]:
     return {name: tensor + 0.01 * step for name, tensor in network().state_dict().items()}
 
