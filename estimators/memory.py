@@ -45,12 +45,16 @@ class GradientMemory:
                 self._held.append(self._held.pop(index))
                 return value, slope
         value, slope = self._evaluate(point)
-        self.hold(point, value, slope)
+        # It was just looked for: no second look at every point that is held.
+        self._append(self._held, point, value, slope)
         return value, slope
 
     def hold(self, point: Tensor, value: float, slope: Tensor) -> None:
         """Remember what is known of a point, in the place of what was asked for longest ago."""
         others = [entry for entry in self._held if not _same_bits(entry[0], point)]
+        self._append(others, point, value, slope)
+
+    def _append(self, others: list[tuple[Tensor, float, Tensor]], point: Tensor, value: float, slope: Tensor) -> None:
         room = max(self._at_least, self._max_bytes // max(1, point.nbytes + slope.nbytes))
         kept = others[max(0, len(others) + 1 - room) :]
         self._held = [*kept, (point.clone(), value, slope)] if room > 1 else []
