@@ -40,9 +40,9 @@ from torch import Tensor, nn
 from estimators import ESTIMATORS, Probe, freeze_stochastic_layers
 from sweeper.actors import build_probe
 from sweeper.spec.measure import Measure
+from trainers.flat import flat_parameters
 from trainers.problem import Problem
 from trainers.problems import build_problem
-from trainers.snapshot import flat_parameters
 from trainers.trees import map_tensors
 
 Loss = Callable[[nn.Module, Any, Any], tuple[Tensor, Any]]

@@ -26,9 +26,9 @@ from torch import Tensor, nn
 from estimators import ESTIMATORS
 from sweeper.actors import build_probe
 from sweeper.spec.measure import Measure
+from trainers.flat import flat_parameters
 from trainers.problem import Problem
 from trainers.problems import build_problem
-from trainers.snapshot import flat_parameters
 
 TOLERANCE = 0.01
 

@@ -14,7 +14,8 @@ import time
 import torch
 
 from trainers.analytic.functions import Extremal
-from trainers.analytic.lanes import Block, Lane, watch_lanes
+from trainers.analytic.lane import Lane
+from trainers.analytic.lanes import Block, watch_lanes
 from trainers.analytic.theory import StepRule
 
 NUM_LANES, STEPS, REPEATS = 10_000, 4_000, 5

@@ -11,8 +11,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from sweeper.driver_lock import STALE_AFTER_S, driver_of
-from sweeper.driving import SAID, Ending, ending_of
+from sweeper.driver_files import SAID, STALE_AFTER_S, Ending, driver_of, ending_of
 from sweeper.errors import RunDirectoryError
 from sweeper.record_shapes import check_live
 from sweeper.run_dir import RunDir

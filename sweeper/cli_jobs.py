@@ -16,7 +16,7 @@ from sweeper.run_dir import RunDir
 
 if TYPE_CHECKING:
     from sweeper.attach import Said
-    from sweeper.driving import Ending
+    from sweeper.driver_files import Ending
     from sweeper.spec import Sweep
 
 __all__ = ["attach", "cancel", "job_arguments", "run_as_job"]
@@ -24,7 +24,7 @@ __all__ = ["attach", "cancel", "job_arguments", "run_as_job"]
 
 def attach(run: RunPath, as_json: AsJson = False) -> None:
     """Follow a run that is driven elsewhere, until it ends; Ctrl-C leaves it alone. Works without Ray."""
-    from sweeper.driver_lock import driver_of
+    from sweeper.driver_files import driver_of
     from sweeper.status import run_status
 
     run_dir = RunDir(run.resolve()).require()

@@ -16,10 +16,10 @@ import ray
 from ray.exceptions import RayError
 
 from sweeper.background import in_background
-from sweeper.elastic import PoolSize
 from sweeper.errors import ClusterError
 from sweeper.guarded_paths import make_folder
 from sweeper.joining import listens
+from sweeper.pool_protocols import PoolSize
 from sweeper.room import Cluster, WorkerSettings, pool_size
 from sweeper.shield import deaf_children, ended_with
 from sweeper.waiting import NodeRoom

@@ -11,7 +11,6 @@ from typing import Any
 from sweeper import events
 from sweeper.commit import Committer
 from sweeper.driver_lock import DriverLock
-from sweeper.elastic import PoolSize
 from sweeper.errors import IntegrityError
 from sweeper.events import Command, Event, SegmentId
 from sweeper.journal import TrialState
@@ -33,13 +32,12 @@ from sweeper.messages import (
 )
 from sweeper.open_segments import OpenSegments, failed_rows
 from sweeper.plan import Trial
-from sweeper.pool_protocols import Pools
+from sweeper.pool_protocols import Pools, PoolSize, WorkersWaiting
 from sweeper.pulse import Pulses, Silences
 from sweeper.run_dir import RunDir
 from sweeper.schedule import Schedule
 from sweeper.showing import Showing, ending
 from sweeper.view import Listener
-from sweeper.waiting import Waiting
 
 __all__ = ["Driver"]
 
@@ -64,7 +62,7 @@ class Driver:
         listener: Is told how it goes.
         stop_requested: Whether the user wants the sweep to end early.
         stall_timeout_s: A worker that does not get on with its work for so long is ended; None to wait for ever.
-        held_up: Why workers that were asked for do not start; None where they do.
+        waiting: Why workers that were asked for do not start, as far as that is asked at all.
         look_for_room: How many workers there is room for now; None where that has not changed.
     """
 
@@ -83,7 +81,7 @@ class Driver:
         listener: Listener,
         stop_requested: Callable[[], bool] = lambda: False,
         stall_timeout_s: float | None = None,
-        held_up: Callable[[], str | None] = lambda: None,
+        waiting: WorkersWaiting | None = None,
         look_for_room: Callable[[], PoolSize | None] = lambda: None,
     ) -> None:
         self._run_dir = run_dir
@@ -97,7 +95,7 @@ class Driver:
         self._num_estimators = num_estimators
         self._say = listener.say
         self._stop_requested = stop_requested
-        self._held_up = Waiting(held_up, self._say)
+        self._waiting = waiting
         self._look_for_room = look_for_room
         self._stopping = False
         self._silences = Silences(stall_timeout_s)
@@ -125,7 +123,8 @@ class Driver:
             for message in self._pools.poll(timeout_s=self._committer.due_in_s(_TICK_S), read_trainers=read):
                 self._take_in(message)
             self._end_stalled(heard=read)
-            self._held_up.look()
+            if self._waiting is not None:
+                self._waiting.look()
             room = self._look_for_room()
             if room is not None:
                 self._say(f"the cluster has room for {room} now")
@@ -315,7 +314,7 @@ class Driver:
             self._running(),
             measured=self._measured,
             stopping=self._stopping,
-            waiting_for=self._held_up.reason,
+            waiting_for=self._waiting.reason if self._waiting is not None else None,
             force=force,
         )
 

@@ -9,66 +9,16 @@ import os
 import socket
 import time
 from collections.abc import Iterator
-from pathlib import Path
 from typing import IO, Any
 
-from sweeper.errors import RunDirectoryError
+from sweeper.driver_files import JOB, STALE_AFTER_S, refusal
 from sweeper.guarded_paths import open_to_append, refuse_strangers
-from sweeper.record_shapes import check_driver
 from sweeper.run_dir import RunDir
 
-__all__ = ["JOB", "STALE_AFTER_S", "DriverLock", "driver_of", "refusal"]
+__all__ = ["DriverLock"]
 
-JOB = "CLIPSWEEP_JOB"
-"""Environment variable with the id of the Ray job that a driver runs as."""
-
-STALE_AFTER_S = 30.0
-"""A driver of another host that has shown no sign of life for so long is taken for dead."""
 
 _HEARTBEAT_S = 2.0
-
-
-def driver_of(run_dir: RunDir) -> dict[str, Any] | None:
-    """Who is running the sweep now.
-
-    Args:
-        run_dir: The run.
-
-    Returns:
-        ``host``, ``pid``, ``job`` where it is a Ray job, and ``quiet_s``, the seconds since its last sign of life; None
-        where nobody is.
-    """
-    try:
-        holder = json.loads(run_dir.driver.read_bytes())
-        check_driver(holder)
-        quiet = max(0.0, time.time() - run_dir.driver.stat().st_mtime)
-    except (OSError, ValueError, RecursionError):
-        return None
-    if not isinstance(holder.get("job", ""), str):
-        return None
-    if holder.get("host") == socket.gethostname() and not Path(f"/proc/{holder.get('pid')}").exists():
-        return None
-    return {**holder, "quiet_s": round(quiet, 1)}
-
-
-def refusal(run_dir: RunDir) -> RunDirectoryError:
-    """What to say to a second driver.
-
-    Args:
-        run_dir: The run, which another holds.
-
-    Returns:
-        The error to raise; it names the other's host and pid.
-    """
-    try:
-        holder = json.loads(run_dir.driver.read_bytes())
-        who = f"pid {holder['pid']} on {holder['host']}"
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
-        who = "another process"
-    return RunDirectoryError(
-        f"{run_dir.path}: {who} is running this sweep; follow it with `clipsweep attach {run_dir.path}`, or choose "
-        "another directory with --out"
-    )
 
 
 class DriverLock:

@@ -3,24 +3,26 @@
 from __future__ import annotations
 
 import contextlib
-import json
+import errno
+import io
 import logging
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from pathlib import Path
 
-from sweeper.driver_lock import JOB, DriverLock
-from sweeper.errors import ClipsweepError
-from sweeper.recovery import disk_errors, logging_to
+from sweeper.driver_files import JOB, SAID
+from sweeper.driver_lock import DriverLock
+from sweeper.errors import ClipsweepError, RunDirectoryError
+from sweeper.guarded_paths import open_to_append
 from sweeper.run_dir import RunDir
 from sweeper.view import Listener, View
 
-__all__ = ["SAID", "Driving", "Ending", "driving", "ending_of"]
+__all__ = ["Driving", "disk_errors", "driving", "logging_to"]
 
-SAID = "sweeper.said"
-"""The logger of what a driver tells its user; ``clipsweep attach`` finds it in the driver's log."""
 
 _log = logging.getLogger(__name__)
 _said = logging.getLogger(SAID)
@@ -41,44 +43,6 @@ class Driving:
     listener: Listener
     exit_code: int = 0
     text: str = ""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Ending:
-    """How a driver ended.
-
-    Attributes:
-        exit_code: What its command returned.
-        text: Why, or what came of it, in words.
-        job: The Ray job that it was; None where it was a command.
-        ended_at: When, UTC in ISO 8601.
-    """
-
-    exit_code: int
-    text: str
-    job: str | None
-    ended_at: str
-
-
-def ending_of(run_dir: RunDir) -> Ending | None:
-    """How the last driver of a run ended.
-
-    Args:
-        run_dir: The run.
-
-    Returns:
-        The record; None while a driver is at work, or where it was killed.
-    """
-    try:
-        document = json.loads(run_dir.ended.read_bytes())
-        return Ending(
-            exit_code=int(document["exit_code"]),
-            text=str(document["text"]),
-            job=document["job"],
-            ended_at=str(document["ended_at"]),
-        )
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
-        return None
 
 
 @contextmanager
@@ -137,3 +101,71 @@ class _Recorded:
     def say(self, text: str) -> None:
         _said.info("%s", text)
         self._listener.say(text)
+
+
+_FEW_FILES = 64
+
+
+_SOME_BYTES = 2**20
+
+
+@contextmanager
+def disk_errors(run_dir: RunDir) -> Iterator[None]:
+    """Say what a full or vanished disk means for the run.
+
+    Args:
+        run_dir: The run.
+
+    Yields:
+        Nothing.
+
+    Raises:
+        RunDirectoryError: In place of the system's error.
+    """
+    try:
+        yield
+    except ConnectionError:
+        raise
+    except OSError as error:
+        raise RunDirectoryError(
+            f"{error.filename or run_dir.path}: {error.strerror or error}{_shortage(run_dir, error)}; "
+            "what was committed is safe: mend the disk and run the same command to go on"
+        ) from error
+
+
+def _shortage(run_dir: RunDir, error: OSError) -> str:
+    """What a full file system is short of; `df` shows space, and people wonder."""
+    if error.errno not in {errno.ENOSPC, errno.EDQUOT}:
+        return ""
+    with contextlib.suppress(OSError):
+        system = os.statvfs(run_dir.path)
+        # Some file systems make inodes as they are wanted, and say that they have none at all. A few have become free
+        # since, of what was being written.
+        if system.f_files and system.f_favail < _FEW_FILES and system.f_bavail * system.f_frsize > _SOME_BYTES:
+            return " (it has space, but holds as many files as it can: no inode is free; `df -i` shows them)"
+    return ""
+
+
+@contextmanager
+def logging_to(path: Path) -> Iterator[None]:
+    """Keep the driver's log in the run directory.
+
+    Args:
+        path: The log.
+
+    Yields:
+        Nothing.
+    """
+    file = io.TextIOWrapper(open_to_append(path), encoding="utf-8", errors="replace", line_buffering=True)
+    handler = logging.StreamHandler(file)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    root = logging.getLogger("sweeper")
+    root.setLevel(logging.INFO)
+    root.addHandler(handler)
+    _log.info("driver starts: pid %d, %s", os.getpid(), " ".join(sys.argv))
+    try:
+        yield
+    finally:
+        root.removeHandler(handler)
+        handler.close()
+        file.close()

@@ -6,13 +6,13 @@ import logging
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
-from dataclasses import dataclass
 from typing import TypeAlias
 
 from sweeper.background import Question, in_background
 from sweeper.errors import ClusterError
+from sweeper.pool_protocols import PoolSize
 
-__all__ = ["Answer", "Elastic", "PoolSize"]
+__all__ = ["Answer", "Elastic"]
 
 _log = logging.getLogger(__name__)
 
@@ -22,23 +22,6 @@ _HEAD_PATIENCE_S = 20.0
 """How long a cluster's head may be silent. After 60 s Ray itself ends the process, without a word."""
 
 _SAFE = "what was committed is safe: run the same command to go on"
-
-
-@dataclass(frozen=True, kw_only=True)
-class PoolSize:
-    """How many actors of each kind there are to be."""
-
-    trainers: int
-    estimators: int
-
-    def __str__(self) -> str:
-        """In words.
-
-        Returns:
-            For example ``2 trainers and 1 estimator``.
-        """
-        counts = ((self.trainers, "trainer"), (self.estimators, "estimator"))
-        return " and ".join(f"{count} {kind}{'s' if count != 1 else ''}" for count, kind in counts)
 
 
 Answer: TypeAlias = tuple[bool, PoolSize | None]

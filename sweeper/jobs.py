@@ -12,8 +12,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from sweeper.driver_lock import JOB, driver_of, refusal
-from sweeper.driving import ending_of
+from sweeper.driver_files import JOB, driver_of, ending_of, refusal
 from sweeper.errors import ClusterError
 from sweeper.job_server import JobServer
 from sweeper.run_dir import RunDir

@@ -16,13 +16,12 @@ from sweeper.actors.worker import last_line
 from sweeper.errors import ClipsweepError
 from sweeper.labels import describe_problem
 from sweeper.plan import expand, require_allowed
-from sweeper.recovery import shipped
 from sweeper.spec import Sweep
 from sweeper.spec.measure import Measure
-from sweeper.spec.user_code import UserCode
+from sweeper.spec.user_code import UserCode, shipped
 from trainers.errors import TrainerError
+from trainers.flat import flat_parameters
 from trainers.problems import build_problem
-from trainers.snapshot import flat_parameters
 
 __all__ = ["null_test_document"]
 

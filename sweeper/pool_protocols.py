@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 from sweeper.events import SnapshotId
 from sweeper.messages import Assignment, Message, SnapshotHeader
 
-__all__ = ["EstimatorPool", "Pools"]
+__all__ = ["EstimatorPool", "PoolSize", "Pools", "WorkersWaiting"]
 
 
 class EstimatorPool(Protocol):
@@ -44,3 +45,30 @@ class Pools(EstimatorPool, Protocol):
 
     def kill_trainer(self, slot: int) -> None:
         """End a trainer's process; nothing more comes from it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PoolSize:
+    """How many actors of each kind there are to be."""
+
+    trainers: int
+    estimators: int
+
+    def __str__(self) -> str:
+        """In words.
+
+        Returns:
+            For example ``2 trainers and 1 estimator``.
+        """
+        counts = ((self.trainers, "trainer"), (self.estimators, "estimator"))
+        return " and ".join(f"{count} {kind}{'s' if count != 1 else ''}" for count, kind in counts)
+
+
+class WorkersWaiting(Protocol):
+    """Why workers that were asked for do not start."""
+
+    reason: str | None
+    """What is waited for now; None where nothing is."""
+
+    def look(self) -> None:
+        """Ask, if it is time to, and tell what is new; never waits for an answer."""

@@ -2,28 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
-import errno
-import io
 import logging
-import os
-import shutil
-import sys
-import tempfile
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from pathlib import Path
+from collections.abc import Callable, Sequence
 
-from sweeper.errors import IntegrityError, RunDirectoryError
-from sweeper.guarded_paths import open_to_append
+from sweeper.errors import IntegrityError
 from sweeper.journal import Journal, Record, RunState, apply, read_journal, repair_journal, replay
 from sweeper.run_dir import RunDir
-from sweeper.spec.user_code import UserCode
 
-__all__ = ["disk_errors", "logging_to", "recover", "shipped"]
+__all__ = ["recover"]
 
-_FEW_FILES = 64
-_SOME_BYTES = 2**20
 
 _log = logging.getLogger(__name__)
 
@@ -104,90 +91,3 @@ def _consequence(num_trials: int, num_snapshots: int) -> str:
     again = [f"{num_trials} trials go on from before it"] if num_trials else []
     again += [f"{num_snapshots} snapshots are to be measured again"] if num_snapshots else []
     return " and ".join(again)
-
-
-@contextmanager
-def shipped(code: Sequence[UserCode]) -> Iterator[tuple[Path | None, tuple[str, ...]]]:
-    """The user's own code in a folder of its own, as it is sent to every worker.
-
-    Args:
-        code: What is needed.
-
-    Yields:
-        The folder, None where nothing is needed; and more folders in which workers are to look.
-    """
-    if not code:
-        yield None, ()
-        return
-    with tempfile.TemporaryDirectory(prefix="clipsweep-code-") as name:
-        folder = Path(name)
-        for found in code:
-            target = folder / found.root.name
-            if found.root.is_dir():
-                ignored = shutil.ignore_patterns("__pycache__", ".*")
-                shutil.copytree(found.root, target, ignore=ignored, dirs_exist_ok=True)
-            else:
-                shutil.copyfile(found.root, target)
-        yield folder, ()
-
-
-@contextmanager
-def disk_errors(run_dir: RunDir) -> Iterator[None]:
-    """Say what a full or vanished disk means for the run.
-
-    Args:
-        run_dir: The run.
-
-    Yields:
-        Nothing.
-
-    Raises:
-        RunDirectoryError: In place of the system's error.
-    """
-    try:
-        yield
-    except ConnectionError:
-        raise
-    except OSError as error:
-        raise RunDirectoryError(
-            f"{error.filename or run_dir.path}: {error.strerror or error}{_shortage(run_dir, error)}; "
-            "what was committed is safe: mend the disk and run the same command to go on"
-        ) from error
-
-
-def _shortage(run_dir: RunDir, error: OSError) -> str:
-    """What a full file system is short of; `df` shows space, and people wonder."""
-    if error.errno not in {errno.ENOSPC, errno.EDQUOT}:
-        return ""
-    with contextlib.suppress(OSError):
-        system = os.statvfs(run_dir.path)
-        # Some file systems make inodes as they are wanted, and say that they have none at all. A few have become free
-        # since, of what was being written.
-        if system.f_files and system.f_favail < _FEW_FILES and system.f_bavail * system.f_frsize > _SOME_BYTES:
-            return " (it has space, but holds as many files as it can: no inode is free; `df -i` shows them)"
-    return ""
-
-
-@contextmanager
-def logging_to(path: Path) -> Iterator[None]:
-    """Keep the driver's log in the run directory.
-
-    Args:
-        path: The log.
-
-    Yields:
-        Nothing.
-    """
-    file = io.TextIOWrapper(open_to_append(path), encoding="utf-8", errors="replace", line_buffering=True)
-    handler = logging.StreamHandler(file)
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
-    root = logging.getLogger("sweeper")
-    root.setLevel(logging.INFO)
-    root.addHandler(handler)
-    _log.info("driver starts: pid %d, %s", os.getpid(), " ".join(sys.argv))
-    try:
-        yield
-    finally:
-        root.removeHandler(handler)
-        handler.close()
-        file.close()

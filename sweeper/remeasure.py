@@ -17,14 +17,14 @@ from sweeper.interrupts import listen_for_interrupts
 from sweeper.journal import Journal
 from sweeper.labels import duration
 from sweeper.plan import remeasurement_id
-from sweeper.recovery import recover, shipped
+from sweeper.recovery import recover
 from sweeper.remeasure_loop import measure_again
 from sweeper.remeasure_plan import code_of, kept_snapshots, remeasure_section, uses_of
 from sweeper.resolved import resolved_settings
 from sweeper.room import num_estimators, worker_settings
 from sweeper.run_dir import RunDir
 from sweeper.spec.settings import Cluster, Resources
-from sweeper.spec.user_code import UserCode
+from sweeper.spec.user_code import UserCode, shipped
 from sweeper.view import Listener
 from sweeper.waiting import Waiting
 

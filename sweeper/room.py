@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from sweeper.elastic import PoolSize
 from sweeper.errors import ClusterError
+from sweeper.pool_protocols import PoolSize
 from sweeper.waiting import NodeRoom, Want, explain
 
 __all__ = ["Cluster", "WorkerSettings", "num_estimators", "pool_size", "worker_settings"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,19 +18,20 @@ from sweeper.interrupts import listen_for_interrupts
 from sweeper.journal import Journal, RunState
 from sweeper.labels import duration
 from sweeper.plan import Plan, Trial, expand, measurement_id, require_allowed
-from sweeper.recovery import recover, shipped
+from sweeper.recovery import recover
 from sweeper.room import pool_size, worker_settings
 from sweeper.run_dir import RunDir
 from sweeper.schedule import Progress, Schedule
 from sweeper.spec import Sweep
+from sweeper.spec.user_code import shipped
 from sweeper.spec_change import SpecChange, check_change, code_record, spec_change
-from sweeper.standing import Standing, default_run_dir, order, standing
+from sweeper.standing import Standing, default_run_dir, standing
 from sweeper.view import Listener
 
 if TYPE_CHECKING:
     from sweeper.commit import Committer
 
-__all__ = ["Outcome", "run_sweep"]
+__all__ = ["Outcome", "order", "run_sweep"]
 
 _MAX_SIDE_BY_SIDE = 10_000
 """Analytic trials in one call of a trainer: what a crash of it costs at most."""
@@ -178,6 +179,7 @@ def _drive(
     from sweeper.driver import Driver
     from sweeper.elastic import Elastic
     from sweeper.pools import RayPools
+    from sweeper.waiting import Waiting
 
     measure = sweep.measure.model_dump(mode="json") if sweep.measure is not None else None
     progress = {
@@ -230,7 +232,7 @@ def _drive(
             measure=measure,
             schedule=schedule,
             pools=pools,
-            held_up=pools.held_up,
+            waiting=Waiting(pools.held_up, listener.say),
             **follow,
             num_trainers=size.trainers,
             num_estimators=size.estimators,
@@ -315,3 +317,21 @@ def _announce(listener: Listener, plan: Plan, now: Standing, change: SpecChange 
         )
     if change is not None:
         listener.say(f"{change.new} trials take the place of {len(change.replaced)} of an earlier spec:\n{change.text}")
+
+
+def order(trials: Iterable[str], progress: Mapping[str, Progress]) -> dict[str, Progress]:
+    """Trials in the order in which to run them: those under way first, so that an interrupted sweep closes its gaps.
+
+    Args:
+        trials: Unresolved trials in the order of the plan.
+        progress: Where those stand that were begun.
+
+    Returns:
+        The trials with where they stand, as :class:`Schedule` takes them.
+
+    Example:
+        >>> list(order(["a", "b"], {"b": Progress(committed_step=10)}))
+        ['b', 'a']
+    """
+    standing = {trial: progress.get(trial, Progress()) for trial in trials}
+    return dict(sorted(standing.items(), key=lambda item: item[1].committed_step == 0))

@@ -12,7 +12,8 @@ import numpy as np
 
 from sweeper.messages import Assignment, ProgressItem, RaisedItem, SegmentItem
 from trainers.analytic.functions import FUNCTIONS
-from trainers.analytic.lanes import Lane, LaneResult, watch_lanes
+from trainers.analytic.lane import Lane, LaneResult
+from trainers.analytic.lanes import watch_lanes
 from trainers.analytic.theory import Setting, StepRule, bound_of, rule_of
 from trainers.errors import TrainerError
 

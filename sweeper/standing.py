@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from sweeper.journal import RunState, TrialState, read_journal, replay
 from sweeper.plan import Plan, Trial
 from sweeper.run_dir import RunDir
-from sweeper.schedule import Progress
 from sweeper.spec import Sweep
 
-__all__ = ["Standing", "default_run_dir", "open_state", "order", "standing"]
+__all__ = ["Standing", "default_run_dir", "open_state", "standing"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,21 +81,3 @@ def _kind(known: TrialState | None) -> str:
     if known.resolved:
         return "done"
     return "under_way" if known.segments else "new"
-
-
-def order(trials: Iterable[str], progress: Mapping[str, Progress]) -> dict[str, Progress]:
-    """Trials in the order in which to run them: those under way first, so that an interrupted sweep closes its gaps.
-
-    Args:
-        trials: Unresolved trials in the order of the plan.
-        progress: Where those stand that were begun.
-
-    Returns:
-        The trials with where they stand, as :class:`Schedule` takes them.
-
-    Example:
-        >>> list(order(["a", "b"], {"b": Progress(committed_step=10)}))
-        ['b', 'a']
-    """
-    standing = {trial: progress.get(trial, Progress()) for trial in trials}
-    return dict(sorted(standing.items(), key=lambda item: item[1].committed_step == 0))

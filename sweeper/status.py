@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sweeper.driver_lock import DriverLock, driver_of
-from sweeper.driving import ending_of
+from sweeper.driver_files import driver_of, ending_of
+from sweeper.driver_lock import DriverLock
 from sweeper.errors import RunDirectoryError
 from sweeper.journal import Journal, RunState, TrialState, read_journal, repair_journal, replay
 from sweeper.labels import describe

@@ -8,9 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from trainers.errors import TrainerError
-from trainers.snapshot import flat_parameters, parameter_shapes
 
-__all__ = ["FlatParameters", "distance"]
+__all__ = ["FlatParameters", "distance", "flat_parameters", "parameter_shapes"]
 
 _BLOCK = 2**17
 """Numbers at a time on a CPU: two blocks and their difference stay in its cache."""
@@ -118,3 +117,24 @@ def distance(one: Tensor, other: Tensor) -> Tensor:
     pairs = zip(torch.split(one, block), torch.split(other, block), strict=True)
     parts = torch.stack([torch.linalg.vector_norm(a - b) for a, b in pairs])
     return parts[0] if len(parts) == 1 else torch.linalg.vector_norm(parts)
+
+
+def parameter_shapes(model: nn.Module) -> list[tuple[str, tuple[int, ...]]]:
+    """Names and shapes of the trained parameters in the order in which a flat vector holds them.
+
+    Args:
+        model: Parameters that do not require a gradient are left out; tied ones count once, under their first name.
+
+    Returns:
+        Pairs in the order of ``model.named_parameters()``.
+
+    Example:
+        >>> parameter_shapes(nn.Linear(2, 3))
+        [('weight', (3, 2)), ('bias', (3,))]
+    """
+    return [(name, tuple(p.shape)) for name, p in model.named_parameters() if p.requires_grad]
+
+
+def flat_parameters(model: nn.Module) -> Tensor:
+    """A copy of the trained parameters as one vector, shape (n,), in the order of :func:`parameter_shapes`."""
+    return torch.cat([p.detach().reshape(-1) for p in model.parameters() if p.requires_grad])

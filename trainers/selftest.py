@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from trainers.checkpoint import dump, load
+from trainers.flat import flat_parameters
 from trainers.problem import Problem
 from trainers.seeding import seed_generators
-from trainers.snapshot import flat_parameters
 from trainers.stepper import Stepper
 from trainers.update_rules import UpdateRule
 

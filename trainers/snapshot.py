@@ -7,12 +7,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor, nn
 
 from trainers.errors import TrainerError
 
-__all__ = ["Snapshot", "SnapshotSchedule", "flat_parameters", "parameter_shapes"]
+__all__ = ["Snapshot", "SnapshotSchedule"]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -95,24 +93,3 @@ class SnapshotSchedule:
             return False
         interval = self.epochs * steps_per_epoch
         return step == 0 or step // interval > (step - 1) // interval
-
-
-def parameter_shapes(model: nn.Module) -> list[tuple[str, tuple[int, ...]]]:
-    """Names and shapes of the trained parameters in the order in which a flat vector holds them.
-
-    Args:
-        model: Parameters that do not require a gradient are left out; tied ones count once, under their first name.
-
-    Returns:
-        Pairs in the order of ``model.named_parameters()``.
-
-    Example:
-        >>> parameter_shapes(nn.Linear(2, 3))
-        [('weight', (3, 2)), ('bias', (3,))]
-    """
-    return [(name, tuple(p.shape)) for name, p in model.named_parameters() if p.requires_grad]
-
-
-def flat_parameters(model: nn.Module) -> Tensor:
-    """A copy of the trained parameters as one vector, shape (n,), in the order of :func:`parameter_shapes`."""
-    return torch.cat([p.detach().reshape(-1) for p in model.parameters() if p.requires_grad])

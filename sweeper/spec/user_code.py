@@ -5,16 +5,19 @@ from __future__ import annotations
 import ast
 import hashlib
 import os
+import shutil
 import sys
 import sysconfig
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from sweeper.errors import ClipsweepError, SpecError
 from sweeper.spec.diagnostics import nearest, show
 
-__all__ = ["UserCode", "require_allowed", "user_code"]
+__all__ = ["UserCode", "require_allowed", "shipped", "user_code"]
 
 _INSTALLED = {"site-packages", "dist-packages"}
 
@@ -194,3 +197,28 @@ def _python_files(root: Path) -> Iterator[Path]:
             and os.path.realpath(os.path.join(folder, name)) not in seen
         ]
         yield from (Path(folder, name) for name in files if name.endswith(".py") and not name.startswith("."))
+
+
+@contextmanager
+def shipped(code: Sequence[UserCode]) -> Iterator[tuple[Path | None, tuple[str, ...]]]:
+    """The user's own code in a folder of its own, as it is sent to every worker.
+
+    Args:
+        code: What is needed.
+
+    Yields:
+        The folder, None where nothing is needed; and more folders in which workers are to look.
+    """
+    if not code:
+        yield None, ()
+        return
+    with tempfile.TemporaryDirectory(prefix="clipsweep-code-") as name:
+        folder = Path(name)
+        for found in code:
+            target = folder / found.root.name
+            if found.root.is_dir():
+                ignored = shutil.ignore_patterns("__pycache__", ".*")
+                shutil.copytree(found.root, target, ignore=ignored, dirs_exist_ok=True)
+            else:
+                shutil.copyfile(found.root, target)
+        yield folder, ()

@@ -11,9 +11,9 @@ import pytest
 import torch
 
 from trainers.checkpoint import dump, load
+from trainers.flat import flat_parameters
 from trainers.loop import Segment, Snapshot, SnapshotSchedule, TrainSettings, train
 from trainers.problem import Problem
-from trainers.snapshot import flat_parameters
 from trainers.update_rules import UpdateRule
 
 torch.set_num_threads(1)

@@ -13,8 +13,8 @@ from torch import nn
 from estimators import ESTIMATORS
 from sweeper.actors import build_probe
 from sweeper.spec.measure import Measure
+from trainers.flat import flat_parameters
 from trainers.problem import Problem
-from trainers.snapshot import flat_parameters
 
 Measured = Callable[..., Iterator[tuple[dict[str, Any], ...]]]
 

@@ -15,7 +15,6 @@ from sweeper.actors import EstimatorWorker, TrainerWorker
 from sweeper.commit import Committer
 from sweeper.driver import Driver
 from sweeper.driver_lock import DriverLock
-from sweeper.elastic import PoolSize
 from sweeper.events import SnapshotId
 from sweeper.journal import Journal
 from sweeper.messages import (
@@ -32,12 +31,12 @@ from sweeper.messages import (
     ends_attempt,
 )
 from sweeper.plan import Trial, expand
+from sweeper.pool_protocols import PoolSize
 from sweeper.recovery import recover
-from sweeper.run import _record_plan
+from sweeper.run import _record_plan, order
 from sweeper.run_dir import RunDir
 from sweeper.schedule import Progress, Schedule
 from sweeper.spec import loads_spec
-from sweeper.standing import order
 from sweeper.view import View
 
 

@@ -15,8 +15,9 @@ import pytest
 
 from sweeper import attach
 from sweeper.attach import Said, cancel, follow
-from sweeper.driver_lock import JOB, DriverLock, driver_of
-from sweeper.driving import driving, ending_of
+from sweeper.driver_files import JOB, driver_of, ending_of
+from sweeper.driver_lock import DriverLock
+from sweeper.driving import driving
 from sweeper.errors import ClusterError, RunDirectoryError
 from sweeper.run_dir import RunDir
 

@@ -13,8 +13,8 @@ from typing import Any
 import pandas as pd
 import pytest
 
+from sweeper.driving import disk_errors
 from sweeper.errors import RunDirectoryError
-from sweeper.recovery import disk_errors
 from sweeper.results import Run
 from sweeper.run import run_sweep
 from sweeper.run_dir import RunDir

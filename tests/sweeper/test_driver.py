@@ -14,7 +14,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from sweeper.actors import worker
-from sweeper.elastic import PoolSize
+from sweeper.pool_protocols import PoolSize
 from sweeper.results import Run
 from sweeper.run_dir import RunDir
 

@@ -9,8 +9,9 @@ from concurrent.futures import Future
 import pytest
 
 from sweeper.background import in_background
-from sweeper.elastic import Answer, Elastic, PoolSize
+from sweeper.elastic import Answer, Elastic
 from sweeper.errors import ClusterError
+from sweeper.pool_protocols import PoolSize
 
 TWO = PoolSize(trainers=2, estimators=2)
 ONE = PoolSize(trainers=1, estimators=1)

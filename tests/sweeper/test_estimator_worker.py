@@ -14,8 +14,8 @@ from sweeper.actors import estimator as module
 from sweeper.events import SnapshotId
 from sweeper.messages import SnapshotHeader, Verdict
 from sweeper.spec.measure import Measure
+from trainers.flat import flat_parameters
 from trainers.problems import build_problem
-from trainers.snapshot import flat_parameters
 
 PROBLEM = {"use": "deep_linear", "layers": 2, "width": 4}
 

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from sweeper.elastic import PoolSize
 from sweeper.errors import ClusterError
+from sweeper.pool_protocols import PoolSize
 from sweeper.room import Cluster, WorkerSettings, pool_size
 
 

@@ -12,9 +12,9 @@ import pytest
 import torch
 
 from trainers.errors import TrainerError
+from trainers.flat import flat_parameters
 from trainers.loop import Segment, TrainSettings, train
 from trainers.problems import build_problem
-from trainers.snapshot import flat_parameters
 from trainers.update_rules import UpdateRule
 
 OWN = """

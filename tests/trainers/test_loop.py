@@ -15,10 +15,10 @@ from torch import Tensor, nn
 
 from trainers.checkpoint import TrainingState
 from trainers.errors import CheckpointError, TrainerError
+from trainers.flat import flat_parameters
 from trainers.loop import Progress, Segment, Snapshot, SnapshotSchedule, TrainSettings, train
 from trainers.problem import Batch, Carry, Problem
 from trainers.problems import build_problem
-from trainers.snapshot import flat_parameters
 from trainers.update_rules import UpdateRule
 
 MakeProblem = Callable[..., Problem]

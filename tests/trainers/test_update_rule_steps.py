@@ -11,9 +11,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from trainers.flat import flat_parameters
 from trainers.loop import Segment, TrainSettings, train
 from trainers.problem import Problem
-from trainers.snapshot import flat_parameters
 from trainers.transforms import clip_scale, normalize_scale
 from trainers.update_rules import UpdateRule
 

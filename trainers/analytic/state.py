@@ -4,39 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from trainers.analytic.function import Array, Function
+from trainers.analytic.lane import Lane, Mode
 from trainers.analytic.noise import NoiseStream
 
-if TYPE_CHECKING:
-    from trainers.analytic.lanes import Lane
-
-__all__ = ["Mask", "Mode", "State", "norms", "start_state"]
+__all__ = ["Mask", "State", "norms", "start_state"]
 
 Mask = np.ndarray[Any, np.dtype[np.bool_]]
 Counts = np.ndarray[Any, np.dtype[np.int64]]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Mode:
-    """What is the same for all lanes of a group, besides the kind of function.
-
-    Attributes:
-        steps: The cap.
-        stops_at_hit: Whether a lane that has hit stays where it is.
-        scaled: Whether the rule shortens steps.
-        momentum: Whether there is momentum.
-        nesterov: Whether it is Nesterov's.
-    """
-
-    steps: int
-    stops_at_hit: bool
-    scaled: bool
-    momentum: bool
-    nesterov: bool
 
 
 @dataclass(kw_only=True)

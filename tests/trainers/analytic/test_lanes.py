@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from trainers.analytic.functions import Extremal, Logistic, Power, Quadratic, ScalarNetwork
-from trainers.analytic.lanes import Block, Lane, run_lanes, watch_lanes
+from trainers.analytic.lane import Lane
+from trainers.analytic.lanes import Block, run_lanes, watch_lanes
 from trainers.analytic.noise import NoiseStream
 from trainers.analytic.theorem4 import Theorem4Flat, Theorem4Steep
 from trainers.analytic.theory import StepRule

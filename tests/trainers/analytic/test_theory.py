@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from trainers.analytic.functions import Extremal, Logistic, Quadratic
-from trainers.analytic.lanes import Lane, run_lanes
+from trainers.analytic.lane import Lane
+from trainers.analytic.lanes import run_lanes
 from trainers.analytic.theorem4 import Theorem4Flat, Theorem4Steep
 from trainers.analytic.theory import THEORIES, Setting, StepRule, bound_of, iteration_lower_bound, rule_of
 from trainers.errors import TrainerError
