@@ -38,12 +38,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from estimators import ESTIMATORS, Probe, freeze_stochastic_layers
-from sweeper.actors import build_probe
-from sweeper.spec.measure import Measure
-from trainers.flat import flat_parameters
+from sweeper.spec.sections.measure import Measure
+from sweeper.workers.estimator import build_probe
 from trainers.problem import Problem
 from trainers.problems import build_problem
 from trainers.trees import map_tensors
+from trainers.update.flat import flat_parameters
 
 Loss = Callable[[nn.Module, Any, Any], tuple[Tensor, Any]]
 

@@ -24,11 +24,11 @@ import torch
 from torch import Tensor, nn
 
 from estimators import ESTIMATORS
-from sweeper.actors import build_probe
-from sweeper.spec.measure import Measure
-from trainers.flat import flat_parameters
+from sweeper.spec.sections.measure import Measure
+from sweeper.workers.estimator import build_probe
 from trainers.problem import Problem
 from trainers.problems import build_problem
+from trainers.update.flat import flat_parameters
 
 TOLERANCE = 0.01
 

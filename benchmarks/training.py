@@ -29,9 +29,9 @@ from torch import Tensor, nn
 
 from trainers.problem import Problem
 from trainers.problems import build_problem
-from trainers.stepper import Stepper
+from trainers.training.stepper import Stepper
 from trainers.trees import map_tensors
-from trainers.update_rules import UpdateRule
+from trainers.update.rule import UpdateRule
 
 torch.set_num_threads(1)
 

@@ -39,8 +39,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from estimators.arithmetic import full_float32
-from estimators.probe import Probe
+from estimators.probe.arithmetic import full_float32
+from estimators.probe.probe import Probe
 
 __all__ = ["authors_compat_row", "redrawn_length"]
 

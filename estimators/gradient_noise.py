@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from estimators.probe import Probe
+from estimators.probe.probe import Probe
 
 __all__ = ["GradientNoise", "gradient_noise_row", "measure_gradient_noise"]
 

@@ -13,9 +13,9 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from estimators.gradient import Loss
-from estimators.policy import ProbePolicy
-from estimators.probe import AuditAt, Probe
+from estimators.probe.gradient import Loss
+from estimators.probe.policy import ProbePolicy
+from estimators.probe.probe import AuditAt, Probe
 from estimators.registry import ESTIMATORS
 
 __all__ = ["find_pairs", "load_weights", "measure_pairs"]
@@ -48,7 +48,7 @@ def measure_pairs(
         batches: The frozen probe batches, of equal size, on the model's device.
         estimators: Name in :data:`~estimators.registry.ESTIMATORS` to options; ``directional_smoothness`` by default.
         audit: Batches for the audit in float64; the probe's by default, which is exact and costs most.
-        audit_at: As for :class:`~estimators.probe.Probe`.
+        audit_at: As for :class:`~estimators.probe.probe.Probe`.
         initial_carry: Makes the state with which every probe batch starts; None where the loss needs none.
         policy: What f does about batch-norm.
 

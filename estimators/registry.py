@@ -6,12 +6,12 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from estimators.authors_compat import authors_compat_row
-from estimators.curvature import directional_curvature_row
+from estimators.curvature.directional import directional_curvature_row
+from estimators.curvature.spectral_norm import hessian_spectral_norm_row
+from estimators.curvature.spectrum import hessian_spectrum_row
 from estimators.gradient_noise import gradient_noise_row
-from estimators.layers import layer_smoothness_row
-from estimators.rows import directional_smoothness_row
-from estimators.spectral_norm import hessian_spectral_norm_row
-from estimators.spectrum import hessian_spectrum_row
+from estimators.smoothness.layers import layer_smoothness_row
+from estimators.smoothness.row import directional_smoothness_row
 
 __all__ = ["ESTIMATORS"]
 

@@ -1,19 +1,9 @@
-"""clipsweep: sweeps of clipped and unclipped training on Ray, with local smoothness measured along the way."""
+"""clipsweep: sweeps of clipped and unclipped training on Ray, with local smoothness measured along the way.
 
-from __future__ import annotations
+What is public is named once, in ``__init__.pyi``, and imported when it is first asked for: pandas takes half a second
+that ``clipsweep plan`` does not have.
+"""
 
-from typing import TYPE_CHECKING, Any
+import lazy_loader
 
-if TYPE_CHECKING:
-    from sweeper.results import Run
-
-__all__ = ["Run"]
-
-
-def __getattr__(name: str) -> Any:
-    # Not imported above: pandas takes half a second that `clipsweep plan` does not have.
-    if name == "Run":
-        from sweeper.results import Run
-
-        return Run
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

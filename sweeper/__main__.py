@@ -1,6 +1,6 @@
 """``python -m sweeper``: the command line."""
 
-from sweeper.cli import main
+from sweeper.cli.app import main
 
 if __name__ == "__main__":
     main()

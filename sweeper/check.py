@@ -15,12 +15,12 @@ import torch
 
 from sweeper.errors import ClipsweepError
 from sweeper.labels import describe_problem
-from sweeper.plan import expand, require_allowed
+from sweeper.planning.plan import expand, require_allowed
 from sweeper.spec import Sweep
 from sweeper.spec.user_code import shipped
 from trainers.problem import Problem
 from trainers.problems import build_problem
-from trainers.selftest import Finding, examine
+from trainers.training.selftest import Finding, examine
 
 __all__ = ["CheckedProblem", "check_sweep"]
 

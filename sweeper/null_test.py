@@ -11,17 +11,17 @@ from typing import Any
 import torch
 
 from estimators import NullTest, null_test
-from sweeper.actors import build_probe
-from sweeper.actors.worker import last_line
 from sweeper.errors import ClipsweepError
 from sweeper.labels import describe_problem
-from sweeper.plan import expand, require_allowed
+from sweeper.planning.plan import expand, require_allowed
 from sweeper.spec import Sweep
-from sweeper.spec.measure import Measure
+from sweeper.spec.sections.measure import Measure
 from sweeper.spec.user_code import UserCode, shipped
+from sweeper.workers.estimator import build_probe
+from sweeper.workers.worker import last_line
 from trainers.errors import TrainerError
-from trainers.flat import flat_parameters
 from trainers.problems import build_problem
+from trainers.update.flat import flat_parameters
 
 __all__ = ["null_test_document"]
 

@@ -10,26 +10,26 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from sweeper.driver_lock import DriverLock
-from sweeper.driving import driving
-from sweeper.environment import check_drift, environment_of, provenance
+from sweeper.cluster.capacity import pool_size, worker_settings
+from sweeper.driver.interrupts import listen_for_interrupts
+from sweeper.driver.session import driving
 from sweeper.errors import RunDirectoryError
-from sweeper.interrupts import listen_for_interrupts
-from sweeper.journal import Journal, RunState
 from sweeper.labels import duration
-from sweeper.plan import Plan, Trial, expand, measurement_id, require_allowed
-from sweeper.recovery import recover
-from sweeper.room import pool_size, worker_settings
-from sweeper.run_dir import RunDir
-from sweeper.schedule import Progress, Schedule
+from sweeper.planning.environment import check_drift, environment_of, provenance
+from sweeper.planning.plan import Plan, Trial, expand, measurement_id, require_allowed
+from sweeper.planning.spec_change import SpecChange, check_change, code_record, spec_change
+from sweeper.planning.standing import Standing, default_run_dir, standing
+from sweeper.protocol.view import Listener
+from sweeper.schedule.schedule import Progress, Schedule
 from sweeper.spec import Sweep
 from sweeper.spec.user_code import shipped
-from sweeper.spec_change import SpecChange, check_change, code_record, spec_change
-from sweeper.standing import Standing, default_run_dir, standing
-from sweeper.view import Listener
+from sweeper.store.journal import Journal, RunState
+from sweeper.store.lock import DriverLock
+from sweeper.store.recovery import recover
+from sweeper.store.run_dir import RunDir
 
 if TYPE_CHECKING:
-    from sweeper.commit import Committer
+    from sweeper.driver.commit import Committer
 
 __all__ = ["Outcome", "order", "run_sweep"]
 
@@ -118,7 +118,7 @@ def run_sweep(
         now = standing(plan, state)
         _announce(listener, plan, now, change)
         journal = Journal(run_dir.journal, state.next_number)
-        from sweeper.commit import Committer
+        from sweeper.driver.commit import Committer
 
         committer = Committer(run_dir, journal, state, measurement=measurement)
         committer.record({"type": "opened", "format": 1, "epoch": state.epoch + 1, "environment": environment})
@@ -170,16 +170,16 @@ def _drive(
     insecure_cluster: bool,
 ) -> bool:
     """Start workers and drive the schedule; returns whether the user ended it early."""
-    from sweeper.ray_environment import prepare
+    from sweeper.cluster.ray_environment import prepare
 
     address, notes = prepare(address, insecure=insecure_cluster)
     for note in notes:
         listener.say(note)
-    from sweeper.cluster import connect, head_answers, room_now
-    from sweeper.driver import Driver
-    from sweeper.elastic import Elastic
-    from sweeper.pools import RayPools
-    from sweeper.waiting import Waiting
+    from sweeper.cluster.elastic import Elastic
+    from sweeper.cluster.pools import RayPools
+    from sweeper.cluster.ray_session import connect, head_answers, room_now
+    from sweeper.cluster.waiting import Waiting
+    from sweeper.driver.driver import Driver
 
     measure = sweep.measure.model_dump(mode="json") if sweep.measure is not None else None
     progress = {

@@ -22,7 +22,7 @@ import pandas as pd
 import psutil
 import pytest
 
-from sweeper.journal import read_journal
+from sweeper.store.journal import read_journal
 
 # Results are compared bit for bit, and two OpenMP threads on a busy machine collapse.
 os.environ.setdefault("OMP_NUM_THREADS", "1")

@@ -8,21 +8,21 @@ from pathlib import Path
 from typing import TypeVar
 
 from sweeper.errors import SpecError
-from sweeper.spec.axes import SweepBlock
 from sweeper.spec.cells import Cell, build_cells, check_size
-from sweeper.spec.diagnostics import Diagnostic, at, raise_if_any
-from sweeper.spec.measure import Measure
-from sweeper.spec.overlay import laid_over, read_text
-from sweeper.spec.overrides import apply_overrides
 from sweeper.spec.paths import TRAINED, check_paths, written_paths
-from sweeper.spec.problem_options import PROBLEM_OPTIONS, OwnProblem
-from sweeper.spec.reader import MAX_BYTES, read
-from sweeper.spec.settings import Cluster, Resources, Train
+from sweeper.spec.sections.axes import SweepBlock
+from sweeper.spec.sections.measure import Measure
+from sweeper.spec.sections.problems import PROBLEM_OPTIONS, OwnProblem
+from sweeper.spec.sections.settings import Cluster, Resources, Train
+from sweeper.spec.sections.update_rule import UpdateRule
+from sweeper.spec.sections.values import Section
 from sweeper.spec.sweep import Sweep
-from sweeper.spec.tree import Mark, Node, Source, plain
-from sweeper.spec.update_rule import UpdateRule
+from sweeper.spec.syntax.diagnostics import Diagnostic, at, raise_if_any, shown
+from sweeper.spec.syntax.overlay import laid_over, read_text
+from sweeper.spec.syntax.overrides import apply_overrides
+from sweeper.spec.syntax.reader import MAX_BYTES, read
+from sweeper.spec.syntax.tree import Mark, Node, Source, plain
 from sweeper.spec.validation import validated
-from sweeper.spec.values import Section, shown
 from sweeper.spec.variants import check_alone
 
 __all__ = ["NAME_PATTERN", "SECTIONS", "load_spec", "loads_spec"]

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from itertools import islice
 
-from sweeper.spec.axes import SweepBlock
-from sweeper.spec.diagnostics import Diagnostic, at
-from sweeper.spec.problem_options import PROBLEM_OPTIONS
-from sweeper.spec.reader import MAX_DEPTH
-from sweeper.spec.settings import Train
-from sweeper.spec.tree import Node, plain
-from sweeper.spec.update_rule import UpdateRule
+from sweeper.spec.sections.axes import SweepBlock
+from sweeper.spec.sections.problems import PROBLEM_OPTIONS
+from sweeper.spec.sections.settings import Train
+from sweeper.spec.sections.update_rule import UpdateRule
+from sweeper.spec.syntax.diagnostics import Diagnostic, at
+from sweeper.spec.syntax.reader import MAX_DEPTH
+from sweeper.spec.syntax.tree import Node, plain
 from sweeper.spec.validation import known_paths
 
 __all__ = ["TRAINED", "check_paths", "swept_paths", "written_paths"]

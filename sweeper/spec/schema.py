@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from sweeper.spec.axes import Axis, SweepBlock
 from sweeper.spec.load import NAME_PATTERN
-from sweeper.spec.measure import Measure
 from sweeper.spec.paths import TRAINED
-from sweeper.spec.problem_options import PROBLEM_OPTIONS, OwnProblem
-from sweeper.spec.settings import Cluster, Resources, Train
-from sweeper.spec.update_rule import UpdateRule
+from sweeper.spec.sections.axes import Axis, SweepBlock
+from sweeper.spec.sections.measure import Measure
+from sweeper.spec.sections.problems import PROBLEM_OPTIONS, OwnProblem
+from sweeper.spec.sections.settings import Cluster, Resources, Train
+from sweeper.spec.sections.update_rule import UpdateRule
 from sweeper.spec.validation import known_paths
 
 __all__ = ["json_schema"]

@@ -7,14 +7,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from sweeper.spec.axes import SweepBlock
 from sweeper.spec.cells import Cell
-from sweeper.spec.measure import Measure
 from sweeper.spec.paths import TRAINED, swept_paths
-from sweeper.spec.problem_options import OwnProblem
-from sweeper.spec.settings import Cluster, Resources, Train
-from sweeper.spec.update_rule import UpdateRule
-from sweeper.spec.values import Section
+from sweeper.spec.sections.axes import SweepBlock
+from sweeper.spec.sections.measure import Measure
+from sweeper.spec.sections.problems import OwnProblem
+from sweeper.spec.sections.settings import Cluster, Resources, Train
+from sweeper.spec.sections.update_rule import UpdateRule
+from sweeper.spec.sections.values import Section
 from sweeper.spec.variants import look_up
 
 __all__ = ["Sweep"]

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from sweeper.errors import ClipsweepError, SpecError
-from sweeper.spec.diagnostics import nearest, show
+from sweeper.spec.syntax.diagnostics import nearest, show
 
 __all__ = ["UserCode", "require_allowed", "shipped", "user_code"]
 

@@ -8,9 +8,9 @@ from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
 from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
-from sweeper.spec.diagnostics import Diagnostic, at
-from sweeper.spec.tree import Node, Path, plain
-from sweeper.spec.values import Section, shown
+from sweeper.spec.sections.values import Section
+from sweeper.spec.syntax.diagnostics import Diagnostic, at, shown
+from sweeper.spec.syntax.tree import Node, Path, plain
 
 __all__ = ["known_paths", "sections_in", "validated"]
 
@@ -58,7 +58,7 @@ def known_paths(model: type[Section], prefix: str) -> list[str]:
         Paths in the order of the fields; those of alternatives one after the other.
 
     Example:
-        >>> from sweeper.spec.settings import Train
+        >>> from sweeper.spec.sections.settings import Train
         >>> known_paths(Train, "train")[:2]
         ['train.steps', 'train.log_every']
     """

@@ -7,13 +7,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
-from sweeper.spec.diagnostics import Diagnostic, at
-from sweeper.spec.problem_options import PROBLEM_OPTIONS, OwnProblem
-from sweeper.spec.settings import Train
-from sweeper.spec.tree import Node, num_nodes, plain, substitute
-from sweeper.spec.update_rule import UpdateRule
+from sweeper.spec.sections.problems import PROBLEM_OPTIONS, OwnProblem
+from sweeper.spec.sections.settings import Train
+from sweeper.spec.sections.update_rule import UpdateRule
+from sweeper.spec.sections.values import Section
+from sweeper.spec.syntax.diagnostics import Diagnostic, at, shown
+from sweeper.spec.syntax.tree import Node, num_nodes, plain, substitute
 from sweeper.spec.validation import validated
-from sweeper.spec.values import Section, shown
 
 __all__ = ["Chosen", "Sets", "Variant", "Variants", "canonical", "check_alone", "look_up", "resolve_section"]
 

@@ -15,8 +15,8 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from sweeper.journal import Journal
-from sweeper.run_dir import RunDir
+from sweeper.store.journal import Journal
+from sweeper.store.run_dir import RunDir
 
 _TRACEME, _SYSCALL = 0, 24
 _libc = ctypes.CDLL(None, use_errno=True)

@@ -14,8 +14,8 @@ from typing import Any
 
 import pytest
 
-from sweeper.journal import read_journal, repair_journal
-from sweeper.run_dir import RunDir
+from sweeper.store.journal import read_journal, repair_journal
+from sweeper.store.run_dir import RunDir
 
 OLD, NEW = "old" * 30_000, "new" * 30_000
 
@@ -64,7 +64,7 @@ def test_a_journal_cut_at_any_system_call_has_the_new_line_whole_or_not_at_all(t
 
 
 CALLS = ("open", "fsync", "replace", "close", "mkdir")
-"""The functions of ``os`` through which :func:`sweeper.run_dir.publish` reaches the disk."""
+"""The functions of ``os`` through which :func:`sweeper.store.run_dir.publish` reaches the disk."""
 
 
 class Failing:

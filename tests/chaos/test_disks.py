@@ -12,7 +12,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from sweeper.results import Run
+from sweeper.tables.run import Run
 
 pytestmark = [pytest.mark.ray, pytest.mark.chaos]
 

@@ -18,7 +18,7 @@ import pandas as pd
 import psutil
 import pytest
 
-from sweeper.journal import read_journal
+from sweeper.store.journal import read_journal
 
 pytestmark = [pytest.mark.ray, pytest.mark.chaos]
 

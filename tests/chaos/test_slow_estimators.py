@@ -44,16 +44,17 @@ PROGRAM = """
 import json, sys, time
 from pathlib import Path
 import psutil
-from sweeper.ray_environment import prepare
+from sweeper.cluster.ray_environment import prepare
 
 prepare("local")
-from sweeper import cluster, driver
+from sweeper.cluster import ray_session
+from sweeper.driver.driver import Driver
 from sweeper.run import run_sweep
 from sweeper.spec import load_spec
 
-cluster._local_store_bytes = lambda: 200 * 2**20
+ray_session._local_store_bytes = lambda: 200 * 2**20
 seen = {"most": 0, "held_back": 0, "rss": [], "stores": []}
-commit, asked = driver.Driver._commit, 0.0
+commit, asked = Driver._commit, 0.0
 
 def watching(self):
     global asked
@@ -67,7 +68,7 @@ def watching(self):
         seen["stores"].append(memory_summary(ray.get_runtime_context().gcs_address, stats_only=True))
     commit(self)
 
-driver.Driver._commit = watching
+Driver._commit = watching
 
 class Silent:
     def show(self, view): pass

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 import torch
 
-from trainers.checkpoint import dump, load
-from trainers.flat import flat_parameters
-from trainers.loop import Segment, Snapshot, SnapshotSchedule, TrainSettings, train
 from trainers.problem import Problem
-from trainers.update_rules import UpdateRule
+from trainers.training.checkpoint import dump, load
+from trainers.training.loop import Segment, Snapshot, SnapshotSchedule, TrainSettings, train
+from trainers.update.flat import flat_parameters
+from trainers.update.rule import UpdateRule
 
 torch.set_num_threads(1)
 

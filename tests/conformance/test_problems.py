@@ -17,18 +17,18 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from estimators import ESTIMATORS, ProbePolicy, null_test
-from estimators.gradient import freeze_stochastic_layers
-from sweeper.actors import build_probe
-from sweeper.tables import MEASUREMENTS, measurement_rows
-from trainers.flat import flat_parameters
-from trainers.loop import Segment, SnapshotSchedule, TrainSettings, train
+from estimators.probe.gradient import freeze_stochastic_layers
+from sweeper.tables.parts import MEASUREMENTS, measurement_rows
+from sweeper.workers.estimator import build_probe
 from trainers.problem import Problem
 from trainers.problems import PROBLEMS, build_problem
 from trainers.problems.image_classification import MODELS as IMAGE_MODELS
 from trainers.problems.language_modeling import MODELS as LANGUAGE_MODELS
-from trainers.transforms import TRANSFORMS
+from trainers.training.loop import Segment, SnapshotSchedule, TrainSettings, train
 from trainers.trees import map_tensors
-from trainers.update_rules import OPTIMIZERS, UpdateRule
+from trainers.update.flat import flat_parameters
+from trainers.update.rule import OPTIMIZERS, UpdateRule
+from trainers.update.transforms import TRANSFORMS
 
 Build = Callable[..., Problem]
 Record = Callable[..., Any]

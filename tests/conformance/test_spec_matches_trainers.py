@@ -9,14 +9,13 @@ import pytest
 import torch
 
 from estimators import ESTIMATORS, ProbePolicy
-from estimators.smoothness import fractions_of
-from sweeper.measurement_schemas import MEASUREMENTS
-from sweeper.spec.estimator_options import ESTIMATOR_OPTIONS, DirectionalSmoothness
-from sweeper.spec.measure import Measure, Probe
-from sweeper.spec.problem_options import ADDED_OPTIONS as ADDED_PROBLEM_OPTIONS
-from sweeper.spec.problem_options import PROBLEM_OPTIONS
-from sweeper.spec.settings import Train
-from sweeper.spec.update_rule import (
+from estimators.smoothness.directional import fractions_of
+from sweeper.spec.sections.estimators import ESTIMATOR_OPTIONS, DirectionalSmoothness
+from sweeper.spec.sections.measure import Measure, Probe
+from sweeper.spec.sections.problems import ADDED_OPTIONS as ADDED_PROBLEM_OPTIONS
+from sweeper.spec.sections.problems import PROBLEM_OPTIONS
+from sweeper.spec.sections.settings import Train
+from sweeper.spec.sections.update_rule import (
     ADDED_OPTIONS,
     ADDED_SCHEDULE_OPTIONS,
     OPTIONS_OF_OPTIMIZERS,
@@ -24,15 +23,18 @@ from sweeper.spec.update_rule import (
     StepDecay,
     UpdateRule,
 )
+from sweeper.spec.sections.values import Section
 from sweeper.spec.validation import sections_in
-from sweeper.spec.values import Section
-from trainers import loop, snapshot, transforms, update_rules
+from sweeper.tables.schemas import MEASUREMENTS
 from trainers.analytic.functions import FUNCTIONS
 from trainers.analytic.noise import NOISES
 from trainers.analytic.theory import THEORIES
 from trainers.problems import PROBLEMS
 from trainers.problems.image_classification import MODELS as IMAGE_MODELS
 from trainers.problems.language_modeling import MODELS as LANGUAGE_MODELS
+from trainers.training import loop, snapshot
+from trainers.update import rule as trained
+from trainers.update import transforms
 
 PASSED_BESIDES = {"seed", "device"}
 REQUIRED = "required"
@@ -110,14 +112,14 @@ def test_models_and_their_defaults_agree(use, models):
 
 
 def test_options_and_defaults_of_update_rules_agree():
-    spec, code = spec_defaults(UpdateRule), dataclass_defaults(update_rules.UpdateRule)
+    spec, code = spec_defaults(UpdateRule), dataclass_defaults(trained.UpdateRule)
     # A theorem sets the rule of an analytic function, where there is no rate of the spec's own.
     assert (spec.pop("from_theory"), spec.pop("learning_rate"), code.pop("learning_rate")) == (None, None, REQUIRED)
     assert spec == code
 
 
 def test_the_same_optimizers_are_known_and_take_the_same_options():
-    assert OPTIONS_OF_OPTIMIZERS.keys() == update_rules.OPTIMIZERS.keys()
+    assert OPTIONS_OF_OPTIMIZERS.keys() == trained.OPTIMIZERS.keys()
     parameter = torch.nn.Parameter(torch.zeros(2))
     for name, options in OPTIONS_OF_OPTIMIZERS.items():
         # Not half the default where that is zero.
@@ -134,13 +136,13 @@ def test_the_same_optimizers_are_known_and_take_the_same_options():
         }
         chosen = {key: values[key] for key in options}
         UpdateRule(optimizer=name, learning_rate=1.0, **chosen)
-        built = update_rules.UpdateRule(optimizer=name, learning_rate=1.0, **chosen).build_optimizer(parameter)
+        built = trained.UpdateRule(optimizer=name, learning_rate=1.0, **chosen).build_optimizer(parameter)
         assert {key: built.defaults[key] for key in options} == chosen
         for other in values.keys() - options - {"dampening", "nesterov"}:
             with pytest.raises(ValueError, match=other):
                 UpdateRule(optimizer=name, learning_rate=1.0, **{other: values[other]})
             with pytest.raises(ValueError, match=other):
-                update_rules.UpdateRule(optimizer=name, learning_rate=1.0, **{other: values[other]})
+                trained.UpdateRule(optimizer=name, learning_rate=1.0, **{other: values[other]})
 
 
 @pytest.mark.parametrize(
@@ -158,8 +160,8 @@ def test_schedules_mean_the_same_with_defaults_filled_in(schedule):
     resolved = UpdateRule.model_validate({"learning_rate": 1.0, "schedule": schedule}).model_dump(mode="json")[
         "schedule"
     ]
-    written = update_rules.UpdateRule(learning_rate=1.0, schedule=schedule)
-    filled = update_rules.UpdateRule(learning_rate=1.0, schedule=resolved)
+    written = trained.UpdateRule(learning_rate=1.0, schedule=schedule)
+    filled = trained.UpdateRule(learning_rate=1.0, schedule=resolved)
     assert [written.learning_rate_at(k, 5) for k in range(5)] == [filled.learning_rate_at(k, 5) for k in range(5)]
 
 
@@ -170,12 +172,12 @@ def test_the_same_transforms_and_averages_are_known():
         name: [key for key in section.model_fields if key != "use"]
         for section in sections
         for name in section.model_fields["use"].annotation.__args__
-    } == {name: [option] for name, option in update_rules.AVERAGES.items()}
+    } == {name: [option] for name, option in trained.AVERAGES.items()}
 
 
 def test_the_same_schedules_are_known():
     sections = sections_in(UpdateRule.model_fields["schedule"].annotation)
-    assert {name for s in sections for name in s.model_fields["use"].annotation.__args__} == set(update_rules.SCHEDULES)
+    assert {name for s in sections for name in s.model_fields["use"].annotation.__args__} == set(trained.SCHEDULES)
 
 
 def test_train_settings_agree_except_for_the_spacing_of_checkpoints():

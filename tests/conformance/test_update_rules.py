@@ -11,15 +11,15 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from trainers.averaging import IterateAverage
 from trainers.errors import TrainerError
-from trainers.flat import FlatParameters
-from trainers.loop import SnapshotSchedule, TrainSettings, train
 from trainers.problem import Problem
 from trainers.problems import build_problem
-from trainers.stepper import Stepper
-from trainers.transforms import TRANSFORMS
-from trainers.update_rules import OPTIMIZERS, SCHEDULES, UpdateRule
+from trainers.training.loop import SnapshotSchedule, TrainSettings, train
+from trainers.training.stepper import Stepper
+from trainers.update.averaging import IterateAverage
+from trainers.update.flat import FlatParameters
+from trainers.update.rule import OPTIMIZERS, SCHEDULES, UpdateRule
+from trainers.update.transforms import TRANSFORMS
 
 Record = Callable[..., Any]
 

@@ -19,19 +19,19 @@ import xxhash
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sweeper.compact import trials_table
-from sweeper.driver_lock import DriverLock
 from sweeper.errors import ClipsweepError, RunDirectoryError
-from sweeper.journal import Part, read_journal, replay
-from sweeper.remeasure_plan import remeasure_section
-from sweeper.resolved import resolved_settings
-from sweeper.run_dir import RunDir, file_hash
-from sweeper.snapshots import read_header, read_iterates
+from sweeper.monitor.status import list_runs, run_status, trial_log, trial_rows
+from sweeper.remeasure import remeasure_section
 from sweeper.spec import load_spec
-from sweeper.status import list_runs, run_status, trial_log, trial_rows
-from sweeper.tables import read_parts, read_table, sort_rows
-from trainers.checkpoint import dump, load
+from sweeper.store.journal import Part, read_journal, replay
+from sweeper.store.lock import DriverLock
+from sweeper.store.resolved import resolved_settings
+from sweeper.store.run_dir import RunDir, file_hash
+from sweeper.tables.parts import read_parts, read_table, sort_rows
+from sweeper.tables.readable import trials_table
+from sweeper.workers.snapshots import read_header, read_iterates
 from trainers.errors import TrainerError
+from trainers.training.checkpoint import dump, load
 
 CORPORA = Path(__file__).parent
 OURS = (ClipsweepError, TrainerError)

@@ -11,10 +11,10 @@ import torch
 from torch import nn
 
 from estimators import ESTIMATORS
-from sweeper.actors import build_probe
-from sweeper.spec.measure import Measure
-from trainers.flat import flat_parameters
+from sweeper.spec.sections.measure import Measure
+from sweeper.workers.estimator import build_probe
 from trainers.problem import Problem
+from trainers.update.flat import flat_parameters
 
 Measured = Callable[..., Iterator[tuple[dict[str, Any], ...]]]
 

@@ -174,7 +174,7 @@ def test_a_local_ray_listens_on_the_loopback_has_a_token_and_no_dashboard_and_wr
             if connection.status == psutil.CONN_LISTEN
         }
         (gcs,) = {f"127.0.0.1:{port}" for name, _, port in listening if name == "gcs_server"}
-        command = [sys.executable, "-m", "sweeper.cluster_probe", gcs, "60"]
+        command = [sys.executable, "-m", "sweeper.cluster.probe", gcs, "60"]
         stranger = subprocess.run(
             command, env=outside_ray(RAY_AUTH_MODE="disabled"), capture_output=True, text=True, timeout=120
         )

@@ -11,7 +11,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from sweeper.journal import read_journal
+from sweeper.store.journal import read_journal
 
 pytestmark = pytest.mark.ray
 

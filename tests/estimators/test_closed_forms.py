@@ -17,7 +17,7 @@ from estimators import (
     measure_chebyshev_smoothness,
     measure_directional_smoothness,
 )
-from estimators.gradient import Params
+from estimators.probe.gradient import Params
 
 FRACTIONS = fractions_of(0.1)
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from sweeper.measurement_schemas import MEASUREMENTS
+from sweeper.tables.schemas import MEASUREMENTS
 
 MANUAL = Path(__file__).parents[2] / "docs" / "estimators.md"
 

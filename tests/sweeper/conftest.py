@@ -11,13 +11,11 @@ from typing import Any
 
 import pytest
 
-from sweeper.actors import EstimatorWorker, TrainerWorker
-from sweeper.commit import Committer
-from sweeper.driver import Driver
-from sweeper.driver_lock import DriverLock
-from sweeper.events import SnapshotId
-from sweeper.journal import Journal
-from sweeper.messages import (
+from sweeper.driver.commit import Committer
+from sweeper.driver.driver import Driver
+from sweeper.planning.plan import Trial, expand
+from sweeper.protocol.events import SnapshotId
+from sweeper.protocol.messages import (
     Assignment,
     EstimatorBeat,
     EstimatorDown,
@@ -30,18 +28,21 @@ from sweeper.messages import (
     Verdict,
     ends_attempt,
 )
-from sweeper.plan import Trial, expand
-from sweeper.pool_protocols import PoolSize
-from sweeper.recovery import recover
+from sweeper.protocol.pools import PoolSize
+from sweeper.protocol.view import View
 from sweeper.run import _record_plan, order
-from sweeper.run_dir import RunDir
-from sweeper.schedule import Progress, Schedule
+from sweeper.schedule.schedule import Progress, Schedule
 from sweeper.spec import loads_spec
-from sweeper.view import View
+from sweeper.store.journal import Journal
+from sweeper.store.lock import DriverLock
+from sweeper.store.recovery import recover
+from sweeper.store.run_dir import RunDir
+from sweeper.workers.estimator import EstimatorWorker
+from sweeper.workers.trainer import TrainerWorker
 
 
 class InlinePools:
-    """Keeps the promises of ``sweeper.pool_protocols.Pools`` in one thread.
+    """Keeps the promises of ``sweeper.protocol.pools.Pools`` in one thread.
 
     Args:
         run_dir: The run directory.

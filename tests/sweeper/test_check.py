@@ -11,10 +11,10 @@ from torch import nn
 
 from sweeper.check import check_sweep
 from sweeper.errors import ClipsweepError
-from sweeper.results import Run
 from sweeper.spec import load_spec, loads_spec
+from sweeper.tables.run import Run
 from trainers.problem import Problem
-from trainers.selftest import examine
+from trainers.training.selftest import examine
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 INPUTS = torch.linspace(-1, 1, 40)[:, None]

@@ -15,7 +15,7 @@ import pytest
 import typer
 import yaml
 
-from sweeper.cli import app
+from sweeper.cli.app import app
 
 DOCS = Path(__file__).parents[2] / "docs"
 MANUAL = (DOCS / "cluster.md").read_text(encoding="utf-8")

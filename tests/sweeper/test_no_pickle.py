@@ -10,7 +10,7 @@ ROOT = Path(__file__).parents[2]
 SOURCES = sorted(path for package in ("sweeper", "trainers", "estimators") for path in (ROOT / package).rglob("*.py"))
 
 RESTRICTED = "trainers/data/pickled.py"
-"""Reads CIFAR-10 with an unpickler that makes nothing but arrays; tests/trainers/test_pickled.py attacks it."""
+"""Reads CIFAR-10 with an unpickler that makes nothing but arrays; tests/trainers/data/test_pickled.py attacks it."""
 
 RUNS_CODE = {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "marshal", "shelve", "jsonpickle"}
 SAFE_WITH = {

@@ -10,19 +10,18 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from sweeper.commit import Committer
-from sweeper.driver_lock import DriverLock
+from sweeper.driver.commit import Committer
+from sweeper.driver.remeasure_loop import measure_again
 from sweeper.errors import ClipsweepError, IntegrityError, RunDirectoryError
-from sweeper.events import SnapshotId
-from sweeper.journal import Journal, read_journal, replay
-from sweeper.messages import SnapshotHeader
-from sweeper.plan import remeasurement_id
-from sweeper.recovery import recover
-from sweeper.remeasure import estimate_run
-from sweeper.remeasure_loop import measure_again
-from sweeper.remeasure_plan import kept_snapshots, remeasure_section
-from sweeper.run_dir import RunDir
-from sweeper.snapshots import read_header, read_iterates
+from sweeper.planning.plan import remeasurement_id
+from sweeper.protocol.events import SnapshotId
+from sweeper.protocol.messages import SnapshotHeader
+from sweeper.remeasure import estimate_run, kept_snapshots, remeasure_section
+from sweeper.store.journal import Journal, read_journal, replay
+from sweeper.store.lock import DriverLock
+from sweeper.store.recovery import recover
+from sweeper.store.run_dir import RunDir
+from sweeper.workers.snapshots import read_header, read_iterates
 
 SPEC = """
 name: small
@@ -97,7 +96,7 @@ def test_an_estimator_that_hangs_is_ended_and_another_measures_its_snapshot(
     reference = again(inline_run(SPEC, name="reference")(), "directional_curvature")
     run = inline_run(SPEC, name="hanging")()
     now, stuck, said = 0.0, {1}, []
-    monkeypatch.setattr("sweeper.remeasure_loop.time.monotonic", lambda: now)
+    monkeypatch.setattr("sweeper.driver.remeasure_loop.time.monotonic", lambda: now)
 
     def prepare(pool: Any) -> None:
         real = pool.kill_estimator
@@ -133,7 +132,7 @@ def test_measured_again_with_the_same_settings_the_rows_are_those_of_the_sweep(i
 def test_after_a_crash_only_what_is_missing_is_measured(
     inline_run: InlineRun, polls: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("sweeper.remeasure_loop._GROUP_S", 0.0)
+    monkeypatch.setattr("sweeper.driver.remeasure_loop._GROUP_S", 0.0)
     reference = again(inline_run(SPEC, name="reference")(), "directional_curvature")
     run = inline_run(SPEC, name="crashing")()
     with pytest.raises(Crash):

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
-from trainers.linear_cross_entropy import linear_cross_entropy
+from trainers.models.linear_cross_entropy import linear_cross_entropy
 
 __all__ = ["Prediction"]
 

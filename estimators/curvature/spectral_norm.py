@@ -1,0 +1,113 @@
+"""The spectral norm of the Hessian: the smoothness of Definition 1 at a point, in every direction at once."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.sparse.linalg import ArpackNoConvergence, LinearOperator, eigsh
+from torch import Tensor
+
+from estimators.probe.hessian import ProbeHessian
+from estimators.probe.probe import Probe
+
+__all__ = ["Eigenpairs", "hessian_spectral_norm_row", "largest_eigenpairs"]
+
+_DENSE = 64
+"""Up to so many parameters the whole Hessian is made: Lanczos needs some 20 products anyway."""
+
+Eigenpairs = tuple[NDArray[np.float64], NDArray[np.float64]]
+"""Eigenvalues, shape (k,), largest in modulus first, and eigenvectors, shape (n, k)."""
+
+
+def largest_eigenpairs(
+    hessian: ProbeHessian, count: int, *, tolerance: float = 1e-3, max_restarts: int = 50, seed: int = 0
+) -> Eigenpairs:
+    """The eigenvalues that are largest in modulus, negative ones among them, by SciPy's implicitly restarted Lanczos.
+
+    Args:
+        hessian: The operator; products are taken in its arithmetic, vectors kept in float64.
+        count: How many, at most num_parameters.
+        tolerance: Relative accuracy of the eigenvalues.
+        max_restarts: Restarts of Lanczos, of about 20 products or more each, before it is given up.
+        seed: Of the starting vector, so that the same Hessian gives the same digits.
+
+    Returns:
+        The pairs that converged: fewer than ``count``, or none, where Lanczos was given up.
+
+    Raises:
+        ValueError: ``count`` is not positive, or larger than the Hessian.
+    """
+    size = hessian.num_parameters
+    if not 1 <= count <= size:
+        raise ValueError(f"a Hessian of size {size} has between 1 and {size} eigenvalues, not {count!r}")
+
+    def product(vector: NDArray[np.float64]) -> NDArray[np.float64]:
+        along = torch.from_numpy(np.ascontiguousarray(vector.reshape(-1))).to(hessian.device)
+        return hessian.product(along).double().cpu().numpy()
+
+    if size <= max(_DENSE, count + 1):
+        whole = np.stack([product(row) for row in np.eye(size)])
+        values, vectors = np.linalg.eigh((whole + whole.T) / 2)
+    else:
+        start = np.random.default_rng(seed).standard_normal(size)
+        operator = LinearOperator((size, size), matvec=product, dtype=np.float64)
+        try:
+            values, vectors = eigsh(operator, k=count, which="LM", tol=tolerance, v0=start, maxiter=max_restarts)
+        except ArpackNoConvergence as error:
+            values, vectors = error.eigenvalues, error.eigenvectors
+    order = np.argsort(-np.abs(values), kind="stable")[:count]
+    return values[order], vectors[:, order]
+
+
+def residual(hessian: ProbeHessian, value: float, vector: NDArray[np.float64]) -> float:
+    """||H v - lambda v|| for a unit vector: some eigenvalue of the Hessian lies within it of lambda.
+
+    Args:
+        hessian: The operator.
+        value: lambda.
+        vector: v, shape (n,), of norm 1.
+
+    Returns:
+        The residual, in units of the eigenvalue.
+    """
+    along = torch.from_numpy(np.ascontiguousarray(vector)).to(hessian.device)
+    return float(torch.linalg.vector_norm(hessian.product(along).double() - value * along))
+
+
+def hessian_spectral_norm_row(
+    probe: Probe, iterates: Tensor, *, tolerance: float = 1e-3, max_restarts: int = 50
+) -> dict[str, Any]:
+    """||H(x_k)||_2, the largest eigenvalue in modulus.
+
+    Costs ``num_products`` Hessian-vector products, some 20 to 60, of two to three gradients each.
+
+    Args:
+        probe: f.
+        iterates: x_k and x_{k+1}, shape (2, num_parameters); the second is not looked at.
+        tolerance: Relative accuracy of the eigenvalue.
+        max_restarts: Restarts of Lanczos before it is given up.
+
+    Returns:
+        ``loss`` = f(x_k) and ``grad_norm``; ``spectral_norm`` = |lambda| and ``eigenvalue`` = lambda with its sign,
+        null where Lanczos did not converge; ``residual`` = ||H v - lambda v||, by a product of its own;
+        ``num_products``.
+    """
+    probe.settle(iterates[0])
+    value, slope = probe.value_and_gradient(iterates[0])
+    hessian = probe.hessian(iterates[0])
+    row: dict[str, Any] = {
+        "loss": value,
+        "grad_norm": float(torch.linalg.vector_norm(slope, dtype=torch.float64)),
+        "spectral_norm": None,
+        "eigenvalue": None,
+        "residual": None,
+    }
+    values, vectors = largest_eigenpairs(hessian, 1, tolerance=tolerance, max_restarts=max_restarts)
+    if len(values):
+        row["eigenvalue"] = float(values[0])
+        row["spectral_norm"] = abs(float(values[0]))
+        row["residual"] = residual(hessian, float(values[0]), vectors[:, 0])
+    return row | {"num_products": hessian.num_products}

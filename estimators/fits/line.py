@@ -1,0 +1,212 @@
+"""Which L0 and L1 describe the smoothness along one trajectory, and how far that can be known."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy import stats
+
+from estimators.fits.quantile import Line, envelope_line, profile_line, quantile_for, quantile_line
+from estimators.fits.resampling import autocorrelation_time, block_bootstrap, block_length
+from estimators.fits.statistics import log_log_correlation, rank_correlation
+
+__all__ = ["Bounds", "SmoothnessFit", "fit_smoothness"]
+
+MAX_POINTS = 5000
+"""Above it the points are thinned evenly: neighbours say the same."""
+
+MIN_POINTS = 10
+MIN_RANGE = 2.0
+"""Between the 5 % and the 95 % quantile of the gradient norm, below which a slope cannot be told from a level."""
+
+MIN_EFFECTIVE = 5.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bounds:
+    """A 95 % interval; NaN where it cannot be told."""
+
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class SmoothnessFit:
+    """What one trajectory says of smoothness against gradient norm, on the range that it visited.
+
+    Nothing here says that the loss *is* (L0, L1)-smooth: the smoothness is a lower bound, along one direction, at the
+    points visited.
+
+    Attributes:
+        count: Points that went in, both coordinates positive and finite.
+        effective: How many independent points say as much, count / (2 tau_int).
+        tau_int: Integrated autocorrelation time, in points; the larger of both coordinates' logs.
+        block: Block length of the bootstrap.
+        range: Smallest and largest gradient norm visited.
+        quantile: Of the upper line; 0.95 unless there are few points.
+        upper: L0 and L1 of the upper line: non-negative quantile regression.
+        L0: Interval of its L0.
+        L1: Interval of its L1.
+        median: The same line at the median.
+        envelope: The line above all points.
+        slope: Of log smoothness on log gradient norm, least squares; NaN where undefined.
+        theil_sen: The same slope, as the median of the slopes of all pairs.
+        spearman: Rank correlation, the primary measure of whether one grows with the other.
+        spearman_bounds: Its interval.
+        pearson: Correlation of the logs.
+        unidentifiable: Why L1 cannot be told here; empty where it can.
+    """
+
+    count: int
+    effective: float
+    tau_int: float
+    block: int
+    range: tuple[float, float]
+    quantile: float
+    upper: Line
+    L0: Bounds
+    L1: Bounds
+    median: Line
+    envelope: Line
+    slope: float
+    theil_sen: float
+    spearman: float
+    spearman_bounds: Bounds
+    pearson: float
+    unidentifiable: str
+
+
+def fit_smoothness(
+    grad_norm: ArrayLike, smoothness: ArrayLike, *, quantile: float = 0.95, resamples: int = 400, seed: int = 0
+) -> SmoothnessFit:
+    """Fit L0 + L1 ||grad f|| to the upper edge of one trajectory's points, in the order of its steps.
+
+    Intervals are percentile intervals of a circular block bootstrap with blocks of max(sqrt(n), 2 tau_int) points. They
+    speak of this trajectory; what holds for a cell or an arm is a matter of several seeds.
+
+    Args:
+        grad_norm: ||grad f(x_k)||, shape (n,).
+        smoothness: Smoothness between x_k and x_{k+1}, shape (n,); pairs that are not positive and finite are left out.
+        quantile: Of the upper line, for samples that can bear it.
+        resamples: Of the bootstrap; 0 for no intervals.
+        seed: Of the bootstrap.
+
+    Returns:
+        The fit; with NaN and a reason where there are too few points.
+
+    Example:
+        >>> g = np.random.default_rng(0).permutation(np.geomspace(0.1, 10, 200))
+        >>> fit = fit_smoothness(g, 1 + 2 * g, resamples=20)
+        >>> [round(value, 6) for value in fit.upper], round(fit.spearman, 6), fit.unidentifiable
+        ([1.0, 2.0], 1.0, '')
+    """
+    x, y = np.asarray(grad_norm, dtype=np.float64), np.asarray(smoothness, dtype=np.float64)
+    usable = np.isfinite(x) & np.isfinite(y) & (x > 0) & (y > 0)
+    x, y = x[usable], y[usable]
+    if x.size > MAX_POINTS:
+        kept = np.linspace(0, x.size - 1, MAX_POINTS).round().astype(np.intp)
+        x, y = x[kept], y[kept]
+    if x.size < 3:
+        return _nothing(x, _only(x.size))
+    tau_int = max(autocorrelation_time(np.log(x)), autocorrelation_time(np.log(y)))
+    effective = x.size / (2 * tau_int)
+    block = block_length(x.size, tau_int)
+    level = quantile_for(x.size, quantile)
+    bounds = _bounds(x, y, level, block, resamples, seed)
+    slope = theil_sen = math.nan
+    if np.ptp(x) > 0:
+        slope = float(stats.linregress(np.log(x), np.log(y)).slope)
+        theil_sen = float(stats.theilslopes(np.log(y), np.log(x)).slope) if x.size <= 2000 else _thinned_theil_sen(x, y)
+    return SmoothnessFit(
+        count=int(x.size),
+        effective=effective,
+        tau_int=tau_int,
+        block=block,
+        range=(float(x.min()), float(x.max())),
+        quantile=level,
+        upper=quantile_line(x, y, level),
+        L0=bounds[0],
+        L1=bounds[1],
+        median=quantile_line(x, y, 0.5),
+        envelope=envelope_line(x, y),
+        slope=slope,
+        theil_sen=theil_sen,
+        spearman=rank_correlation(x, y),
+        spearman_bounds=bounds[2],
+        pearson=log_log_correlation(x, y),
+        unidentifiable=_unidentifiable(x, effective),
+    )
+
+
+def _thinned_theil_sen(x: NDArray[np.float64], y: NDArray[np.float64]) -> float:
+    """All pairs of many points would fill the memory."""
+    kept = np.linspace(0, x.size - 1, 2000).round().astype(np.intp)
+    return float(stats.theilslopes(np.log(y[kept]), np.log(x[kept])).slope)
+
+
+def _bounds(
+    x: NDArray[np.float64], y: NDArray[np.float64], quantile: float, block: int, resamples: int, seed: int
+) -> tuple[Bounds, Bounds, Bounds]:
+    """Of L0, of L1 and of the rank correlation."""
+    unknown = Bounds(low=math.nan, high=math.nan)
+    if resamples == 0 or x.size < MIN_POINTS or np.ptp(x) == 0:
+        return unknown, unknown, unknown
+
+    def statistic(indices: NDArray[np.intp]) -> tuple[float, float, float]:
+        L0, L1 = profile_line(x[indices], y[indices], quantile)
+        return L0, L1, _rank_correlation(x[indices], y[indices])
+
+    samples = block_bootstrap(statistic, x.size, block=block, resamples=resamples, seed=seed)
+    low, high = np.nanpercentile(samples, [2.5, 97.5], axis=0)
+    L0, L1, rank = (Bounds(low=float(a), high=float(b)) for a, b in zip(low, high, strict=True))
+    return L0, L1, rank
+
+
+def _rank_correlation(x: NDArray[np.float64], y: NDArray[np.float64]) -> float:
+    """Spearman's without the p-value and its price."""
+    ranks = np.array([stats.rankdata(x), stats.rankdata(y)])
+    ranks -= ranks.mean(axis=1, keepdims=True)
+    variances = (ranks * ranks).sum(axis=1)
+    return float(ranks[0] @ ranks[1] / math.sqrt(variances[0] * variances[1])) if variances.all() else math.nan
+
+
+def _unidentifiable(x: NDArray[np.float64], effective: float) -> str:
+    low, high = np.quantile(x, [0.05, 0.95])
+    if x.size < MIN_POINTS:
+        return _only(x.size)
+    if high < MIN_RANGE * low:
+        return f"gradient norms span a factor of {high / low:.2g} only"
+    if effective < MIN_EFFECTIVE:
+        return f"the points are worth {effective:.1f} independent ones"
+    return ""
+
+
+def _only(count: int) -> str:
+    return f"only {count} point{'s' if count != 1 else ''}"
+
+
+def _nothing(x: NDArray[np.float64], why: str) -> SmoothnessFit:
+    nan = math.nan
+    unknown = Bounds(low=nan, high=nan)
+    return SmoothnessFit(
+        count=int(x.size),
+        effective=nan,
+        tau_int=nan,
+        block=0,
+        range=(float(x.min()), float(x.max())) if x.size else (nan, nan),
+        quantile=nan,
+        upper=(nan, nan),
+        L0=unknown,
+        L1=unknown,
+        median=(nan, nan),
+        envelope=(nan, nan),
+        slope=nan,
+        theil_sen=nan,
+        spearman=nan,
+        spearman_bounds=unknown,
+        pearson=nan,
+        unidentifiable=why,
+    )

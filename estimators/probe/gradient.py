@@ -1,0 +1,232 @@
+"""The gradient of f, the deterministic function whose smoothness is measured.
+
+f is the mean loss over the frozen probe batches, with dropout off, batch-norm on statistics that the policy names
+and an RNN's state at its initial value at the start of every batch. So f depends on the parameters alone: the same
+point gives the same gradient bit for bit.
+"""
+
+from __future__ import annotations
+
+import copy
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from estimators.probe.arithmetic import arithmetic_of, full_float32
+from estimators.probe.policy import BatchNorm, Statistics, freeze_stochastic_layers, load_statistics, probe_statistics
+
+__all__ = ["GradientFn", "Loss", "Params", "ProbeGradient"]
+
+Params = Mapping[str, Tensor]
+"""A point in parameter space: named tensors."""
+
+GradientFn = Callable[[Params], Params]
+"""The gradient of f: parameters to tensors of the same names and shapes."""
+
+Loss = Callable[[nn.Module, Any, Any], tuple[Tensor, Any]]
+"""``loss(model, batch, carry) -> (mean loss, carry)``, differentiable."""
+
+
+class ProbeGradient:
+    """The gradient of f = mean loss over the probe batches, evaluated batch by batch.
+
+    Parameters and gradients live in one flat buffer each, so that a point of parameter space is a single vector
+    and its norm a single reduction.
+
+    Args:
+        model: The model; copied, so that measuring leaves the caller's alone.
+        loss: ``loss(model, batch, carry) -> (mean loss, carry)``, differentiable.
+        batches: The frozen probe batches, of equal size, so that the mean of their means is the mean.
+        initial_carry: Makes the state with which every probe batch starts.
+        dtype: The arithmetic of f; ``torch.float64`` gives the reference against which rounding is measured.
+        batch_norm: By which statistics batch-norm normalises, see :class:`~estimators.probe.policy.ProbePolicy`. With
+            ``frozen``, :meth:`set_statistics` comes before the first gradient.
+
+    Attributes:
+        parameters: The parameters that f depends on; views of the point.
+        layout: Parameter name to its place in the flat vectors.
+
+    Raises:
+        ValueError: There is no batch, or the model has no parameter to differentiate by.
+
+    Example:
+        f(w) = mean of (w - b)^2 over b in {1, 3}; its gradient is 2 w - 4.
+
+        >>> model = nn.Linear(1, 1, bias=False)
+        >>> square = lambda model, batch, carry: ((model.weight - batch).square().mean(), carry)
+        >>> gradient = ProbeGradient(model, square, [torch.tensor(1.0), torch.tensor(3.0)])
+        >>> gradient({"flat": torch.tensor([5.0])})["flat"]
+        tensor([6.])
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        loss: Loss,
+        batches: Iterable[Any],
+        *,
+        initial_carry: Callable[[], Any] = lambda: None,
+        dtype: torch.dtype | None = None,
+        batch_norm: BatchNorm = "batch",
+    ) -> None:
+        self._loss = loss
+        self._batches = list(batches)
+        self._initial_carry = initial_carry
+        self._dtype = dtype
+        if not self._batches:
+            raise ValueError("the probe holds no batch: f would be the mean of nothing")
+        self._model = freeze_stochastic_layers(copy.deepcopy(model), batch_norm=batch_norm)
+        if dtype is not None:
+            self._model = self._model.to(dtype)
+            self._batches = [_cast(batch, dtype) for batch in self._batches]
+        named = [(name, p) for name, p in self._model.named_parameters() if p.requires_grad]
+        if not named:
+            raise ValueError("the model has no parameter that requires a gradient")
+        self.parameters = [parameter for _, parameter in named]
+        self._point, self._slope = _flatten(self.parameters)
+        ends = list(itertools.accumulate(parameter.numel() for parameter in self.parameters))
+        self.layout = {name: slice(end - p.numel(), end) for (name, p), end in zip(named, ends, strict=True)}
+
+    @property
+    def num_parameters(self) -> int:
+        """Number of scalars that f depends on."""
+        return self._point.numel()
+
+    @property
+    def device(self) -> torch.device:
+        """Where f is evaluated."""
+        return self._point.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What f is evaluated in."""
+        return self._point.dtype
+
+    def __call__(self, point: Params) -> dict[str, Tensor]:
+        """The gradient at ``{"flat": vector}``, shape (num_parameters,), as a fresh tensor under the same name."""
+        return {"flat": self.value_and_gradient(point["flat"])[1]}
+
+    @property
+    def arithmetic(self) -> str:
+        """What f is computed in, for example ``float32 ieee``; whatever is in force outside."""
+        with full_float32():
+            return arithmetic_of(self._point.dtype)
+
+    def value_and_gradient(self, flat: Tensor) -> tuple[float, Tensor]:
+        """f and its gradient.
+
+        Args:
+            flat: The point, shape (num_parameters,), any float type; rounded to the arithmetic of f.
+
+        Returns:
+            f in units of the loss, and the gradient, shape (num_parameters,), a fresh tensor.
+        """
+        self.move_to(flat)
+        with full_float32():
+            total = self.accumulate()
+        return (total / len(self._batches)).item(), self._slope / len(self._batches)
+
+    def accumulate(self) -> Tensor:
+        """Sum loss and gradient over the batches, where the parameters are now, without waiting for the device.
+
+        Returns:
+            The sum of the batches' losses, float64, shape (). That of their gradients is in :attr:`summed_gradient`.
+        """
+        self._slope.zero_()
+        total = torch.zeros((), dtype=torch.float64, device=self._point.device)
+        for loss in self.losses():
+            loss.backward()  # type: ignore[no-untyped-call]
+            total += loss.detach()
+        return total
+
+    @property
+    def summed_gradient(self) -> Tensor:
+        """The buffer into which :meth:`accumulate` sums, shape (num_parameters,); overwritten by the next call."""
+        return self._slope
+
+    @property
+    def num_batches(self) -> int:
+        """Over how many batches f is the mean."""
+        return len(self._batches)
+
+    def move_to(self, flat: Tensor) -> None:
+        """Set the parameters to a point, shape (num_parameters,), rounded to the arithmetic of f."""
+        self._point.copy_(flat)
+
+    def losses(self) -> Iterator[Tensor]:
+        """The loss of one batch after the other, where the parameters are now, each with its graph."""
+        for batch in self._batches:
+            carry = self._initial_carry()
+            if self._dtype is not None:
+                carry = _cast(carry, self._dtype)
+            yield self._loss(self._model, batch, carry)[0]
+
+    def each(self, flat: Tensor) -> Iterator[Tensor]:
+        """The gradient of one batch after the other.
+
+        Args:
+            flat: The point, shape (num_parameters,).
+
+        Yields:
+            Shape (num_parameters,); a buffer that the next one overwrites.
+        """
+        self.move_to(flat)
+        with full_float32():
+            for loss in self.losses():
+                self._slope.zero_()
+                loss.backward()  # type: ignore[no-untyped-call]
+                yield self._slope
+
+    def statistics_at(self, flat: Tensor) -> Statistics:
+        """What batch-norm layers see at a point, averaged over the probe's batches; for ``batch_norm="frozen"``.
+
+        Args:
+            flat: The point, shape (num_parameters,).
+
+        Returns:
+            Mean and variance a layer.
+        """
+        self.move_to(flat)
+        with full_float32():
+            return probe_statistics(self._model, lambda: list(self.losses()))
+
+    def set_statistics(self, statistics: Statistics) -> None:
+        """Normalise by these from now on."""
+        load_statistics(self._model, statistics)
+
+
+def _flatten(parameters: list[nn.Parameter]) -> tuple[Tensor, Tensor]:
+    """Make parameters and gradients views of one flat buffer each; return both buffers."""
+    point = _aligned(torch.cat([p.detach().reshape(-1) for p in parameters]), [p.numel() for p in parameters])
+    slope = torch.zeros_like(point)
+    offset = 0
+    for parameter in parameters:
+        window = slice(offset, offset + parameter.numel())
+        parameter.data = point[window].view_as(parameter)
+        parameter.grad = slope[window].view_as(parameter)
+        offset += parameter.numel()
+    return point, slope
+
+
+def _aligned(values: Tensor, sizes: list[int]) -> Tensor:
+    """The same vector, where most of its numbers are in pieces that start at a cache line, which oneDNN likes."""
+    line = max(1, 64 // values.element_size())
+    pieces = [(end - size, size) for end, size in zip(itertools.accumulate(sizes), sizes, strict=True)]
+    shift = max(range(line), key=lambda k: sum(size for start, size in pieces if (start + k) % line == 0))
+    return values.new_empty(len(values) + shift)[shift:].copy_(values)
+
+
+def _cast(tree: Any, dtype: torch.dtype) -> Any:
+    """The tree with its floating-point tensors in ``dtype``; everything else as it is."""
+    if isinstance(tree, Tensor):
+        return tree.to(dtype) if tree.is_floating_point() else tree
+    if isinstance(tree, Mapping):
+        return {key: _cast(value, dtype) for key, value in tree.items()}
+    if isinstance(tree, tuple) and hasattr(tree, "_fields"):
+        return type(tree)(*(_cast(value, dtype) for value in tree))
+    if isinstance(tree, (list, tuple)):
+        return type(tree)(_cast(value, dtype) for value in tree)
+    return tree

@@ -1,0 +1,101 @@
+"""The Hessian of f as an operator: products with vectors, by double backward."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+
+from estimators.probe.arithmetic import full_float32
+from estimators.probe.gradient import ProbeGradient
+
+__all__ = ["ProbeHessian"]
+
+
+class ProbeHessian:
+    """Products of the Hessian of f at one point with vectors.
+
+    H v is the gradient of <grad f(x), v>: exact up to rounding, without a step length to choose. Each costs about two
+    to three gradients, and the memory of a gradient's own graph.
+
+    Args:
+        gradient: f; its buffers are shared, so that the two are not to be used by two threads at a time.
+        point: x, shape (num_parameters,).
+
+    Example:
+        f(a, b) = (a b - 1)^2 / 2 has the Hessian [[b^2, 2ab - 1], [2ab - 1, a^2]]:
+
+        >>> from torch import nn
+        >>> model = nn.Module()
+        >>> model.ab = nn.Parameter(torch.tensor([2.0, 3.0]))
+        >>> loss = lambda model, batch, carry: ((model.ab.prod() - 1).square() / 2, carry)
+        >>> hessian = ProbeHessian(ProbeGradient(model, loss, [None]), torch.tensor([2.0, 3.0]))
+        >>> hessian.product(torch.tensor([1.0, 0.0]))
+        tensor([ 9., 11.])
+    """
+
+    def __init__(self, gradient: ProbeGradient, point: Tensor) -> None:
+        self._gradient = gradient
+        self._point = point
+        self.num_products = 0
+        """Products so far; what the work is measured in."""
+
+    @property
+    def num_parameters(self) -> int:
+        """Rows and columns of the Hessian."""
+        return self._gradient.num_parameters
+
+    @property
+    def device(self) -> torch.device:
+        """Where products are computed."""
+        return self._gradient.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What products are computed in."""
+        return self._gradient.dtype
+
+    def product(self, vector: Tensor) -> Tensor:
+        """H v.
+
+        Args:
+            vector: v, shape (num_parameters,); rounded to the arithmetic of f.
+
+        Returns:
+            The product, shape (num_parameters,), a fresh tensor.
+        """
+        self.num_products += 1
+        parameters = self._gradient.parameters
+        self._gradient.move_to(self._point)
+        pieces = [
+            piece.view_as(parameter)
+            for piece, parameter in zip(
+                torch.split(vector.to(self.dtype), [p.numel() for p in parameters]), parameters, strict=True
+            )
+        ]
+        total = torch.zeros(self.num_parameters, dtype=self.dtype, device=self.device)
+        with full_float32(), _native_kernels():
+            for loss in self._gradient.losses():
+                slopes = torch.autograd.grad(
+                    loss, parameters, create_graph=True, allow_unused=True, materialize_grads=True
+                )
+                along = torch.stack([(slope * piece).sum() for slope, piece in zip(slopes, pieces, strict=True)]).sum()
+                if not along.requires_grad:
+                    continue  # f is linear in these parameters
+                rows = torch.autograd.grad(along, parameters, allow_unused=True, materialize_grads=True)
+                total += torch.cat([row.reshape(-1) for row in rows])
+        return total / self._gradient.num_batches
+
+
+@contextmanager
+def _native_kernels() -> Iterator[None]:
+    """cuDNN off: its recurrent layers have no double backward."""
+    # Not cudnn.flags(): it reads the old TF32 flag, which is an error while the precision is set per kind of kernel.
+    before = torch.backends.cudnn.enabled
+    torch.backends.cudnn.enabled = False
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.enabled = before

@@ -1,0 +1,97 @@
+"""The null test: the same weights twice must give exactly the same gradient."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from estimators.probe.probe import Probe
+
+__all__ = ["NullTest", "null_test"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class NullTest:
+    """What a probe answers when it is asked the same thing again.
+
+    Attributes:
+        again: ||g - g'|| of two gradients at x, with a gradient elsewhere in between.
+        rebuilt: The same, where the second comes from a probe that was built anew.
+        hessian: ||H v - H' v|| of two Hessian-vector products.
+        generator: Whether measuring left the global random generators as they were.
+        grad_norm: ||g||, to compare with.
+    """
+
+    again: float
+    rebuilt: float
+    hessian: float
+    generator: bool
+    grad_norm: float
+
+    @property
+    def passed(self) -> bool:
+        """Whether every difference is exactly 0, as it is for a function of the parameters."""
+        return self.again == 0 and self.rebuilt == 0 and self.hessian == 0 and self.generator
+
+    @property
+    def diagnosis(self) -> str:
+        """What a failure means; empty where there is none."""
+        if not self.generator:
+            return "measuring draws random numbers, so that it would change the training beside it"
+        if self.again != 0:
+            return "f is not a function of the parameters: something in model or loss is random or remembers"
+        if self.rebuilt != 0:
+            return "two workers would measure two functions: model or probe is built with random numbers"
+        if self.hessian != 0:
+            return "Hessian-vector products do not repeat"
+        return ""
+
+
+def null_test(build: Callable[[], Probe], point: Tensor) -> NullTest:
+    """Measure the same weights twice.
+
+    Args:
+        build: Makes the probe; called twice.
+        point: x, shape (num_parameters,).
+
+    Returns:
+        The differences, all of which are to be exactly 0.
+    """
+    probe = build()
+    before = _generators()
+    first = _gradient(probe, point)
+    probe.settle(point)
+    along = first / max(float(torch.linalg.vector_norm(first)), torch.finfo(first.dtype).tiny)
+    product = probe.hessian(point).product(along)
+    _gradient(probe, point + along)
+    again = _gradient(probe, point)
+    product_again = probe.hessian(point).product(along)
+    untouched = all(torch.equal(one, other) for one, other in zip(before, _generators(), strict=True))
+    rebuilt = _gradient(build(), point)
+    return NullTest(
+        again=_distance(first, again),
+        rebuilt=_distance(first, rebuilt),
+        hessian=_distance(product, product_again),
+        generator=untouched,
+        grad_norm=float(torch.linalg.vector_norm(first, dtype=torch.float64)),
+    )
+
+
+def _gradient(probe: Probe, point: Tensor) -> Tensor:
+    """Computed, never remembered."""
+    probe.settle(point)
+    return probe.gradient.value_and_gradient(point)[1]
+
+
+def _generators() -> list[Tensor]:
+    states = [torch.get_rng_state()]
+    if torch.cuda.is_available():
+        states += torch.cuda.get_rng_state_all()
+    return states
+
+
+def _distance(one: Tensor, other: Tensor) -> float:
+    return float(torch.linalg.vector_norm(one - other, dtype=torch.float64))

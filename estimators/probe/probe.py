@@ -1,0 +1,181 @@
+"""The function f that one problem's snapshots are measured on, with all that estimators ask of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from estimators.probe.gradient import Loss, ProbeGradient
+from estimators.probe.graphed import GraphedGradient, Recorder
+from estimators.probe.hessian import ProbeHessian
+from estimators.probe.memory import GradientMemory
+from estimators.probe.policy import ProbePolicy, Statistics
+from estimators.probe.rounding import RoundingProbe
+
+__all__ = ["AuditAt", "Probe"]
+
+AuditAt = Literal["snapshot", "start"]
+
+
+class Probe:
+    """f, ready to be evaluated many times: its gradients, their error, its Hessian, and the noise of training batches.
+
+    What it says of a snapshot depends on the snapshot alone, never on those measured before: the error of a gradient is
+    audited at the snapshot's own x_k, or at the point that every worker knows, the initial weights.
+
+    Args:
+        model: The model, with its initial weights.
+        loss: ``loss(model, batch, carry) -> (mean loss, carry)``.
+        batches: The frozen probe batches, of equal size.
+        audit: Batches that are computed in float64 too, to know the rounding error of one gradient; the probe's by
+            default. A part of the probe costs less and errs upwards as a rule.
+        audit_at: ``snapshot``: at every x_k. ``start``: once, at the initial weights; at x_k the error found there is
+            taken to grow with the gradient's norm, and never to shrink.
+        initial_carry: Makes the state with which every probe batch starts.
+        policy: What f does about batch-norm; the rest of it is written into rows.
+        training_batches: The batches of ``count`` training steps, for the noise of training; the probe's by default.
+        training_loss: The loss that is trained with, where that has regularisers which f leaves out.
+        record: How the gradient's kernels are recorded once, to be replayed at every point, see
+            :mod:`estimators.probe.graphed`; by default they are launched one by one.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        loss: Loss,
+        batches: Iterable[Any],
+        *,
+        audit: Iterable[Any] | None = None,
+        audit_at: AuditAt = "snapshot",
+        initial_carry: Callable[[], Any] = lambda: None,
+        policy: ProbePolicy | None = None,
+        training_batches: Callable[[int], Iterable[Any]] | None = None,
+        training_loss: Loss | None = None,
+        record: Recorder | None = None,
+    ) -> None:
+        self.policy = policy or ProbePolicy()
+        self.model = model
+        self.loss = loss
+        self.training_loss = training_loss or loss
+        self.batches = list(batches)
+        self.initial_carry = initial_carry
+        self._audit = self.batches if audit is None else list(audit)
+        self._audit_at = audit_at
+        self._training_batches = training_batches
+        self.gradient = self._gradient_over(self.batches)
+        evaluate = self.gradient.value_and_gradient
+        if record is not None:
+            evaluate = GraphedGradient(self.gradient, record=record).value_and_gradient
+        self.value_and_gradient = GradientMemory(evaluate)
+        self.rounding = RoundingProbe(
+            model, loss, self._audit, initial_carry=initial_carry, batch_norm=self.policy.batch_norm
+        )
+        # Taken now: the caller may train the model on.
+        self._origin = _flat(model) if audit_at == "start" else None
+        self._start: tuple[Tensor, float] | None = None
+        self._settled: Tensor | None = None
+        self._statistics: Statistics = ()
+
+    @property
+    def arithmetic(self) -> str:
+        """What f is computed in, for example ``float32 ieee``."""
+        return self.gradient.arithmetic
+
+    def settle(self, iterate: Tensor) -> None:
+        """Make f the function that belongs to a snapshot; every estimator begins with it.
+
+        With ``batch_norm="frozen"`` f depends on x_k through the statistics; otherwise there is nothing to do.
+
+        Args:
+            iterate: x_k, shape (num_parameters,).
+        """
+        if self.policy.batch_norm == "batch":
+            return
+        if self._settled is not None and torch.equal(self._settled, iterate):
+            return
+        self._statistics = self.gradient.statistics_at(iterate)
+        self.gradient.set_statistics(self._statistics)
+        self.rounding.set_statistics(self._statistics)
+        self.value_and_gradient.clear()
+        self._settled = iterate.clone()
+
+    def gradient_error(self, iterate: Tensor) -> float:
+        """eta = ||g - g_float64|| at x_k, or what the audit at the start says of x_k.
+
+        Args:
+            iterate: x_k, shape (num_parameters,).
+
+        Returns:
+            eta, in units of the gradient.
+        """
+        return float(self.gradient_errors(iterate, [slice(None)])[0])
+
+    def gradient_errors(self, iterate: Tensor, blocks: Iterable[slice]) -> list[float]:
+        """The same, of parts of the gradient.
+
+        Args:
+            iterate: x_k, shape (num_parameters,).
+            blocks: The parts.
+
+        Returns:
+            eta of each.
+        """
+        if self._audit_at == "snapshot":
+            error, growth = self.rounding.error(iterate), 1.0
+        else:
+            error, norm = self._start_audit()
+            self.settle(iterate)
+            here = torch.linalg.vector_norm(self.value_and_gradient(iterate)[1], dtype=torch.float64)
+            growth = max(1.0, float(here) / norm) if norm > 0 else 1.0
+        return [growth * float(torch.linalg.vector_norm(error[block])) for block in blocks]
+
+    def hessian(self, iterate: Tensor) -> ProbeHessian:
+        """The Hessian of f at x_k, as an operator."""
+        return ProbeHessian(self.gradient, iterate)
+
+    def training_gradients(self, count: int) -> ProbeGradient:
+        """Gradients of training batches, to be taken one by one.
+
+        Args:
+            count: How many batches.
+
+        Returns:
+            Their mean loss as a function; at most ``count`` batches, at least 2.
+
+        Raises:
+            ValueError: There are fewer than two batches.
+        """
+        batches = self.batches[:count] if self._training_batches is None else list(self._training_batches(count))
+        if len(batches) < 2:
+            raise ValueError(f"the noise of a gradient needs at least 2 batches, there is {len(batches)}")
+        gradient = self._gradient_over(batches)
+        if self._settled is not None:
+            gradient.set_statistics(self._statistics)
+        return gradient
+
+    def _gradient_over(self, batches: Iterable[Any]) -> ProbeGradient:
+        return ProbeGradient(
+            self.model,
+            self.loss,
+            batches,
+            initial_carry=self.initial_carry,
+            batch_norm=self.policy.batch_norm,
+        )
+
+    def _start_audit(self) -> tuple[Tensor, float]:
+        """Error of the gradient at the initial weights, and the gradient's norm there."""
+        if self._start is None:
+            assert self._origin is not None
+            self.settle(self._origin)
+            _, slope = self.value_and_gradient(self._origin)
+            norm = float(torch.linalg.vector_norm(slope, dtype=torch.float64))
+            self._start = self.rounding.error(self._origin), norm
+        return self._start
+
+
+def _flat(model: nn.Module) -> Tensor:
+    """A copy of the parameters as one vector."""
+    return torch.cat([p.detach().reshape(-1) for p in model.parameters() if p.requires_grad])

@@ -1,0 +1,67 @@
+"""How far a gradient in working precision lies from the exact one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from estimators.probe.gradient import Loss, ProbeGradient
+from estimators.probe.policy import BatchNorm, Statistics
+
+__all__ = ["RoundingProbe"]
+
+
+class RoundingProbe:
+    """eta = ||g - g_float64||, the rounding error of one gradient, audited on some of the probe.
+
+    The audited batches are computed twice, in working precision and in float64. Where they are the whole probe, eta is
+    the error of the very gradient that is measured with. Where they are a part of it, eta is a sample: fewer samples
+    average less rounding out, so it errs upwards as a rule, but that is no proof.
+
+    Args:
+        model: The model, in working precision.
+        loss: As for ``ProbeGradient``.
+        batches: What is audited.
+        initial_carry: As for ``ProbeGradient``.
+        batch_norm: As for ``ProbeGradient``.
+
+    Example:
+        In float64 there is nothing to round away from:
+
+        >>> model = nn.Linear(1, 1, bias=False).double()
+        >>> square = lambda model, batch, carry: ((model.weight - batch).square().mean(), carry)
+        >>> RoundingProbe(model, square, [torch.tensor(1.0)])(torch.tensor([5.0], dtype=torch.float64))
+        0.0
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        loss: Loss,
+        batches: Sequence[Any],
+        *,
+        initial_carry: Callable[[], Any] = lambda: None,
+        batch_norm: BatchNorm = "batch",
+    ) -> None:
+        def gradient(dtype: torch.dtype | None) -> ProbeGradient:
+            return ProbeGradient(model, loss, batches, initial_carry=initial_carry, dtype=dtype, batch_norm=batch_norm)
+
+        self._working, self._exact = gradient(None), gradient(torch.float64)
+
+    def __call__(self, flat: Tensor) -> float:
+        """eta at the point ``flat``, shape (num_parameters,), in units of the gradient."""
+        return float(torch.linalg.vector_norm(self.error(flat)))
+
+    def error(self, flat: Tensor) -> Tensor:
+        """g - g_float64 at the point ``flat``; both of shape (num_parameters,), the error in float64."""
+        _, working = self._working.value_and_gradient(flat)
+        _, exact = self._exact.value_and_gradient(flat)
+        return working.double() - exact
+
+    def set_statistics(self, statistics: Statistics) -> None:
+        """Normalise by these from now on, in both arithmetics; for ``batch_norm="frozen"``."""
+        self._working.set_statistics(statistics)
+        self._exact.set_statistics(statistics)

@@ -1,0 +1,234 @@
+"""Eq. (20) with gradients only where the maximum over the fractions may lie."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from estimators.probe.gradient import GradientFn, Params
+from estimators.probe.vectors import difference, distance, inner, lerp, norm
+from estimators.smoothness.curve import Numbers, SecantCurve, lagrange
+from estimators.smoothness.directional import DirectionalSmoothness, check_segment
+from estimators.smoothness.trust import FLAGGED_SNR, TRUSTED_SNR, judge
+
+__all__ = ["TOLERANCE", "measure_adaptive_smoothness"]
+
+TOLERANCE = 0.01
+"""By how much a fraction that was not measured may exceed the value, as a share of it."""
+
+_SAFETY = 2.0
+"""By which the mean of both signs of an error is multiplied: fewer peaks are missed, for few gradients more."""
+
+
+def measure_adaptive_smoothness(
+    gradient: GradientFn,
+    iterate: Params,
+    following: Params,
+    *,
+    fractions: Sequence[float],
+    gradient_error: float | None = None,
+    value: Callable[[Params], float] | None = None,
+    tolerance: float = TOLERANCE,
+) -> DirectionalSmoothness:
+    r"""Eq. (20) as a search for the maximum: gradients at the fractions where it may lie, and no others.
+
+    It begins at the largest fraction and the one in the middle. After every gradient a polynomial curve goes through
+    the secants measured so far (:mod:`estimators.smoothness.curve`). Two things tell how far it may be off elsewhere:
+
+    - how far it moves where one of its secants is left out, which overrates its error;
+    - by how much, relatively, it fails the fundamental theorem of calculus: between neighbouring points a and b with a
+      gradient each, f(b) - f(a) is known, and the integral of <grad f, d> is the curve's. That knows of errors along
+      the step alone, and of no more than their mean.
+
+    Its error is taken to be twice their geometric mean, or the first where that is smaller. The next gradient is taken
+    where curve plus error are largest; the search ends where they are nowhere larger than the largest measured ratio by
+    more than the tolerance, or cannot stand clear of the noise. So the value is a measured ratio, with the bits that
+    the exact grid would give it; where the curve is of no use, every fraction is measured. What may be missed is a peak
+    between two measured fractions of which neither the gradients around it nor the loss give a sign, as kinks make it.
+
+    Args:
+        gradient: Gradient of f on the frozen probe; called at x_k and two to len(fractions) more points.
+        iterate: x_k, named tensors.
+        following: x_{k+1}, the same names and shapes.
+        fractions: The fractions among which the maximum is sought, each in (0, 1].
+        gradient_error: eta, as for :func:`~estimators.smoothness.directional.measure_directional_smoothness`.
+        value: f itself; called at the points of the gradients, after them. Without it only the first estimate is at
+            hand, which costs a gradient or two more.
+        tolerance: By how much, as a share of the value, the curve may promise more than was measured; positive.
+
+    Returns:
+        The measurement. ``by_fraction`` is read off the curve where nothing was measured; ``num_trusted`` counts
+        measured ratios; ``interpolation_error`` is by how much a ratio that was not measured may exceed the value, as
+        far as the estimates tell, and never more than the tolerance allows.
+
+    Raises:
+        ValueError: No fraction, or one outside (0, 1]; or the tolerance is not positive.
+
+    Example:
+        f = x^4 / 4 from 1 to 2 has its largest secant, 2^3 - 1 = 7, at the end, and four gradients show it.
+
+        >>> import torch
+        >>> points = ({"x": torch.tensor([float(v)], dtype=torch.float64)} for v in (1, 2))
+        >>> measured = measure_adaptive_smoothness(
+        ...     lambda p: {"x": p["x"] ** 3},
+        ...     *points,
+        ...     fractions=[0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0],
+        ...     value=lambda p: float(p["x"]) ** 4 / 4,
+        ... )
+        >>> measured.smoothness, measured.argmax_fraction, measured.num_gradients
+        (7.0, 1.0, 4)
+    """
+    check_segment(iterate, following, fractions)
+    if not tolerance > 0:
+        raise ValueError(f"the tolerance must be positive, found {tolerance!r}")
+    search = _Search(gradient, iterate, following, fractions, gradient_error, value)
+    last = max(fractions)
+    search.measure(last)
+    search.measure(min(fractions, key=lambda fraction: abs(fraction - last / 2)))
+    while (promised := search.most_promising(tolerance)) is not None:
+        search.measure(promised)
+    return search.result()
+
+
+class _Search:
+    """What was measured so far, and where more is to be expected."""
+
+    def __init__(
+        self,
+        gradient: GradientFn,
+        iterate: Params,
+        following: Params,
+        fractions: Sequence[float],
+        gradient_error: float | None,
+        value: Callable[[Params], float] | None,
+    ) -> None:
+        self._gradient = gradient
+        self._iterate, self._following = iterate, following
+        self._fractions = np.array(fractions)
+        self._gradient_error = gradient_error
+        self._value = value
+        self._start = gradient(iterate)
+        self._step = difference(iterate, following)
+        self._step_length = norm(self._step)
+        self._curve = SecantCurve()
+        self._ratios: dict[float, float | None] = {}
+        self._floors: dict[float, float | None] = {}
+        self._next_grad_norm: float | None = None
+        # Along the step: f, and the change of <grad f, d> since x_k, by fraction.
+        self._losses = {0.0: math.nan if value is None else value(iterate)}
+        self._slopes = {0.0: 0.0}
+        self._slope_at_start = inner(self._start, self._step)
+
+    def measure(self, fraction: float) -> None:
+        """Take the gradient at a fraction, once."""
+        if fraction in self._ratios:
+            return
+        point = lerp(self._iterate, self._following, fraction)
+        length = distance(self._iterate, point)
+        self._ratios[fraction] = self._floors[fraction] = None
+        if length == 0:
+            return
+        there = self._gradient(point)
+        change = difference(self._start, there)
+        self._curve.add(fraction, change, length)
+        self._ratios[fraction] = norm(change) / length
+        self._floors[fraction] = None if self._gradient_error is None else 2 * self._gradient_error / length
+        self._slopes[fraction] = inner(change, self._step)
+        if self._value is not None:
+            self._losses[fraction] = self._value(point)
+        if fraction == 1:
+            self._next_grad_norm = norm(there)
+
+    def most_promising(self, tolerance: float) -> float | None:
+        """The fraction, not yet measured, at which most may be above the value; None where that is not worth a look."""
+        fractions, room = self._room()
+        best = judge(*self._measured()).value or 0.0
+        if not len(room) or room.max() <= tolerance * best:
+            return None
+        return float(fractions[room.argmax()])
+
+    def result(self) -> DirectionalSmoothness:
+        """What was found."""
+        ratios, floors = self._measured()
+        read: list[float | None] = list(ratios)
+        excess = None
+        if self._curve.nodes:
+            on_curve = self._curve.norms(self._fractions)
+            read = [
+                self._ratios[fraction] if fraction in self._ratios else float(on_curve[index])
+                for index, fraction in enumerate(self._fractions)
+            ]
+            excess = float(np.max(self._room()[1], initial=0.0))
+        return DirectionalSmoothness.judged(
+            ratios,
+            floors,
+            fractions=[float(fraction) for fraction in self._fractions],
+            by_fraction=tuple(read),
+            grad_norm=norm(self._start),
+            next_grad_norm=self._next_grad_norm,
+            update_norm=self._step_length,
+            num_gradients=1 + len(self._curve.nodes),
+            interpolation_error=excess,
+        )
+
+    def _room(self) -> tuple[Numbers, Numbers]:
+        """Fractions not yet measured, and by how much the value may rise where they are."""
+        fractions = np.array([fraction for fraction in self._fractions if fraction not in self._ratios])
+        judgement = judge(*self._measured())
+        if not len(fractions) or judgement.trust in {"no step", "overflow"}:
+            return fractions, np.zeros(len(fractions))
+        reach = self._curve.norms(fractions) + self._errors(fractions)
+        floors = 2 * (self._gradient_error or 0.0) / (fractions * self._step_length)
+        # A ratio that can be trusted displaces one that is flagged, however small it is.
+        displaces = (judgement.trust == "flagged") & (reach >= TRUSTED_SNR * floors)
+        room = reach - np.where(displaces, 0.0, judgement.value or 0.0)
+        # What would not stand clear of its own floor would not be believed.
+        clear = reach >= (TRUSTED_SNR if judgement.trust == "trusted" else FLAGGED_SNR) * floors
+        return fractions, np.where(clear, np.maximum(room, 0.0), 0.0)
+
+    def _measured(self) -> tuple[list[float | None], list[float | None] | None]:
+        """Ratios and floors in the order of the fractions; None where nothing was measured."""
+        ratios = [self._ratios.get(fraction) for fraction in self._fractions]
+        if self._gradient_error is None:
+            return ratios, None
+        return ratios, [self._floors.get(fraction) for fraction in self._fractions]
+
+    def _errors(self, at: Numbers) -> Numbers:
+        """How far the curve may be off at some fractions."""
+        errors = self._curve.changes_without(at)
+        if self._value is None:
+            return errors
+        ends, defects = self._defects()
+        # Beyond the last point there is none that the loss could speak of; no fraction lies there.
+        relative = defects[np.searchsorted(ends, at)]
+        with np.errstate(invalid="ignore"):
+            both = _SAFETY * np.sqrt(errors * relative * self._curve.norms(at))
+        # Not minimum(): a loss that is not finite says nothing, and must not end the search.
+        smaller: Numbers = np.fmin(errors, both)
+        return smaller
+
+    def _defects(self) -> tuple[Numbers, Numbers]:
+        """By how much the curve's integral misses the loss between neighbouring points.
+
+        Returns:
+            Where the intervals end, and what is missed as a share of the integral of |<grad f - grad f(x_k), d>|;
+            infinite where that is zero.
+        """
+        nodes = sorted(self._slopes)
+        slopes = np.array([self._slopes[node] for node in nodes])
+        defects = []
+        for left, right in itertools.pairwise(nodes):
+            half = (right - left) / 2
+            changes = lagrange(nodes, left + half * (1 + _POINTS)) @ slopes
+            integral = half * float(_WEIGHTS @ changes) + (right - left) * self._slope_at_start
+            size = half * float(_WEIGHTS @ np.abs(changes))
+            missed = abs(self._losses[right] - self._losses[left] - integral)
+            defects.append(missed / size if size > 0 else math.inf)
+        return np.array(nodes[1:]), np.array(defects)
+
+
+_POINTS, _WEIGHTS = np.polynomial.legendre.leggauss(12)
+"""Exact for polynomials of degree 23, which curves through some twenty gradients have."""

@@ -1,0 +1,120 @@
+"""Eq. (20) from a curve through few gradients instead of a gradient a fraction."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from estimators.probe.gradient import GradientFn, Params
+from estimators.probe.vectors import difference, distance, lerp, norm
+from estimators.smoothness.curve import SecantCurve
+from estimators.smoothness.directional import DirectionalSmoothness, check_segment
+
+__all__ = ["NODES", "lobatto_nodes", "measure_chebyshev_smoothness"]
+
+NODES = 5
+"""Gradients of one measurement; of which the one at x_k, and often the other end's, is there anyway."""
+
+_MIDDLE = NODES // 2 - 1
+"""Which of the nodes beside x_k is left out to see how far the curve moves."""
+
+
+def lobatto_nodes(count: int) -> tuple[float, ...]:
+    """Chebyshev-Lobatto nodes on [0, 1]: both ends, and crowded towards them, so that interpolation does not swing.
+
+    Args:
+        count: How many, at least 2.
+
+    Returns:
+        (1 - cos(pi i / (count - 1))) / 2 for i = 0..count - 1.
+
+    Raises:
+        ValueError: ``count`` is below 2.
+
+    Example:
+        >>> [round(node, 4) for node in lobatto_nodes(5)]
+        [0.0, 0.1464, 0.5, 0.8536, 1.0]
+    """
+    if count < 2:
+        raise ValueError(f"both ends are nodes, so there are at least 2, found {count!r}")
+    inside = [(1 - math.cos(math.pi * i / (count - 1))) / 2 for i in range(1, count - 1)]
+    return (0.0, *inside, 1.0)
+
+
+def measure_chebyshev_smoothness(
+    gradient: GradientFn,
+    iterate: Params,
+    following: Params,
+    *,
+    fractions: Sequence[float],
+    gradient_error: float | None = None,
+) -> DirectionalSmoothness:
+    r"""Eq. (20) read off a polynomial through gradients at five Chebyshev-Lobatto nodes.
+
+    The Gram matrix of the four secants tells the ratio at any fraction, and at gamma = 0 the limit ||H d|| / ||d||,
+    without another gradient, see :mod:`~estimators.smoothness.curve`. At the nodes themselves it is the exact ratio,
+    with the distance of the rounded parameters. Gradients that are polynomials of degree 4 along the segment are met
+    exactly.
+
+    Args:
+        gradient: Gradient of f on the frozen probe; called five times, once where the step is zero.
+        iterate: x_k, named tensors.
+        following: x_{k+1}, the same names and shapes.
+        fractions: The fractions at which the curve is read, each in (0, 1].
+        gradient_error: eta, as for :func:`~estimators.smoothness.directional.measure_directional_smoothness`. The
+            noise floor counts how much the polynomials magnify it: 2 eta sum_i |m_i(gamma)| / ||d_eff,i||.
+
+    Returns:
+        The measurement, with ``at_zero`` and ``interpolation_error``: the largest difference, over the fractions, from
+        the curve that leaves the middle node out.
+
+    Raises:
+        ValueError: No fraction, or one outside (0, 1]; or the two iterates have other names.
+
+    Example:
+        f = x^4 / 4 from 1 to 2: the secant is 1 + (1 + gamma) + (1 + gamma)^2, and its limit 3 x^2 = 3.
+
+        >>> import torch
+        >>> points = ({"x": torch.tensor([float(v)], dtype=torch.float64)} for v in (1, 2))
+        >>> measured = measure_chebyshev_smoothness(lambda p: {"x": p["x"] ** 3}, *points, fractions=[0.5, 1.0])
+        >>> round(measured.smoothness, 9), [round(v, 9) for v in measured.by_fraction], round(measured.at_zero, 9)
+        (7.0, [4.75, 7.0], 3.0)
+    """
+    check_segment(iterate, following, fractions)
+    start = gradient(iterate)
+    curve = SecantCurve()
+    next_grad_norm = None
+    for node in lobatto_nodes(NODES)[1:]:
+        point = lerp(iterate, following, node)
+        length = distance(iterate, point)
+        if length == 0:
+            break  # a step so short that it is not there at every node has no curve
+        there = gradient(point)
+        curve.add(node, difference(start, there), length)
+        if node == 1:
+            next_grad_norm = norm(there)
+    ratios: list[float | None] = [None] * len(fractions)
+    floors: list[float | None] | None = None if gradient_error is None else [None] * len(fractions)
+    at_zero = error = None
+    if len(curve.nodes) == NODES - 1:
+        at = np.array([0.0, *fractions])
+        fine, coarse = curve.norms(at), curve.norms(at, without=_MIDDLE)
+        ratios = [float(value) for value in fine[1:]]
+        at_zero = float(fine[0])
+        error = float(np.abs(fine[1:] - coarse[1:]).max())
+        if gradient_error is not None:
+            magnified = np.abs(curve.weights(at[1:])) @ (2 * gradient_error / curve.lengths)
+            floors = [float(floor) for floor in magnified]
+    return DirectionalSmoothness.judged(
+        ratios,
+        floors,
+        fractions=fractions,
+        grad_norm=norm(start),
+        next_grad_norm=next_grad_norm,
+        update_norm=distance(iterate, following),
+        num_gradients=1 + len(curve.nodes),
+        at_zero=at_zero,
+        interpolation_error=error,
+    )

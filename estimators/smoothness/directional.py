@@ -1,0 +1,232 @@
+"""Directional smoothness: how fast the gradient turns between two consecutive iterates."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Self
+
+from estimators.probe.gradient import GradientFn, Params
+from estimators.probe.vectors import distance, lerp, norm
+from estimators.smoothness.trust import Trust, judge
+
+__all__ = [
+    "DirectionalSmoothness",
+    "check_segment",
+    "directional_smoothness",
+    "fractions_of",
+    "measure_directional_smoothness",
+]
+
+
+@dataclass(frozen=True, kw_only=True)
+class DirectionalSmoothness:
+    """One measurement of eq. (20), with what is needed to judge it.
+
+    Attributes:
+        smoothness: The maximum over the fractions that can be trusted, in units of loss per squared parameter; None
+            where there is none, see :data:`~estimators.smoothness.trust.Trust`.
+        argmax_fraction: The fraction at which the maximum is reached.
+        by_fraction: The ratio at every fraction, trusted or not, in the order of the fractions; None for a zero step.
+        grad_norm: ||grad f(x_k)||.
+        next_grad_norm: ||grad f(x_{k+1})||, or None where 1 is not among the fractions.
+        update_norm: ||d|| of the parameters as they are stored.
+        noise_floor: What rounding alone could give at the fraction of the maximum; None where it was not measured.
+        snr: smoothness / noise_floor; infinite where the floor is zero.
+        trust: The word for it.
+        num_trusted: How many of the fractions are trusted.
+        num_gradients: Gradients that the measurement rests on, that at x_k included.
+        at_zero: The limit of the ratio for gamma to 0, ||H d|| / ||d||; None where the method does not tell.
+        interpolation_error: How far the value may be off for not being measured at every fraction; None where it is.
+    """
+
+    smoothness: float | None
+    argmax_fraction: float | None
+    by_fraction: tuple[float | None, ...]
+    grad_norm: float
+    next_grad_norm: float | None
+    update_norm: float
+    noise_floor: float | None
+    snr: float | None
+    trust: Trust
+    num_trusted: int
+    num_gradients: int
+    at_zero: float | None = None
+    interpolation_error: float | None = None
+
+    @classmethod
+    def judged(
+        cls,
+        ratios: Sequence[float | None],
+        floors: Sequence[float | None] | None,
+        *,
+        fractions: Sequence[float],
+        **found: Any,
+    ) -> Self:
+        """A measurement whose value is the largest ratio that :func:`~estimators.smoothness.trust.judge` believes.
+
+        Args:
+            ratios: The ratio at every fraction; None where there is none to be judged.
+            floors: What rounding alone could give there; None where that was not measured.
+            fractions: The fractions.
+            found: All other attributes; ``by_fraction`` is ``ratios`` by default.
+
+        Returns:
+            The measurement.
+        """
+        judgement = judge(ratios, floors)
+        return cls(
+            smoothness=judgement.value,
+            argmax_fraction=None if judgement.index is None else fractions[judgement.index],
+            noise_floor=judgement.noise_floor,
+            snr=judgement.snr,
+            trust=judgement.trust,
+            num_trusted=judgement.num_trusted,
+            **({"by_fraction": tuple(ratios)} | found),
+        )
+
+    @property
+    def mechanical_bound(self) -> float | None:
+        """(||grad f(x_k)|| + ||grad f(x_{k+1})||) / ||d||: what the ratio at gamma = 1 could be at most.
+
+        Under clipping ||d|| is constant, so this grows with the gradient norm whatever the curvature: a smoothness that
+        only follows its bound says nothing of f.
+        """
+        if self.next_grad_norm is None or self.update_norm == 0:
+            return None
+        return (self.grad_norm + self.next_grad_norm) / self.update_norm
+
+
+def fractions_of(delta: float) -> tuple[float, ...]:
+    """The sample points of eq. (20): delta, 2 delta, ..., 1.
+
+    Args:
+        delta: The spacing, in (0, 1], one over an integer.
+
+    Returns:
+        j / N for j = 1..N with N = 1 / delta; the last is exactly 1.
+
+    Raises:
+        ValueError: 1 / delta is no integer, or delta lies outside (0, 1].
+
+    Example:
+        >>> fractions_of(0.25)
+        (0.25, 0.5, 0.75, 1.0)
+    """
+    if not 0 < delta <= 1:
+        raise ValueError(f"delta must lie in (0, 1], found {delta!r}")
+    count = round(1 / delta)
+    if not math.isclose(count * delta, 1, rel_tol=1e-6):
+        raise ValueError(f"1/delta must be an integer, found delta = {delta!r}; the nearest is {1 / count!r}")
+    return tuple(j / count for j in range(1, count + 1))
+
+
+def directional_smoothness(gradient: GradientFn, iterate: Params, step: Params, *, fractions: Sequence[float]) -> float:
+    r"""Largest change of the gradient per unit of distance between two consecutive iterates.
+
+    Zhang et al. (2020), "Why gradient clipping accelerates training", eq. (20):
+
+        max over gamma of ||grad f(x + gamma d) - grad f(x)|| / (gamma ||d||),   d = x_{k+1} - x_k
+
+    Args:
+        gradient: Gradient of f on the frozen probe, parameters to parameters.
+        iterate: x_k, named tensors.
+        step: d, the same names and shapes as ``iterate``.
+        fractions: The sample points gamma, each in (0, 1].
+
+    Returns:
+        A lower bound on the smoothness, in units of loss per squared parameter.
+
+    Raises:
+        ValueError: ``step`` is zero, or a fraction lies outside (0, 1].
+
+    Example:
+        >>> import torch
+        >>> x, d = {"w": torch.tensor([3.0])}, {"w": torch.tensor([-1.0])}
+        >>> directional_smoothness(lambda p: {"w": 4 * p["w"]}, x, d, fractions=[0.5, 1.0])
+        4.0
+    """
+    following = {name: iterate[name] + step[name] for name in iterate}
+    measured = measure_directional_smoothness(gradient, iterate, following, fractions=fractions)
+    if measured.smoothness is None:
+        raise ValueError("the step is zero: there is no direction to measure along")
+    return measured.smoothness
+
+
+def measure_directional_smoothness(
+    gradient: GradientFn,
+    iterate: Params,
+    following: Params,
+    *,
+    fractions: Sequence[float],
+    gradient_error: float | None = None,
+) -> DirectionalSmoothness:
+    r"""Eq. (20) between two stored iterates, fraction by fraction, with a noise floor.
+
+    The distance is that of the parameters as rounded, d_eff = fl(x + gamma d) - x, not gamma ||d||: in float32
+    the two differ where the step is small beside the parameters.
+
+    Args:
+        gradient: Gradient of f on the frozen probe; called len(fractions) + 1 times, once where the step is zero.
+        iterate: x_k, named tensors.
+        following: x_{k+1}, the same names and shapes.
+        fractions: The sample points gamma, each in (0, 1].
+        gradient_error: eta, a bound on ||g - g_exact|| of one gradient. Two of them enter a difference, so the noise
+            floor is 2 eta / ||d_eff||.
+
+    Returns:
+        The measurement; with null smoothness where the step is zero or nothing stands clear of the noise. A gradient
+        that overflows shows in ``by_fraction`` and as the smoothness.
+
+    Raises:
+        ValueError: No fraction, or one outside (0, 1]; or the two iterates have other names.
+
+    Example:
+        f = x^4 / 4 from 1 to 2: the secant of x^3 is (2^3 - 1) / 1 = 7 at gamma = 1.
+
+        >>> import torch
+        >>> cube = lambda p: {"x": p["x"] ** 3}
+        >>> points = ({"x": torch.tensor([float(v)], dtype=torch.float64)} for v in (1, 2))
+        >>> measured = measure_directional_smoothness(cube, *points, fractions=[0.5, 1.0])
+        >>> measured.smoothness, measured.by_fraction
+        (7.0, (4.75, 7.0))
+    """
+    check_segment(iterate, following, fractions)
+    start = gradient(iterate)
+    ratios: list[float | None] = []
+    floors: list[float | None] = []
+    next_grad_norm = None
+    for fraction in fractions:
+        point = lerp(iterate, following, fraction)
+        length = distance(iterate, point)
+        if length == 0:
+            ratios.append(None)
+            floors.append(None)
+            continue
+        there = gradient(point)
+        ratios.append(distance(start, there) / length)
+        floors.append(None if gradient_error is None else 2 * gradient_error / length)
+        if fraction == 1:
+            next_grad_norm = norm(there)
+    return DirectionalSmoothness.judged(
+        ratios,
+        None if gradient_error is None else floors,
+        fractions=fractions,
+        grad_norm=norm(start),
+        next_grad_norm=next_grad_norm,
+        update_norm=distance(iterate, following),
+        num_gradients=1 + sum(ratio is not None for ratio in ratios),
+    )
+
+
+def check_segment(iterate: Params, following: Params, fractions: Sequence[float]) -> None:
+    """Make sure that two iterates and the sample points between them are what a measurement needs.
+
+    Raises:
+        ValueError: No fraction, or one outside (0, 1]; or the two iterates have other names.
+    """
+    if not fractions or any(not 0 < fraction <= 1 for fraction in fractions):
+        raise ValueError(f"fractions must lie in (0, 1], found {list(fractions)!r}")
+    if set(iterate) != set(following):
+        raise ValueError(f"the iterates hold other names: {sorted(iterate)} and {sorted(following)}")

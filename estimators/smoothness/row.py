@@ -1,0 +1,106 @@
+"""Eq. (20) of one snapshot as a row."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, Literal
+
+from torch import Tensor
+
+from estimators.probe.gradient import Params
+from estimators.probe.probe import Probe
+from estimators.smoothness.adaptive import TOLERANCE, measure_adaptive_smoothness
+from estimators.smoothness.chebyshev import measure_chebyshev_smoothness
+from estimators.smoothness.directional import DirectionalSmoothness, fractions_of, measure_directional_smoothness
+
+__all__ = ["METHODS", "directional_smoothness_row"]
+
+METHODS: Mapping[str, Callable[..., DirectionalSmoothness]] = {
+    "exact": measure_directional_smoothness,
+    "chebyshev": measure_chebyshev_smoothness,
+    "adaptive": measure_adaptive_smoothness,
+}
+"""How the maximum is had: by a gradient a fraction, from a curve through five, or from gradients where it may lie."""
+
+
+def directional_smoothness_row(
+    probe: Probe,
+    iterates: Tensor,
+    *,
+    delta: float = 0.1,
+    method: Literal["exact", "chebyshev", "adaptive"] = "exact",
+    tolerance: float = TOLERANCE,
+) -> dict[str, Any]:
+    """Measure eq. (20) of Zhang et al. (2020) on one snapshot.
+
+    Costs 1/delta + 1 gradients, five with ``chebyshev``, three to 1/delta + 1 with ``adaptive``; one less where the
+    snapshot before ended at x_k.
+
+    Args:
+        probe: f.
+        iterates: x_k and x_{k+1}, shape (2, num_parameters).
+        delta: Spacing of the fractions, one over an integer.
+        method: One of :data:`METHODS`.
+        tolerance: By how much, as a share of the value, a fraction may exceed it where ``adaptive`` did not measure.
+
+    Returns:
+        ``loss`` = f(x_k), ``grad_norm``, ``next_grad_norm``, ``update_norm``, ``smoothness`` (null where the step is
+        zero or nothing stands clear of the noise), ``argmax_fraction``, ``smoothness_by_fraction``, ``at_zero``,
+        ``interpolation_error``, ``mechanical_bound``, ``noise_floor``, ``snr``, ``trust``, ``trusted_fractions``,
+        ``num_gradients`` and ``method``.
+
+    Raises:
+        ValueError: ``delta`` is not one over an integer, or the method is unknown.
+    """
+    if method not in METHODS:
+        raise ValueError(f"unknown method {method!r}; known: {', '.join(METHODS)}")
+    fractions = fractions_of(delta)
+    probe.settle(iterates[0])
+    value, start = probe.value_and_gradient(iterates[0])
+    first, second = {"flat": iterates[0]}, {"flat": iterates[1]}
+    end: tuple[float, Tensor] | None = None
+
+    def gradient(point: Params) -> Params:
+        # Both ends are held here: the memory of a large model reaches no further than the two points seen last.
+        nonlocal end
+        if point is first:
+            return {"flat": start}
+        found = probe.value_and_gradient(point["flat"])
+        if point is second:
+            end = found
+        return {"flat": found[1]}
+
+    def loss(point: Params) -> float:
+        # Asked for after the gradient at the same point, which has found it.
+        return value if point is first else probe.value_and_gradient(point["flat"])[0]
+
+    adaptive: dict[str, Any] = {"value": loss, "tolerance": tolerance} if method == "adaptive" else {}
+    measured = METHODS[method](
+        gradient,
+        first,
+        second,
+        fractions=fractions,
+        gradient_error=probe.gradient_error(iterates[0]),
+        **adaptive,
+    )
+    if end is not None:
+        # Where the next snapshot begins.
+        probe.value_and_gradient.hold(iterates[1], *end)
+    return {
+        "loss": value,
+        "grad_norm": measured.grad_norm,
+        "next_grad_norm": measured.next_grad_norm,
+        "update_norm": measured.update_norm,
+        "smoothness": measured.smoothness,
+        "argmax_fraction": measured.argmax_fraction,
+        "smoothness_by_fraction": list(measured.by_fraction),
+        "at_zero": measured.at_zero,
+        "interpolation_error": measured.interpolation_error,
+        "mechanical_bound": measured.mechanical_bound,
+        "noise_floor": measured.noise_floor,
+        "snr": measured.snr,
+        "trust": measured.trust,
+        "trusted_fractions": measured.num_trusted,
+        "num_gradients": measured.num_gradients,
+        "method": method,
+    }

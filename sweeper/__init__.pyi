@@ -1,0 +1,3 @@
+from .run import run_sweep as run_sweep
+from .spec.load import load_spec as load_spec
+from .tables.run import Run as Run

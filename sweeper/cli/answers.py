@@ -1,0 +1,131 @@
+"""The commands that make something of a run: ``report``, ``fit``, ``advise``, ``theory`` and ``plot``."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from sweeper.cli.options import RunPath, Where, show
+from sweeper.errors import ClipsweepError
+from sweeper.labels import printable
+
+__all__ = ["advise", "fit", "plot", "report", "theory"]
+
+
+def report(
+    run: RunPath,
+    by: Annotated[
+        list[str] | None, typer.Option("--by", metavar="COLUMN", help="Row per value; may be repeated.")
+    ] = None,
+    where: Where = None,
+    sort: Annotated[str | None, typer.Option("--sort", metavar="[-]COLUMN", help="Order of the rows.")] = None,
+    style: Annotated[str, typer.Option("--format", metavar="table|md|csv|json", help="How to print it.")] = "table",
+) -> None:
+    """Aggregate a run over its seeds: losses with intervals, divergence, clipping, smoothness, best of each arm."""
+    from sweeper.report.render.summary import FORMATS, render
+    from sweeper.report.summary import build_report
+    from sweeper.tables.run import Run
+
+    _known_format(style, FORMATS)
+    document = build_report(Run(run), by=by or [], where=where or [], sort=sort)
+    width, color = _terminal()
+    _show(render(document, style, width=width, color=color), style, color)
+
+
+def fit(
+    run: RunPath,
+    where: Where = None,
+    style: Annotated[str, typer.Option("--format", metavar="table|md|json", help="How to print it.")] = "table",
+) -> None:
+    """Fit L0 and L1 to every cell: the upper edge of smoothness against gradient norm, with intervals."""
+    from sweeper.report.fits import build_fits
+    from sweeper.report.render.answers import ANSWER_FORMATS, render_fits
+    from sweeper.tables.run import Run
+
+    _known_format(style, ANSWER_FORMATS)
+    width, color = _terminal()
+    opened = Run(run)
+    # JSON tells every trajectory's intervals, the tables those of lone ones.
+    cells = build_fits(opened, where=where or [], resamples=400 if style == "json" else None)
+    _show(render_fits(str(opened.path), cells, style, width=width, color=color), style, color)
+
+
+def advise(
+    run: RunPath,
+    where: Where = None,
+    style: Annotated[str, typer.Option("--format", metavar="table|md|json", help="How to print it.")] = "table",
+) -> None:
+    """Say what to make of a sweep: stability, what clipping did, edges of the grid, what theory advises."""
+    from sweeper.report.answers import build_answers
+    from sweeper.report.render.answers import ANSWER_FORMATS, render_answers
+    from sweeper.tables.run import Run
+
+    _known_format(style, ANSWER_FORMATS)
+    width, color = _terminal()
+    answers = build_answers(Run(run), where=where or [])
+    _show(render_answers(answers, style, width=width, color=color), style, color)
+
+
+def theory(
+    run: RunPath,
+    where: Where = None,
+    style: Annotated[str, typer.Option("--format", metavar="table|md|csv|json", help="How to print it.")] = "table",
+) -> None:
+    """Hitting times of analytic trials beside the theorems' bounds, and gradient descent against clipping."""
+    from sweeper.report.render.summary import FORMATS
+    from sweeper.report.render.theory import render_theory
+    from sweeper.report.theory import build_theory
+    from sweeper.tables.run import Run
+
+    _known_format(style, FORMATS)
+    width, color = _terminal()
+    found = build_theory(Run(run), where=where or [])
+    _show(render_theory(found, style, width=width, color=color), style, color)
+
+
+def plot(
+    run: RunPath,
+    kind: Annotated[
+        str,
+        typer.Argument(
+            metavar="KIND",
+            help="smoothness, loss, fit, frontier, agreement; of theory: phase, speedup, floor.",
+            show_default=False,
+        ),
+    ],
+    where: Where = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="File; .png, .svg or .pdf. RUN/plots/KIND.png by default.")
+    ] = None,
+) -> None:
+    """Draw the paper's figures, and those of its theory."""
+    from sweeper.report.plots.draw import draw
+    from sweeper.tables.run import Run
+
+    file = out or run / "plots" / f"{kind}.png"
+    draw(Run(run), kind, file, where=where or [])
+    show(str(file))
+
+
+def _show(text: str, style: str, color: bool) -> None:
+    """Print an answer; in a table with colours, names were made harmless one by one."""
+    typer.echo(text if color and style == "table" else printable(text))
+
+
+def _known_format(style: str, known: Sequence[str]) -> None:
+    if style not in known:
+        raise ClipsweepError(f"--format {style!r}: unknown; known: {', '.join(known)}")
+
+
+def _terminal() -> tuple[int | None, bool]:
+    """Width of the terminal, if stdout is one, and whether it may show colours."""
+    import shutil
+
+    if not sys.stdout.isatty():
+        return None, False
+    return shutil.get_terminal_size().columns, not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"

@@ -1,0 +1,94 @@
+"""The command line: every command, and how an error becomes a message and an exit code.
+
+Ray, torch and pyarrow are imported only by the commands that need them.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+import traceback
+from collections.abc import Callable
+from typing import Any
+
+import typer
+
+from sweeper.cli.answers import advise, fit, plot, report, theory
+from sweeper.cli.data import data_app
+from sweeper.cli.jobs import attach, cancel
+from sweeper.cli.options import note
+from sweeper.cli.run import estimate, run
+from sweeper.cli.runs import logs, ls, retry, status
+from sweeper.cli.specs import check, init, null_test, plan, schema, validate
+from sweeper.errors import ClipsweepError, SpecError
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(
+    name="clipsweep",
+    help="Train with and without gradient clipping on Ray, and measure how smooth the loss is along the way.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=True,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+_COMMANDS: dict[str, Callable[..., None]] = {
+    "init": init,
+    "validate": validate,
+    "check": check,
+    "null-test": null_test,
+    "plan": plan,
+    "run": run,
+    "status": status,
+    "ls": ls,
+    "logs": logs,
+    "retry": retry,
+    "estimate": estimate,
+    "schema": schema,
+    "attach": attach,
+    "cancel": cancel,
+    "report": report,
+    "fit": fit,
+    "advise": advise,
+    "theory": theory,
+    "plot": plot,
+}
+
+for _name, _command in _COMMANDS.items():
+    app.command(_name)(_command)
+app.add_typer(data_app, name="data")
+
+
+def main() -> None:
+    """Entry point: run the command line, and turn errors into a message and an exit code."""
+    try:
+        app()
+    except ClipsweepError as error:
+        # A spec's errors begin with file, line and column, as editors and terminals know them.
+        note(str(error) if isinstance(error, SpecError) else f"error: {error}")
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        note("interrupted; what was committed is safe, run the same command to go on")
+        _leave_at_once(130)
+    except BrokenPipeError:
+        # The reader of a pipe went away, as `head` does: not an error, but nothing may be flushed to it any more.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
+    except Exception:
+        if os.environ.get("CLIPSWEEP_DEBUG"):
+            raise
+        with tempfile.NamedTemporaryFile("w", prefix="clipsweep-error-", suffix=".log", delete=False) as log:
+            traceback.print_exc(file=log)
+        kind, value, _ = sys.exc_info()
+        name = kind.__name__ if kind is not None else "error"
+        note(f"internal error: {name}: {value}\nthe traceback is in {log.name}; CLIPSWEEP_DEBUG=1 prints it")
+        sys.exit(3)
+
+
+def _leave_at_once(code: int) -> Any:
+    """End without waiting for anything: the user has asked twice."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)

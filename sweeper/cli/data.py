@@ -1,0 +1,121 @@
+"""``clipsweep data``: published data by name, fetched once, checked, and found by every spec."""
+
+from __future__ import annotations
+
+import json
+from contextlib import nullcontext
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from sweeper.cli.options import show
+from sweeper.errors import ClipsweepError
+from sweeper.labels import printable
+from sweeper.spec.syntax.diagnostics import choices
+from trainers.data.sources import SOURCES, Download, Source, folder_of, is_present, where_it_goes
+
+if TYPE_CHECKING:
+    from rich.progress import Progress, TaskID
+
+__all__ = ["data_app"]
+
+data_app = typer.Typer(help="Published data: fetch it, list it, say where it is.", no_args_is_help=True)
+
+Name = Annotated[str, typer.Argument(metavar="NAME", help=f"{', '.join(SOURCES)}.", show_default=False)]
+
+
+@data_app.command()
+def fetch(
+    name: Name,
+    origin: Annotated[
+        str | None,
+        typer.Option("--from", metavar="FOLDER|URL", help="Where the publisher's files are instead; still checked."),
+    ] = None,
+) -> None:
+    """Download data into the cache, check its published hash, and unpack it."""
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
+
+    from trainers.data.fetch import fetch as fetch_source
+    from trainers.errors import DataError
+
+    source = _known(name)
+    if is_present(source):
+        typer.echo(f"{name} is here already", err=True)
+        show(str(folder_of(source)))
+        return
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
+    shown = Progress(*columns, console=console) if console.is_terminal and not console.is_dumb_terminal else None
+    try:
+        with shown or nullcontext():
+            folder = fetch_source(source, origin=origin, progress=lambda download: _bar(shown, download))
+    except DataError as error:
+        raise ClipsweepError(str(error)) from error
+    show(str(folder))
+
+
+@data_app.command("list")
+def list_data(as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False) -> None:
+    """Show what there is by name, how large it is, and whether and where it is on this machine."""
+    rows = [_row(source) for source in SOURCES.values()]
+    if as_json:
+        typer.echo(json.dumps(rows, indent=2))
+        return
+    for row in rows:
+        here = "present" if row["present"] else "not here"
+        typer.echo(
+            f"{row['name']:<10} {row['kind']:<8} {row['bytes'] / 1e6:>6.1f} MB  {here:<9} {printable(row['folder'])}"
+        )
+        typer.echo(f"{'':<10} {row['about']}")
+
+
+@data_app.command()
+def path(name: Name) -> None:
+    """Print the folder that data is in."""
+    source = _known(name)
+    if not is_present(source):
+        raise ClipsweepError(f"{name} is not on this machine: {where_it_goes(source)}")
+    show(str(folder_of(source)))
+
+
+def _known(name: str) -> Source:
+    if name not in SOURCES:
+        raise ClipsweepError(f"unknown data {name!r}; {choices(name, tuple(SOURCES))}")
+    return SOURCES[name]
+
+
+def _row(source: Source) -> dict[str, Any]:
+    return {
+        "name": source.name,
+        "kind": source.kind,
+        "about": source.about,
+        "bytes": sum(download.num_bytes for download in source.downloads),
+        "present": is_present(source),
+        "folder": str(folder_of(source)),
+    }
+
+
+class _Bar:
+    """A line of rich's display that speaks pooch's protocol."""
+
+    def __init__(self, shown: Progress, task: TaskID, expected: int) -> None:
+        self._shown = shown
+        self._task = task
+        self.total = expected
+
+    def update(self, n: int) -> None:
+        # A server that does not say how long its answer is says 0.
+        self._shown.update(self._task, advance=n, total=self.total or None)
+
+    def reset(self) -> None:
+        self._shown.update(self._task, completed=0)
+
+    def close(self) -> None:
+        self._shown.update(self._task, completed=self.total)
+
+
+def _bar(shown: Progress | None, download: Download) -> _Bar | None:
+    if shown is None:
+        return None
+    return _Bar(shown, shown.add_task(download.file_name, total=download.num_bytes), download.num_bytes)

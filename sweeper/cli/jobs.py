@@ -1,0 +1,174 @@
+"""Runs that are driven elsewhere: ``attach``, ``cancel``, and ``run`` as a job of the cluster."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from sweeper.cli.options import AsJson, RunPath, note, shorten
+from sweeper.errors import ClipsweepError
+from sweeper.store.run_dir import RunDir
+
+if TYPE_CHECKING:
+    from sweeper.monitor.follow import Said
+    from sweeper.spec import Sweep
+    from sweeper.store.driver_files import Ending
+
+__all__ = ["attach", "cancel", "job_arguments", "run_as_job"]
+
+
+def attach(run: RunPath, as_json: AsJson = False) -> None:
+    """Follow a run that is driven elsewhere, until it ends; Ctrl-C leaves it alone. Works without Ray."""
+    from sweeper.monitor.status import run_status
+    from sweeper.store.driver_files import driver_of
+
+    run_dir = RunDir(run.resolve()).require()
+    if (driver := driver_of(run_dir)) is not None:
+        now = run_status(run_dir.path)
+        counts = ", ".join(f"{count} {word}" for word, count in now["counts"].items())
+        note(f"pid {driver['pid']} on {driver['host']} is at it: {counts}")
+    try:
+        ending = _follow(run_dir)
+    except KeyboardInterrupt:
+        note(f"left; the run goes on: `clipsweep attach {shorten(run_dir.path)}` follows it again")
+        raise typer.Exit(130) from None
+    raise typer.Exit(_tell_end(run_dir, ending, as_json=as_json))
+
+
+def cancel(
+    run: RunPath,
+    wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Until its trials have checkpointed.")] = True,
+) -> None:
+    """End a run in order, wherever it is driven: its trials checkpoint, and `clipsweep run` goes on with them."""
+    from sweeper.monitor.follow import Said
+    from sweeper.monitor.follow import cancel as ask
+
+    run_dir = RunDir(run.resolve()).require()
+    said = Said(run_dir.logs / "driver.log")
+    note(f"asked {ask(run_dir)} to stop")
+    if wait:
+        _follow(run_dir, said)
+        note(f"{shorten(run_dir.path)}: stopped; `clipsweep run` with the same spec goes on")
+
+
+def run_as_job(
+    sweep: Sweep,
+    arguments: Sequence[str],
+    *,
+    spec: Path,
+    run_dir: RunDir,
+    address: str,
+    insecure: bool,
+    allow_code: bool,
+    detach: bool,
+    as_json: bool,
+) -> int:
+    """Have the cluster run the driver, and follow it unless it is to be left alone.
+
+    Args:
+        sweep: The sweep.
+        arguments: Of ``clipsweep`` for the job.
+        spec: The spec's file.
+        run_dir: The run directory.
+        address: Of the cluster.
+        insecure: Whether a cluster that anybody in the network can use is accepted.
+        allow_code: Whether code from elsewhere than beside the spec may be imported.
+        detach: Return as soon as the driver is at work.
+        as_json: Print one JSON document in the end.
+
+    Returns:
+        The exit code.
+
+    Raises:
+        ClipsweepError: A local Ray was asked for, or the cluster doesn't take the job.
+    """
+    if address == "local":
+        raise ClipsweepError(
+            "--detach: a local Ray ends with its driver, so there is nothing to leave; start a Ray that stays with "
+            "`ray start --head` and give --address auto, or leave the terminal alone with tmux or nohup"
+        )
+    from sweeper.cluster.job_server import find_job_server
+    from sweeper.cluster.jobs import Jobs
+    from sweeper.monitor.follow import Said
+    from sweeper.planning.plan import expand, require_allowed
+
+    require_allowed(expand(sweep).code, sweep.folder, allow_code=allow_code)
+    server = find_job_server(address, insecure=insecure)
+    for text in server.notes:
+        note(text)
+    said = Said(run_dir.logs / "driver.log")
+    jobs = Jobs(server)
+    job = jobs.submit(arguments, run_dir=run_dir, folder=spec.resolve().parent)
+    note(f"submitted to {server.url} as {job}")
+    jobs.wait_until_driven(job, run_dir, note)
+    path = shorten(run_dir.path)
+    if detach:
+        note(f"it runs; follow it with `clipsweep attach {path}`, end it with `clipsweep cancel {path}`")
+        if as_json:
+            typer.echo(json.dumps({"run": str(run_dir.path), "job": job, "server": server.url}))
+        return 0
+    return _tell_end(run_dir, _follow_own(run_dir, said), as_json=as_json)
+
+
+def job_arguments(
+    spec: Path, *, run_dir: RunDir, overrides: Sequence[str], flags: Mapping[str, bool], extend_edges: int
+) -> list[str]:
+    """The command line of a driver that runs inside the cluster.
+
+    Args:
+        spec: The spec's file.
+        run_dir: The run directory.
+        overrides: As of ``--set``.
+        flags: Options without a value, and whether they are set.
+        extend_edges: As of ``--extend-edges``.
+
+    Returns:
+        Arguments of ``clipsweep``, with absolute paths.
+
+    Example:
+        >>> job_arguments(Path("/a/s.yaml"), run_dir=RunDir(Path("/r")), overrides=[], flags={}, extend_edges=0)
+        ['run', '/a/s.yaml', '--out', '/r', '--address', 'auto']
+    """
+    arguments = ["run", str(spec.resolve()), "--out", str(run_dir.path), "--address", "auto"]
+    arguments += [f"--set={override}" for override in overrides]
+    arguments += [flag for flag, wanted in flags.items() if wanted]
+    return arguments + ([f"--extend-edges={extend_edges}"] if extend_edges else [])
+
+
+def _follow(run_dir: RunDir, said: Said | None = None) -> Ending:
+    from rich.console import Console
+
+    from sweeper.monitor.display import choose_display
+    from sweeper.monitor.follow import follow
+
+    with choose_display(Console(stderr=True)) as listener:
+        return follow(run_dir, listener, said=said)
+
+
+def _follow_own(run_dir: RunDir, said: Said) -> Ending:
+    """Follow the job of this very command: the first Ctrl-C ends it in order, the second leaves it to that."""
+    from sweeper.monitor.follow import cancel as ask
+
+    try:
+        return _follow(run_dir, said)
+    except KeyboardInterrupt:
+        note(f"asked {ask(run_dir)} to stop; interrupt again to leave it alone with that")
+        return _follow(run_dir, said)
+
+
+def _tell_end(run_dir: RunDir, ending: Ending, *, as_json: bool) -> int:
+    path = shorten(run_dir.path)
+    if as_json:
+        from sweeper.monitor.status import run_status
+
+        counts = run_status(run_dir.path)["counts"]
+        typer.echo(json.dumps({"run": str(run_dir.path), "counts": counts, "interrupted": ending.exit_code == 130}))
+    if ending.exit_code in {0, 1}:
+        note(f"{ending.text}; tables in {path}\nread them with `clipsweep report {path}`")
+    else:
+        note(f"{path}: ended with exit code {ending.exit_code}: {ending.text}")
+    return ending.exit_code

@@ -1,0 +1,76 @@
+"""Arguments and options that several commands of the command line share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from sweeper.labels import printable
+
+__all__ = [
+    "AllowCode",
+    "AsJson",
+    "Insecure",
+    "Out",
+    "Overrides",
+    "RunPath",
+    "SpecPath",
+    "Where",
+    "note",
+    "shorten",
+    "show",
+]
+
+SpecPath = Annotated[Path, typer.Argument(metavar="SPEC", help="The sweep, a YAML file.", show_default=False)]
+RunPath = Annotated[Path, typer.Argument(metavar="RUN", help="A run directory.", show_default=False)]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="PATH=VALUE", help="Override a value of the spec; may be given often."),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
+Where = Annotated[
+    list[str] | None,
+    typer.Option("--where", metavar="COLUMN=VALUE", help="Only these trials; may be repeated. none is null."),
+]
+Insecure = Annotated[
+    bool, typer.Option("--insecure-cluster", help="Join a cluster without a token, open to its whole network.")
+]
+AllowCode = Annotated[
+    bool, typer.Option("--allow-code", help="Import the spec's problem although it does not lie in the spec's folder.")
+]
+Out = Annotated[Path | None, typer.Option("--out", help="The run directory; runs/<name> by default.")]
+
+
+def note(text: str) -> None:
+    """Tell the user something.
+
+    Args:
+        text: One line or several.
+    """
+    typer.echo(printable(text), err=True)
+
+
+def show(text: str) -> None:
+    """Print data.
+
+    Args:
+        text: One line or several.
+    """
+    typer.echo(printable(text))
+
+
+def shorten(path: Path) -> str:
+    """A path as the user would type it here.
+
+    Args:
+        path: An absolute one.
+
+    Returns:
+        Relative to the current folder, where it lies below it.
+    """
+    try:
+        return str(path.relative_to(Path.cwd()))
+    except ValueError:
+        return str(path)

@@ -1,0 +1,167 @@
+"""Commands that put workers to work: ``run`` and ``estimate``."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+from typing import Annotated
+
+import typer
+
+from sweeper.cli.jobs import job_arguments, run_as_job
+from sweeper.cli.options import AllowCode, AsJson, Insecure, Out, Overrides, RunPath, SpecPath, note, shorten, show
+
+__all__ = ["estimate", "run"]
+
+
+def run(
+    spec: SpecPath,
+    overrides: Overrides = None,
+    out: Out = None,
+    address: Annotated[
+        str | None,
+        typer.Option("--address", help="local, auto, host:port, ray://host:port or http://host:port of a job server."),
+    ] = None,
+    detach: Annotated[
+        bool, typer.Option("--detach", help="Have the cluster run the driver as a job, and return.")
+    ] = False,
+    accept_drift: Annotated[
+        bool,
+        typer.Option(
+            "--accept-drift", help="Go on although torch, Python, processor, threads or your own code changed."
+        ),
+    ] = False,
+    accept_change: Annotated[
+        bool,
+        typer.Option("--accept-change", help="Go on although the spec has other trials in the place of begun ones."),
+    ] = False,
+    new_measurement: Annotated[
+        bool, typer.Option("--new-measurement", help="Go on although the measure section changed.")
+    ] = False,
+    extend_edges: Annotated[
+        int,
+        typer.Option(
+            "--extend-edges",
+            metavar="N",
+            min=0,
+            max=10,
+            help="Grow the grid where an arm's best lies at its edge, N times.",
+        ),
+    ] = 0,
+    insecure_cluster: Insecure = False,
+    allow_code: AllowCode = False,
+    as_json: AsJson = False,
+) -> None:
+    """Run a sweep, or what is missing of it."""
+    from rich.console import Console
+
+    from sweeper.cluster.job_server import takes_jobs_only
+    from sweeper.monitor.display import choose_display
+    from sweeper.planning.standing import default_run_dir
+    from sweeper.run import run_sweep
+    from sweeper.spec import load_spec
+    from sweeper.store.run_dir import RunDir
+
+    wanted = list(overrides or [])
+    sweep = load_spec(spec, wanted)
+    address = address or sweep.cluster.address
+    if detach or takes_jobs_only(address):
+        run_dir = RunDir((out or default_run_dir(sweep)).resolve())
+        flags = {
+            "--accept-drift": accept_drift,
+            "--accept-change": accept_change,
+            "--new-measurement": new_measurement,
+            "--insecure-cluster": insecure_cluster,
+            "--allow-code": allow_code,
+        }
+        arguments = job_arguments(spec, run_dir=run_dir, overrides=wanted, flags=flags, extend_edges=extend_edges)
+        raise typer.Exit(
+            run_as_job(
+                sweep,
+                arguments,
+                spec=spec,
+                run_dir=run_dir,
+                address=address,
+                insecure=insecure_cluster,
+                allow_code=allow_code,
+                detach=detach,
+                as_json=as_json,
+            )
+        )
+    for extensions in range(extend_edges, -1, -1):
+        with choose_display(Console(stderr=True)) as listener:
+            outcome = run_sweep(
+                sweep,
+                out=out,
+                listener=listener,
+                address=address,
+                accept_drift=accept_drift,
+                accept_change=accept_change,
+                new_measurement=new_measurement,
+                insecure_cluster=insecure_cluster,
+                allow_code=allow_code,
+            )
+        if not extensions or outcome.exit_code:
+            break
+        from sweeper.report.answers import extended_grid
+
+        longer = extended_grid(outcome.run_dir, sweep)
+        if not longer:
+            note("the best cell of every arm lies inside the grid")
+            break
+        for override in longer:
+            note(f"the best cell lies at an edge: going on with --set '{override}'")
+        wanted += longer
+        sweep = load_spec(spec, wanted)
+    path = shorten(outcome.run_dir)
+    if as_json:
+        document = {"run": str(outcome.run_dir), "counts": dict(outcome.counts), "interrupted": outcome.interrupted}
+        typer.echo(json.dumps(document))
+    note(f"{outcome.text}; tables in {path}")
+    if outcome.interrupted:
+        note(f"interrupted: run `{_same_command()}` again to go on")
+    else:
+        note(f"read them with `clipsweep report {path}`")
+    raise typer.Exit(outcome.exit_code)
+
+
+def estimate(
+    run: RunPath,
+    estimator: Annotated[str, typer.Option("--estimator", metavar="NAME", help="What to measure.", show_default=False)],
+    options: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="OPTION=VALUE", help="An option of the estimator, or of f; may be repeated."),
+    ] = None,
+    address: Annotated[str | None, typer.Option("--address", help="As for run.")] = None,
+    accept_drift: Annotated[bool, typer.Option("--accept-drift", help="As for run.")] = False,
+    insecure_cluster: Insecure = False,
+    allow_code: AllowCode = False,
+) -> None:
+    """Measure the kept snapshots of a run again, with any estimator, without training anything."""
+    from rich.console import Console
+
+    from sweeper.monitor.display import LineDisplay
+    from sweeper.remeasure import estimate_run
+
+    with LineDisplay(Console(stderr=True)) as listener:
+        done = estimate_run(
+            run,
+            estimator,
+            options or [],
+            listener=listener,
+            address=address,
+            accept_drift=accept_drift,
+            insecure_cluster=insecure_cluster,
+            allow_code=allow_code,
+        )
+    note(done.text)
+    if done.interrupted:
+        note(f"interrupted: run `{_same_command()}` again to go on")
+    show(shorten(done.table))
+    raise typer.Exit(done.exit_code)
+
+
+def _same_command() -> str:
+    """The command line as it was given, fit to be pasted."""
+    return shlex.join(["clipsweep", *sys.argv[1:]])

@@ -1,0 +1,99 @@
+"""Commands that look after runs from outside: how they stand, what they logged, what is to be tried again."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from sweeper.cli.options import AsJson, RunPath, note, show
+
+__all__ = ["logs", "ls", "retry", "status"]
+
+
+def status(run: RunPath, as_json: AsJson = False) -> None:
+    """Show how a run stands. Works without Ray, also while it runs."""
+    from sweeper.monitor.status import run_status, trial_rows
+
+    document = run_status(run)
+    if as_json:
+        typer.echo(json.dumps({**document, "trial_rows": trial_rows(run)}, indent=2))
+        return
+    driver = document["driver"]
+    job = f", job {driver['job']}" if driver and "job" in driver else ""
+    who = f"running (pid {driver['pid']} on {driver['host']}{job})" if driver else "not running"
+    percent = 100 * document["steps_done"] / max(1, document["steps_total"])
+    show(f"{run}: {who}, {percent:.0f} % of {document['steps_total']} steps")
+    show("  " + ", ".join(f"{count} {word}" for word, count in document["counts"].items()))
+    if document["ended"] and document["ended"]["exit_code"] not in {0, 1}:
+        ended = document["ended"]
+        show(f"  ended {ended['ended_at']} with exit code {ended['exit_code']}: {ended['text']}")
+    if document["live"] and document["live"].get("waiting_for"):
+        show(f"  {document['live']['waiting_for']}")
+    for active in document["live"]["active"] if document["live"] else ():
+        loss = "" if active["loss"] is None else f", loss {active['loss']:.4g}"
+        show(f"  now: {active['trial']}, step {active['step']} of {active['steps']}{loss}")
+    for row in trial_rows(run):
+        earlier = " (of an earlier spec)" if row["superseded"] else ""
+        show(f"  {row['trial_id']}  {row['status']:9} {row['step']:>8}/{row['steps']:<8} {row['trial']}{earlier}")
+    for failure in document["failures"]:
+        show(f"  {failure['trial_id']} failed: {failure['error']}")
+
+
+def ls(
+    folder: Annotated[Path, typer.Argument(metavar="[DIR]", help="Folder with runs.")] = Path("runs"),
+    as_json: AsJson = False,
+) -> None:
+    """List the runs below a folder."""
+    from sweeper.monitor.status import list_runs
+
+    documents = list_runs(folder)
+    if as_json:
+        typer.echo(json.dumps(documents, indent=2))
+        return
+    for document in documents:
+        if "error" in document:
+            show(f"{document['path']}: {document['error']}")
+            continue
+        counts = ", ".join(f"{count} {word}" for word, count in document["counts"].items())
+        show(f"{document['path']}: {'running, ' if document['driver'] else ''}{counts}")
+    if not documents:
+        note(f"{folder}: no runs")
+
+
+def logs(
+    run: RunPath,
+    trial: Annotated[
+        str | None, typer.Argument(metavar="[TRIAL]", help="Trial id, or its beginning; the driver's log without it.")
+    ] = None,
+) -> None:
+    """Print the log of a trial, or of the driver."""
+    from sweeper.monitor.status import trial_log
+    from sweeper.store.run_dir import RunDir
+
+    if trial is not None:
+        show("\n".join(trial_log(run, trial)))
+        return
+    log = RunDir(run).require().logs / "driver.log"
+    # What code of the user's own has raised stands in it.
+    if log.exists():
+        show(log.read_text(errors="replace").rstrip("\n"))
+
+
+def retry(
+    run: RunPath,
+    trials: Annotated[
+        list[str] | None, typer.Argument(metavar="[TRIAL]...", help="Trial ids; all failed ones without.")
+    ] = None,
+) -> None:
+    """Queue failed trials again; the next `clipsweep run` trains them."""
+    from sweeper.monitor.status import retry as retry_trials
+
+    retried = retry_trials(run, trials or [])
+    for label in retried.queued:
+        note(f"queued again: {label}")
+    note(f"{len(retried.queued)} trials queued; `clipsweep run` with the same spec trains them")
+    if retried.left_out:
+        note(f"{retried.left_out} failed trials left out: a changed spec has put others in their place")

@@ -1,0 +1,96 @@
+"""Commands on a spec that start no sweep: write one, check it, try its problem, tell what a run would do."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from sweeper.cli.options import AllowCode, AsJson, Out, Overrides, SpecPath, note, show
+from sweeper.errors import ClipsweepError
+
+__all__ = ["check", "init", "null_test", "plan", "schema", "validate"]
+
+
+def init(
+    file: Annotated[Path, typer.Argument(metavar="[FILE]", help="Where to.")] = Path("sweep.yaml"),
+    force: Annotated[bool, typer.Option("--force", help="Overwrite the file if it is there.")] = False,
+) -> None:
+    """Write a commented starter spec."""
+    from sweeper.spec import STARTER
+
+    if file.exists() and not force:
+        raise ClipsweepError(f"{file}: is there already; give another name, or --force to overwrite it")
+    try:
+        file.write_text(STARTER)
+    except OSError as error:
+        raise ClipsweepError(f"{file}: cannot be written: {error.strerror}") from error
+    note(f"wrote {file}; try `clipsweep plan {file}`, then `clipsweep run {file}`")
+
+
+def validate(spec: SpecPath, overrides: Overrides = None) -> None:
+    """Check a spec: every error with its line and column."""
+    from sweeper.planning.plan import expand
+    from sweeper.spec import load_spec
+
+    plan = expand(load_spec(spec, overrides or []))
+    note(f"{spec}: valid, {len(plan.trials)} trials")
+
+
+def check(spec: SpecPath, overrides: Overrides = None, allow_code: AllowCode = False, as_json: AsJson = False) -> None:
+    """Try a problem's promises in seconds: deterministic, pure batches, finite gradients, resumable, shippable."""
+    from sweeper.check import check_sweep
+    from sweeper.spec import load_spec
+
+    rows = []
+    current = None
+    for checked in check_sweep(load_spec(spec, overrides or []), allow_code=allow_code):
+        finding = checked.finding
+        rows.append({"problem": checked.problem, **vars(finding), "holds": finding.holds})
+        if as_json:
+            continue
+        if checked.problem != current:
+            current = checked.problem
+            show(current)
+        show(f"  {'ok    ' if finding.holds else 'BROKEN'}  {finding.promise}")
+        if not finding.holds:
+            show(f"          found: {finding.broken}\n          mend:  {finding.mend}")
+    if as_json:
+        typer.echo(json.dumps(rows, indent=2))
+    broken = sum(not row["holds"] for row in rows)
+    note(f"{broken} of {len(rows)} promises are broken" if broken else f"all {len(rows)} promises hold")
+    raise typer.Exit(1 if broken else 0)
+
+
+def null_test(
+    spec: SpecPath, overrides: Overrides = None, allow_code: AllowCode = False, as_json: AsJson = False
+) -> None:
+    """Measure the same weights twice, in every problem of a spec: the difference must be exactly 0."""
+    from sweeper.null_test import null_test_document
+    from sweeper.spec import load_spec
+
+    document = null_test_document(load_spec(spec, overrides or []), allow_code=allow_code)
+    if as_json:
+        typer.echo(json.dumps(document, indent=2))
+    else:
+        for row in document["problems"]:
+            show(f"{'passed' if row['passed'] else 'FAILED'}  {row['problem']}: {row['verdict']}")
+    raise typer.Exit(0 if document["passed"] else 1)
+
+
+def plan(spec: SpecPath, overrides: Overrides = None, out: Out = None, as_json: AsJson = False) -> None:
+    """Show what a run would do: cells, seeds, what is new and done, time and disk. Starts nothing."""
+    from sweeper.planning.cost import plan_document, plan_text
+    from sweeper.spec import load_spec
+
+    document = plan_document(load_spec(spec, overrides or []), out)
+    show(json.dumps(document, indent=2) if as_json else plan_text(document))
+
+
+def schema() -> None:
+    """Print the JSON Schema of specs, for completion in an editor."""
+    from sweeper.spec import json_schema
+
+    typer.echo(json.dumps(json_schema(), indent=2))

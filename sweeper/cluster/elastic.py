@@ -1,0 +1,101 @@
+"""A cluster whose nodes come and go: how many workers it has room for now, and when to wait for it no longer."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from concurrent.futures import Future
+from typing import TypeAlias
+
+from sweeper.cluster.waiting import Question, in_background
+from sweeper.errors import ClusterError
+from sweeper.protocol.pools import PoolSize
+
+__all__ = ["Answer", "Elastic"]
+
+_log = logging.getLogger(__name__)
+
+_ASK_EVERY_S = 2.0
+
+_HEAD_PATIENCE_S = 20.0
+"""How long a cluster's head may be silent. After 60 s Ray itself ends the process, without a word."""
+
+_SAFE = "what was committed is safe: run the same command to go on"
+
+
+Answer: TypeAlias = tuple[bool, PoolSize | None]
+"""Whether the head answers, and what there is room for if it does."""
+
+
+class Elastic:
+    """Asks now and then what the cluster has room for.
+
+    Args:
+        room: How many workers there is room for, at most as many as the spec asks for; None where not one of each
+            kind has a place. Asked only while the head answers.
+        head_answers: Whether the cluster's head can be reached, within a second.
+        size: What there was room for when the workers were started.
+        patience_s: How long the cluster may have no room at all, in seconds.
+        clock: Seconds.
+        start: How a question is asked.
+    """
+
+    def __init__(
+        self,
+        *,
+        room: Callable[[], PoolSize | None],
+        head_answers: Callable[[], bool],
+        size: PoolSize,
+        patience_s: float,
+        clock: Callable[[], float] = time.monotonic,
+        start: Callable[[Callable[[], Answer]], Future[Answer]] = in_background,
+    ) -> None:
+        self._room = room
+        self._head_answers = head_answers
+        self._size = size
+        self._patience_s = patience_s
+        self._clock = clock
+        self._question = Question(self._ask, every_s=_ASK_EVERY_S, clock=clock, start=start)
+        self._answered_at = self._had_room_at = clock()
+
+    def look(self) -> PoolSize | None:
+        """Ask, if it is time to, and take notice of an answer; never waits for one.
+
+        Returns:
+            The new size; None where it is as before, or not known.
+
+        Raises:
+            ClusterError: The head has been silent, or there has been no room for a worker, for too long.
+        """
+        answered = self._question.poll()
+        if answered is None and not self._question.is_out:
+            return None
+        answers, room = (False, None) if answered is None else answered.result()
+        if answers:
+            return self._notice(room)
+        silent_s = self._clock() - self._answered_at
+        if silent_s > _HEAD_PATIENCE_S:
+            raise ClusterError(f"the head of the Ray cluster has not answered for {silent_s:.0f} s; {_SAFE}")
+        return None
+
+    def _ask(self) -> Answer:
+        answers = self._head_answers()
+        return answers, self._room() if answers else None
+
+    def _notice(self, room: PoolSize | None) -> PoolSize | None:
+        now = self._clock()
+        self._answered_at = now
+        if room is None:
+            if now - self._had_room_at > self._patience_s:
+                raise ClusterError(
+                    f"no node of the Ray cluster has had room for a worker for {now - self._had_room_at:.0f} s "
+                    f"(cluster.patience_s); add nodes, then go on: {_SAFE}"
+                )
+            return None
+        self._had_room_at = now
+        if room == self._size:
+            return None
+        _log.info("room for %s, before %s", room, self._size)
+        self._size = room
+        return room

@@ -1,0 +1,364 @@
+"""Before a cluster is joined: is it there, does it let us in, is it the same Ray, is it guarded? Each no in one line.
+
+Ray itself says "Failed to connect" to most of these, after a minute or never. All of it is asked here in processes of
+their own, so that the answer comes within :data:`LONGEST_S` whatever the other side does. That these processes start
+slowly on a busy machine is not held against it.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import ipaddress
+import json
+import os
+import platform
+import signal
+import socket
+import stat
+import subprocess
+import sys
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sweeper.errors import ClusterError
+
+__all__ = [
+    "LONGEST_S",
+    "Joined",
+    "ask",
+    "is_loopback",
+    "join",
+    "knock",
+    "listens",
+    "open_to_others",
+    "token",
+    "token_refused",
+    "token_source",
+]
+
+_CONNECT_S = 10.0
+_PROBE_S = 30.0
+_CLIENT_PROBE_S = 120.0
+"""Ray Client has the cluster start a process for each client; Ray itself gives up sooner where nobody answers."""
+
+LONGEST_S = _CONNECT_S + _PROBE_S + 5
+"""Seconds that a cluster may take to answer, at the most; but for Ray Client, which starts a process there first."""
+
+_MEND_TOKEN = (  # says where a token goes, and is none  # nosec B105
+    "put the cluster's token into a file of mode 0600 and name it in RAY_AUTH_TOKEN_PATH (or ~/.ray/auth_token)"
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Joined:
+    """A cluster that can be joined.
+
+    Attributes:
+        address: ``host:port`` of its head.
+        guarded: Whether it asks for a token.
+        dashboard: ``host:port`` of its job server; None where there is none.
+        here: Whether one of its nodes runs on this machine.
+        notes: What the user should know, a line each.
+    """
+
+    address: str
+    guarded: bool
+    dashboard: str | None
+    here: bool
+    notes: tuple[str, ...] = ()
+
+
+def join(address: str, *, insecure: bool = False, from_outside: bool = False) -> Joined:
+    """See whether a cluster can be joined, and how.
+
+    Args:
+        address: ``auto`` or ``host:port``.
+        insecure: Whether a cluster that anybody in the network can use is accepted.
+        from_outside: Whether a machine that is no node of it will do, as it does for submitting a job.
+
+    Returns:
+        What it is. This process does not know the cluster's token yet: see ``ray_environment``.
+
+    Raises:
+        ClusterError: It cannot be joined; the message says why, and what to do.
+    """
+    where = f"cluster.address {address!r}"
+    wanted = address
+    if address == "auto" and os.environ.get("RAY_ADDRESS"):
+        wanted = os.environ["RAY_ADDRESS"]
+        where += f" (RAY_ADDRESS={wanted})"
+    if "://" in wanted:
+        raise ClusterError(
+            f"{where}: from there a cluster takes jobs, but workers cannot send what they measure; `clipsweep run` "
+            "puts its driver inside as a job, any other command runs on a node, with `--address auto` or `host:port`"
+        )
+    if wanted != "auto":
+        knock(wanted, where)
+    source = token_source(where)
+    with concurrent.futures.ThreadPoolExecutor() as threads:
+        # Both at once: whether anybody is let in, and whether we are.
+        bare = threads.submit(ask, wanted, where, with_token=False)
+        ours = threads.submit(ask, wanted, where, with_token=True) if source is not None else bare
+        without, found = bare.result(), ours.result()
+    guarded = without["problem"] == "token"
+    if not guarded:
+        found = without
+    _check_found(found, where, source)
+    _check_versions(found, where)
+    if not found["here"] and not from_outside:
+        raise ClusterError(
+            f"{where}: no node of that cluster ({_names(found['nodes'])}) runs on this machine, and the driver needs "
+            f"one; run this command on a node, or make this machine one with `ray start --address={found['address']}`"
+        )
+    notes = []
+    if not guarded:
+        notes += open_to_others(where, found["address"], found["nodes"], insecure=insecure)
+    if guarded and source is not None and (file := _file_of(source)) is not None and _others_read(file):
+        notes.append(f"{file}: others can read the cluster's token; `chmod 600 {file}`")
+    return Joined(
+        address=found["address"],
+        guarded=guarded,
+        dashboard=found["dashboard"],
+        here=found["here"],
+        notes=tuple(notes),
+    )
+
+
+def token_source(where: str = "RAY_AUTH_TOKEN_PATH") -> str | None:
+    """Where Ray would find the user's token, in its own order.
+
+    Args:
+        where: What the message is about.
+
+    Returns:
+        A variable's name, or ``file ...``; None where there is no token.
+
+    Raises:
+        ClusterError: RAY_AUTH_TOKEN_PATH names no readable file that holds something.
+    """
+    if os.environ.get("RAY_AUTH_TOKEN"):
+        return "RAY_AUTH_TOKEN"
+    if named := os.environ.get("RAY_AUTH_TOKEN_PATH"):
+        try:
+            if Path(named).read_text().strip():
+                return f"file {named}"
+            problem = "is empty"
+        except OSError as error:
+            problem = f"cannot be read: {error.strerror}"
+        except UnicodeDecodeError:
+            problem = "is no text"
+        # Ray would end this process without a word.
+        raise ClusterError(f"{where}: the token file {named} (RAY_AUTH_TOKEN_PATH) {problem}; {_MEND_TOKEN}")
+    default = Path.home() / ".ray" / "auth_token"
+    return f"file {default}" if default.is_file() else None
+
+
+def token() -> str | None:
+    """The user's token for Ray, as Ray would find it.
+
+    Returns:
+        The token; None where there is none.
+
+    Raises:
+        ClusterError: RAY_AUTH_TOKEN_PATH names no readable file that holds something.
+    """
+    source = token_source()
+    if source is None:
+        return None
+    file = _file_of(source)
+    return os.environ[source] if file is None else file.read_text().strip()
+
+
+def token_refused(where: str, source: str | None) -> ClusterError:
+    """What to say where a cluster asks for a token.
+
+    Args:
+        where: What the message is about.
+        source: As of :func:`token_source`.
+
+    Returns:
+        The error to raise.
+    """
+    if source is None:
+        return ClusterError(f"{where}: the cluster asks for a token and there is none here; {_MEND_TOKEN}")
+    return ClusterError(f"{where}: the cluster refuses the token of {source}; {_MEND_TOKEN}")
+
+
+def open_to_others(where: str, address: str, hosts: Iterable[str], *, insecure: bool) -> list[str]:
+    """Refuse a cluster without a token that others can reach, unless it is accepted.
+
+    Args:
+        where: What the message is about.
+        address: Where it is reached.
+        hosts: Its nodes.
+        insecure: Whether it is accepted.
+
+    Returns:
+        What the user should know, a line each.
+
+    Raises:
+        ClusterError: It is not accepted.
+    """
+    if all(map(is_loopback, hosts)):
+        return []
+    if not insecure:
+        raise ClusterError(
+            f"{where}: the cluster asks for no token, so anybody who reaches {address} can run code there; start its "
+            "nodes with RAY_AUTH_MODE=token and one token (docs/cluster.md), or accept it with --insecure-cluster"
+        )
+    return [f"insecure: anybody who reaches {address} can run code on this cluster"]
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine reaches an address.
+
+    Args:
+        host: An IP address or a name.
+
+    Returns:
+        True for 127.0.0.0/8, ::1 and ``localhost``.
+
+    Example:
+        >>> is_loopback("127.0.0.1"), is_loopback("192.0.2.1")
+        (True, False)
+    """
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def listens(address: str, *, timeout_s: float) -> bool:
+    """Whether anything takes connections at an address.
+
+    Args:
+        address: ``host:port``.
+        timeout_s: How long to wait for an answer.
+
+    Returns:
+        True where something does.
+    """
+    host, _, port = address.rpartition(":")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=timeout_s).close()
+    except OSError:
+        return False
+    return True
+
+
+def knock(address: str, where: str) -> None:
+    """Does anything listen at all? Ray would ask for a minute.
+
+    Args:
+        address: ``host:port``.
+        where: What the message is about.
+
+    Raises:
+        ClusterError: Nothing does, or it is no such address; the message says what to do.
+    """
+    host, _, port = address.rpartition(":")
+    host = host.strip("[]")
+    if not host or not port.isdecimal() or not 0 < int(port) < 65536:
+        raise ClusterError(f"{where}: is neither local, auto nor host:port; Ray's own port is 6379 by default")
+    try:
+        socket.create_connection((host, int(port)), timeout=_CONNECT_S).close()
+    except (socket.gaierror, UnicodeError) as error:
+        raise ClusterError(f"{where}: there is no machine of the name {host!r} here; check the name") from error
+    except TimeoutError as error:
+        raise ClusterError(
+            f"{where}: no answer within {_CONNECT_S:.0f} s; is the machine up, and port {port} open in its firewall?"
+        ) from error
+    except OSError as error:
+        raise ClusterError(
+            f"{where}: nothing can be reached there ({error.strerror or error}); start a cluster with "
+            f"`ray start --head --port={port}` on that machine, or use `--address local`"
+        ) from error
+
+
+def ask(address: str, where: str, *, with_token: bool) -> dict[str, Any]:
+    """Ask a cluster who it is, as a process with the user's token or as one without any.
+
+    Args:
+        address: As :func:`sweeper.cluster.probe.probe` takes it.
+        where: What the message is about.
+        with_token: Whether it may show the user's token.
+
+    Returns:
+        What the probe says; ``problem`` is ``silent`` where it says nothing in time.
+
+    Raises:
+        ClusterError: The process that asks failed.
+    """
+    environment = dict(os.environ)
+    environment["RAY_AUTH_MODE"] = "token" if with_token else "disabled"
+    if not with_token:
+        environment.pop("RAY_AUTH_TOKEN", None)
+        environment.pop("RAY_AUTH_TOKEN_PATH", None)
+    # Not the current folder, which may hold a file of any name.
+    package = str(Path(__file__).resolve().parents[2])
+    environment["PYTHONPATH"] = os.pathsep.join([package, *filter(None, [environment.get("PYTHONPATH")])])
+    limit_s = _CLIENT_PROBE_S if address.startswith("ray://") else _PROBE_S
+    command = [sys.executable, "-P", "-m", "sweeper.cluster.probe", address, str(limit_s)]
+    ended = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    if ended.returncode == -signal.SIGALRM:
+        return {"problem": "silent", "text": f"no answer within {limit_s:.0f} s"}
+    try:
+        answer: dict[str, Any] = json.loads(ended.stdout.strip().rpartition("\n")[2])
+    except ValueError as error:
+        last = ended.stderr.strip().rpartition("\n")[2]
+        raise ClusterError(f"{where}: asking the cluster failed with exit code {ended.returncode}: {last}") from error
+    return answer
+
+
+def _check_found(found: Mapping[str, Any], where: str, source: str | None) -> None:
+    match found["problem"]:
+        case "none_here":
+            raise ClusterError(
+                f"{where}: no Ray runs on this machine; start one with `ray start --head`, name another with "
+                "`--address host:port`, or use `--address local`"
+            )
+        case "several_here":
+            raise ClusterError(f"{where}: several Rays run on this machine; name one with --address: {found['text']}")
+        case "bad_address":
+            raise ClusterError(f"{where}: is no address of a cluster: {found['text']}")
+        case "silent":
+            raise ClusterError(
+                f"{where}: something listens there, but does not answer as the head of a Ray cluster "
+                f"({found['text'].rstrip('.')}); its port is that of `ray start --head --port`, 6379 by default, "
+                "not the dashboard's or the client's; or its head hangs"
+            )
+        case "token":
+            raise token_refused(where, source)
+
+
+def _check_versions(found: Mapping[str, Any], where: str) -> None:
+    """Ray's own rule: the same Ray, the same Python to the last number."""
+    there = (found["ray"], found["python"])
+    here = (found["own_ray"], platform.python_version())
+    level = os.environ.get("RAY_DEFAULT_PYTHON_VERSION_MATCH_LEVEL", "patch")
+    same_python = there[1] == here[1] or (level == "minor" and str(there[1]).split(".")[:2] == here[1].split(".")[:2])
+    if there[0] == here[0] and same_python:
+        return
+    raise ClusterError(
+        f"{where}: the cluster runs Ray {there[0]} on Python {there[1]}, this machine Ray {here[0]} on Python "
+        f"{here[1]}, and they must be the same; "
+        + (
+            f"`pip install ray=={there[0]}` here, or install {here[0]} there"
+            if same_python
+            else f"use an environment of Python {there[1]} here, or of {here[1]} there"
+        )
+    )
+
+
+def _file_of(source: str) -> Path | None:
+    return Path(source.removeprefix("file ")) if source.startswith("file ") else None
+
+
+def _others_read(file: Path) -> bool:
+    return bool(file.stat().st_mode & (stat.S_IRWXG | stat.S_IRWXO))
+
+
+def _names(nodes: list[str]) -> str:
+    return ", ".join(nodes[:4]) + (f" and {len(nodes) - 4} more" if len(nodes) > 4 else "")

@@ -1,0 +1,107 @@
+"""Ask a Ray cluster who it is, in its own process: ``python -m sweeper.cluster.probe ADDRESS SECONDS`` prints JSON.
+
+A process of its own, since Ray fixes how it authenticates when it is imported, waits for a silent cluster longer than
+anybody wants to, and may end the process that asks. A cluster that takes longer than SECONDS ends it by SIGALRM.
+"""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+from typing import Any
+
+from ray import __version__ as ray_version
+from ray._private import ray_constants, services
+from ray._raylet import GcsClient  # type: ignore[attr-defined]  # compiled, without a word on its types
+from ray.exceptions import AuthenticationError, RayError
+
+from sweeper.cluster.joining import listens
+
+__all__ = ["probe"]
+
+_TIMEOUT_S = 10
+
+
+def probe(address: str) -> dict[str, Any]:
+    """What a cluster says of itself, to a process with this one's token or without.
+
+    Args:
+        address: ``auto`` or ``host:port``; or ``ray://host:port``, of which only the job server is asked for.
+
+    Returns:
+        ``problem`` (None, ``none_here``, ``several_here``, ``bad_address``, ``token`` or ``silent``) with ``text``;
+        where there is none, ``address``, ``ray`` and ``python`` of the cluster and ``own_ray`` of this machine,
+        ``nodes`` (addresses of its living nodes), ``here`` (whether one of them runs on this machine) and
+        ``dashboard`` (host and port, or None).
+    """
+    if address.startswith("ray://"):
+        return _probe_client(address)
+    if address == "auto":
+        running = sorted(services.find_gcs_addresses())
+        # A Ray on the loopback is somebody's private one, unless there is no other.
+        running = [one for one in running if not services.is_localhost(one.rpartition(":")[0])] or running
+        if not running:
+            return {"problem": "none_here", "text": ""}
+        if len(running) > 1:
+            return {"problem": "several_here", "text": ", ".join(running)}
+        address = running[0]
+    try:
+        found = services.canonicalize_bootstrap_address_or_die(address)
+        # Ray takes 127.0.0.1 for this machine's own address, at which a private Ray does not listen.
+        found = found if found == address or listens(found, timeout_s=2.0) else address
+    except (ValueError, OSError) as error:
+        return {"problem": "bad_address", "text": _first_line(error)}
+    try:
+        client = GcsClient(address=found)
+        metadata = client.internal_kv_get(b"CLUSTER_METADATA", ray_constants.KV_NAMESPACE_CLUSTER, timeout=_TIMEOUT_S)
+        dashboard = client.internal_kv_get(
+            ray_constants.DASHBOARD_ADDRESS.encode(), ray_constants.KV_NAMESPACE_DASHBOARD, timeout=_TIMEOUT_S
+        )
+        nodes = client.get_all_node_info(timeout=_TIMEOUT_S)
+    except AuthenticationError as error:
+        return {"problem": "token", "address": found, "text": _first_line(error)}
+    except RayError as error:
+        return {"problem": "silent", "address": found, "text": _first_line(error)}
+    versions = json.loads(metadata) if metadata else {}
+    alive = {node_id.hex(): node.node_manager_address for node_id, node in nodes.items() if node.state == _ALIVE}
+    return {
+        "problem": None,
+        "address": found,
+        "ray": versions.get("ray_version"),
+        "python": versions.get("python_version"),
+        "own_ray": ray_version,
+        "nodes": sorted(alive.values()),
+        "here": bool(set(alive) & set(services.find_node_ids())),
+        "dashboard": dashboard.decode() if dashboard else None,
+    }
+
+
+def _probe_client(address: str) -> dict[str, Any]:
+    """The job server of a cluster that is reached through its Ray Client port."""
+    import ray
+
+    try:
+        with ray.init(address, logging_level="ERROR", log_to_driver=False) as client:
+            return {"problem": None, "address": address, "dashboard": client.dashboard_url or None}
+    except AuthenticationError as error:
+        return {"problem": "token", "address": address, "text": _first_line(error)}
+    except (RayError, RuntimeError, ConnectionError, ValueError) as error:
+        said = str(error)
+        kind = "token" if "UNAUTHENTICATED" in said or "token" in said.lower() else "silent"
+        kind = "mismatch" if "version" in said.lower() else kind
+        return {"problem": kind, "address": address, "text": _first_line(error)}
+
+
+_ALIVE = 0
+"""``GcsNodeInfo.ALIVE``."""
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0]
+
+
+if __name__ == "__main__":
+    # Whatever Ray's own threads are at; and from here on only, since all the time until now was this machine's.
+    signal.setitimer(signal.ITIMER_REAL, float(sys.argv[2]))
+    sys.stdout.write(json.dumps(probe(sys.argv[1])) + "\n")

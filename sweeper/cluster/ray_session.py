@@ -1,0 +1,238 @@
+"""Start a local Ray or join a cluster, for as long as it is needed, and ask it what it has."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from concurrent.futures import wait
+from pathlib import Path
+from typing import Any, Literal
+
+import ray
+from ray.exceptions import RayError
+
+from sweeper.cluster.capacity import Cluster, WorkerSettings, pool_size
+from sweeper.cluster.joining import listens
+from sweeper.cluster.shield import deaf_children, ended_with
+from sweeper.cluster.waiting import NodeRoom, in_background
+from sweeper.errors import ClusterError
+from sweeper.protocol.pools import PoolSize
+from sweeper.store.guarded_paths import make_folder
+
+__all__ = ["connect", "head_answers", "node_rooms", "reason_of", "room_now", "without_place"]
+
+_log = logging.getLogger(__name__)
+
+_FAILURES = (RayError, ConnectionError, RuntimeError, ValueError, TimeoutError, OSError)
+"""What Ray raises where it cannot be started or joined."""
+
+_JOIN_S = 60.0
+"""How long a cluster that has answered may take to be joined. Ray itself would try for ever."""
+
+
+@contextlib.contextmanager
+def connect(address: str, *, logs: Path, code: Path | None = None) -> Iterator[Cluster]:
+    """Start a private local Ray, or join a cluster, for the length of a ``with`` block.
+
+    Args:
+        address: ``local`` or ``host:port``.
+        logs: Where the logs of a local Ray are copied in the end.
+        code: Folder with the user's own code, shipped to every worker.
+
+    Yields:
+        What the cluster has.
+
+    Raises:
+        ClusterError: Ray could not be started or reached.
+    """
+    local = address == "local"
+    # A short path: Ray puts Unix sockets below it, whose names may have 107 bytes.
+    session = Path(tempfile.mkdtemp(prefix="clipsweep-")) if local else None
+    options: dict[str, Any] = {
+        "address": address,
+        "log_to_driver": False,
+        "logging_level": logging.ERROR,
+        "configure_logging": False,
+        "namespace": "clipsweep",
+    }
+    if code is not None:
+        options["runtime_env"] = {"working_dir": str(code)}
+    if session is not None:
+        options |= {
+            "include_dashboard": False,
+            "num_cpus": _usable_cores(),
+            "object_store_memory": _local_store_bytes(),
+            "_temp_dir": str(session),
+            "_node_ip_address": "127.0.0.1",
+        }
+    try:
+        if local:
+            _start(options)
+        else:
+            _join(options)
+        try:
+            yield _describe()
+        except (RayError, ConnectionError) as error:
+            raise ClusterError(
+                f"the Ray cluster was lost: {reason_of(error)}; what was committed is safe: "
+                "run the same command to go on"
+            ) from error
+        finally:
+            _leave()
+    finally:
+        if session is not None:
+            _keep_logs(session, logs)
+            shutil.rmtree(session, ignore_errors=True)
+
+
+def _start(options: Mapping[str, Any]) -> None:
+    """Start a local Ray; that can fail on a busy machine, so it is tried again once."""
+    for again in (True, False):
+        try:
+            with deaf_children():
+                ray.init(**options)
+        except _FAILURES as error:
+            _leave()
+            if not again:
+                raise ClusterError(f"a local Ray could not be started: {error}") from error
+            _log.warning("Ray did not start (%s); trying again", error)
+        except BaseException:
+            # The user is tired of waiting.
+            _leave()
+            raise
+        else:
+            return
+
+
+def _join(options: Mapping[str, Any]) -> None:
+    """Join a cluster that answered a moment ago (see ``joining``), or say that it does not any more."""
+    where = f"cluster.address {options['address']!r}: the cluster answers, but"
+    mend = "look at the logs of its head, or use `--address local`"
+    # There Ray would warn that it cannot set handlers of signals, as it should not.
+    logging.getLogger("ray").setLevel(logging.ERROR)
+    joined = in_background(lambda: ray.init(**options))
+    wait([joined], timeout=_JOIN_S)
+    if not joined.done():
+        # Ray is not asked to leave what it has not joined: that would wait for the same.
+        raise ClusterError(f"{where} has not let this driver join within {_JOIN_S:.0f} s; its head may hang: {mend}")
+    try:
+        joined.result()
+    except _FAILURES as error:
+        _leave()
+        raise ClusterError(f"{where} cannot be joined: {reason_of(error)}; {mend}") from error
+
+
+def _leave() -> None:
+    """Leave a cluster, or end a local Ray with all that it has started."""
+    node = ray._private.worker._global_node
+    started = [] if node is None else [info.process for infos in node.all_processes.values() for info in infos]
+    for process in started:
+        # Ray would ask each to go, and wait a second for it; but they are deaf.
+        process.terminate = process.kill
+    with ended_with([process.pid for process in started]):
+        ray.shutdown()
+
+
+def _describe() -> Cluster:
+    living = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    rooms = [_cpus_gpus(resources) for resources in living]
+    return Cluster(
+        cpus=sum(room["cpus"] for room in rooms),
+        gpus=sum(room["gpus"] for room in rooms),
+        object_store_bytes=int(min((resources.get("object_store_memory", 0) for resources in living), default=0)),
+        nodes=tuple((room["cpus"], room["gpus"]) for room in rooms),
+    )
+
+
+def node_rooms() -> list[NodeRoom]:
+    """What the living nodes have, and what is free there now."""
+    free = ray._private.state.available_resources_per_node()
+    return [
+        NodeRoom(total=_cpus_gpus(node["Resources"]), free=_cpus_gpus(free.get(node["NodeID"], {})))
+        for node in ray.nodes()
+        if node["Alive"]
+    ]
+
+
+def _cpus_gpus(resources: Mapping[str, float]) -> dict[str, float]:
+    return {"cpus": resources.get("CPU", 0.0), "gpus": resources.get("GPU", 0.0)}
+
+
+def room_now(
+    trainer: WorkerSettings,
+    estimator: WorkerSettings,
+    *,
+    trainers: int | Literal["auto"],
+    estimators: int | Literal["auto"],
+    num_trials: int,
+) -> PoolSize | None:
+    """How many workers the living nodes have room for.
+
+    Args:
+        trainer: What a trainer takes.
+        estimator: What an estimator takes.
+        trainers: The most that are wanted, or ``auto``.
+        estimators: The same; 0 where nothing is measured.
+        num_trials: Trials of the sweep.
+
+    Returns:
+        The sizes, at most what is wanted; None where there is no room for one of each.
+    """
+    measured: Literal["auto", 0] = "auto" if estimators != 0 else 0
+    try:
+        size = pool_size(_describe(), trainer, estimator, trainers="auto", estimators=measured, num_trials=num_trials)
+    except ClusterError:
+        return None
+    return PoolSize(
+        trainers=size.trainers if trainers == "auto" else min(trainers, size.trainers),
+        estimators=size.estimators if estimators == "auto" else min(estimators, size.estimators),
+    )
+
+
+def head_answers() -> bool:
+    """Whether the head of the joined cluster takes connections."""
+    return listens(ray.get_runtime_context().gcs_address, timeout_s=1.0)
+
+
+def without_place(actor: Any) -> bool:
+    """Whether no node has been found for an actor that was asked for."""
+    known = ray._private.state.actors(actor._actor_id.hex())
+    return (
+        bool(known) and known["State"] in {"DEPENDENCIES_UNREADY", "PENDING_CREATION"} and not known["Address"]["Port"]
+    )
+
+
+def _usable_cores() -> int:
+    """Cores that this process may use, which in a container or under a batch system are fewer than there are."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _local_store_bytes() -> int:
+    """Shared memory for snapshots: a quarter of what is free in /dev/shm, between 100 MiB and 4 GiB."""
+    try:
+        free = shutil.disk_usage("/dev/shm").free  # no file is made there  # nosec B108
+    except OSError:
+        free = 2**30
+    return int(min(max(free // 4, 100 * 2**20), 4 * 2**30))
+
+
+def _keep_logs(session: Path, logs: Path) -> None:
+    """Copy a local Ray's logs that hold something into the run directory."""
+    target = logs / "ray"
+    for path in session.glob("session_*/logs/*"):
+        if path.parent.parent.is_symlink() or not path.is_file():
+            continue
+        with contextlib.suppress(OSError):
+            if path.stat().st_size and path.suffix in {".err", ".out", ".log"}:
+                make_folder(target)
+                shutil.copyfile(path, target / path.name)
+
+
+def reason_of(error: Exception) -> str:
+    """Ray's long-winded errors in a line."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__

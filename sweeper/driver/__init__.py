@@ -1,0 +1,1 @@
+"""The loop around the schedule: wait, handle, act, commit; no policy of its own."""

@@ -1,0 +1,254 @@
+"""Group commit: what finished within about a second becomes one immutable part a table and one journal line."""
+
+from __future__ import annotations
+
+import logging
+import re
+import shutil
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from sweeper.driver.open_segments import OpenSegment
+from sweeper.errors import IntegrityError
+from sweeper.protocol.events import SegmentId, SnapshotId
+from sweeper.protocol.messages import RepeatedItem, SegmentItem
+from sweeper.store.journal import Journal, RunState, apply
+from sweeper.store.run_dir import RunDir, file_hash
+from sweeper.tables.parts import encode, measurement_rows, metric_rows, refuse_other_rows
+from sweeper.tables.readable import Compactor
+
+__all__ = ["Committer"]
+
+_log = logging.getLogger(__name__)
+
+_EPOCH = re.compile(r"-e(\d+)-a\d+\.")
+"""Where a checkpoint's name says which driver's it is."""
+
+_GROUP_S = 1.0
+"""How long a finished segment waits for others to share its files."""
+
+_REFRESH_S = 30.0
+"""How old the readable tables may grow while the sweep runs; more where writing them takes long."""
+
+
+class Committer:
+    """Makes segments durable, in groups, and keeps the readable tables fresh.
+
+    Args:
+        run_dir: The run directory, under its lock.
+        journal: Appends to it.
+        state: The run as the journal tells it; kept up to date here.
+        measurement: Id of the measure section in force.
+    """
+
+    def __init__(self, run_dir: RunDir, journal: Journal, state: RunState, *, measurement: str) -> None:
+        self.state = state
+        self._run_dir = run_dir
+        self._journal = journal
+        self._measurement = measurement
+        self._compactor = Compactor(run_dir)
+        self._pending: list[tuple[SegmentId, OpenSegment]] = []
+        self._pending_since = 0.0
+        self._num_commits = 0
+        self._refresh_at = time.monotonic() + _REFRESH_S
+
+    def add(self, segment: SegmentId, content: OpenSegment) -> None:
+        """Take in a complete segment; it becomes durable with the next group."""
+        if not self._pending:
+            self._pending_since = time.monotonic()
+        self._pending.append((segment, content))
+
+    def due_in_s(self, at_most: float) -> float:
+        """Seconds until the group at hand is to be committed, or ``at_most``."""
+        if not self._pending:
+            return at_most
+        return min(at_most, max(0.0, self._pending_since + _GROUP_S - time.monotonic()))
+
+    def note_failure(self, trial: str, attempt: int, kind: str, error: str, *, final: bool) -> None:
+        """Record a failed attempt."""
+        failure = {"trial": trial, "attempt": attempt, "kind": kind, "error": error, "final": final}
+        self.record({"type": "failed", "epoch": self.state.epoch, **failure})
+
+    def record(self, record: Mapping[str, Any]) -> None:
+        """Append to the journal and take notice of it."""
+        self._journal.append(record)
+        apply(self.state, dict(record))
+
+    def compare(self, trial: str, repeated: RepeatedItem) -> None:
+        """Compare rows of committed steps that were trained again; where conditions changed since, they may differ.
+
+        Args:
+            trial: Whose they are.
+            repeated: The rows.
+
+        Raises:
+            IntegrityError: They differ; both copies are kept.
+        """
+        stretches: list[tuple[int, int]] = []
+        for segment in self.state.trials[trial].segments:
+            start, stop = max(segment.start, repeated.start), min(segment.stop, repeated.stop)
+            if start < stop and self.state.environments.get(segment.epoch) == self.state.environment:
+                if stretches and stretches[-1][1] == start:
+                    start = stretches.pop()[0]
+                stretches.append((start, stop))
+        # The last iterate, whose row has no batch, is never among them.
+        again = metric_rows([(trial, repeated.rows, -1)])
+        for start, stop in stretches:
+            refuse_other_rows(self._run_dir, self.state.parts, "metrics", again, trial=trial, start=start, stop=stop)
+
+    def _refuse_committed(self, group: Sequence[tuple[SegmentId, OpenSegment, SegmentItem]]) -> None:
+        """A key that is committed is never written twice; where its rows differ, both copies are kept."""
+        reached: dict[str, int] = {}
+        for segment, content, item in group:
+            trial = segment.trial
+            step = reached.get(trial, self.state.trials[trial].step)
+            reached[trial] = item.stop
+            if item.start >= step:
+                continue
+            tables = {"metrics": metric_rows([(trial, item.rows, _last_step(content, item))])}
+            tables |= dict(self._measured_table(name, rows) for name, rows in content.measurements.items())
+            for table, rows in tables.items():
+                refuse_other_rows(
+                    self._run_dir, self.state.parts, table, rows, trial=trial, start=item.start, stop=step
+                )
+            raise IntegrityError(f"trial {trial}: steps {item.start} to {step} were to be committed twice")
+
+    def commit(self, *, force: bool = False, running: frozenset[str]) -> list[tuple[SegmentId, SegmentItem]]:
+        """Commit the group at hand if it is due, and refresh the readable tables if they are.
+
+        Args:
+            force: Commit now.
+            running: Trials that a trainer works on now.
+
+        Returns:
+            What has become durable, in order.
+
+        Raises:
+            OSError: The disk is full or gone; what was committed before stands.
+        """
+        done: list[tuple[SegmentId, SegmentItem]] = []
+        if self._pending and (force or self.due_in_s(_GROUP_S) == 0):
+            done = self._commit_group()
+        if time.monotonic() > self._refresh_at:
+            self.refresh(running=running)
+        return done
+
+    def commit_measured(self, rows: Mapping[SnapshotId, Mapping[str, Mapping[str, Any]]]) -> None:
+        """Make the rows of snapshots that were measured again durable.
+
+        Args:
+            rows: Snapshot to estimator to row.
+
+        Raises:
+            OSError: The disk is full or gone; what was committed before stands.
+        """
+        self._num_commits += 1
+        measured: dict[str, list[Mapping[str, Any]]] = {}
+        for of_snapshot in rows.values():
+            for estimator, row in of_snapshot.items():
+                measured.setdefault(estimator, []).append(row)
+        parts = [self._write_part(*self._measured_table(estimator, found)) for estimator, found in measured.items()]
+        snapshots = [[snapshot.trial, snapshot.step] for snapshot in rows]
+        self.record({
+            "type": "remeasured",
+            "measurement": self._measurement,
+            "parts": parts,
+            "snapshots": snapshots,
+        })
+
+    def _measured_table(self, estimator: str, rows: Sequence[Mapping[str, Any]]) -> tuple[str, pa.Table]:
+        """Name and rows of an estimator's table, each with the id of what is in force."""
+        tagged = [{**row, "measurement_id": self._measurement} for row in rows]
+        return f"measurements/{estimator}", measurement_rows(estimator, tagged)
+
+    def refresh(self, *, running: frozenset[str] = frozenset()) -> None:
+        """Write the readable tables as of now."""
+        started = time.monotonic()
+        self._compactor.refresh(self.state, running=running)
+        ended = time.monotonic()
+        self._refresh_at = ended + max(_REFRESH_S, 20 * (ended - started))
+
+    def _commit_group(self) -> list[tuple[SegmentId, SegmentItem]]:
+        group = [(segment, content, content.item) for segment, content in self._pending if content.item is not None]
+        assert len(group) == len(self._pending), "a segment is committed with its rows"
+        self._refuse_committed(group)
+        self._num_commits += 1
+        tables: dict[str, pa.Table] = {}
+        logged = [
+            (s.trial, item.rows, _last_step(content, item)) for s, content, item in group if len(item.rows["step"])
+        ]
+        if logged:
+            tables["metrics"] = metric_rows(logged)
+        measured: dict[str, list[Mapping[str, Any]]] = {}
+        for _, content, _ in group:
+            for estimator, rows in content.measurements.items():
+                measured.setdefault(estimator, []).extend(sorted(rows, key=lambda row: int(row["step"])))
+        for estimator, rows in measured.items():
+            name, table = self._measured_table(estimator, rows)
+            tables[name] = table
+        parts = [self._write_part(name, rows) for name, rows in tables.items()]
+        segments = [self._describe(segment, content, item) for segment, content, item in group]
+        self.record({"type": "committed", "parts": parts, "segments": segments})
+        for segment, _, item in group:
+            self._prune_checkpoints(segment.trial, item)
+        self._pending.clear()
+        return [(segment, item) for segment, _, item in group]
+
+    def _write_part(self, table: str, rows: pa.Table) -> dict[str, Any]:
+        name = f"{table.replace('/', '-')}-{self.state.epoch:04d}-{self._num_commits:06d}.parquet"
+        data = encode(rows)
+        self._run_dir.publish(self._run_dir.parts / name, data)
+        return {"table": table, "file": name, "rows": rows.num_rows, "xxh3": file_hash(data)}
+
+    def _describe(self, segment: SegmentId, content: OpenSegment, item: SegmentItem) -> dict[str, Any]:
+        return {
+            "trial": segment.trial,
+            "epoch": self.state.epoch,
+            "attempt": segment.attempt,
+            "start": item.start,
+            "stop": item.stop,
+            "outcome": item.outcome,
+            "checkpoint": item.checkpoint,
+            "measurement": self._measurement,
+            "facts": {**item.facts, "estimate_s": content.estimate_s},
+        }
+
+    def _prune_checkpoints(self, trial: str, item: SegmentItem) -> None:
+        """Keep the last two checkpoints of a trial under way, the older in case the newer is damaged."""
+        # A trial that was stopped at a checkpoint has named it twice.
+        known = [s.checkpoint[0] for s in self.state.trials[trial].segments if s.checkpoint is not None]
+        written = list(dict.fromkeys(known))
+        folder = self._run_dir.checkpoints / trial
+        self._reject_stale(folder, written)
+        if not written:
+            return
+        if item.outcome in {"done", "diverged"}:
+            shutil.rmtree(folder, ignore_errors=True)
+            return
+        # Only what was committed: the trainer may have written the next one already.
+        for name in written[:-2]:
+            (folder / name).unlink(missing_ok=True)
+
+    def _reject_stale(self, folder: Path, written: Sequence[str]) -> None:
+        """Remove what trainers of earlier drivers wrote and the journal does not name: the epoch fences them off.
+
+        They may have died with their driver before it was committed, or have outlived it and work on.
+        """
+        if self.state.epoch == 1:
+            return
+        for path in folder.glob("step-*"):
+            of = _EPOCH.search(path.name)
+            if of is not None and int(of[1]) < self.state.epoch and path.name not in written:
+                _log.warning(
+                    "%s/%s: stale, of epoch %s; it is %d now: rejected", *path.parts[-2:], of[1], self.state.epoch
+                )
+                path.unlink(missing_ok=True)
+
+
+def _last_step(content: OpenSegment, item: SegmentItem) -> int:
+    """The iterate from which no step is taken: an analytic trial is done where it hits."""
+    return item.stop if item.outcome == "done" else content.steps

@@ -1,0 +1,163 @@
+"""How a sweep stands, as people see it: a view for the listener, and the same as a file for ``clipsweep status``."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Collection, Mapping
+from typing import Any
+
+import numpy as np
+
+from sweeper.labels import describe
+from sweeper.planning.plan import Trial
+from sweeper.protocol.messages import ProgressItem, SegmentItem
+from sweeper.protocol.view import Active, Listener, View
+from sweeper.schedule.schedule import Schedule
+from sweeper.store.journal import TrialState
+from sweeper.store.run_dir import RunDir
+from sweeper.tables.schemas import METRICS
+
+__all__ = ["Showing", "ending"]
+
+_SHOW_EVERY_S = 0.2
+_LIVE_EVERY_S = 1.0
+
+
+class Showing:
+    """Shows how a sweep stands, often enough to watch and rarely enough not to be felt.
+
+    Args:
+        run_dir: The run directory.
+        trials: Every trial of the plan by id.
+        states: The same, as the journal tells them; kept up to date by others.
+        schedule: Is asked what waits.
+        listener: Is shown.
+    """
+
+    def __init__(
+        self,
+        *,
+        run_dir: RunDir,
+        trials: Mapping[str, Trial],
+        states: Mapping[str, TrialState],
+        schedule: Schedule,
+        listener: Listener,
+    ) -> None:
+        self._run_dir = run_dir
+        self._trials = trials
+        self._states = states
+        self._schedule = schedule
+        self._listener = listener
+        self._progress: dict[str, ProgressItem] = {}
+        self._live_at = 0.0
+        self._show_at = 0.0
+
+    def label(self, trial: str) -> str:
+        """A trial's name for people."""
+        planned = self._trials[trial]
+        return describe(planned.swept, planned.seed)
+
+    def hear(self, trial: str, item: ProgressItem) -> None:
+        """A trial has come so far."""
+        self._progress[trial] = item
+
+    def forget(self, trial: str) -> None:
+        """What was heard of a trial is in the journal, or is lost."""
+        self._progress.pop(trial, None)
+
+    def show(
+        self,
+        running: Collection[str],
+        *,
+        measured: int,
+        stopping: bool,
+        waiting_for: str | None,
+        force: bool = False,
+    ) -> None:
+        """Show how it stands now, if it is time to.
+
+        Args:
+            running: Trials that a trainer is at, in the order of the trainers.
+            measured: Snapshots measured by this driver.
+            stopping: Whether the sweep is ending early.
+            waiting_for: Why workers that were asked for do not start; None where they do.
+            force: Show it whatever the time.
+        """
+        started = time.monotonic()
+        if not force and started < self._show_at:
+            return
+        counts, steps_done = self._counted(frozenset(running))
+        view = View(
+            counts=counts,
+            steps_done=steps_done,
+            total=len(self._trials),
+            steps_total=sum(trial.train["steps"] for trial in self._trials.values()),
+            active=tuple(self._active(trial) for trial in running),
+            waiting=self._schedule.num_waiting,
+            queued_snapshots=self._schedule.num_queued_snapshots,
+            measuring=self._schedule.num_measuring,
+            measured=measured,
+            held_back=not self._schedule.takes_snapshots,
+            stopping=stopping,
+            waiting_for=waiting_for,
+        )
+        self._listener.show(view)
+        now = time.monotonic()
+        # A view of many trials costs some milliseconds: never more than a twentieth of the driver's time.
+        self._show_at = now + max(_SHOW_EVERY_S, 20 * (now - started))
+        if force or now - self._live_at > _LIVE_EVERY_S:
+            self._live_at = now
+            active = [vars(active) for active in view.active]
+            document = {**vars(view), "counts": dict(view.counts), "active": active}
+            self._run_dir.publish(self._run_dir.live, json.dumps(document).encode())
+
+    def _counted(self, running: Collection[str]) -> tuple[dict[str, int], int]:
+        """Trials by status word, and how many steps are done."""
+        counts: dict[str, int] = {}
+        done = 0
+        for name, trial in self._trials.items():
+            state = self._states[name]
+            status = "running" if name in running else "queued" if state.status == "running" else state.status
+            counts[status] = counts.get(status, 0) + 1
+            at = self._progress.get(name)
+            done += trial.train["steps"] if state.resolved else max(state.step, at.step if at else 0)
+        return counts, done
+
+    def _active(self, trial: str) -> Active:
+        at = self._progress.get(trial)
+        return Active(
+            trial=self.label(trial),
+            step=at.step if at else self._states[trial].step,
+            steps=self._trials[trial].train["steps"],
+            loss=at.loss if at else None,
+            clipped_fraction=at.clipped_fraction if at else None,
+        )
+
+
+def ending(item: SegmentItem) -> str:
+    """How a trial ended, in words.
+
+    Args:
+        item: Its last segment.
+
+    Returns:
+        The rest of a line that begins with the trial.
+    """
+    match item.outcome:
+        case "diverged":
+            return f"diverged at step {item.facts['diverged_step']}"
+        case "stopped":
+            return f"stopped at step {item.stop}, checkpointed"
+        case _:
+            return f"done after {item.stop} steps{_last_values(item.rows)}"
+
+
+def _last_values(rows: Mapping[str, Any]) -> str:
+    """The last finite value of every loss and metric."""
+    found = []
+    for name in [name for name in rows if name == "train_loss" or name not in METRICS.names]:
+        finite = rows[name][np.isfinite(rows[name])]
+        if len(finite):
+            found.append(f"{name.replace('_', ' ')} {finite[-1]:.4g}")
+    return ": " + ", ".join(found) if found else ""

@@ -1,0 +1,173 @@
+"""Follow a run that somebody else drives, from its directory alone: from any machine that sees it, without Ray."""
+
+from __future__ import annotations
+
+import json
+import re
+import socket
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from sweeper.errors import RunDirectoryError
+from sweeper.protocol.view import Active, Listener, View
+from sweeper.store.driver_files import SAID, STALE_AFTER_S, Ending, driver_of, ending_of
+from sweeper.store.records import check_live
+from sweeper.store.run_dir import RunDir
+
+__all__ = ["Said", "cancel", "follow"]
+
+_POLL_S = 0.5
+_NUMBERS = ("total", "steps_done", "steps_total", "waiting", "queued_snapshots", "measuring", "measured")
+_LINE = re.compile(r"^\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3} [A-Z]+ (?P<logger>[\w.]+): (?P<text>.*)$")
+
+
+class Said:
+    """What a driver has told its user, from its log, since this reader was made.
+
+    Args:
+        log: The driver's log, which need not be there yet.
+        start: Byte from which to read; the log's end by default.
+    """
+
+    def __init__(self, log: Path, *, start: int | None = None) -> None:
+        self._log = log
+        self._at = _size(log) if start is None else start
+
+    def read(self) -> list[str]:
+        """What is new.
+
+        Returns:
+            A text for each thing said, of one line or several.
+        """
+        if _size(self._log) <= self._at:
+            return []
+        with self._log.open("rb") as file:
+            file.seek(self._at)
+            # The last line may be half written.
+            whole, end, _ = file.read().rpartition(b"\n")
+        self._at += len(whole) + len(end)
+        return list(_said(whole.decode(errors="replace").splitlines()))
+
+
+def follow(
+    run_dir: RunDir, listener: Listener, *, said: Said | None = None, sleep: Callable[[float], object] = time.sleep
+) -> Ending:
+    """Tell a listener what the driver of a run does, until it ends.
+
+    Args:
+        run_dir: The run.
+        listener: Is told what the driver's own listener is told.
+        said: Where to read on; from now on by default.
+        sleep: Waits between two looks.
+
+    Returns:
+        How it ended.
+
+    Raises:
+        RunDirectoryError: The driver is gone without a word, as one that was killed; or there never was one.
+    """
+    said = Said(run_dir.logs / "driver.log") if said is None else said
+    holder = driver_of(run_dir)
+    life = _Life(run_dir)
+    while (driver := driver_of(run_dir)) is not None and life.beats(driver):
+        holder = driver
+        _tell(run_dir, said, listener)
+        sleep(_POLL_S)
+    _tell(run_dir, said, listener)
+    ending = ending_of(run_dir)
+    if ending is not None:
+        return ending
+    if holder is None:
+        raise RunDirectoryError(f"{run_dir.path}: nobody is running this sweep; `clipsweep run` does")
+    raise RunDirectoryError(
+        f"{run_dir.path}: its driver, pid {holder['pid']} on {holder['host']}, is gone without a word; what was "
+        "committed is safe: run the same command to go on"
+    )
+
+
+def cancel(run_dir: RunDir) -> str:
+    """Ask the driver of a run to end in order, as Ctrl-C does: trials checkpoint, and can be gone on with.
+
+    Args:
+        run_dir: The run.
+
+    Returns:
+        Who was asked.
+
+    Raises:
+        RunDirectoryError: Nobody is running it.
+    """
+    driver = driver_of(run_dir.require())
+    if driver is None:
+        raise RunDirectoryError(f"{run_dir.path}: nobody is running this sweep, so there is nothing to cancel")
+    run_dir.publish(run_dir.stop_request, b"")
+    return f"pid {driver['pid']} on {driver['host']}"
+
+
+class _Life:
+    """Whether a driver of another host still beats, by this machine's own steady clock: two times of day may differ."""
+
+    def __init__(self, run_dir: RunDir) -> None:
+        self._path = run_dir.driver
+        self._last: float | None = None
+        self._since = time.monotonic()
+
+    def beats(self, driver: Mapping[str, Any]) -> bool:
+        if driver["host"] == socket.gethostname():
+            # Then its process is there: ``driver_of`` has seen it.
+            return True
+        now = time.monotonic()
+        try:
+            beat = self._path.stat().st_mtime
+        except OSError:
+            return False
+        if beat != self._last:
+            self._last, self._since = beat, now
+        return now - self._since < STALE_AFTER_S
+
+
+def _tell(run_dir: RunDir, said: Said, listener: Listener) -> None:
+    for text in said.read():
+        listener.say(text)
+    if (view := _view(run_dir)) is not None:
+        listener.show(view)
+
+
+def _view(run_dir: RunDir) -> View | None:
+    """The driver's latest view; None where there is none, or of another version."""
+    try:
+        document = json.loads(run_dir.live.read_bytes())
+        check_live(document)
+        known = {field.name: document[field.name] for field in fields(View)}
+        active = tuple(Active(**active) for active in known.pop("active"))
+        known["counts"] = {str(word): int(count) for word, count in known["counts"].items()}
+        known |= {name: int(known[name]) for name in _NUMBERS}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return None
+    return View(**known, active=active)
+
+
+def _said(lines: list[str]) -> Iterator[str]:
+    """Texts of the user's logger; a line without a date belongs to the one before."""
+    current: list[str] | None = None
+    for line in lines:
+        found = _LINE.match(line)
+        if found is None:
+            if current is not None:
+                current.append(line)
+            continue
+        if current is not None:
+            yield "\n".join(current)
+        current = [found["text"]] if found["logger"] == SAID else None
+    if current is not None:
+        yield "\n".join(current)
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:
+        return 0

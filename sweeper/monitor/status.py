@@ -1,0 +1,242 @@
+"""What a run directory says of itself, without Ray or torch: status, list, logs, retry."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sweeper.errors import RunDirectoryError
+from sweeper.labels import describe
+from sweeper.store.driver_files import driver_of, ending_of
+from sweeper.store.journal import Journal, RunState, TrialState, read_journal, repair_journal, replay
+from sweeper.store.lock import DriverLock
+from sweeper.store.records import check_live
+from sweeper.store.run_dir import RunDir
+
+__all__ = ["Retried", "find_trials", "list_runs", "retry", "run_status", "trial_log", "trial_rows"]
+
+STATUSES = ("queued", "running", "done", "diverged", "failed", "lost", "cancelled")
+"""The status words, in the order in which people read them."""
+
+
+def _load(run_dir: RunDir) -> RunState:
+    records, _ = read_journal(run_dir.require().journal)
+    return replay(records)
+
+
+def run_status(path: Path) -> dict[str, Any]:
+    """A run as a JSON-able document.
+
+    Args:
+        path: The run directory.
+
+    Returns:
+        ``path``, ``driver`` (or None), ``counts`` by status word, ``trials``, ``superseded`` (trials of an earlier spec
+        that others stand in place of, which the other numbers leave out), ``steps_done``, ``steps_total``,
+        ``failures`` (label and error of the trials given up), ``live`` (what the driver is doing, or None) and
+        ``ended`` (how the last driver ended: ``exit_code``, ``text``, ``job``, ``ended_at``; None where one is at work
+        or was killed).
+
+    Raises:
+        RunDirectoryError: There is no run.
+        IntegrityError: Its journal is damaged.
+    """
+    run_dir = RunDir(path)
+    state = _load(run_dir)
+    driver = driver_of(run_dir)
+    live = None
+    if driver is not None:
+        try:
+            live = json.loads(run_dir.live.read_bytes())
+            check_live(live)
+        except (OSError, ValueError, RecursionError):
+            live = None
+    ending = ending_of(run_dir) if driver is None else None
+    counts = {status: 0 for status in STATUSES}
+    current = [trial for name, trial in state.trials.items() if name not in state.superseded]
+    for trial in current:
+        counts[_status(trial, driven=driver is not None)] += 1
+    return {
+        "path": str(path),
+        "driver": driver,
+        "counts": {status: count for status, count in counts.items() if count},
+        "trials": len(current),
+        "superseded": len(state.superseded),
+        "steps_done": sum(trial.record["steps"] if trial.resolved else trial.step for trial in current),
+        "steps_total": sum(trial.record["steps"] for trial in current),
+        "failures": [
+            {"trial_id": name, "trial": _label(trial), "error": trial.failures[-1][1]}
+            for name, trial in state.trials.items()
+            if trial.given_up and name not in state.superseded
+        ],
+        "live": live,
+        "ended": vars(ending) if ending is not None else None,
+    }
+
+
+def _status(trial: TrialState, *, driven: bool) -> str:
+    """A trial that is half done is running only while a driver is at it."""
+    return "queued" if trial.status == "running" and not driven else trial.status
+
+
+def _label(trial: TrialState) -> str:
+    return describe(trial.record["swept"], trial.record["seed"])
+
+
+def list_runs(folder: Path) -> list[dict[str, Any]]:
+    """Every run directly below a folder, the latest first.
+
+    Returns:
+        As :func:`run_status`, or ``path`` and ``error`` where a journal cannot be read.
+
+    Raises:
+        RunDirectoryError: There is no such folder.
+    """
+    if not folder.is_dir():
+        raise RunDirectoryError(f"{folder}: there is no such directory; runs are made by `clipsweep run SPEC`")
+    journals = sorted(folder.glob("*/journal.jsonl"), key=lambda path: path.stat().st_mtime, reverse=True)
+    documents = []
+    for journal in journals:
+        try:
+            documents.append(run_status(journal.parent))
+        except ValueError as error:
+            documents.append({"path": str(journal.parent), "error": str(error)})
+    return documents
+
+
+def trial_rows(path: Path) -> list[dict[str, Any]]:
+    """A row a trial: id, label, status, step, attempts, and whether a changed spec has put others in its place.
+
+    Returns:
+        JSON-able rows in the order of the plan.
+    """
+    run_dir = RunDir(path)
+    state = _load(run_dir)
+    driven = driver_of(run_dir) is not None
+    return [
+        {
+            "trial_id": name,
+            "trial": _label(trial),
+            "status": _status(trial, driven=driven),
+            "step": trial.step,
+            "steps": trial.record["steps"],
+            "attempts": len(trial.attempts),
+            "superseded": name in state.superseded,
+        }
+        for name, trial in state.trials.items()
+    ]
+
+
+def find_trials(state: RunState, names: Sequence[str], path: Path) -> list[str]:
+    """Trial ids by unambiguous prefix.
+
+    Args:
+        state: The run.
+        names: Ids, or beginnings of ids.
+        path: The run directory, for the message.
+
+    Returns:
+        Full ids.
+
+    Raises:
+        RunDirectoryError: A name fits no trial, or several.
+    """
+    found = []
+    for name in names:
+        fitting = [trial for trial in state.trials if trial.startswith(name)]
+        if len(fitting) != 1:
+            what = "no trial" if not fitting else f"{len(fitting)} trials"
+            raise RunDirectoryError(
+                f"{path}: {what} of this run begin with {name!r}; `clipsweep status {path}` lists them"
+            )
+        found.append(fitting[0])
+    return found
+
+
+def trial_log(path: Path, name: str) -> list[str]:
+    """What happened to one trial: its segments and failures from the journal, then its own log.
+
+    Args:
+        path: The run directory.
+        name: The trial's id or the beginning of it.
+
+    Returns:
+        Lines.
+
+    Raises:
+        RunDirectoryError: There is no such run or trial.
+    """
+    run_dir = RunDir(path)
+    state = _load(run_dir)
+    (trial,) = find_trials(state, [name], path)
+    known = state.trials[trial]
+    lines = [f"{trial}  {_label(known)}  {known.status}"]
+    for segment in known.segments:
+        facts = segment.facts
+        ended = time.strftime("%F %T", time.localtime(facts["ended_at"]))
+        outcome = f", {segment.outcome}" if segment.outcome else ""
+        lines.append(
+            f"{ended}  steps {segment.start} to {segment.stop}{outcome}  "
+            f"(driver {segment.epoch}, attempt {segment.attempt}, {facts['train_s']:.1f} s on {facts['host']})"
+        )
+    lines += [f"failed attempt ({kind}): {error}" for kind, error in known.failures]
+    log = run_dir.trial_log(trial)
+    if log.exists():
+        lines += ["", *log.read_text(errors="replace").splitlines()]
+    return lines
+
+
+@dataclass(frozen=True, kw_only=True)
+class Retried:
+    """What was queued again.
+
+    Attributes:
+        queued: Labels of the trials.
+        left_out: Failed trials that were not, since a changed spec has put others in their place.
+    """
+
+    queued: tuple[str, ...]
+    left_out: int
+
+
+def retry(path: Path, names: Sequence[str]) -> Retried:
+    """Queue failed trials again; the next `clipsweep run` trains them from their last committed segment.
+
+    Args:
+        path: The run directory.
+        names: Trial ids or beginnings of ids; none for all failed ones that the spec of the last run has.
+
+    Returns:
+        Which were queued.
+
+    Raises:
+        RunDirectoryError: A driver holds the directory, there is no such trial, it has not failed, or a changed spec
+            has put another in its place.
+    """
+    run_dir = RunDir(path).require()
+    with DriverLock(run_dir).hold():
+        records, whole = read_journal(run_dir.journal)
+        repair_journal(run_dir.journal, whole, run_dir.quarantine)
+        state = replay(records)
+        failed = [name for name, trial in state.trials.items() if trial.given_up]
+        current = [name for name in failed if name not in state.superseded]
+        chosen = find_trials(state, names, path) if names else current
+        for name in chosen:
+            if not state.trials[name].given_up:
+                status = state.trials[name].status
+                raise RunDirectoryError(f"{path}: trial {name} is {status}; only failed ones are retried")
+            if name in state.superseded:
+                raise RunDirectoryError(
+                    f"{path}: trial {name} is superseded: a changed spec has put another in its place, and no run "
+                    "would train it; run the earlier spec with --accept-change first"
+                )
+        if chosen:
+            Journal(run_dir.journal, state.next_number).append({"type": "retried", "trials": chosen})
+    return Retried(
+        queued=tuple(_label(state.trials[name]) for name in chosen),
+        left_out=0 if names else len(failed) - len(current),
+    )

@@ -1,0 +1,233 @@
+"""What a changed spec, or changed code of the user's own, means for a run that was begun with another one.
+
+A trial's id hangs on all that it is trained with, so nothing is ever trained on under other terms: trials of a changed
+spec are new ones. What needs a word from the user is that they would stand in the place of others.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from sweeper.errors import IntegrityError, RunDirectoryError
+from sweeper.labels import printable
+from sweeper.planning.plan import Plan, Trial, UserCode
+from sweeper.spec import Sweep
+from sweeper.spec.paths import TRAINED, swept_paths
+from sweeper.spec.variants import canonical
+from sweeper.store.journal import RunState, TrialState
+from sweeper.store.resolved import resolved_settings
+from sweeper.store.run_dir import RunDir
+
+__all__ = ["SpecChange", "check_change", "code_record", "spec_change"]
+
+_MAX_LINES = 40
+_NOT_TRAINED = "train.checkpoint_every"
+"""Of the sections that are trained with, what no result hangs on."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SpecChange:
+    """Trials of an earlier spec that this one has others for.
+
+    Attributes:
+        replaced: Ids of the trials that are in the spec no more, and were not replaced before.
+        begun: How many of these have rows, or have failed.
+        unfinished: How many of the begun ones have steps left.
+        new: How many trials of the plan stand in their place.
+        spec_changed: Whether what is trained is described otherwise.
+        code_changed: Whether the user's own code is other code.
+        text: What changed, as a diff.
+    """
+
+    replaced: frozenset[str]
+    begun: int
+    unfinished: int
+    new: int
+    spec_changed: bool
+    code_changed: bool
+    text: str
+
+    @property
+    def options(self) -> tuple[str, ...]:
+        """The words that the change asks for; none where nothing was begun."""
+        if not self.begun:
+            return ()
+        return (*(["--accept-change"] if self.spec_changed else []), *(["--accept-drift"] if self.code_changed else []))
+
+
+def spec_change(run_dir: RunDir, sweep: Sweep, plan: Plan, state: RunState) -> SpecChange | None:
+    """Compare a spec with the one that a run was last given.
+
+    New values of a grid, more seeds, and values or seeds that are left out replace nothing: every cell means what it
+    meant.
+
+    Args:
+        run_dir: The run.
+        sweep: The spec.
+        plan: Its trials.
+        state: The run as its journal tells it.
+
+    Returns:
+        The change, or None where no trial takes the place of another.
+    """
+    planned = {trial.trial_id for trial in plan.trials}
+    gone = {name: t for name, t in state.trials.items() if name not in planned and name not in state.superseded}
+    new = [t for t in plan.trials if t.trial_id not in state.trials or t.trial_id in state.superseded]
+    if not gone or not new:
+        return None
+    before = _resolved(run_dir)
+    lines = list(_diff(before, sweep.resolved()))
+    code_lines = list(_code_diff(run_dir, plan.code, gone))
+    changed = any(_decides(line, before, sweep) for line in lines)
+    if not (changed or code_lines or _same_place(new, gone)):
+        return None
+    begun = [trial for trial in gone.values() if trial.segments or trial.given_up]
+    where = sweep.source_path or "this spec"
+    head = [f"--- {run_dir.resolved}, as the run was begun", f"+++ {where}"]
+    shown = [f"{sign}{path}: {value}" for path, sign, value in lines]
+    if len(shown) > _MAX_LINES:
+        shown = [*shown[:_MAX_LINES], f"... and {len(shown) - _MAX_LINES} more lines"]
+    if not shown and not code_lines:
+        shown = ["the spec is the same, but this clipsweep gives its trials other ids than the one before"]
+    return SpecChange(
+        replaced=frozenset(gone),
+        begun=len(begun),
+        unfinished=sum(not trial.resolved for trial in begun),
+        new=len(new),
+        spec_changed=changed or not code_lines,
+        code_changed=bool(code_lines),
+        text="\n".join(f"  {line}" for line in [*(head if lines else []), *shown, *code_lines]),
+    )
+
+
+def check_change(run_dir: RunDir, change: SpecChange | None, *, accept_change: bool, accept_drift: bool) -> None:
+    """Refuse to train others in the place of trials that were begun, without the user's word.
+
+    Args:
+        run_dir: The run.
+        change: As :func:`spec_change` gives it.
+        accept_change: Whether the user wants what the spec now says.
+        accept_drift: Whether the user wants what the code now says.
+
+    Raises:
+        RunDirectoryError: A word is missing.
+    """
+    if change is None:
+        return
+    given = {"--accept-change": accept_change, "--accept-drift": accept_drift}
+    missing = [option for option in change.options if not given[option]]
+    if not missing:
+        return
+    what = " and ".join([
+        *(["the spec"] if change.spec_changed else []),
+        *(["your own code"] if change.code_changed else []),
+    ])
+    kept = f"{change.begun} trials ({change.unfinished} of them unfinished)"
+    raise RunDirectoryError(
+        f"{run_dir.path}: {what} changed, so that other trials take the place of those that were begun:\n"
+        f"{change.text}\n"
+        f"  {kept} were trained as it was before; {change.new} would be trained from step 0.\n"
+        "  The earlier ones keep their rows (superseded in trials.parquet), are not continued, and reports leave them "
+        "out.\n"
+        f"Go on with {' '.join(missing)}, restore what changed, or choose another directory with --out."
+    )
+
+
+def code_record(code: UserCode) -> dict[str, Any]:
+    """What a run directory keeps of the user's own code: enough to say later which files changed.
+
+    Args:
+        code: The code.
+
+    Returns:
+        A JSON-able document.
+    """
+    return {"use": code.use, "root": str(code.root), "sha256": code.sha256, "files": dict(code.files)}
+
+
+def _resolved(run_dir: RunDir) -> dict[str, Any]:
+    """The spec of the last call, with all defaults; empty where it cannot be read."""
+    try:
+        return resolved_settings(run_dir)
+    except IntegrityError:
+        return {}
+
+
+def _diff(before: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
+    """Path, sign and value of what differs in the sections that decide the trials."""
+    if not before:
+        return
+    for section in (*TRAINED, "sweep"):
+        old, new = dict(_leaves(before.get(section), section)), dict(_leaves(now.get(section), section))
+        for path in dict.fromkeys([*old, *new]):
+            if old.get(path) != new.get(path):
+                yield from ((path, sign, side[path]) for sign, side in (("-", old), ("+", new)) if path in side)
+
+
+def _leaves(value: Any, path: str) -> Iterator[tuple[str, str]]:
+    """Dotted paths, as ``--set`` takes them, and values on one line each."""
+    if isinstance(value, dict) and value:
+        for key, inner in value.items():
+            yield from _leaves(inner, f"{path}.{key}")
+    else:
+        yield path, printable(canonical(value))
+
+
+def _decides(line: tuple[str, str, str], before: Mapping[str, Any], sweep: Sweep) -> bool:
+    """Whether a difference changes what every cell means, rather than which cells there are."""
+    path = line[0]
+    if path.partition(".")[0] not in TRAINED or path == _NOT_TRAINED:
+        return False
+    swept = {*swept_paths(sweep.sweep), *_swept_before(before)}
+    # What one of the two specs sweeps has a value a cell; what stands outside of it there is nobody's.
+    return not any(path == other or path.startswith(f"{other}.") or other.startswith(f"{path}.") for other in swept)
+
+
+def _swept_before(before: Mapping[str, Any]) -> Iterator[str]:
+    block = before.get("sweep")
+    if not isinstance(block, dict):
+        return
+    for part in ("grid", "zip"):
+        yield from (str(path) for path in block.get(part) or {})
+    for case in block.get("cases") or ():
+        yield from (str(path) for path in case)
+
+
+def _same_place(new: list[Trial], gone: Mapping[str, TrialState]) -> bool:
+    """Whether some trial has the swept values and the seed of one that is gone."""
+    places = {canonical([dict(trial.record["swept"]), trial.record["seed"]]) for trial in gone.values()}
+    return any(canonical([dict(trial.swept), trial.seed]) in places for trial in new)
+
+
+def _code_diff(run_dir: RunDir, code: tuple[UserCode, ...], gone: Mapping[str, TrialState]) -> Iterator[str]:
+    """The user's own code before and now, where the trials that are gone were trained with other code."""
+    trained_with = [trial.record["code"] for trial in gone.values() if trial.record.get("code")]
+    known = {record["use"]: record for record in trained_with}
+    for now in code:
+        before = known.get(now.use)
+        if before is None or before["sha256"] == now.sha256:
+            continue
+        yield f"code of {now.use}: {before['sha256'][:12]} -> {now.sha256[:12]}"
+        files = _files_before(run_dir, now.use, before["sha256"])
+        if files is None:
+            yield f"  some file of {now.root}; which one was not recorded"
+            continue
+        for name in sorted({*files, *now.files}):
+            if name not in now.files:
+                yield f"  {printable(name)}: removed (was {files[name][:12]})"
+            elif name not in files:
+                yield f"  {printable(name)}: added ({now.files[name][:12]})"
+            elif files[name] != now.files[name]:
+                yield f"  {printable(name)}: {files[name][:12]} -> {now.files[name][:12]}"
+
+
+def _files_before(run_dir: RunDir, use: str, sha256: str) -> dict[str, str] | None:
+    """The hashes of single files, as the last call recorded them; None where it was another code."""
+    try:
+        records = json.loads(run_dir.environment.read_bytes())["code"]
+        return next({**record["files"]} for record in records if (record["use"], record["sha256"]) == (use, sha256))
+    except (OSError, ValueError, KeyError, TypeError, StopIteration, RecursionError):
+        return None

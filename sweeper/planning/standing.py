@@ -1,0 +1,66 @@
+"""Where a plan stands in a run directory: what is new, under way, done, failed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from sweeper.planning.plan import Plan, Trial
+from sweeper.spec import Sweep
+from sweeper.store.journal import RunState, TrialState
+
+__all__ = ["Standing", "default_run_dir", "standing"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Standing:
+    """A plan against what a run directory already holds.
+
+    Attributes:
+        new: Trials never begun.
+        under_way: Trials with a committed segment but no end.
+        done: Trials that ended, diverged ones among them.
+        failed: Trials given up; `clipsweep retry` queues them again.
+        foreign: Unresolved trials of an earlier spec that this one does not have, nor others in their place.
+    """
+
+    new: tuple[Trial, ...]
+    under_way: tuple[Trial, ...]
+    done: tuple[Trial, ...]
+    failed: tuple[Trial, ...]
+    foreign: tuple[str, ...]
+
+
+def default_run_dir(sweep: Sweep) -> Path:
+    """``runs/<name>`` below the current folder."""
+    return Path("runs") / sweep.name
+
+
+def standing(plan: Plan, state: RunState) -> Standing:
+    """Sort the trials of a plan by what is left to do.
+
+    Args:
+        plan: The plan.
+        state: The run.
+
+    Returns:
+        The plan's trials by kind, each in the order of the plan.
+    """
+    kinds: dict[str, list[Trial]] = {"new": [], "under_way": [], "done": [], "failed": []}
+    for trial in plan.trials:
+        known = state.trials.get(trial.trial_id)
+        kinds[_kind(known)].append(trial)
+    planned = {trial.trial_id for trial in plan.trials}
+    settled = planned | state.superseded
+    foreign = tuple(name for name, trial in state.trials.items() if name not in settled and not trial.resolved)
+    return Standing(**{kind: tuple(trials) for kind, trials in kinds.items()}, foreign=foreign)
+
+
+def _kind(known: TrialState | None) -> str:
+    if known is None:
+        return "new"
+    if known.given_up:
+        return "failed"
+    if known.resolved:
+        return "done"
+    return "under_way" if known.segments else "new"

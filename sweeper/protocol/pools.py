@@ -1,0 +1,74 @@
+"""What drivers ask of their workers; ``pools`` keeps it with Ray's actors, tests with workers in one process."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from sweeper.protocol.events import SnapshotId
+from sweeper.protocol.messages import Assignment, Message, SnapshotHeader
+
+__all__ = ["EstimatorPool", "PoolSize", "Pools", "WorkersWaiting"]
+
+
+class EstimatorPool(Protocol):
+    """Estimators alone, which is all that measuring again takes."""
+
+    def start_estimator(self, slot: int) -> None:
+        """Start an estimator in an empty slot; ``EstimatorUp`` or ``EstimatorDown`` follows."""
+
+    def measure(self, slot: int, snapshot: SnapshotId, header: SnapshotHeader, payload: Any) -> None:
+        """Let an idle estimator measure a snapshot; a ``Verdict`` follows."""
+
+    def ask_estimator(self, slot: int) -> None:
+        """Ask a measuring estimator whether it gets on; an ``EstimatorBeat`` follows, unless it hangs."""
+
+    def kill_estimator(self, slot: int) -> None:
+        """End an estimator's process; nothing more comes from it."""
+
+    def poll(self, *, timeout_s: float, read_trainers: bool) -> list[Message]:
+        """Wait for what workers say, at most ``timeout_s`` seconds."""
+
+
+class Pools(EstimatorPool, Protocol):
+    """Trainers and estimators."""
+
+    def start_trainer(self, slot: int) -> None:
+        """Start a trainer in an empty slot; ``TrainerUp`` or ``TrainerDown`` follows."""
+
+    def train(self, slot: int, assignments: Sequence[Assignment]) -> None:
+        """Let an idle trainer run attempts, one after the other; their items follow."""
+
+    def stop_trainer(self, slot: int) -> None:
+        """Ask a trainer to checkpoint and return."""
+
+    def kill_trainer(self, slot: int) -> None:
+        """End a trainer's process; nothing more comes from it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PoolSize:
+    """How many actors of each kind there are to be."""
+
+    trainers: int
+    estimators: int
+
+    def __str__(self) -> str:
+        """In words.
+
+        Returns:
+            For example ``2 trainers and 1 estimator``.
+        """
+        counts = ((self.trainers, "trainer"), (self.estimators, "estimator"))
+        return " and ".join(f"{count} {kind}{'s' if count != 1 else ''}" for count, kind in counts)
+
+
+class WorkersWaiting(Protocol):
+    """Why workers that were asked for do not start."""
+
+    reason: str | None
+    """What is waited for now; None where nothing is."""
+
+    def look(self) -> None:
+        """Ask, if it is time to, and tell what is new; never waits for an answer."""

@@ -1,0 +1,223 @@
+"""What to make of a sweep: where it is stable, what clipping did, where the grid ends too soon, what theory advises."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sweeper.errors import ClipsweepError
+from sweeper.labels import describe, plain_value, short_names
+from sweeper.report.advice import Advice, build_advice
+from sweeper.report.fits import build_fits
+from sweeper.report.select import select
+from sweeper.report.stability import (
+    Edge,
+    Frontier,
+    FrontierRatio,
+    Proportion,
+    divergence_rate,
+    edge_of,
+    frontier_ratios,
+    frontiers,
+    grid_override,
+)
+from sweeper.report.summary import Report, build_report
+from sweeper.spec import Sweep
+from sweeper.tables.run import Run
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+__all__ = ["Activity", "Answers", "build_answers", "extended_grid", "find_edges"]
+
+_ENDED = ("done", "diverged")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Activity:
+    """What the rule did in one cell.
+
+    Attributes:
+        label: The cell.
+        diverged: How often it diverged.
+        clipped: Share of clipped steps, mean over the trials; NaN for rules without a threshold.
+        effective_rate: Median step size.
+        grad_norm: 5 %, 50 % and 95 % quantile of the gradient norm before the transform.
+        fired: Whether any step was clipped; None for rules without a threshold.
+    """
+
+    label: str
+    diverged: Proportion
+    clipped: float
+    effective_rate: float
+    grad_norm: tuple[float, float, float]
+    fired: bool | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answers:
+    """Everything that ``clipsweep advise`` shows.
+
+    Attributes:
+        path: The run directory.
+        activity: A row a cell.
+        frontiers: A row a rule and threshold.
+        ratios: Clipped over unclipped.
+        edges: Where the best cell of an arm is the last one tried.
+        grid: Path to all values tried, of the paths with an edge.
+        advice: What theory says.
+        notes: What a reader should know.
+    """
+
+    path: str
+    activity: tuple[Activity, ...]
+    frontiers: tuple[Frontier, ...]
+    ratios: tuple[FrontierRatio, ...]
+    edges: tuple[Edge, ...]
+    grid: dict[str, list[Any]]
+    advice: tuple[Advice, ...]
+    notes: tuple[str, ...]
+
+
+def build_answers(run: Run, *, where: Sequence[str] = ()) -> Answers:
+    """Draw the conclusions of a run.
+
+    Args:
+        run: The run.
+        where: ``column=value`` conditions, as for a report.
+
+    Returns:
+        The answers.
+
+    Raises:
+        ClipsweepError: No trial ended, or a condition is wrong.
+    """
+    trials = select(run, where)
+    names = short_names(run.swept)
+    ended = trials[trials["status"].isin(_ENDED)]
+    if ended.empty:
+        raise ClipsweepError(f"{run.path}: no trial has ended yet")
+    # Rules that are not swept have their numbers in the table's own columns.
+    own = run.trials.loc[ended.index, ["learning_rate", "clip_norm"]]
+    ended = ended.assign(
+        learning_rate=own["learning_rate"], clip_norm=own["clip_norm"], diverged=(ended["status"] == "diverged") * 1.0
+    )
+    context = [short for path, short in names.items() if not path.startswith("update_rule.")]
+    found = frontiers(ended, context)
+    edges = find_edges(build_report(run, where=where), trials, names)
+    notes = []
+    try:
+        fits = build_fits(run, where=where, resamples=0)
+        advice = build_advice(fits, steps=int(ended["steps"].max()), tau=_noise(run, ended))
+    except ClipsweepError as error:
+        advice = ()
+        notes.append(f"no advice from theory: {str(error).partition(': ')[2]}")
+    unfinished = len(trials) - len(ended)
+    if unfinished:
+        notes.append(f"{unfinished} of {len(trials)} trials have not ended: the answers will change")
+    return Answers(
+        path=str(run.path),
+        activity=_activity(run, ended, list(names.values())),
+        frontiers=found,
+        ratios=frontier_ratios(found),
+        edges=edges,
+        grid={edge.path: sorted_values(trials[names[edge.path]]) for edge in edges},
+        advice=advice,
+        notes=tuple(notes),
+    )
+
+
+def extended_grid(run_dir: Path, sweep: Sweep) -> list[str]:
+    """The overrides that grow a sweep's grid beyond the edges at which its arms have their best cells.
+
+    Args:
+        run_dir: Of the finished run.
+        sweep: Its spec.
+
+    Returns:
+        ``sweep.grid.<path>=[values]`` each, one a path of the grid with an edge; empty where there is none.
+    """
+    run = Run(run_dir)
+    trials, names = select(run, ()), short_names(run.swept)
+    edges = find_edges(build_report(run), trials, names)
+    grid = {path: sorted_values(trials[names[path]]) for path in sweep.sweep.grid if path in names}
+    return [f"sweep.grid.{path}={json.dumps(values)}" for path, values in grid_override(grid, edges).items()]
+
+
+def find_edges(report: Report, trials: pd.DataFrame, names: dict[str, str]) -> tuple[Edge, ...]:
+    """Where the best cell of an arm has the largest or smallest value that was tried beside its other values.
+
+    Args:
+        report: Of the same trials.
+        trials: The trials, swept columns under their short names.
+        names: Swept path to short name.
+
+    Returns:
+        Edges of numeric paths of the update rule, arm by arm.
+    """
+    edges = []
+    for best in report.bests:
+        if best.cell is None:
+            continue
+        for path, name in names.items():
+            value = best.cell.values.get(name)
+            if not path.startswith("update_rule.") or not isinstance(value, float | int) or isinstance(value, bool):
+                continue
+            others = {other: best.cell.values[other] for other in names.values() if other != name}
+            beside = trials[trials["arm"] == best.arm]
+            for other, held in others.items():
+                beside = beside[beside[other].isna() if held is None else beside[other] == held]
+            at_edge = edge_of([float(v) for v in beside[name].dropna()], float(value))
+            if at_edge is not None:
+                side, add = at_edge
+                edges.append(
+                    Edge(path=path, arm=best.arm, context=describe(others), side=side, value=float(value), add=add)
+                )
+    return tuple(edges)
+
+
+def sorted_values(column: pd.Series[Any]) -> list[Any]:
+    """The different values of a swept column, null in front.
+
+    Args:
+        column: Of the trials table.
+
+    Returns:
+        Plain values, numbers rising.
+    """
+    values = {plain_value(value) for value in column}
+    return ([None] if None in values else []) + sorted(value for value in values if value is not None)
+
+
+def _activity(run: Run, ended: pd.DataFrame, names: list[str]) -> tuple[Activity, ...]:
+    metrics = run.metrics
+    rows = []
+    for _, group in ended.groupby("cell_id", sort=False):
+        steps = metrics[metrics["trial_id"].isin(group["trial_id"])]
+        norms = steps["grad_norm"].astype(float).replace([float("inf")], float("nan")).dropna()
+        clips = "clip" in str(group["arm"].iloc[0])
+        clipped = float(group["clipped_fraction"].astype(float).mean()) if clips else float("nan")
+        low, middle, high = norms.quantile([0.05, 0.5, 0.95]) if len(norms) else (float("nan"),) * 3
+        rows.append(
+            Activity(
+                label=describe({name: plain_value(group.iloc[0][name]) for name in names}) or "the only cell",
+                diverged=divergence_rate(int(group["diverged"].sum()), len(group)),
+                clipped=clipped,
+                effective_rate=float(steps["step_size"].astype(float).median()),
+                grad_norm=(float(low), float(middle), float(high)),
+                fired=clipped > 0 if clips else None,
+            )
+        )
+    return tuple(rows)
+
+
+def _noise(run: Run, ended: pd.DataFrame) -> float | None:
+    """The median of tau over what was measured, where it was."""
+    if "gradient_noise" not in run.estimators:
+        return None
+    rows = run.measurements("gradient_noise")
+    tau = rows.loc[rows["trial_id"].isin(ended["trial_id"]), "tau"].astype(float).dropna()
+    return float(tau.median()) if len(tau) else None

@@ -1,0 +1,127 @@
+"""L0 and L1 of every cell: one fit a trajectory, summed up over the seeds."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from estimators.fits.line import SmoothnessFit, fit_smoothness
+from estimators.fits.statistics import Interval, mean_interval
+from sweeper.errors import ClipsweepError
+from sweeper.labels import plain_value, short_names
+from sweeper.report.select import select, trusted_points
+from sweeper.tables.run import Run
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+__all__ = ["CellFit", "build_fits"]
+
+
+_RESAMPLES = 400
+
+
+@dataclass(frozen=True, kw_only=True)
+class CellFit:
+    """What the seeds of one cell say of smoothness against gradient norm.
+
+    Attributes:
+        values: Short name to value of what is swept.
+        arm: The rule.
+        context: Values swept outside the update rule.
+        trajectories: Seed to fit, of the seeds that measured anything to be trusted.
+        spearman: Rank correlation, over the seeds.
+        slope: Of log smoothness on log gradient norm, over the seeds.
+        L0: Of the upper line, over the seeds whose L1 can be told.
+        L1: The same.
+        range: Smallest and largest gradient norm that any seed visited.
+        unidentifiable: Why L1 cannot be told; empty where at least half of the seeds can.
+    """
+
+    values: dict[str, Any]
+    arm: str
+    context: dict[str, Any]
+    trajectories: dict[int, SmoothnessFit]
+    spearman: Interval
+    slope: Interval
+    L0: Interval
+    L1: Interval
+    range: tuple[float, float]
+    unidentifiable: str
+
+    @property
+    def points(self) -> int:
+        """Snapshots that went in."""
+        return sum(fit.count for fit in self.trajectories.values())
+
+    @property
+    def effective(self) -> float:
+        """How many independent ones they are worth."""
+        return float(np.nansum([fit.effective for fit in self.trajectories.values()]))
+
+    @property
+    def decades(self) -> float:
+        """Powers of ten between the smallest and the largest gradient norm."""
+        low, high = self.range
+        return math.log10(high / low) if low > 0 else math.nan
+
+
+def build_fits(run: Run, *, where: Sequence[str] = (), resamples: int | None = None) -> tuple[CellFit, ...]:
+    """Fit every trajectory of a run, and sum each cell up over its seeds.
+
+    Intervals of one trajectory come from its own points; those of a cell are Student's t over its seeds, which are the
+    unit of replication.
+
+    Args:
+        run: The run.
+        where: ``column=value`` conditions, as for a report.
+        resamples: Of each trajectory's bootstrap; by default 400 for cells of one seed, and none for others, whose
+            spread over the seeds says more.
+
+    Returns:
+        The cells in which something was measured, in the order of the plan.
+
+    Raises:
+        ClipsweepError: Nothing was measured that can be trusted, or a condition is wrong.
+    """
+    trials = select(run, where)
+    points = trusted_points(run)
+    names = short_names(run.swept)
+    context = [short for path, short in names.items() if not path.startswith("update_rule.")]
+    cells = []
+    for _, group in trials.groupby("cell_id", sort=False):
+        fits = {}
+        drawn = resamples if resamples is not None else _RESAMPLES if len(group) == 1 else 0
+        for seed, trial in zip(group["seed"], group["trial_id"], strict=True):
+            own = points[points["trial_id"] == trial].sort_values("step")
+            if len(own):
+                fits[int(seed)] = fit_smoothness(own["grad_norm"], own["smoothness"], resamples=drawn, seed=int(seed))
+        if fits:
+            cells.append(_cell(group, list(names.values()), context, fits))
+    if not cells:
+        raise ClipsweepError(f"{run.path}: no smoothness was measured that can be trusted, so there is nothing to fit")
+    return tuple(cells)
+
+
+def _cell(group: pd.DataFrame, names: list[str], context: list[str], fits: dict[int, SmoothnessFit]) -> CellFit:
+    first = group.iloc[0]
+    told = [fit for fit in fits.values() if not fit.unidentifiable]
+    why = ""
+    if 2 * len(told) < len(fits):
+        why = next(fit.unidentifiable for fit in fits.values() if fit.unidentifiable)
+    return CellFit(
+        values={name: plain_value(first[name]) for name in names},
+        arm=str(first["arm"]),
+        context={name: plain_value(first[name]) for name in context},
+        trajectories=fits,
+        spearman=mean_interval([fit.spearman for fit in fits.values()]),
+        slope=mean_interval([fit.slope for fit in fits.values()]),
+        L0=mean_interval([fit.upper[0] for fit in told]),
+        L1=mean_interval([fit.upper[1] for fit in told]),
+        range=(min(fit.range[0] for fit in fits.values()), max(fit.range[1] for fit in fits.values())),
+        unidentifiable=why,
+    )

@@ -1,0 +1,81 @@
+"""The paper's Figure 6: the same snapshots measured twice, for example on a tenth of the data and on all of it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from sweeper.errors import ClipsweepError
+from sweeper.report.plots.axes import log_axes
+from sweeper.tables.run import Run
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.figure import Figure
+
+__all__ = ["agreement", "paired_measurements"]
+
+_VALUES = {"grad_norm": "gradient norm", "smoothness": "local smoothness"}
+
+
+def paired_measurements(run: Run) -> pd.DataFrame:
+    """Snapshots that were measured under two settings.
+
+    Args:
+        run: The run; of its settings, the first and the last count.
+
+    Returns:
+        ``trial_id``, ``step``, and ``grad_norm``, ``smoothness`` and ``data_fraction`` with the suffixes ``_first`` and
+        ``_last``.
+
+    Raises:
+        ClipsweepError: The run was measured under one setting only.
+    """
+    name = "directional_smoothness"
+    rows = run.measurements(name) if name in run.estimators else None
+    ids = [] if rows is None else list(dict.fromkeys(rows["measurement_id"]))
+    known = [measurement for measurement in run.state.measurements if measurement in ids]
+    ids = known + [measurement for measurement in ids if measurement not in known]
+    if rows is None or len(ids) < 2:
+        raise ClipsweepError(
+            f"{run.path}: its snapshots were measured under one setting only; with measure.keep: true, "
+            "`clipsweep estimate RUN --estimator directional_smoothness --set data_fraction=1` measures them again"
+        )
+    columns = ["trial_id", "step", *_VALUES, "data_fraction"]
+    first, last = (rows.loc[rows["measurement_id"] == measurement, columns] for measurement in (ids[0], ids[-1]))
+    pairs: pd.DataFrame = first.merge(last, on=["trial_id", "step"], suffixes=("_first", "_last"))
+    return pairs
+
+
+def agreement(run: Run, trials: pd.DataFrame) -> Figure:
+    """Gradient norm and smoothness under one setting against those under another, with the diagonal.
+
+    Args:
+        run: The run.
+        trials: The trials to draw.
+
+    Returns:
+        The figure; each panel tells the median ratio and the range of nine tenths of the ratios.
+
+    Raises:
+        ClipsweepError: The run was measured under one setting only, or the chosen trials were not.
+    """
+    from matplotlib.figure import Figure
+
+    pairs = paired_measurements(run)
+    pairs = pairs[pairs["trial_id"].isin(trials["trial_id"])].dropna()
+    if pairs.empty:
+        raise ClipsweepError(f"{run.path}: none of the chosen trials was measured twice")
+    shares = [float(pairs[f"data_fraction_{which}"].iloc[0]) for which in ("first", "last")]
+    figure = Figure(figsize=(7.2, 3.4), layout="constrained")
+    for axis, (column, words) in zip(np.ravel(figure.subplots(1, 2)), _VALUES.items(), strict=True):
+        x, y = (pairs[f"{column}_{which}"].to_numpy(float) for which in ("first", "last"))
+        axis.scatter(x, y, c=pairs["step"], s=12, cmap="viridis")
+        ends = [min(x.min(), y.min()), max(x.max(), y.max())]
+        axis.plot(ends, ends, color="black", linewidth=0.8)
+        low, middle, high = np.quantile(y / x, [0.05, 0.5, 0.95])
+        axis.set_title(f"{words}: ratio {middle:.3f}, nine tenths in [{low:.2f}, {high:.2f}]")
+        log_axes(axis)
+        axis.set(xlabel=f"{100 * shares[0]:.3g} % of the data", ylabel=f"{100 * shares[1]:.3g} % of the data")
+    return figure

@@ -1,0 +1,181 @@
+"""Pictures of theory sweeps: the phase diagram, the speed-up against M, the floor that noise leaves."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from sweeper.errors import ClipsweepError
+from sweeper.report.theory import build_theory, hitting_time, largest_stable_step, theory_trials
+from sweeper.tables.run import Run
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+__all__ = ["floor", "phase", "speedup"]
+
+_MAX_PANELS = 9
+
+
+def phase(run: Run, trials: pd.DataFrame) -> Figure:
+    """T over learning rate and threshold, with the exact largest stable step of gradient descent.
+
+    Args:
+        run: The run.
+        trials: The trials to draw.
+
+    Returns:
+        The figure: a panel a function and start; diverged and capped cells in colours of their own.
+
+    Raises:
+        ClipsweepError: Fewer than two rates or two thresholds were swept.
+    """
+    from matplotlib.figure import Figure
+
+    ended = _chosen(run, trials)
+    clipped = ended[ended["clip_norm"].notna()]
+    if clipped["learning_rate"].nunique() < 2 or clipped["clip_norm"].nunique() < 2:
+        raise ClipsweepError(f"{run.path}: a phase diagram needs several values of learning_rate and of clip_norm")
+    panels = list(clipped.groupby(["function_name", "L0", "L1", "M"], sort=False))[:_MAX_PANELS]
+    columns = math.ceil(math.sqrt(len(panels)))
+    figure = Figure(figsize=(4.4 * columns, 3.4 * math.ceil(len(panels) / columns)), layout="constrained")
+    axes = np.ravel(figure.subplots(math.ceil(len(panels) / columns), columns, squeeze=False))
+    times = clipped["hitting_time"].dropna().astype(float)
+    top = float(times.max()) if len(times) else 10.0
+    mesh = None
+    for axis, (_, group) in zip(axes, panels, strict=False):
+        mesh = _phase_panel(axis, group, top)
+        function = group["function_name"].iloc[0]
+        L0, L1, M = (float(group[name].iloc[0]) for name in ("L0", "L1", "M"))
+        if function == "extremal":
+            step = largest_stable_step(L0, L1, M)
+            axis.axhline(step, color="black", linewidth=1)
+            axis.annotate(
+                "h*", (1, step), xycoords=("axes fraction", "data"), textcoords="offset points", xytext=(3, -3)
+            )
+        axis.set_title(f"{function}, L0 = {L0:.3g}, L1 = {L1:.3g}, M = {M:.3g}")
+        axis.set(xlabel="threshold on the gradient norm", ylabel="learning rate")
+    for axis in axes[len(panels) :]:
+        axis.set_axis_off()
+    assert mesh is not None
+    figure.colorbar(mesh, ax=list(axes), label="T, eq. (7) and (8)", shrink=0.85)
+    _phase_legend(figure)
+    return figure
+
+
+_DIVERGED, _CAPPED = "#c44e52", "#d9d9d9"
+
+
+def _phase_panel(axis: Axes, group: pd.DataFrame, top: float) -> Any:
+    from matplotlib.colors import ListedColormap, LogNorm
+
+    def pivot(name: str, how: Any) -> pd.DataFrame:
+        return group.pivot_table(index="learning_rate", columns="clip_norm", values=name, aggfunc=how, dropna=False)
+
+    times = pivot("time", lambda values: hitting_time(list(values)))
+    diverged = pivot("diverged", "mean")
+    x, y = times.columns.to_numpy(float), times.index.to_numpy(float)
+    values = times.to_numpy(float)
+    lost = np.where(diverged.to_numpy(float) >= 0.5, 1.0, np.where(np.isinf(values), 0.0, np.nan))
+    axis.pcolormesh(x, y, lost, cmap=ListedColormap([_CAPPED, _DIVERGED]), vmin=0, vmax=1, shading="nearest")
+    finite = np.where(np.isfinite(values), np.maximum(values, 1), np.nan)
+    mesh = axis.pcolormesh(x, y, finite, cmap="viridis_r", norm=LogNorm(1, max(top, 10.0)), shading="nearest")
+    axis.set(xscale="log", yscale="log")
+    axis.grid(False)
+    return mesh
+
+
+def _phase_legend(figure: Figure) -> None:
+    from matplotlib.patches import Patch
+
+    figure.legend(
+        handles=[Patch(color=_DIVERGED, label="diverged"), Patch(color=_CAPPED, label="capped: never hit")],
+        loc="outside lower center",
+        ncols=2,
+    )
+
+
+def speedup(run: Run, trials: pd.DataFrame) -> Figure:
+    """How many times as long gradient descent takes as each rule, on the worse of Theorem 4's instances, against M.
+
+    Args:
+        run: The run.
+        trials: The trials to draw.
+
+    Returns:
+        The figure, with M / (log M + 1) as a guide for the slope.
+
+    Raises:
+        ClipsweepError: The run has not both instances.
+    """
+    from matplotlib.figure import Figure
+
+    speedups = build_theory(run).speedups
+    if not speedups:
+        raise ClipsweepError(
+            f"{run.path}: needs both instances of Theorem 4, theorem4_steep at several M and theorem4_flat at one gap, "
+            "each with sgd and with another rule"
+        )
+    figure = Figure(figsize=(4.6, 3.4), layout="constrained")
+    axis = figure.subplots()
+    for rule in dict.fromkeys(row.rule for row in speedups):
+        points = sorted((row.M, row.ratio) for row in speedups if row.rule == rule)
+        axis.plot(*zip(*points, strict=True), "o-", markersize=4, label=rule)
+        last_ratio = points[-1][1]
+    M = np.geomspace(min(row.M for row in speedups), max(row.M for row in speedups), 50)
+    guide = M / (np.log(M) + 1)
+    axis.plot(M, guide / guide[-1] * last_ratio, ":", color="grey", label="slope of M / (log M + 1)")
+    axis.axhline(1, color="black", linewidth=0.8)
+    axis.set(xscale="log", yscale="log", xlabel="M, gradient norm at the start", ylabel="T descent / T rule")
+    axis.legend()
+    return figure
+
+
+def floor(run: Run, trials: pd.DataFrame) -> Figure:
+    """The gradient norm that noise leaves, against threshold / tau; the share of clipped steps below it.
+
+    Args:
+        run: The run.
+        trials: The trials to draw.
+
+    Returns:
+        The figure: a curve a learning rate, mean and range over seeds.
+
+    Raises:
+        ClipsweepError: No trial with noise and a threshold goes on after its hit.
+    """
+    from matplotlib.figure import Figure
+
+    ended = _chosen(run, trials)
+    noisy = ended[(ended["noise"] > 0) & ended["clip_norm"].notna() & ended["tail_grad_norm"].notna()]
+    if noisy.empty:
+        raise ClipsweepError(f"{run.path}: needs noise, thresholds, and after_hit: go_on")
+    noisy = noisy.assign(relative=noisy["clip_norm"] / noisy["noise"])
+    figure = Figure(figsize=(4.8, 4.6), layout="constrained")
+    upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=[2, 1])
+    for rate, group in noisy.groupby("learning_rate"):
+        by_threshold = group.groupby("relative")
+        tail = by_threshold["tail_grad_norm"].agg(["mean", "min", "max"])
+        (line,) = upper.plot(tail.index, tail["mean"], "o-", markersize=3, label=f"{rate:.3g}")
+        upper.fill_between(tail.index, tail["min"], tail["max"], color=line.get_color(), alpha=0.15, linewidth=0)
+        lower.plot(
+            tail.index, 100 * by_threshold["clipped_fraction"].mean(), "o-", markersize=3, color=line.get_color()
+        )
+    upper.set(xscale="log", yscale="log", ylabel="mean ‖∇f‖, second half")
+    upper.legend(title="learning rate")
+    lower.set(xlabel="threshold / tau", ylabel="clipped steps, %", ylim=(-3, 103))
+    return figure
+
+
+def _chosen(run: Run, trials: pd.DataFrame) -> pd.DataFrame:
+    """The trials to draw that ended, with T (infinite where it never hit) and whether they diverged."""
+    ended = theory_trials(run)
+    ended = ended[ended["trial_id"].isin(trials["trial_id"])]
+    if ended.empty:
+        raise ClipsweepError(f"{run.path}: none of the chosen trials has ended")
+    times = ended["hitting_time"].astype(float).fillna(math.inf)
+    return ended.assign(time=times, diverged=(ended["hitting_status"] == "diverged").astype(float))

@@ -1,0 +1,1 @@
+"""Answers as text: terminal tables, Markdown, CSV and JSON."""

@@ -1,0 +1,234 @@
+"""Answers and fits as tables for the terminal, Markdown or JSON."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from estimators.fits.line import Bounds
+from estimators.fits.statistics import Interval
+from sweeper.labels import describe
+from sweeper.report.advice import Advice
+from sweeper.report.answers import Activity, Answers
+from sweeper.report.fits import CellFit
+from sweeper.report.render.tables import markdown_table, terminal_lines, terminal_table
+from sweeper.report.stability import Edge, Frontier, FrontierRatio, grown
+
+__all__ = ["ANSWER_FORMATS", "patch_of", "render_answers", "render_fits"]
+
+ANSWER_FORMATS = ("table", "md", "json")
+
+Block = tuple[str, list[str], list[list[str]]]
+"""Title, heads and rows of a table."""
+
+
+def render_answers(answers: Answers, style: str, *, width: int | None = None, color: bool = False) -> str:
+    """Answers as text.
+
+    Args:
+        answers: The answers.
+        style: One of :data:`ANSWER_FORMATS`.
+        width: Columns of the terminal.
+        color: Whether tables may use colours.
+
+    Returns:
+        The text, without a trailing newline.
+    """
+    if style == "json":
+        return _json({**_document(answers), "patch": patch_of(answers)})
+    blocks: list[Block] = [("what the rule did", _ACTIVITY, [_activity(row) for row in answers.activity])]
+    if answers.frontiers:
+        blocks.append(("how large a rate is stable", _FRONTIER, [_frontier(row) for row in answers.frontiers]))
+    if answers.ratios:
+        blocks.append(("largest stable rate, clipped / unclipped", _RATIO, [_ratio(row) for row in answers.ratios]))
+    lines = [line for edge in answers.edges for line in _edge(edge)]
+    if patch := patch_of(answers):
+        lines += [
+            "",
+            "a spec patch, ready to paste; `clipsweep run --extend-edges 1` does it:",
+            *patch.splitlines(),
+            "",
+        ]
+    lines += [line for advice in answers.advice for line in _advice(advice)]
+    lines += [f"note: {note}" for note in answers.notes]
+    return _text(answers.path, blocks, lines, style, width, color)
+
+
+def render_fits(
+    path: str, cells: Sequence[CellFit], style: str, *, width: int | None = None, color: bool = False
+) -> str:
+    """Fits as text.
+
+    Args:
+        path: The run directory.
+        cells: The fits.
+        style: One of :data:`ANSWER_FORMATS`.
+        width: Columns of the terminal.
+        color: Whether tables may use colours.
+
+    Returns:
+        The text, without a trailing newline.
+    """
+    if style == "json":
+        return _json({"run": path, "cells": [dataclasses.asdict(cell) for cell in cells]})
+    lines = [
+        "L0, L1: the upper line, 95 % quantile regression; ± is over seeds, [low, high] a bootstrap of the only one",
+        "they describe the range visited, along one direction at a time; not the loss as a whole",
+    ]
+    blocks: list[Block] = [("smoothness against gradient norm", _FIT, [_fit(cell) for cell in cells])]
+    return _text(path, blocks, [f"note: {line}" for line in lines], style, width, color)
+
+
+def patch_of(answers: Answers) -> str:
+    """The part of a spec that goes on beyond the edges.
+
+    Args:
+        answers: The answers.
+
+    Returns:
+        YAML; empty where there is no edge.
+
+    Example:
+        >>> edge = Edge(path="update_rule.learning_rate", arm="sgd", context="", side="largest", value=3.0, add=(9.0,))
+        >>> answers = Answers(path="", activity=(), frontiers=(), ratios=(), edges=(edge,),
+        ...     grid={"update_rule.learning_rate": [1.0, 3.0]}, advice=(), notes=())
+        >>> print(patch_of(answers))
+        sweep:
+          grid:
+            update_rule.learning_rate: [1, 3, 9]
+    """
+    if not answers.edges:
+        return ""
+    lines = ["sweep:", "  grid:"]
+    for path, values in answers.grid.items():
+        longer = grown(values, [edge for edge in answers.edges if edge.path == path])
+        lines.append(f"    {path}: [{', '.join('null' if value is None else f'{value:g}' for value in longer)}]")
+    return "\n".join(lines)
+
+
+def _text(path: str, blocks: Sequence[Block], lines: Sequence[str], style: str, width: int | None, color: bool) -> str:
+    if style == "md":
+        parts = [f"**{path}**"]
+        for title, heads, rows in blocks:
+            parts += ["", f"### {title}", "", *markdown_table(heads, rows)]
+        return "\n".join([*parts, "", *(f"- {line}" if line else "" for line in lines)]).rstrip()
+    tables = [
+        terminal_table(f"{path}: {title}", heads, rows, width=width, color=color) for title, heads, rows in blocks
+    ]
+    return "\n".join([*tables, terminal_lines(lines, width=width, color=color)]).rstrip()
+
+
+def _number(value: float | None) -> str:
+    if value is None or math.isnan(value):
+        return "–"
+    return "∞" if math.isinf(value) else f"{value:.3g}"
+
+
+_ACTIVITY = ["cell", "diverged", "95 %", "clipped", "effective rate", "‖g‖ 5 %", "median", "95 %"]
+
+
+def _activity(row: Activity) -> list[str]:
+    rate = row.diverged
+    clipped = "–" if math.isnan(row.clipped) else f"{100 * row.clipped:.0f} %"
+    return [
+        row.label,
+        f"{rate.hits}/{rate.count}",
+        f"{100 * rate.low:.0f}–{100 * rate.high:.0f} %",
+        "never fired" if row.fired is False else clipped,
+        _number(row.effective_rate),
+        *(_number(value) for value in row.grad_norm),
+    ]
+
+
+_FRONTIER = ["rule", "threshold", "within", "stable up to", "unstable at", "rates tried"]
+
+
+def _frontier(row: Frontier) -> list[str]:
+    return [
+        row.arm,
+        "none" if row.clip_norm is None else _number(row.clip_norm),
+        row.context or "–",
+        "none tried" if row.stable is None else _number(row.stable),
+        "none tried" if row.unstable is None else _number(row.unstable),
+        str(row.rates),
+    ]
+
+
+_RATIO = ["rule", "threshold", "within", "at least", "at most", "seeds"]
+
+
+def _ratio(row: FrontierRatio) -> list[str]:
+    return [row.arm, _number(row.clip_norm), row.context or "–", _number(row.low), _number(row.high), str(row.seeds)]
+
+
+def _edge(edge: Edge) -> list[str]:
+    name = edge.path.rpartition(".")[2]
+    within = f" at {edge.context}" if edge.context else ""
+    added = ", ".join(f"{value:g}" for value in edge.add)
+    return [
+        f"edge of the grid: the best {name} of {edge.arm} is the {edge.side} tried{within}, {edge.value:g}: add {added}"
+    ]
+
+
+def _advice(advice: Advice) -> list[str]:
+    within = f" [{advice.context}]" if advice.context else ""
+    if advice.silent:
+        return [f"theory{within}: no advice: {advice.silent}"]
+    low, high = advice.range
+    constants = f"L0 = {advice.L0:.3g}, L1 = {advice.L1:.3g}"
+    lines = [f"theory{within}: {constants} from {advice.source}, ‖∇f‖ in [{low:.3g}, {high:.3g}]"]
+    for rule in advice.rules:
+        threshold = "" if rule.clip_norm is None else f", clip_norm {rule.clip_norm:.3g}"
+        lines.append(f"  {rule.theory}: learning_rate {rule.learning_rate:.3g}{threshold}  ({rule.note})")
+    return [*lines, *(f"  {condition}" for condition in advice.conditions)]
+
+
+_FIT = ["cell", "seeds", "points", "n_eff", "‖∇f‖ visited", "Spearman", "log-log slope", "L0", "L1"]
+
+
+def _fit(cell: CellFit) -> list[str]:
+    low, high = cell.range
+    (first, *_) = cell.trajectories.values()
+    alone = first if len(cell.trajectories) == 1 else None
+    why = f"not identifiable: {cell.unidentifiable}"
+    return [
+        describe(cell.values) or "the only cell",
+        str(len(cell.trajectories)),
+        str(cell.points),
+        f"{cell.effective:.0f}",
+        f"{low:.3g} to {high:.3g}",
+        _spread(cell.spearman, None if alone is None else alone.spearman_bounds),
+        _spread(cell.slope, None),
+        "–" if cell.unidentifiable else _spread(cell.L0, None if alone is None else alone.L0),
+        why if cell.unidentifiable else _spread(cell.L1, None if alone is None else alone.L1),
+    ]
+
+
+def _spread(interval: Interval, bounds: Bounds | None) -> str:
+    if interval.count == 0 or math.isnan(interval.mean):
+        return "–"
+    if bounds is not None and not math.isnan(bounds.low):
+        return f"{interval.mean:.3g} [{bounds.low:.3g}, {bounds.high:.3g}]"
+    half = (interval.high - interval.low) / 2
+    return f"{interval.mean:.3g}" if math.isnan(half) else f"{interval.mean:.3g} ± {half:.2g}"
+
+
+def _document(answers: Answers) -> dict[str, Any]:
+    document = dataclasses.asdict(answers)
+    return {"run": document.pop("path"), **document}
+
+
+def _json(document: Any) -> str:
+    return json.dumps(_finite(document), indent=2)
+
+
+def _finite(value: Any) -> Any:
+    """JSON has no NaN and no infinity."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {str(key): _finite(part) for key, part in value.items()}
+    return [_finite(part) for part in value] if isinstance(value, list | tuple) else value

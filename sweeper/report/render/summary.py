@@ -1,0 +1,216 @@
+"""A report as a table for the terminal, Markdown, CSV or JSON."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from estimators.fits.statistics import Interval
+from sweeper.report.render.tables import csv_table, markdown_table, terminal_lines, terminal_table, value_text
+from sweeper.report.summary import Cell, Report
+
+__all__ = ["FORMATS", "render"]
+
+FORMATS = ("table", "md", "csv", "json")
+
+
+def render(report: Report, style: str, *, width: int | None = None, color: bool = False) -> str:
+    """A report as text.
+
+    Args:
+        report: The report.
+        style: One of :data:`FORMATS`.
+        width: Columns of the terminal; as wide as needed without.
+        color: Whether the table may use colours.
+
+    Returns:
+        The text, without a trailing newline.
+
+    Raises:
+        ValueError: The format is unknown.
+    """
+    match style:
+        case "table":
+            return _table(report, width, color)
+        case "md":
+            return _markdown(report)
+        case "csv":
+            return _csv(report)
+        case "json":
+            return json.dumps(_document(report), indent=2)
+    raise ValueError(f"unknown format {style!r}; known: {', '.join(FORMATS)}")
+
+
+def _interval(interval: Interval, *, digits: int = 4) -> str:
+    """Mean ± half-width, as exact as the interval deserves."""
+    if interval.count == 0 or math.isnan(interval.mean):
+        return "–"
+    half = (interval.high - interval.low) / 2
+    if math.isnan(half):
+        return f"{interval.mean:.{digits}g}"
+    return f"{interval.mean:.{digits}g} ± {half:.2g}"
+
+
+def _percent(fraction: float) -> str:
+    return "–" if math.isnan(fraction) else f"{100 * fraction:.0f} %"
+
+
+def _heads(report: Report) -> list[str]:
+    first = report.cells[0]
+    losses = [name.replace("_", " ") for name in first.losses]
+    return [*first.values, "seeds", "diverged", *losses, "clipped", "rank corr(L, ‖∇f‖)"]
+
+
+def _row(cell: Cell) -> list[str]:
+    bad = cell.statuses.get("failed", 0) + cell.statuses.get("lost", 0)
+    seeds = str(cell.seeds) + (f" ({bad} failed)" if bad else "")
+    return [
+        *(value_text(value) for value in cell.values.values()),
+        seeds,
+        f"{cell.diverged}/{cell.seeds}" if cell.diverged else "–",
+        *(_interval(interval) for interval in cell.losses.values()),
+        _percent(cell.clipped_fraction),
+        _interval(cell.rank_correlation, digits=2),
+    ]
+
+
+def _statuses(report: Report) -> str:
+    return ", ".join(f"{count} {status}" for status, count in report.statuses.items())
+
+
+def _answers(report: Report) -> list[str]:
+    """The sentences below the table."""
+    loss = report.primary.replace("_", " ")
+    lines = []
+    for best in report.bests:
+        within = f" [{best.context}]" if best.context else ""
+        tried = f"{best.cells_tried} cell{'s' if best.cells_tried != 1 else ''} tried"
+        if best.cell is None:
+            lines.append(f"best {best.arm}{within}: no cell finished with all its seeds ({tried})")
+        else:
+            value = _interval(best.cell.losses[report.primary])
+            label = best.cell.label or "the only cell"
+            lines.append(f"best {best.arm}{within}: {label}, {loss} {value} ({tried})")
+    for comparison in report.comparisons:
+        within = f" [{comparison.context}]" if comparison.context else ""
+        d = comparison.difference
+        span = f" (95 %: {d.low:+.3g} to {d.high:+.3g}, {d.count} paired seeds)" if d.count > 1 else ""
+        lines.append(
+            f"{comparison.first} minus {comparison.second}{within}: {loss} {d.mean:+.4g}{span}: {comparison.verdict}"
+        )
+    return lines
+
+
+def _nodes(report: Report) -> list[str]:
+    """Who did how much, where more than one node worked."""
+    if len(report.nodes) < 2:
+        return []
+    return [
+        f"node {share.host}{f' ({share.node})' if share.node else ''}: {_percent(share.share)} of the steps "
+        f"({share.trials} trial{'s' if share.trials != 1 else ''}, {share.steps} steps, "
+        f"{share.train_s:.1f} s of training)"
+        for share in report.nodes
+    ]
+
+
+def _table(report: Report, width: int | None, color: bool) -> str:
+    table = terminal_table(
+        f"{report.path}: {_statuses(report)}",
+        _heads(report),
+        [_row(cell) for cell in report.cells],
+        styles=["yellow" if cell.diverged else "" for cell in report.cells],
+        width=width,
+        color=color,
+    )
+    answers = terminal_lines(_answers(report), width=width, color=color)
+    nodes = terminal_lines(_nodes(report), style="dim", width=width, color=color)
+    notes = terminal_lines([f"note: {note}" for note in report.notes], style="dim", width=width, color=color)
+    return "\n".join(part for part in (table, answers, nodes, notes) if part)
+
+
+def _markdown(report: Report) -> str:
+    lines = [f"**{report.path}**: {_statuses(report)}", ""]
+    lines += markdown_table(_heads(report), [_row(cell) for cell in report.cells])
+    lines += [
+        "",
+        *(f"- {text}" for text in [*_answers(report), *_nodes(report)]),
+        *(f"- note: {note}" for note in report.notes),
+    ]
+    return "\n".join(lines)
+
+
+def _flat(cell: Cell) -> dict[str, Any]:
+    """A cell as one flat record, for CSV."""
+    record: dict[str, Any] = {**cell.values, "arm": cell.arm, "seeds": cell.seeds}
+    for status in ("done", "diverged", "failed", "lost", "running", "queued"):
+        record[status] = cell.statuses.get(status, 0)
+    for name, interval in cell.losses.items():
+        record |= {name: interval.mean, f"{name}_low": interval.low, f"{name}_high": interval.high}
+    record["clipped_fraction"] = cell.clipped_fraction
+    for name, interval in (("correlation", cell.correlation), ("rank_correlation", cell.rank_correlation)):
+        record |= {name: interval.mean, f"{name}_low": interval.low, f"{name}_high": interval.high}
+    return record | {"points": cell.points}
+
+
+def _csv(report: Report) -> str:
+    return csv_table([_flat(cell) for cell in report.cells])
+
+
+def _document(report: Report) -> dict[str, Any]:
+    return {
+        "run": report.path,
+        "statuses": report.statuses,
+        "primary": report.primary,
+        "cells": [
+            {
+                "values": cell.values,
+                "arm": cell.arm,
+                "seeds": cell.seeds,
+                "statuses": cell.statuses,
+                "losses": {name: _plain_interval(interval) for name, interval in cell.losses.items()},
+                "clipped_fraction": _plain(cell.clipped_fraction),
+                "correlation": _plain_interval(cell.correlation),
+                "rank_correlation": _plain_interval(cell.rank_correlation),
+                "points": cell.points,
+            }
+            for cell in report.cells
+        ],
+        "best": [
+            {
+                "arm": best.arm,
+                "context": best.context,
+                "cells_tried": best.cells_tried,
+                "values": None if best.cell is None else best.cell.values,
+                report.primary: None if best.cell is None else _plain_interval(best.cell.losses[report.primary]),
+            }
+            for best in report.bests
+        ],
+        "comparisons": [
+            {
+                "first": comparison.first,
+                "second": comparison.second,
+                "context": comparison.context,
+                "difference": _plain_interval(comparison.difference),
+                "verdict": comparison.verdict,
+            }
+            for comparison in report.comparisons
+        ],
+        "notes": list(report.notes),
+        "nodes": [{**vars(share), "share": _plain(share.share)} for share in report.nodes],
+    }
+
+
+def _plain(value: float) -> float | None:
+    """JSON has no NaN and no infinity."""
+    return value if math.isfinite(value) else None
+
+
+def _plain_interval(interval: Interval) -> Mapping[str, Any]:
+    return {
+        "mean": _plain(interval.mean),
+        "low": _plain(interval.low),
+        "high": _plain(interval.high),
+        "seeds": interval.count,
+    }

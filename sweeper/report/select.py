@@ -1,0 +1,114 @@
+"""Which trials and which points count: conditions, superseded trials, and measurements above their noise floor."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from sweeper.errors import ClipsweepError
+from sweeper.labels import short_names
+from sweeper.tables.run import Run
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+__all__ = ["select", "trusted_points"]
+
+
+TRUSTED_SNR = 3.0
+"""A smoothness below three times its noise floor is rounding, and stays out of the correlation."""
+
+
+def select(run: Run, where: Sequence[str]) -> pd.DataFrame:
+    """The trials that satisfy all conditions, with swept columns under their short names.
+
+    Trials that a changed spec or changed code has put others in the place of are left out, unless a condition names
+    the column ``superseded``.
+
+    Args:
+        run: The run.
+        where: ``column=value`` conditions; ``none`` is null.
+
+    Returns:
+        The rows of the trials table.
+
+    Raises:
+        ClipsweepError: A column is unknown, a condition is malformed, or no trial satisfies the conditions.
+    """
+    names = short_names(run.swept)
+    # learning_rate, clip_norm and steps have columns of their own, which a swept path of that name repeats.
+    repeated = [short for path, short in names.items() if short != path and short in run.trials.columns]
+    trials = run.trials.drop(columns=repeated).rename(columns=names)
+    if not any(condition.partition("=")[0].strip() == _SUPERSEDED for condition in where):
+        trials = trials[~_superseded(trials)]
+    for condition in where:
+        trials = _filter(trials, condition, names)
+    if trials.empty:
+        raise ClipsweepError(f"{run.path}: no trial satisfies {' and '.join(where) or 'anything: there are none'}")
+    return trials
+
+
+_SUPERSEDED = "superseded"
+
+
+def _superseded(trials: pd.DataFrame) -> pd.Series[bool]:
+    """Which trials others stand in the place of; none in tables that are older than the column."""
+    if _SUPERSEDED not in trials:
+        return trials["trial_id"].isna()  # every trial has an id
+    return trials[_SUPERSEDED].fillna(value=False).astype(bool)
+
+
+def _column(name: str, trials: pd.DataFrame, names: dict[str, str]) -> str:
+    """A column by its short or dotted name."""
+    found = names.get(name, name)
+    if found not in trials.columns:
+        known = ", ".join([*names.values(), "arm", "seed", "status"])
+        raise ClipsweepError(f"no column {name!r}; known: {known}")
+    return found
+
+
+def _filter(trials: pd.DataFrame, condition: str, names: dict[str, str]) -> pd.DataFrame:
+    name, mark, text = condition.partition("=")
+    if not mark:
+        raise ClipsweepError(f"--where {condition!r}: expected column=value, for example learning_rate=20")
+    column = trials[_column(name.strip(), trials, names)]
+    text = text.strip()
+    if text.lower() in {"none", "null"}:
+        return trials[column.isna()]
+    try:
+        number = float(text)
+    except ValueError:
+        return trials[column.astype(str) == text]
+    return trials[column.map(lambda value: _is_number(value) and float(value) == number).astype(bool)]
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def trusted_points(run: Run) -> pd.DataFrame:
+    """The latest directional smoothness of every snapshot whose value stands above its noise floor.
+
+    Args:
+        run: The run.
+
+    Returns:
+        Rows of the measurements table.
+
+    Raises:
+        ClipsweepError: The run measured none.
+    """
+    if "directional_smoothness" not in run.estimators:
+        raise ClipsweepError(
+            f"{run.path}: no directional smoothness was measured; the spec's measure section says when"
+        )
+    rows = run.measurements("directional_smoothness")
+    # Kept snapshots that were measured again, on other shares of the data, are another f.
+    rows = rows[rows["measurement_id"].isin(run.state.measurements)]
+    rows = rows[rows["smoothness"].notna() & ((rows["snr"] >= TRUSTED_SNR) | rows["snr"].isna())]
+    return rows.drop_duplicates(["trial_id", "step"], keep="last")

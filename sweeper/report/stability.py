@@ -1,0 +1,301 @@
+"""Divergence as data: how often a cell diverges, and up to which learning rate each threshold is stable."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from scipy import stats
+
+from sweeper.labels import describe, plain_value
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+__all__ = [
+    "Edge",
+    "Frontier",
+    "FrontierRatio",
+    "Proportion",
+    "divergence_rate",
+    "edge_of",
+    "frontier_ratios",
+    "frontiers",
+    "grid_override",
+    "grown",
+]
+
+UNSTABLE = 0.5
+"""A cell is unstable where at least this share of its seeds diverged."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Proportion:
+    """A share with its 95 % interval (Wilson, 1927).
+
+    Attributes:
+        hits: Of the trials.
+        count: Trials.
+        low: Lower end; NaN without trials.
+        high: Upper end.
+    """
+
+    hits: int
+    count: int
+    low: float
+    high: float
+
+
+def divergence_rate(diverged: int, count: int) -> Proportion:
+    """How often trials of a cell diverge.
+
+    Args:
+        diverged: Trials that diverged.
+        count: Trials that ended.
+
+    Returns:
+        The share and its interval.
+
+    Example:
+        >>> rate = divergence_rate(0, 3)
+        >>> rate.low, round(rate.high, 2)
+        (0.0, 0.56)
+    """
+    if count == 0:
+        return Proportion(hits=0, count=0, low=math.nan, high=math.nan)
+    interval = stats.binomtest(diverged, count).proportion_ci(method="wilson")
+    return Proportion(
+        hits=diverged, count=count, low=max(0.0, float(interval.low)), high=min(1.0, float(interval.high))
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Frontier:
+    """Up to which learning rate training is stable under one threshold.
+
+    Attributes:
+        arm: The rule.
+        clip_norm: The threshold; None for no clipping.
+        context: What else is swept.
+        stable: The largest rate tried below the first unstable one; None where the smallest is unstable.
+        unstable: The smallest unstable rate; None where all rates tried are stable.
+        rates: How many rates were tried.
+        by_seed: Seed to the same bracket, of the seeds that every rate has.
+    """
+
+    arm: str
+    clip_norm: float | None
+    context: str
+    stable: float | None
+    unstable: float | None
+    rates: int
+    by_seed: dict[int, tuple[float | None, float | None]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class FrontierRatio:
+    """Largest stable rate with a threshold over the one without, of the same optimiser.
+
+    Attributes:
+        arm: The clipped rule.
+        clip_norm: Its threshold.
+        context: What else is swept.
+        low: Smallest ratio that the brackets of all common seeds allow; 0 where nothing bounds it.
+        high: Largest one; infinite where the grid ends before the clipped rule is unstable.
+        seeds: Common seeds.
+    """
+
+    arm: str
+    clip_norm: float
+    context: str
+    low: float
+    high: float
+    seeds: int
+
+
+def frontiers(trials: pd.DataFrame, context_columns: Sequence[str]) -> tuple[Frontier, ...]:
+    """The stability frontier of every rule and threshold that was tried at two rates at least.
+
+    Args:
+        trials: Trials that ended, swept columns under their short names.
+        context_columns: Swept columns outside the update rule.
+
+    Returns:
+        In the order of the trials.
+    """
+    found = []
+    for values, group in _groups(trials, [*context_columns, "arm", "clip_norm"]):
+        rates = sorted(group["learning_rate"].dropna().unique())
+        if len(rates) < 2:
+            continue
+        share = group.groupby("learning_rate")["diverged"].mean()
+        stable, unstable = _bracket(rates, {rate: share[rate] >= UNSTABLE for rate in rates})
+        found.append(
+            Frontier(
+                arm=str(values["arm"]),
+                clip_norm=values["clip_norm"],
+                context=describe({name: values[name] for name in context_columns}),
+                stable=stable,
+                unstable=unstable,
+                rates=len(rates),
+                by_seed={
+                    int(of_seed["seed"].iloc[0]): _bracket(
+                        rates, dict(zip(of_seed["learning_rate"], of_seed["diverged"] > 0, strict=True))
+                    )
+                    for _, of_seed in group.groupby("seed")
+                    if len(of_seed) == len(rates)
+                },
+            )
+        )
+    return tuple(found)
+
+
+def frontier_ratios(found: Sequence[Frontier]) -> tuple[FrontierRatio, ...]:
+    """Every clipped frontier over the unclipped one of the same optimiser and context.
+
+    The interval is what the brackets allow: the truth of each seed lies between its last stable and its first unstable
+    rate. A finer grid narrows it; more seeds can only widen it.
+
+    Args:
+        found: The frontiers.
+
+    Returns:
+        In the order of the frontiers.
+    """
+    plain = {(_optimizer(one.arm), one.context): one for one in found if one.clip_norm is None}
+    ratios = []
+    for one in found:
+        base = plain.get((_optimizer(one.arm), one.context))
+        if one.clip_norm is None or base is None:
+            continue
+        pairs = [(one.by_seed[seed], base.by_seed[seed]) for seed in one.by_seed.keys() & base.by_seed.keys()]
+        if not pairs:
+            continue
+        ratios.append(
+            FrontierRatio(
+                arm=one.arm,
+                clip_norm=one.clip_norm,
+                context=one.context,
+                low=min((stable or 0.0) / (above or math.inf) for (stable, _), (_, above) in pairs),
+                high=max((unstable or math.inf) / below if below else math.inf for (_, unstable), (below, _) in pairs),
+                seeds=len(pairs),
+            )
+        )
+    return tuple(ratios)
+
+
+def _optimizer(arm: str) -> str:
+    """The arm without its transform, so that clipped and unclipped rules find one another."""
+    return " + ".join(part for part in arm.split(" + ") if not part.startswith(("clip", "normalize")))
+
+
+def _bracket(rates: Sequence[float], unstable: dict[float, Any]) -> tuple[float | None, float | None]:
+    """The last stable rate before the first unstable one, and that one."""
+    stable = None
+    for rate in rates:
+        if unstable[rate]:
+            return stable, float(rate)
+        stable = float(rate)
+    return stable, None
+
+
+def _groups(trials: pd.DataFrame, columns: Sequence[str]) -> list[tuple[dict[str, Any], pd.DataFrame]]:
+    """Trials with equal values, null among them, in the order of their first trial."""
+    groups = []
+    for _, group in trials.groupby(list(columns), sort=False, dropna=False):
+        first = group.iloc[0]
+        groups.append(({name: plain_value(first[name]) for name in columns}, group))
+    return groups
+
+
+_ADDED = 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class Edge:
+    """The best cell of an arm has the largest or smallest value tried.
+
+    Attributes:
+        path: The swept path.
+        arm: The arm.
+        context: What the best cell has besides, for example its threshold.
+        side: ``largest`` or ``smallest``.
+        value: The value.
+        add: Values that go on beyond it, in the grid's own spacing.
+    """
+
+    path: str
+    arm: str
+    context: str
+    side: str
+    value: float
+    add: tuple[float, ...]
+
+
+def edge_of(values: Sequence[float], best: float) -> tuple[str, tuple[float, ...]] | None:
+    """Whether the best value is the largest or smallest of those tried, and how the grid goes on there.
+
+    Args:
+        values: Values tried, positive.
+        best: One of them.
+
+    Returns:
+        The side and two more values, in the ratio of the outermost two; None in the middle, or below three values.
+
+    Example:
+        >>> edge_of([0.01, 0.03, 0.1], 0.1)
+        ('largest', (0.333, 1.11))
+        >>> edge_of([1, 2, 4], 2) is None
+        True
+    """
+    tried = sorted(set(values))
+    if len(tried) < 3 or tried[0] <= 0:
+        return None
+    if best == tried[-1]:
+        ratio = tried[-1] / tried[-2]
+        return "largest", tuple(_rounded(best * ratio**power) for power in range(1, _ADDED + 1))
+    if best == tried[0]:
+        ratio = tried[1] / tried[0]
+        return "smallest", tuple(_rounded(best / ratio**power) for power in range(1, _ADDED + 1))
+    return None
+
+
+def grown(values: Sequence[Any], edges: Sequence[Edge]) -> list[Any]:
+    """A swept list with the values that its edges ask for, in order; null stays in front.
+
+    Args:
+        values: As the sweep has them.
+        edges: Of one path.
+
+    Returns:
+        The longer list.
+
+    Example:
+        >>> edge = Edge(path="a", arm="sgd", context="", side="largest", value=3.0, add=(9.0,))
+        >>> grown([None, 1.0, 3.0], [edge])
+        [None, 1.0, 3.0, 9.0]
+    """
+    added = {value for edge in edges for value in edge.add}
+    numbers = sorted({value for value in values if value is not None} | added)
+    return ([None] if None in values else []) + numbers
+
+
+def grid_override(grid: Mapping[str, Sequence[Any]], edges: Sequence[Edge]) -> dict[str, list[Any]]:
+    """The paths of a grid that grow, with all their values.
+
+    Args:
+        grid: Path to values, as the sweep has them.
+        edges: What was found.
+
+    Returns:
+        Path to the longer list; empty where no edge lies in the grid.
+    """
+    paths = dict.fromkeys(edge.path for edge in edges if edge.path in grid)
+    return {path: grown(grid[path], [edge for edge in edges if edge.path == path]) for path in paths}
+
+
+def _rounded(value: float) -> float:
+    """Three digits are what a person would write."""
+    return float(f"{value:.3g}") if math.isfinite(value) else value

@@ -1,0 +1,315 @@
+"""What the sweep says: cells aggregated over seeds, arms compared seed by seed.
+
+Seeds are the unit of replication: every interval is Student's t over seeds, never over steps of one trajectory.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from estimators.fits.statistics import Interval, log_log_correlation, mean_interval, rank_correlation
+from sweeper.errors import ClipsweepError
+from sweeper.labels import describe, plain_value, short_names
+from sweeper.report.nodes import NodeShare, node_shares
+from sweeper.report.select import TRUSTED_SNR, _column, _superseded, select
+from sweeper.tables.run import Run
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+__all__ = ["ArmBest", "Cell", "Comparison", "Report", "build_report"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cell:
+    """One row of the report: a cell, or the trials that share the values asked for with ``--by``.
+
+    Attributes:
+        values: Short name to value of what is swept.
+        arm: The update rule up to its numbers; several are joined.
+        seeds: Trials in the row.
+        statuses: Status word to count.
+        losses: Name to interval over the trials that ended; ``final_train_loss`` and the best of each metric.
+        clipped_fraction: Mean share of clipped steps; NaN where nothing was trained.
+        correlation: Of log smoothness with log gradient norm, Pearson; interval over seeds.
+        rank_correlation: The same by ranks, Spearman.
+        points: Snapshots that went into the correlations.
+        trial_losses: Seed to primary loss, of the trials that are done.
+    """
+
+    values: dict[str, Any]
+    arm: str
+    seeds: int
+    statuses: dict[str, int]
+    losses: dict[str, Interval]
+    clipped_fraction: float
+    correlation: Interval
+    rank_correlation: Interval
+    points: int
+    trial_losses: dict[int, float]
+
+    @property
+    def diverged(self) -> int:
+        """How many of its trials diverged."""
+        return self.statuses.get("diverged", 0)
+
+    @property
+    def label(self) -> str:
+        """``name=value`` pairs."""
+        return describe(self.values)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ArmBest:
+    """The best cell of an arm, among the cells all of whose seeds are done.
+
+    Attributes:
+        arm: The arm.
+        cell: Its best cell; None where no cell has all its seeds done.
+        cells_tried: How many cells the arm was given: more tries find a better best.
+        context: Swept values outside the update rule within which arms are compared.
+    """
+
+    arm: str
+    cell: Cell | None
+    cells_tried: int
+    context: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """Two arms at their best, seed by seed.
+
+    Attributes:
+        first: Name of the arm whose loss is taken.
+        second: Name of the arm whose loss is subtracted.
+        difference: first - second over the common seeds; negative where the first is better.
+        context: As in :class:`ArmBest`.
+    """
+
+    first: str
+    second: str
+    difference: Interval
+    context: str
+
+    @property
+    def verdict(self) -> str:
+        """What the interval allows to say."""
+        if self.difference.count < 2:
+            return "one seed says nothing of chance"
+        if self.difference.high < 0:
+            return f"{self.first} is better"
+        if self.difference.low > 0:
+            return f"{self.second} is better"
+        return "undecided at 95 %"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """Everything that ``clipsweep report`` shows.
+
+    Attributes:
+        path: The run directory.
+        statuses: Trials by status word.
+        primary: The loss by which cells are ranked.
+        cells: The rows.
+        bests: The best cell per arm.
+        comparisons: Arms against each other.
+        notes: What a reader should know about these numbers.
+        nodes: Which node did how much.
+    """
+
+    path: str
+    statuses: dict[str, int]
+    primary: str
+    cells: tuple[Cell, ...]
+    bests: tuple[ArmBest, ...]
+    comparisons: tuple[Comparison, ...]
+    notes: tuple[str, ...]
+    nodes: tuple[NodeShare, ...] = ()
+
+
+def build_report(
+    run: Run,
+    *,
+    by: Sequence[str] = (),
+    where: Sequence[str] = (),
+    sort: str | None = None,
+    estimator: str = "directional_smoothness",
+) -> Report:
+    """Aggregate a run.
+
+    Args:
+        run: The run.
+        by: Columns whose values make a row; all swept ones by default. Short or dotted names.
+        where: ``column=value`` conditions; ``none`` is null. All must hold.
+        sort: A column of the table; a leading ``-`` turns the order round.
+        estimator: Whose smoothness is correlated with the gradient norm.
+
+    Returns:
+        The report.
+
+    Raises:
+        ClipsweepError: A column is unknown, a condition is malformed, or no trial satisfies the conditions.
+    """
+    names = short_names(run.swept)
+    trials = select(run, where)
+    columns = [_column(name, trials, names) for name in by] or list(names.values())
+    correlations = _correlations(run, estimator)
+    primary = _primary(trials)
+    cells = tuple(_cell(group, columns, correlations, primary) for group in _groups(trials, columns))
+    context_columns = [short for path, short in names.items() if not path.startswith("update_rule.")]
+    bests, comparisons = _arms(trials, list(names.values()), context_columns, correlations, primary)
+    if sort is not None:
+        cells = _sorted(cells, sort)
+    return Report(
+        path=str(run.path),
+        statuses=_counts(trials),
+        primary=primary,
+        cells=cells,
+        bests=bests,
+        comparisons=comparisons,
+        notes=_notes(run, trials, cells, estimator),
+        nodes=node_shares(run, set(trials["trial_id"])),
+    )
+
+
+def _primary(trials: pd.DataFrame) -> str:
+    """Validation loss where there is one, else training loss."""
+    return "best_valid_loss" if "best_valid_loss" in trials and trials["best_valid_loss"].notna().any() else _TRAIN
+
+
+_TRAIN = "final_train_loss"
+
+
+def _groups(trials: pd.DataFrame, columns: list[str]) -> list[pd.DataFrame]:
+    """Trials that share the values of the columns, in the order in which they first appear."""
+    if not columns:
+        return [trials]
+    return [group for _, group in trials.groupby(columns, sort=False, dropna=False)]
+
+
+def _counts(trials: pd.DataFrame) -> dict[str, int]:
+    return {str(status): int(count) for status, count in trials["status"].value_counts(sort=False).items()}
+
+
+def _correlations(run: Run, estimator: str) -> dict[str, tuple[float, float, int]]:
+    """Trial to Pearson of logs, Spearman, and the number of points."""
+    if estimator not in run.estimators:
+        return {}
+    rows = run.measurements(estimator)
+    latest = list(run.state.measurements)[-1]
+    rows = rows[(rows["measurement_id"] == latest) & ((rows["snr"] >= TRUSTED_SNR) | rows["snr"].isna())]
+    results = {}
+    for trial, group in rows.groupby("trial_id", sort=False):
+        x, y = group["grad_norm"].to_numpy(), group["smoothness"].to_numpy(dtype=float)
+        results[str(trial)] = (log_log_correlation(x, y), rank_correlation(x, y), len(group))
+    return results
+
+
+def _cell(
+    group: pd.DataFrame, columns: list[str], correlations: dict[str, tuple[float, float, int]], primary: str
+) -> Cell:
+    ended = group[group["status"] == "done"]
+    losses = [_TRAIN] + [name for name in group.columns if name.startswith("best_")]
+    found = [correlations[trial] for trial in group["trial_id"] if trial in correlations]
+    first = group.iloc[0]
+    return Cell(
+        values={name: plain_value(first[name]) for name in columns},
+        arm=" / ".join(dict.fromkeys(group["arm"])),
+        seeds=len(group),
+        statuses=_counts(group),
+        losses={name: mean_interval(ended[name].to_numpy(dtype=float)) for name in losses if name in group},
+        clipped_fraction=float(group["clipped_fraction"].astype(float).mean()),
+        correlation=mean_interval([pearson for pearson, _, _ in found]),
+        rank_correlation=mean_interval([spearman for _, spearman, _ in found]),
+        points=sum(points for _, _, points in found),
+        trial_losses=dict(zip(ended["seed"].tolist(), ended[primary].astype(float).tolist(), strict=True))
+        if primary in ended
+        else {},
+    )
+
+
+def _arms(
+    trials: pd.DataFrame,
+    columns: list[str],
+    context_columns: list[str],
+    correlations: dict[str, tuple[float, float, int]],
+    primary: str,
+) -> tuple[tuple[ArmBest, ...], tuple[Comparison, ...]]:
+    """The best cell of each arm, and each pair of arms compared at their best, within each context."""
+    bests: list[ArmBest] = []
+    comparisons: list[Comparison] = []
+    for within in _groups(trials, context_columns):
+        context = describe({name: plain_value(within.iloc[0][name]) for name in context_columns})
+        here = [
+            _best(
+                arm,
+                [_cell(group, columns, correlations, primary) for group in _groups(of_arm, columns)],
+                context,
+                primary,
+            )
+            for arm, of_arm in within.groupby("arm", sort=False)
+        ]
+        bests += here
+        found = [best for best in here if best.cell is not None]
+        comparisons += [_compare(one, other, context) for i, one in enumerate(found) for other in found[i + 1 :]]
+    return tuple(bests), tuple(comparisons)
+
+
+def _best(arm: Any, cells: list[Cell], context: str, primary: str) -> ArmBest:
+    whole = [cell for cell in cells if cell.statuses.get("done", 0) == cell.seeds and cell.losses[primary].count]
+    best = min(whole, key=lambda cell: cell.losses[primary].mean, default=None)
+    return ArmBest(arm=str(arm), cell=best, cells_tried=len(cells), context=context)
+
+
+def _compare(one: ArmBest, other: ArmBest, context: str) -> Comparison:
+    assert one.cell is not None
+    assert other.cell is not None
+    common = sorted(one.cell.trial_losses.keys() & other.cell.trial_losses.keys())
+    differences = [other.cell.trial_losses[seed] - one.cell.trial_losses[seed] for seed in common]
+    return Comparison(first=other.arm, second=one.arm, difference=mean_interval(differences), context=context)
+
+
+def _sorted(cells: tuple[Cell, ...], sort: str) -> tuple[Cell, ...]:
+    name, reverse = sort.removeprefix("-"), sort.startswith("-")
+    known = [*cells[0].values, *cells[0].losses, "arm", "seeds", "diverged", "clipped_fraction", "correlation"]
+    if name not in known:
+        raise ClipsweepError(f"--sort {sort!r}: no such column; known: {', '.join(known)}")
+
+    def key(cell: Cell) -> Any:
+        if name in cell.values:
+            return cell.values[name]
+        if name in cell.losses:
+            return cell.losses[name].mean
+        return cell.correlation.mean if name == "correlation" else getattr(cell, name)
+
+    def missing(cell: Cell) -> bool:
+        value = key(cell)
+        return value is None or (isinstance(value, float) and math.isnan(value))
+
+    # What has no value stands last, whichever way the order runs.
+    present = sorted((cell for cell in cells if not missing(cell)), key=key, reverse=reverse)
+    return tuple(present) + tuple(cell for cell in cells if missing(cell))
+
+
+def _notes(run: Run, trials: pd.DataFrame, cells: tuple[Cell, ...], estimator: str) -> tuple[str, ...]:
+    notes = []
+    unfinished = int(trials["status"].isin(["queued", "running"]).sum())
+    if unfinished:
+        notes.append(f"{unfinished} of {len(trials)} trials are unfinished: the numbers will change")
+    if earlier := int(_superseded(run.trials).sum()) - int(_superseded(trials).sum()):
+        notes.append(
+            f"{earlier} trials of an earlier spec or earlier code are left out; `--where superseded=True` shows them"
+        )
+    if any(2 <= cell.seeds <= 3 for cell in cells):
+        notes.append("with two or three seeds a 95 % interval is wide; more seeds narrow it")
+    if len(run.state.measurements) > 1 and estimator in run.estimators:
+        latest = list(run.state.measurements)[-1]
+        notes.append(f"the run was measured under several settings; correlations are those of measurement_id {latest}")
+    if any(cell.clipped_fraction == 0 and "clip_norm" in cell.arm for cell in cells):
+        notes.append("some thresholds never fired: their cells are unclipped training under another name")
+    return tuple(notes)

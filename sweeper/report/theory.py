@@ -1,0 +1,275 @@
+"""What a theory sweep says: hitting times beside the theorems' bounds, and gradient descent against clipping."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from sweeper.errors import ClipsweepError
+from sweeper.labels import plain_value, short_names
+from sweeper.report.select import select
+from sweeper.tables.run import Run
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+__all__ = [
+    "Speedup",
+    "TheoryReport",
+    "TheoryRow",
+    "build_theory",
+    "hitting_time",
+    "largest_stable_step",
+    "theory_trials",
+]
+
+_STATUSES = ("hit", "diverged", "capped")
+_SHOWN_APART = {"problem.function", "problem.function.use", "update_rule.from_theory"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class TheoryRow:
+    """One cell.
+
+    Attributes:
+        values: Short name to value of what is swept.
+        arm: The rule.
+        function: Name of the function, with its numbers where the sweep gives both together.
+        seeds: Trials that ended.
+        time: T of eq. (8), over the seeds; infinite where less than half of them have hit.
+        statuses: ``hit``, ``diverged`` and ``capped`` to count.
+        bound: What the rule's theorem promises; None where none does.
+        clipped_fraction: Share of shortened steps.
+        tail_grad_norm: Mean gradient norm over the second half, of trials that go on after their hit; NaN otherwise.
+    """
+
+    values: dict[str, Any]
+    arm: str
+    function: str
+    seeds: int
+    time: float
+    statuses: dict[str, int]
+    bound: float | None
+    clipped_fraction: float
+    tail_grad_norm: float
+
+    @property
+    def slack(self) -> float | None:
+        """How many times the bound is above what it took; None without a bound or a hit."""
+        return None if self.bound is None or not 0 < self.time < math.inf else self.bound / self.time
+
+
+@dataclass(frozen=True, kw_only=True)
+class Speedup:
+    """The two instances of Theorem 4 at one M, in the worse of which every rule is judged.
+
+    Attributes:
+        M: Gradient norm at the start of the steep instance.
+        rule: Name of the rule that is compared.
+        descent_time: The smallest, over the fixed steps tried, of the larger of the two hitting times.
+        descent_rate: The fixed step that reaches it.
+        rule_time: The larger of the rule's two hitting times.
+        rates_tried: How many fixed steps ran on both instances.
+    """
+
+    M: float
+    rule: str
+    descent_time: float
+    descent_rate: float
+    rule_time: float
+    rates_tried: int
+
+    @property
+    def ratio(self) -> float:
+        """How many times as long gradient descent takes; below 1 it wins."""
+        return self.descent_time / self.rule_time if math.isfinite(self.rule_time) else math.nan
+
+
+@dataclass(frozen=True, kw_only=True)
+class TheoryReport:
+    """Everything that ``clipsweep theory`` shows.
+
+    Attributes:
+        path: The run directory.
+        statuses: Trials by how they ended.
+        rows: The cells.
+        speedups: By M, where both instances of Theorem 4 were run.
+        notes: What a reader should know about these numbers.
+    """
+
+    path: str
+    statuses: dict[str, int]
+    rows: tuple[TheoryRow, ...]
+    speedups: tuple[Speedup, ...]
+    notes: tuple[str, ...]
+
+
+def build_theory(run: Run, *, where: Sequence[str] = ()) -> TheoryReport:
+    """Aggregate a theory sweep over its seeds.
+
+    Args:
+        run: The run.
+        where: ``column=value`` conditions, as for a report.
+
+    Returns:
+        The report.
+
+    Raises:
+        ClipsweepError: The run has no analytic trial that ended, or a condition is wrong.
+    """
+    trials = theory_trials(run, where)
+    # The function and the rule have columns of their own.
+    names = {path: short for path, short in short_names(run.swept).items() if path not in _SHOWN_APART}
+    whole = short_names(run.swept).get("problem.function")
+    rows = tuple(_row(group, list(names.values()), whole) for _, group in trials.groupby("cell_id", sort=False))
+    counts = trials["hitting_status"].value_counts()
+    return TheoryReport(
+        path=str(run.path),
+        statuses={status: int(counts[status]) for status in _STATUSES if status in counts},
+        rows=rows,
+        speedups=tuple(_speedups(trials)),
+        notes=tuple(_notes(trials, rows)),
+    )
+
+
+def theory_trials(run: Run, where: Sequence[str] = ()) -> pd.DataFrame:
+    """The analytic trials that ended.
+
+    Args:
+        run: The run.
+        where: ``column=value`` conditions.
+
+    Returns:
+        Rows of the trials table, swept columns under their short names.
+
+    Raises:
+        ClipsweepError: There are none, or a condition is wrong.
+    """
+    trials = select(run, where)
+    if "hitting_status" not in trials or trials["hitting_status"].isna().all():
+        raise ClipsweepError(f"{run.path}: no analytic trial has ended; theory is about problem: {{use: analytic}}")
+    # A theorem's own numbers stand in the table, not under the swept path.
+    own = run.trials.loc[trials.index, ["learning_rate", "clip_norm"]]
+    trials = trials.assign(learning_rate=own["learning_rate"], clip_norm=own["clip_norm"])
+    return trials[trials["hitting_status"].notna()]
+
+
+def hitting_time(times: Sequence[float]) -> float:
+    """T of eq. (8): the first t by which at least half of the runs have hit; of one run, eq. (7).
+
+    Args:
+        times: Hitting time of each run, infinite where it never hit.
+
+    Returns:
+        The lower median.
+
+    Example:
+        >>> hitting_time([5, 3, math.inf]), hitting_time([5, math.inf, math.inf]), hitting_time([7, 4])
+        (5, inf, 4)
+    """
+    return sorted(times)[(len(times) + 1) // 2 - 1]
+
+
+def largest_stable_step(L0: float, L1: float, M: float) -> float:
+    """h* = 2 log(1 + L1 M / L0)/(L1 M): beyond it gradient descent diverges on the extremal function.
+
+    From f'(x0) = M the step of this length ends at -x0; a longer one ends beyond, where the gradient is larger.
+
+    Args:
+        L0: Of the extremal function.
+        L1: Of the extremal function.
+        M: Gradient norm at the start.
+
+    Returns:
+        The step size.
+    """
+    return 2 * math.log1p(L1 * M / L0) / (L1 * M)
+
+
+def _times(group: pd.DataFrame) -> list[float]:
+    return [math.inf if math.isnan(time) else float(time) for time in group["hitting_time"].astype(float)]
+
+
+def _function(first: Any, whole: str | None) -> str:
+    """The function with its numbers, where the sweep gives them together."""
+    if whole is None or plain_value(first[whole]) is None:
+        return str(first["function_name"])
+    section = json.loads(first[whole])
+    numbers = [
+        f"{name}={value:g}" if isinstance(value, float | int) else f"{name}={value}"
+        for name, value in section.items()
+        if name != "use"
+    ]
+    return " ".join([section["use"], *numbers])
+
+
+def _row(group: pd.DataFrame, names: Sequence[str], whole: str | None) -> TheoryRow:
+    first = group.iloc[0]
+    counts = group["hitting_status"].value_counts()
+    bound = float(first["iteration_bound"])
+    return TheoryRow(
+        values={name: plain_value(first[name]) for name in names},
+        arm=str(first["arm"]),
+        function=_function(first, whole),
+        seeds=len(group),
+        time=hitting_time(_times(group)),
+        statuses={status: int(counts.get(status, 0)) for status in _STATUSES},
+        bound=None if math.isnan(bound) else bound,
+        clipped_fraction=float(group["clipped_fraction"].astype(float).mean()),
+        tail_grad_norm=float(group["tail_grad_norm"].astype(float).mean()),
+    )
+
+
+def _speedups(trials: pd.DataFrame) -> list[Speedup]:
+    """Both instances of Theorem 4, without noise: the worse of them decides, for every rule."""
+    still = trials[trials["noise"] == 0]
+    steep, flat = (still[still["function_name"] == name] for name in ("theorem4_steep", "theorem4_flat"))
+    if steep.empty or flat["initial_gap"].nunique() != 1:
+        return []
+    found = []
+    for _, walls in steep.groupby("M"):
+        descent = _worst(walls[walls["arm"] == "sgd"], flat[flat["arm"] == "sgd"], "learning_rate")
+        if not descent:
+            continue
+        rate = min(descent, key=lambda rate: descent[rate])
+        for rule, time in _worst(walls[walls["arm"] != "sgd"], flat[flat["arm"] != "sgd"], "arm").items():
+            found.append(
+                Speedup(
+                    M=float(walls["M"].iloc[0]),
+                    rule=str(rule),
+                    descent_time=descent[rate],
+                    descent_rate=float(rate),
+                    rule_time=time,
+                    rates_tried=len(descent),
+                )
+            )
+    return found
+
+
+def _worst(walls: pd.DataFrame, valley: pd.DataFrame, key: str) -> dict[Any, float]:
+    """Of each rule that ran on both instances, the larger hitting time; the better one where a rule ran twice."""
+
+    def best(frame: pd.DataFrame) -> dict[Any, float]:
+        return {value: min(_times(group)) for value, group in frame.groupby(key)}
+
+    on_walls, in_valley = best(walls), best(valley)
+    return {value: max(time, in_valley[value]) for value, time in on_walls.items() if value in in_valley}
+
+
+def _notes(trials: pd.DataFrame, rows: Sequence[TheoryRow]) -> list[str]:
+    notes = []
+    seeds = int(trials.groupby("cell_id").size().max())
+    if (trials["noise"] > 0).any():
+        notes.append(
+            f"T is eq. (8): half of {seeds} seeds have hit by then; the share of clipped steps stands beside it"
+        )
+        if seeds < 10:
+            notes.append("with so few seeds the median is coarse")
+    if any(row.slack is not None and row.slack > 100 for row in rows):
+        notes.append(
+            "a bound speaks of the worst function of its class: that it holds with so much to spare proves little"
+        )
+    return notes

@@ -1,0 +1,131 @@
+"""Which kept snapshot is measured where: the pure half of ``clipsweep estimate``, events in and commands out."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable
+
+from sweeper.protocol.events import (
+    Command,
+    EstimatorDied,
+    EstimatorReady,
+    Event,
+    Measure,
+    Measured,
+    MeasureFailed,
+    MeasureRaised,
+    ReplaceEstimator,
+    SnapshotId,
+    SnapshotLost,
+    StopRequested,
+)
+
+__all__ = ["MeasureQueue"]
+
+
+class MeasureQueue:
+    """Hands snapshots to estimators until all are measured or given up.
+
+    An estimator stays with a trial while that has snapshots left, in the order of their steps: it has the trial's probe
+    built, and where snapshots follow each other it takes the gradient at x_{k+1} over. Rows do not depend on it.
+
+    Args:
+        snapshots: What there is to measure.
+        max_attempts: How often a snapshot may fail before it is given up.
+
+    Example:
+        >>> queue = MeasureQueue([SnapshotId("a", 0, 0)], max_attempts=2)
+        >>> queue.handle(EstimatorReady(slot=0))
+        [Measure(slot=0, snapshot=SnapshotId(trial='a', attempt=0, step=0))]
+        >>> queue.finished
+        False
+        >>> queue.handle(Measured(slot=0, snapshot=SnapshotId("a", 0, 0)))
+        []
+        >>> queue.finished
+        True
+    """
+
+    def __init__(self, snapshots: Iterable[SnapshotId], *, max_attempts: int) -> None:
+        self._max_attempts = max_attempts
+        self._waiting: dict[str, deque[SnapshotId]] = {}
+        for snapshot in snapshots:
+            self._waiting.setdefault(snapshot.trial, deque()).append(snapshot)
+        self._measuring: dict[int, SnapshotId] = {}
+        self._idle: list[int] = []
+        self._trial_of: dict[int, str] = {}
+        self._failures: dict[SnapshotId, int] = {}
+        self._stopping = False
+
+    @property
+    def finished(self) -> bool:
+        """Whether nothing is left to wait for."""
+        return not self._measuring and (self._stopping or not any(self._waiting.values()))
+
+    @property
+    def num_waiting(self) -> int:
+        """Snapshots that no estimator has yet."""
+        return sum(map(len, self._waiting.values()))
+
+    def handle(self, event: Event) -> list[Command]:
+        """Take notice of one event.
+
+        Args:
+            event: One of those of estimators, or that the user wants to stop.
+
+        Returns:
+            What is to be done, in order.
+
+        Raises:
+            AssertionError: The event is one of training.
+        """
+        match event:
+            case EstimatorReady(slot=slot):
+                self._idle.append(slot)
+                return self._fill()
+            case Measured(slot=slot):
+                self._measuring.pop(slot, None)
+                self._idle.append(slot)
+                return self._fill()
+            case (
+                MeasureRaised(slot=slot, snapshot=snapshot, error=error)
+                | SnapshotLost(slot=slot, snapshot=snapshot, error=error)
+            ):
+                self._measuring.pop(slot, None)
+                self._idle.append(slot)
+                return self._again(snapshot, error) + self._fill()
+            case EstimatorDied(slot=slot, error=error):
+                interrupted = self._measuring.pop(slot, None)
+                self._idle = [idle for idle in self._idle if idle != slot]
+                again = [] if interrupted is None else self._again(interrupted, error)
+                replace: list[Command] = [] if self.finished else [ReplaceEstimator(slot=slot)]
+                return [*again, *replace, *self._fill()]
+            case StopRequested():
+                self._stopping = True
+                return []
+        raise AssertionError(f"no event of estimators: {event!r}")
+
+    def _fill(self) -> list[Command]:
+        commands: list[Command] = []
+        while self._idle and not self._stopping and (trial := self._choose(self._idle[0])) is not None:
+            slot = self._idle.pop(0)
+            snapshot = self._waiting[trial].popleft()
+            self._measuring[slot] = snapshot
+            self._trial_of[slot] = trial
+            commands.append(Measure(slot=slot, snapshot=snapshot))
+        return commands
+
+    def _choose(self, slot: int) -> str | None:
+        """The estimator's own trial, else one that nobody is at, else the one with most left."""
+        left = {trial: waiting for trial, waiting in self._waiting.items() if waiting}
+        if self._trial_of.get(slot) in left:
+            return self._trial_of[slot]
+        taken = {snapshot.trial for snapshot in self._measuring.values()}
+        free = next((trial for trial in left if trial not in taken), None)
+        return free or max(left, key=lambda trial: len(left[trial]), default=None)
+
+    def _again(self, snapshot: SnapshotId, error: str) -> list[Command]:
+        self._failures[snapshot] = self._failures.get(snapshot, 0) + 1
+        if self._failures[snapshot] >= self._max_attempts:
+            return [MeasureFailed(snapshot=snapshot, error=error)]
+        self._waiting.setdefault(snapshot.trial, deque()).appendleft(snapshot)
+        return []

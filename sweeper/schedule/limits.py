@@ -1,0 +1,119 @@
+"""How many snapshots may be on their way from trainers to rows; part of the schedule, and as pure."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from sweeper.protocol.events import SnapshotId
+
+__all__ = ["InFlight", "Slots"]
+
+
+@dataclass
+class _Snapshot:
+    nbytes: int
+    failures: int = 0
+
+
+class InFlight:
+    """Snapshots that were taken and have no rows yet: they fill memory, so there is a bound on them.
+
+    Args:
+        most: Bound on their number.
+        most_bytes: Bound on their bytes; one snapshot is always let through.
+
+    Example:
+        >>> snapshots = InFlight(most=2, most_bytes=100)
+        >>> snapshots.add(SnapshotId("a", 1, 0), nbytes=1000)
+        >>> snapshots.room
+        False
+        >>> snapshots.remove(SnapshotId("a", 1, 0))
+        >>> snapshots.room
+        True
+    """
+
+    def __init__(self, *, most: int, most_bytes: int) -> None:
+        self._snapshots: dict[SnapshotId, _Snapshot] = {}
+        self._most = most
+        self._most_bytes = most_bytes
+        self._an_estimator: float | None = None
+
+    def __contains__(self, snapshot: object) -> bool:
+        return snapshot in self._snapshots
+
+    @property
+    def room(self) -> bool:
+        """Whether there is room for another."""
+        num, nbytes = len(self._snapshots), sum(snapshot.nbytes for snapshot in self._snapshots.values())
+        return num == 0 or (num < self._most and nbytes < self._most_bytes)
+
+    def scale(self, num_estimators: int) -> None:
+        """The bound on the number follows the estimators: what it was for the first of these, it is in proportion."""
+        num_estimators = max(1, num_estimators)
+        if self._an_estimator is None:
+            self._an_estimator = self._most / num_estimators
+        self._most = max(1, round(self._an_estimator * num_estimators))
+
+    def add(self, snapshot: SnapshotId, *, nbytes: int) -> None:
+        """A snapshot was taken."""
+        self._snapshots[snapshot] = _Snapshot(nbytes)
+
+    def remove(self, snapshot: SnapshotId) -> None:
+        """A snapshot has its rows, or is not wanted any more."""
+        self._snapshots.pop(snapshot, None)
+
+    def fail(self, snapshot: SnapshotId) -> int:
+        """A snapshot could not be measured; returns how often that was so."""
+        held = self._snapshots[snapshot]
+        held.failures += 1
+        return held.failures
+
+
+class Slots:
+    """Numbers of the workers that are wanted, whether they are up or not.
+
+    Example:
+        >>> slots = Slots()
+        >>> slots.resize(3, cost=lambda slot: 0)
+        ([0, 1, 2], [])
+        >>> slots.resize(2, cost=lambda slot: {0: 1, 1: 0, 2: 1}[slot])
+        ([], [1])
+        >>> slots.resize(3, cost=lambda slot: 0)
+        ([1], [])
+    """
+
+    def __init__(self) -> None:
+        self._slots: set[int] = set()
+
+    def __contains__(self, slot: object) -> bool:
+        return slot in self._slots
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(sorted(self._slots))
+
+    def __len__(self) -> int:
+        return len(self._slots)
+
+    def add(self, slot: int) -> None:
+        """A worker has come up in a slot."""
+        self._slots.add(slot)
+
+    def resize(self, size: int, *, cost: Callable[[int], int]) -> tuple[list[int], list[int]]:
+        """Have so many slots from now on.
+
+        Args:
+            size: How many.
+            cost: What giving up a slot costs; the cheapest go first, of equal ones the last.
+
+        Returns:
+            The slots that are new, and those that are given up.
+        """
+        surplus = max(0, len(self._slots) - size)
+        given_up = sorted(self._slots, key=lambda slot: (cost(slot), -slot))[:surplus]
+        self._slots.difference_update(given_up)
+        free = (slot for slot in itertools.count() if slot not in self._slots)
+        new = list(itertools.islice(free, max(0, size - len(self._slots))))
+        self._slots.update(new)
+        return new, given_up

@@ -1,0 +1,177 @@
+"""Which trials wait for a trainer, and how many it is given at once; part of the schedule, and as pure."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections import deque
+from collections.abc import Collection, Iterable
+
+from sweeper.protocol.events import Command, Measure, SnapshotId
+
+__all__ = ["SnapshotQueue", "TrialQueue"]
+
+_BATCH_S = 0.25
+"""Trials shorter than this are handed out several at a time: sending one costs some milliseconds."""
+
+
+class TrialQueue:
+    """Trials that wait, in the order in which they are to run.
+
+    A trainer is given one at a time, unless they are very short: then as many as it runs in a quarter of a second, and
+    fewer as the end comes near. Trials that one trainer runs side by side go out in shares, never mixed with others.
+
+    Args:
+        trials: Those that wait.
+        side_by_side: Trials that one trainer runs all at once.
+        share: How many of these a trainer is given at a time.
+
+    Example:
+        >>> queue = TrialQueue("abcdefgh")
+        >>> queue.take(num_trainers=1)
+        ['a']
+        >>> queue.ran(0.01)
+        >>> queue.take(num_trainers=1)
+        ['b', 'c', 'd']
+        >>> queue.put_back("d")
+        >>> queue.ran(3.0)
+        >>> queue.take(num_trainers=1)
+        ['d']
+    """
+
+    def __init__(self, trials: Iterable[str], *, side_by_side: Collection[str] = (), share: int = 1) -> None:
+        self._waiting = deque(trials)
+        self._side_by_side = frozenset(side_by_side)
+        self._share = share
+        self._trial_s = math.inf
+
+    def __len__(self) -> int:
+        return len(self._waiting)
+
+    def add(self, trial: str) -> None:
+        """A trial waits, behind the others."""
+        self._waiting.append(trial)
+
+    def put_back(self, trial: str) -> None:
+        """A trial waits again, in front."""
+        self._waiting.appendleft(trial)
+
+    def ran(self, seconds: float) -> None:
+        """A trial has taken so long."""
+        # The longest of late: one slow trial among quick ones ends the batches for a while.
+        self._trial_s = max(seconds, 0.0 if self._trial_s == math.inf else 0.5 * self._trial_s)
+
+    def take(self, *, num_trainers: int) -> list[str]:
+        """What a trainer is given next.
+
+        Args:
+            num_trainers: How many there are to share what waits.
+
+        Returns:
+            Trials, at least one; they wait no longer.
+        """
+        return [self._waiting.popleft() for _ in range(self._batch_size(num_trainers))]
+
+    def _batch_size(self, num_trainers: int) -> int:
+        alike = self._waiting[0] in self._side_by_side
+        # A batch is of one kind: trials that run side by side, or one after the other.
+        run = itertools.takewhile(lambda trial: (trial in self._side_by_side) == alike, self._waiting)
+        if alike:
+            return min(sum(1 for _ in run), self._share)
+        fair = len(self._waiting) // (2 * num_trainers)
+        most = max(1, min(fair, int(_BATCH_S / max(self._trial_s, 1e-3))))
+        return sum(1 for _ in itertools.islice(run, most))
+
+
+_MOST_PASSED = 3
+"""How often the oldest snapshot may be passed over before it is next whatever happens."""
+
+
+class SnapshotQueue:
+    """Snapshots that wait, and the estimators that have none.
+
+    The oldest snapshot comes first, unless one follows the snapshot that the estimator has just measured: then x_k and
+    its gradient are at hand. The oldest is not passed over for ever, since its segment waits for it.
+
+    Example:
+        >>> queue = SnapshotQueue()
+        >>> queue.add(SnapshotId("a", 1, 0))
+        >>> queue.free(7)
+        >>> queue.hand_out()
+        [Measure(slot=7, snapshot=SnapshotId(trial='a', attempt=1, step=0))]
+        >>> queue.add(SnapshotId("b", 1, 0))
+        >>> queue.add(SnapshotId("a", 1, 1))
+        >>> queue.free(7)
+        >>> queue.hand_out()
+        [Measure(slot=7, snapshot=SnapshotId(trial='a', attempt=1, step=1))]
+    """
+
+    def __init__(self) -> None:
+        self._waiting: deque[SnapshotId] = deque()
+        self._idle: deque[int] = deque()
+        self._measuring: dict[int, SnapshotId] = {}
+        self._last: dict[int, SnapshotId] = {}
+        self._passed = 0
+
+    @property
+    def num_waiting(self) -> int:
+        """Snapshots that wait for an estimator."""
+        return len(self._waiting)
+
+    @property
+    def num_measuring(self) -> int:
+        """Snapshots that are with an estimator."""
+        return len(self._measuring)
+
+    def is_idle(self, slot: int) -> bool:
+        """Whether an estimator is up and has nothing to measure."""
+        return slot in self._idle
+
+    def is_measuring(self, slot: int) -> bool:
+        """Whether an estimator has a snapshot."""
+        return slot in self._measuring
+
+    def add(self, snapshot: SnapshotId) -> None:
+        """A snapshot waits, behind the others."""
+        self._waiting.append(snapshot)
+
+    def put_back(self, snapshot: SnapshotId) -> None:
+        """A snapshot that could not be measured waits again, in front."""
+        self._waiting.appendleft(snapshot)
+
+    def withdraw(self, snapshot: SnapshotId) -> None:
+        """A snapshot is not to be measured any more; an estimator that has it goes on with it."""
+        if snapshot in self._waiting:
+            self._waiting.remove(snapshot)
+
+    def free(self, slot: int) -> None:
+        """An estimator is ready for the next snapshot."""
+        self._measuring.pop(slot, None)
+        self._idle.append(slot)
+
+    def lose(self, slot: int) -> SnapshotId | None:
+        """An estimator is gone; returns what it was measuring."""
+        self._last.pop(slot, None)
+        if slot in self._idle:
+            self._idle.remove(slot)
+        return self._measuring.pop(slot, None)
+
+    def hand_out(self) -> list[Command]:
+        """Give waiting snapshots to idle estimators."""
+        commands: list[Command] = []
+        while self._waiting and self._idle:
+            slot = self._idle.popleft()
+            snapshot = self._choose(slot)
+            self._waiting.remove(snapshot)
+            self._measuring[slot] = self._last[slot] = snapshot
+            commands.append(Measure(slot=slot, snapshot=snapshot))
+        return commands
+
+    def _choose(self, slot: int) -> SnapshotId:
+        oldest, last = self._waiting[0], self._last.get(slot)
+        following = None if last is None else last._replace(step=last.step + 1)
+        if following is None or following == oldest or following not in self._waiting or self._passed >= _MOST_PASSED:
+            self._passed = 0
+            return oldest
+        self._passed += 1
+        return following

@@ -1,0 +1,201 @@
+"""The estimators that a spec may ask for, with their options; the defaults are those of :mod:`estimators`."""
+
+from __future__ import annotations
+
+import math
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, SerializerFunctionWrapHandler, field_validator, model_serializer, model_validator
+
+from sweeper.spec.sections.values import AS_INTEGER, AS_NUMBER, Count, Flag, Section, Share, conflict, wrong
+
+__all__ = [
+    "ESTIMATOR_OPTIONS",
+    "AuthorsCompat",
+    "DirectionalCurvature",
+    "DirectionalSmoothness",
+    "Estimator",
+    "GradientNoise",
+    "HessianSpectralNorm",
+    "HessianSpectrum",
+    "LayerSmoothness",
+]
+
+Several = Annotated[int, Field(ge=2, le=10_000), AS_INTEGER]
+Tolerance = Annotated[float, Field(gt=0, lt=1), AS_NUMBER]
+
+_PRODUCT = 2.5
+"""A Hessian-vector product in gradients, by measurement between two and three."""
+
+_SEARCH = 4
+"""Gradients of an adaptive measurement, by measurement some three and the one at x_k; for the plan's guess."""
+
+_LANCZOS = 40
+"""Products that an eigenvalue typically takes; for the plan's guess."""
+
+
+def _whole_reciprocal(delta: float) -> float:
+    count = max(1, round(1 / delta))
+    if count > 1000:
+        raise wrong(f"is too small, found {delta!r}", "at least 0.001: 1/delta gradients are computed a snapshot")
+    if not math.isclose(count * delta, 1, rel_tol=1e-6):
+        raise wrong(f"1/delta must be a whole number, found {delta!r}", f"the nearest is {1 / count!r}")
+    return 1 / count
+
+
+class _Estimator(Section):
+    """What all share: how many gradients of the probe a snapshot takes, as a plan reckons."""
+
+    @property
+    def num_gradients(self) -> float:
+        """Gradients of f a snapshot, Hessian-vector products converted."""
+        raise NotImplementedError
+
+
+class DirectionalSmoothness(_Estimator):
+    """Eq. (20) of Zhang et al. (2020)."""
+
+    use: Literal["directional_smoothness"] = Field(description="Eq. (20): the gradient's change along the update.")
+    delta: Share = Field(default=0.1, description="Spacing of the sample points along the update; 1/delta is whole.")
+    method: Literal["exact", "chebyshev", "adaptive"] = Field(
+        default="exact",
+        description="A gradient at every sample point, a curve through five, or gradients where the maximum may lie.",
+    )
+    tolerance: Tolerance = Field(
+        default=0.01,
+        description="For adaptive: by how much, as a share of the value, a point that was not measured may exceed it.",
+    )
+
+    _check_delta = field_validator("delta")(_whole_reciprocal)
+
+    @model_validator(mode="after")
+    def _only_a_search_has_a_tolerance(self) -> DirectionalSmoothness:
+        if self.method != "adaptive" and "tolerance" in self.model_fields_set:
+            raise conflict(
+                f"method {self.method} has no tolerance", "tolerance", hint="leave it out, or set method to adaptive"
+            )
+        return self
+
+    @model_serializer(mode="wrap")
+    def _without_what_does_not_count(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        # What changes nothing about a measurement is no part of its id.
+        section: dict[str, Any] = serialize(self)
+        if self.method != "adaptive":
+            section.pop("tolerance", None)
+        return section
+
+    @property
+    def num_gradients(self) -> float:
+        """Gradients of f a snapshot."""
+        exact = round(1 / self.delta) + 1
+        if self.method == "adaptive":
+            return min(_SEARCH, exact)
+        return 5 if self.method == "chebyshev" else exact
+
+
+class LayerSmoothness(_Estimator):
+    """Eq. (20) of one parameter tensor at a time."""
+
+    use: Literal["layer_smoothness"] = Field(description="Eq. (20) of one parameter tensor at a time.")
+    delta: Share = Field(default=0.1, description="Spacing of the sample points along the update; 1/delta is whole.")
+
+    _check_delta = field_validator("delta")(_whole_reciprocal)
+
+    @property
+    def num_gradients(self) -> float:
+        """Gradients of f a snapshot; fewer where another estimator has taken them."""
+        return round(1 / self.delta) + 1
+
+
+class DirectionalCurvature(_Estimator):
+    """Curvature along the update, by Hessian-vector products."""
+
+    use: Literal["directional_curvature"] = Field(description="Curvature along the update at its start, exactly.")
+
+    @property
+    def num_gradients(self) -> float:
+        """Gradients of f a snapshot."""
+        return 1 + 2 * _PRODUCT
+
+
+class HessianSpectralNorm(_Estimator):
+    """The Hessian's largest eigenvalue in modulus."""
+
+    use: Literal["hessian_spectral_norm"] = Field(description="The Hessian's largest eigenvalue in modulus.")
+    tolerance: Tolerance = Field(default=1e-3, description="Relative accuracy of the eigenvalue, in (0, 1).")
+    max_restarts: Count = Field(default=50, description="Restarts of Lanczos before it is given up.")
+
+    @property
+    def num_gradients(self) -> float:
+        """Gradients of f a snapshot."""
+        return 1 + _LANCZOS * _PRODUCT
+
+
+class HessianSpectrum(_Estimator):
+    """The Hessian's largest eigenvalues and its trace."""
+
+    use: Literal["hessian_spectrum"] = Field(description="The Hessian's largest eigenvalues and its trace.")
+    count: Count = Field(default=5, description="Eigenvalues, largest in modulus first.")
+    tolerance: Tolerance = Field(default=1e-2, description="Relative accuracy of the eigenvalues, in (0, 1).")
+    trace_products: Count = Field(
+        default=30, description="Hessian-vector products for the trace (Hutch++), a multiple of 3."
+    )
+
+    @field_validator("trace_products")
+    @classmethod
+    def _thirds(cls, count: int) -> int:
+        if count % 3:
+            raise wrong(f"must be a multiple of 3, found {count}", f"the nearest is {max(3, 3 * round(count / 3))}")
+        return count
+
+    @property
+    def num_gradients(self) -> float:
+        """Gradients of f a snapshot."""
+        return 1 + (2 * _LANCZOS + self.trace_products) * _PRODUCT
+
+
+class GradientNoise(_Estimator):
+    """The noise of training batches."""
+
+    use: Literal["gradient_noise"] = Field(description="The noise of training batches: tau of Assumption 5.")
+    num_batches: Several = Field(default=16, description="Training batches whose gradients are compared, at least 2.")
+
+    @property
+    def num_gradients(self) -> float:
+        """Gradients of f a snapshot; the training batches are taken to be small beside the probe."""
+        return 1
+
+
+class AuthorsCompat(_Estimator):
+    """The published script's arithmetic, flaws included."""
+
+    use: Literal["authors_compat"] = Field(description="The published script's arithmetic, flaws included; to compare.")
+    redraw_lengths: Flag = Field(default=True, description="Cut batches to random lengths, anew at each point.")
+
+    @property
+    def num_gradients(self) -> float:
+        """Gradients of f a snapshot."""
+        return 3
+
+
+Estimator = Annotated[
+    DirectionalSmoothness
+    | LayerSmoothness
+    | DirectionalCurvature
+    | HessianSpectralNorm
+    | HessianSpectrum
+    | GradientNoise
+    | AuthorsCompat,
+    Field(discriminator="use"),
+]
+
+ESTIMATOR_OPTIONS: dict[str, type[_Estimator]] = {
+    "directional_smoothness": DirectionalSmoothness,
+    "layer_smoothness": LayerSmoothness,
+    "directional_curvature": DirectionalCurvature,
+    "hessian_spectral_norm": HessianSpectralNorm,
+    "hessian_spectrum": HessianSpectrum,
+    "gradient_noise": GradientNoise,
+    "authors_compat": AuthorsCompat,
+}
+"""Name to options."""

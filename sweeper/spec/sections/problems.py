@@ -1,0 +1,119 @@
+"""``problem``: the options of every registered problem, and of the user's own."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import ConfigDict, Field, model_validator
+
+from sweeper.spec.sections.analytic import Analytic
+from sweeper.spec.sections.models import ImageModel, LanguageModel, Lstm, ResNet20
+from sweeper.spec.sections.values import AS_NUMBER, Count, Flag, FreeValue, NonNegative, Section, Text, conflict
+
+__all__ = [
+    "ADDED_OPTIONS",
+    "EMBEDDED_DATA",
+    "PROBLEM_OPTIONS",
+    "DeepLinear",
+    "ImageClassification",
+    "LanguageModeling",
+    "OwnProblem",
+    "RandomLength",
+]
+
+
+class RandomLength(Section):
+    """Sequences of random length, as in Merity et al. (2018)."""
+
+    halved: Annotated[float, Field(ge=0, le=1), AS_NUMBER] = Field(
+        default=0.05, description="Probability of half the length."
+    )
+    jitter: NonNegative = Field(default=5.0, description="Standard deviation of the length, in words.")
+
+
+class LanguageModeling(Section):
+    """Next-word prediction on a text."""
+
+    use: Literal["language_modeling"] = Field(description="Next-word prediction on a text.")
+    corpus: Text = Field(
+        default="python-docs",
+        description="python-docs, or ptb or wikitext2 of `clipsweep data`; or a folder of texts, relative to the spec.",
+        examples=["python-docs", "ptb", "wikitext2"],
+    )
+    model: LanguageModel = Field(default=Lstm(), description="The network.")
+    batch_size: Count = Field(default=20, description="Text streams side by side.")
+    sequence_length: Count = Field(default=35, description="Words a step back-propagates through.")
+    evaluate_sequences: Count = Field(default=20, description="Streams into which the validation text is cut.")
+    random_length: RandomLength | None = Field(
+        default=None, description="Sequences of random length, the learning rate scaled by it; null means one length."
+    )
+
+
+class ImageClassification(Section):
+    """Labels of small images."""
+
+    use: Literal["image_classification"] = Field(description="Labels of small images.")
+    dataset: Text = Field(
+        default="digits",
+        description="digits, or cifar10 of `clipsweep data`; or a folder of its files, relative to the spec.",
+        examples=["digits", "cifar10"],
+    )
+    model: ImageModel = Field(default=ResNet20(), description="The network.")
+    batch_size: Count = Field(default=128, description="Images a step.")
+    augment: Flag = Field(default=False, description="Random crops and mirror images.")
+
+
+class DeepLinear(Section):
+    """Linear regression with a product of matrices, as in section 2.3 of Zhang et al. (2020)."""
+
+    use: Literal["deep_linear"] = Field(description="Linear regression with a product of matrices; tiny and quick.")
+    layers: Count = Field(default=2, description="Matrices that are multiplied.")
+    width: Count = Field(default=8, description="Rows and columns of each.")
+    samples: Count = Field(default=64, description="Training samples.")
+    noise: NonNegative = Field(default=0.0, description="Standard deviation of the noise of the targets.")
+    batch_size: Count | None = Field(default=None, description="Samples a step; null means all of them.")
+
+    @model_validator(mode="after")
+    def _fit(self) -> DeepLinear:
+        if self.batch_size is not None and self.batch_size > self.samples:
+            message = f"batch_size {self.batch_size} is more than all {self.samples} samples"
+            raise conflict(message, "batch_size", "samples", hint="at most samples")
+        return self
+
+
+class OwnProblem(Section):
+    """A problem of the user's own; its options go to the factory as they are."""
+
+    model_config = ConfigDict(extra="allow")
+    __pydantic_extra__: dict[str, FreeValue]
+
+    use: str = Field(
+        pattern=r"^[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*$",
+        description="package.module:factory, looked for beside the spec, in the working directory and on sys.path.",
+        examples=["my_package.my_module:my_problem"],
+    )
+
+    @model_validator(mode="after")
+    def _free_names(self) -> OwnProblem:
+        for name in ("seed", "device"):
+            if name in self.__pydantic_extra__:
+                raise conflict(f"clipsweep itself passes {name} to the factory", name, hint="choose another name")
+        return self
+
+
+PROBLEM_OPTIONS: dict[str, type[Section]] = {
+    "language_modeling": LanguageModeling,
+    "image_classification": ImageClassification,
+    "deep_linear": DeepLinear,
+    "analytic": Analytic,
+}
+"""Name to options. Their defaults are those of the factories in ``trainers.problems``."""
+
+EMBEDDED_DATA: dict[str, dict[str, tuple[str, ...]]] = {
+    "language_modeling": {"corpus": ("python-docs",)},
+    "image_classification": {"dataset": ("digits",)},
+}
+"""Options that name data: what comes with clipsweep. Others are names in ``trainers.data.sources``, or folders."""
+
+ADDED_OPTIONS: dict[str, dict[str, Any]] = {"language_modeling": {"random_length": None}}
+"""Options that came after the first ids, with their defaults: with those they do not count, so that ids stay."""

@@ -1,0 +1,88 @@
+"""``train``, ``resources`` and ``cluster``."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field, model_validator
+
+from sweeper.spec.sections.values import (
+    AS_INTEGER,
+    AutoOrCount,
+    Count,
+    Flag,
+    NonNegative,
+    Positive,
+    Section,
+    Text,
+    conflict,
+)
+
+__all__ = ["Cluster", "EstimatorPool", "Pool", "Resources", "Train"]
+
+
+class Train(Section):
+    """How long a trial trains, and what is written along the way."""
+
+    steps: Count = Field(description="Steps of each trial.", examples=[400])
+    log_every: Count | None = Field(
+        default=None,
+        description="Metrics of every n-th step are kept; null means all, of analytic functions the first and last.",
+    )
+    evaluate_every: Count | None = Field(
+        default=None, description="The problem's own metrics at every n-th step; at the end they always are."
+    )
+    checkpoint_every: Count = Field(
+        default=500, description="A checkpoint at every n-th step; what a crash costs at most."
+    )
+    max_loss: Positive | None = Field(default=None, description="A training loss above it counts as divergence.")
+
+
+class Pool(Section):
+    """How many workers of a kind, and what each takes."""
+
+    count: AutoOrCount = Field(default="auto", description="Workers; auto means as many as fit.")
+    cpus: NonNegative = Field(default=0.5, description="CPUs that a worker occupies.")
+    gpus: NonNegative = Field(default=0.0, description="GPUs that a worker occupies; a fraction shares one.")
+    threads: Count = Field(default=1, description="Threads that a worker computes with.")
+
+
+class EstimatorPool(Pool):
+    """The same of the workers that measure."""
+
+    cuda_graphs: Flag = Field(
+        default=False, description="Record the gradient as a CUDA graph, and replay it at every point."
+    )
+
+    @model_validator(mode="after")
+    def _graphs_need_a_gpu(self) -> EstimatorPool:
+        if self.cuda_graphs and self.gpus == 0:
+            raise conflict("CUDA graphs need a GPU", "cuda_graphs", "gpus", hint="set gpus, or leave cuda_graphs out")
+        return self
+
+
+class Resources(Section):
+    """What the trainers and the estimators take of the cluster."""
+
+    trainers: Pool = Field(default=Pool(), description="The workers that train.")
+    estimators: EstimatorPool = Field(default=EstimatorPool(), description="The workers that measure.")
+    max_attempts: Annotated[int, Field(ge=1, le=100), AS_INTEGER] = Field(
+        default=3, description="How often a trial is tried in all, if its worker dies."
+    )
+    stall_timeout_s: Positive | None = Field(
+        default=3600, description="A worker that gives no sign of life for so many seconds is ended; null never."
+    )
+
+
+class Cluster(Section):
+    """Where the workers run."""
+
+    address: Text = Field(
+        default="local",
+        pattern=r"^(local|auto|((ray|https?)://)?(\[[0-9a-fA-F:]+\]|[A-Za-z0-9._-]+):[0-9]{1,5})$",
+        description="local, auto (the cluster of this machine), host:port, or ray://host:port.",
+        examples=["local", "auto"],
+    )
+    patience_s: Positive = Field(
+        default=300, description="How many seconds a cluster may be without room for a worker before the sweep ends."
+    )

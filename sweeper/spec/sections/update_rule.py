@@ -1,0 +1,197 @@
+"""``update_rule``: a transform of the gradient (clip, normalise), an optimiser's direction, a schedule of the rate."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, model_validator
+
+from sweeper.spec.sections.values import (
+    AS_NUMBER,
+    Count,
+    Flag,
+    Index,
+    NonNegative,
+    Positive,
+    Section,
+    Threshold,
+    conflict,
+    missing,
+)
+
+__all__ = [
+    "ADDED_OPTIONS",
+    "ADDED_SCHEDULE_OPTIONS",
+    "OPTIONS_OF_OPTIMIZERS",
+    "TRANSFORMS",
+    "Constant",
+    "Cosine",
+    "FromStep",
+    "NonMonotone",
+    "StepDecay",
+    "UpdateRule",
+]
+
+OPTIONS_OF_OPTIMIZERS: dict[str, frozenset[str]] = {
+    "sgd": frozenset({"momentum", "dampening", "nesterov", "weight_decay"}),
+    "adam": frozenset({"betas", "eps", "weight_decay"}),
+    "adamw": frozenset({"betas", "eps", "weight_decay"}),
+    "rmsprop": frozenset({"momentum", "eps", "weight_decay"}),
+    "adagrad": frozenset({"eps", "weight_decay"}),
+    "asgd": frozenset({"lambd", "alpha", "t0", "weight_decay"}),
+}
+"""Which options an optimiser has. One that has no effect is refused: it would be another id for the same training."""
+
+TRANSFORMS = ("clip_norm", "normalize", "clip_value", "clip_layer_norm", "clip_adaptive")
+"""What may be done to a gradient; at most one of them."""
+
+ADDED_OPTIONS: dict[str, Any] = {
+    "lambd": 1e-4,
+    "alpha": 0.75,
+    "t0": 1e6,
+    "clip_value": None,
+    "clip_layer_norm": None,
+    "clip_adaptive": None,
+    "transform_of": "gradient",
+    "average": None,
+}
+"""Options that came after the first ids, with their defaults: with those they do not count, so that ids stay."""
+
+ADDED_SCHEDULE_OPTIONS: dict[str, Any] = {"unit": "steps"}
+"""The same of schedules."""
+
+_Unit = Annotated[float, Field(ge=0, lt=1), AS_NUMBER]
+
+
+class Constant(Section):
+    """The learning rate stays as it is."""
+
+    use: Literal["constant"] = Field(description="The learning rate stays as it is.")
+
+
+class StepDecay(Section):
+    """The learning rate is multiplied by a factor at each milestone."""
+
+    use: Literal["step_decay"] = Field(description="The learning rate is multiplied by `factor` at each milestone.")
+    milestones: tuple[Count, ...] = Field(
+        min_length=1, description="Steps or epochs, rising, from each of which on the rate is multiplied once more."
+    )
+    factor: Positive = Field(default=0.1, description="What the rate is multiplied by.")
+    unit: Literal["steps", "epochs"] = Field(default="steps", description="What milestones count.")
+
+    @model_validator(mode="after")
+    def _rising(self) -> StepDecay:
+        if list(self.milestones) != sorted(set(self.milestones)):
+            raise conflict("must rise from one to the next", "milestones", hint="steps in rising order")
+        return self
+
+
+class Cosine(Section):
+    """The learning rate falls along half a cosine to a share of itself at the last step."""
+
+    use: Literal["cosine"] = Field(description="The learning rate falls along half a cosine until the last step.")
+    final_fraction: Annotated[float, Field(ge=0, le=1), AS_NUMBER] = Field(
+        default=0.0, description="Share of the learning rate that is left at the end."
+    )
+
+
+class FromStep(Section):
+    """An average of all iterates from a step on."""
+
+    use: Literal["from_step"] = Field(description="Metrics are those of the mean of the iterates from a step on.")
+    step: Index = Field(description="The step.")
+
+
+class NonMonotone(Section):
+    """NT-ASGD's average, Merity et al. (2018), Algorithm 1."""
+
+    use: Literal["non_monotone"] = Field(description="The same once the validation loss stops getting better.")
+    window: Count = Field(default=5, description="How many evaluations the validation loss has to get better.")
+
+
+class UpdateRule(Section):
+    """How a step is taken; eq. (5) and (6) of Zhang et al. (2020) for the first two transforms."""
+
+    optimizer: Literal["sgd", "adam", "adamw", "rmsprop", "adagrad", "asgd"] = Field(
+        default="sgd", description="The direction, as torch.optim computes it from the transformed gradient."
+    )
+    learning_rate: Positive | None = Field(
+        default=None, description="eta, the step size before clipping.", examples=[1.0]
+    )
+    momentum: _Unit = Field(default=0.0, description="Momentum of sgd and rmsprop.")
+    dampening: _Unit = Field(default=0.0, description="Dampening of sgd's momentum.")
+    nesterov: Flag = Field(default=False, description="Nesterov's momentum; needs momentum and no dampening.")
+    weight_decay: NonNegative = Field(default=0.0, description="L2 penalty (adamw: decoupled decay).")
+    betas: tuple[_Unit, _Unit] = Field(default=(0.9, 0.999), description="Decay of adam's and adamw's averages.")
+    eps: Positive = Field(default=1e-8, description="Added to the denominator of adam, adamw, rmsprop and adagrad.")
+    lambd: NonNegative = Field(default=1e-4, description="asgd's decay of the parameters, and of the rate.")
+    alpha: NonNegative = Field(default=0.75, description="Power of asgd's decay: eta / (1 + lambd eta k)^alpha.")
+    t0: NonNegative = Field(default=1e6, description="The step from which on asgd averages.")
+    clip_norm: Threshold | None = Field(
+        default=None,
+        description="gamma of eq. (5), h = eta min(1, gamma/||g||); null means no clipping.",
+        examples=[0.25],
+    )
+    normalize: Threshold | None = Field(
+        default=None, description="beta of eq. (6), h = eta/(||g|| + beta); null means no normalising."
+    )
+    clip_value: Threshold | None = Field(
+        default=None, description="Largest absolute entry of the gradient; null means no such clipping."
+    )
+    clip_layer_norm: Threshold | None = Field(
+        default=None, description="Largest norm of each parameter tensor's gradient; null means no such clipping."
+    )
+    clip_adaptive: Threshold | None = Field(
+        default=None,
+        description="Largest norm of a unit's gradient over that of its weights (Brock et al., 2021); null means none.",
+    )
+    transform_of: Literal["gradient", "momentum"] = Field(
+        default="gradient", description="What is clipped or normalised: the gradient, or sgd's momentum."
+    )
+    average: Annotated[FromStep | NonMonotone, Field(discriminator="use")] | None = Field(
+        default=None, description="Average of iterates at which metrics are evaluated; null means none."
+    )
+    schedule: Annotated[Constant | StepDecay | Cosine, Field(discriminator="use")] = Field(
+        default=Constant(use="constant"), description="The learning rate over the steps."
+    )
+
+    from_theory: Literal["theorem3", "theorem6", "theorem7", "theorem8", "normalized", "vankov2024"] | None = Field(
+        default=None,
+        description="Rate and threshold as a theorem sets them from an analytic function's L0 and L1, in their place.",
+    )
+
+    @model_validator(mode="after")
+    def _consistent(self) -> UpdateRule:
+        if self.from_theory is not None:
+            for option in ("learning_rate", "momentum", *TRANSFORMS):
+                if getattr(self, option) != _default(option):
+                    message = f"{self.from_theory} sets the whole rule, so that {option} has no effect"
+                    raise conflict(message, option, "from_theory", hint="give one of them")
+        elif self.learning_rate is None:
+            raise missing("learning_rate")
+        chosen = [name for name in TRANSFORMS if getattr(self, name) is not None]
+        if len(chosen) > 1:
+            message = f"{' and '.join(chosen)} exclude each other"
+            raise conflict(message, *chosen, hint="set all but one of them to null")
+        takes = OPTIONS_OF_OPTIMIZERS[self.optimizer]
+        for option in sorted(frozenset[str]().union(*OPTIONS_OF_OPTIMIZERS.values()) - takes):
+            if getattr(self, option) != _default(option):
+                message = f"{option} has no effect with the optimizer {self.optimizer}"
+                hint = f"{self.optimizer} takes {', '.join(sorted(takes))}"
+                raise conflict(message, option, "optimizer", hint=hint)
+        if self.nesterov and (self.momentum == 0 or self.dampening != 0):
+            raise conflict(
+                "nesterov needs a momentum above 0 and no dampening", "nesterov", "momentum", "dampening", hint=""
+            )
+        if self.dampening != 0 and self.momentum == 0:
+            raise conflict("dampening has no effect without momentum", "dampening", "momentum", hint="set momentum")
+        if self.transform_of == "momentum" and not (self.momentum and chosen and self.optimizer == "sgd"):
+            hint = f"optimizer: sgd, a momentum, and one of {', '.join(TRANSFORMS)}"
+            raise conflict("there is no momentum to clip or normalise", "transform_of", "momentum", hint=hint)
+        if self.average is not None and self.optimizer == "asgd":
+            raise conflict("asgd keeps an average of its own", "average", "optimizer", hint="optimizer: sgd")
+        return self
+
+
+def _default(option: str) -> Any:
+    return UpdateRule.model_fields[option].default

@@ -1,0 +1,198 @@
+"""Problems of a spec: where, what, and how to mend it; collected, and shown all at once."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from sweeper.errors import SpecError
+from sweeper.labels import printable
+from sweeper.spec.syntax.tree import Mark, Node, Path, format_path
+
+__all__ = ["MAX_PROBLEMS", "Diagnostic", "at", "choices", "nearest", "raise_if_any", "show", "shown"]
+
+MAX_PROBLEMS = 1_000
+"""After so many, nobody looks for more."""
+
+_MAX_SHOWN = 40
+_MAX_WIDTH = 100
+_MAX_CHOICES = 12
+
+
+@dataclass(frozen=True, kw_only=True)
+class Diagnostic:
+    """One problem.
+
+    Attributes:
+        mark: Where it shows; None where no place in the text is to blame.
+        path: The key, () for the spec as a whole.
+        message: What is wrong, with the value found.
+        hint: What is accepted, or how to mend it; "" if the message says it all.
+        found: A name that is not known.
+        known: The names that are; listed with the nearest one, in place of a hint.
+    """
+
+    mark: Mark | None
+    path: Path
+    message: str
+    hint: str = ""
+    found: str = ""
+    known: tuple[str, ...] = ()
+
+    def render(self) -> str:
+        """File, line, column, key and message; then the line with a caret and the hint."""
+        key = f"{show(format_path(self.path))}: " if self.path else ""
+        message = printable(self.message)
+        # Only what is shown pays for the search for the nearest name.
+        hint = printable(choices(self.found, self.known) if self.known else self.hint)
+        if self.mark is None or not self.mark.source.shows_lines:
+            name = "" if self.mark is None else f"{printable(self.mark.source.name)}: "
+            return f"{name}{key}{message}" + (f"\n      {hint}" if hint else "")
+        line, column = self.mark.line, self.mark.column
+        head = f"{printable(self.mark.source.name)}:{line + 1}:{column + 1}: {key}{message}"
+        text = self.mark.source.lines[line] if line < len(self.mark.source.lines) else ""
+        shown, caret = _crop(text.rstrip(), column)
+        number = f"{line + 1:5}"
+        return f"{head}\n{number} | {shown}\n{' ' * len(number)} | {' ' * caret}^ {hint}".rstrip()
+
+
+def at(
+    node: Node, message: str, hint: str = "", *, key: bool = False, found: object = "", known: Iterable[str] = ()
+) -> Diagnostic:
+    """A problem of a node.
+
+    Args:
+        node: The value at fault.
+        message: What is wrong.
+        hint: How to mend it.
+        key: Whether the key is at fault, and not the value.
+        found: A name that is not known.
+        known: The names that are.
+
+    Returns:
+        The problem, marked at the value or at its key.
+    """
+    mark = node.key_mark if key and node.key_mark is not None else node.mark
+    return Diagnostic(
+        mark=mark, path=node.path, message=message, hint=hint, found=str(found), known=tuple(dict.fromkeys(known))
+    )
+
+
+def choices(found: object, known: Iterable[str]) -> str:
+    """What is known, and the nearest of it.
+
+    Args:
+        found: What stands in the spec.
+        known: Accepted names.
+
+    Returns:
+        A hint.
+
+    Example:
+        >>> choices("momentun", ["momentum", "nesterov"])
+        "known: momentum, nesterov; did you mean 'momentum'?"
+    """
+    names = list(known)
+    listed = ", ".join(names[:_MAX_CHOICES]) + (", ..." if len(names) > _MAX_CHOICES else "")
+    closest = nearest(str(found), names)
+    return f"known: {listed}" + (f"; did you mean {closest!r}?" if closest else "")
+
+
+def nearest(found: str, known: Sequence[str]) -> str | None:
+    """The known name that is most like another, or None where none is like it.
+
+    Args:
+        found: A name.
+        known: Accepted names; of dotted paths, one with the same last part wins.
+
+    Returns:
+        The nearest name.
+
+    Example:
+        >>> nearest("problem.hiden", ["problem.model.hidden", "problem.use"])
+        'problem.model.hidden'
+    """
+    # Only a broken spec pays for this import.
+    import difflib
+
+    found = found[:200]
+    if "." in found:
+        by_ending = {name.rsplit(".", 1)[-1]: name for name in known}
+        if close := difflib.get_close_matches(found.rsplit(".", 1)[-1], by_ending, n=1, cutoff=0.75):
+            return by_ending[close[0]]
+    close = difflib.get_close_matches(found, known, n=1, cutoff=0.6 if "." not in found else 0.85)
+    return close[0] if close else None
+
+
+def raise_if_any(diagnostics: Iterable[Diagnostic]) -> None:
+    """Raise all problems as one error.
+
+    Args:
+        diagnostics: The problems; the same one may be there more than once.
+
+    Raises:
+        SpecError: There is a problem.
+    """
+    found = sorted(dict.fromkeys(diagnostics), key=_order)
+    if not found:
+        return
+    lines = [diagnostic.render() for diagnostic in found[:_MAX_SHOWN]]
+    if len(found) > _MAX_SHOWN:
+        least = "at least " if len(found) >= MAX_PROBLEMS else ""
+        lines.append(f"... and {least}{len(found) - _MAX_SHOWN} more problems")
+    raise SpecError("\n".join(lines))
+
+
+def show(value: object) -> str:
+    """A value as messages quote it: printable, on one line, not too long."""
+    text = printable(str(value)).replace("\n", " ")
+    return text if len(text) <= _MAX_WIDTH else f"{text[:_MAX_WIDTH]}..."
+
+
+def _order(diagnostic: Diagnostic) -> tuple[bool, str, int, int]:
+    mark = diagnostic.mark
+    return (
+        (False, "", 0, 0) if mark is None else (not mark.source.shows_lines, mark.source.name, mark.line, mark.column)
+    )
+
+
+def _crop(text: str, column: int) -> tuple[str, int]:
+    """The part of a line that is worth showing, fit for a terminal, and the caret's place in it."""
+    start = max(0, column - _MAX_WIDTH // 2) if len(text) > _MAX_WIDTH else 0
+    part = text[start : start + _MAX_WIDTH]
+    shown = "".join(character if character.isprintable() else " " for character in part)
+    before, after = "..." if start else "", "..." if start + _MAX_WIDTH < len(text) else ""
+    return f"{before}{shown}{after}", len(before) + column - start
+
+
+def shown(value: object) -> str:
+    """A value as the spec would write it.
+
+    Args:
+        value: A plain value.
+
+    Returns:
+        Its text, shortened.
+
+    Example:
+        >>> [shown(value) for value in (None, True, 0.5, "x", [1, 2])]
+        ['null', 'true', '0.5', "'x'", 'a list of 2']
+    """
+    match value:
+        case None:
+            return "null"
+        case bool():
+            return "true" if value else "false"
+        case float() if not math.isfinite(value):
+            return ".nan" if math.isnan(value) else ".inf" if value > 0 else "-.inf"
+        case float():
+            return repr(value).removesuffix(".0")
+        case str():
+            return repr(value if len(value) <= 60 else f"{value[:60]}...")
+        case dict():
+            return "a section"
+        case list() | tuple():
+            return f"a list of {len(value)}"
+    text = str(value)
+    return text if len(text) <= 40 else f"{text[:40]}..."

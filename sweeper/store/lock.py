@@ -1,0 +1,104 @@
+"""One driver a run directory: who it is, whether it lives, and how it is asked to stop."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import socket
+import time
+from collections.abc import Iterator
+from typing import IO, Any
+
+from sweeper.store.driver_files import JOB, STALE_AFTER_S, refusal
+from sweeper.store.guarded_paths import open_to_append, refuse_strangers
+from sweeper.store.run_dir import RunDir
+
+__all__ = ["DriverLock"]
+
+
+_HEARTBEAT_S = 2.0
+
+
+class DriverLock:
+    """One driver a run directory: an advisory lock, and a heartbeat for file systems whose locks stop at the host.
+
+    Args:
+        run_dir: The directory.
+    """
+
+    def __init__(self, run_dir: RunDir) -> None:
+        self._run_dir = run_dir
+        self._lock_path = run_dir.path / ".lock"
+        self._file: IO[bytes] | None = None
+        self._beat_at = 0.0
+
+    @contextlib.contextmanager
+    def hold(self, *, create: bool = False) -> Iterator[DriverLock]:
+        """Hold the directory for the length of a ``with`` block.
+
+        Args:
+            create: Make the directory where it is missing; otherwise it must exist.
+
+        Yields:
+            This lock, whose :meth:`beat` is to be called now and then.
+
+        Raises:
+            RunDirectoryError: Another driver holds it; the message names its host and pid. Or others may write to the
+                directory, or it holds a symbolic link, or it cannot be made.
+        """
+        # Either goes through the whole directory, once, before anything in it is opened.
+        if create:
+            self._run_dir.create()
+        else:
+            refuse_strangers(self._run_dir.path, to_write=True)
+        self._file = open_to_append(self._lock_path)
+        try:
+            try:
+                fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                raise refusal(self._run_dir) from error
+            if self._beats_elsewhere():
+                raise refusal(self._run_dir)
+            self._run_dir.stop_request.unlink(missing_ok=True)
+            self.beat(force=True)
+            try:
+                yield self
+            finally:
+                self._run_dir.driver.unlink(missing_ok=True)
+        finally:
+            self._file.close()
+            self._file = None
+
+    def beat(self, *, force: bool = False) -> None:
+        """Show that this driver lives; at most every two seconds."""
+        now = time.monotonic()
+        if not force and now - self._beat_at < _HEARTBEAT_S:
+            return
+        self._beat_at = now
+        if force:
+            holder: dict[str, Any] = {"host": socket.gethostname(), "pid": os.getpid()}
+            if job := os.environ.get(JOB):
+                holder["job"] = job
+            self._run_dir.publish(self._run_dir.driver, json.dumps(holder).encode())
+        else:
+            with contextlib.suppress(FileNotFoundError):
+                os.utime(self._run_dir.driver)
+
+    def asked_to_stop(self) -> bool:
+        """Whether ``clipsweep cancel`` wants this driver to end in order."""
+        return self._run_dir.stop_request.exists()
+
+    def _beats_elsewhere(self) -> bool:
+        """Whether a driver of another host, which this host's lock cannot see, was alive a moment ago."""
+        try:
+            holder = json.loads(self._run_dir.driver.read_bytes())
+            beat = self._run_dir.driver.stat().st_mtime
+        except (OSError, ValueError, RecursionError):
+            return False
+        if not isinstance(holder, dict) or holder.get("host") == socket.gethostname():
+            return False
+        # Both times are the file system's own, so that clocks which disagree don't matter.
+        os.utime(self._lock_path)
+        return self._lock_path.stat().st_mtime - beat < STALE_AFTER_S

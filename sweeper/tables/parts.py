@@ -1,0 +1,222 @@
+"""The tables: their schemas, parts of committed rows, and the readable files compacted from them.
+
+Rows hold nothing that differs between two runs of the same trial; times and hosts stand in ``telemetry``.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from sweeper.errors import IntegrityError
+from sweeper.store.journal import Part
+from sweeper.store.run_dir import RunDir
+from sweeper.tables.schemas import MEASUREMENTS, METRICS
+
+__all__ = [
+    "MEASUREMENTS",
+    "concatenate",
+    "encode",
+    "measurement_rows",
+    "metric_rows",
+    "read_parts",
+    "read_table",
+    "refuse_other_rows",
+    "sort_rows",
+]
+
+
+_TRAINING = ("train_loss", "grad_norm", "step_size", "clipped", "update_norm", "learning_rate")
+
+
+def metric_rows(segments: Sequence[tuple[str, Mapping[str, np.ndarray[Any, Any]], int]]) -> pa.Table:
+    """The rows of several segments in one table; one by one they would cost a millisecond each.
+
+    Args:
+        segments: Trial id, columns as the training loop gives them (equal lengths; NaN where a metric was not
+            evaluated), and the trial's number of steps. The row of the last iterate x_steps has no batch, so its
+            training columns are null.
+
+    Returns:
+        A table of :data:`METRICS` and the problems' own metrics, sorted by name; null where a problem has none.
+    """
+    lengths = [len(columns["step"]) for _, columns, _ in segments]
+    names = np.repeat(np.array([trial for trial, _, _ in segments], dtype=object), lengths)
+    last = np.concatenate([columns["step"] == steps for _, columns, steps in segments])
+    arrays = {"trial_id": pa.array(names, pa.string())}
+    for field in METRICS:
+        if field.name != "trial_id":
+            values = np.concatenate([columns[field.name] for _, columns, _ in segments])
+            arrays[field.name] = pa.array(values, field.type, mask=last if field.name in _TRAINING else None)
+    own = {name for _, columns, _ in segments for name in columns} - set(METRICS.names)
+    for name in sorted(own):
+        pieces = [
+            columns.get(name, np.full(length, np.nan))
+            for (_, columns, _), length in zip(segments, lengths, strict=True)
+        ]
+        values = np.concatenate(pieces)
+        arrays[name] = pa.array(values, pa.float64(), mask=np.isnan(values))
+    return pa.table(arrays)
+
+
+def measurement_rows(estimator: str, rows: Sequence[Mapping[str, Any]]) -> pa.Table:
+    """Rows of an estimator's table; what a row does not name is null.
+
+    Returns:
+        A table of ``MEASUREMENTS[estimator]``.
+    """
+    return pa.Table.from_pylist([dict(row) for row in rows], schema=MEASUREMENTS[estimator])
+
+
+def encode(table: pa.Table) -> bytes:
+    """A Parquet file: zstd, and a checksum a page, without which bit flips go unnoticed.
+
+    Returns:
+        The file's bytes.
+    """
+    buffer = io.BytesIO()
+    pq.write_table(table, buffer, compression="zstd", write_page_checksum=True)
+    return buffer.getvalue()
+
+
+def concatenate(tables: Iterable[pa.Table]) -> pa.Table:
+    """The rows of all tables; columns that only some have are null in the others.
+
+    Returns:
+        One table, with the columns of the first in front.
+    """
+    return pa.concat_tables(tables, promote_options="default")
+
+
+def sort_rows(table: pa.Table, trials: Sequence[str]) -> pa.Table:
+    """Rows in the order of the plan, then by step; rows of unknown trials last.
+
+    Returns:
+        The same rows.
+    """
+    rank = pc.index_in(table["trial_id"], value_set=pa.array(list(trials), pa.string()))
+    keys = pa.table({"rank": rank, "step": table["step"]})
+    return table.take(pc.sort_indices(keys, sort_keys=[("rank", "ascending"), ("step", "ascending")]))
+
+
+def read_parts(run_dir: RunDir, parts: Iterable[Part]) -> dict[str, list[pa.Table]]:
+    """The committed rows by table, each file checked against the journal's hash.
+
+    Returns:
+        Table name to the parts' tables, in order.
+
+    Raises:
+        IntegrityError: A part is missing or damaged.
+    """
+    tables: dict[str, list[pa.Table]] = {}
+    for part in parts:
+        data = run_dir.read_checked(run_dir.parts / part.file, part.xxh3)
+        rows = _decode(data, run_dir.parts / part.file)
+        tables.setdefault(part.table, []).append(_without(rows, part.void) if part.void else rows)
+    return tables
+
+
+def _decode(data: bytes, path: Path) -> pa.Table:
+    """The rows of a part, which are of trials and their steps."""
+    try:
+        rows = pq.read_table(pa.BufferReader(data))
+    except _UNREADABLE as error:
+        raise IntegrityError(f"{path}: holds no rows: {error}") from error
+    for column, kind in (("trial_id", pa.string()), ("step", pa.int64())):
+        index = rows.schema.get_all_field_indices(column)
+        if len(index) != 1 or rows.schema.field(index[0]).type != kind:
+            raise IntegrityError(f"{path}: has no column {column} of type {kind}; it is no part of a run")
+    return rows
+
+
+_UNREADABLE = (pa.ArrowException, OSError, ValueError, KeyError, TypeError, OverflowError)
+
+
+def _without(rows: pa.Table, void: Mapping[str, int]) -> pa.Table:
+    """The rows that still count: those of trials that are trained again end where these begin anew."""
+    place = pc.index_in(rows["trial_id"], value_set=pa.array(list(void), pa.string()))
+    first_void = pa.array(list(void.values()), pa.int64()).take(place.combine_chunks())
+    return rows.filter(pc.fill_null(pc.less(rows["step"], first_void), True))
+
+
+def read_table(path: Path) -> pa.Table:
+    """A readable table, its pages checked.
+
+    Returns:
+        The table.
+
+    Raises:
+        IntegrityError: The file is no Parquet file, or damaged.
+    """
+    try:
+        return pq.read_table(path, page_checksum_verification=True)
+    except _UNREADABLE as error:
+        raise IntegrityError(
+            f"{path}: cannot be read: {error}; `clipsweep run` writes it anew from the committed parts"
+        ) from error
+
+
+def refuse_other_rows(
+    run_dir: RunDir, parts: Sequence[Part], table: str, again: pa.Table, *, trial: str, start: int, stop: int
+) -> None:
+    """Compare rows with those that are committed under the same keys; where they differ, keep both copies.
+
+    Args:
+        run_dir: The run.
+        parts: What is committed.
+        table: ``metrics`` or ``measurements/<estimator>``.
+        again: The rows that came back.
+        trial: Whose they are.
+        start: First step to compare.
+        stop: One past the last.
+
+    Raises:
+        IntegrityError: They differ; the text names trial, table, step, column and both files.
+    """
+    committed = read_parts(run_dir, [part for part in parts if part.table == table and part.remeasurement is None])
+    first = _of(concatenate(committed.get(table, [again.slice(0, 0)])), trial, start, stop)
+    if "measurement_id" in again.column_names:
+        # Other settings of the same estimator have rows of their own.
+        first = first.filter(pc.is_in(first["measurement_id"], value_set=again["measurement_id"].combine_chunks()))
+    second = _of(again, trial, start, stop)
+    found = _difference(first.to_pylist(), second.to_pylist())
+    if found is None:
+        return
+    names = []
+    for rows, which in ((first, "committed"), (second, "again")):
+        name = f"{trial}-{table.replace('/', '-')}-{start}-{which}.parquet"
+        run_dir.publish(run_dir.quarantine / name, encode(rows))
+        names.append(name)
+    raise IntegrityError(
+        f"trial {trial} does not give the same rows twice: {table}, {found}; what is committed stays, both copies "
+        f"are kept: {run_dir.quarantine / names[0]} and {names[1]}; `clipsweep check` with its spec looks for what is "
+        "random in a problem"
+    )
+
+
+def _of(table: pa.Table, trial: str, start: int, stop: int) -> pa.Table:
+    """The rows of some steps of one trial, in order."""
+    steps = table["step"]
+    wanted = pc.and_(pc.greater_equal(steps, start), pc.less(steps, stop))
+    return sort_rows(table.filter(pc.and_(wanted, pc.equal(table["trial_id"], trial))), [trial])
+
+
+def _difference(first: list[dict[str, Any]], second: list[dict[str, Any]]) -> str | None:
+    """Where rows differ first, in words; None where they are the same to the last bit."""
+    one, other = ({row["step"]: row for row in rows} for rows in (first, second))
+    for step in sorted({*one, *other}):
+        if step not in one or step not in other:
+            return f"step {step} has a row {'only this time' if step not in one else 'only the first time'}"
+        for column in dict.fromkeys([*one[step], *other[step]]):
+            before, now = one[step].get(column), other[step].get(column)
+            # Its text says all of a float, and NaN is NaN there.
+            if repr(before) != repr(now):
+                return f"step {step}, {column} was {before!r} and is {now!r} now"
+    return None

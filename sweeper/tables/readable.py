@@ -1,0 +1,225 @@
+"""What people read: ``trials``, ``metrics``, ``measurements/*`` and ``telemetry``, made from journal and parts.
+
+Each file is replaced whole, so that reading it at any moment works. All of it can be made again from the journal.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import itertools
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from sweeper.store.journal import Part, RunState, Segment, TrialState
+from sweeper.store.run_dir import RunDir, file_hash
+from sweeper.tables.parts import concatenate, encode, read_parts, sort_rows
+from sweeper.tables.schemas import _FIXED_TYPES, _TELEMETRY
+
+__all__ = ["Compactor", "trials_table"]
+
+TAIL_FRACTION = 0.1
+"""Share of the last logged steps over which ``final_train_loss`` is the mean: one batch's loss is mostly noise."""
+
+
+class Compactor:
+    """Writes the readable tables; keeps the rows that it has read, so that refreshing costs what is new.
+
+    Args:
+        run_dir: The run.
+    """
+
+    def __init__(self, run_dir: RunDir) -> None:
+        self._run_dir = run_dir
+        self._rows: dict[str, list[pa.Table]] = {}
+        self._num_parts = 0
+
+    def refresh(self, state: RunState, *, running: frozenset[str] = frozenset()) -> None:
+        """Write every readable table as of ``state``.
+
+        Args:
+            state: The run as its journal tells it.
+            running: Trials that a trainer works on now.
+
+        Raises:
+            IntegrityError: A part is missing or damaged.
+            OSError: The disk is full; the old tables stand.
+        """
+        self._read(state.parts)
+        order = list(state.trials)
+        for name, tables in self._rows.items():
+            self._rows[name] = [concatenate(tables)]
+            self._publish(name, sort_rows(self._rows[name][0], order))
+        metrics = self._rows.get("metrics", [None])[0]
+        self._publish("trials", trials_table(state, metrics, running=running))
+        self._publish("telemetry", _telemetry_table(state))
+
+    def _read(self, parts: Sequence[Part]) -> None:
+        for name, tables in read_parts(self._run_dir, parts[self._num_parts :]).items():
+            self._rows.setdefault(name, []).extend(tables)
+        self._num_parts = len(parts)
+
+    def _publish(self, name: str, table: pa.Table) -> None:
+        self._run_dir.publish(self._run_dir.table(name), encode(table))
+
+
+def trials_table(state: RunState, metrics: pa.Table | None, *, running: frozenset[str] = frozenset()) -> pa.Table:
+    """A row a trial: what it was, how it ended, and its losses.
+
+    Args:
+        state: The run as its journal tells it.
+        metrics: All committed metric rows; None for none.
+        running: Trials that a trainer works on now.
+
+    Returns:
+        The columns of DESIGN's ``trials`` table, one column per swept path among them, in the order of the plan.
+    """
+    losses = _losses(metrics)
+    metric_names = sorted({name for values in losses.values() for name in values})
+    swept = list(dict.fromkeys(path for trial in state.trials.values() for path in trial.record["swept"]))
+    rows = []
+    for name, trial in state.trials.items():
+        record = trial.record
+        row: dict[str, Any] = {
+            "trial_id": name,
+            "cell_id": record["cell_id"],
+            "arm": record["arm"],
+            "seed": record["seed"],
+            "status": "running" if name in running else _standing(trial),
+        }
+        row |= {path: record["swept"].get(path) for path in swept}
+        row |= {key: record[key] for key in ("learning_rate", "clip_norm", "steps")}
+        known = losses.get(name, {})
+        if trial.status == "diverged":
+            known = {metric: value for metric, value in known.items() if metric != "final_train_loss"}
+        row |= {metric: known.get(metric) for metric in metric_names}
+        row["superseded"] = name in state.superseded
+        row["code_id"] = record["code"]["sha256"][:12] if record.get("code") else None
+        rows.append(row | _ending(trial) | _conditions(trial, state) | _own_columns(trial))
+    columns = list(dict.fromkeys(key for row in rows for key in row))
+    typed = {column: _column(column, [row.get(column) for row in rows]) for column in columns}
+    return pa.table(typed)
+
+
+def _standing(trial: TrialState) -> str:
+    """The status of a trial that no trainer works on: begun and not ended means waiting to go on."""
+    return "queued" if trial.status == "running" else trial.status
+
+
+def _ending(trial: TrialState) -> dict[str, Any]:
+    segments = trial.segments
+    facts = [segment.facts for segment in segments]
+    num_steps = sum(fact["num_steps"] for fact in facts)
+    last = facts[-1] if facts else {}
+    return {
+        "committed_step": trial.step,
+        "attempts": len(trial.attempts),
+        "started_at": _moment(facts[0]["started_at"]) if facts else None,
+        "ended_at": _moment(last["ended_at"]) if trial.resolved and last else None,
+        "train_s": sum(fact["train_s"] for fact in facts),
+        "estimate_s": sum(fact["estimate_s"] for fact in facts),
+        "diverged_step": last.get("diverged_step"),
+        "last_finite_loss": last.get("last_finite_loss"),
+        "clipped_fraction": sum(fact["num_clipped"] for fact in facts) / num_steps if num_steps else None,
+        "error": _last_line(trial.failures[-1][1]) if trial.failures and trial.given_up else None,
+    }
+
+
+def _last_line(text: str) -> str:
+    lines = text.strip().splitlines()
+    return lines[-1] if lines else ""
+
+
+def _conditions(trial: TrialState, state: RunState) -> dict[str, Any]:
+    """Under which versions, processor and threads a trial was trained last, and whether they changed on its way."""
+    known = [_environment_id(state.environments.get(segment.epoch, {})) for segment in trial.segments]
+    return {"environment_id": known[-1] if known else None, "drift": len(set(known)) > 1}
+
+
+def _environment_id(environment: Mapping[str, Any]) -> str:
+    """Names what results depend on besides the spec: equal ids may be compared bit for bit."""
+    return file_hash(json.dumps(environment, sort_keys=True).encode())[:12]
+
+
+def _own_columns(trial: TrialState) -> dict[str, Any]:
+    """What the trainer itself has to say of a trial, for example its hitting time."""
+    own: dict[str, Any] = trial.segments[-1].facts.get("columns", {}) if trial.segments else {}
+    return own
+
+
+def _losses(metrics: pa.Table | None) -> dict[str, dict[str, float]]:
+    """Per trial: the mean training loss of the last tenth of its logged steps, and of each metric the best and last."""
+    if metrics is None or metrics.num_rows == 0:
+        return {}
+    own = [name for name in metrics.column_names[len(_BASE) :]]
+    table = metrics.sort_by([("trial_id", "ascending"), ("step", "ascending")])
+    names = table["trial_id"].combine_chunks()
+    starts = np.flatnonzero(pc.not_equal(names[1:], names[:-1]).to_numpy(zero_copy_only=False)) + 1
+    bounds = [0, *starts.tolist(), len(names)]
+    columns = {name: _floats(table[name]) for name in ("train_loss", *own)}
+    results = {}
+    for low, high in itertools.pairwise(bounds):
+        values: dict[str, float] = {}
+        logged = columns["train_loss"][low:high]
+        logged = logged[~np.isnan(logged)]
+        if logged.size:
+            values["final_train_loss"] = float(logged[-max(1, round(TAIL_FRACTION * logged.size)) :].mean())
+        for name in own:
+            evaluated = columns[name][low:high]
+            evaluated = evaluated[~np.isnan(evaluated)]
+            if evaluated.size:
+                best = evaluated.max() if name.endswith("accuracy") else evaluated.min()
+                values[f"best_{name}"] = float(best)
+                values[f"final_{name}"] = float(evaluated[-1])
+        results[names[low].as_py()] = values
+    return results
+
+
+_BASE = ("trial_id", "step", "epoch", "train_loss", "grad_norm", "step_size", "clipped", "update_norm", "learning_rate")
+
+
+def _floats(column: pa.ChunkedArray) -> np.ndarray[Any, np.dtype[np.float64]]:
+    """A float column with NaN for null."""
+    return np.asarray(column.to_numpy(zero_copy_only=False), dtype=np.float64)
+
+
+def _column(name: str, values: Sequence[Any]) -> pa.Array:
+    """An array of the type that the values need, also where all of them are null."""
+    if name in _FIXED_TYPES:
+        return pa.array(values, _FIXED_TYPES[name])
+    present = [value for value in values if value is not None]
+    if all(isinstance(value, bool) for value in present) and present:
+        return pa.array(values, pa.bool_())
+    if all(isinstance(value, (int, float)) and not isinstance(value, bool) for value in present):
+        whole = present and all(isinstance(value, int) for value in present)
+        return pa.array(values, pa.int64() if whole else pa.float64())
+    return pa.array([value if value is None or isinstance(value, str) else str(value) for value in values], pa.string())
+
+
+def _telemetry_table(state: RunState) -> pa.Table:
+    """A row a segment: where it ran and what it cost."""
+    segments = [segment for trial in state.trials.values() for segment in trial.segments]
+    return pa.Table.from_pylist([_telemetry_row(segment, state) for segment in segments], schema=_TELEMETRY)
+
+
+def _telemetry_row(segment: Segment, state: RunState) -> dict[str, Any]:
+    facts = segment.facts
+    return {
+        "trial_id": segment.trial,
+        "epoch": segment.epoch,
+        "attempt": segment.attempt,
+        "start": segment.start,
+        "stop": segment.stop,
+        **{key: facts[key] for key in _TELEMETRY.names if key in facts},
+        "started_at": _moment(facts["started_at"]),
+        "ended_at": _moment(facts["ended_at"]),
+        "environment_id": _environment_id(state.environments.get(segment.epoch, {})),
+    }
+
+
+def _moment(seconds: float) -> dt.datetime:
+    return dt.datetime.fromtimestamp(seconds, tz=dt.UTC)

@@ -1,0 +1,108 @@
+"""A run's tables as pandas frames."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sweeper.errors import RunDirectoryError
+from sweeper.store.journal import RunState, read_journal, replay
+from sweeper.store.run_dir import RunDir
+from sweeper.tables.parts import MEASUREMENTS, read_table
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+__all__ = ["Run"]
+
+
+class Run:
+    """What a run has produced so far; also while it runs.
+
+    The frames are those of the files, which pandas reads by itself just as well:
+    ``pd.read_parquet("runs/x/metrics.parquet")``.
+
+    Args:
+        path: The run directory.
+
+    Raises:
+        RunDirectoryError: There is no run.
+
+    Example:
+        >>> Run("runs/nowhere")
+        Traceback (most recent call last):
+        ...
+        sweeper.errors.RunDirectoryError: runs/nowhere: there is no such directory
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self._run_dir = RunDir(Path(path)).require()
+
+    def __repr__(self) -> str:
+        return f"Run({str(self.path)!r})"
+
+    @property
+    def path(self) -> Path:
+        """The run directory."""
+        return self._run_dir.path
+
+    @cached_property
+    def state(self) -> RunState:
+        """The run as its journal tells it."""
+        records, _ = read_journal(self._run_dir.journal)
+        return replay(records)
+
+    @property
+    def swept(self) -> list[str]:
+        """The swept paths, each a column of :attr:`trials`."""
+        trials = self.state.trials.values()
+        return list(dict.fromkeys(path for trial in trials for path in trial.record["swept"]))
+
+    @cached_property
+    def trials(self) -> pd.DataFrame:
+        """A row a trial."""
+        return self._frame("trials")
+
+    @cached_property
+    def metrics(self) -> pd.DataFrame:
+        """A row a logged step."""
+        return self._frame("metrics")
+
+    @cached_property
+    def telemetry(self) -> pd.DataFrame:
+        """A row a segment: where it ran and what it cost."""
+        return self._frame("telemetry")
+
+    def has(self, table: str) -> bool:
+        """Whether a table is written yet."""
+        return self._run_dir.table(table).exists()
+
+    @property
+    def estimators(self) -> list[str]:
+        """The estimators that have measured something."""
+        return [name for name in MEASUREMENTS if self._run_dir.table(f"measurements/{name}").exists()]
+
+    def measurements(self, estimator: str = "directional_smoothness") -> pd.DataFrame:
+        """A row a snapshot.
+
+        Args:
+            estimator: Name of the estimator.
+
+        Returns:
+            The frame.
+
+        Raises:
+            RunDirectoryError: The estimator has measured nothing here.
+        """
+        if estimator not in self.estimators:
+            known = ", ".join(self.estimators) or "none"
+            raise RunDirectoryError(f"{self.path}: no measurements by {estimator!r}; there are: {known}")
+        return self._frame(f"measurements/{estimator}")
+
+    def _frame(self, table: str) -> pd.DataFrame:
+        path = self._run_dir.table(table)
+        if not path.exists():
+            raise RunDirectoryError(f"{self.path}: table {table} is not written yet; it follows the first results")
+        frame: pd.DataFrame = read_table(path).to_pandas()
+        return frame

@@ -1,0 +1,171 @@
+"""The worker that measures: a snapshot to a row of each estimator."""
+
+from __future__ import annotations
+
+import json
+import time
+import traceback
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from estimators import ESTIMATORS, Probe, ProbePolicy
+from estimators.probe.graphed import Recorder, record_cuda_graph
+from sweeper.errors import IntegrityError
+from sweeper.protocol.events import SnapshotId
+from sweeper.protocol.messages import SnapshotHeader, Verdict
+from sweeper.workers.snapshots import read_header, read_iterates
+from sweeper.workers.worker import Worker, last_line
+from trainers.problem import Batch, Carry, Loss, Problem
+
+__all__ = ["EstimatorWorker", "build_probe"]
+
+
+class EstimatorWorker(Worker):
+    """Measures one snapshot after the other; what it says depends on the snapshot alone.
+
+    Args:
+        run_dir: As for every worker, like ``threads``, ``device`` and ``search``.
+        threads: Threads of each numerical kernel.
+        device: ``cpu`` or ``cuda``.
+        search: Folders in which a problem's code is looked for.
+        cuda_graphs: Whether the gradient is recorded as a CUDA graph and replayed at every point.
+    """
+
+    def __init__(
+        self, *, run_dir: str, threads: int, device: str, search: Sequence[str] = (), cuda_graphs: bool = False
+    ) -> None:
+        super().__init__(run_dir=run_dir, threads=threads, device=device, search=search)
+        self._record = self._beating_record if cuda_graphs else None
+        self._probe = lru_cache(maxsize=4)(self._build_probe)
+        self._beats = 0
+
+    def beats(self) -> int:
+        """How often the loss was evaluated, or an estimator begun, so far: while that grows, this worker gets on."""
+        return self._beats
+
+    def measure(self, slot: int, snapshot: SnapshotId, header: SnapshotHeader, payload: Any) -> Verdict:
+        """Let every estimator of the spec measure one snapshot.
+
+        Args:
+            slot: This worker's slot, given back in the verdict.
+            snapshot: The snapshot's id, given back too.
+            header: What it belongs to.
+            payload: The iterates, float32, shape (2, n); None for a snapshot that is kept in the run directory, whose
+                file says the rest of the header; of its problem the header holds ``use`` alone, where it is code.
+
+        Returns:
+            A row per estimator, or what was raised.
+        """
+        self._settle_thread()
+        started = time.perf_counter()
+        try:
+            if payload is None:
+                header, payload = self._kept(header)
+            rows = self._rows(header, np.asarray(payload))
+        except Exception as error:
+            return Verdict(slot=slot, snapshot=snapshot, error=last_line(error), traceback=traceback.format_exc())
+        return Verdict(slot=slot, snapshot=snapshot, rows=rows, estimate_s=time.perf_counter() - started)
+
+    def _kept(self, asked: SnapshotHeader) -> tuple[SnapshotHeader, np.ndarray[Any, Any]]:
+        """A kept snapshot; its file names the problem, but of code none that the driver has not named too."""
+        path = self._run_dir.snapshot(asked.trial, asked.step)
+        header = read_header(path, asked.measure)
+        use = header.problem["use"]
+        if ":" in use and use != asked.problem.get("use"):
+            raise IntegrityError(f"{path}: would run {use}, which its trial was not trained with")
+        return header, read_iterates(path)
+
+    def _rows(self, header: SnapshotHeader, payload: np.ndarray[Any, Any]) -> dict[str, dict[str, Any]]:
+        measure = header.measure
+        key = json.dumps(dict(header.problem), sort_keys=True)
+        probe, fingerprint = self._probe(key, header.seed, _definition_of_f(measure))
+        if header.data not in {None, fingerprint}:
+            raise IntegrityError(
+                f"the data changed since the trial was trained (then {header.data}, now {fingerprint}); restore it"
+            )
+        # A copy: Ray's arrays are read-only memory that the object store may want back.
+        iterates = torch.from_numpy(payload.copy()).to(self._device)
+        described = {"trial_id": header.trial, "step": header.step, "epoch": header.epoch}
+        conditions = {
+            "data_fraction": measure["data_fraction"],
+            "probe": probe.policy.words,
+            "arithmetic": probe.arithmetic,
+        }
+        rows = {}
+        for entry in measure["estimators"]:
+            options = {key: value for key, value in entry.items() if key != "use"}
+            self._beats += 1
+            rows[entry["use"]] = described | ESTIMATORS[entry["use"]](probe, iterates, **options) | conditions
+        return rows
+
+    def _build_probe(self, problem_json: str, seed: int, definition_json: str) -> tuple[Probe, str]:
+        built = self._build(json.loads(problem_json), seed)
+        measured = built.measured_loss
+        problem = replace(
+            built, loss=self._beating(built.loss), measured_loss=None if measured is None else self._beating(measured)
+        )
+        return build_probe(problem, json.loads(definition_json), record=self._record), problem.fingerprint
+
+    def _beating_record(self, work: Callable[[], object]) -> Callable[[], object]:
+        """A CUDA graph whose every replay is a sign of life: the loss itself is not called by one."""
+        replay = record_cuda_graph(work)
+
+        def beating() -> None:
+            self._beats += 1
+            replay()
+
+        return beating
+
+    def _beating(self, loss: Loss) -> Loss:
+        """A loss whose every evaluation is a sign of life."""
+
+        def beating(model: nn.Module, batch: Batch, carry: Carry) -> tuple[torch.Tensor, Carry]:
+            self._beats += 1
+            return loss(model, batch, carry)
+
+        return beating
+
+
+def build_probe(problem: Problem, measure: Mapping[str, Any], *, record: Recorder | None = None) -> Probe:
+    """The function that a measure section defines on a problem.
+
+    Args:
+        problem: The problem, its model with the initial weights.
+        measure: ``data_fraction``, ``probe`` and ``audit`` of the resolved section.
+        record: As for :class:`~estimators.probe.probe.Probe`.
+
+    Returns:
+        f, ready to be measured.
+    """
+    fraction, audit = measure["data_fraction"], measure["audit"]
+    policy = ProbePolicy(**measure["probe"])
+    # What f is without penalties; a problem that trains without any has one loss.
+    bare = problem.measured_loss or problem.loss
+
+    def training_batches(count: int) -> Iterator[Any]:
+        count = min(count, problem.steps_per_epoch)
+        return (problem.batch(k * problem.steps_per_epoch // count) for k in range(count))
+
+    return Probe(
+        problem.model,
+        bare if policy.regulariser == "out" else problem.loss,
+        problem.probe(fraction),
+        audit=problem.probe(fraction * audit["share"]) if audit["share"] < 1 else None,
+        audit_at=audit["at"],
+        initial_carry=problem.initial_carry,
+        policy=policy,
+        training_batches=training_batches,
+        training_loss=problem.loss,
+        record=record,
+    )
+
+
+def _definition_of_f(measure: Mapping[str, Any]) -> str:
+    """What of a measure section decides f and its audit, as a key."""
+    return json.dumps({key: measure[key] for key in ("data_fraction", "probe", "audit")}, sort_keys=True)

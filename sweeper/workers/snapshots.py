@@ -1,0 +1,123 @@
+"""Kept snapshots: files that say what they are of, so that they can be measured again by themselves."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save as save_arrays
+
+from sweeper.errors import IntegrityError
+from sweeper.protocol.messages import SnapshotHeader
+from sweeper.store.run_dir import RunDir, checked_name, file_hash
+
+__all__ = ["keep_snapshot", "kept_steps", "read_header", "read_iterates"]
+
+
+_STEP = re.compile(r"step-([0-9]{10,18})\.safetensors", re.ASCII)
+_UNREADABLE = (SafetensorError, OSError, ValueError, KeyError, TypeError, OverflowError)
+
+
+def keep_snapshot(run_dir: RunDir, header: SnapshotHeader, iterates: np.ndarray[Any, Any]) -> None:
+    """Write a snapshot where it stays.
+
+    Args:
+        run_dir: The run.
+        header: What it is of; its measure section is not kept.
+        iterates: x_k and x_{k+1}, float32, shape (2, n).
+    """
+    described = {
+        "trial_id": header.trial,
+        "step": str(header.step),
+        "epoch": repr(header.epoch),
+        "seed": str(header.seed),
+        "problem": json.dumps(dict(header.problem)),
+        "data": header.data or "",
+        "xxh3": _hash(iterates),
+    }
+    data = save_arrays({"iterates": iterates}, metadata=described)
+    run_dir.publish(run_dir.snapshot(header.trial, header.step), data)
+
+
+def kept_steps(run_dir: RunDir, trial: str) -> list[int]:
+    """The steps of which a trial's snapshots are there, in order."""
+    folder = run_dir.snapshot(trial, 0).parent
+    # What is named otherwise, nobody here has written.
+    found = (_STEP.fullmatch(path.name) for path in folder.glob("step-*.safetensors"))
+    return sorted(int(match[1]) for match in found if match is not None)
+
+
+def read_header(path: Path, measure: Mapping[str, Any]) -> SnapshotHeader:
+    """What a kept snapshot is of.
+
+    Args:
+        path: The file.
+        measure: What is to be measured of it.
+
+    Returns:
+        The header, as a trainer would send it.
+
+    Raises:
+        IntegrityError: The file is damaged, or of an earlier clipsweep that did not write down the problem.
+    """
+    described = _metadata(path)
+    if "problem" not in described:
+        raise IntegrityError(f"{path}: does not say of which problem it is; run the sweep anew to keep such that do")
+    try:
+        problem = json.loads(described["problem"])
+        if not isinstance(problem, dict) or not isinstance(problem.get("use"), str):
+            raise ValueError("its problem is none")
+        return SnapshotHeader(
+            trial=checked_name(described["trial_id"]),
+            seed=int(described["seed"]),
+            step=int(described["step"]),
+            epoch=float(described["epoch"]),
+            problem=problem,
+            measure=measure,
+            nbytes=path.stat().st_size,
+            data=described["data"] or None,
+        )
+    except (ValueError, KeyError, RecursionError) as error:
+        raise IntegrityError(f"{path}: does not say what it is of: {error!r:.200}") from error
+
+
+def read_iterates(path: Path) -> np.ndarray[Any, Any]:
+    """x_k and x_{k+1}, checked against the hash that was taken when they were written.
+
+    Args:
+        path: The file.
+
+    Returns:
+        float32, shape (2, n).
+
+    Raises:
+        IntegrityError: The file is damaged.
+    """
+    expected = _metadata(path).get("xxh3")
+    try:
+        with safe_open(path, framework="numpy") as file:
+            iterates: np.ndarray[Any, Any] = file.get_tensor("iterates")
+    except _UNREADABLE as error:
+        raise IntegrityError(f"{path}: cannot be read: {error}") from error
+    if iterates.dtype != np.float32 or iterates.ndim != 2 or len(iterates) != 2:
+        raise IntegrityError(f"{path}: holds no two iterates, but {iterates.dtype} of shape {iterates.shape}")
+    if _hash(iterates) != expected:
+        raise IntegrityError(f"{path}: holds other numbers than were written (xxh3 differs)")
+    return iterates
+
+
+def _metadata(path: Path) -> dict[str, str]:
+    try:
+        with safe_open(path, framework="numpy") as file:
+            return dict(file.metadata() or {})
+    except _UNREADABLE as error:
+        raise IntegrityError(f"{path}: cannot be read: {error}") from error
+
+
+def _hash(iterates: np.ndarray[Any, Any]) -> str:
+    return file_hash(np.ascontiguousarray(iterates).data.cast("B"))

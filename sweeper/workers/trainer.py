@@ -1,0 +1,232 @@
+"""The worker that trains: attempts to segments, with snapshots and checkpoints on the way."""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+import time
+import traceback
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sweeper.errors import IntegrityError
+from sweeper.protocol.messages import (
+    Assignment,
+    ProgressItem,
+    RaisedItem,
+    RepeatedItem,
+    SegmentItem,
+    SnapshotHeader,
+    SnapshotItem,
+    TrainerItem,
+)
+from sweeper.store.run_dir import file_hash
+from sweeper.workers.analytic import train_side_by_side
+from sweeper.workers.snapshots import keep_snapshot
+from sweeper.workers.worker import Worker, last_line
+from trainers.training.checkpoint import TrainingState, dump, load
+from trainers.training.loop import Progress, Segment, Snapshot, SnapshotSchedule, TrainSettings, train
+from trainers.update.rule import UpdateRule
+
+__all__ = ["TrainerWorker"]
+
+
+class _DiskError(Exception):
+    """The run directory cannot be written: number of the system's error, and path. Not the fault of any trial."""
+
+
+@contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    """Tell the run directory's troubles from those of users' code, which may raise the same."""
+    try:
+        yield
+    except OSError as error:
+        raise _DiskError(error.errno or 0, str(error.filename or path)) from error
+
+
+class TrainerWorker(Worker):
+    """Trains one trial after the other."""
+
+    def __init__(self, *, run_dir: str, threads: int, device: str, search: Sequence[str] = ()) -> None:
+        super().__init__(run_dir=run_dir, threads=threads, device=device, search=search)
+        self._stop = threading.Event()
+
+    def stop(self) -> None:
+        """End the trial that is running, and any later one, at its next step, with a checkpoint."""
+        self._stop.set()
+
+    def train(self, assignments: Sequence[Assignment]) -> Iterator[TrainerItem]:
+        """Run attempts one after the other, each from its last committed step to its end.
+
+        Args:
+            assignments: The attempts; those behind one that is stopped are not begun.
+
+        Yields:
+            Snapshots, signs of life, and segments, of which the last of an attempt has an outcome; or, as an attempt's
+            last item, what the trial's code raised.
+        """
+        self._settle_thread()
+        if assignments and assignments[0].problem["use"] == "analytic":
+            # The schedule hands trials that run side by side out among themselves.
+            yield from train_side_by_side(assignments, should_stop=self._stop.is_set)
+            return
+        for assignment in assignments:
+            try:
+                for item in self._attempt(assignment):
+                    yield item
+                    if isinstance(item, SegmentItem) and item.outcome == "stopped":
+                        return
+            except _DiskError as error:
+                yield RaisedItem(error=last_line(error), traceback=traceback.format_exc(), disk=error.args)
+                return
+            except Exception as error:
+                yield RaisedItem(error=last_line(error), traceback=traceback.format_exc())
+
+    def _attempt(self, assignment: Assignment) -> Iterator[TrainerItem]:
+        started = time.time()
+        problem = self._build(assignment.problem, assignment.seed)
+        if assignment.fingerprint not in {None, problem.fingerprint}:
+            raise IntegrityError(
+                f"the data changed since this trial began (then {assignment.fingerprint}, now {problem.fingerprint}); "
+                "restore it, or start a new run with --out"
+            )
+        state, damaged = self._resume(assignment)
+        measure = assignment.measure
+        num_snapshots = 0
+        repeated: list[Segment] = []
+        for item in train(
+            problem,
+            _update_rule(assignment.update_rule),
+            _train_settings(assignment.train),
+            seed=assignment.seed,
+            resume=state,
+            snapshots=None if measure is None else _snapshot_schedule(measure),
+            should_stop=self._stop.is_set,
+        ):
+            match item:
+                case Progress():
+                    yield ProgressItem(step=item.step, loss=item.loss, clipped_fraction=item.clipped_fraction)
+                case Snapshot() if item.step >= assignment.committed_step:
+                    assert measure is not None
+                    num_snapshots += 1
+                    yield self._hand_over(assignment, measure, item, problem.fingerprint)
+                case Segment():
+                    if item.start < assignment.committed_step:
+                        repeated.append(item)
+                    if item.stop < assignment.committed_step and item.outcome is None:
+                        continue
+                    # A GPU may add in another order, and promises nothing.
+                    if repeated and self._device == "cpu":
+                        yield _repeated(repeated, assignment.committed_step)
+                    repeated = []
+                    if item.stop == assignment.committed_step and item.outcome is None:
+                        continue
+                    segment = self._close(assignment, item)
+                    now = time.time()
+                    facts = {
+                        **segment.facts,
+                        "started_at": started,
+                        "ended_at": now,
+                        "num_snapshots": num_snapshots,
+                        "data": problem.fingerprint,
+                        **({"damaged": damaged} if damaged else {}),
+                    }
+                    yield replace(segment, facts=facts)
+                    started, num_snapshots, damaged = now, 0, []
+
+    def _resume(self, assignment: Assignment) -> tuple[TrainingState | None, list[str]]:
+        """The newest training state that is whole, and the names of those that are not."""
+        damaged: list[str] = []
+        folder = self._run_dir.checkpoints / assignment.trial
+        for name, expected in assignment.checkpoints:
+            try:
+                return load(self._run_dir.read_checked(folder / name, expected)), damaged
+            except IntegrityError:
+                damaged.append(name)
+        return None, damaged
+
+    def _hand_over(
+        self, assignment: Assignment, measure: Mapping[str, Any], snapshot: Snapshot, data: str
+    ) -> SnapshotItem:
+        header = SnapshotHeader(
+            trial=assignment.trial,
+            seed=assignment.seed,
+            step=snapshot.step,
+            epoch=snapshot.epoch,
+            problem=assignment.problem,
+            measure=measure,
+            nbytes=snapshot.iterates.nbytes,
+            data=data,
+        )
+        if measure["keep"]:
+            with _writing(self._run_dir.snapshot(header.trial, header.step)):
+                keep_snapshot(self._run_dir, header, snapshot.iterates)
+        return SnapshotItem(header=header, payload=snapshot.iterates)
+
+    def _close(self, assignment: Assignment, segment: Segment) -> SegmentItem:
+        """Make the checkpoint durable and put the rows into the form in which they travel."""
+        checkpoint = None
+        if segment.state is not None and segment.outcome in {None, "stopped"}:
+            path = self._run_dir.checkpoint(
+                assignment.trial, segment.stop, epoch=assignment.epoch, attempt=assignment.attempt
+            )
+            data = dump(segment.state)
+            with _writing(path):
+                self._run_dir.publish(path, data)
+            checkpoint = (path.name, file_hash(data))
+        fresh = segment.rows["step"] >= assignment.committed_step
+        return SegmentItem(
+            start=max(segment.start, assignment.committed_step),
+            stop=segment.stop,
+            rows={name: column[fresh] for name, column in segment.rows.items()},
+            checkpoint=checkpoint,
+            outcome=segment.outcome,
+            facts={
+                "num_clipped": segment.num_clipped,
+                "num_steps": segment.num_steps,
+                "diverged_step": segment.diverged_step,
+                "last_finite_loss": segment.last_finite_loss,
+                "waited_s": segment.waited_s,
+                "train_s": segment.train_s,
+                "evaluate_s": segment.evaluate_s,
+                "host": socket.gethostname(),
+                "pid": os.getpid(),
+            },
+        )
+
+
+def _repeated(segments: Sequence[Segment], committed_step: int) -> RepeatedItem:
+    """What segments say of steps that are committed."""
+    pieces = [segment.rows for segment in segments]
+    # A segment without an evaluation has no column for it.
+    rows = {
+        name: np.concatenate([piece.get(name, np.full(len(piece["step"]), np.nan)) for piece in pieces])
+        for name in dict.fromkeys(name for piece in pieces for name in piece)
+    }
+    again = rows["step"] < committed_step
+    return RepeatedItem(
+        start=segments[0].start,
+        stop=min(segments[-1].stop, committed_step),
+        rows={name: column[again] for name, column in rows.items()},
+    )
+
+
+def _update_rule(section: Mapping[str, Any]) -> UpdateRule:
+    options: dict[str, Any] = {**section, "betas": tuple(section["betas"])}
+    del options["from_theory"]  # of analytic functions alone
+    return UpdateRule(**options)
+
+
+def _train_settings(section: Mapping[str, Any]) -> TrainSettings:
+    return TrainSettings(**{**section, "log_every": section["log_every"] or 1})
+
+
+def _snapshot_schedule(measure: Mapping[str, Any]) -> SnapshotSchedule:
+    keys = ("every", "first", "last", "epochs", "steps", "from_step", "to_step")
+    return SnapshotSchedule(**{key: measure[key] for key in keys})

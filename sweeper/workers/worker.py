@@ -1,0 +1,78 @@
+"""What trainers and estimators share: threads, device, how a problem is built, and how an exception is told."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from sweeper.errors import mend_of_memory
+from sweeper.protocol.messages import WorkerFacts
+from sweeper.store.run_dir import RunDir
+from trainers.problem import Problem
+from trainers.problems import build_problem
+
+__all__ = ["Worker", "last_line"]
+
+
+class Worker:
+    """A worker of either kind.
+
+    Args:
+        run_dir: The run directory, on a file system that every node sees.
+        threads: Threads of each numerical kernel.
+        device: ``cpu`` or ``cuda``; Ray has already chosen which one is visible.
+        search: Folders in which the user's own modules lie.
+    """
+
+    def __init__(self, *, run_dir: str, threads: int, device: str, search: Sequence[str] = ()) -> None:
+        self._run_dir = RunDir(Path(run_dir))
+        self._threads = threads
+        self._device = device
+        self._search = tuple(search)
+        self._settle_thread()
+
+    def facts(self) -> WorkerFacts:
+        """Where this worker runs and what it computes with."""
+        return WorkerFacts(
+            host=socket.gethostname(),
+            pid=os.getpid(),
+            torch=str(torch.__version__),  # a plain string: its own type would have the driver import torch
+            threads=torch.get_num_threads(),
+            device=torch.cuda.get_device_name() if self._device == "cuda" else "cpu",
+        )
+
+    def _settle_thread(self) -> None:
+        """Set the thread count; OpenMP keeps it per calling thread, and a method may run in any."""
+        torch.set_num_threads(self._threads)
+
+    def _build(self, problem: Mapping[str, Any], seed: int) -> Problem:
+        options = {key: value for key, value in problem.items() if key != "use"}
+        return build_problem(problem["use"], options, seed=seed, device=self._device, search=self._search)
+
+
+def last_line(error: BaseException) -> str:
+    """What a table shows of an exception.
+
+    Args:
+        error: What was raised.
+
+    Returns:
+        Its type and the first line of its text, and what to do where memory did not suffice.
+
+    Example:
+        >>> last_line(ValueError("no such width"))
+        'ValueError: no such width'
+    """
+    text = str(error).strip().splitlines()
+    line = f"{type(error).__name__}: {text[0]}" if text else type(error).__name__
+    if isinstance(error, torch.OutOfMemoryError):
+        line += f"; {mend_of_memory('gpus')}"
+    elif isinstance(error, MemoryError) or "can't allocate memory" in line:
+        # The latter is a bare RuntimeError of torch's allocator on the host.
+        line += f"; {mend_of_memory('cpus')}"
+    return line

@@ -1,0 +1,177 @@
+"""The command line without Ray: messages, exit codes, what goes where."""
+
+from __future__ import annotations
+
+import io
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+import yaml
+from rich.console import Console
+
+from sweeper.labels import duration
+from sweeper.monitor.display import LineDisplay, LiveDisplay, choose_display
+from sweeper.planning.cost import plan_document, plan_text
+from sweeper.protocol.view import Active, View
+from sweeper.spec import json_schema, load_spec
+
+ROOT = Path(__file__).resolve().parents[3]
+
+
+def clipsweep(*arguments: str, folder: Path, code: int = 0) -> subprocess.CompletedProcess[str]:
+    done = subprocess.run(
+        [sys.executable, "-m", "sweeper", *arguments], cwd=folder, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == code, done.stdout + done.stderr
+    return done
+
+
+def test_init_writes_a_spec_that_is_valid_and_does_not_overwrite(tmp_path: Path) -> None:
+    clipsweep("init", folder=tmp_path)
+    assert "valid" in clipsweep("validate", "sweep.yaml", folder=tmp_path).stderr
+    assert "0 done" in clipsweep("plan", "sweep.yaml", folder=tmp_path).stdout
+    again = clipsweep("init", folder=tmp_path, code=2)
+    assert "is there already; give another name, or --force" in again.stderr
+    clipsweep("init", "--force", folder=tmp_path)
+
+
+def test_errors_of_a_spec_go_to_stderr_with_exit_code_2_and_never_a_traceback(tmp_path: Path) -> None:
+    (tmp_path / "bad.yaml").write_text(
+        "problem: {use: deep_linear}\nupdate_rule: {learning_rat: 1}\ntrain: {steps: x}\n"
+    )
+    for command in ("validate", "plan", "run"):
+        done = clipsweep(command, "bad.yaml", folder=tmp_path, code=2)
+        assert done.stdout == ""
+        assert "bad.yaml:2:15: update_rule.learning_rat: unknown key" in done.stderr
+        assert "did you mean 'learning_rate'?" in done.stderr
+        assert "bad.yaml:3:16: train.steps" in done.stderr
+        assert "Traceback" not in done.stderr
+    assert not (tmp_path / "runs").exists(), "nothing is written for a spec that is wrong"
+
+
+def test_a_missing_spec_run_or_folder_is_one_clear_line(tmp_path: Path) -> None:
+    assert "nowhere.yaml" in clipsweep("run", "nowhere.yaml", folder=tmp_path, code=2).stderr
+    assert "runs/x: there is no such directory" in clipsweep("report", "runs/x", folder=tmp_path, code=2).stderr
+    assert "runs are made by `clipsweep run SPEC`" in clipsweep("ls", folder=tmp_path, code=2).stderr
+    assert "No such command" in clipsweep("rum", folder=tmp_path, code=2).stderr
+
+
+def test_plan_as_json_is_one_document_on_stdout(tmp_path: Path) -> None:
+    done = clipsweep("plan", str(ROOT / "specs" / "quickstart.yaml"), "--json", folder=tmp_path)
+    document = json.loads(done.stdout)
+    assert (document["cells"], document["seeds"], document["trials"], document["new"]) == (6, 2, 12, 12)
+    assert document["steps"] == 12 * 250
+    assert document["seconds"] > 0
+    assert document["bytes"] > 0
+
+
+def test_plan_loads_neither_torch_nor_ray_nor_arrow(tmp_path: Path) -> None:
+    program = (
+        "import sys; sys.argv = ['clipsweep', 'plan', sys.argv[1]]\n"
+        "from sweeper.cli.app import app\n"
+        "app(standalone_mode=False)\n"
+        "heavy = {'torch', 'ray', 'pyarrow', 'pandas', 'scipy', 'numpy'} & set(sys.modules)\n"
+        "assert not heavy, heavy"
+    )
+    spec = str(ROOT / "specs" / "quickstart.yaml")
+    subprocess.run([sys.executable, "-c", program, spec], cwd=tmp_path, check=True, capture_output=True)
+
+
+def test_a_plan_of_one_trial_of_an_unknown_cost_says_so(tmp_path: Path) -> None:
+    (tmp_path / "own.py").write_text("def make(): ...\n")
+    (tmp_path / "own.yaml").write_text(
+        "problem: {use: 'own:make'}\nupdate_rule: {learning_rate: 1}\ntrain: {steps: 10}\n"
+    )
+    document = plan_document(load_spec(tmp_path / "own.yaml"), tmp_path / "run")
+    assert document["seconds"] is None
+    text = plan_text(document)
+    assert "unknown (no trial of this problem has run here yet)" in text
+    assert "runs code: own:make from " in text
+
+
+@pytest.mark.parametrize("spec", sorted((ROOT / "specs").glob("**/*.yaml")), ids=lambda path: path.stem)
+def test_every_spec_that_is_shipped_is_valid_by_loader_and_schema(spec: Path) -> None:
+    load_spec(spec)
+    jsonschema.validate(yaml.safe_load(spec.read_text()), json_schema())
+
+
+VIEW = View(
+    counts={"done": 1, "running": 1},
+    total=2,
+    steps_done=150,
+    steps_total=200,
+    active=(Active(trial="learning_rate=1 [red]", step=50, steps=100, loss=2.5, clipped_fraction=0.25),),
+    waiting=0,
+    queued_snapshots=3,
+    measuring=1,
+    measured=7,
+    held_back=True,
+    stopping=False,
+)
+
+
+def test_the_live_region_shows_bar_trials_and_queue_and_takes_markup_for_text() -> None:
+    output = io.StringIO()
+    console = Console(file=output, force_terminal=True, width=100, color_system=None)
+    with LiveDisplay(console) as display:
+        display.show(VIEW)
+        display.say("done [bold]x")
+    text = output.getvalue()
+    for expected in ("75 %", "1 done", "learning_rate=1 [red]", "50/100", "loss 2.5", "clipped 25 %", "done [bold]x"):
+        assert expected in text
+    assert "estimators: 7 measured, 1 at work, 3 queued; trainers wait for them" in text
+
+
+def test_off_a_terminal_there_is_one_line_an_event(monkeypatch: pytest.MonkeyPatch) -> None:
+    output = io.StringIO()
+    display: Any = choose_display(Console(file=output))
+    assert isinstance(display, LineDisplay)
+    with display:
+        display.show(VIEW)
+        display.say("trial [lr=1e-3] done")
+    assert len(output.getvalue().splitlines()) == 1
+    assert "trial [lr=1e-3] done" in output.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(0, "0 s"), (59.6, "1 min 00 s"), (3599, "59 min 59 s"), (7200, "2 h 00 min")]
+)
+def test_durations_read_naturally(seconds: float, text: str) -> None:
+    assert duration(seconds) == text
+
+
+def test_data_is_listed_fetched_from_a_folder_and_found(
+    tmp_path: Path, real_data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CLIPSWEEP_CACHE", str(tmp_path / "cache"))
+    listed = json.loads(clipsweep("data", "list", "--json", folder=tmp_path).stdout)[0]
+    assert (listed["name"], listed["present"], listed["bytes"]) == ("ptb", False, 5_951_345)
+    missing = clipsweep("data", "path", "ptb", folder=tmp_path, code=2)
+    assert "clipsweep data fetch ptb" in missing.stderr
+    assert "did you mean 'ptb'" in clipsweep("data", "fetch", "ptbb", folder=tmp_path, code=2).stderr
+    refused = clipsweep("data", "fetch", "ptb", "--from", str(tmp_path), folder=tmp_path, code=2)
+    assert "there is no file" in refused.stderr
+    fetched = clipsweep("data", "fetch", "ptb", "--from", str(real_data / "ptb"), folder=tmp_path)
+    assert clipsweep("data", "path", "ptb", folder=tmp_path).stdout == fetched.stdout
+    assert "present" in clipsweep("data", "list", folder=tmp_path).stdout
+
+
+@pytest.mark.parametrize(
+    "problem",
+    [f"language_modeling, model: {{use: {model}}}" for model in ("lstm", "awd_lstm", "gpt")]
+    + [
+        f"image_classification, model: {{use: {model}}}"
+        for model in ("resnet20", "resnet18", "mlp", "logistic_regression")
+    ],
+)
+def test_every_model_has_a_plan_with_time_and_disk(tmp_path: Path, problem: str) -> None:
+    spec = tmp_path / "spec.yaml"
+    spec.write_text(f"problem: {{use: {problem}}}\nupdate_rule: {{learning_rate: 0.1}}\ntrain: {{steps: 5}}\n")
+    document = plan_document(load_spec(spec), tmp_path / "run")
+    assert document["seconds"] > 0
+    assert document["bytes"] > 0

@@ -1,0 +1,67 @@
+"""What a trainer says is gathered only where what follows is as short."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+
+from sweeper.cluster.pools import gathered
+from sweeper.protocol.messages import ProgressItem, SegmentItem, SnapshotHeader, SnapshotItem, TrainerItem
+
+PROGRESS = ProgressItem(step=1, loss=0.5, clipped_fraction=0.0)
+SNAPSHOT = SnapshotItem(
+    header=SnapshotHeader(trial="a", seed=0, step=3, epoch=0.5, problem={}, measure={}, nbytes=8), payload="array"
+)
+
+
+def segment(outcome: str | None) -> SegmentItem:
+    rows = {"step": np.arange(3)}
+    return SegmentItem(start=0, stop=3, rows=rows, checkpoint=None, outcome=outcome, facts={})
+
+
+class Trainer:
+    """Says things, each after so many seconds; its consumer sees what it knows by then."""
+
+    def __init__(self, *said: tuple[float, TrainerItem]) -> None:
+        self.said = said
+        self.now = 0.0
+
+    def __iter__(self) -> Iterator[TrainerItem]:
+        for seconds, item in self.said:
+            self.now += seconds
+            yield item
+
+    def sent(self) -> list[tuple[float, list[Any]]]:
+        """When each list was sent, and what was in it."""
+        return [(self.now, items) for items in gathered(self, clock=lambda: self.now)]
+
+
+def test_a_finished_segment_is_sent_at_once_though_its_trial_goes_on_for_long() -> None:
+    first, second = segment(None), segment("done")
+    trainer = Trainer((0.0, first), (60.0, PROGRESS), (0.0, second))
+    assert trainer.sent() == [(0.0, [first]), (60.0, [PROGRESS]), (60.0, [second])]
+
+
+def test_a_segment_that_ends_right_after_a_sign_of_life_does_not_wait_for_the_next() -> None:
+    first = segment(None)
+    trainer = Trainer((1.0, PROGRESS), (0.0, first), (30.0, PROGRESS))
+    assert trainer.sent() == [(1.0, [PROGRESS]), (1.0, [first]), (31.0, [PROGRESS])]
+
+
+def test_the_ends_of_very_short_trials_share_a_list_a_tenth_of_a_second() -> None:
+    ends = [segment("done") for _ in range(9)]
+    trainer = Trainer(*((0.03, end) for end in ends))
+    assert [items for _, items in trainer.sent()] == [ends[:4], ends[4:8], ends[8:]]
+
+
+@pytest.mark.parametrize("before", [[], [PROGRESS], [segment("done")]])
+def test_a_snapshot_ends_its_list(before: list[TrainerItem]) -> None:
+    trainer = Trainer(*((0.0, item) for item in before), (0.0, SNAPSHOT), (0.0, PROGRESS))
+    assert [items for _, items in trainer.sent()] == [[*before, SNAPSHOT], [PROGRESS]]
+
+
+def test_who_says_nothing_sends_nothing() -> None:
+    assert Trainer().sent() == []

@@ -1,0 +1,292 @@
+"""Stability, edges and advice on runs whose answers are known."""
+
+import json
+import math
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from sweeper.errors import ClipsweepError
+from sweeper.report.advice import build_advice
+from sweeper.report.answers import build_answers, extended_grid
+from sweeper.report.fits import build_fits
+from sweeper.report.plots.draw import draw
+from sweeper.report.render.answers import render_answers, render_fits
+from sweeper.report.stability import Edge, divergence_rate, edge_of, frontier_ratios, frontiers, grid_override, grown
+from sweeper.spec import loads_spec
+from sweeper.tables.run import Run
+
+SPEC = """
+problem: {use: deep_linear, layers: 3, width: 6, samples: 32, batch_size: 16}
+update_rule: {learning_rate: 0.01}
+train: {steps: 60}
+measure: {every: 2, data_fraction: 1, estimators: [{use: directional_smoothness, delta: 0.5}]}
+sweep:
+  grid:
+    update_rule.learning_rate: [0.01, 0.1, 1, 10]
+    update_rule.clip_norm: [null, 0.5]
+  seeds: 2
+"""
+
+
+@pytest.fixture(scope="module")
+def finished(module_inline_run):
+    return Run(module_inline_run(SPEC).run_dir.path)
+
+
+def trials_of(outcomes, clip=None, arm="sgd", seed=0):
+    """Trials of one rule: learning rate to whether it diverged."""
+    return pd.DataFrame([
+        {"arm": arm, "clip_norm": clip, "learning_rate": rate, "seed": seed, "diverged": float(lost)}
+        for rate, lost in outcomes.items()
+    ])
+
+
+# Divergence
+
+
+@pytest.mark.parametrize("count", [1, 3, 10])
+def test_no_divergence_in_few_trials_excludes_little(count):
+    rate = divergence_rate(0, count)
+    assert rate.low == 0
+    # Wilson: z^2/(n + z^2).
+    assert rate.high == pytest.approx(1.959964**2 / (count + 1.959964**2), rel=1e-5)
+
+
+def test_a_share_s_interval_holds_the_share():
+    rate = divergence_rate(2, 5)
+    assert rate.low < 0.4 < rate.high
+    assert math.isnan(divergence_rate(0, 0).low)
+
+
+# The frontier
+
+
+def test_a_frontier_is_bracketed_by_the_last_stable_and_the_first_unstable_rate():
+    (found,) = frontiers(trials_of({0.1: 0, 0.3: 0, 1.0: 1, 3.0: 1}), [])
+    assert (found.stable, found.unstable, found.rates) == (0.3, 1.0, 4)
+
+
+def test_a_rate_beyond_the_first_unstable_one_that_happens_to_survive_does_not_count():
+    (found,) = frontiers(trials_of({0.1: 0, 0.3: 1, 1.0: 0}), [])
+    assert (found.stable, found.unstable) == (0.1, 0.3)
+
+
+@pytest.mark.parametrize(("outcomes", "bracket"), [({1.0: 0, 2.0: 0}, (2.0, None)), ({1.0: 1, 2.0: 1}, (None, 1.0))])
+def test_a_grid_that_ends_too_soon_leaves_the_bracket_open(outcomes, bracket):
+    (found,) = frontiers(trials_of(outcomes), [])
+    assert (found.stable, found.unstable) == bracket
+
+
+def test_the_ratio_is_what_the_brackets_of_every_seed_allow():
+    plain = [trials_of({1: 0, 2: 0, 4: 1, 8: 1, 16: 1}, seed=0), trials_of({1: 0, 2: 1, 4: 1, 8: 1, 16: 1}, seed=1)]
+    clipped = [
+        trials_of({1: 0, 2: 0, 4: 0, 8: 0, 16: 1}, clip=0.5, arm="sgd + clip_norm", seed=0),
+        trials_of({1: 0, 2: 0, 4: 0, 8: 1, 16: 1}, clip=0.5, arm="sgd + clip_norm", seed=1),
+    ]
+    (ratio,) = frontier_ratios(frontiers(pd.concat([*plain, *clipped]), []))
+    # Seed 0: clipped in [8, 16], plain in [2, 4]; seed 1: [4, 8] and [1, 2].
+    assert (ratio.low, ratio.high, ratio.seeds) == (2.0, 8.0, 2)
+
+
+def test_a_ratio_is_open_where_the_clipped_rule_never_diverged():
+    plain = trials_of({1: 0, 2: 1, 4: 1})
+    clipped = trials_of({1: 0, 2: 0, 4: 0}, clip=0.5, arm="sgd + clip_norm")
+    (ratio,) = frontier_ratios(frontiers(pd.concat([plain, clipped]), []))
+    assert (ratio.low, ratio.high) == (2.0, math.inf)
+
+
+def test_rules_are_compared_with_their_own_optimiser_only():
+    plain = trials_of({1: 0, 2: 1}, arm="adam")
+    clipped = trials_of({1: 0, 2: 0}, clip=0.5, arm="sgd + clip_norm")
+    assert frontier_ratios(frontiers(pd.concat([plain, clipped]), [])) == ()
+
+
+# Edges
+
+
+@pytest.mark.parametrize(
+    ("values", "best", "expected"),
+    [
+        ([0.01, 0.03, 0.1], 0.1, ("largest", (0.333, 1.11))),
+        ([1.0, 10.0, 100.0], 1.0, ("smallest", (0.1, 0.01))),
+        ([1.0, 10.0, 100.0], 10.0, None),
+        ([1.0, 10.0], 10.0, None),
+        ([0.0, 1.0, 2.0], 2.0, None),
+    ],
+)
+def test_an_edge_goes_on_in_the_grid_s_own_spacing(values, best, expected):
+    assert edge_of(values, best) == expected
+
+
+def test_only_paths_of_the_grid_grow():
+    edges = [
+        Edge(path=path, arm="sgd", context="", side="largest", value=3.0, add=(9.0, 27.0))
+        for path in ("a", "elsewhere")
+    ]
+    assert grid_override({"a": [None, 1.0, 3.0], "b": [1.0]}, edges) == {"a": [None, 1.0, 3.0, 9.0, 27.0]}
+    assert grown([1.0, 3.0], [edges[0], edges[0]]) == [1.0, 3.0, 9.0, 27.0]
+
+
+def test_a_best_cell_at_an_edge_gives_an_override_that_loads(inline_run):
+    text = SPEC.replace("[0.01, 0.1, 1, 10]", "[0.0001, 0.0003, 0.001]")
+    run = inline_run(text)()
+    overrides = extended_grid(run.run_dir.path, run.sweep)
+    assert overrides[0].startswith("sweep.grid.update_rule.learning_rate=[0.0001, 0.0003, 0.001, 0.00333")
+    grown_sweep = loads_spec(text, folder=run.run_dir.path, overrides=overrides)
+    assert len(grown_sweep.cells) > len(run.sweep.cells)
+    answers = build_answers(Run(run.run_dir.path))
+    assert {edge.side for edge in answers.edges if edge.path.endswith("learning_rate")} == {"largest"}
+    assert "update_rule.learning_rate: [0.0001, 0.0003, 0.001, 0.00333, 0.0111]" in render_answers(answers, "table")
+
+
+# Fits and advice
+
+
+def points(L0, L1, *, high=10.0, n=200, seed=0):
+    g = np.random.default_rng(seed).permutation(np.geomspace(0.05, high, n))
+    return g, L0 + L1 * g
+
+
+class Measured:
+    """Just enough of a run for its fits."""
+
+    def __init__(self, cells):
+        self.path = "made-up"
+        self.swept = ["update_rule.learning_rate"]
+        self.estimators = ["directional_smoothness"]
+        self.state = SimpleNamespace(measurements={"m": None})
+        rows, trials = [], []
+        for rate, by_seed in cells.items():
+            for seed, (g, smoothness) in by_seed.items():
+                name = f"{rate}-{seed}"
+                trials.append({
+                    "trial_id": name,
+                    "cell_id": str(rate),
+                    "arm": "sgd",
+                    "seed": seed,
+                    "update_rule.learning_rate": rate,
+                })
+                rows += [
+                    {
+                        "trial_id": name,
+                        "step": step,
+                        "grad_norm": x,
+                        "smoothness": y,
+                        "snr": 100.0,
+                        "measurement_id": "m",
+                    }
+                    for step, (x, y) in enumerate(zip(g, smoothness, strict=True))
+                ]
+        self.trials, self._rows = pd.DataFrame(trials), pd.DataFrame(rows)
+
+    def measurements(self, name):
+        return self._rows
+
+
+def test_advice_follows_from_the_widest_cell_s_constants():
+    wide, narrow = points(2.0, 0.5), points(9.0, 3.0, high=0.2)
+    fits = build_fits(Measured({1.0: {0: wide, 1: wide}, 0.1: {0: narrow}}), resamples=0)
+    (advice,) = build_advice(fits, steps=100)
+    assert advice.source == "learning_rate=1"
+    vankov, theorem3 = advice.rules
+    assert vankov.learning_rate == pytest.approx(1 / 4, rel=1e-6)
+    assert vankov.clip_norm == pytest.approx(2 * 2 / (3 * 0.5), rel=1e-6)
+    assert theorem3.learning_rate == pytest.approx(1 / 20, rel=1e-6)
+    assert theorem3.clip_norm == pytest.approx(4.0, rel=1e-6)
+
+
+def test_noise_brings_theorem_7_and_its_warning():
+    fits = build_fits(Measured({1.0: {0: points(2.0, 0.5)}}), resamples=0)
+    (advice,) = build_advice(fits, steps=100, tau=0.3)
+    rule = advice.rules[-1]
+    assert rule.theory == "theorem7"
+    assert "biases the step" in rule.note
+    assert rule.learning_rate == pytest.approx(min(1 / 40, 1 / (128 * 0.5 * 0.3), 0.1), rel=1e-6)
+
+
+def test_theory_is_silent_where_the_slope_cannot_be_told():
+    (advice,) = build_advice(build_fits(Measured({1.0: {0: points(1, 1, high=0.06)}}), resamples=0), steps=10)
+    assert advice.rules == ()
+    assert "not identifiable" in advice.silent
+
+
+def test_theory_calls_for_no_threshold_where_smoothness_does_not_grow():
+    (advice,) = build_advice(build_fits(Measured({1.0: {0: points(3.0, 0.0)}}), resamples=0), steps=10)
+    assert "call for no threshold" in advice.silent
+
+
+def test_points_below_their_noise_floor_and_measured_twice_stay_out():
+    run = Measured({1.0: {0: points(1, 1)}})
+    noisy = run._rows.assign(snr=1.0, smoothness=1e6)
+    run._rows = pd.concat([noisy, run._rows])
+    (cell,) = build_fits(run, resamples=0)
+    assert cell.points == 200
+    assert cell.trajectories[0].upper[1] == pytest.approx(1.0, rel=1e-6)
+
+
+def test_snapshots_measured_again_on_other_data_are_another_function():
+    run = Measured({1.0: {0: points(1, 1)}})
+    run._rows = pd.concat([run._rows, run._rows.assign(measurement_id="again", smoothness=1e6)])
+    (cell,) = build_fits(run, resamples=0)
+    assert cell.points == 200
+    assert cell.trajectories[0].upper[1] == pytest.approx(1.0, rel=1e-6)
+
+
+def test_a_cell_of_one_seed_has_a_bootstrap_interval_and_one_of_several_the_spread_over_seeds():
+    alone, several = build_fits(Measured({1.0: {0: points(1, 1)}, 2.0: {0: points(1, 1), 1: points(1, 1.1)}}))
+    assert not math.isnan(alone.trajectories[0].L1.low)
+    assert math.isnan(several.trajectories[0].L1.low)
+    assert several.L1.count == 2
+    text = render_fits("here", [alone, several], "table")
+    assert "[" in text
+    assert "±" in text
+
+
+# All of it, on a real run
+
+
+def test_the_answers_of_a_real_run(finished):
+    answers = build_answers(finished)
+    by_clip = {frontier.clip_norm: frontier for frontier in answers.frontiers}
+    assert by_clip[None].unstable is not None
+    assert by_clip[0.5].stable is not None
+    assert by_clip[None].stable is not None
+    assert by_clip[0.5].stable >= by_clip[None].stable
+    assert len(answers.activity) == 8
+    text = render_answers(answers, "table")
+    for words in ("what the rule did", "how large a rate is stable", "clipped / unclipped", "theory"):
+        assert words in text
+
+
+def test_a_threshold_that_never_fired_is_called_so(inline_run):
+    run = inline_run(SPEC.replace("[null, 0.5]", "[null, 1e6]"))()
+    answers = build_answers(Run(run.run_dir.path))
+    assert "never fired" in render_answers(answers, "md")
+
+
+@pytest.mark.parametrize("style", ["table", "md", "json"])
+def test_every_format_renders(finished, style):
+    answers = render_answers(build_answers(finished), style)
+    fits = render_fits(str(finished.path), build_fits(finished), style)
+    if style == "json":
+        assert json.loads(answers)["frontiers"]
+        assert json.loads(fits)["cells"][0]["trajectories"]
+
+
+@pytest.mark.parametrize("kind", ["fit", "frontier"])
+def test_pictures_are_drawn(finished, tmp_path, kind):
+    file = tmp_path / "picture.png"
+    draw(finished, kind, file)
+    assert file.stat().st_size > 5000
+
+
+def test_a_run_without_measurements_still_has_a_frontier(inline_run):
+    text = "\n".join(line for line in SPEC.splitlines() if not line.startswith("measure"))
+    answers = build_answers(Run(inline_run(text)().run_dir.path))
+    assert answers.advice == ()
+    assert any("no advice from theory" in note for note in answers.notes)
+    with pytest.raises(ClipsweepError, match="no directional smoothness was measured"):
+        build_fits(Run(inline_run(text)().run_dir.path))

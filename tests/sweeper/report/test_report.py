@@ -1,0 +1,269 @@
+"""Reports on made-up runs whose answers are known."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from sweeper.driver.commit import Committer
+from sweeper.driver.open_segments import OpenSegment
+from sweeper.errors import ClipsweepError
+from sweeper.protocol.events import SegmentId
+from sweeper.protocol.messages import SegmentItem
+from sweeper.report.plots.draw import draw
+from sweeper.report.render.summary import FORMATS, render
+from sweeper.report.summary import build_report
+from sweeper.store.journal import Journal, RunState
+from sweeper.store.run_dir import RunDir
+from sweeper.tables.run import Run
+
+RATE, CLIP = "update_rule.learning_rate", "update_rule.clip_norm"
+
+
+def facts(**changes: Any) -> dict[str, Any]:
+    return {
+        "num_clipped": 0,
+        "num_steps": 10,
+        "diverged_step": None,
+        "last_finite_loss": 1.0,
+        "waited_s": 0.0,
+        "train_s": 1.0,
+        "evaluate_s": 0.0,
+        "started_at": 0.0,
+        "ended_at": 1.0,
+        "num_snapshots": 0,
+        "host": "here",
+        "pid": 1,
+        "data": "made up",
+    } | changes
+
+
+class MadeUpRun:
+    """Writes a run with given losses through the same committer as a real one."""
+
+    def __init__(self, path: Path) -> None:
+        self.run_dir = RunDir(path)
+        self.run_dir.create()
+        self.committer = Committer(self.run_dir, Journal(self.run_dir.journal, 0), RunState(), measurement="m1")
+        self.committer.record({"type": "opened", "format": 1, "epoch": 1, "environment": {}})
+
+    def add(
+        self,
+        rate: float,
+        clip: float | None,
+        seed: int,
+        *,
+        loss: float = 1.0,
+        valid: float | None = None,
+        outcome: str = "done",
+        clipped: float = 0.0,
+        exponent: float | None = None,
+    ) -> None:
+        name = f"trial-{rate}-{clip}-{seed}"
+        trial = {
+            "trial_id": name,
+            "cell_id": f"cell-{rate}-{clip}",
+            "arm": "sgd" if clip is None else "sgd + clip_norm",
+            "seed": seed,
+            "swept": {RATE: rate, CLIP: clip},
+            "learning_rate": rate,
+            "clip_norm": clip,
+            "steps": 10,
+        }
+        self.committer.record({"type": "planned", "measurement": "m1", "measure": {}, "trials": [trial]})
+        if outcome == "failed":
+            self.committer.note_failure(name, 1, "raised", "ValueError: no", final=True)
+            return
+        step = np.arange(11)
+        columns: dict[str, np.ndarray[Any, Any]] = {"step": step, "epoch": step / 5, "clipped": step < 0}
+        columns |= {key: np.full(11, loss) for key in ("train_loss", "grad_norm", "step_size", "update_norm")}
+        columns["learning_rate"] = np.full(11, rate)
+        if valid is not None:
+            columns["valid_loss"] = np.where(step == 10, valid, np.nan)
+        diverged = {"diverged_step": 7, "last_finite_loss": 3.0} if outcome == "diverged" else {}
+        item = SegmentItem(
+            start=0,
+            stop=10,
+            rows=columns,
+            checkpoint=None,
+            outcome=outcome,
+            facts=facts(num_clipped=round(10 * clipped), **diverged),
+        )
+        segment = OpenSegment(steps=10, item=item)
+        if exponent is not None:
+            for k in range(5):
+                norm = 2.0**k
+                measured = {"smoothness": norm**exponent, "smoothness_by_fraction": [1.0], "snr": 100.0}
+                row = {"trial_id": name, "step": k, "epoch": 0.0, "loss": 1.0, "grad_norm": norm, **measured}
+                segment.add({"directional_smoothness": row}, 0.1)
+            # Rounding only: must stay out of the correlation.
+            noise = {"smoothness": 1e6, "snr": 0.5, "smoothness_by_fraction": [1.0]}
+            segment.add({"directional_smoothness": {"trial_id": name, "step": 9, "grad_norm": 1e-3, **noise}}, 0.1)
+        self.committer.add(SegmentId(name, 1, 0), segment)
+        self.committer.commit(force=True, running=frozenset())
+
+    def read(self) -> Run:
+        self.committer.refresh()
+        return Run(self.run_dir.path)
+
+
+@pytest.fixture
+def made_up(tmp_path: Path) -> MadeUpRun:
+    run = MadeUpRun(tmp_path / "run")
+    for seed in (0, 1, 2):
+        run.add(1.0, None, seed, loss=2.0, valid=2.5 + 0.01 * seed)
+        run.add(20.0, None, seed, outcome="diverged" if seed else "done", loss=9.0, valid=9.0)
+        run.add(1.0, 0.25, seed, loss=3.0, valid=3.5, clipped=0.9, exponent=1.0)
+        run.add(20.0, 0.25, seed, loss=1.0, valid=1.5 + 0.01 * seed, clipped=0.5, exponent=2.0)
+    return run
+
+
+def test_cells_are_aggregated_over_their_seeds(made_up: MadeUpRun) -> None:
+    report = build_report(made_up.read())
+    assert next(cell.values for cell in report.cells) == {"learning_rate": 1.0, "clip_norm": None}
+    cells = {(cell.values["learning_rate"], cell.values["clip_norm"]): cell for cell in report.cells}
+    best = cells[20.0, 0.25].losses["best_valid_loss"]
+    assert best.mean == pytest.approx(1.51)
+    assert best.high - best.mean == pytest.approx(4.302653 * 0.01 / math.sqrt(3), rel=1e-5)
+    assert cells[20.0, 0.25].clipped_fraction == pytest.approx(0.5)
+    assert cells[20.0, 0.25].correlation.mean == pytest.approx(1.0)
+    assert cells[20.0, 0.25].points == 15, "snapshots below their noise floor are left out"
+
+
+def test_diverged_seeds_are_counted_and_stay_in_the_table(made_up: MadeUpRun) -> None:
+    report = build_report(made_up.read())
+    cell = next(cell for cell in report.cells if cell.values == {"learning_rate": 20.0, "clip_norm": None})
+    assert (cell.diverged, cell.seeds) == (2, 3)
+    assert cell.losses["best_valid_loss"].count == 1, "only the seed that ended has a final loss"
+
+
+def test_the_best_of_an_arm_is_a_cell_all_of_whose_seeds_ended(made_up: MadeUpRun) -> None:
+    report = build_report(made_up.read())
+    bests = {best.arm: best for best in report.bests}
+    assert bests["sgd"].cell is not None
+    assert bests["sgd"].cell.values["learning_rate"] == 1.0
+    assert bests["sgd + clip_norm"].cell is not None
+    assert bests["sgd + clip_norm"].cell.values["learning_rate"] == 20.0
+    assert bests["sgd"].cells_tried == 2
+
+
+def test_arms_are_compared_seed_by_seed(made_up: MadeUpRun) -> None:
+    (comparison,) = build_report(made_up.read()).comparisons
+    assert (comparison.first, comparison.second) == ("sgd + clip_norm", "sgd")
+    # Both arms get worse by 0.01 a seed: the pairing takes that out to the last digit.
+    assert comparison.difference.mean == pytest.approx(-1.0)
+    assert comparison.difference.high - comparison.difference.low == pytest.approx(0, abs=1e-9)
+    assert comparison.verdict == "sgd + clip_norm is better"
+
+
+def test_an_interval_across_zero_decides_nothing(tmp_path: Path) -> None:
+    run = MadeUpRun(tmp_path / "run")
+    for seed, (plain, clipped) in enumerate([(1.0, 2.0), (2.0, 1.0), (1.5, 1.6)]):
+        run.add(1.0, None, seed, loss=plain)
+        run.add(1.0, 0.25, seed, loss=clipped)
+    (comparison,) = build_report(run.read()).comparisons
+    assert comparison.verdict == "undecided at 95 %"
+
+
+def test_one_seed_says_nothing_of_chance(tmp_path: Path) -> None:
+    run = MadeUpRun(tmp_path / "run")
+    run.add(1.0, None, 0, loss=2.0)
+    run.add(1.0, 0.25, 0, loss=1.0)
+    (comparison,) = build_report(run.read()).comparisons
+    assert comparison.verdict == "one seed says nothing of chance"
+
+
+def test_an_arm_that_always_fails_has_no_best_and_is_named(tmp_path: Path) -> None:
+    run = MadeUpRun(tmp_path / "run")
+    run.add(1.0, None, 0, loss=2.0)
+    run.add(1.0, 0.25, 0, outcome="failed")
+    report = build_report(run.read())
+    assert [best.cell is None for best in report.bests] == [False, True]
+    assert report.statuses == {"done": 1, "failed": 1}
+    assert "best sgd + clip_norm: no cell finished with all its seeds" in render(report, "table")
+
+
+def test_rows_can_be_grouped_filtered_and_sorted(made_up: MadeUpRun) -> None:
+    run = made_up.read()
+    assert [cell.seeds for cell in build_report(run, by=["clip_norm"]).cells] == [6, 6]
+    assert [cell.seeds for cell in build_report(run, by=[CLIP]).cells] == [6, 6]
+    assert len(build_report(run, where=["learning_rate=20", "clip_norm=none"]).cells) == 1
+    losses = [cell.losses["final_train_loss"].mean for cell in build_report(run, sort="-final_train_loss").cells]
+    assert losses == sorted(losses, reverse=True)
+    by_clip = [cell.values["clip_norm"] for cell in build_report(run, sort="clip_norm").cells]
+    assert by_clip == [0.25, 0.25, None, None], "what has no value stands last"
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"by": ["rate"]}, "no column 'rate'; known: learning_rate, clip_norm"),
+        ({"where": ["clip_norm"]}, "expected column=value"),
+        ({"where": ["clip_norm=7"]}, "no trial satisfies clip_norm=7"),
+        ({"sort": "beauty"}, "--sort 'beauty': no such column"),
+    ],
+)
+def test_unknown_columns_and_empty_choices_are_errors(
+    made_up: MadeUpRun, options: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ClipsweepError, match=message):
+        build_report(made_up.read(), **options)
+
+
+def test_every_format_shows_every_cell(made_up: MadeUpRun) -> None:
+    report = build_report(made_up.read())
+    for style in FORMATS:
+        assert "0.25" in render(report, style)
+    assert "1.51 ± 0.025" in render(report, "table")
+    assert "1.51 ± 0.025" in render(report, "md")
+    rows = list(csv.DictReader(io.StringIO(render(report, "csv"))))
+    assert [float(row["best_valid_loss"]) for row in rows] == pytest.approx([2.51, 9.0, 3.5, 1.51])
+    document = json.loads(render(report, "json"))
+    assert document["comparisons"][0]["verdict"] == "sgd + clip_norm is better"
+    assert "NaN" not in render(report, "json")
+
+
+def test_a_formula_in_a_value_is_defused_in_csv_and_markup_is_text_in_the_table(tmp_path: Path) -> None:
+    run = MadeUpRun(tmp_path / "run")
+    run.add(1.0, None, 0)
+    trials = run.committer.state.trials
+    next(iter(trials.values())).record["swept"]["problem.corpus"] = "=cmd|'[red]x'"
+    run.committer.refresh()
+    report = build_report(_frozen(run))
+    assert "'=cmd|" in render(report, "csv")
+    assert "[red]x" in render(report, "table")
+
+
+def _frozen(run: MadeUpRun) -> Run:
+    """The run with the state that the committer holds, in place of the journal's."""
+    read = Run(run.run_dir.path)
+    read.__dict__["state"] = run.committer.state
+    return read
+
+
+@pytest.mark.parametrize("kind", ["smoothness", "loss"])
+@pytest.mark.parametrize("suffix", [".png", ".svg", ".pdf"])
+def test_plots_are_pictures(made_up: MadeUpRun, tmp_path: Path, kind: str, suffix: str) -> None:
+    file = tmp_path / "plots" / f"{kind}{suffix}"
+    draw(made_up.read(), kind, file)
+    signature: Sequence[bytes] = {".png": (b"\x89PNG",), ".svg": (b"<?xml",), ".pdf": (b"%PDF",)}[suffix]
+    assert file.read_bytes().startswith(tuple(signature))
+
+
+def test_a_plot_of_nothing_is_an_error(tmp_path: Path) -> None:
+    run = MadeUpRun(tmp_path / "run")
+    run.add(1.0, None, 0)
+    with pytest.raises(ClipsweepError, match="no measurements by 'directional_smoothness'; there are: none"):
+        draw(run.read(), "smoothness", tmp_path / "x.png")
+    with pytest.raises(ClipsweepError, match="no plot 'histogram'; known: smoothness, loss"):
+        draw(run.read(), "histogram", tmp_path / "x.png")
+    with pytest.raises(ClipsweepError, match=r"unknown kind of picture '.gif'"):
+        draw(run.read(), "loss", tmp_path / "x.gif")

@@ -1,0 +1,165 @@
+"""Problems by name and by import path, and messages for what cannot be built."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from trainers.errors import TrainerError
+from trainers.problems import build_problem
+from trainers.training.loop import Segment, TrainSettings, train
+from trainers.update.flat import flat_parameters
+from trainers.update.rule import UpdateRule
+
+OWN = """
+import torch
+from torch import nn
+from trainers.problem import Problem
+
+from my_own_sizes import DEFAULT_WIDTH
+
+NOT_A_FACTORY = 3
+
+
+def line(width: int = DEFAULT_WIDTH, *, slope: float = 2.0, seed: int = 0) -> Problem:
+    inputs = torch.linspace(-1, 1, 8)[:, None].expand(8, width)
+    return Problem(
+        model=nn.Linear(width, 1),
+        loss=lambda model, batch, carry: ((model(batch) - slope * batch.mean(1, keepdim=True)).square().mean(), carry),
+        batch=lambda step: inputs,
+        probe=lambda fraction: [inputs],
+        steps_per_epoch=1,
+        fingerprint=f"line-{slope}-{seed}",
+    )
+
+
+def anything(**options):
+    return line(width=options["width"], seed=options["seed"])
+
+
+def nothing():
+    return None
+
+
+def needs_width(width):
+    return line(width)
+"""
+
+
+@pytest.fixture
+def search(tmp_path: Path) -> Iterator[list[str]]:
+    """A folder with a user's own modules."""
+    (tmp_path / "my_own_sizes.py").write_text("DEFAULT_WIDTH = 2\n")
+    (tmp_path / "my_own_problem.py").write_text(OWN)
+    (tmp_path / "my_broken_problem.py").write_text("import a_package_that_is_not_there\n")
+    before = list(sys.path)
+    yield [str(tmp_path)]
+    assert sys.path == before
+    for name in ("my_own_sizes", "my_own_problem", "my_broken_problem"):
+        sys.modules.pop(name, None)
+
+
+def test_a_users_own_problem_trains_like_any_other(search: list[str]) -> None:
+    problem = build_problem("my_own_problem:line", {"slope": 3.0}, seed=5, search=search)
+    assert problem.fingerprint == "line-3.0-5"
+    segment = list(train(problem, UpdateRule(learning_rate=0.2), TrainSettings(steps=100), seed=5))[-1]
+    assert isinstance(segment, Segment)
+    assert segment.rows["train_loss"][99] < 1e-3
+    assert segment.rows.keys() >= {"step", "train_loss"}
+
+
+def test_its_initial_weights_follow_the_seed(search: list[str]) -> None:
+    def weights(seed: int) -> list[float]:
+        return flat_parameters(build_problem("my_own_problem:line", {}, seed=seed, search=search).model).tolist()
+
+    assert weights(1) == weights(1) != weights(2)
+
+
+def test_model_batches_and_probe_go_to_the_device(search: list[str]) -> None:
+    # "meta" stands for an accelerator here: tensors move to it on any machine.
+    problem = build_problem("my_own_problem:line", {}, seed=0, device="meta", search=search)
+    loss, carry = problem.loss(problem.model, problem.batch(0), problem.initial_carry())
+    assert {p.device.type for p in problem.model.parameters()} == {"meta"}
+    assert {batch.device.type for batch in problem.probe(0.5)} == {"meta"}
+    assert (loss.device.type, carry) == ("meta", None)
+
+
+def test_an_epoch_has_at_least_one_step(search: list[str]) -> None:
+    problem = build_problem("my_own_problem:line", {}, seed=0, search=search)
+    with pytest.raises(TrainerError, match="steps_per_epoch must be a positive integer, not 0"):
+        replace(problem, steps_per_epoch=0)
+
+
+def test_a_factory_with_open_options_gets_seed_and_device_too(search: list[str]) -> None:
+    assert build_problem("my_own_problem:anything", {"width": 1}, seed=9, search=search).fingerprint == "line-2.0-9"
+
+
+@pytest.mark.parametrize(
+    ("use", "options", "message"),
+    [
+        ("deep_liner", {}, r"unknown problem 'deep_liner'; known: .*; did you mean 'deep_linear'\?"),
+        ("my_own_problem:", {}, "your own: package.module:factory"),
+        ("my_own_problm:line", {}, "there is no module 'my_own_problm' in /"),
+        ("my_broken_problem:line", {}, "my_broken_problem imports 'a_package_that_is_not_there', which is missing"),
+        ("my_own_problem:lines", {}, r"my_own_problem has no 'lines'; known: .*; did you mean 'line'\?"),
+        ("my_own_problem:NOT_A_FACTORY", {}, "NOT_A_FACTORY is a int, not a factory"),
+        ("my_own_problem:nothing", {}, "must return a trainers.problem.Problem, not None"),
+        ("my_own_problem:line", {"widht": 3}, r"unknown option 'widht'; known: width, slope; did you mean 'width'\?"),
+        ("my_own_problem:line", {"seed": 3}, "'seed' is given by clipsweep itself"),
+        ("my_own_problem:needs_width", {}, "option 'width' is required"),
+    ],
+)
+def test_what_cannot_be_built_says_why(search: list[str], use: str, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(TrainerError, match=message):
+        build_problem(use, options, seed=0, search=search)
+
+
+@pytest.mark.parametrize(
+    ("use", "options", "message"),
+    [
+        (
+            "language_modeling",
+            {"model": {"use": "lstn"}},
+            r"unknown model 'lstn'; known: lstm, awd_lstm, gpt; did you mean 'lstm'\?",
+        ),
+        ("language_modeling", {"model": {"hiden": 3}}, r"model 'lstm': unknown option 'hiden'; .* mean 'hidden'\?"),
+        ("language_modeling", {"model": {"num_tokens": 3}}, "'num_tokens' is given by clipsweep itself"),
+        ("language_modeling", {"model": {"hidden": 3}}, "need hidden == embedding, but 3 != 200"),
+        ("language_modeling", {"model": {"layers": 0}}, "layers must be at least 1"),
+        ("language_modeling", {"model": {"dropout": 1.0}}, r"dropout must lie in \[0, 1\)"),
+        ("language_modeling", {"sequence_length": 0}, "sequence_length must be at least 1"),
+        ("language_modeling", {"sequence_length": 100_000}, "lower batch_size or sequence_length"),
+        ("language_modeling", {"evaluate_sequences": 5000}, "too few for evaluate_sequences = 5000 streams"),
+        ("image_classification", {"model": {"width": 0}}, "width must be at least 1"),
+        ("deep_linear", {"layers": 0}, "layers must be at least 1"),
+        ("deep_linear", {"batch_size": 65}, r"batch_size must lie in 1\.\.64"),
+    ],
+)
+def test_options_out_of_range_are_refused(use: str, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(TrainerError, match=message):
+        build_problem(use, options, seed=0)
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_tied_weights_are_one_parameter(tied: bool) -> None:
+    model = {"layers": 1, "hidden": 4, "embedding": 4, "tied": tied}
+    network = build_problem("language_modeling", {"model": model}, seed=0).model
+    num_tokens = network.embedding.num_embeddings
+    lstm = 4 * (4 * 4 + 4 * 4 + 2 * 4)
+    expected = num_tokens * 4 * (1 if tied else 2) + num_tokens + lstm
+    assert len(flat_parameters(network)) == expected
+
+
+def test_the_loss_of_deep_linear_is_that_of_its_formula() -> None:
+    problem = build_problem("deep_linear", {"layers": 3, "width": 2, "samples": 5}, seed=1)
+    first, second, third = (weight.detach() for weight in problem.model.parameters())
+    inputs, targets = problem.batch(0)
+    residual = targets.T - third @ second @ first @ inputs.T
+    expected = torch.linalg.matrix_norm(residual).square().item() / 5
+    assert problem.loss(problem.model, (inputs, targets), None)[0].item() == pytest.approx(expected, rel=1e-5)

@@ -1,0 +1,288 @@
+"""The training loop: steps, evaluations, checkpoints and snapshots of one trial, from start or resume to its end.
+
+Whatever is yielded is a function of the problem, the rule, the settings and the seed. Where segments end, when
+somebody stops the loop and how many scalars are read at a time leave no trace in it.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Literal
+
+from trainers.errors import CheckpointError, TrainerError
+from trainers.problem import Problem
+from trainers.training.checkpoint import TrainingState
+from trainers.training.ledger import Ledger, Rows
+from trainers.training.snapshot import Snapshot, SnapshotSchedule
+from trainers.training.stepper import Stepper
+from trainers.update.rule import UpdateRule
+
+__all__ = ["Outcome", "Progress", "Segment", "Snapshot", "SnapshotSchedule", "TrainSettings", "never", "train"]
+
+Outcome = Literal["done", "diverged", "stopped"]
+
+# Long enough that reading scalars costs nothing, short enough that a diverged trial soon stops.
+_BLOCK_STEPS = 64
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainSettings:
+    """How long a trial trains, and what is noted on the way.
+
+    Attributes:
+        steps: Number of steps of the whole trial.
+        log_every: A row every so many steps. Evaluated steps and the last one have theirs in any case.
+        evaluate_every: Metrics at x_k for every positive multiple k; None for the last iterate alone.
+        checkpoint_every: A segment ends, with a training state, at every positive multiple; None for never.
+        max_loss: A training loss above it is divergence; None for no limit.
+
+    Raises:
+        TrainerError: A count is not positive.
+    """
+
+    steps: int
+    log_every: int = 1
+    evaluate_every: int | None = None
+    checkpoint_every: int | None = None
+    max_loss: float | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "log_every", "evaluate_every", "checkpoint_every"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise TrainerError(f"{name} must be at least 1, not {value!r}")
+
+    def evaluates(self, step: int) -> bool:
+        """Whether x_k is evaluated before step k."""
+        return self.evaluate_every is not None and step > 0 and step % self.evaluate_every == 0
+
+    def ends_segment(self, step: int) -> bool:
+        """Whether a segment ends before step k."""
+        return self.checkpoint_every is not None and step < self.steps and step % self.checkpoint_every == 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Progress:
+    """A sign of life.
+
+    Attributes:
+        step: Number of steps taken since the trial began.
+        loss: Training loss of the last of them.
+        clipped_fraction: Share of them that were clipped.
+    """
+
+    step: int
+    loss: float
+    clipped_fraction: float
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Segment:
+    """What happened from one checkpoint to the next.
+
+    Attributes:
+        start: First step.
+        stop: The step after the last one; the diverged step is the last.
+        rows: Columns of equal length, as :meth:`~trainers.training.ledger.Ledger.take_rows` describes them; row k
+            is about x_k.
+        state: From which training goes on at ``stop``; None when nothing is left to do.
+        outcome: None for "to be continued at once".
+        num_clipped: Number of clipped steps in this segment, the diverged step apart.
+        num_steps: Number of steps in this segment, the diverged step apart.
+        diverged_step: See :class:`trainers.training.ledger.Ledger`.
+        last_finite_loss: Of the whole trial so far; None if no loss was finite.
+        waited_s: Seconds for which the consumer of snapshots and progress held the loop up.
+        train_s: Seconds spent on steps.
+        evaluate_s: Seconds spent on evaluations.
+    """
+
+    start: int
+    stop: int
+    rows: Rows = field(repr=False)
+    state: TrainingState | None = field(repr=False)
+    outcome: Outcome | None
+    num_clipped: int
+    num_steps: int
+    diverged_step: int | None
+    last_finite_loss: float | None
+    waited_s: float
+    train_s: float
+    evaluate_s: float
+
+
+def never() -> bool:
+    """False: the loop runs to its end."""
+    return False
+
+
+def train(
+    problem: Problem,
+    rule: UpdateRule,
+    settings: TrainSettings,
+    *,
+    seed: int,
+    resume: TrainingState | None = None,
+    snapshots: SnapshotSchedule | None = None,
+    should_stop: Callable[[], bool] = never,
+    heartbeat_s: float = 1.0,
+) -> Iterator[Snapshot | Progress | Segment]:
+    """Train a problem, step by step.
+
+    Args:
+        problem: Freshly built; its model is trained in place. The global generators of torch are seeded anew before
+            every step, with a function of ``seed`` and the step.
+        rule: The update rule.
+        settings: How long, and what is noted.
+        seed: The trial's seed.
+        resume: Where to go on; None for the start.
+        snapshots: At which steps iterates are handed over; None for never.
+        should_stop: Asked before every step; once it is True the loop ends with a state.
+        heartbeat_s: Seconds between two signs of life.
+
+    Yields:
+        Snapshots of steps that are known to be finite, signs of life, and segments; the last item is a segment with an
+        outcome.
+
+    Raises:
+        TrainerError: The problem and the settings do not go together.
+        CheckpointError: ``resume`` is of another model or lies beyond the end.
+    """
+    if rule.average is not None and rule.average["use"] == "non_monotone" and settings.evaluate_every is None:
+        raise TrainerError("average: non_monotone hangs on evaluations, but evaluate_every is not set")
+    stepper = Stepper(problem, rule, total_steps=settings.steps, seed=seed)
+    first = 0
+    if resume is not None:
+        first = resume.step
+        if first > settings.steps:
+            raise CheckpointError(f"the checkpoint is of step {first}, but the trial has {settings.steps} steps")
+        stepper.restore(resume)
+    ledger = Ledger(
+        steps=settings.steps,
+        log_every=settings.log_every,
+        steps_per_epoch=problem.steps_per_epoch,
+        max_loss=settings.max_loss,
+        clips=rule.clips,
+        start=first,
+        num_clipped=resume.num_clipped if resume else 0,
+        last_finite_loss=resume.last_finite_loss if resume else None,
+    )
+    book = _Segments(stepper, ledger, first)
+    watch = book.watch
+    heartbeat = time.monotonic()
+
+    for step in range(first, settings.steps):
+        if should_stop():
+            if not ledger.read():
+                break
+            yield book.close(step, "stopped")
+            return
+        if settings.evaluates(step):
+            if not ledger.read():
+                break
+            with watch.evaluating():
+                ledger.evaluated(step, stepper.evaluate(step))
+        wanted = snapshots is not None and snapshots.due(step, settings.steps, problem.steps_per_epoch)
+        try:
+            ledger.append(*stepper.take(step, keep_iterates=wanted))
+        except Exception:
+            # Infinite parameters can make a problem raise before the block that shows them is read.
+            if not ledger.read():
+                break
+            raise
+        ends = settings.ends_segment(step + 1)
+        beats = time.monotonic() - heartbeat >= heartbeat_s
+        full = ledger.num_unread >= _BLOCK_STEPS or step + 1 == settings.steps
+        if (wanted or ends or beats or full) and not ledger.read():
+            break
+        if wanted:
+            assert stepper.iterates is not None
+            with watch.waiting():
+                yield Snapshot(
+                    step=step,
+                    epoch=step / problem.steps_per_epoch,
+                    loss=ledger.last_loss,
+                    grad_norm=ledger.last_grad_norm,
+                    iterates=stepper.iterates,
+                )
+        if beats:
+            clipped_fraction = ledger.total_clipped / (step + 1)
+            with watch.waiting():
+                yield Progress(step=step + 1, loss=ledger.last_loss, clipped_fraction=clipped_fraction)
+            heartbeat = time.monotonic()
+        if ends:
+            yield book.close(step + 1, None)
+            # The time for which a consumer held a segment belongs to nobody.
+            watch.restart()
+    else:
+        with watch.evaluating():
+            ledger.evaluated(settings.steps, stepper.evaluate(settings.steps))
+        yield book.close(settings.steps, "done")
+        return
+    assert ledger.diverged_step is not None
+    yield book.close(ledger.diverged_step + 1, "diverged")
+
+
+class _Stopwatch:
+    """Where the seconds of a segment went."""
+
+    def __init__(self) -> None:
+        self.restart()
+
+    def restart(self) -> None:
+        self._started = time.perf_counter()
+        self._waited_s = 0.0
+        self._evaluate_s = 0.0
+
+    @contextmanager
+    def waiting(self) -> Iterator[None]:
+        started = time.perf_counter()
+        yield
+        self._waited_s += time.perf_counter() - started
+
+    @contextmanager
+    def evaluating(self) -> Iterator[None]:
+        started = time.perf_counter()
+        yield
+        self._evaluate_s += time.perf_counter() - started
+
+    def split(self) -> dict[str, float]:
+        """Seconds by what they were spent on."""
+        spent = time.perf_counter() - self._started
+        train_s = spent - self._waited_s - self._evaluate_s
+        return {"waited_s": self._waited_s, "train_s": train_s, "evaluate_s": self._evaluate_s}
+
+
+class _Segments:
+    """Closes one segment and opens the next."""
+
+    def __init__(self, stepper: Stepper, ledger: Ledger, start: int) -> None:
+        self._stepper = stepper
+        self._ledger = ledger
+        self._start = start
+        self.watch = _Stopwatch()
+
+    def close(self, stop: int, outcome: Outcome | None) -> Segment:
+        ledger = self._ledger
+        state = None
+        if outcome in {None, "stopped"}:
+            state = self._stepper.state(
+                stop, num_clipped=ledger.total_clipped, last_finite_loss=ledger.last_finite_loss
+            )
+        num_clipped, num_steps = ledger.num_clipped, ledger.num_steps
+        segment = Segment(
+            start=self._start,
+            stop=stop,
+            rows=ledger.take_rows(),
+            state=state,
+            outcome=outcome,
+            num_clipped=num_clipped,
+            num_steps=num_steps,
+            diverged_step=ledger.diverged_step,
+            last_finite_loss=ledger.last_finite_loss,
+            **self.watch.split(),
+        )
+        self._start = stop
+        return segment

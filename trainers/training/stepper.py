@@ -1,0 +1,156 @@
+"""One training step after the other, with no reading back from the device."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from trainers.errors import CheckpointError, TrainerError
+from trainers.problem import Problem
+from trainers.seeding import seed_generators
+from trainers.training.checkpoint import TrainingState
+from trainers.trees import map_tensors
+from trainers.update.flat import FlatParameters, distance
+from trainers.update.rule import UpdateRule
+from trainers.update.updater import Updater
+
+__all__ = ["Stepper"]
+
+# The draws of evaluation must not be those of the step beside it.
+_TRAINING, _EVALUATION = 0, 1
+
+
+class Stepper:
+    """Takes a problem's model from x_k to x_{k+1}.
+
+    Args:
+        problem: Its model is trained in place.
+        rule: The update rule.
+        total_steps: Number of steps of the whole trial, which the learning-rate schedule needs.
+        seed: The trial's seed.
+
+    Attributes:
+        iterates: x_k and x_{k+1} of the last step that was asked to keep them, float32, shape (2, n), on the CPU.
+    """
+
+    def __init__(self, problem: Problem, rule: UpdateRule, *, total_steps: int, seed: int) -> None:
+        self._problem = problem
+        self._rule = rule
+        self._total_steps = total_steps
+        self._seed = seed
+        self._flat = FlatParameters(problem.model)
+        self._vector = self._flat.vector
+        self._device = self._vector.device
+        self._updater = Updater(rule, self._flat)
+        self._before = torch.empty_like(self._vector, requires_grad=False)
+        self._carry: Any = None
+        self.iterates: np.ndarray[Any, np.dtype[np.float32]] | None = None
+        problem.model.train()
+
+    def take(self, step: int, *, keep_iterates: bool = False) -> tuple[float, Tensor]:
+        """Take step k.
+
+        Args:
+            step: k.
+            keep_iterates: Copy x_k and x_{k+1} to :attr:`iterates`.
+
+        Returns:
+            The learning rate, and on the device the tensor (loss, gradient norm before the transform, scale of the
+            transform, norm of the update), shape (4,).
+
+        Raises:
+            TrainerError: The loss is not a scalar tensor.
+        """
+        problem, flat, vector = self._problem, self._flat, self._vector
+        seed_generators(self._device, self._seed, step, _TRAINING)
+        if step % problem.steps_per_epoch == 0:
+            self._carry = self._to_device(problem.initial_carry())
+        loss, carry = problem.loss(problem.model, self._to_device(problem.batch(step)), self._carry)
+        if not isinstance(loss, Tensor) or loss.ndim != 0:
+            found = f"shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else type(loss).__name__
+            raise TrainerError(f"a problem's loss must give a scalar tensor, the mean over the batch, not {found}")
+        # Also where the problem forgot to: a step's graph must not reach into the one before.
+        self._carry = map_tensors(Tensor.detach, carry)
+        flat.differentiate(loss)
+        with torch.no_grad():
+            self._before.copy_(vector)
+            learning_rate = self._rule.learning_rate_at(
+                step, self._total_steps, steps_per_epoch=problem.steps_per_epoch
+            ) * problem.learning_rate_factor(step)
+            grad_norm, scale = self._updater.step(step, learning_rate)
+            if keep_iterates:
+                # Fresh memory: the receiver serialises it later, when training has long gone on.
+                self.iterates = np.empty((2, vector.numel()), dtype=np.float32)
+                torch.from_numpy(self.iterates[0]).copy_(self._before)
+                torch.from_numpy(self.iterates[1]).copy_(vector)
+            update_norm = distance(vector, self._before)
+            scalars = torch.stack((loss.detach(), grad_norm, scale, update_norm))
+        return learning_rate, scalars
+
+    def evaluate(self, step: int) -> dict[str, float]:
+        """The problem's metrics at x_k, or at the average of iterates that the rule keeps, in evaluation mode.
+
+        Args:
+            step: k.
+
+        Returns:
+            The metrics by name; training goes on as if nothing had been, but for an average that they may start.
+        """
+        model = self._problem.model
+        seed_generators(self._device, self._seed, step, _EVALUATION)
+        model.eval()
+        with torch.no_grad():
+            averaged = self._updater.averaged
+            if averaged is not None:
+                self._before.copy_(self._vector)
+                self._vector.copy_(averaged)
+            found = self._problem.evaluate(model)
+            if averaged is not None:
+                self._vector.copy_(self._before)
+        model.train()
+        metrics = {name: float(value) for name, value in found.items()}
+        self._updater.evaluated(step, metrics)
+        return metrics
+
+    def state(self, step: int, *, num_clipped: int, last_finite_loss: float | None) -> TrainingState:
+        """A copy of everything that step k and later ones depend on."""
+        return TrainingState(
+            step=step,
+            layout=tuple(self._flat.layout),
+            parameters=_copy(self._vector),
+            buffers={name: _copy(buffer) for name, buffer in self._problem.model.named_buffers()},
+            optimizer=map_tensors(_copy, self._updater.state()),
+            carry=map_tensors(_copy, self._carry),
+            num_clipped=num_clipped,
+            last_finite_loss=last_finite_loss,
+        )
+
+    def restore(self, state: TrainingState) -> None:
+        """Go back, or forward, to a state.
+
+        Args:
+            state: Of the same problem and update rule.
+
+        Raises:
+            CheckpointError: It is of another model.
+        """
+        buffers = dict(self._problem.model.named_buffers())
+        if list(state.layout) != self._flat.layout or state.buffers.keys() != buffers.keys():
+            raise CheckpointError("the checkpoint is of another model: parameters or buffers differ in name or shape")
+        with torch.no_grad():
+            self._vector.copy_(state.parameters)
+            for name, buffer in buffers.items():
+                buffer.copy_(state.buffers[name])
+        self._updater.restore(state.optimizer)
+        self._carry = map_tensors(lambda tensor: tensor.to(self._device, copy=True), state.carry)
+
+    def _to_device(self, tree: Any) -> Any:
+        return map_tensors(lambda tensor: tensor.to(self._device, non_blocking=True), tree)
+
+
+def _copy(tensor: Tensor) -> Tensor:
+    """A copy in CPU memory."""
+    return tensor.detach().to("cpu", copy=True)

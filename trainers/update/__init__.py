@@ -1,0 +1,1 @@
+"""One step: the transform of the gradient, the optimiser's direction, and averages of iterates."""

@@ -1,0 +1,242 @@
+"""How a gradient becomes a step: a transform, then the direction of an elementwise optimiser; all of it in words."""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from trainers.update.transforms import TRANSFORMS, Direction
+
+__all__ = ["AVERAGES", "OPTIMIZERS", "SCHEDULES", "UpdateRule"]
+
+
+# Elementwise ones only: training runs them on one flat vector, where nothing may depend on the parameters' shapes.
+OPTIMIZERS: dict[str, type[torch.optim.Optimizer]] = {
+    "sgd": torch.optim.SGD,
+    "adam": torch.optim.Adam,
+    "adamw": torch.optim.AdamW,
+    "rmsprop": torch.optim.RMSprop,
+    "adagrad": torch.optim.Adagrad,
+    "asgd": torch.optim.ASGD,
+}
+
+_OPTIONS: dict[str, tuple[str, ...]] = {
+    "sgd": ("momentum", "dampening", "nesterov", "weight_decay"),
+    "adam": ("betas", "eps", "weight_decay"),
+    "adamw": ("betas", "eps", "weight_decay"),
+    "rmsprop": ("momentum", "eps", "weight_decay"),
+    "adagrad": ("eps", "weight_decay"),
+    "asgd": ("lambd", "alpha", "t0", "weight_decay"),
+}
+
+
+def _constant(step: int, total_steps: int, steps_per_epoch: int) -> float:
+    return 1.0
+
+
+def _step_decay(
+    step: int,
+    total_steps: int,
+    steps_per_epoch: int,
+    *,
+    milestones: Sequence[int],
+    factor: float = 0.1,
+    unit: str = "steps",
+) -> float:
+    """Multiply by ``factor`` from each milestone on."""
+    if unit not in {"steps", "epochs"}:
+        raise ValueError(f"schedule 'step_decay': unit must be 'steps' or 'epochs', not {unit!r}")
+    scale = steps_per_epoch if unit == "epochs" else 1
+    return float(factor ** sum(step >= milestone * scale for milestone in milestones))
+
+
+def _cosine(step: int, total_steps: int, steps_per_epoch: int, *, final_fraction: float = 0.0) -> float:
+    """Half a period of a cosine, from 1 at step 0 to ``final_fraction`` at ``total_steps``."""
+    return final_fraction + (1 - final_fraction) * 0.5 * (1 + math.cos(math.pi * step / total_steps))
+
+
+SCHEDULES: dict[str, Callable[..., float]] = {"constant": _constant, "step_decay": _step_decay, "cosine": _cosine}
+
+
+AVERAGES: dict[str, str] = {"from_step": "step", "non_monotone": "window"}
+"""When an average of iterates begins, and the one option of each; see :mod:`trainers.update.averaging`."""
+
+
+def _eager(optimizer: type[torch.optim.Optimizer]) -> type[torch.optim.Optimizer]:
+    """The same optimiser without the wrappers that keep ``torch.compile`` out of its methods.
+
+    Their first call imports torch._dynamo, which takes every new worker one to three seconds; nothing is compiled here.
+
+    Returns:
+        A subclass of ``optimizer``.
+    """
+    wrapped = ("add_param_group", "step", "state_dict", "load_state_dict")
+    methods: dict[str, Any] = {name: inspect.unwrap(getattr(optimizer, name)) for name in wrapped}
+    return type(optimizer.__name__, (optimizer,), methods)
+
+
+_EAGER = {name: _eager(optimizer) for name, optimizer in OPTIMIZERS.items()}
+
+
+@dataclass(frozen=True, kw_only=True)
+class UpdateRule:
+    """A gradient transform followed by an optimiser's direction.
+
+    The transform works on the gradient of the loss; weight decay is the optimiser's and is added after it. With
+    ``transform_of="momentum"`` it works on the direction that SGD with momentum would take, weight decay included.
+
+    Attributes:
+        optimizer: One of :data:`OPTIMIZERS`.
+        learning_rate: eta, positive.
+        momentum: Of ``sgd`` and ``rmsprop``.
+        dampening: Of ``sgd``.
+        nesterov: Of ``sgd``; needs momentum and no dampening.
+        weight_decay: Coefficient of the parameters in the direction; decoupled in ``adamw``.
+        betas: Decay rates of the running averages of ``adam`` and ``adamw``.
+        eps: Added to the denominator by every optimiser but ``sgd``.
+        lambd: Of ``asgd``: its decay of the parameters, and with ``alpha`` of the rate.
+        alpha: Of ``asgd``: step k has the rate eta / (1 + lambd eta k)^alpha, which is its learning rate in the tables.
+        t0: Of ``asgd``: the step from which on its average is one of many iterates.
+        clip_norm: gamma of eq. (5), positive; None for no clipping. At most one of this and the next four is not None.
+        normalize: beta of eq. (6), positive.
+        clip_value: The largest entry of a gradient, in absolute value.
+        clip_layer_norm: The largest norm of the gradient of one parameter tensor.
+        clip_adaptive: Brock et al. (2021): the largest norm of a unit's gradient, relative to that of its weights.
+        transform_of: ``gradient``, or ``momentum`` for ``sgd`` with momentum.
+        average: None, or when the average of iterates begins at which metrics are evaluated: ``{"use": "from_step",
+            "step": k}`` or ``{"use": "non_monotone", "window": 5}``, see
+            :class:`~trainers.update.averaging.IterateAverage`.
+        schedule: ``{"use": "constant"}``, ``{"use": "step_decay", "milestones": [steps], "factor": 0.1, "unit":
+            "steps"}`` (or ``"epochs"``) or ``{"use": "cosine", "final_fraction": 0.0}``.
+
+    Raises:
+        ValueError: A value is out of range, or an option does not belong to the optimiser or schedule.
+
+    Example:
+        >>> UpdateRule(learning_rate=2.0, schedule={"use": "cosine"}).learning_rate_at(50, 100)
+        1.0
+    """
+
+    optimizer: str = "sgd"
+    learning_rate: float
+    momentum: float = 0.0
+    dampening: float = 0.0
+    nesterov: bool = False
+    weight_decay: float = 0.0
+    betas: tuple[float, float] = (0.9, 0.999)
+    eps: float = 1e-8
+    lambd: float = 1e-4
+    alpha: float = 0.75
+    t0: float = 1e6
+    clip_norm: float | None = None
+    normalize: float | None = None
+    clip_value: float | None = None
+    clip_layer_norm: float | None = None
+    clip_adaptive: float | None = None
+    transform_of: str = "gradient"
+    average: Mapping[str, Any] | None = None
+    schedule: Mapping[str, Any] = field(default_factory=lambda: {"use": "constant"})
+
+    def __post_init__(self) -> None:
+        if self.optimizer not in OPTIMIZERS:
+            raise ValueError(f"unknown optimizer {self.optimizer!r}; known: {', '.join(OPTIMIZERS)}")
+        if not (self.learning_rate > 0 and math.isfinite(self.learning_rate)):
+            raise ValueError(f"learning_rate must be positive and finite, not {self.learning_rate!r}")
+        chosen = [name for name in TRANSFORMS if getattr(self, name) is not None]
+        if len(chosen) > 1:
+            raise ValueError(f"{' and '.join(chosen)} exclude each other: one transform at a time")
+        for name in TRANSFORMS:
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise ValueError(f"{name} must be positive, not {value!r}")
+        for name in ("momentum", "dampening", "nesterov", "weight_decay", "betas", "eps", "lambd", "alpha", "t0"):
+            # An option that is silently ignored would make two cells of a sweep the same without a word.
+            if name not in _OPTIONS[self.optimizer] and getattr(self, name) != getattr(type(self), name):
+                raise ValueError(
+                    f"{name} is no option of {self.optimizer}, which takes: {', '.join(_OPTIONS[self.optimizer])}"
+                )
+        if self.nesterov and not (self.momentum > 0 and self.dampening == 0):
+            raise ValueError("nesterov needs momentum > 0 and dampening = 0")
+        if self.transform_of not in {"gradient", "momentum"}:
+            raise ValueError(f"transform_of must be 'gradient' or 'momentum', not {self.transform_of!r}")
+        if self.transform_of == "momentum" and not (self.optimizer == "sgd" and self.momentum > 0 and chosen):
+            raise ValueError(f"transform_of 'momentum' needs sgd, momentum > 0 and one of: {', '.join(TRANSFORMS)}")
+        self._check_schedule()
+        self._check_average()
+
+    @property
+    def clips(self) -> bool:
+        """Whether a transform's factor below 1 means clipping."""
+        return any(name.startswith("clip_") and getattr(self, name) is not None for name in TRANSFORMS)
+
+    def learning_rate_at(self, step: int, total_steps: int, *, steps_per_epoch: int = 1) -> float:
+        """The learning rate of one step.
+
+        Args:
+            step: Counted from 0.
+            total_steps: Number of steps of the whole trial.
+            steps_per_epoch: Number of steps in one pass over the data.
+
+        Returns:
+            eta times the schedule's factor, and the decay of ``asgd``.
+        """
+        options = dict(self.schedule)
+        factor = SCHEDULES[options.pop("use")]
+        rate = self.learning_rate * factor(step, total_steps, steps_per_epoch, **options)
+        return rate / (1 + self.lambd * rate * step) ** self.alpha if self.optimizer == "asgd" else rate
+
+    def transform(self, direction: Direction) -> Tensor | None:
+        """Transform a direction in place.
+
+        Args:
+            direction: The gradient, or with ``transform_of="momentum"`` the momentum.
+
+        Returns:
+            The factor by which its norm changed, on its device; None without a transform.
+        """
+        for name, transform in TRANSFORMS.items():
+            value = getattr(self, name)
+            if value is not None:
+                return transform(direction, value)
+        return None
+
+    def build_optimizer(self, parameter: nn.Parameter) -> torch.optim.Optimizer:
+        """An optimiser of one (flat) parameter; the schedule is not its business."""
+        options = {name: getattr(self, name) for name in _OPTIONS[self.optimizer]}
+        if self.transform_of == "momentum":
+            # What comes to it is the direction already.
+            options = {}
+        # One tensor: the multi-tensor path would only add its bookkeeping.
+        return _EAGER[self.optimizer]([parameter], lr=self.learning_rate, foreach=False, **options)  # type: ignore[call-arg]
+
+    def _check_schedule(self) -> None:
+        options = dict(self.schedule)
+        name = options.pop("use", None)
+        if name not in SCHEDULES:
+            raise ValueError(f"unknown schedule {name!r}; known: {', '.join(SCHEDULES)}")
+        for option, value in options.items():
+            if isinstance(value, int | float) and not 0 <= value < math.inf:
+                raise ValueError(f"schedule {name!r}: {option} must be finite and not negative, but is {value!r}")
+        try:
+            SCHEDULES[name](0, 1, 1, **options)
+        except TypeError as error:
+            raise ValueError(f"schedule {name!r} does not accept {options!r}: {error}") from error
+
+    def _check_average(self) -> None:
+        if self.average is None:
+            return
+        name = self.average.get("use")
+        if name not in AVERAGES:
+            raise ValueError(f"unknown average {name!r}; known: {', '.join(AVERAGES)}")
+        if self.average.keys() != {"use", AVERAGES[name]}:
+            raise ValueError(f"average {name!r} has one option, {AVERAGES[name]}, but found {dict(self.average)!r}")
+        if self.average[AVERAGES[name]] < 0:
+            raise ValueError(f"average {name!r}: {AVERAGES[name]} must not be negative")
+        if self.optimizer == "asgd":
+            raise ValueError("average has no place beside asgd, which keeps an average of its own")
