@@ -38,15 +38,8 @@ def run_clipsweep(trials: int, reports: int, folder: Path) -> dict[str, float]:
     from sweeper.run import run_sweep
     from sweeper.spec import loads_spec
 
-    class Silent:
-        def show(self, view: Any) -> None:
-            pass
-
-        def say(self, text: str) -> None:
-            pass
-
     sweep = loads_spec(SPEC.format(reports=reports, cells=trials), folder=folder)
-    outcome = run_sweep(sweep, out=folder / "run", listener=Silent())
+    outcome = run_sweep(sweep, out=folder / "run")
     assert outcome.counts == {"done": trials}, outcome.counts
 
     import pandas as pd

@@ -70,8 +70,8 @@ def check_sweep(sweep: Sweep, *, allow_code: bool = False) -> Iterator[CheckedPr
         raise ClipsweepError(
             f"{sweep.name}: analytic functions keep no promises that could be broken: nothing to check"
         )
-    with shipped(plan.code) as (folder, more):
-        search = [*([] if folder is None else [str(folder)]), *more]
+    with shipped(plan.code) as folder:
+        search = [] if folder is None else [str(folder)]
         for problem in plan.trained_problems:
             words = describe_problem(problem)
             yield CheckedProblem(problem=words, finding=_importable(problem, seed, search))

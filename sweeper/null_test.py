@@ -18,7 +18,7 @@ from sweeper.spec import Sweep
 from sweeper.spec.sections.measure import Measure
 from sweeper.spec.user_code import UserCode, shipped
 from sweeper.workers.estimator import build_probe
-from sweeper.workers.worker import last_line
+from sweeper.workers.worker import one_line
 from trainers.errors import TrainerError
 from trainers.problems import build_problem
 from trainers.update.flat import flat_parameters
@@ -54,7 +54,7 @@ def null_test_document(sweep: Sweep, *, allow_code: bool = False) -> dict[str, A
         )
     rows = []
     # Elsewhere the folder of a module may hold others that go by the names of installed ones.
-    with shipped(plan.code) as (folder, _):
+    with shipped(plan.code) as folder:
         search = () if folder is None else (str(folder),)
         for problem in plan.trained_problems:
             try:
@@ -63,7 +63,7 @@ def null_test_document(sweep: Sweep, *, allow_code: bool = False) -> dict[str, A
                 own = next((code for code in plan.code if code.use == problem["use"]), None)
                 if own is None and not isinstance(error, TrainerError):
                     raise
-                verdict = f"raised {last_line(error)}{_where(error, own, folder)}"
+                verdict = f"raised {one_line(error)}{_where(error, own, folder)}"
                 row = {"passed": False, "verdict": verdict, **dict.fromkeys(_NUMBERS)}
             else:
                 row = {"passed": found.passed, "verdict": _verdict(found)}

@@ -8,26 +8,25 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import yaml
-
 from sweeper.cluster.capacity import num_estimators, worker_settings
-from sweeper.cluster.waiting import Waiting
 from sweeper.driver.interrupts import listen_for_interrupts
-from sweeper.driver.remeasure_loop import measure_again
-from sweeper.driver.session import driving
+from sweeper.driver.session import Driving, driving
 from sweeper.errors import ClipsweepError, IntegrityError, RunDirectoryError
 from sweeper.labels import duration
 from sweeper.planning.environment import check_drift, environment_of
 from sweeper.planning.plan import remeasurement_id
+from sweeper.protocol.consent import Consent
 from sweeper.protocol.events import SnapshotId
-from sweeper.protocol.view import Listener
-from sweeper.spec import loads_spec
+from sweeper.protocol.pools import PoolSize
+from sweeper.protocol.view import Listener, Silent
+from sweeper.schedule.kept_queue import KeptQueue
+from sweeper.spec import check_measure
 from sweeper.spec.sections.estimators import ESTIMATOR_OPTIONS
 from sweeper.spec.sections.settings import Cluster, Resources
 from sweeper.spec.syntax.diagnostics import choices
 from sweeper.spec.user_code import UserCode, shipped, user_code
 from sweeper.store.journal import Journal, RunState
-from sweeper.store.lock import DriverLock
+from sweeper.store.records import Opened, Remeasuring
 from sweeper.store.recovery import recover
 from sweeper.store.resolved import resolved_settings
 from sweeper.store.run_dir import RunDir
@@ -80,11 +79,9 @@ def estimate_run(
     estimator: str,
     options: Sequence[str] = (),
     *,
-    listener: Listener,
+    listener: Listener | None = None,
     address: str | None = None,
-    accept_drift: bool = False,
-    insecure_cluster: bool = False,
-    allow_code: bool = False,
+    consent: Consent | None = None,
 ) -> Remeasured:
     """Measure the kept snapshots of a run with an estimator, as far as that has not been done.
 
@@ -92,69 +89,61 @@ def estimate_run(
         path: The run directory.
         estimator: Name of the estimator.
         options: ``option=value`` of the estimator, or of ``data_fraction``, ``probe`` and ``audit``.
-        listener: Is told how it goes.
+        listener: Receives progress; by default nobody does.
         address: Cluster address in place of the spec's.
-        accept_drift: Go on although torch, Python, the processor or the thread count changed.
-        insecure_cluster: Join a cluster without a token that others can reach.
-        allow_code: Import code that lies neither in a folder above the run nor in the working directory.
+        consent: What the user agrees to, that is refused otherwise: ``drift``, ``insecure_cluster``, and ``code`` that
+            lies neither in a folder above the run nor in the working directory. By default nothing.
 
     Returns:
         How it ended.
 
     Raises:
-        ClipsweepError: The estimator or an option is unknown, or code would be imported that ``allow_code`` is for.
+        ClipsweepError: The estimator or an option is unknown, or code would be imported without consent.
         RunDirectoryError: There is no run, another driver holds it, no snapshots were kept, or conditions changed.
         ClusterError: Ray cannot be started or joined.
         IntegrityError: The journal is damaged.
     """
     started = time.monotonic()
+    consent = consent or Consent()
     run_dir = RunDir(path.resolve()).require()
     section = remeasure_section(run_dir, estimator, options)
     settings = resolved_settings(run_dir)
     resources, cluster = _checked(run_dir, settings)
-    with driving(run_dir, listener) as held:
-        listener = held.listener
-        state = recover(run_dir, listener.say)
+    with driving(run_dir, listener or Silent()) as held:
+        say = held.listener.say
+        state = recover(run_dir, say)
         kept = kept_snapshots(run_dir, state)
         measurement = remeasurement_id(section)
         done = state.remeasured.get(measurement, set())
         todo = [snapshot for snapshot in kept if (snapshot.trial, snapshot.step) not in done]
         environment = environment_of(resources)
-        before = state.remeasurements.get(measurement, {}).get("environment", environment)
-        check_drift(run_dir, before, environment, begun=bool(done), accepted=accept_drift)
-        code = code_of(run_dir, state, {snapshot.trial for snapshot in todo}, allow_code=allow_code)
-        listener.say(f"{len(kept)} snapshots kept: {len(kept) - len(todo)} measured, {len(todo)} to measure")
+        known = state.remeasurements.get(measurement)
+        before = known.environment if known is not None else environment
+        check_drift(run_dir, before, environment, begun=bool(done), accepted=consent.drift)
+        code = code_of(run_dir, state, {snapshot.trial for snapshot in todo}, allow_code=consent.code)
+        say(f"{len(kept)} snapshots kept: {len(kept) - len(todo)} measured, {len(todo)} to measure")
         from sweeper.driver.commit import Committer
 
         committer = Committer(run_dir, Journal(run_dir.journal, state.next_number), state, measurement=measurement)
         # The environment of training is left as it was: what resumes a trial is checked against that.
-        opened = {"type": "opened", "format": 1, "epoch": state.epoch + 1, "environment": state.environment}
-        committer.record(opened)
-        if measurement not in state.remeasurements:
-            committer.record({
-                "type": "remeasuring",
-                "measurement": measurement,
-                "estimator": estimator,
-                "measure": section,
-                "environment": environment,
-            })
-        failed, interrupted = 0, False
+        committer.record(Opened(driver_epoch=state.driver_epoch + 1, environment=state.environment))
+        if known is None:
+            committer.record(Remeasuring(measurement=measurement, measure=section, environment=environment))
+        num_done, failed, interrupted = len(done), 0, False
         if todo:
             failed, interrupted = _on_ray(
-                run_dir,
                 todo,
                 section,
                 uses=uses_of(state, todo),
+                held=held,
                 committer=committer,
                 resources=resources,
                 code=code,
-                lock=held.lock,
-                listener=listener,
                 address=address or cluster.address,
-                insecure_cluster=insecure_cluster,
+                insecure=consent.insecure_cluster,
             )
         committer.refresh()
-        measured = len(state.remeasured.get(measurement, set())) - len(done)
+        measured = len(state.remeasured.get(measurement, set())) - num_done
         remeasured = Remeasured(
             table=run_dir.table(f"measurements/{estimator}"),
             measurement=measurement,
@@ -180,56 +169,52 @@ def _checked(run_dir: RunDir, settings: Mapping[str, Any]) -> tuple[Resources, C
 
 
 def _on_ray(
-    run_dir: RunDir,
     todo: Sequence[SnapshotId],
     section: Mapping[str, Any],
     *,
     uses: Mapping[str, str],
+    held: Driving,
     committer: Committer,
     resources: Resources,
     code: Sequence[UserCode],
-    lock: DriverLock,
-    listener: Listener,
     address: str,
-    insecure_cluster: bool,
+    insecure: bool,
 ) -> tuple[int, bool]:
-    """Start estimators and measure; how many failed, and whether the user ended it early."""
+    """Start estimators and measure; how many snapshots failed, and whether the user ended it early."""
     from sweeper.cluster.ray_environment import prepare
 
-    address, notes = prepare(address, insecure=insecure_cluster)
+    say = held.listener.say
+    address, notes = prepare(address, insecure=insecure)
     for note in notes:
-        listener.say(note)
+        say(note)
+    from sweeper.cluster.elastic import RoomWatch
     from sweeper.cluster.pools import RayPools
     from sweeper.cluster.ray_session import connect
+    from sweeper.cluster.waiting import Waiting
+    from sweeper.driver.driver import driver_of_kept
 
     with (
-        shipped(code) as (folder, search),
+        shipped(code) as folder,
         listen_for_interrupts() as interrupts,
-        connect(address, logs=run_dir.logs, code=folder) as cluster,
+        connect(address, logs=held.run_dir.logs, code=folder) as cluster,
     ):
         settings = worker_settings(resources.estimators)
         count = num_estimators(cluster, settings, count=resources.estimators.count, num_snapshots=len(todo))
-        listener.say(f"{count} estimators on {cluster.cpus:g} CPUs")
-        pool = RayPools(run_dir=run_dir.path, trainer=settings, estimator=settings, search=search)
-        waiting = Waiting(pool.held_up, listener.say)
-
-        def beat() -> None:
-            lock.beat()
-            waiting.look()
-
-        return measure_again(
-            todo,
+        size = PoolSize(trainers=0, estimators=count)
+        say(f"{count} estimators on {cluster.cpus:g} CPUs")
+        pool = RayPools(run_dir=held.run_dir.path, trainer=settings, estimator=settings)
+        driver = driver_of_kept(
+            KeptQueue(todo, max_attempts=resources.max_attempts),
             section,
-            uses=uses,
+            uses,
+            held=held,
             committer=committer,
             pool=pool,
-            num_estimators=count,
-            max_attempts=resources.max_attempts,
+            room=RoomWatch(size=size, waiting=Waiting(pool.held_up, say)),
             stall_timeout_s=resources.stall_timeout_s,
-            beat=beat,
-            say=listener.say,
-            stop_requested=lambda: interrupts.requested() or lock.asked_to_stop(),
         )
+        interrupted = driver.run(lambda: interrupts.requested() or held.lock.asked_to_stop())
+        return driver.num_failed_snapshots, interrupted
 
 
 _OF_F = ("data_fraction", "probe", "audit")
@@ -254,15 +239,8 @@ def remeasure_section(run_dir: RunDir, estimator: str, options: Sequence[str]) -
     own = resolved_settings(run_dir).get("measure") or {}
     measure = {key: own[key] for key in _OF_F if key in own}
     measure |= {"every": 1, "estimators": [{"use": estimator}]}
-    text = yaml.safe_dump({
-        "problem": {"use": "deep_linear"},
-        "update_rule": {"learning_rate": 1},
-        "train": {"steps": 1},
-        "measure": measure,
-    })
-    paths = [_place(option) for option in options]
-    checked = loads_spec(text, name=f"{run_dir.path.name}: estimate", folder=Path.cwd(), overrides=paths).measure
-    assert checked is not None
+    places = [_place(option) for option in options]
+    checked = check_measure(measure, places, name=f"{run_dir.path.name}: estimate")
     full = checked.model_dump(mode="json")
     return {key: full[key] for key in (*_OF_F, "estimators")}
 
@@ -320,17 +298,16 @@ def code_of(run_dir: RunDir, state: RunState, trials: Collection[str], *, allow_
     """
     found: dict[str, UserCode] = {}
     for name in trials:
-        wanted = state.trials[name].record.get("code")
+        wanted = state.trials[name].record.code
         if wanted is None:
             continue
-        use, root, sha256 = wanted["use"], Path(wanted["root"]), wanted["sha256"]
-        code = user_code(use, root.parent)
-        if code is None or code.sha256 != sha256:
+        code = user_code(wanted.use, wanted.root.parent)
+        if code is None or code.sha256 != wanted.sha256:
             raise RunDirectoryError(
-                f"{run_dir.path}: {root} is not what trial {name} was trained with any more; "
+                f"{run_dir.path}: {wanted.root} is not what trial {name} was trained with any more; "
                 "restore it, since another problem would be measured"
             )
-        found[use] = code
+        found[wanted.use] = code
     # The journal's word alone does not allow it: a run directory may come from anybody, as a spec may. Code in a folder
     # above it came with it, as code beside a spec does, and what lies in the working directory is at hand.
     near = {Path.cwd(), *run_dir.path.parents}
@@ -354,5 +331,5 @@ def uses_of(state: RunState, todo: Iterable[SnapshotId]) -> dict[str, str]:
     Returns:
         Trial to the problem of the user's own that it was trained with, where there is one.
     """
-    codes = {one.trial: state.trials[one.trial].record.get("code") for one in todo}
-    return {trial: code["use"] for trial, code in codes.items() if code is not None}
+    codes = {one.trial: state.trials[one.trial].record.code for one in todo}
+    return {trial: code.use for trial, code in codes.items() if code is not None}

@@ -3,28 +3,30 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import yaml
 
-from sweeper.cluster.capacity import pool_size, worker_settings
+from sweeper.cluster.capacity import Wanted, pool_size, worker_settings
 from sweeper.driver.interrupts import listen_for_interrupts
-from sweeper.driver.session import driving
+from sweeper.driver.session import Driving, driving
 from sweeper.errors import RunDirectoryError
 from sweeper.labels import duration
 from sweeper.planning.environment import check_drift, environment_of, provenance
 from sweeper.planning.plan import Plan, Trial, expand, measurement_id, require_allowed
 from sweeper.planning.spec_change import SpecChange, check_change, code_record, spec_change
 from sweeper.planning.standing import Standing, default_run_dir, standing
-from sweeper.protocol.view import Listener
+from sweeper.protocol.consent import Consent
+from sweeper.protocol.pools import PoolSize
+from sweeper.protocol.view import Listener, Silent
 from sweeper.schedule.schedule import Progress, Schedule
 from sweeper.spec import Sweep
 from sweeper.spec.user_code import shipped
 from sweeper.store.journal import Journal, RunState
-from sweeper.store.lock import DriverLock
+from sweeper.store.records import CodeRecord, Opened, Planned, TrialRecord
 from sweeper.store.recovery import recover
 from sweeper.store.run_dir import RunDir
 
@@ -71,57 +73,50 @@ def run_sweep(
     sweep: Sweep,
     *,
     out: Path | None = None,
-    listener: Listener,
+    listener: Listener | None = None,
     address: str | None = None,
-    accept_drift: bool = False,
-    accept_change: bool = False,
-    new_measurement: bool = False,
-    insecure_cluster: bool = False,
-    allow_code: bool = False,
+    consent: Consent | None = None,
 ) -> Outcome:
     """Run what is missing of a sweep.
 
     Args:
         sweep: The spec.
         out: The run directory; ``runs/<name>`` by default.
-        listener: Is told how it goes.
+        listener: Receives progress; by default nobody does.
         address: Cluster address in place of the spec's.
-        accept_drift: Go on although torch, Python, the processor, the thread count or the user's own code changed.
-        accept_change: Go on although the spec changed so that other trials take the place of those that were begun.
-        new_measurement: Go on although the measure section changed.
-        insecure_cluster: Join a cluster without a token that others can reach.
-        allow_code: Import code that does not lie in the spec's own folder.
+        consent: What the user agrees to, that is refused otherwise; by default nothing.
 
     Returns:
         How it ended.
 
     Raises:
         SpecError: The sweep cannot be expanded.
-        ClipsweepError: It would import code from elsewhere than the spec's folder, without ``allow_code``.
+        ClipsweepError: It would import code from elsewhere than the spec's folder, without consent.
         RunDirectoryError: The directory is held, foreign or unwritable, or was made under other conditions.
         ClusterError: Ray cannot be started or joined, or has not the resources.
         IntegrityError: The journal is damaged.
     """
     started = time.monotonic()
+    consent = consent or Consent()
     plan = expand(sweep)
-    require_allowed(plan.code, sweep.folder, allow_code=allow_code)
+    require_allowed(plan.code, sweep.folder, allow_code=consent.code)
     run_dir = RunDir((out or default_run_dir(sweep)).resolve())
-    with driving(run_dir, listener, create=True) as held:
-        listener = held.listener
-        state = recover(run_dir, listener.say)
+    with driving(run_dir, listener or Silent(), create=True) as held:
+        say = held.listener.say
+        state = recover(run_dir, say)
         environment = environment_of(sweep.resources)
         begun = any(trial.segments for trial in state.trials.values())
-        check_drift(run_dir, state.environment, environment, begun=begun, accepted=accept_drift)
+        check_drift(run_dir, state.environment, environment, begun=begun, accepted=consent.drift)
         change = spec_change(run_dir, sweep, plan, state)
-        check_change(run_dir, change, accept_change=accept_change, accept_drift=accept_drift)
-        measurement = _check_measurement(run_dir, sweep, state, accepted=new_measurement)
+        check_change(run_dir, change, consent)
+        measurement = _check_measurement(run_dir, sweep, state, accepted=consent.new_measurement)
         now = standing(plan, state)
-        _announce(listener, plan, now, change)
+        _announce(say, plan, now, change)
         journal = Journal(run_dir.journal, state.next_number)
         from sweeper.driver.commit import Committer
 
         committer = Committer(run_dir, journal, state, measurement=measurement)
-        committer.record({"type": "opened", "format": 1, "epoch": state.epoch + 1, "environment": environment})
+        committer.record(Opened(driver_epoch=state.driver_epoch + 1, environment=environment))
         _record_plan(run_dir, committer, plan, sweep, measurement, replaced=change.replaced if change else frozenset())
         todo = [*now.under_way, *now.new]
         interrupted = False
@@ -133,12 +128,10 @@ def run_sweep(
                     sweep,
                     plan,
                     todo,
-                    run_dir=run_dir,
-                    lock=held.lock,
+                    held=held,
                     committer=committer,
-                    listener=listener,
                     address=address or sweep.cluster.address,
-                    insecure_cluster=insecure_cluster,
+                    insecure=consent.insecure_cluster,
                 )
         except BaseException:
             committer.refresh()
@@ -147,9 +140,7 @@ def run_sweep(
             run_dir.live.unlink(missing_ok=True)
         counts: dict[str, int] = {}
         for trial in plan.trials:
-            status = state.trials[trial.trial_id].status
-            # Nobody trains it any more.
-            status = "queued" if status == "running" else status
+            status = state.trials[trial.trial_id].status()
             counts[status] = counts.get(status, 0) + 1
         seconds = time.monotonic() - started
         outcome = Outcome(run_dir=run_dir.path, counts=counts, interrupted=interrupted, seconds=seconds)
@@ -162,87 +153,83 @@ def _drive(
     plan: Plan,
     todo: list[Trial],
     *,
-    run_dir: RunDir,
-    lock: DriverLock,
+    held: Driving,
     committer: Committer,
-    listener: Listener,
     address: str,
-    insecure_cluster: bool,
+    insecure: bool,
 ) -> bool:
     """Start workers and drive the schedule; returns whether the user ended it early."""
     from sweeper.cluster.ray_environment import prepare
 
-    address, notes = prepare(address, insecure=insecure_cluster)
+    say = held.listener.say
+    address, notes = prepare(address, insecure=insecure)
     for note in notes:
-        listener.say(note)
-    from sweeper.cluster.elastic import Elastic
+        say(note)
+    from sweeper.cluster.elastic import Elastic, RoomWatch
     from sweeper.cluster.pools import RayPools
     from sweeper.cluster.ray_session import connect, head_answers, room_now
     from sweeper.cluster.waiting import Waiting
-    from sweeper.driver.driver import Driver
+    from sweeper.driver.driver import driver_of_training
+    from sweeper.driver.trainers import Training
 
+    resources = sweep.resources
     measure = sweep.measure.model_dump(mode="json") if sweep.measure is not None else None
-    progress = {
-        trial.trial_id: Progress(committed_step=known.step, failures=len(known.failures))
-        for trial in todo
-        if (known := committer.state.trials[trial.trial_id])
-    }
+    trainer, estimator = worker_settings(resources.trainers), worker_settings(resources.estimators)
+    wanted = Wanted(
+        trainers=resources.trainers.count,
+        estimators=resources.estimators.count if measure else 0,
+        num_trials=len(todo),
+    )
     with (
-        shipped(plan.code) as (code, search),
+        shipped(plan.code) as code,
         listen_for_interrupts() as interrupts,
-        connect(address, logs=run_dir.logs, code=code) as cluster,
+        connect(address, logs=held.run_dir.logs, code=code) as cluster,
     ):
-
-        def stop_requested() -> bool:
-            return interrupts.requested() or lock.asked_to_stop()
-
-        trainer = worker_settings(sweep.resources.trainers)
-        estimator = worker_settings(sweep.resources.estimators)
-        wanted: dict[str, Any] = {
-            "trainers": sweep.resources.trainers.count,
-            "estimators": sweep.resources.estimators.count if measure else 0,
-            "num_trials": len(todo),
-        }
-        size = pool_size(cluster, trainer, estimator, **wanted)
-        follow = {}
+        size = pool_size(cluster, trainer, estimator, wanted)
+        say(f"{size} on {cluster.cpus:g} CPU{'s' if cluster.cpus != 1 else ''}")
+        pools = RayPools(run_dir=held.run_dir.path, trainer=trainer, estimator=estimator)
+        elastic = None
         if address != "local":
             # Nodes of a cluster come and go; a local Ray is what it is.
-            follow["look_for_room"] = Elastic(
-                room=lambda: room_now(trainer, estimator, **wanted),
+            elastic = Elastic(
+                room=lambda: room_now(trainer, estimator, wanted),
                 head_answers=head_answers,
                 size=size,
                 patience_s=sweep.cluster.patience_s,
-            ).look
-        side_by_side = [trial.trial_id for trial in todo if trial.problem["use"] == "analytic"]
-        schedule = Schedule(
-            order([trial.trial_id for trial in todo], progress),
-            max_attempts=sweep.resources.max_attempts,
-            max_snapshots=2 * max(1, size.estimators),
-            max_snapshot_bytes=cluster.object_store_bytes // 3,
-            side_by_side=side_by_side,
-            share=min(_MAX_SIDE_BY_SIDE, -(-len(side_by_side) // size.trainers)),
-        )
-        listener.say(f"{size} on {cluster.cpus:g} CPU{'s' if cluster.cpus != 1 else ''}")
-        pools = RayPools(run_dir=run_dir.path, trainer=trainer, estimator=estimator, search=search)
-        Driver(
-            run_dir=run_dir,
-            lock=lock,
+            )
+        driver = driver_of_training(
+            Training(trials={trial.trial_id: trial for trial in todo}, measure=measure),
+            _schedule(todo, committer.state, sweep, size, max_snapshot_bytes=cluster.object_store_bytes // 3),
+            held=held,
             committer=committer,
-            trials={trial.trial_id: trial for trial in todo},
-            measure=measure,
-            schedule=schedule,
             pools=pools,
-            waiting=Waiting(pools.held_up, listener.say),
-            **follow,
-            num_trainers=size.trainers,
-            num_estimators=size.estimators,
-            listener=listener,
-            stall_timeout_s=sweep.resources.stall_timeout_s,
-            stop_requested=stop_requested,
-        ).run()
+            room=RoomWatch(size=size, waiting=Waiting(pools.held_up, say), elastic=elastic),
+            stall_timeout_s=resources.stall_timeout_s,
+        )
+        interrupted = driver.run(lambda: interrupts.requested() or held.lock.asked_to_stop())
         # Before Ray is shut down, which takes more than a second: the results are there now.
         committer.refresh()
-        return stop_requested()
+        return interrupted
+
+
+def _schedule(
+    todo: Sequence[Trial], state: RunState, sweep: Sweep, size: PoolSize, *, max_snapshot_bytes: int
+) -> Schedule:
+    """The schedule of the trials that are left."""
+    progress = {
+        trial.trial_id: Progress(committed_step=known.step, failures=len(known.failures))
+        for trial in todo
+        if (known := state.trials[trial.trial_id])
+    }
+    side_by_side = [trial.trial_id for trial in todo if trial.problem["use"] == "analytic"]
+    return Schedule(
+        order([trial.trial_id for trial in todo], progress),
+        max_attempts=sweep.resources.max_attempts,
+        max_snapshots=2 * max(1, size.estimators),
+        max_snapshot_bytes=max_snapshot_bytes,
+        side_by_side=side_by_side,
+        share=min(_MAX_SIDE_BY_SIDE, -(-len(side_by_side) // size.trainers)),
+    )
 
 
 def _record_plan(
@@ -260,33 +247,34 @@ def _record_plan(
     superseded = (state.superseded | replaced) - {trial.trial_id for trial in plan.trials}
     if unknown or measurement not in state.measurements or superseded != state.superseded:
         measure = sweep.measure.model_dump(mode="json") if sweep.measure is not None else None
-        committer.record({
-            "type": "planned",
-            "measurement": measurement,
-            "measure": measure,
-            "trials": [_trial_record(trial, plan) for trial in unknown],
-            **({"superseded": sorted(superseded)} if superseded != state.superseded else {}),
-        })
+        committer.record(
+            Planned(
+                measurement=measurement,
+                measure=measure,
+                trials=tuple(_trial_record(trial, plan) for trial in unknown),
+                superseded=superseded if superseded != state.superseded else None,
+            )
+        )
     run_dir.publish(run_dir.spec, sweep.text.encode())
     resolved = yaml.safe_dump(sweep.resolved(), sort_keys=False, allow_unicode=True)
     run_dir.publish(run_dir.resolved, resolved.encode())
     code = [code_record(found) for found in plan.code]
-    run_dir.publish_json(run_dir.environment, state.environment | provenance() | {"code": code})
+    run_dir.publish_json(run_dir.environment, {**state.environment, **provenance(), "code": code})
 
 
-def _trial_record(trial: Trial, plan: Plan) -> dict[str, Any]:
+def _trial_record(trial: Trial, plan: Plan) -> TrialRecord:
     code = next((found for found in plan.code if found.use == trial.problem["use"]), None)
-    own = {} if code is None else {"code": {"use": code.use, "root": str(code.root), "sha256": code.sha256}}
-    return own | {
-        "trial_id": trial.trial_id,
-        "cell_id": trial.cell_id,
-        "arm": trial.arm,
-        "seed": trial.seed,
-        "swept": trial.swept,
-        "learning_rate": trial.update_rule["learning_rate"],
-        "clip_norm": trial.update_rule["clip_norm"],
-        "steps": trial.train["steps"],
-    }
+    return TrialRecord(
+        trial_id=trial.trial_id,
+        cell_id=trial.cell_id,
+        arm=trial.arm,
+        seed=trial.seed,
+        swept=trial.swept,
+        learning_rate=trial.update_rule["learning_rate"],
+        clip_norm=trial.update_rule["clip_norm"],
+        steps=trial.train["steps"],
+        code=None if code is None else CodeRecord(use=code.use, root=code.root, sha256=code.sha256),
+    )
 
 
 def _check_measurement(run_dir: RunDir, sweep: Sweep, state: RunState, *, accepted: bool) -> str:
@@ -304,19 +292,17 @@ def _check_measurement(run_dir: RunDir, sweep: Sweep, state: RunState, *, accept
     )
 
 
-def _announce(listener: Listener, plan: Plan, now: Standing, change: SpecChange | None) -> None:
-    listener.say(
+def _announce(say: Callable[[str], object], plan: Plan, now: Standing, change: SpecChange | None) -> None:
+    say(
         f"{len(plan.trials)} trials: {len(now.new)} new, {len(now.under_way)} under way, "
         f"{len(now.done)} done, {len(now.failed)} failed"
     )
     if now.failed:
-        listener.say(f"{len(now.failed)} failed trials stay as they are; queue them again with `clipsweep retry`")
+        say(f"{len(now.failed)} failed trials stay as they are; queue them again with `clipsweep retry`")
     if now.foreign and change is None:
-        listener.say(
-            f"{len(now.foreign)} unfinished trials of an earlier spec are not in this one: kept, not continued"
-        )
+        say(f"{len(now.foreign)} unfinished trials of an earlier spec are not in this one: kept, not continued")
     if change is not None:
-        listener.say(f"{change.new} trials take the place of {len(change.replaced)} of an earlier spec:\n{change.text}")
+        say(f"{change.new} trials take the place of {len(change.replaced)} of an earlier spec:\n{change.text}")
 
 
 def order(trials: Iterable[str], progress: Mapping[str, Progress]) -> dict[str, Progress]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,6 +11,7 @@ import typer
 
 from sweeper.cli.options import AsJson, RunPath, note, shorten
 from sweeper.errors import ClipsweepError
+from sweeper.protocol.consent import Consent
 from sweeper.store.run_dir import RunDir
 
 if TYPE_CHECKING:
@@ -62,8 +63,7 @@ def run_as_job(
     spec: Path,
     run_dir: RunDir,
     address: str,
-    insecure: bool,
-    allow_code: bool,
+    consent: Consent,
     detach: bool,
     as_json: bool,
 ) -> int:
@@ -75,8 +75,7 @@ def run_as_job(
         spec: The spec's file.
         run_dir: The run directory.
         address: Of the cluster.
-        insecure: Whether a cluster that anybody in the network can use is accepted.
-        allow_code: Whether code from elsewhere than beside the spec may be imported.
+        consent: What the user agrees to.
         detach: Return as soon as the driver is at work.
         as_json: Print one JSON document in the end.
 
@@ -96,8 +95,8 @@ def run_as_job(
     from sweeper.monitor.follow import Said
     from sweeper.planning.plan import expand, require_allowed
 
-    require_allowed(expand(sweep).code, sweep.folder, allow_code=allow_code)
-    server = find_job_server(address, insecure=insecure)
+    require_allowed(expand(sweep).code, sweep.folder, allow_code=consent.code)
+    server = find_job_server(address, insecure=consent.insecure_cluster)
     for text in server.notes:
         note(text)
     said = Said(run_dir.logs / "driver.log")
@@ -115,7 +114,7 @@ def run_as_job(
 
 
 def job_arguments(
-    spec: Path, *, run_dir: RunDir, overrides: Sequence[str], flags: Mapping[str, bool], extend_edges: int
+    spec: Path, *, run_dir: RunDir, overrides: Sequence[str], consent: Consent, extend_edges: int
 ) -> list[str]:
     """The command line of a driver that runs inside the cluster.
 
@@ -123,19 +122,20 @@ def job_arguments(
         spec: The spec's file.
         run_dir: The run directory.
         overrides: As of ``--set``.
-        flags: Options without a value, and whether they are set.
+        consent: What the user agrees to.
         extend_edges: As of ``--extend-edges``.
 
     Returns:
         Arguments of ``clipsweep``, with absolute paths.
 
     Example:
-        >>> job_arguments(Path("/a/s.yaml"), run_dir=RunDir(Path("/r")), overrides=[], flags={}, extend_edges=0)
-        ['run', '/a/s.yaml', '--out', '/r', '--address', 'auto']
+        >>> agreed = Consent(drift=True)
+        >>> job_arguments(Path("/a/s.yaml"), run_dir=RunDir(Path("/r")), overrides=[], consent=agreed, extend_edges=0)
+        ['run', '/a/s.yaml', '--out', '/r', '--address', 'auto', '--accept-drift']
     """
     arguments = ["run", str(spec.resolve()), "--out", str(run_dir.path), "--address", "auto"]
     arguments += [f"--set={override}" for override in overrides]
-    arguments += [flag for flag, wanted in flags.items() if wanted]
+    arguments += consent.options
     return arguments + ([f"--extend-edges={extend_edges}"] if extend_edges else [])
 
 

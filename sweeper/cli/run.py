@@ -11,6 +11,7 @@ import typer
 
 from sweeper.cli.jobs import job_arguments, run_as_job
 from sweeper.cli.options import AllowCode, AsJson, Insecure, Out, Overrides, RunPath, SpecPath, note, shorten, show
+from sweeper.protocol.consent import Consent
 
 __all__ = ["estimate", "run"]
 
@@ -63,19 +64,19 @@ def run(
     from sweeper.spec import load_spec
     from sweeper.store.run_dir import RunDir
 
+    consent = Consent(
+        drift=accept_drift,
+        change=accept_change,
+        new_measurement=new_measurement,
+        insecure_cluster=insecure_cluster,
+        code=allow_code,
+    )
     wanted = list(overrides or [])
     sweep = load_spec(spec, wanted)
     address = address or sweep.cluster.address
     if detach or takes_jobs_only(address):
         run_dir = RunDir((out or default_run_dir(sweep)).resolve())
-        flags = {
-            "--accept-drift": accept_drift,
-            "--accept-change": accept_change,
-            "--new-measurement": new_measurement,
-            "--insecure-cluster": insecure_cluster,
-            "--allow-code": allow_code,
-        }
-        arguments = job_arguments(spec, run_dir=run_dir, overrides=wanted, flags=flags, extend_edges=extend_edges)
+        arguments = job_arguments(spec, run_dir=run_dir, overrides=wanted, consent=consent, extend_edges=extend_edges)
         raise typer.Exit(
             run_as_job(
                 sweep,
@@ -83,8 +84,7 @@ def run(
                 spec=spec,
                 run_dir=run_dir,
                 address=address,
-                insecure=insecure_cluster,
-                allow_code=allow_code,
+                consent=consent,
                 detach=detach,
                 as_json=as_json,
             )
@@ -96,11 +96,7 @@ def run(
                 out=out,
                 listener=listener,
                 address=address,
-                accept_drift=accept_drift,
-                accept_change=accept_change,
-                new_measurement=new_measurement,
-                insecure_cluster=insecure_cluster,
-                allow_code=allow_code,
+                consent=consent,
             )
         if not extensions or outcome.exit_code:
             break
@@ -151,9 +147,7 @@ def estimate(
             options or [],
             listener=listener,
             address=address,
-            accept_drift=accept_drift,
-            insecure_cluster=insecure_cluster,
-            allow_code=allow_code,
+            consent=Consent(drift=accept_drift, insecure_cluster=insecure_cluster, code=allow_code),
         )
     note(done.text)
     if done.interrupted:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 from sweeper.cluster.waiting import NodeRoom, Want, explain
 from sweeper.errors import ClusterError
 from sweeper.protocol.pools import PoolSize
+from sweeper.spec.sections.settings import EstimatorPool, Pool
 
-__all__ = ["Cluster", "WorkerSettings", "num_estimators", "pool_size", "worker_settings"]
+__all__ = ["Cluster", "Wanted", "WorkerSettings", "num_estimators", "pool_size", "worker_settings"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,14 +53,26 @@ class Cluster:
     nodes: tuple[tuple[float, float], ...] = ()
 
 
+@dataclass(frozen=True, kw_only=True)
+class Wanted:
+    """What a spec asks for.
+
+    Attributes:
+        trainers: A number, or ``auto``.
+        estimators: A number, or ``auto``; 0 where nothing is measured.
+        num_trials: Trials left to run: more trainers would idle.
+    """
+
+    trainers: int | Literal["auto"]
+    estimators: int | Literal["auto"]
+    num_trials: int
+
+
 def pool_size(
     cluster: Cluster,
     trainer: WorkerSettings,
     estimator: WorkerSettings,
-    *,
-    trainers: int | Literal["auto"],
-    estimators: int | Literal["auto"],
-    num_trials: int,
+    wanted: Wanted,
 ) -> PoolSize:
     """How many actors of each kind fit the cluster.
 
@@ -70,9 +83,7 @@ def pool_size(
         cluster: What there is.
         trainer: What a trainer takes.
         estimator: What an estimator takes.
-        trainers: A number, or ``auto``.
-        estimators: A number, or ``auto``; 0 where nothing is measured.
-        num_trials: Trials left to run: more trainers would idle.
+        wanted: What the spec asks for.
 
     Returns:
         The sizes.
@@ -83,9 +94,10 @@ def pool_size(
     Example:
         >>> half = WorkerSettings(cpus=0.5, gpus=0, threads=1)
         >>> two_cores = Cluster(cpus=2, gpus=0, object_store_bytes=0)
-        >>> pool_size(two_cores, half, half, trainers="auto", estimators="auto", num_trials=8)
+        >>> pool_size(two_cores, half, half, Wanted(trainers="auto", estimators="auto", num_trials=8))
         PoolSize(trainers=2, estimators=2)
     """
+    trainers, estimators = wanted.trainers, wanted.estimators
     measured = estimators != 0
     pair_cpus = trainer.cpus + (estimator.cpus if measured else max(0.0, 1 - trainer.cpus))
     pair_gpus = trainer.gpus + (estimator.gpus if measured else 0)
@@ -96,7 +108,7 @@ def pool_size(
     # Node by node: half a worker here and half there is none.
     room = sum(min(_fit(cpus, pair_cpus), _fit(gpus, pair_gpus)) for cpus, gpus in nodes)
     size = PoolSize(
-        trainers=min(num_trials, max(1, room)) if trainers == "auto" else trainers,
+        trainers=min(wanted.num_trials, max(1, room)) if trainers == "auto" else trainers,
         estimators=max(1, room) if estimators == "auto" else estimators,
     )
     for what, need, there in (
@@ -164,7 +176,7 @@ def _fit(there: float, each: float) -> int:
     return int(there / each + 1e-9) if each > 0 else 2**30
 
 
-def worker_settings(section: Any) -> WorkerSettings:
+def worker_settings(section: Pool) -> WorkerSettings:
     """What an actor gets, from its part of the spec's ``resources``.
 
     Args:
@@ -177,5 +189,5 @@ def worker_settings(section: Any) -> WorkerSettings:
         cpus=section.cpus,
         gpus=section.gpus,
         threads=section.threads,
-        cuda_graphs=getattr(section, "cuda_graphs", False),
+        cuda_graphs=isinstance(section, EstimatorPool) and section.cuda_graphs,
     )

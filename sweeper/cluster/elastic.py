@@ -8,11 +8,11 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from typing import TypeAlias
 
-from sweeper.cluster.waiting import Question, in_background
+from sweeper.cluster.waiting import Question, Waiting, in_background
 from sweeper.errors import ClusterError
 from sweeper.protocol.pools import PoolSize
 
-__all__ = ["Answer", "Elastic"]
+__all__ = ["Answer", "Elastic", "RoomWatch"]
 
 _log = logging.getLogger(__name__)
 
@@ -99,3 +99,44 @@ class Elastic:
         _log.info("room for %s, before %s", room, self._size)
         self._size = room
         return room
+
+
+class RoomWatch:
+    """How many workers there is room for, and why some that were asked for do not start.
+
+    Args:
+        size: What there was room for when the workers were started.
+        waiting: Asks why workers wait.
+        elastic: Asks how the room changes; None for a local Ray, whose room does not.
+    """
+
+    def __init__(self, *, size: PoolSize, waiting: Waiting, elastic: Elastic | None = None) -> None:
+        self._size = size
+        self._waiting = waiting
+        self._elastic = elastic
+
+    @property
+    def size(self) -> PoolSize:
+        """The room, as far as it is known."""
+        return self._size
+
+    @property
+    def waiting_for(self) -> str | None:
+        """Why workers that were asked for do not start; None where all have a place."""
+        return self._waiting.reason
+
+    def look(self) -> bool:
+        """Ask, if it is time to; never waits for an answer.
+
+        Returns:
+            Whether the room has changed.
+
+        Raises:
+            ClusterError: The head has been silent, or there has been no room for a worker, for too long.
+        """
+        self._waiting.look()
+        size = self._elastic.look() if self._elastic is not None else None
+        if size is None:
+            return False
+        self._size = size
+        return True

@@ -5,9 +5,9 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Literal, TypeAlias
 
 import ray
 from ray.exceptions import (
@@ -32,6 +32,8 @@ from sweeper.protocol.messages import (
     EstimatorDown,
     EstimatorUp,
     FromTrainer,
+    KeptSnapshot,
+    Lost,
     Message,
     SegmentItem,
     SnapshotHeader,
@@ -48,11 +50,60 @@ __all__ = ["RayPools", "gathered"]
 
 _log = logging.getLogger(__name__)
 
+Kind: TypeAlias = Literal["trainer", "estimator"]
+
 _MAX_UNREAD_ITEMS = 2
 """Items that a trainer may be ahead of the driver: one snapshot is a header and an array."""
 
 _MAX_START_FAILURES = 3
 """Actors of one kind that may die before they are up, in a row, before the sweep is given up."""
+
+
+# What is awaited of a worker, per handle of Ray's
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Start:
+    """A worker's facts, which it tells when it is up."""
+
+    kind: Kind
+    slot: int
+
+
+@dataclass(kw_only=True, eq=False)
+class _Stream:
+    """What a trainer sends.
+
+    Attributes:
+        slot: The trainer.
+        unfinished: Attempts that it was given and has not ended.
+        held: A snapshot whose array has not come yet.
+    """
+
+    kind: ClassVar[Kind] = "trainer"
+    slot: int
+    unfinished: int
+    held: SnapshotItem | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Verdict:
+    """What becomes of a snapshot."""
+
+    kind: ClassVar[Kind] = "estimator"
+    slot: int
+    snapshot: SnapshotId
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Beats:
+    """An estimator's answer to whether it makes progress."""
+
+    kind: ClassVar[Kind] = "estimator"
+    slot: int
+
+
+_Pending: TypeAlias = _Start | _Stream | _Verdict | _Beats
 
 
 class RayPools:
@@ -62,28 +113,19 @@ class RayPools:
         run_dir: The run directory, as every node sees it.
         trainer: What a trainer gets.
         estimator: What an estimator gets.
-        search: Folders in which workers look for the user's own modules, besides the shipped code.
     """
 
-    def __init__(
-        self, *, run_dir: Path, trainer: WorkerSettings, estimator: WorkerSettings, search: Sequence[str] = ()
-    ) -> None:
+    def __init__(self, *, run_dir: Path, trainer: WorkerSettings, estimator: WorkerSettings) -> None:
         self._run_dir = run_dir
-        self._search = tuple(search)
-        self._settings = {"trainer": trainer, "estimator": estimator}
+        self._settings: dict[Kind, WorkerSettings] = {"trainer": trainer, "estimator": estimator}
         # Its own thread for ``stop``, so that a trainer hears it while it trains; and for ``beats``.
-        self._classes = {
+        self._classes: dict[Kind, Any] = {
             "trainer": ray.remote(concurrency_groups={"control": 1})(_Trainer),
             "estimator": ray.remote(concurrency_groups={"control": 1})(_Estimator),
         }
-        self._actors: dict[tuple[str, int], Any] = {}
-        self._starting: dict[Any, tuple[str, int]] = {}
-        self._streams: dict[Any, int] = {}
-        self._headers: dict[Any, SnapshotHeader] = {}
-        self._unfinished: dict[int, int] = {}
-        self._verdicts: dict[Any, tuple[int, SnapshotId]] = {}
-        self._beats: dict[Any, int] = {}
-        self._start_failures = {"trainer": 0, "estimator": 0}
+        self._actors: dict[tuple[Kind, int], Any] = {}
+        self._pending: dict[Any, _Pending] = {}
+        self._start_failures: dict[Kind, int] = {"trainer": 0, "estimator": 0}
 
     def start_trainer(self, slot: int) -> None:
         """Start a trainer in an empty slot; :class:`TrainerUp` follows."""
@@ -99,19 +141,23 @@ class RayPools:
         stream = actor.train.options(
             num_returns="streaming", _generator_backpressure_num_objects=_MAX_UNREAD_ITEMS
         ).remote(assignments)
-        self._streams[stream] = slot
-        self._unfinished[slot] = len(assignments)
+        self._pending[stream] = _Stream(slot=slot, unfinished=len(assignments))
 
     def measure(self, slot: int, snapshot: SnapshotId, header: SnapshotHeader, payload: Any) -> None:
         """Let an idle estimator measure a snapshot; a verdict follows."""
         verdict = self._actors["estimator", slot].measure.remote(slot, snapshot, header, payload)
-        self._verdicts[verdict] = (slot, snapshot)
+        self._pending[verdict] = _Verdict(slot=slot, snapshot=snapshot)
+
+    def measure_kept(self, slot: int, snapshot: SnapshotId, kept: KeptSnapshot) -> None:
+        """Let an idle estimator measure a snapshot that lies in the run directory; a verdict follows."""
+        verdict = self._actors["estimator", slot].measure_kept.remote(slot, snapshot, kept)
+        self._pending[verdict] = _Verdict(slot=slot, snapshot=snapshot)
 
     def ask_estimator(self, slot: int) -> None:
-        """Ask an estimator whether it gets on; an :class:`EstimatorBeat` follows, unless it hangs too deep."""
-        if slot not in self._beats.values():
+        """Ask an estimator whether it makes progress; an :class:`EstimatorBeat` follows, unless it hangs too deep."""
+        if _Beats(slot=slot) not in self._pending.values():
             beats = self._actors["estimator", slot].beats.options(concurrency_group="control").remote()
-            self._beats[beats] = slot
+            self._pending[beats] = _Beats(slot=slot)
 
     def stop_trainer(self, slot: int) -> None:
         """Ask a trainer to checkpoint and return."""
@@ -120,14 +166,10 @@ class RayPools:
     def kill_trainer(self, slot: int) -> None:
         """End a trainer's process; nothing more comes from it."""
         self._kill("trainer", slot)
-        self._streams = {stream: other for stream, other in self._streams.items() if other != slot}
-        self._headers = {stream: header for stream, header in self._headers.items() if stream in self._streams}
 
     def kill_estimator(self, slot: int) -> None:
         """End an estimator's process; nothing more comes from it."""
         self._kill("estimator", slot)
-        self._verdicts = {verdict: of for verdict, of in self._verdicts.items() if of[0] != slot}
-        self._drop_beats(slot)
 
     def poll(self, *, timeout_s: float, read_trainers: bool) -> list[Message]:
         """Wait for what workers say.
@@ -142,7 +184,7 @@ class RayPools:
         Raises:
             ClusterError: Workers die as soon as they are started.
         """
-        watched = [*self._starting, *self._verdicts, *self._beats, *(self._streams if read_trainers else ())]
+        watched = [handle for handle, of in self._pending.items() if read_trainers or not isinstance(of, _Stream)]
         if not watched:
             time.sleep(timeout_s)
             return []
@@ -154,16 +196,17 @@ class RayPools:
     def held_up(self) -> str | None:
         """Why workers that were asked for have no place yet; None where all have one. For any thread."""
         # Copies, made in one go: this pool's own thread starts and ends workers meanwhile.
-        starting, actors = list(self._starting.values()), dict(self._actors)
+        pending, actors = list(self._pending.values()), dict(self._actors)
+        starting = [of for of in pending if isinstance(of, _Start)]
         for kind, settings in self._settings.items():
-            slots = [slot for of, slot in starting if of == kind]
+            slots = [of.slot for of in starting if of.kind == kind]
             count = sum(without_place(actors[kind, slot]) for slot in slots if (kind, slot) in actors)
             if count:
                 each = {"cpus": settings.cpus, "gpus": settings.gpus}
                 return explain(Want(kind=kind, count=count, each=each), node_rooms())
         return None
 
-    def _start(self, kind: str, slot: int) -> None:
+    def _start(self, kind: Kind, slot: int) -> None:
         settings = self._settings[kind]
         options = {"cuda_graphs": True} if settings.cuda_graphs else {}
         actor = (
@@ -174,30 +217,39 @@ class RayPools:
                 run_dir=str(self._run_dir),
                 threads=settings.threads,
                 device=settings.device,
-                search=self._search,
                 **options,
             )
         )
         self._actors[kind, slot] = actor
-        self._starting[actor.facts.remote()] = (kind, slot)
+        self._pending[actor.facts.remote()] = _Start(kind=kind, slot=slot)
 
-    def _kill(self, kind: str, slot: int) -> None:
-        self._starting = {handle: of for handle, of in self._starting.items() if of != (kind, slot)}
+    def _kill(self, kind: Kind, slot: int) -> None:
+        self._forget(kind, slot)
         actor = self._actors.pop((kind, slot), None)
         if actor is not None:
             ray.kill(actor)
 
-    def _read(self, handle: Any) -> list[Message]:
-        if handle in self._starting:
-            return [self._read_start(handle)]
-        if handle in self._verdicts:
-            return [self._read_verdict(handle)]
-        if handle in self._beats:
-            return self._read_beats(handle)
-        return self._read_stream(handle)
+    def _forget(self, kind: Kind, slot: int) -> None:
+        """Nothing is awaited of a worker any more."""
+        self._pending = {handle: of for handle, of in self._pending.items() if (of.kind, of.slot) != (kind, slot)}
 
-    def _read_start(self, handle: Any) -> Message:
-        kind, slot = self._starting.pop(handle)
+    def _read(self, handle: Any) -> list[Message]:
+        match self._pending.get(handle):
+            case _Start() as start:
+                return [self._read_start(handle, start)]
+            case _Stream() as stream:
+                return self._read_stream(handle, stream)
+            case _Verdict() as verdict:
+                return [self._read_verdict(handle, verdict)]
+            case _Beats() as beats:
+                return self._read_beats(handle, beats)
+            case None:
+                # Of a worker whose death was read a moment ago, in the same batch.
+                return []
+
+    def _read_start(self, handle: Any, start: _Start) -> Message:
+        kind, slot = start.kind, start.slot
+        del self._pending[handle]
         try:
             facts = ray.get(handle)
         except RayError as error:
@@ -211,63 +263,61 @@ class RayPools:
         self._start_failures[kind] = 0
         return TrainerUp(slot=slot, facts=facts) if kind == "trainer" else EstimatorUp(slot=slot, facts=facts)
 
-    def _read_stream(self, stream: Any) -> list[Message]:
-        slot = self._streams[stream]
+    def _read_stream(self, handle: Any, stream: _Stream) -> list[Message]:
+        slot = stream.slot
         try:
-            items = self._next_items(stream)
+            items = self._next_items(handle, stream)
         except StopIteration:
-            del self._streams[stream]
+            del self._pending[handle]
             return []
         except RayError as error:
-            del self._streams[stream]
-            self._headers.pop(stream, None)
+            self._forget("trainer", slot)
             self._actors.pop(("trainer", slot), None)
             return [TrainerDown(slot=slot, error=_death_of("trainer", error))]
-        self._unfinished[slot] -= sum(map(ends_attempt, items))
-        if self._unfinished[slot] == 0 or (items and getattr(items[-1], "outcome", None) == "stopped"):
-            del self._streams[stream]
+        stream.unfinished -= sum(map(ends_attempt, items))
+        if stream.unfinished == 0 or any(isinstance(item, SegmentItem) and item.outcome == "stopped" for item in items):
+            del self._pending[handle]
         return [FromTrainer(slot=slot, item=item) for item in items]
 
-    def _next_items(self, stream: Any) -> list[TrainerItem]:
+    def _next_items(self, handle: Any, stream: _Stream) -> list[TrainerItem]:
         """What a trainer has sent, of which one object is there; never waits for the next, since a trainer may hang."""
-        sent = next(stream)
-        header = self._headers.pop(stream, None)
-        if header is None:
+        # A snapshot takes two objects: a list that ends with its item, without the array, and then the array. The item
+        # is held back until the array is there, whose reference goes on to an estimator: the driver never reads it.
+        sent = next(handle)
+        held, stream.held = stream.held, None
+        if held is None:
             items: list[TrainerItem] = ray.get(sent)
             if isinstance(last := items[-1], SnapshotItem):
-                self._headers[stream] = last.header
+                stream.held = last
                 return items[:-1]
             return items
-        if sent == stream.completed():
+        if sent == handle.completed():
             # In the place of the array, which nobody reads here: the trainer has died, or it raised.
             ray.get(sent)
-        return [SnapshotItem(header=header, payload=sent)]
+        return [replace(held, payload=sent)]
 
-    def _read_verdict(self, handle: Any) -> Message:
-        slot, snapshot = self._verdicts.pop(handle)
+    def _read_verdict(self, handle: Any, of: _Verdict) -> Message:
+        del self._pending[handle]
         try:
             verdict: Verdict = ray.get(handle)
         except (RayActorError, OutOfMemoryError, NodeDiedError) as error:
-            del self._actors["estimator", slot]
-            self._drop_beats(slot)
-            return EstimatorDown(slot=slot, error=_death_of("estimator", error))
+            del self._actors["estimator", of.slot]
+            self._forget("estimator", of.slot)
+            return EstimatorDown(slot=of.slot, error=_death_of("estimator", error))
         except (ObjectLostError, OwnerDiedError, GetTimeoutError, RayTaskError) as error:
-            return Verdict(slot=slot, snapshot=snapshot, error=reason_of(error), lost=True)
+            return Lost(slot=of.slot, snapshot=of.snapshot, error=reason_of(error))
         return verdict
 
-    def _read_beats(self, handle: Any) -> list[Message]:
-        slot = self._beats.pop(handle)
+    def _read_beats(self, handle: Any, of: _Beats) -> list[Message]:
+        del self._pending[handle]
         try:
-            return [EstimatorBeat(slot=slot, beats=ray.get(handle))]
+            return [EstimatorBeat(slot=of.slot, beats=ray.get(handle))]
         except RayError:
-            # It died, of which its verdict tells.
+            # It died, which its verdict says.
             return []
 
-    def _drop_beats(self, slot: int) -> None:
-        self._beats = {handle: of for handle, of in self._beats.items() if of != slot}
 
-
-def _death_of(kind: str, error: Exception) -> str:
+def _death_of(kind: Kind, error: Exception) -> str:
     """How a worker died, in a line; Ray takes twenty to say that it does not know."""
     if isinstance(error, OutOfMemoryError):
         return f"Ray ended the {kind} since its node ran short of memory; {mend_of_memory('cpus')}"
@@ -299,15 +349,15 @@ class _Trainer:
         """Lists of items; a snapshot's array follows its list by itself: the driver passes it on unread."""
         for items in gathered(self._worker.train(assignments)):
             match items[-1]:
-                case SnapshotItem(header=header, payload=payload):
-                    yield [*map(self._located, items[:-1]), SnapshotItem(header=header, payload=None)]
-                    yield payload
+                case SnapshotItem() as snapshot:
+                    yield [*map(self._located, items[:-1]), replace(snapshot, payload=None)]
+                    yield snapshot.payload
                 case _:
                     yield [*map(self._located, items)]
 
     def _located(self, item: TrainerItem) -> TrainerItem:
         """An item that says on which node of Ray's a segment was trained."""
-        return replace(item, facts={**item.facts, "node": self._node}) if isinstance(item, SegmentItem) else item
+        return replace(item, facts=replace(item.facts, node=self._node)) if isinstance(item, SegmentItem) else item
 
 
 class _Estimator:
@@ -326,6 +376,9 @@ class _Estimator:
 
     def measure(self, slot: int, snapshot: SnapshotId, header: SnapshotHeader, payload: Any) -> Verdict:
         return self._worker.measure(slot, snapshot, header, payload)
+
+    def measure_kept(self, slot: int, snapshot: SnapshotId, kept: KeptSnapshot) -> Verdict:
+        return self._worker.measure_kept(slot, snapshot, kept)
 
 
 _SEND_EVERY_S = 0.1

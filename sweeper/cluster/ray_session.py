@@ -9,13 +9,14 @@ import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
 from concurrent.futures import wait
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import ray
 from ray.exceptions import RayError
 
-from sweeper.cluster.capacity import Cluster, WorkerSettings, pool_size
+from sweeper.cluster.capacity import Cluster, Wanted, WorkerSettings, pool_size
 from sweeper.cluster.joining import listens
 from sweeper.cluster.shield import deaf_children, ended_with
 from sweeper.cluster.waiting import NodeRoom, in_background
@@ -165,31 +166,26 @@ def _cpus_gpus(resources: Mapping[str, float]) -> dict[str, float]:
 def room_now(
     trainer: WorkerSettings,
     estimator: WorkerSettings,
-    *,
-    trainers: int | Literal["auto"],
-    estimators: int | Literal["auto"],
-    num_trials: int,
+    wanted: Wanted,
 ) -> PoolSize | None:
     """How many workers the living nodes have room for.
 
     Args:
         trainer: What a trainer takes.
         estimator: What an estimator takes.
-        trainers: The most that are wanted, or ``auto``.
-        estimators: The same; 0 where nothing is measured.
-        num_trials: Trials of the sweep.
+        wanted: What the spec asks for: the most that are started.
 
     Returns:
         The sizes, at most what is wanted; None where there is no room for one of each.
     """
-    measured: Literal["auto", 0] = "auto" if estimators != 0 else 0
+    fitting = replace(wanted, trainers="auto", estimators="auto" if wanted.estimators != 0 else 0)
     try:
-        size = pool_size(_describe(), trainer, estimator, trainers="auto", estimators=measured, num_trials=num_trials)
+        size = pool_size(_describe(), trainer, estimator, fitting)
     except ClusterError:
         return None
     return PoolSize(
-        trainers=size.trainers if trainers == "auto" else min(trainers, size.trainers),
-        estimators=size.estimators if estimators == "auto" else min(estimators, size.estimators),
+        trainers=size.trainers if wanted.trainers == "auto" else min(wanted.trainers, size.trainers),
+        estimators=size.estimators if wanted.estimators == "auto" else min(wanted.estimators, size.estimators),
     )
 
 

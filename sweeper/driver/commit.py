@@ -7,6 +7,7 @@ import re
 import shutil
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from sweeper.errors import IntegrityError
 from sweeper.protocol.events import SegmentId, SnapshotId
 from sweeper.protocol.messages import RepeatedItem, SegmentItem
 from sweeper.store.journal import Journal, RunState, apply
+from sweeper.store.records import Committed, CommittedSegment, Failed, Part, Record, Remeasured
 from sweeper.store.run_dir import RunDir, file_hash
 from sweeper.tables.parts import encode, measurement_rows, metric_rows, refuse_other_rows
 from sweeper.tables.readable import Compactor
@@ -51,32 +53,46 @@ class Committer:
         self._journal = journal
         self._measurement = measurement
         self._compactor = Compactor(run_dir)
-        self._pending: list[tuple[SegmentId, OpenSegment]] = []
+        self._pending: list[tuple[SegmentItem, OpenSegment]] = []
+        self._measured: dict[SnapshotId, Mapping[str, Mapping[str, Any]]] = {}
         self._pending_since = 0.0
         self._num_commits = 0
         self._refresh_at = time.monotonic() + _REFRESH_S
 
     def add(self, segment: SegmentId, content: OpenSegment) -> None:
         """Take in a complete segment; it becomes durable with the next group."""
-        if not self._pending:
+        assert content.item is not None, f"{segment} is committed with its rows"
+        self._begin_group()
+        self._pending.append((content.item, content))
+
+    def add_measured(self, snapshot: SnapshotId, rows: Mapping[str, Mapping[str, Any]]) -> None:
+        """Take in the rows, by estimator, of a kept snapshot that was measured again."""
+        self._begin_group()
+        self._measured[snapshot] = rows
+
+    def _begin_group(self) -> None:
+        if not self._has_group:
             self._pending_since = time.monotonic()
-        self._pending.append((segment, content))
+
+    @property
+    def _has_group(self) -> bool:
+        return bool(self._pending or self._measured)
 
     def due_in_s(self, at_most: float) -> float:
         """Seconds until the group at hand is to be committed, or ``at_most``."""
-        if not self._pending:
+        if not self._has_group:
             return at_most
         return min(at_most, max(0.0, self._pending_since + _GROUP_S - time.monotonic()))
 
     def note_failure(self, trial: str, attempt: int, kind: str, error: str, *, final: bool) -> None:
         """Record a failed attempt."""
-        failure = {"trial": trial, "attempt": attempt, "kind": kind, "error": error, "final": final}
-        self.record({"type": "failed", "epoch": self.state.epoch, **failure})
+        epoch = self.state.driver_epoch
+        self.record(Failed(trial=trial, driver_epoch=epoch, attempt=attempt, kind=kind, error=error, final=final))
 
-    def record(self, record: Mapping[str, Any]) -> None:
-        """Append to the journal and take notice of it."""
+    def record(self, record: Record) -> None:
+        """Append to the journal and take it into account."""
         self._journal.append(record)
-        apply(self.state, dict(record))
+        apply(self.state, record)
 
     def compare(self, trial: str, repeated: RepeatedItem) -> None:
         """Compare rows of committed steps that were trained again; where conditions changed since, they may differ.
@@ -91,7 +107,7 @@ class Committer:
         stretches: list[tuple[int, int]] = []
         for segment in self.state.trials[trial].segments:
             start, stop = max(segment.start, repeated.start), min(segment.stop, repeated.stop)
-            if start < stop and self.state.environments.get(segment.epoch) == self.state.environment:
+            if start < stop and self.state.environments.get(segment.driver_epoch) == self.state.environment:
                 if stretches and stretches[-1][1] == start:
                     start = stretches.pop()[0]
                 stretches.append((start, stop))
@@ -100,16 +116,16 @@ class Committer:
         for start, stop in stretches:
             refuse_other_rows(self._run_dir, self.state.parts, "metrics", again, trial=trial, start=start, stop=stop)
 
-    def _refuse_committed(self, group: Sequence[tuple[SegmentId, OpenSegment, SegmentItem]]) -> None:
+    def _refuse_committed(self) -> None:
         """A key that is committed is never written twice; where its rows differ, both copies are kept."""
         reached: dict[str, int] = {}
-        for segment, content, item in group:
-            trial = segment.trial
+        for item, content in self._pending:
+            trial = item.segment.trial
             step = reached.get(trial, self.state.trials[trial].step)
             reached[trial] = item.stop
             if item.start >= step:
                 continue
-            tables = {"metrics": metric_rows([(trial, item.rows, _last_step(content, item))])}
+            tables = {"metrics": metric_rows([(trial, item.rows, self._last_step(item))])}
             tables |= dict(self._measured_table(name, rows) for name, rows in content.measurements.items())
             for table, rows in tables.items():
                 refuse_other_rows(
@@ -117,7 +133,7 @@ class Committer:
                 )
             raise IntegrityError(f"trial {trial}: steps {item.start} to {step} were to be committed twice")
 
-    def commit(self, *, force: bool = False, running: frozenset[str]) -> list[tuple[SegmentId, SegmentItem]]:
+    def commit(self, *, force: bool = False, running: frozenset[str] = frozenset()) -> list[SegmentItem]:
         """Commit the group at hand if it is due, and refresh the readable tables if they are.
 
         Args:
@@ -125,40 +141,33 @@ class Committer:
             running: Trials that a trainer works on now.
 
         Returns:
-            What has become durable, in order.
+            The segments that have become durable, in order.
 
         Raises:
             OSError: The disk is full or gone; what was committed before stands.
         """
-        done: list[tuple[SegmentId, SegmentItem]] = []
-        if self._pending and (force or self.due_in_s(_GROUP_S) == 0):
-            done = self._commit_group()
+        done: list[SegmentItem] = []
+        if self._has_group and (force or self.due_in_s(_GROUP_S) == 0):
+            if self._pending:
+                done = self._commit_segments()
+            if self._measured:
+                self._commit_measured()
         if time.monotonic() > self._refresh_at:
             self.refresh(running=running)
         return done
 
-    def commit_measured(self, rows: Mapping[SnapshotId, Mapping[str, Mapping[str, Any]]]) -> None:
-        """Make the rows of snapshots that were measured again durable.
-
-        Args:
-            rows: Snapshot to estimator to row.
-
-        Raises:
-            OSError: The disk is full or gone; what was committed before stands.
-        """
+    def _commit_measured(self) -> None:
+        """Make the rows of snapshots that were measured again durable."""
         self._num_commits += 1
         measured: dict[str, list[Mapping[str, Any]]] = {}
-        for of_snapshot in rows.values():
+        for of_snapshot in self._measured.values():
             for estimator, row in of_snapshot.items():
                 measured.setdefault(estimator, []).append(row)
-        parts = [self._write_part(*self._measured_table(estimator, found)) for estimator, found in measured.items()]
-        snapshots = [[snapshot.trial, snapshot.step] for snapshot in rows]
-        self.record({
-            "type": "remeasured",
-            "measurement": self._measurement,
-            "parts": parts,
-            "snapshots": snapshots,
-        })
+        parts = tuple(self._write_part(*self._measured_table(name, rows)) for name, rows in measured.items())
+        snapshots = tuple((snapshot.trial, snapshot.step) for snapshot in self._measured)
+        parts = tuple(replace(part, remeasurement=self._measurement) for part in parts)
+        self.record(Remeasured(measurement=self._measurement, parts=parts, snapshots=snapshots))
+        self._measured.clear()
 
     def _measured_table(self, estimator: str, rows: Sequence[Mapping[str, Any]]) -> tuple[str, pa.Table]:
         """Name and rows of an estimator's table, each with the id of what is in force."""
@@ -172,53 +181,59 @@ class Committer:
         ended = time.monotonic()
         self._refresh_at = ended + max(_REFRESH_S, 20 * (ended - started))
 
-    def _commit_group(self) -> list[tuple[SegmentId, SegmentItem]]:
-        group = [(segment, content, content.item) for segment, content in self._pending if content.item is not None]
-        assert len(group) == len(self._pending), "a segment is committed with its rows"
-        self._refuse_committed(group)
+    def _commit_segments(self) -> list[SegmentItem]:
+        self._refuse_committed()
         self._num_commits += 1
         tables: dict[str, pa.Table] = {}
         logged = [
-            (s.trial, item.rows, _last_step(content, item)) for s, content, item in group if len(item.rows["step"])
+            (item.segment.trial, item.rows, self._last_step(item))
+            for item, _ in self._pending
+            if len(item.rows["step"])
         ]
         if logged:
             tables["metrics"] = metric_rows(logged)
         measured: dict[str, list[Mapping[str, Any]]] = {}
-        for _, content, _ in group:
+        for _, content in self._pending:
             for estimator, rows in content.measurements.items():
                 measured.setdefault(estimator, []).extend(sorted(rows, key=lambda row: int(row["step"])))
         for estimator, rows in measured.items():
             name, table = self._measured_table(estimator, rows)
             tables[name] = table
-        parts = [self._write_part(name, rows) for name, rows in tables.items()]
-        segments = [self._describe(segment, content, item) for segment, content, item in group]
-        self.record({"type": "committed", "parts": parts, "segments": segments})
-        for segment, _, item in group:
-            self._prune_checkpoints(segment.trial, item)
+        parts = tuple(self._write_part(name, rows) for name, rows in tables.items())
+        segments = tuple(self._describe(item, content) for item, content in self._pending)
+        self.record(Committed(parts=parts, segments=segments))
+        done = [item for item, _ in self._pending]
         self._pending.clear()
-        return [(segment, item) for segment, _, item in group]
+        for item in done:
+            self._prune_checkpoints(item)
+        return done
 
-    def _write_part(self, table: str, rows: pa.Table) -> dict[str, Any]:
-        name = f"{table.replace('/', '-')}-{self.state.epoch:04d}-{self._num_commits:06d}.parquet"
+    def _write_part(self, table: str, rows: pa.Table) -> Part:
+        name = f"{table.replace('/', '-')}-{self.state.driver_epoch:04d}-{self._num_commits:06d}.parquet"
         data = encode(rows)
         self._run_dir.publish(self._run_dir.parts / name, data)
-        return {"table": table, "file": name, "rows": rows.num_rows, "xxh3": file_hash(data)}
+        return Part(table=table, file=name, rows=rows.num_rows, xxh3=file_hash(data))
 
-    def _describe(self, segment: SegmentId, content: OpenSegment, item: SegmentItem) -> dict[str, Any]:
-        return {
-            "trial": segment.trial,
-            "epoch": self.state.epoch,
-            "attempt": segment.attempt,
-            "start": item.start,
-            "stop": item.stop,
-            "outcome": item.outcome,
-            "checkpoint": item.checkpoint,
-            "measurement": self._measurement,
-            "facts": {**item.facts, "estimate_s": content.estimate_s},
-        }
+    def _describe(self, item: SegmentItem, content: OpenSegment) -> CommittedSegment:
+        return CommittedSegment(
+            trial=item.segment.trial,
+            driver_epoch=self.state.driver_epoch,
+            attempt=item.segment.attempt,
+            start=item.start,
+            stop=item.stop,
+            outcome=item.outcome,
+            checkpoint=item.checkpoint,
+            measurement=self._measurement,
+            facts=replace(item.facts, estimate_s=content.estimate_s),
+        )
 
-    def _prune_checkpoints(self, trial: str, item: SegmentItem) -> None:
+    def _last_step(self, item: SegmentItem) -> int:
+        """The iterate from which no step is taken: an analytic trial is done where it hits."""
+        return item.stop if item.outcome == "done" else self.state.trials[item.segment.trial].record.steps
+
+    def _prune_checkpoints(self, item: SegmentItem) -> None:
         """Keep the last two checkpoints of a trial under way, the older in case the newer is damaged."""
+        trial = item.segment.trial
         # A trial that was stopped at a checkpoint has named it twice.
         known = [s.checkpoint[0] for s in self.state.trials[trial].segments if s.checkpoint is not None]
         written = list(dict.fromkeys(known))
@@ -238,17 +253,15 @@ class Committer:
 
         They may have died with their driver before it was committed, or have outlived it and work on.
         """
-        if self.state.epoch == 1:
+        if self.state.driver_epoch == 1:
             return
         for path in folder.glob("step-*"):
             of = _EPOCH.search(path.name)
-            if of is not None and int(of[1]) < self.state.epoch and path.name not in written:
+            if of is not None and int(of[1]) < self.state.driver_epoch and path.name not in written:
                 _log.warning(
-                    "%s/%s: stale, of epoch %s; it is %d now: rejected", *path.parts[-2:], of[1], self.state.epoch
+                    "%s/%s: stale, of driver epoch %s; it is %d now: rejected",
+                    *path.parts[-2:],
+                    of[1],
+                    self.state.driver_epoch,
                 )
                 path.unlink(missing_ok=True)
-
-
-def _last_step(content: OpenSegment, item: SegmentItem) -> int:
-    """The iterate from which no step is taken: an analytic trial is done where it hits."""
-    return item.stop if item.outcome == "done" else content.steps

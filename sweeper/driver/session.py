@@ -33,12 +33,14 @@ class Driving:
     """A run directory that is held.
 
     Attributes:
+        run_dir: The directory.
         lock: Keeps others out; its ``beat`` is to be called now and then.
         listener: Is told how it goes, and the driver's log with it.
         exit_code: How it ended; to be set before the end.
         text: The same in words.
     """
 
+    run_dir: RunDir
     lock: DriverLock
     listener: Listener
     exit_code: int = 0
@@ -63,7 +65,7 @@ def driving(run_dir: RunDir, listener: Listener, *, create: bool = False) -> Ite
     lock_held = DriverLock(run_dir).hold(create=create)
     with disk_errors(run_dir), lock_held as lock, logging_to(run_dir.logs / "driver.log"):
         run_dir.ended.unlink(missing_ok=True)
-        held = Driving(lock=lock, listener=_Recorded(listener))
+        held = Driving(run_dir=run_dir, lock=lock, listener=_Recorded(listener))
         try:
             # Inside once more, so that the record says what the user is told.
             with disk_errors(run_dir):

@@ -14,8 +14,8 @@ from typing import Any
 from sweeper.errors import RunDirectoryError
 from sweeper.protocol.view import Active, Listener, View
 from sweeper.store.driver_files import SAID, STALE_AFTER_S, Ending, driver_of, ending_of
-from sweeper.store.records import check_live
 from sweeper.store.run_dir import RunDir
+from sweeper.store.shapes import check_live
 
 __all__ = ["Said", "cancel", "follow"]
 

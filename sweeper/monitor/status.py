@@ -14,12 +14,13 @@ from sweeper.labels import describe
 from sweeper.store.driver_files import driver_of, ending_of
 from sweeper.store.journal import Journal, RunState, TrialState, read_journal, repair_journal, replay
 from sweeper.store.lock import DriverLock
-from sweeper.store.records import check_live
+from sweeper.store.records import Retried as RetriedRecord
 from sweeper.store.run_dir import RunDir
+from sweeper.store.shapes import check_live
 
 __all__ = ["Retried", "find_trials", "list_runs", "retry", "run_status", "trial_log", "trial_rows"]
 
-STATUSES = ("queued", "running", "done", "diverged", "failed", "lost", "cancelled")
+STATUSES = ("queued", "running", "done", "diverged", "failed", "lost")
 """The status words, in the order in which people read them."""
 
 
@@ -66,8 +67,8 @@ def run_status(path: Path) -> dict[str, Any]:
         "counts": {status: count for status, count in counts.items() if count},
         "trials": len(current),
         "superseded": len(state.superseded),
-        "steps_done": sum(trial.record["steps"] if trial.resolved else trial.step for trial in current),
-        "steps_total": sum(trial.record["steps"] for trial in current),
+        "steps_done": sum(trial.record.steps if trial.resolved else trial.step for trial in current),
+        "steps_total": sum(trial.record.steps for trial in current),
         "failures": [
             {"trial_id": name, "trial": _label(trial), "error": trial.failures[-1][1]}
             for name, trial in state.trials.items()
@@ -79,12 +80,12 @@ def run_status(path: Path) -> dict[str, Any]:
 
 
 def _status(trial: TrialState, *, driven: bool) -> str:
-    """A trial that is half done is running only while a driver is at it."""
-    return "queued" if trial.status == "running" and not driven else trial.status
+    """A trial that is half done counts as running while a driver is at work."""
+    return trial.status(running=driven and bool(trial.segments))
 
 
 def _label(trial: TrialState) -> str:
-    return describe(trial.record["swept"], trial.record["seed"])
+    return describe(trial.record.swept, trial.record.seed)
 
 
 def list_runs(folder: Path) -> list[dict[str, Any]]:
@@ -109,7 +110,7 @@ def list_runs(folder: Path) -> list[dict[str, Any]]:
 
 
 def trial_rows(path: Path) -> list[dict[str, Any]]:
-    """A row a trial: id, label, status, step, attempts, and whether a changed spec has put others in its place.
+    """One row per trial: id, label, status, step, attempts, and whether a changed spec has put others in its place.
 
     Returns:
         JSON-able rows in the order of the plan.
@@ -123,7 +124,7 @@ def trial_rows(path: Path) -> list[dict[str, Any]]:
             "trial": _label(trial),
             "status": _status(trial, driven=driven),
             "step": trial.step,
-            "steps": trial.record["steps"],
+            "steps": trial.record.steps,
             "attempts": len(trial.attempts),
             "superseded": name in state.superseded,
         }
@@ -174,14 +175,14 @@ def trial_log(path: Path, name: str) -> list[str]:
     state = _load(run_dir)
     (trial,) = find_trials(state, [name], path)
     known = state.trials[trial]
-    lines = [f"{trial}  {_label(known)}  {known.status}"]
+    lines = [f"{trial}  {_label(known)}  {_status(known, driven=driver_of(run_dir) is not None)}"]
     for segment in known.segments:
         facts = segment.facts
-        ended = time.strftime("%F %T", time.localtime(facts["ended_at"]))
+        ended = time.strftime("%F %T", time.localtime(facts.ended_at))
         outcome = f", {segment.outcome}" if segment.outcome else ""
         lines.append(
             f"{ended}  steps {segment.start} to {segment.stop}{outcome}  "
-            f"(driver {segment.epoch}, attempt {segment.attempt}, {facts['train_s']:.1f} s on {facts['host']})"
+            f"(driver {segment.driver_epoch}, attempt {segment.attempt}, {facts.train_s:.1f} s on {facts.host})"
         )
     lines += [f"failed attempt ({kind}): {error}" for kind, error in known.failures]
     log = run_dir.trial_log(trial)
@@ -227,7 +228,7 @@ def retry(path: Path, names: Sequence[str]) -> Retried:
         chosen = find_trials(state, names, path) if names else current
         for name in chosen:
             if not state.trials[name].given_up:
-                status = state.trials[name].status
+                status = state.trials[name].status()
                 raise RunDirectoryError(f"{path}: trial {name} is {status}; only failed ones are retried")
             if name in state.superseded:
                 raise RunDirectoryError(
@@ -235,7 +236,7 @@ def retry(path: Path, names: Sequence[str]) -> Retried:
                     "would train it; run the earlier spec with --accept-change first"
                 )
         if chosen:
-            Journal(run_dir.journal, state.next_number).append({"type": "retried", "trials": chosen})
+            Journal(run_dir.journal, state.next_number).append(RetriedRecord(trials=tuple(chosen)))
     return Retried(
         queued=tuple(_label(state.trials[name]) for name in chosen),
         left_out=0 if names else len(failed) - len(current),

@@ -166,9 +166,9 @@ def _seconds(sweep: Sweep, plan: Plan, state: RunState, left: Sequence[tuple[Tri
     lanes = min(cores if trainers == "auto" else min(trainers, cores), max(1, len(left)))
     planned = {trial.trial_id for trial in plan.trials}
     facts = [s.facts for name, t in state.trials.items() if name in planned for s in t.segments]
-    steps_done = sum(fact["num_steps"] for fact in facts)
+    steps_done = sum(fact.num_steps for fact in facts)
     if steps_done:
-        busy = sum(fact["train_s"] + fact["evaluate_s"] + fact["estimate_s"] for fact in facts)
+        busy = sum(fact.train_s + fact.evaluate_s + fact.estimate_s for fact in facts)
         todo = sum(trial.train["steps"] - done for trial, done in left)
         return busy / steps_done * todo / lanes, f"measured over {steps_done} steps of this run"
     total = 0.0

@@ -14,6 +14,7 @@ from typing import Any
 from sweeper.errors import IntegrityError, RunDirectoryError
 from sweeper.labels import printable
 from sweeper.planning.plan import Plan, Trial, UserCode
+from sweeper.protocol.consent import Consent
 from sweeper.spec import Sweep
 from sweeper.spec.paths import TRAINED, swept_paths
 from sweeper.spec.variants import canonical
@@ -103,22 +104,20 @@ def spec_change(run_dir: RunDir, sweep: Sweep, plan: Plan, state: RunState) -> S
     )
 
 
-def check_change(run_dir: RunDir, change: SpecChange | None, *, accept_change: bool, accept_drift: bool) -> None:
+def check_change(run_dir: RunDir, change: SpecChange | None, consent: Consent) -> None:
     """Refuse to train others in the place of trials that were begun, without the user's word.
 
     Args:
         run_dir: The run.
         change: As :func:`spec_change` gives it.
-        accept_change: Whether the user wants what the spec now says.
-        accept_drift: Whether the user wants what the code now says.
+        consent: ``change`` is for what the spec now says, ``drift`` for what the code now says.
 
     Raises:
         RunDirectoryError: A word is missing.
     """
     if change is None:
         return
-    given = {"--accept-change": accept_change, "--accept-drift": accept_drift}
-    missing = [option for option in change.options if not given[option]]
+    missing = [option for option in change.options if option not in consent.options]
     if not missing:
         return
     what = " and ".join([
@@ -198,20 +197,20 @@ def _swept_before(before: Mapping[str, Any]) -> Iterator[str]:
 
 def _same_place(new: list[Trial], gone: Mapping[str, TrialState]) -> bool:
     """Whether some trial has the swept values and the seed of one that is gone."""
-    places = {canonical([dict(trial.record["swept"]), trial.record["seed"]]) for trial in gone.values()}
+    places = {canonical([dict(trial.record.swept), trial.record.seed]) for trial in gone.values()}
     return any(canonical([dict(trial.swept), trial.seed]) in places for trial in new)
 
 
 def _code_diff(run_dir: RunDir, code: tuple[UserCode, ...], gone: Mapping[str, TrialState]) -> Iterator[str]:
     """The user's own code before and now, where the trials that are gone were trained with other code."""
-    trained_with = [trial.record["code"] for trial in gone.values() if trial.record.get("code")]
-    known = {record["use"]: record for record in trained_with}
+    trained_with = [trial.record.code for trial in gone.values() if trial.record.code is not None]
+    known = {record.use: record for record in trained_with}
     for now in code:
         before = known.get(now.use)
-        if before is None or before["sha256"] == now.sha256:
+        if before is None or before.sha256 == now.sha256:
             continue
-        yield f"code of {now.use}: {before['sha256'][:12]} -> {now.sha256[:12]}"
-        files = _files_before(run_dir, now.use, before["sha256"])
+        yield f"code of {now.use}: {before.sha256[:12]} -> {now.sha256[:12]}"
+        files = _files_before(run_dir, now.use, before.sha256)
         if files is None:
             yield f"  some file of {now.root}; which one was not recorded"
             continue

@@ -49,6 +49,11 @@ class SegmentId(NamedTuple):
     attempt: int
     number: int
 
+    @property
+    def following(self) -> SegmentId:
+        """The stretch after the next checkpoint."""
+        return self._replace(number=self.number + 1)
+
 
 class SnapshotId(NamedTuple):
     """The snapshot that one attempt took at a step."""

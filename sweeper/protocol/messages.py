@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 import numpy as np
 
-from sweeper.protocol.events import SnapshotId
+from sweeper.protocol.events import SegmentId, SnapshotId
 
 __all__ = [
     "Assignment",
@@ -16,10 +16,15 @@ __all__ = [
     "EstimatorDown",
     "EstimatorUp",
     "FromTrainer",
+    "KeptSnapshot",
+    "Lost",
     "Message",
     "ProgressItem",
+    "Raised",
     "RaisedItem",
     "RepeatedItem",
+    "Rows",
+    "SegmentFacts",
     "SegmentItem",
     "SnapshotHeader",
     "SnapshotItem",
@@ -38,7 +43,7 @@ class Assignment:
 
     Attributes:
         trial: Trial id.
-        epoch: The driver's epoch; part of every file name that the trainer writes.
+        driver_epoch: Which driver of the run, counted from 1; part of every file name that the trainer writes.
         attempt: Attempt number under this driver.
         seed: Seed of weights, batches and dropout.
         problem: The resolved problem section.
@@ -52,7 +57,7 @@ class Assignment:
     """
 
     trial: str
-    epoch: int
+    driver_epoch: int
     attempt: int
     seed: int
     problem: Mapping[str, Any]
@@ -89,24 +94,95 @@ class SnapshotHeader:
     data: str | None = None
 
 
-# What a trainer sends
+@dataclass(frozen=True, kw_only=True)
+class KeptSnapshot:
+    """A snapshot that lies in the run directory, whose file says what it is of.
+
+    Attributes:
+        trial: Trial id.
+        step: k of x_k.
+        use: The problem of the user's own that the file may name; None for none but registered ones. The driver has
+            checked its code, so that a file cannot make a worker import anything else.
+        measure: What is to be measured of it: ``data_fraction``, ``probe``, ``audit`` and ``estimators``.
+    """
+
+    trial: str
+    step: int
+    use: str | None
+    measure: Mapping[str, Any]
+
+
+# What a trainer sends. Every item names the segment that it belongs to.
 
 
 @dataclass(frozen=True, kw_only=True)
 class SnapshotItem:
     """A snapshot; ``payload`` is the array of shape (2, n), or Ray's reference to it."""
 
+    segment: SegmentId
     header: SnapshotHeader
     payload: Any
+
+    @property
+    def snapshot(self) -> SnapshotId:
+        """Its id."""
+        return SnapshotId(trial=self.segment.trial, attempt=self.segment.attempt, step=self.header.step)
 
 
 @dataclass(frozen=True, kw_only=True)
 class ProgressItem:
     """A sign of life: the step reached, its loss, and the share of clipped steps so far."""
 
+    segment: SegmentId
     step: int
     loss: float
     clipped_fraction: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class SegmentFacts:
+    """What is known of a segment besides its rows: counts, times, and where it was trained.
+
+    Attributes:
+        num_steps: Steps taken.
+        num_clipped: How many of them were shortened.
+        diverged_step: The first step whose loss or gradient was not finite; None where there was none.
+        last_finite_loss: The loss before it.
+        started_at: Seconds since 1970.
+        ended_at: The same.
+        train_s: Seconds of training.
+        evaluate_s: Seconds of evaluating metrics.
+        waited_s: Seconds for which the trainer waited for estimators; None where an earlier version did not say.
+        estimate_s: Seconds that estimators took for its snapshots, added up.
+        num_snapshots: Snapshots taken; None where an earlier version did not say.
+        host: Host name.
+        pid: The trainer's process.
+        node: Ray's id of the node; None in one process.
+        data: Fingerprint of the data.
+        columns: What the trials table says of the trial besides the usual, as an analytic trial's hitting time.
+    """
+
+    num_steps: int
+    num_clipped: int
+    diverged_step: int | None = None
+    last_finite_loss: float | None = None
+    started_at: float
+    ended_at: float
+    train_s: float
+    evaluate_s: float
+    waited_s: float | None = 0.0
+    estimate_s: float = 0.0
+    num_snapshots: int | None = 0
+    host: str
+    pid: int | None = None
+    node: str | None = None
+    data: str | None = None
+    columns: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def busy_s(self) -> float:
+        """Seconds for which a trainer was busy with it or waited."""
+        return self.train_s + self.evaluate_s + (self.waited_s or 0.0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,20 +190,24 @@ class SegmentItem:
     """A finished segment.
 
     Attributes:
+        segment: Its id.
         start: First step.
         stop: One past the last.
         rows: Metric columns by name, equal lengths.
         checkpoint: File name and hash of the state at ``stop``; None at the end of a trial.
         outcome: None, ``done``, ``diverged`` or ``stopped``.
         facts: Counts, times and the host, for the journal.
+        damaged: Checkpoints that were found damaged and passed over when the attempt began.
     """
 
+    segment: SegmentId
     start: int
     stop: int
     rows: Mapping[str, np.ndarray[Any, Any]]
     checkpoint: tuple[str, str] | None
     outcome: str | None
-    facts: Mapping[str, Any]
+    facts: SegmentFacts
+    damaged: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,11 +215,13 @@ class RepeatedItem:
     """Rows of steps that are committed already and had to be trained again, since a later checkpoint was damaged.
 
     Attributes:
+        segment: The segment that the attempt has come to.
         start: First step.
         stop: One past the last.
         rows: Metric columns by name, equal lengths.
     """
 
+    segment: SegmentId
     start: int
     stop: int
     rows: Mapping[str, np.ndarray[Any, Any]]
@@ -150,11 +232,13 @@ class RaisedItem:
     """The trial's code raised.
 
     Attributes:
+        segment: The segment that the attempt had come to.
         error: The last line, for tables.
         traceback: All of it, for the trial's log.
         disk: Number and path of the system's error, where it was the run directory that could not be written.
     """
 
+    segment: SegmentId
     error: str
     traceback: str
     disk: tuple[int, str] | None = None
@@ -223,33 +307,62 @@ class EstimatorDown:
 
 @dataclass(frozen=True, kw_only=True)
 class EstimatorBeat:
-    """An estimator's answer to whether it gets on: a number that grows while it does."""
+    """An estimator's answer to whether it makes progress: a number that grows while it does."""
 
     slot: int
     beats: int
 
 
 @dataclass(frozen=True, kw_only=True)
-class Verdict:
-    """What became of a snapshot.
+class Rows:
+    """A snapshot was measured.
 
     Attributes:
         slot: The estimator.
         snapshot: Which.
-        rows: Estimator name to row; None where it failed.
+        rows: Estimator name to row.
         estimate_s: Seconds it took.
-        error: The last line of what was raised.
-        traceback: All of it.
-        lost: Whether the snapshot's bytes could not be had.
     """
 
     slot: int
     snapshot: SnapshotId
-    rows: Mapping[str, Mapping[str, Any]] | None = None
-    estimate_s: float = 0.0
-    error: str = ""
-    traceback: str = ""
-    lost: bool = False
+    rows: Mapping[str, Mapping[str, Any]]
+    estimate_s: float
 
+
+@dataclass(frozen=True, kw_only=True)
+class Raised:
+    """Measuring a snapshot raised; the estimator lives.
+
+    Attributes:
+        slot: The estimator.
+        snapshot: Which.
+        error: The last line of what was raised.
+        traceback: All of it.
+    """
+
+    slot: int
+    snapshot: SnapshotId
+    error: str
+    traceback: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lost:
+    """A snapshot's bytes could not be had; the estimator lives.
+
+    Attributes:
+        slot: The estimator.
+        snapshot: Which.
+        error: What happened to them.
+    """
+
+    slot: int
+    snapshot: SnapshotId
+    error: str
+
+
+Verdict: TypeAlias = Rows | Raised | Lost
+"""What became of a snapshot that an estimator was given."""
 
 Message: TypeAlias = TrainerUp | TrainerDown | FromTrainer | EstimatorUp | EstimatorDown | EstimatorBeat | Verdict

@@ -1,4 +1,4 @@
-"""What drivers ask of their workers; ``pools`` keeps it with Ray's actors, tests with workers in one process."""
+"""What drivers ask of their workers: ``cluster.pools`` does it with Ray's actors, tests with workers in one process."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from sweeper.protocol.events import SnapshotId
-from sweeper.protocol.messages import Assignment, Message, SnapshotHeader
+from sweeper.protocol.messages import Assignment, KeptSnapshot, Message, SnapshotHeader
 
-__all__ = ["EstimatorPool", "PoolSize", "Pools", "WorkersWaiting"]
+__all__ = ["EstimatorPool", "PoolSize", "Pools", "Room"]
 
 
 class EstimatorPool(Protocol):
@@ -21,8 +21,11 @@ class EstimatorPool(Protocol):
     def measure(self, slot: int, snapshot: SnapshotId, header: SnapshotHeader, payload: Any) -> None:
         """Let an idle estimator measure a snapshot; a ``Verdict`` follows."""
 
+    def measure_kept(self, slot: int, snapshot: SnapshotId, kept: KeptSnapshot) -> None:
+        """Let an idle estimator measure a snapshot that lies in the run directory; a ``Verdict`` follows."""
+
     def ask_estimator(self, slot: int) -> None:
-        """Ask a measuring estimator whether it gets on; an ``EstimatorBeat`` follows, unless it hangs."""
+        """Ask a measuring estimator whether it makes progress; an ``EstimatorBeat`` follows, unless it hangs."""
 
     def kill_estimator(self, slot: int) -> None:
         """End an estimator's process; nothing more comes from it."""
@@ -64,11 +67,23 @@ class PoolSize:
         return " and ".join(f"{count} {kind}{'s' if count != 1 else ''}" for count, kind in counts)
 
 
-class WorkersWaiting(Protocol):
-    """Why workers that were asked for do not start."""
+class Room(Protocol):
+    """How many workers there is room for, and why some that were asked for do not start."""
 
-    reason: str | None
-    """What is waited for now; None where nothing is."""
+    @property
+    def size(self) -> PoolSize:
+        """The room, as far as it is known."""
 
-    def look(self) -> None:
-        """Ask, if it is time to, and tell what is new; never waits for an answer."""
+    @property
+    def waiting_for(self) -> str | None:
+        """Why workers that were asked for do not start; None where all have a place."""
+
+    def look(self) -> bool:
+        """Ask, if it is time to; never waits for an answer.
+
+        Returns:
+            Whether the room has changed.
+
+        Raises:
+            ClusterError: The cluster is gone, or has had no room at all for too long.
+        """

@@ -1,4 +1,4 @@
-"""A sweep at one moment, for people, and who is told."""
+"""A sweep at one moment, for people, and who receives it."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
-__all__ = ["Active", "Listener", "View"]
+__all__ = ["Active", "Listener", "Silent", "View"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,10 +54,20 @@ class View:
 
 
 class Listener(Protocol):
-    """Who is told how the sweep is going."""
+    """Receives progress."""
 
     def show(self, view: View) -> None:
         """The sweep as it is now; called several times a second."""
 
     def say(self, text: str) -> None:
         """Something happened; one line."""
+
+
+class Silent:
+    """A listener that shows nothing; what is said stands in the driver's log all the same."""
+
+    def show(self, view: View) -> None:
+        """Nothing."""
+
+    def say(self, text: str) -> None:
+        """Nothing."""

@@ -92,7 +92,7 @@ class Course:
         segment = self._segments[-1]
         segment.stop, segment.outcome, segment.ended = stop, outcome, True
         if outcome is None:
-            self._segments.append(Segment(segment.id._replace(number=segment.id.number + 1)))
+            self._segments.append(Segment(segment.id.following))
         else:
             self.slot = None
 

@@ -15,15 +15,18 @@ from sweeper.protocol.events import (
     MeasureFailed,
     MeasureRaised,
     ReplaceEstimator,
+    RetireEstimator,
+    RoomChanged,
     SnapshotId,
     SnapshotLost,
     StopRequested,
 )
+from sweeper.schedule.limits import Slots
 
-__all__ = ["MeasureQueue"]
+__all__ = ["KeptQueue"]
 
 
-class MeasureQueue:
+class KeptQueue:
     """Hands snapshots to estimators until all are measured or given up.
 
     An estimator stays with a trial while that has snapshots left, in the order of their steps: it has the trial's probe
@@ -34,7 +37,7 @@ class MeasureQueue:
         max_attempts: How often a snapshot may fail before it is given up.
 
     Example:
-        >>> queue = MeasureQueue([SnapshotId("a", 0, 0)], max_attempts=2)
+        >>> queue = KeptQueue([SnapshotId("a", 0, 0)], max_attempts=2)
         >>> queue.handle(EstimatorReady(slot=0))
         [Measure(slot=0, snapshot=SnapshotId(trial='a', attempt=0, step=0))]
         >>> queue.finished
@@ -50,6 +53,7 @@ class MeasureQueue:
         self._waiting: dict[str, deque[SnapshotId]] = {}
         for snapshot in snapshots:
             self._waiting.setdefault(snapshot.trial, deque()).append(snapshot)
+        self._slots = Slots()
         self._measuring: dict[int, SnapshotId] = {}
         self._idle: list[int] = []
         self._trial_of: dict[int, str] = {}
@@ -62,6 +66,11 @@ class MeasureQueue:
         return not self._measuring and (self._stopping or not any(self._waiting.values()))
 
     @property
+    def takes_snapshots(self) -> bool:
+        """No: nothing is trained that could hand any over."""
+        return False
+
+    @property
     def num_waiting(self) -> int:
         """Snapshots that no estimator has yet."""
         return sum(map(len, self._waiting.values()))
@@ -70,7 +79,7 @@ class MeasureQueue:
         """Take notice of one event.
 
         Args:
-            event: One of those of estimators, or that the user wants to stop.
+            event: One of those of estimators, of their number, or that the user wants to stop.
 
         Returns:
             What is to be done, in order.
@@ -79,7 +88,10 @@ class MeasureQueue:
             AssertionError: The event is one of training.
         """
         match event:
+            case RoomChanged(estimators=estimators):
+                return self._resize(estimators)
             case EstimatorReady(slot=slot):
+                self._slots.add(slot)
                 self._idle.append(slot)
                 return self._fill()
             case Measured(slot=slot):
@@ -104,6 +116,17 @@ class MeasureQueue:
                 return []
         raise AssertionError(f"no event of estimators: {event!r}")
 
+    def _resize(self, estimators: int) -> list[Command]:
+        """Have so many estimators; of those given up, the idle go first, and what others measured waits again."""
+        new, surplus = self._slots.resize(estimators, cost=lambda slot: slot in self._measuring)
+        for slot in surplus:
+            interrupted = self._measuring.pop(slot, None)
+            if interrupted is not None:
+                self._put_back(interrupted)
+        self._idle = [idle for idle in self._idle if idle not in surplus]
+        retire: list[Command] = [RetireEstimator(slot=slot) for slot in surplus]
+        return [*retire, *(ReplaceEstimator(slot=slot) for slot in new), *self._fill()]
+
     def _fill(self) -> list[Command]:
         commands: list[Command] = []
         while self._idle and not self._stopping and (trial := self._choose(self._idle[0])) is not None:
@@ -127,5 +150,9 @@ class MeasureQueue:
         self._failures[snapshot] = self._failures.get(snapshot, 0) + 1
         if self._failures[snapshot] >= self._max_attempts:
             return [MeasureFailed(snapshot=snapshot, error=error)]
-        self._waiting.setdefault(snapshot.trial, deque()).appendleft(snapshot)
+        self._put_back(snapshot)
         return []
+
+    def _put_back(self, snapshot: SnapshotId) -> None:
+        """A snapshot waits again, in front of its trial's others."""
+        self._waiting.setdefault(snapshot.trial, deque()).appendleft(snapshot)

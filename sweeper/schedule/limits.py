@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from sweeper.protocol.events import SnapshotId
@@ -86,12 +86,6 @@ class Slots:
 
     def __init__(self) -> None:
         self._slots: set[int] = set()
-
-    def __contains__(self, slot: object) -> bool:
-        return slot in self._slots
-
-    def __iter__(self) -> Iterator[int]:
-        return iter(sorted(self._slots))
 
     def __len__(self) -> int:
         return len(self._slots)

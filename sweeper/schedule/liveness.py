@@ -1,18 +1,18 @@
-"""Whether workers get on with what they were given, or hang; by no clock of its own."""
+"""Whether workers make progress with what they were given, or hang; by no clock of its own."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 
-__all__ = ["Pulses", "Silences"]
+__all__ = ["EstimatorHeartbeats", "TrainerTimeouts"]
 
 _ASK_TIMES = 4
 """How often an estimator is asked within the time after which it counts as hanging."""
 
 
 @dataclass
-class _Pulse:
+class _Heartbeat:
     """What is known of one estimator at one snapshot; seconds of the monotonic clock."""
 
     since: float
@@ -20,7 +20,7 @@ class _Pulse:
     beats: int = -1
 
 
-class Pulses:
+class EstimatorHeartbeats:
     """Signs of life of estimators at work.
 
     One snapshot may take hours, so it is not time that counts but whether a count of theirs grows.
@@ -29,34 +29,34 @@ class Pulses:
         timeout_s: An estimator whose count does not grow for so long hangs; None where none ever does.
 
     Example:
-        >>> pulses = Pulses(8.0)
-        >>> pulses.begin(7, now=0.0)
-        >>> list(pulses.to_ask(now=2.0)), list(pulses.hanging(now=8.0))
+        >>> heartbeats = EstimatorHeartbeats(8.0)
+        >>> heartbeats.begin(7, now=0.0)
+        >>> list(heartbeats.to_ask(now=2.0)), list(heartbeats.hanging(now=8.0))
         ([7], [])
-        >>> pulses.hear(7, 1, now=3.0)
-        >>> pulses.hear(7, 1, now=9.0)
-        >>> list(pulses.hanging(now=11.5))
+        >>> heartbeats.hear(7, 1, now=3.0)
+        >>> heartbeats.hear(7, 1, now=9.0)
+        >>> list(heartbeats.hanging(now=11.5))
         [(7, 'no sign of life for 8 s (resources.stall_timeout_s)')]
     """
 
     def __init__(self, timeout_s: float | None) -> None:
         self._timeout_s = timeout_s
-        self._pulses: dict[int, _Pulse] = {}
+        self._heartbeats: dict[int, _Heartbeat] = {}
 
     def begin(self, slot: int, *, now: float) -> None:
         """An estimator is given a snapshot."""
         if self._timeout_s is not None:
-            self._pulses[slot] = _Pulse(since=now, ask_at=now + self._timeout_s / _ASK_TIMES)
+            self._heartbeats[slot] = _Heartbeat(since=now, ask_at=now + self._timeout_s / _ASK_TIMES)
 
     def end(self, slot: int) -> None:
         """It is done, or gone."""
-        self._pulses.pop(slot, None)
+        self._heartbeats.pop(slot, None)
 
     def hear(self, slot: int, beats: int, *, now: float) -> None:
         """It has answered; what answers is another thread than measures, so that alone says nothing."""
-        pulse = self._pulses.get(slot)
-        if pulse is not None and beats != pulse.beats:
-            pulse.beats, pulse.since = beats, now
+        heartbeat = self._heartbeats.get(slot)
+        if heartbeat is not None and beats != heartbeat.beats:
+            heartbeat.beats, heartbeat.since = beats, now
 
     def to_ask(self, *, now: float) -> Iterator[int]:
         """Those whose count is to be asked for.
@@ -64,10 +64,10 @@ class Pulses:
         Yields:
             Their slots.
         """
-        for slot, pulse in self._pulses.items():
-            if now >= pulse.ask_at:
+        for slot, heartbeat in self._heartbeats.items():
+            if now >= heartbeat.ask_at:
                 assert self._timeout_s is not None
-                pulse.ask_at = now + self._timeout_s / _ASK_TIMES
+                heartbeat.ask_at = now + self._timeout_s / _ASK_TIMES
                 yield slot
 
     def hanging(self, *, now: float) -> list[tuple[int, str]]:
@@ -76,21 +76,21 @@ class Pulses:
         Returns:
             Their slots, and what is wrong, in words.
         """
-        return _too_long({slot: now - pulse.since for slot, pulse in self._pulses.items()}, self._timeout_s)
+        return _too_long({slot: now - heartbeat.since for slot, heartbeat in self._heartbeats.items()}, self._timeout_s)
 
 
-class Silences:
+class TrainerTimeouts:
     """How long trainers at work have said nothing: they talk by themselves, and need not be asked.
 
     Args:
         timeout_s: A trainer that says nothing for so long hangs; None where none ever does.
 
     Example:
-        >>> silences = Silences(8.0)
-        >>> silences.hear(0, now=0.0)
-        >>> silences.hanging([0], now=8.0, listening=True)
+        >>> timeouts = TrainerTimeouts(8.0)
+        >>> timeouts.hear(0, now=0.0)
+        >>> timeouts.hanging([0], now=8.0, listening=True)
         []
-        >>> silences.hanging([0], now=9.0, listening=True)
+        >>> timeouts.hanging([0], now=9.0, listening=True)
         [(0, 'no sign of life for 9 s (resources.stall_timeout_s)')]
     """
 

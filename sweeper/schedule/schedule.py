@@ -141,9 +141,9 @@ class Schedule:
         return self._snapshots.num_measuring
 
     @property
-    def unresolved(self) -> frozenset[str]:
-        """Trials that are neither committed to their end nor given up."""
-        return frozenset(self._courses)
+    def at_work(self) -> Mapping[int, str]:
+        """The trial that each trainer works on; without those that are idle."""
+        return {slot: queue[0] for slot, queue in self._trainers.items() if queue}
 
     def trial_on(self, slot: int) -> str | None:
         """The trial that a trainer works on; None for an idle or unknown trainer."""

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
+
+import yaml
 
 from sweeper.errors import SpecError
 from sweeper.spec.cells import Cell, build_cells, check_size
@@ -25,7 +27,7 @@ from sweeper.spec.syntax.tree import Mark, Node, Source, plain
 from sweeper.spec.validation import validated
 from sweeper.spec.variants import check_alone
 
-__all__ = ["NAME_PATTERN", "SECTIONS", "load_spec", "loads_spec"]
+__all__ = ["NAME_PATTERN", "SECTIONS", "check_measure", "load_spec", "loads_spec"]
 
 SECTIONS = ("name", *TRAINED, "measure", "sweep", "resources", "cluster")
 """Keys of the top level, in the order in which the manual explains them."""
@@ -77,6 +79,30 @@ def loads_spec(text: str, *, name: str = "<spec>", folder: Path, overrides: Sequ
     if len(text) > MAX_BYTES:
         raise SpecError(f"{name}: is larger than a megabyte, which no spec is")
     return _load(text, name, folder.absolute(), None, overrides)
+
+
+def check_measure(section: Mapping[str, Any], overrides: Sequence[str] = (), *, name: str) -> Measure:
+    """Check a measure section by itself.
+
+    Args:
+        section: The section, in plain values.
+        overrides: ``measure.path=value`` each, in place of what the section says.
+        name: What messages call it.
+
+    Returns:
+        The section, with all defaults.
+
+    Raises:
+        SpecError: Something is wrong with it; all problems at once.
+    """
+    problems: list[Diagnostic] = []
+    top = read(Source(name=name, text=yaml.safe_dump({"measure": dict(section)})))
+    assert top is not None
+    top = apply_overrides(top, overrides, ("measure",), problems)
+    measure = _optional(Measure, top.child("measure"), problems)
+    raise_if_any(problems)
+    assert measure is not None
+    return measure
 
 
 def _load(text: str, name: str, folder: Path, path: Path | None, overrides: Sequence[str]) -> Sweep:

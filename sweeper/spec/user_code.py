@@ -200,17 +200,17 @@ def _python_files(root: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def shipped(code: Sequence[UserCode]) -> Iterator[tuple[Path | None, tuple[str, ...]]]:
+def shipped(code: Sequence[UserCode]) -> Iterator[Path | None]:
     """The user's own code in a folder of its own, as it is sent to every worker.
 
     Args:
         code: What is needed.
 
     Yields:
-        The folder, None where nothing is needed; and more folders in which workers are to look.
+        The folder; None where nothing is needed.
     """
     if not code:
-        yield None, ()
+        yield None
         return
     with tempfile.TemporaryDirectory(prefix="clipsweep-code-") as name:
         folder = Path(name)
@@ -221,4 +221,4 @@ def shipped(code: Sequence[UserCode]) -> Iterator[tuple[Path | None, tuple[str, 
                 shutil.copytree(found.root, target, ignore=ignored, dirs_exist_ok=True)
             else:
                 shutil.copyfile(found.root, target)
-        yield folder, ()
+        yield folder

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from sweeper.errors import RunDirectoryError
-from sweeper.store.records import check_driver
 from sweeper.store.run_dir import RunDir
+from sweeper.store.shapes import check_driver
 
 __all__ = ["JOB", "SAID", "STALE_AFTER_S", "Ending", "driver_of", "ending_of", "refusal"]
 

@@ -16,16 +16,29 @@ import xxhash
 
 from sweeper.errors import IntegrityError
 from sweeper.store.guarded_paths import make_folder
-from sweeper.store.records import check_record
+from sweeper.store.records import (
+    FORMAT,
+    Committed,
+    CommittedSegment,
+    Damaged,
+    Failed,
+    Opened,
+    Part,
+    Planned,
+    Record,
+    Remeasured,
+    Remeasuring,
+    Retried,
+    TrialRecord,
+    dump_record,
+    parse_record,
+)
 from sweeper.store.run_dir import RunDir
 
 __all__ = [
-    "FORMAT",
     "Journal",
-    "Part",
-    "Record",
+    "Line",
     "RunState",
-    "Segment",
     "TrialState",
     "apply",
     "open_state",
@@ -33,10 +46,8 @@ __all__ = [
     "replay",
 ]
 
-FORMAT = 1
-"""Version of the journal's language; a newer one is refused."""
-
-Record = dict[str, Any]
+Line = dict[str, Any]
+"""A line of the journal as JSON reads it, its hash checked."""
 
 
 class Journal:
@@ -52,16 +63,16 @@ class Journal:
         self._path = path
         self._number = next_number
 
-    def append(self, record: Mapping[str, Any]) -> None:
+    def append(self, record: Record) -> None:
         """Write one record and flush it to the disk.
 
         Args:
-            record: JSON-able; ``type`` names its kind.
+            record: What has happened.
 
         Raises:
             OSError: The disk is full or gone. The line may be torn; reading leaves it out.
         """
-        line = _seal({"n": self._number, **record})
+        line = _seal({"n": self._number, **dump_record(record)})
         descriptor = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW, 0o644)
         try:
             written = 0
@@ -73,14 +84,14 @@ class Journal:
         self._number += 1
 
 
-def read_journal(path: Path) -> tuple[list[Record], int]:
-    """Read all whole records.
+def read_journal(path: Path) -> tuple[list[Line], int]:
+    """Read all whole lines.
 
     Args:
         path: The journal.
 
     Returns:
-        The records in order, and the length in bytes of what they take: anything beyond is a torn tail.
+        The lines in order, and the length in bytes of what they take: anything beyond is a torn tail.
 
     Raises:
         IntegrityError: A damaged line stands *before* a whole one: that is no crash, but a damaged file.
@@ -88,14 +99,14 @@ def read_journal(path: Path) -> tuple[list[Record], int]:
     Example:
         >>> import tempfile
         >>> path = Path(tempfile.mkdtemp()) / "journal.jsonl"
-        >>> Journal(path, 0).append({"type": "opened"})
+        >>> Journal(path, 0).append(Retried(trials=("a",)))
         >>> whole = path.stat().st_size
         >>> _ = path.write_bytes(path.read_bytes() + b'{"n":1,"ty')
-        >>> records, length = read_journal(path)
-        >>> [record["type"] for record in records], length == whole
-        (['opened'], True)
+        >>> lines, length = read_journal(path)
+        >>> [line["type"] for line in lines], length == whole
+        (['retried'], True)
     """
-    records: list[Record] = []
+    records: list[Line] = []
     whole = 0
     position = 0
     damaged: int | None = None
@@ -141,13 +152,13 @@ def repair_journal(path: Path, whole: int, quarantine: Path) -> bool:
     return True
 
 
-def _seal(record: Record) -> bytes:
+def _seal(record: Line) -> bytes:
     """One line: the record and the hash of everything before it on the line."""
     body = json.dumps(record, separators=(",", ":"), ensure_ascii=False)[:-1].encode()
     return body + b',"xxh3":"' + xxhash.xxh3_64_hexdigest(body).encode() + b'"}\n'
 
 
-def _unseal(line: bytes, number: int) -> Record | None:
+def _unseal(line: bytes, number: int) -> Line | None:
     """The record of a line, or None where the line is torn, damaged or out of order."""
     body, mark, seal = line.rpartition(b',"xxh3":"')
     if not mark or seal != xxhash.xxh3_64_hexdigest(body).encode() + b'"}\n':
@@ -162,68 +173,20 @@ def _unseal(line: bytes, number: int) -> Record | None:
 # What the records add up to
 
 
-@dataclass(frozen=True, kw_only=True)
-class Part:
-    """An immutable file of committed rows.
-
-    Attributes:
-        table: Which table the rows belong to.
-        file: Name within ``parts/``.
-        rows: How many.
-        xxh3: Hash of the file's bytes.
-        remeasurement: Under which id kept snapshots were measured again; None for what trials gave.
-        void: Trial to the step from which its rows here count no more, since it is trained again from there.
-    """
-
-    table: str
-    file: str
-    rows: int
-    xxh3: str
-    remeasurement: str | None = None
-    void: Mapping[str, int] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Segment:
-    """A committed stretch of one trial; the fields are those of the journal's line.
-
-    Attributes:
-        trial: Trial id.
-        epoch: Which driver, counted from 1.
-        attempt: Which attempt of that driver.
-        start: First step.
-        stop: One past the last step.
-        outcome: None between checkpoints; else done, diverged or stopped.
-        checkpoint: File below ``checkpoints/<trial>/`` and its hash, or None.
-        measurement: Id of the measure section under which its snapshots were measured.
-        facts: What the trainer reported: times, hosts, clip counts, divergence.
-    """
-
-    trial: str
-    epoch: int
-    attempt: int
-    start: int
-    stop: int
-    outcome: str | None
-    checkpoint: tuple[str, str] | None
-    measurement: str
-    facts: Record
-
-
 @dataclass
 class TrialState:
     """What the journal says of one trial.
 
     Attributes:
-        record: The trial as planned: ids, arm, seed, swept values, learning rate, threshold, steps.
+        record: The trial as it was planned.
         segments: Its committed segments, in order.
         failures: (kind, error) of its failed attempts since the last retry.
         attempts: Distinct attempts that left a trace.
         given_up: Whether it failed in all its attempts.
     """
 
-    record: Record
-    segments: list[Segment] = field(default_factory=list)
+    record: TrialRecord
+    segments: list[CommittedSegment] = field(default_factory=list)
     failures: list[tuple[str, str]] = field(default_factory=list)
     attempts: set[tuple[int, int]] = field(default_factory=set)
     given_up: bool = False
@@ -234,19 +197,31 @@ class TrialState:
         return self.segments[-1].stop if self.segments else 0
 
     @property
-    def status(self) -> str:
-        """One of ``queued running done diverged failed lost``; whether a driver is at it, the journal can't say."""
+    def outcome(self) -> str | None:
+        """``done`` or ``diverged``; None for a trial that has not ended by itself."""
         outcome = self.segments[-1].outcome if self.segments else None
-        if outcome in {"done", "diverged"}:
-            return outcome
-        if self.given_up:
-            return "failed" if self.failures[-1][0] in {"raised", "differed"} else "lost"
-        return "queued" if not self.segments else "running"
+        return outcome if outcome in {"done", "diverged"} else None
 
     @property
     def resolved(self) -> bool:
         """Whether nothing is left to do."""
-        return self.given_up or self.status in {"done", "diverged"}
+        return self.given_up or self.outcome is not None
+
+    def status(self, *, running: bool = False) -> str:
+        """How it stands, in one word.
+
+        Args:
+            running: Whether a trainer works on it now, which the journal cannot know.
+
+        Returns:
+            One of ``queued running done diverged failed lost``; a trial that was begun and that nobody works on is
+            queued.
+        """
+        if self.outcome is not None:
+            return self.outcome
+        if self.given_up:
+            return "failed" if self.failures[-1][0] in {"raised", "differed"} else "lost"
+        return "running" if running else "queued"
 
 
 @dataclass
@@ -256,33 +231,33 @@ class RunState:
     Attributes:
         trials: By id, in the order in which they were planned.
         parts: The committed parts, in order.
-        epoch: How many drivers have opened the run.
+        driver_epoch: How many drivers have opened the run.
         measurements: Ids of the measure sections that the run has had, with the sections themselves.
         remeasurements: Ids under which kept snapshots were measured again, with what was measured.
         remeasured: By these ids, trial and step of every snapshot that is done.
         superseded: Trials in whose place others were trained, by the user's word, after spec or code had changed.
         environment: What the last driver ran on, as far as results depend on it.
-        environments: The same of every driver, by epoch.
+        environments: The same of every driver, by its epoch.
         next_number: Number of the next record.
     """
 
     trials: dict[str, TrialState] = field(default_factory=dict)
     parts: list[Part] = field(default_factory=list)
-    epoch: int = 0
-    measurements: dict[str, Record | None] = field(default_factory=dict)
-    remeasurements: dict[str, Record] = field(default_factory=dict)
+    driver_epoch: int = 0
+    measurements: dict[str, Mapping[str, Any] | None] = field(default_factory=dict)
+    remeasurements: dict[str, Remeasuring] = field(default_factory=dict)
     remeasured: dict[str, set[tuple[str, int]]] = field(default_factory=dict)
-    superseded: set[str] = field(default_factory=set)
-    environment: Record = field(default_factory=dict)
-    environments: dict[int, Record] = field(default_factory=dict)
+    superseded: frozenset[str] = frozenset()
+    environment: Mapping[str, Any] = field(default_factory=dict)
+    environments: dict[int, Mapping[str, Any]] = field(default_factory=dict)
     next_number: int = 0
 
 
-def replay(records: list[Record]) -> RunState:
+def replay(lines: list[Line]) -> RunState:
     """Add up the records of a journal.
 
     Args:
-        records: As :func:`read_journal` gives them.
+        lines: As :func:`read_journal` gives them.
 
     Returns:
         The state of the run.
@@ -291,13 +266,12 @@ def replay(records: list[Record]) -> RunState:
         IntegrityError: A record is of a kind, or about a trial, that is not known.
     """
     state = RunState()
-    for record in records:
+    for line in lines:
         try:
-            check_record(record)
-            apply(state, record)
+            apply(state, parse_record(line))
         except (KeyError, TypeError, ValueError) as error:
             why = error if isinstance(error, ValueError) else repr(error)
-            raise IntegrityError(f"journal record {record.get('n')}: not understood: {why}") from error
+            raise IntegrityError(f"journal record {line.get('n')}: not understood: {why}") from error
         state.next_number += 1
     return state
 
@@ -310,68 +284,62 @@ def apply(state: RunState, record: Record) -> None:
         record: The next record.
 
     Raises:
-        KeyError: The record is of no known kind, or speaks of an unknown trial.
+        KeyError: The record is about an unknown trial.
     """
-    match record["type"]:
-        case "opened":
-            state.epoch = record["epoch"]
-            state.environment = state.environments[state.epoch] = record["environment"]
-        case "planned":
-            state.measurements[record["measurement"]] = record["measure"]
-            for trial in record["trials"]:
-                state.trials.setdefault(trial["trial_id"], TrialState(trial))
-            if "superseded" in record:
-                state.superseded = set(map(str, record["superseded"]))
-        case "committed":
-            state.parts.extend(Part(**part) for part in record["parts"])
-            for fields in record["segments"]:
-                checkpoint = fields["checkpoint"]
-                segment = Segment(**{**fields, "checkpoint": tuple(checkpoint) if checkpoint else None})
+    match record:
+        case Opened():
+            state.driver_epoch = record.driver_epoch
+            state.environment = state.environments[record.driver_epoch] = record.environment
+        case Planned():
+            state.measurements[record.measurement] = record.measure
+            for planned in record.trials:
+                state.trials.setdefault(planned.trial_id, TrialState(planned))
+            if record.superseded is not None:
+                state.superseded = record.superseded
+        case Committed():
+            state.parts.extend(record.parts)
+            for segment in record.segments:
                 trial = state.trials[segment.trial]
                 trial.segments.append(segment)
-                trial.attempts.add((segment.epoch, segment.attempt))
-        case "remeasuring":
-            state.remeasurements[record["measurement"]] = record
-        case "remeasured":
-            state.parts.extend(Part(**part, remeasurement=record["measurement"]) for part in record["parts"])
-            done = state.remeasured.setdefault(record["measurement"], set())
-            done.update((trial, step) for trial, step in record["snapshots"])
-        case "failed":
-            trial = state.trials[record["trial"]]
-            trial.failures.append((record["kind"], record["error"]))
-            trial.attempts.add((record["epoch"], record["attempt"]))
-            trial.given_up = record["final"]
-        case "damaged":
+                trial.attempts.add((segment.driver_epoch, segment.attempt))
+        case Remeasuring():
+            state.remeasurements[record.measurement] = record
+        case Remeasured():
+            state.parts.extend(record.parts)
+            state.remeasured.setdefault(record.measurement, set()).update(record.snapshots)
+        case Failed():
+            trial = state.trials[record.trial]
+            trial.failures.append((record.kind, record.error))
+            trial.attempts.add((record.driver_epoch, record.attempt))
+            trial.given_up = record.final
+        case Damaged():
             _forget(state, record)
-        case "retried":
-            for name in record["trials"]:
+        case Retried():
+            for name in record.trials:
                 state.trials[name].given_up = False
                 state.trials[name].failures.clear()
-        case unknown:
-            raise KeyError(unknown)
 
 
-def _forget(state: RunState, record: Record) -> None:
-    """Take back what damaged parts held: their trials go on from before it, and rows beyond that count no more."""
-    gone = set(record["parts"])
-    cut = {trial: step for trial, step, _ in record["trials"]}
-    parts = [part for part in state.parts if part.file not in gone]
+def _forget(state: RunState, record: Damaged) -> None:
+    """Take back what damaged parts held: their trials go on from before it, and later rows no longer count."""
+    cut = {one.trial: one.step for one in record.trials}
+    parts = [part for part in state.parts if part.file not in record.parts]
     state.parts[:] = [
         part if part.remeasurement is not None else replace(part, void=_earliest(part.void, cut)) for part in parts
     ]
-    for name, step, checkpoints in record["trials"]:
-        trial = state.trials[name]
+    for one in record.trials:
+        trial = state.trials[one.trial]
         trial.segments = [
             segment
-            if segment.checkpoint is None or segment.checkpoint[0] in checkpoints
+            if segment.checkpoint is None or segment.checkpoint[0] in one.checkpoints
             else replace(segment, checkpoint=None)
             for segment in trial.segments
-            if segment.stop <= step
+            if segment.stop <= one.step
         ]
         trial.given_up = False
         trial.failures.clear()
-    for measurement, trial_name, step in record["snapshots"]:
-        state.remeasured[measurement].discard((trial_name, step))
+    for measurement, name, step in record.snapshots:
+        state.remeasured[measurement].discard((name, step))
 
 
 def _earliest(one: Mapping[str, int], other: Mapping[str, int]) -> dict[str, int]:
@@ -391,5 +359,5 @@ def open_state(run_dir: RunDir) -> RunState:
     run_dir.refuse_links()
     if not run_dir.exists:
         return RunState()
-    records, _ = read_journal(run_dir.journal)
-    return replay(records)
+    lines, _ = read_journal(run_dir.journal)
+    return replay(lines)

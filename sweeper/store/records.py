@@ -1,244 +1,471 @@
-"""What a line of the journal must hold before anything is believed: keys, types, ranges, and names that lead nowhere.
+"""The journal's language: one frozen dataclass for each kind of record, and its form as a line of JSON.
 
-Hashes find accidents. A journal that somebody has made up has hashes too, so what readers rely on is looked at.
+``shapes`` says what a line must hold before it is believed; this module makes typed records of such lines, and lines
+of records. The keys of the lines are those of format 1, whatever the fields here are called.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
-from typing import Any
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any, TypeAlias
 
-from sweeper.store.run_dir import checked_name, checked_table
+from sweeper.protocol.messages import SegmentFacts
+from sweeper.store.shapes import check_record
 
-__all__ = ["check_driver", "check_live", "check_record"]
+__all__ = [
+    "FORMAT",
+    "CodeRecord",
+    "Committed",
+    "CommittedSegment",
+    "Damaged",
+    "DamagedTrial",
+    "Failed",
+    "Opened",
+    "Part",
+    "Planned",
+    "Record",
+    "Remeasured",
+    "Remeasuring",
+    "Retried",
+    "TrialRecord",
+    "dump_record",
+    "parse_record",
+]
 
-_Check = Callable[[Any], object]
-_LAST_MOMENT = 253_402_300_800  # the end of the year 9999, beyond which there are no dates
+FORMAT = 1
+"""Version of the journal's language; a newer one is refused."""
 
 
-def check_record(record: Mapping[str, Any]) -> None:
-    """Look at a record of a kind that is known.
+@dataclass(frozen=True, kw_only=True)
+class CodeRecord:
+    """The user's own code that a trial was trained with.
+
+    Attributes:
+        use: ``package.module:factory``.
+        root: The file, or the folder of the package.
+        sha256: Hash over all of it.
+    """
+
+    use: str
+    root: Path
+    sha256: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrialRecord:
+    """A trial as it was planned.
+
+    Attributes:
+        trial_id: Its id, which depends on all that it is trained with.
+        cell_id: Of its cell.
+        arm: The update rule up to its swept numbers.
+        seed: Of weights, batches and dropout.
+        swept: Path to value.
+        learning_rate: Of the update rule; None where a theorem sets it.
+        clip_norm: Of the update rule; None for no clipping.
+        steps: To be trained.
+        code: The user's own code; None for a registered problem.
+    """
+
+    trial_id: str
+    cell_id: str
+    arm: str
+    seed: int
+    swept: Mapping[str, Any]
+    learning_rate: float | None
+    clip_norm: float | None
+    steps: int
+    code: CodeRecord | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Part:
+    """An immutable file of committed rows.
+
+    Attributes:
+        table: Which table the rows belong to.
+        file: Name within ``parts/``.
+        rows: How many.
+        xxh3: Hash of the file's bytes.
+        remeasurement: Under which id kept snapshots were measured again; None for what trials gave. Not in the line.
+        void: Trial to the step from which its rows here no longer count, since it is trained again from there. Not in
+            the line.
+    """
+
+    table: str
+    file: str
+    rows: int
+    xxh3: str
+    remeasurement: str | None = None
+    void: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CommittedSegment:
+    """A committed stretch of one trial.
+
+    Attributes:
+        trial: Trial id.
+        driver_epoch: Which driver of the run, counted from 1.
+        attempt: Which attempt of that driver.
+        start: First step.
+        stop: One past the last step.
+        outcome: None between checkpoints; else done, diverged or stopped.
+        checkpoint: File below ``checkpoints/<trial>/`` and its hash, or None.
+        measurement: Id of the measure section under which its snapshots were measured.
+        facts: What is known of it besides its rows.
+    """
+
+    trial: str
+    driver_epoch: int
+    attempt: int
+    start: int
+    stop: int
+    outcome: str | None
+    checkpoint: tuple[str, str] | None
+    measurement: str
+    facts: SegmentFacts
+
+
+# The kinds of record
+
+
+@dataclass(frozen=True, kw_only=True)
+class Opened:
+    """A driver has opened the run.
+
+    Attributes:
+        driver_epoch: Which one, counted from 1.
+        environment: What results depend on besides the spec.
+    """
+
+    driver_epoch: int
+    environment: Mapping[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Planned:
+    """Trials that are new to the run.
+
+    Attributes:
+        measurement: Id of the measure section in force.
+        measure: The section; None where nothing is measured.
+        trials: The new trials.
+        superseded: All trials that others have taken the place of; None where that is as before.
+    """
+
+    measurement: str
+    measure: Mapping[str, Any] | None
+    trials: tuple[TrialRecord, ...] = ()
+    superseded: frozenset[str] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Committed:
+    """Segments that have become durable, with the parts that hold their rows."""
+
+    parts: tuple[Part, ...]
+    segments: tuple[CommittedSegment, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Remeasuring:
+    """Kept snapshots begin to be measured again.
+
+    Attributes:
+        measurement: Id of what is measured.
+        measure: ``data_fraction``, ``probe``, ``audit`` and ``estimators``.
+        environment: What the rows depend on besides; empty where an earlier version did not say.
+    """
+
+    measurement: str
+    measure: Mapping[str, Any]
+    environment: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Remeasured:
+    """Kept snapshots, as (trial, step), whose new rows have become durable."""
+
+    measurement: str
+    parts: tuple[Part, ...]
+    snapshots: tuple[tuple[str, int], ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Failed:
+    """An attempt has failed.
+
+    Attributes:
+        trial: Trial id.
+        driver_epoch: Which driver of the run.
+        attempt: Which attempt of that driver.
+        kind: ``raised``, ``died``, ``lost`` or ``differed``.
+        error: What happened, on one line.
+        final: Whether the trial is given up.
+    """
+
+    trial: str
+    driver_epoch: int
+    attempt: int
+    kind: str
+    error: str
+    final: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class DamagedTrial:
+    """A trial that goes on from before a damaged part: from ``step``, or from one of the checkpoints that are there."""
+
+    trial: str
+    step: int
+    checkpoints: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Damaged:
+    """Parts that were found damaged and set aside, and what is trained or measured again because of it.
+
+    Attributes:
+        parts: File names.
+        trials: What is trained again.
+        snapshots: (measurement, trial, step) of what is measured again.
+    """
+
+    parts: frozenset[str]
+    trials: tuple[DamagedTrial, ...] = ()
+    snapshots: tuple[tuple[str, str, int], ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Retried:
+    """Failed trials that the user has queued again."""
+
+    trials: tuple[str, ...]
+
+
+Record: TypeAlias = Opened | Planned | Committed | Remeasuring | Remeasured | Failed | Damaged | Retried
+
+
+def dump_record(record: Record) -> dict[str, Any]:
+    """A record as a JSON-able section, as a line of the journal holds it.
 
     Args:
-        record: As it was read; further keys are nobody's business.
+        record: The record.
 
-    Raises:
-        ValueError: A key is missing, or holds what it cannot hold; the text says where.
+    Returns:
+        ``type`` and the keys of format 1.
+
+    Example:
+        >>> dump_record(Retried(trials=("a",)))
+        {'type': 'retried', 'trials': ['a']}
     """
-    shape = _RECORDS.get(record["type"]) if isinstance(record["type"], str) else None
-    if shape is None:
-        raise ValueError(f"a record of an unknown type {record['type']!r:.80}")
-    _section(shape)(record)
+    match record:
+        case Opened():
+            return {
+                "type": "opened",
+                "format": FORMAT,
+                "epoch": record.driver_epoch,
+                "environment": dict(record.environment),
+            }
+        case Planned():
+            superseded = {} if record.superseded is None else {"superseded": sorted(record.superseded)}
+            return {
+                "type": "planned",
+                "measurement": record.measurement,
+                "measure": record.measure,
+                "trials": [_dump_trial(trial) for trial in record.trials],
+                **superseded,
+            }
+        case Committed():
+            return {
+                "type": "committed",
+                "parts": [_dump_part(part) for part in record.parts],
+                "segments": [_dump_segment(segment) for segment in record.segments],
+            }
+        case Remeasuring():
+            return {"type": "remeasuring", **_values(record)}
+        case Remeasured():
+            return {
+                "type": "remeasured",
+                "measurement": record.measurement,
+                "parts": [_dump_part(part) for part in record.parts],
+                "snapshots": [list(snapshot) for snapshot in record.snapshots],
+            }
+        case Failed():
+            return {"type": "failed", **_with_epoch(_values(record))}
+        case Damaged():
+            return {
+                "type": "damaged",
+                "parts": sorted(record.parts),
+                "trials": [[one.trial, one.step, list(one.checkpoints)] for one in record.trials],
+                "snapshots": [list(snapshot) for snapshot in record.snapshots],
+            }
+        case Retried():
+            return {"type": "retried", "trials": list(record.trials)}
 
 
-def check_driver(document: Any) -> None:
-    """Look at what a driver says of itself in ``driver.json``.
+def parse_record(section: Mapping[str, Any]) -> Record:
+    """The record of a line.
 
     Args:
-        document: As it was read.
+        section: As it was read; keys that are not known are ignored.
+
+    Returns:
+        The record.
 
     Raises:
-        ValueError: It says something else.
+        ValueError: It is of an unknown type, or holds what such a record cannot hold; the text says where.
+
+    Example:
+        >>> parse_record({"type": "retried", "trials": ["a"]})
+        Retried(trials=('a',))
     """
-    _section({"host": _text, "pid": _whole})(document)
+    check_record(section)
+    return _PARSERS[section["type"]](section)
 
 
-def check_live(document: Any) -> None:
-    """Look at what a driver says that it does, in ``live.json``.
-
-    Args:
-        document: As it was read.
-
-    Raises:
-        ValueError: It says something else.
-    """
-    active = _section({"trial": _text, "step": _whole, "steps": _whole, "loss": _maybe(_real)})
-    _section({"active": _list(active)}, {"waiting_for": _maybe(_text)})(document)
+def _opened(section: Mapping[str, Any]) -> Opened:
+    return Opened(driver_epoch=section["epoch"], environment=section["environment"])
 
 
-def _refuse(what: str, value: object) -> None:
-    raise ValueError(f"must be {what}, found {value!r:.80}")
+def _planned(section: Mapping[str, Any]) -> Planned:
+    return Planned(
+        measurement=section["measurement"],
+        measure=section["measure"],
+        trials=tuple(map(_trial, section["trials"])),
+        superseded=frozenset(map(str, section["superseded"])) if "superseded" in section else None,
+    )
 
 
-def _text(value: Any) -> None:
-    if not isinstance(value, str):
-        _refuse("text", value)
+def _committed(section: Mapping[str, Any]) -> Committed:
+    return Committed(
+        parts=tuple(Part(**part) for part in section["parts"]), segments=tuple(map(_segment, section["segments"]))
+    )
 
 
-def _whole(value: Any) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 2**63:
-        _refuse("a whole number that is not negative", value)
+def _remeasuring(section: Mapping[str, Any]) -> Remeasuring:
+    return Remeasuring(
+        measurement=section["measurement"],
+        measure=section["measure"],
+        environment=section.get("environment") or {},
+    )
 
 
-def _number(value: Any) -> None:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(_float(value)):
-        _refuse("a finite number", value)
+def _remeasured(section: Mapping[str, Any]) -> Remeasured:
+    measurement = section["measurement"]
+    return Remeasured(
+        measurement=measurement,
+        parts=tuple(Part(**part, remeasurement=measurement) for part in section["parts"]),
+        snapshots=tuple((trial, step) for trial, step in section["snapshots"]),
+    )
 
 
-def _real(value: Any) -> None:
-    """A loss that diverges is infinite, or NaN."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        _refuse("a number", value)
+def _failed(section: Mapping[str, Any]) -> Failed:
+    return Failed(
+        trial=section["trial"],
+        driver_epoch=section["epoch"],
+        attempt=section["attempt"],
+        kind=section["kind"],
+        error=section["error"],
+        final=section["final"],
+    )
 
 
-def _moment(value: Any) -> None:
-    _number(value)
-    if not 0 <= value < _LAST_MOMENT:
-        _refuse("seconds since 1970", value)
+def _damaged(section: Mapping[str, Any]) -> Damaged:
+    return Damaged(
+        parts=frozenset(section["parts"]),
+        trials=tuple(
+            DamagedTrial(trial=trial, step=step, checkpoints=tuple(checkpoints))
+            for trial, step, checkpoints in section["trials"]
+        ),
+        snapshots=tuple((measurement, trial, step) for measurement, trial, step in section["snapshots"]),
+    )
 
 
-def _float(value: float) -> float:
-    try:
-        return float(value)
-    except OverflowError:
-        return math.inf
+def _retried(section: Mapping[str, Any]) -> Retried:
+    return Retried(trials=tuple(section["trials"]))
 
 
-def _flag(value: Any) -> None:
-    if not isinstance(value, bool):
-        _refuse("true or false", value)
-
-
-def _scalar(value: Any) -> None:
-    if isinstance(value, dict | list):
-        _refuse("one value", value)
-
-
-def _anything(value: Any) -> None:
-    pass
-
-
-def _outcome(value: Any) -> None:
-    if value not in {"done", "diverged", "stopped"}:
-        _refuse("done, diverged or stopped", value)
-
-
-def _maybe(check: _Check) -> _Check:
-    return lambda value: None if value is None else check(value)
-
-
-def _list(check: _Check) -> _Check:
-    def checked(values: Any) -> None:
-        if not isinstance(values, list):
-            _refuse("a list", values)
-        for value in values:
-            check(value)
-
-    return checked
-
-
-def _row(*checks: _Check) -> _Check:
-    def checked(values: Any) -> None:
-        if not isinstance(values, list) or len(values) != len(checks):
-            _refuse(f"a list of {len(checks)}", values)
-        for check, value in zip(checks, values, strict=True):
-            check(value)
-
-    return checked
-
-
-def _section(required: Mapping[str, _Check], optional: Mapping[str, _Check] | None = None) -> _Check:
-    def checked(section: Any) -> None:
-        if not isinstance(section, dict):
-            _refuse("a section", section)
-        for key, check in required.items():
-            if key not in section:
-                raise ValueError(f"{key!r} is missing")
-            _check_at(key, check, section[key])
-        for key, check in (optional or {}).items():
-            if key in section:
-                _check_at(key, check, section[key])
-
-    return checked
-
-
-def _map(check: _Check) -> _Check:
-    def checked(section: Any) -> None:
-        if not isinstance(section, dict):
-            _refuse("a section", section)
-        for key, value in section.items():
-            _check_at(key, check, value)
-
-    return checked
-
-
-def _check_at(key: str, check: _Check, value: Any) -> None:
-    try:
-        check(value)
-    except ValueError as error:
-        raise ValueError(f"{key!r:.80}: {error}") from None
-
-
-_CODE = _section({"use": _text, "root": _text, "sha256": _text})
-
-_TRIAL = _section(
-    {
-        "trial_id": checked_name,
-        "cell_id": _text,
-        "arm": _text,
-        "seed": _whole,
-        "swept": _map(_scalar),
-        "learning_rate": _maybe(_number),
-        "clip_norm": _maybe(_number),
-        "steps": _whole,
-    },
-    {"code": _maybe(_CODE)},
-)
-
-_PART_KEYS = {"table": checked_table, "file": checked_name, "rows": _whole, "xxh3": _text}
-
-
-def _part(value: Any) -> None:
-    _section(_PART_KEYS)(value)
-    if len(value) > len(_PART_KEYS):
-        raise ValueError(f"{sorted(set(value) - set(_PART_KEYS))[0]!r:.80} is no key of a part")
-
-
-_FACTS = _section(
-    {
-        "num_steps": _whole,
-        "num_clipped": _whole,
-        "train_s": _number,
-        "evaluate_s": _number,
-        "estimate_s": _number,
-        "started_at": _moment,
-        "ended_at": _moment,
-        "host": _text,
-    },
-    {"diverged_step": _maybe(_whole), "columns": _map(_scalar), "data": _text},
-)
-
-_SEGMENT = _section({
-    "trial": checked_name,
-    "epoch": _whole,
-    "attempt": _whole,
-    "start": _whole,
-    "stop": _whole,
-    "outcome": _maybe(_outcome),
-    "checkpoint": _maybe(_row(checked_name, _text)),
-    "measurement": _text,
-    "facts": _FACTS,
-})
-
-_RECORDS: Mapping[str, Mapping[str, _Check]] = {
-    "opened": {"epoch": _whole, "environment": _map(_anything)},
-    "planned": {"measurement": _text, "measure": _maybe(_map(_anything)), "trials": _list(_TRIAL)},
-    "committed": {"parts": _list(_part), "segments": _list(_SEGMENT)},
-    "remeasuring": {"measurement": _text, "measure": _map(_anything)},
-    "remeasured": {"measurement": _text, "parts": _list(_part), "snapshots": _list(_row(checked_name, _whole))},
-    "failed": {
-        "trial": checked_name,
-        "epoch": _whole,
-        "attempt": _whole,
-        "kind": _text,
-        "error": _text,
-        "final": _flag,
-    },
-    "damaged": {
-        "parts": _list(checked_name),
-        "trials": _list(_row(checked_name, _whole, _list(checked_name))),
-        "snapshots": _list(_row(_text, checked_name, _whole)),
-    },
-    "retried": {"trials": _list(checked_name)},
+_PARSERS: Mapping[str, Callable[[Mapping[str, Any]], Record]] = {
+    "opened": _opened,
+    "planned": _planned,
+    "committed": _committed,
+    "remeasuring": _remeasuring,
+    "remeasured": _remeasured,
+    "failed": _failed,
+    "damaged": _damaged,
+    "retried": _retried,
 }
+
+
+# What records are made of
+
+
+def _trial(section: Mapping[str, Any]) -> TrialRecord:
+    known = {name: section[name] for name in _TRIAL_FIELDS}
+    code = section.get("code")
+    if code is not None:
+        code = CodeRecord(use=code["use"], root=Path(code["root"]), sha256=code["sha256"])
+    return TrialRecord(**known, code=code)
+
+
+def _dump_trial(trial: TrialRecord) -> dict[str, Any]:
+    code = {}
+    if trial.code is not None:
+        code = {"code": {"use": trial.code.use, "root": str(trial.code.root), "sha256": trial.code.sha256}}
+    return code | {name: getattr(trial, name) for name in _TRIAL_FIELDS}
+
+
+_TRIAL_FIELDS = tuple(one.name for one in fields(TrialRecord) if one.name != "code")
+
+
+def _dump_part(part: Part) -> dict[str, Any]:
+    return {"table": part.table, "file": part.file, "rows": part.rows, "xxh3": part.xxh3}
+
+
+def _segment(section: Mapping[str, Any]) -> CommittedSegment:
+    checkpoint = section["checkpoint"]
+    return CommittedSegment(
+        trial=section["trial"],
+        driver_epoch=section["epoch"],
+        attempt=section["attempt"],
+        start=section["start"],
+        stop=section["stop"],
+        outcome=section["outcome"],
+        checkpoint=tuple(checkpoint) if checkpoint else None,
+        measurement=section["measurement"],
+        facts=_facts(section["facts"]),
+    )
+
+
+def _dump_segment(segment: CommittedSegment) -> dict[str, Any]:
+    return _with_epoch({**_values(segment), "facts": _dump_facts(segment.facts)})
+
+
+def _facts(section: Mapping[str, Any]) -> SegmentFacts:
+    """Facts of any version: what an earlier one did not say yet is None."""
+    unsaid = {"waited_s": None, "num_snapshots": None}
+    return SegmentFacts(**unsaid | {name: section[name] for name in _FACTS_FIELDS if name in section})
+
+
+_FACTS_FIELDS = tuple(one.name for one in fields(SegmentFacts))
+
+
+def _dump_facts(facts: SegmentFacts) -> dict[str, Any]:
+    """Without what is not known, and without columns where there are none."""
+    values = _values(facts)
+    optional = ("columns", "node", "pid", "data")
+    return {name: value for name, value in values.items() if name not in optional or value}
+
+
+def _values(record: Any) -> dict[str, Any]:
+    """Field to value; unlike ``asdict``, which copies what is in the values, too."""
+    return {one.name: getattr(record, one.name) for one in fields(record)}
+
+
+def _with_epoch(section: dict[str, Any]) -> dict[str, Any]:
+    """With the key that format 1 has for the driver's epoch, in its place."""
+    return {"epoch" if key == "driver_epoch" else key: value for key, value in section.items()}

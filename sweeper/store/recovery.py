@@ -1,4 +1,4 @@
-"""What every command does that opens a run to add to it: mend what a crash left, log, ship the user's own code."""
+"""What every command does first that adds to a run: repair what a crash or a bad disk left behind."""
 
 from __future__ import annotations
 
@@ -6,24 +6,24 @@ import logging
 from collections.abc import Callable, Sequence
 
 from sweeper.errors import IntegrityError
-from sweeper.store.journal import Journal, Record, RunState, apply, read_journal, repair_journal, replay
+from sweeper.store.journal import Journal, Line, RunState, apply, read_journal, repair_journal, replay
+from sweeper.store.records import Committed, Damaged, DamagedTrial, Remeasured, parse_record
 from sweeper.store.run_dir import RunDir
 
 __all__ = ["recover"]
-
 
 _log = logging.getLogger(__name__)
 
 
 def recover(run_dir: RunDir, say: Callable[[str], None] = _log.warning) -> RunState:
-    """The state of the run, after mending what a crash or a bad disk left behind. Only under the lock.
+    """The state of the run, after repairing what a crash or a bad disk left behind. Only under the lock.
 
     A torn line is cut off the journal. Parts that are missing or hold other bytes than were written are set aside, and
     the journal is told that their trials go on from before them: training is deterministic, so the same rows come back.
 
     Args:
         run_dir: The run.
-        say: Is told what was mended.
+        say: Called with what was repaired.
 
     Returns:
         The state; an empty one where no run was begun.
@@ -33,11 +33,11 @@ def recover(run_dir: RunDir, say: Callable[[str], None] = _log.warning) -> RunSt
     """
     if not run_dir.exists:
         return RunState()
-    records, whole = read_journal(run_dir.journal)
+    lines, whole = read_journal(run_dir.journal)
     if repair_journal(run_dir.journal, whole, run_dir.quarantine):
         say(f"cut a torn line off the journal; its bytes are in {run_dir.quarantine}")
-    state = replay(records)
-    _set_damaged_parts_aside(run_dir, records, state, say)
+    state = replay(lines)
+    _set_damaged_parts_aside(run_dir, lines, state, say)
     keep = {run_dir.parts / part.file for part in state.parts}
     for name, trial in state.trials.items():
         keep |= {run_dir.checkpoints / name / s.checkpoint[0] for s in trial.segments if s.checkpoint is not None}
@@ -46,7 +46,7 @@ def recover(run_dir: RunDir, say: Callable[[str], None] = _log.warning) -> RunSt
 
 
 def _set_damaged_parts_aside(
-    run_dir: RunDir, records: Sequence[Record], state: RunState, say: Callable[[str], None]
+    run_dir: RunDir, lines: Sequence[Line], state: RunState, say: Callable[[str], None]
 ) -> None:
     """Quarantine parts that are not what was written, and journal what must be trained or measured again."""
     damaged: dict[str, str] = {}
@@ -58,32 +58,40 @@ def _set_damaged_parts_aside(
     if not damaged:
         return
     first: dict[str, int] = {}
-    snapshots: list[list[object]] = []
+    snapshots: list[tuple[str, str, int]] = []
     parts = set(damaged)
-    for record in records:
-        named = {part["file"] for part in record.get("parts", ()) if isinstance(part, dict)}
-        if not named & parts:
-            continue
-        if record["type"] == "committed":
-            for segment in record["segments"]:
-                first[segment["trial"]] = min(segment["start"], first.get(segment["trial"], segment["start"]))
-        else:
-            # All that came with it is measured again, so the whole of its parts goes too.
-            parts |= named
-            snapshots += [[record["measurement"], trial, step] for trial, step in record["snapshots"]]
-    trials = [[name, step, _checkpoints_there(run_dir, name)] for name, step in first.items()]
-    record = {"type": "damaged", "parts": sorted(parts), "trials": trials, "snapshots": snapshots}
+    for record in map(parse_record, lines):
+        match record:
+            case Committed() if parts & _files(record):
+                for segment in record.segments:
+                    first[segment.trial] = min(segment.start, first.get(segment.trial, segment.start))
+            case Remeasured() if parts & _files(record):
+                # All that came with it is measured again, so the whole of its parts goes too.
+                parts |= _files(record)
+                snapshots += [(record.measurement, trial, step) for trial, step in record.snapshots]
+    found = Damaged(
+        parts=frozenset(parts),
+        trials=tuple(
+            DamagedTrial(trial=name, step=step, checkpoints=_checkpoints_there(run_dir, name))
+            for name, step in first.items()
+        ),
+        snapshots=tuple(snapshots),
+    )
     for name, why in damaged.items():
         say(f"damaged: {why}; {_consequence(len(first), len(snapshots))}")
         run_dir.set_aside(run_dir.parts / name)
-    Journal(run_dir.journal, state.next_number).append(record)
-    apply(state, record)
+    Journal(run_dir.journal, state.next_number).append(found)
+    apply(state, found)
     state.next_number += 1
 
 
-def _checkpoints_there(run_dir: RunDir, trial: str) -> list[str]:
+def _files(record: Committed | Remeasured) -> set[str]:
+    return {part.file for part in record.parts}
+
+
+def _checkpoints_there(run_dir: RunDir, trial: str) -> tuple[str, ...]:
     """Of a trial that had ended there are none, of others the last two."""
-    return sorted(path.name for path in (run_dir.checkpoints / trial).glob("*"))
+    return tuple(sorted(path.name for path in (run_dir.checkpoints / trial).glob("*")))
 
 
 def _consequence(num_trials: int, num_snapshots: int) -> str:

@@ -213,9 +213,9 @@ class RunDir:
         """
         return self.path / f"{checked_table(name)}.parquet"
 
-    def checkpoint(self, trial: str, step: int, *, epoch: int, attempt: int) -> Path:
+    def checkpoint(self, trial: str, step: int, *, driver_epoch: int, attempt: int) -> Path:
         """A checkpoint's place; the driver's epoch and the attempt keep an outlived trainer from overwriting it."""
-        return self.checkpoints / trial / f"step-{step:010d}-e{epoch}-a{attempt}.safetensors"
+        return self.checkpoints / trial / f"step-{step:010d}-e{driver_epoch}-a{attempt}.safetensors"
 
     def snapshot(self, trial: str, step: int) -> Path:
         """The place of a snapshot that is kept."""
@@ -303,6 +303,17 @@ class RunDir:
                 refuse_strangers(self.path, to_write=False)
         except OSError as error:
             raise RunDirectoryError(f"{error.filename or self.path}: cannot be read: {error.strerror}") from error
+
+    def log_trial(self, trial: str, heading: str, text: str) -> None:
+        """Add to a trial's log.
+
+        Args:
+            trial: Trial id.
+            heading: What this is about; the time is put in front.
+            text: What to keep; what cannot be encoded is replaced.
+        """
+        with self.append_to(self.trial_log(trial)) as log:
+            log.write(f"--- {time.strftime('%F %T')} {heading}\n{text}\n".encode(errors="replace"))
 
     def append_to(self, path: Path) -> IO[bytes]:
         """One of this run's logs, open to be written at its end."""

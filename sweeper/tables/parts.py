@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from sweeper.errors import IntegrityError
-from sweeper.store.journal import Part
+from sweeper.store.records import Part
 from sweeper.store.run_dir import RunDir
 from sweeper.tables.schemas import MEASUREMENTS, METRICS
 

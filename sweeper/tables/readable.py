@@ -15,10 +15,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from sweeper.store.journal import Part, RunState, Segment, TrialState
+from sweeper.store.journal import RunState, TrialState
+from sweeper.store.records import CommittedSegment, Part
 from sweeper.store.run_dir import RunDir, file_hash
 from sweeper.tables.parts import concatenate, encode, read_parts, sort_rows
-from sweeper.tables.schemas import _FIXED_TYPES, _TELEMETRY
+from sweeper.tables.schemas import METRICS, TELEMETRY, TRIAL_TYPES
 
 __all__ = ["Compactor", "trials_table"]
 
@@ -80,63 +81,58 @@ def trials_table(state: RunState, metrics: pa.Table | None, *, running: frozense
     """
     losses = _losses(metrics)
     metric_names = sorted({name for values in losses.values() for name in values})
-    swept = list(dict.fromkeys(path for trial in state.trials.values() for path in trial.record["swept"]))
+    swept = list(dict.fromkeys(path for trial in state.trials.values() for path in trial.record.swept))
     rows = []
     for name, trial in state.trials.items():
         record = trial.record
         row: dict[str, Any] = {
             "trial_id": name,
-            "cell_id": record["cell_id"],
-            "arm": record["arm"],
-            "seed": record["seed"],
-            "status": "running" if name in running else _standing(trial),
+            "cell_id": record.cell_id,
+            "arm": record.arm,
+            "seed": record.seed,
+            "status": trial.status(running=name in running),
         }
-        row |= {path: record["swept"].get(path) for path in swept}
-        row |= {key: record[key] for key in ("learning_rate", "clip_norm", "steps")}
+        row |= {path: record.swept.get(path) for path in swept}
+        row |= {"learning_rate": record.learning_rate, "clip_norm": record.clip_norm, "steps": record.steps}
         known = losses.get(name, {})
-        if trial.status == "diverged":
+        if trial.outcome == "diverged":
             known = {metric: value for metric, value in known.items() if metric != "final_train_loss"}
         row |= {metric: known.get(metric) for metric in metric_names}
         row["superseded"] = name in state.superseded
-        row["code_id"] = record["code"]["sha256"][:12] if record.get("code") else None
-        rows.append(row | _ending(trial) | _conditions(trial, state) | _own_columns(trial))
+        row["code_id"] = record.code.sha256[:12] if record.code is not None else None
+        rows.append({**row, **_ending(trial), **_conditions(trial, state), **_own_columns(trial)})
     columns = list(dict.fromkeys(key for row in rows for key in row))
     typed = {column: _column(column, [row.get(column) for row in rows]) for column in columns}
     return pa.table(typed)
 
 
-def _standing(trial: TrialState) -> str:
-    """The status of a trial that no trainer works on: begun and not ended means waiting to go on."""
-    return "queued" if trial.status == "running" else trial.status
-
-
 def _ending(trial: TrialState) -> dict[str, Any]:
     segments = trial.segments
     facts = [segment.facts for segment in segments]
-    num_steps = sum(fact["num_steps"] for fact in facts)
-    last = facts[-1] if facts else {}
+    num_steps = sum(fact.num_steps for fact in facts)
+    last = facts[-1] if facts else None
     return {
         "committed_step": trial.step,
         "attempts": len(trial.attempts),
-        "started_at": _moment(facts[0]["started_at"]) if facts else None,
-        "ended_at": _moment(last["ended_at"]) if trial.resolved and last else None,
-        "train_s": sum(fact["train_s"] for fact in facts),
-        "estimate_s": sum(fact["estimate_s"] for fact in facts),
-        "diverged_step": last.get("diverged_step"),
-        "last_finite_loss": last.get("last_finite_loss"),
-        "clipped_fraction": sum(fact["num_clipped"] for fact in facts) / num_steps if num_steps else None,
-        "error": _last_line(trial.failures[-1][1]) if trial.failures and trial.given_up else None,
+        "started_at": _moment(facts[0].started_at) if facts else None,
+        "ended_at": _moment(last.ended_at) if trial.resolved and last is not None else None,
+        "train_s": sum(fact.train_s for fact in facts),
+        "estimate_s": sum(fact.estimate_s for fact in facts),
+        "diverged_step": last.diverged_step if last is not None else None,
+        "last_finite_loss": last.last_finite_loss if last is not None else None,
+        "clipped_fraction": sum(fact.num_clipped for fact in facts) / num_steps if num_steps else None,
+        "error": _ending_line(trial.failures[-1][1]) if trial.failures and trial.given_up else None,
     }
 
 
-def _last_line(text: str) -> str:
+def _ending_line(text: str) -> str:
     lines = text.strip().splitlines()
     return lines[-1] if lines else ""
 
 
 def _conditions(trial: TrialState, state: RunState) -> dict[str, Any]:
     """Under which versions, processor and threads a trial was trained last, and whether they changed on its way."""
-    known = [_environment_id(state.environments.get(segment.epoch, {})) for segment in trial.segments]
+    known = [_environment_id(state.environments.get(segment.driver_epoch, {})) for segment in trial.segments]
     return {"environment_id": known[-1] if known else None, "drift": len(set(known)) > 1}
 
 
@@ -145,17 +141,16 @@ def _environment_id(environment: Mapping[str, Any]) -> str:
     return file_hash(json.dumps(environment, sort_keys=True).encode())[:12]
 
 
-def _own_columns(trial: TrialState) -> dict[str, Any]:
+def _own_columns(trial: TrialState) -> Mapping[str, Any]:
     """What the trainer itself has to say of a trial, for example its hitting time."""
-    own: dict[str, Any] = trial.segments[-1].facts.get("columns", {}) if trial.segments else {}
-    return own
+    return trial.segments[-1].facts.columns if trial.segments else {}
 
 
 def _losses(metrics: pa.Table | None) -> dict[str, dict[str, float]]:
     """Per trial: the mean training loss of the last tenth of its logged steps, and of each metric the best and last."""
     if metrics is None or metrics.num_rows == 0:
         return {}
-    own = [name for name in metrics.column_names[len(_BASE) :]]
+    own = [name for name in metrics.column_names if name not in METRICS.names]
     table = metrics.sort_by([("trial_id", "ascending"), ("step", "ascending")])
     names = table["trial_id"].combine_chunks()
     starts = np.flatnonzero(pc.not_equal(names[1:], names[:-1]).to_numpy(zero_copy_only=False)) + 1
@@ -179,9 +174,6 @@ def _losses(metrics: pa.Table | None) -> dict[str, dict[str, float]]:
     return results
 
 
-_BASE = ("trial_id", "step", "epoch", "train_loss", "grad_norm", "step_size", "clipped", "update_norm", "learning_rate")
-
-
 def _floats(column: pa.ChunkedArray) -> np.ndarray[Any, np.dtype[np.float64]]:
     """A float column with NaN for null."""
     return np.asarray(column.to_numpy(zero_copy_only=False), dtype=np.float64)
@@ -189,8 +181,8 @@ def _floats(column: pa.ChunkedArray) -> np.ndarray[Any, np.dtype[np.float64]]:
 
 def _column(name: str, values: Sequence[Any]) -> pa.Array:
     """An array of the type that the values need, also where all of them are null."""
-    if name in _FIXED_TYPES:
-        return pa.array(values, _FIXED_TYPES[name])
+    if name in TRIAL_TYPES:
+        return pa.array(values, TRIAL_TYPES[name])
     present = [value for value in values if value is not None]
     if all(isinstance(value, bool) for value in present) and present:
         return pa.array(values, pa.bool_())
@@ -203,21 +195,29 @@ def _column(name: str, values: Sequence[Any]) -> pa.Array:
 def _telemetry_table(state: RunState) -> pa.Table:
     """A row a segment: where it ran and what it cost."""
     segments = [segment for trial in state.trials.values() for segment in trial.segments]
-    return pa.Table.from_pylist([_telemetry_row(segment, state) for segment in segments], schema=_TELEMETRY)
+    return pa.Table.from_pylist([_telemetry_row(segment, state) for segment in segments], schema=TELEMETRY)
 
 
-def _telemetry_row(segment: Segment, state: RunState) -> dict[str, Any]:
+def _telemetry_row(segment: CommittedSegment, state: RunState) -> dict[str, Any]:
     facts = segment.facts
     return {
         "trial_id": segment.trial,
-        "epoch": segment.epoch,
+        "driver_epoch": segment.driver_epoch,
         "attempt": segment.attempt,
         "start": segment.start,
         "stop": segment.stop,
-        **{key: facts[key] for key in _TELEMETRY.names if key in facts},
-        "started_at": _moment(facts["started_at"]),
-        "ended_at": _moment(facts["ended_at"]),
-        "environment_id": _environment_id(state.environments.get(segment.epoch, {})),
+        "started_at": _moment(facts.started_at),
+        "ended_at": _moment(facts.ended_at),
+        "train_s": facts.train_s,
+        "evaluate_s": facts.evaluate_s,
+        "waited_s": facts.waited_s,
+        "estimate_s": facts.estimate_s,
+        "num_snapshots": facts.num_snapshots,
+        "host": facts.host,
+        "node": facts.node,
+        "pid": facts.pid,
+        "data": facts.data,
+        "environment_id": _environment_id(state.environments.get(segment.driver_epoch, {})),
     }
 
 

@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Run"]
 
+_RENAMED_TELEMETRY = {"epoch": "driver_epoch"}
+"""Columns of earlier versions: ``epoch`` is the pass over the data everywhere else."""
+
 
 class Run:
     """What a run has produced so far; also while it runs.
@@ -57,22 +60,22 @@ class Run:
     def swept(self) -> list[str]:
         """The swept paths, each a column of :attr:`trials`."""
         trials = self.state.trials.values()
-        return list(dict.fromkeys(path for trial in trials for path in trial.record["swept"]))
+        return list(dict.fromkeys(path for trial in trials for path in trial.record.swept))
 
     @cached_property
     def trials(self) -> pd.DataFrame:
-        """A row a trial."""
+        """One row per trial."""
         return self._frame("trials")
 
     @cached_property
     def metrics(self) -> pd.DataFrame:
-        """A row a logged step."""
+        """One row per logged step."""
         return self._frame("metrics")
 
     @cached_property
     def telemetry(self) -> pd.DataFrame:
-        """A row a segment: where it ran and what it cost."""
-        return self._frame("telemetry")
+        """One row per segment: where it ran and what it cost; of runs of any version, with today's column names."""
+        return self._frame("telemetry").rename(columns=_RENAMED_TELEMETRY)
 
     def has(self, table: str) -> bool:
         """Whether a table is written yet."""
@@ -84,7 +87,7 @@ class Run:
         return [name for name in MEASUREMENTS if self._run_dir.table(f"measurements/{name}").exists()]
 
     def measurements(self, estimator: str = "directional_smoothness") -> pd.DataFrame:
-        """A row a snapshot.
+        """One row per snapshot.
 
         Args:
             estimator: Name of the estimator.

@@ -1,4 +1,4 @@
-"""The columns of every estimator's table."""
+"""The columns of every table: the one place where Arrow types are written down."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import pyarrow as pa
 
-__all__ = ["MEASUREMENTS", "METRICS"]
+__all__ = ["MEASUREMENTS", "METRICS", "TELEMETRY", "TRIAL_TYPES"]
 
 _NUMBER, _NUMBERS, _WORD = pa.float64(), pa.list_(pa.float64()), pa.string()
 
@@ -100,8 +100,7 @@ MEASUREMENTS = {
         ("num_batches", pa.int64()),
     ),
 }
-"""By estimator, a snapshot each; ``docs/estimators.md`` says what every column means."""
-
+"""Estimator to columns, one row per snapshot; ``docs/estimators.md`` says what every column means."""
 
 METRICS = pa.schema([
     ("trial_id", pa.string()),
@@ -114,10 +113,10 @@ METRICS = pa.schema([
     ("update_norm", pa.float64()),
     ("learning_rate", pa.float64()),
 ])
-"""A logged step each: loss and gradient of batch k at x_k. The problem's own metrics follow as further columns."""
+"""One row per logged step: loss and gradient of batch k at x_k. The problem's own metrics follow as further columns."""
 
 
-_FIXED_TYPES: Mapping[str, pa.DataType] = {
+TRIAL_TYPES: Mapping[str, pa.DataType] = {
     "seed": pa.int64(),
     "steps": pa.int64(),
     "committed_step": pa.int64(),
@@ -144,11 +143,12 @@ _FIXED_TYPES: Mapping[str, pa.DataType] = {
     "started_at": pa.timestamp("ms", tz="UTC"),
     "ended_at": pa.timestamp("ms", tz="UTC"),
 }
+"""Of the columns of ``trials`` whose type does not depend on what is swept."""
 
 
-_TELEMETRY = pa.schema([
+TELEMETRY = pa.schema([
     ("trial_id", pa.string()),
-    ("epoch", pa.int32()),
+    ("driver_epoch", pa.int32()),
     ("attempt", pa.int32()),
     ("start", pa.int64()),
     ("stop", pa.int64()),
@@ -165,3 +165,4 @@ _TELEMETRY = pa.schema([
     ("data", pa.string()),
     ("environment_id", pa.string()),
 ])
+"""One row per segment: where it ran and what it cost. ``driver_epoch`` was called ``epoch`` before version 0.2."""

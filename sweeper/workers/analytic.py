@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from sweeper.protocol.messages import Assignment, ProgressItem, RaisedItem, SegmentItem
+from sweeper.protocol.events import SegmentId
+from sweeper.protocol.messages import Assignment, ProgressItem, RaisedItem, SegmentFacts, SegmentItem
 from trainers.analytic.functions import FUNCTIONS
 from trainers.analytic.lane import Lane, LaneResult
 from trainers.analytic.lanes import watch_lanes
@@ -44,7 +45,8 @@ def train_side_by_side(
         try:
             lane, setting = lane_of(assignment)
         except TrainerError as error:
-            ready[place] = RaisedItem(error=f"TrainerError: {error}", traceback=f"TrainerError: {error}")
+            text = f"TrainerError: {error}"
+            ready[place] = RaisedItem(segment=_segment_of(assignment), error=text, traceback=text)
             continue
         lanes.append(lane)
         settings.append(setting)
@@ -55,28 +57,40 @@ def train_side_by_side(
         if isinstance(item, tuple):
             index, result = item
             now = time.time()
-            facts = {
-                "train_s": (now - started) / len(assignments),
-                "evaluate_s": 0.0,
-                "waited_s": 0.0,
-                "host": host,
-                "pid": pid,
-                "started_at": started,
-                "ended_at": now,
-                "num_snapshots": 0,
-                "data": "analytic",
-                "columns": _columns(assignments[places[index]], lanes[index], settings[index], result),
-            }
-            ready[places[index]] = _segment(result, facts)
+            assignment = assignments[places[index]]
+            facts = SegmentFacts(
+                num_steps=result.num_steps,
+                num_clipped=result.num_clipped,
+                diverged_step=result.diverged_step,
+                last_finite_loss=result.last_finite_loss,
+                started_at=started,
+                ended_at=now,
+                train_s=(now - started) / len(assignments),
+                evaluate_s=0.0,
+                host=host,
+                pid=pid,
+                data="analytic",
+                columns=_columns(assignment, lanes[index], settings[index], result),
+            )
+            ready[places[index]] = SegmentItem(
+                segment=_segment_of(assignment),
+                start=0,
+                stop=result.num_steps + (1 if result.diverged_step is not None else 0),
+                rows=result.rows,
+                checkpoint=None,
+                outcome="done" if result.diverged_step is None else "diverged",
+                facts=facts,
+            )
         elif time.monotonic() - heartbeat > _HEARTBEAT_S:
             heartbeat = time.monotonic()
-            yield ProgressItem(step=item.step, loss=float("nan"), clipped_fraction=0.0)
+            first = _segment_of(assignments[sent])
+            yield ProgressItem(segment=first, step=item.step, loss=float("nan"), clipped_fraction=0.0)
         while sent in ready:
             yield ready.pop(sent)
             sent += 1
     while sent < len(assignments):
         if sent not in ready:
-            yield _stopped(started, host, pid)
+            yield _stopped(assignments[sent], started, host, pid)
             return
         yield ready.pop(sent)
         sent += 1
@@ -175,41 +189,27 @@ def _columns(assignment: Assignment, lane: Lane, setting: Setting, result: LaneR
     return columns
 
 
-def _segment(result: LaneResult, facts: dict[str, Any]) -> SegmentItem:
-    return SegmentItem(
-        start=0,
-        stop=result.num_steps + (1 if result.diverged_step is not None else 0),
-        rows=result.rows,
-        checkpoint=None,
-        outcome="done" if result.diverged_step is None else "diverged",
-        facts={
-            "num_clipped": result.num_clipped,
-            "num_steps": result.num_steps,
-            "diverged_step": result.diverged_step,
-            "last_finite_loss": result.last_finite_loss,
-            **facts,
-        },
-    )
+def _segment_of(assignment: Assignment) -> SegmentId:
+    """The only segment of an attempt: there are no checkpoints."""
+    return SegmentId(assignment.trial, assignment.attempt, 0)
 
 
-def _stopped(started: float, host: str, pid: int) -> SegmentItem:
+def _stopped(assignment: Assignment, started: float, host: str, pid: int) -> SegmentItem:
     """The end of a run that was called off: nothing to keep, nothing to go on from."""
-    facts = {
-        "num_clipped": 0,
-        "num_steps": 0,
-        "diverged_step": None,
-        "last_finite_loss": None,
-        "train_s": time.time() - started,
-        "evaluate_s": 0.0,
-        "waited_s": 0.0,
-        "host": host,
-        "pid": pid,
-        "started_at": started,
-        "ended_at": time.time(),
-        "num_snapshots": 0,
-        "data": "analytic",
-    }
-    return SegmentItem(start=0, stop=0, rows=_NO_ROWS, checkpoint=None, outcome="stopped", facts=facts)
+    now = time.time()
+    facts = SegmentFacts(
+        num_steps=0,
+        num_clipped=0,
+        started_at=started,
+        ended_at=now,
+        train_s=now - started,
+        evaluate_s=0.0,
+        host=host,
+        pid=pid,
+        data="analytic",
+    )
+    segment = _segment_of(assignment)
+    return SegmentItem(segment=segment, start=0, stop=0, rows=_NO_ROWS, checkpoint=None, outcome="stopped", facts=facts)
 
 
 _NO_ROWS: dict[str, np.ndarray[Any, Any]] = {"step": np.empty(0, dtype=np.int64)}

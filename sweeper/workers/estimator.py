@@ -18,9 +18,9 @@ from estimators import ESTIMATORS, Probe, ProbePolicy
 from estimators.probe.graphed import Recorder, record_cuda_graph
 from sweeper.errors import IntegrityError
 from sweeper.protocol.events import SnapshotId
-from sweeper.protocol.messages import SnapshotHeader, Verdict
+from sweeper.protocol.messages import KeptSnapshot, Raised, Rows, SnapshotHeader
 from sweeper.workers.snapshots import read_header, read_iterates
-from sweeper.workers.worker import Worker, last_line
+from sweeper.workers.worker import Worker, one_line
 from trainers.problem import Batch, Carry, Loss, Problem
 
 __all__ = ["EstimatorWorker", "build_probe"]
@@ -49,35 +49,50 @@ class EstimatorWorker(Worker):
         """How often the loss was evaluated, or an estimator begun, so far: while that grows, this worker gets on."""
         return self._beats
 
-    def measure(self, slot: int, snapshot: SnapshotId, header: SnapshotHeader, payload: Any) -> Verdict:
+    def measure(self, slot: int, snapshot: SnapshotId, header: SnapshotHeader, payload: Any) -> Rows | Raised:
         """Let every estimator of the spec measure one snapshot.
 
         Args:
             slot: This worker's slot, given back in the verdict.
             snapshot: The snapshot's id, given back too.
             header: What it belongs to.
-            payload: The iterates, float32, shape (2, n); None for a snapshot that is kept in the run directory, whose
-                file says the rest of the header; of its problem the header holds ``use`` alone, where it is code.
+            payload: The iterates, float32, shape (2, n).
 
         Returns:
             A row per estimator, or what was raised.
         """
+        return self._verdict(slot, snapshot, lambda: self._rows(header, np.asarray(payload)))
+
+    def measure_kept(self, slot: int, snapshot: SnapshotId, kept: KeptSnapshot) -> Rows | Raised:
+        """Let estimators measure a snapshot that lies in the run directory.
+
+        Args:
+            slot: This worker's slot, given back in the verdict.
+            snapshot: The snapshot's id, given back too.
+            kept: Which one, and what is to be measured of it.
+
+        Returns:
+            A row per estimator, or what was raised; also where the file is damaged, or names code that it may not.
+        """
+        return self._verdict(slot, snapshot, lambda: self._rows(*self._read(kept)))
+
+    def _verdict(
+        self, slot: int, snapshot: SnapshotId, measure: Callable[[], dict[str, dict[str, Any]]]
+    ) -> Rows | Raised:
         self._settle_thread()
         started = time.perf_counter()
         try:
-            if payload is None:
-                header, payload = self._kept(header)
-            rows = self._rows(header, np.asarray(payload))
+            rows = measure()
         except Exception as error:
-            return Verdict(slot=slot, snapshot=snapshot, error=last_line(error), traceback=traceback.format_exc())
-        return Verdict(slot=slot, snapshot=snapshot, rows=rows, estimate_s=time.perf_counter() - started)
+            return Raised(slot=slot, snapshot=snapshot, error=one_line(error), traceback=traceback.format_exc())
+        return Rows(slot=slot, snapshot=snapshot, rows=rows, estimate_s=time.perf_counter() - started)
 
-    def _kept(self, asked: SnapshotHeader) -> tuple[SnapshotHeader, np.ndarray[Any, Any]]:
+    def _read(self, kept: KeptSnapshot) -> tuple[SnapshotHeader, np.ndarray[Any, Any]]:
         """A kept snapshot; its file names the problem, but of code none that the driver has not named too."""
-        path = self._run_dir.snapshot(asked.trial, asked.step)
-        header = read_header(path, asked.measure)
+        path = self._run_dir.snapshot(kept.trial, kept.step)
+        header = read_header(path, kept.measure)
         use = header.problem["use"]
-        if ":" in use and use != asked.problem.get("use"):
+        if ":" in use and use != kept.use:
             raise IntegrityError(f"{path}: would run {use}, which its trial was not trained with")
         return header, read_iterates(path)
 

@@ -9,18 +9,19 @@ import time
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from sweeper.errors import IntegrityError
+from sweeper.protocol.events import SegmentId
 from sweeper.protocol.messages import (
     Assignment,
     ProgressItem,
     RaisedItem,
     RepeatedItem,
+    SegmentFacts,
     SegmentItem,
     SnapshotHeader,
     SnapshotItem,
@@ -29,7 +30,7 @@ from sweeper.protocol.messages import (
 from sweeper.store.run_dir import file_hash
 from sweeper.workers.analytic import train_side_by_side
 from sweeper.workers.snapshots import keep_snapshot
-from sweeper.workers.worker import Worker, last_line
+from sweeper.workers.worker import Worker, one_line
 from trainers.training.checkpoint import TrainingState, dump, load
 from trainers.training.loop import Progress, Segment, Snapshot, SnapshotSchedule, TrainSettings, train
 from trainers.update.rule import UpdateRule
@@ -77,16 +78,21 @@ class TrainerWorker(Worker):
             yield from train_side_by_side(assignments, should_stop=self._stop.is_set)
             return
         for assignment in assignments:
+            segment = SegmentId(assignment.trial, assignment.attempt, 0)
             try:
                 for item in self._attempt(assignment):
                     yield item
-                    if isinstance(item, SegmentItem) and item.outcome == "stopped":
-                        return
+                    if isinstance(item, SegmentItem):
+                        if item.outcome == "stopped":
+                            return
+                        segment = item.segment.following
             except _DiskError as error:
-                yield RaisedItem(error=last_line(error), traceback=traceback.format_exc(), disk=error.args)
+                yield RaisedItem(
+                    segment=segment, error=one_line(error), traceback=traceback.format_exc(), disk=error.args
+                )
                 return
             except Exception as error:
-                yield RaisedItem(error=last_line(error), traceback=traceback.format_exc())
+                yield RaisedItem(segment=segment, error=one_line(error), traceback=traceback.format_exc())
 
     def _attempt(self, assignment: Assignment) -> Iterator[TrainerItem]:
         started = time.time()
@@ -98,6 +104,7 @@ class TrainerWorker(Worker):
             )
         state, damaged = self._resume(assignment)
         measure = assignment.measure
+        segment = SegmentId(assignment.trial, assignment.attempt, 0)
         num_snapshots = 0
         repeated: list[Segment] = []
         for item in train(
@@ -111,11 +118,15 @@ class TrainerWorker(Worker):
         ):
             match item:
                 case Progress():
-                    yield ProgressItem(step=item.step, loss=item.loss, clipped_fraction=item.clipped_fraction)
+                    yield ProgressItem(
+                        segment=segment, step=item.step, loss=item.loss, clipped_fraction=item.clipped_fraction
+                    )
                 case Snapshot() if item.step >= assignment.committed_step:
                     assert measure is not None
                     num_snapshots += 1
-                    yield self._hand_over(assignment, measure, item, problem.fingerprint)
+                    header = _header(assignment, measure, item, problem.fingerprint)
+                    self._keep(header, item.iterates)
+                    yield SnapshotItem(segment=segment, header=header, payload=item.iterates)
                 case Segment():
                     if item.start < assignment.committed_step:
                         repeated.append(item)
@@ -123,21 +134,38 @@ class TrainerWorker(Worker):
                         continue
                     # A GPU may add in another order, and promises nothing.
                     if repeated and self._device == "cpu":
-                        yield _repeated(repeated, assignment.committed_step)
+                        yield _repeated(segment, repeated, assignment.committed_step)
                     repeated = []
                     if item.stop == assignment.committed_step and item.outcome is None:
                         continue
-                    segment = self._close(assignment, item)
+                    checkpoint = self._checkpoint(assignment, item)
                     now = time.time()
-                    facts = {
-                        **segment.facts,
-                        "started_at": started,
-                        "ended_at": now,
-                        "num_snapshots": num_snapshots,
-                        "data": problem.fingerprint,
-                        **({"damaged": damaged} if damaged else {}),
-                    }
-                    yield replace(segment, facts=facts)
+                    fresh = item.rows["step"] >= assignment.committed_step
+                    yield SegmentItem(
+                        segment=segment,
+                        start=max(item.start, assignment.committed_step),
+                        stop=item.stop,
+                        rows={name: column[fresh] for name, column in item.rows.items()},
+                        checkpoint=checkpoint,
+                        outcome=item.outcome,
+                        facts=SegmentFacts(
+                            num_steps=item.num_steps,
+                            num_clipped=item.num_clipped,
+                            diverged_step=item.diverged_step,
+                            last_finite_loss=item.last_finite_loss,
+                            started_at=started,
+                            ended_at=now,
+                            train_s=item.train_s,
+                            evaluate_s=item.evaluate_s,
+                            waited_s=item.waited_s,
+                            num_snapshots=num_snapshots,
+                            host=socket.gethostname(),
+                            pid=os.getpid(),
+                            data=problem.fingerprint,
+                        ),
+                        damaged=tuple(damaged),
+                    )
+                    segment = segment.following
                     started, num_snapshots, damaged = now, 0, []
 
     def _resume(self, assignment: Assignment) -> tuple[TrainingState | None, list[str]]:
@@ -151,57 +179,39 @@ class TrainerWorker(Worker):
                 damaged.append(name)
         return None, damaged
 
-    def _hand_over(
-        self, assignment: Assignment, measure: Mapping[str, Any], snapshot: Snapshot, data: str
-    ) -> SnapshotItem:
-        header = SnapshotHeader(
-            trial=assignment.trial,
-            seed=assignment.seed,
-            step=snapshot.step,
-            epoch=snapshot.epoch,
-            problem=assignment.problem,
-            measure=measure,
-            nbytes=snapshot.iterates.nbytes,
-            data=data,
-        )
-        if measure["keep"]:
+    def _keep(self, header: SnapshotHeader, iterates: np.ndarray[Any, Any]) -> None:
+        """Write a snapshot where it stays, if the spec wants that."""
+        if header.measure["keep"]:
             with _writing(self._run_dir.snapshot(header.trial, header.step)):
-                keep_snapshot(self._run_dir, header, snapshot.iterates)
-        return SnapshotItem(header=header, payload=snapshot.iterates)
+                keep_snapshot(self._run_dir, header, iterates)
 
-    def _close(self, assignment: Assignment, segment: Segment) -> SegmentItem:
-        """Make the checkpoint durable and put the rows into the form in which they travel."""
-        checkpoint = None
-        if segment.state is not None and segment.outcome in {None, "stopped"}:
-            path = self._run_dir.checkpoint(
-                assignment.trial, segment.stop, epoch=assignment.epoch, attempt=assignment.attempt
-            )
-            data = dump(segment.state)
-            with _writing(path):
-                self._run_dir.publish(path, data)
-            checkpoint = (path.name, file_hash(data))
-        fresh = segment.rows["step"] >= assignment.committed_step
-        return SegmentItem(
-            start=max(segment.start, assignment.committed_step),
-            stop=segment.stop,
-            rows={name: column[fresh] for name, column in segment.rows.items()},
-            checkpoint=checkpoint,
-            outcome=segment.outcome,
-            facts={
-                "num_clipped": segment.num_clipped,
-                "num_steps": segment.num_steps,
-                "diverged_step": segment.diverged_step,
-                "last_finite_loss": segment.last_finite_loss,
-                "waited_s": segment.waited_s,
-                "train_s": segment.train_s,
-                "evaluate_s": segment.evaluate_s,
-                "host": socket.gethostname(),
-                "pid": os.getpid(),
-            },
+    def _checkpoint(self, assignment: Assignment, segment: Segment) -> tuple[str, str] | None:
+        """Make the state at the end of a segment durable; its file name and hash, None where a trial has ended."""
+        if segment.state is None or segment.outcome not in {None, "stopped"}:
+            return None
+        path = self._run_dir.checkpoint(
+            assignment.trial, segment.stop, driver_epoch=assignment.driver_epoch, attempt=assignment.attempt
         )
+        data = dump(segment.state)
+        with _writing(path):
+            self._run_dir.publish(path, data)
+        return path.name, file_hash(data)
 
 
-def _repeated(segments: Sequence[Segment], committed_step: int) -> RepeatedItem:
+def _header(assignment: Assignment, measure: Mapping[str, Any], snapshot: Snapshot, data: str) -> SnapshotHeader:
+    return SnapshotHeader(
+        trial=assignment.trial,
+        seed=assignment.seed,
+        step=snapshot.step,
+        epoch=snapshot.epoch,
+        problem=assignment.problem,
+        measure=measure,
+        nbytes=snapshot.iterates.nbytes,
+        data=data,
+    )
+
+
+def _repeated(segment: SegmentId, segments: Sequence[Segment], committed_step: int) -> RepeatedItem:
     """What segments say of steps that are committed."""
     pieces = [segment.rows for segment in segments]
     # A segment without an evaluation has no column for it.
@@ -211,6 +221,7 @@ def _repeated(segments: Sequence[Segment], committed_step: int) -> RepeatedItem:
     }
     again = rows["step"] < committed_step
     return RepeatedItem(
+        segment=segment,
         start=segments[0].start,
         stop=min(segments[-1].stop, committed_step),
         rows={name: column[again] for name, column in rows.items()},

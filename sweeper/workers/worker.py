@@ -16,7 +16,7 @@ from sweeper.store.run_dir import RunDir
 from trainers.problem import Problem
 from trainers.problems import build_problem
 
-__all__ = ["Worker", "last_line"]
+__all__ = ["Worker", "one_line"]
 
 
 class Worker:
@@ -55,7 +55,7 @@ class Worker:
         return build_problem(problem["use"], options, seed=seed, device=self._device, search=self._search)
 
 
-def last_line(error: BaseException) -> str:
+def one_line(error: BaseException) -> str:
     """What a table shows of an exception.
 
     Args:
@@ -65,7 +65,7 @@ def last_line(error: BaseException) -> str:
         Its type and the first line of its text, and what to do where memory did not suffice.
 
     Example:
-        >>> last_line(ValueError("no such width"))
+        >>> one_line(ValueError("no such width"))
         'ValueError: no such width'
     """
     text = str(error).strip().splitlines()

@@ -16,6 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from sweeper.store.journal import Journal
+from sweeper.store.records import Retried
 from sweeper.store.run_dir import RunDir
 
 _TRACEME, _SYSCALL = 0, 24
@@ -59,13 +60,13 @@ def main() -> None:
         # Of a first file there is no older one, and its folder must be made.
         target = run_dir.journal if what == "append" else run_dir.path / "tables" / "table"
         if what == "append":
-            Journal(target, 0).append({"type": "retried", "trials": ["old"]})
+            Journal(target, 0).append(Retried(trials=("old",)))
         elif what == "replace":
             run_dir.publish(target, b"old" * 30_000)
 
         def action(run_dir: RunDir = run_dir, target: Path = target) -> None:
             if what == "append":
-                Journal(target, 1).append({"type": "retried", "trials": ["new"]})
+                Journal(target, 1).append(Retried(trials=("new",)))
             else:
                 run_dir.publish(target, lambda file: [file.write(b"new" * 10_000) for _ in range(3)])
 

@@ -23,8 +23,9 @@ from sweeper.errors import ClipsweepError, RunDirectoryError
 from sweeper.monitor.status import list_runs, run_status, trial_log, trial_rows
 from sweeper.remeasure import remeasure_section
 from sweeper.spec import load_spec
-from sweeper.store.journal import Part, read_journal, replay
+from sweeper.store.journal import read_journal, replay
 from sweeper.store.lock import DriverLock
+from sweeper.store.records import Part
 from sweeper.store.resolved import resolved_settings
 from sweeper.store.run_dir import RunDir, file_hash
 from sweeper.tables.parts import read_parts, read_table, sort_rows

@@ -12,7 +12,9 @@ from typing import Any
 import pytest
 
 from sweeper.driver.commit import Committer
-from sweeper.driver.driver import Driver
+from sweeper.driver.driver import Driver, driver_of_training
+from sweeper.driver.session import Driving
+from sweeper.driver.trainers import Training
 from sweeper.planning.plan import Trial, expand
 from sweeper.protocol.events import SnapshotId
 from sweeper.protocol.messages import (
@@ -21,11 +23,12 @@ from sweeper.protocol.messages import (
     EstimatorDown,
     EstimatorUp,
     FromTrainer,
+    KeptSnapshot,
+    Lost,
     Message,
     SnapshotHeader,
     TrainerDown,
     TrainerUp,
-    Verdict,
     ends_attempt,
 )
 from sweeper.protocol.pools import PoolSize
@@ -35,6 +38,7 @@ from sweeper.schedule.schedule import Progress, Schedule
 from sweeper.spec import loads_spec
 from sweeper.store.journal import Journal
 from sweeper.store.lock import DriverLock
+from sweeper.store.records import Opened
 from sweeper.store.recovery import recover
 from sweeper.store.run_dir import RunDir
 from sweeper.workers.estimator import EstimatorWorker
@@ -62,7 +66,7 @@ class InlinePools:
         self.streams: dict[int, Iterator[Any]] = {}
         self.unfinished: dict[int, int] = {}
         self.estimators: dict[int, EstimatorWorker] = {}
-        self.jobs: deque[tuple[int, SnapshotId, SnapshotHeader, Any]] = deque()
+        self.jobs: deque[tuple[int, SnapshotId, Callable[[], Message]]] = deque()
         self.news: list[Message] = []
         self.most_in_flight = 0
         self.deaths = 0
@@ -91,8 +95,13 @@ class InlinePools:
         self.streams[slot] = iter(self.trainers[slot].train(assignments))
 
     def measure(self, slot: int, snapshot: SnapshotId, header: SnapshotHeader, payload: Any) -> None:
-        self.jobs.append((slot, snapshot, header, payload))
+        worker = self.estimators[slot]
+        self.jobs.append((slot, snapshot, lambda: worker.measure(slot, snapshot, header, payload)))
         self.most_in_flight = max(self.most_in_flight, len(self.jobs))
+
+    def measure_kept(self, slot: int, snapshot: SnapshotId, kept: KeptSnapshot) -> None:
+        worker = self.estimators[slot]
+        self.jobs.append((slot, snapshot, lambda: worker.measure_kept(slot, snapshot, kept)))
 
     def ask_estimator(self, slot: int) -> None:
         self.asked.append(slot)
@@ -128,11 +137,11 @@ class InlinePools:
         free = [job for job in self.jobs if not self.hangs_measuring(job[0])]
         if free and self.polls % self.measure_every == 0:
             self.jobs.remove(free[0])
-            slot, snapshot, header, payload = free[0]
+            slot, snapshot, measure = free[0]
             if self.random.random() < self.chaos:
-                news.append(Verdict(slot=slot, snapshot=snapshot, error="lost", lost=True))
+                news.append(Lost(slot=slot, snapshot=snapshot, error="lost"))
             else:
-                news.append(self.estimators[slot].measure(slot, snapshot, header, payload))
+                news.append(measure())
         self.random.shuffle(news)
         return news
 
@@ -175,6 +184,8 @@ class InlineRun:
         self.environment: dict[str, Any] = {}
         self.stop_requested: Callable[[], bool] = lambda: False
         self.look_for_room: Callable[[], PoolSize | None] = lambda: None
+        self.make_room = ScriptedRoom
+        self.driver: Driver | None = None
 
     def __call__(
         self, *, max_attempts: int = 1000, max_snapshots: int = 3, stall_timeout_s: float | None = None
@@ -185,7 +196,7 @@ class InlineRun:
             committer = Committer(
                 self.run_dir, Journal(self.run_dir.journal, state.next_number), state, measurement="m"
             )
-            committer.record({"type": "opened", "format": 1, "epoch": state.epoch + 1, "environment": self.environment})
+            committer.record(Opened(driver_epoch=state.driver_epoch + 1, environment=self.environment))
             _record_plan(self.run_dir, committer, plan, self.sweep, "m")
             todo: dict[str, Trial] = {
                 trial.trial_id: trial for trial in plan.trials if not state.trials[trial.trial_id].resolved
@@ -195,29 +206,40 @@ class InlineRun:
                 for name in todo
             }
             measure = self.sweep.measure
-            Driver(
-                run_dir=self.run_dir,
-                lock=lock,
-                committer=committer,
-                trials=todo,
-                measure=measure.model_dump(mode="json") if measure is not None else None,
-                schedule=Schedule(
+            size = PoolSize(trainers=2 if todo else 0, estimators=2 if todo and measure is not None else 0)
+            self.driver = driver_of_training(
+                Training(trials=todo, measure=measure.model_dump(mode="json") if measure is not None else None),
+                Schedule(
                     order(todo, progress),
                     max_attempts=max_attempts,
                     max_snapshots=max_snapshots,
                     side_by_side=[name for name, trial in todo.items() if trial.problem["use"] == "analytic"],
                     share=7,
                 ),
+                held=Driving(run_dir=self.run_dir, lock=lock, listener=self.listener),
+                committer=committer,
                 pools=self.pools,
-                num_trainers=2 if todo else 0,
-                num_estimators=2 if todo and measure is not None else 0,
-                listener=self.listener,
-                stop_requested=self.stop_requested,
-                look_for_room=self.look_for_room,
+                room=ScriptedRoom(size, lambda: self.look_for_room()),
                 stall_timeout_s=stall_timeout_s,
-            ).run()
+            )
+            self.driver.run(lambda: self.stop_requested())
             committer.refresh()
         return self
+
+
+class ScriptedRoom:
+    """Room for workers that changes when a test says so."""
+
+    waiting_for = None
+
+    def __init__(self, size: PoolSize, ask: Callable[[], PoolSize | None] = lambda: None) -> None:
+        self.size = size
+        self._ask = ask
+
+    def look(self) -> bool:
+        size = self._ask()
+        self.size = size or self.size
+        return size is not None
 
 
 @pytest.fixture

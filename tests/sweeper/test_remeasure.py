@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,14 +10,18 @@ import pandas as pd
 import pytest
 
 from sweeper.driver.commit import Committer
-from sweeper.driver.remeasure_loop import measure_again
+from sweeper.driver.driver import driver_of_kept
+from sweeper.driver.session import Driving
 from sweeper.errors import ClipsweepError, IntegrityError, RunDirectoryError
 from sweeper.planning.plan import remeasurement_id
 from sweeper.protocol.events import SnapshotId
-from sweeper.protocol.messages import SnapshotHeader
+from sweeper.protocol.messages import KeptSnapshot
+from sweeper.protocol.pools import PoolSize
 from sweeper.remeasure import estimate_run, kept_snapshots, remeasure_section
+from sweeper.schedule.kept_queue import KeptQueue
 from sweeper.store.journal import Journal, read_journal, replay
 from sweeper.store.lock import DriverLock
+from sweeper.store.records import Opened, Remeasuring
 from sweeper.store.recovery import recover
 from sweeper.store.run_dir import RunDir
 from sweeper.workers.snapshots import read_header, read_iterates
@@ -47,7 +50,8 @@ def again(
     crash_after: int | None = None,
     chaos: float = 0.0,
     prepare: Callable[[Any], object] = lambda pool: None,
-    **settings: Any,
+    listener: Any = None,
+    stall_timeout_s: float | None = None,
 ) -> pd.DataFrame:
     """``clipsweep estimate`` with the workers in this process."""
     run_dir: RunDir = run.run_dir
@@ -65,17 +69,25 @@ def again(
     prepare(pool)
     section = remeasure_section(run_dir, estimator, options)
     measurement = remeasurement_id(section)
-    with DriverLock(run_dir).hold():
+    with DriverLock(run_dir).hold() as lock:
         state = recover(run_dir)
         done = state.remeasured.get(measurement, set())
         todo = [one for one in kept_snapshots(run_dir, state) if (one.trial, one.step) not in done]
         committer = Committer(run_dir, Journal(run_dir.journal, state.next_number), state, measurement=measurement)
-        committer.record({"type": "opened", "format": 1, "epoch": state.epoch + 1, "environment": {}})
-        committer.record({"type": "remeasuring", "measurement": measurement, "environment": {}, "measure": section})
+        committer.record(Opened(driver_epoch=state.driver_epoch + 1, environment={}))
+        committer.record(Remeasuring(measurement=measurement, measure=section))
         run.asked = todo
-        if todo:
-            settings = {"max_attempts": 1000, **settings}
-            measure_again(todo, section, committer=committer, pool=pool, num_estimators=2, **settings)
+        driver = driver_of_kept(
+            KeptQueue(todo, max_attempts=1000),
+            section,
+            {},
+            held=Driving(run_dir=run_dir, lock=lock, listener=listener or run.listener),
+            committer=committer,
+            pool=pool,
+            room=run.make_room(PoolSize(trainers=0, estimators=2)),
+            stall_timeout_s=stall_timeout_s,
+        )
+        driver.run(lambda: False)
         committer.refresh()
     table = pd.read_parquet(run_dir.table(f"measurements/{estimator}"))
     return table[table["measurement_id"] == measurement].reset_index(drop=True)
@@ -95,8 +107,8 @@ def test_an_estimator_that_hangs_is_ended_and_another_measures_its_snapshot(
 ) -> None:
     reference = again(inline_run(SPEC, name="reference")(), "directional_curvature")
     run = inline_run(SPEC, name="hanging")()
-    now, stuck, said = 0.0, {1}, []
-    monkeypatch.setattr("sweeper.driver.remeasure_loop.time.monotonic", lambda: now)
+    now, stuck = 0.0, {1}
+    monkeypatch.setattr("sweeper.driver.driver.time.monotonic", lambda: now)
 
     def prepare(pool: Any) -> None:
         real = pool.kill_estimator
@@ -111,9 +123,9 @@ def test_an_estimator_that_hangs_is_ended_and_another_measures_its_snapshot(
 
         pool.before_poll, pool.hangs_measuring, pool.kill_estimator = tick, stuck.__contains__, kill_estimator
 
-    rows = again(run, "directional_curvature", prepare=prepare, stall_timeout_s=30, say=said.append)
+    rows = again(run, "directional_curvature", prepare=prepare, stall_timeout_s=30)
     assert stuck == set(), "it was killed"
-    assert len([line for line in said if "estimator 1 died: no sign of life for 3" in line]) == 1
+    assert len([line for line in run.listener.lines if "estimator 1 died: no sign of life for 3" in line]) == 1
     pd.testing.assert_frame_equal(rows, reference, check_exact=True)
 
 
@@ -132,7 +144,7 @@ def test_measured_again_with_the_same_settings_the_rows_are_those_of_the_sweep(i
 def test_after_a_crash_only_what_is_missing_is_measured(
     inline_run: InlineRun, polls: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("sweeper.driver.remeasure_loop._GROUP_S", 0.0)
+    monkeypatch.setattr("sweeper.driver.commit._GROUP_S", 0.0)
     reference = again(inline_run(SPEC, name="reference")(), "directional_curvature")
     run = inline_run(SPEC, name="crashing")()
     with pytest.raises(Crash):
@@ -179,12 +191,10 @@ def test_a_damaged_snapshot_gets_a_row_that_says_so(inline_run: InlineRun) -> No
     with pytest.raises(IntegrityError, match="holds other numbers than were written"):
         read_iterates(path)
     section = remeasure_section(run.run_dir, "directional_curvature", [])
-    header = SnapshotHeader(
-        trial=path.parent.name, seed=0, step=0, epoch=math.nan, problem={}, measure=section, nbytes=0
-    )
+    kept = KeptSnapshot(trial=path.parent.name, step=0, use=None, measure=section)
     pool = run.pools
     pool.start_estimator(9)
-    verdict = pool.estimators[9].measure(9, SnapshotId(path.parent.name, 0, 0), header, None)
+    verdict = pool.estimators[9].measure_kept(9, SnapshotId(path.parent.name, 0, 0), kept)
     assert "holds other numbers" in verdict.error
 
 

@@ -52,6 +52,7 @@ def run_lanes(lanes: Sequence[Lane]) -> Iterator[tuple[int, LaneResult]]:
         Gradient descent with h = 1/2 on x^2/2 halves x: from 1, the fourth iterate is 1/16.
 
         >>> from trainers.analytic.functions import Quadratic
+        >>> from trainers.analytic.theory import StepRule
         >>> lane = Lane(
         ...     function=Quadratic(eigenvalues=(1.0,)), start=1.0, epsilon=0.0625, rule=StepRule(eta=0.5), steps=100
         ... )

@@ -6,9 +6,11 @@ from typing import Any
 
 import pytest
 
-from sweeper.cluster.capacity import Cluster, WorkerSettings, pool_size
+from sweeper.cluster.capacity import Cluster, Wanted, WorkerSettings, pool_size
 from sweeper.errors import ClusterError
 from sweeper.protocol.pools import PoolSize
+
+AUTO = Wanted(trainers="auto", estimators=0, num_trials=9)
 
 
 @pytest.mark.parametrize(
@@ -25,11 +27,11 @@ def test_what_can_never_fit_is_refused_at_once_with_the_same_words(trainer: dict
     cluster = Cluster(cpus=4, gpus=0, object_store_bytes=0, nodes=((2, 0), (2, 0)))
     estimator = WorkerSettings(cpus=0.5, gpus=0, threads=1)
     with pytest.raises(ClusterError, match=message):
-        pool_size(cluster, WorkerSettings(**trainer, threads=1), estimator, trainers="auto", estimators=0, num_trials=4)
+        pool_size(cluster, WorkerSettings(**trainer, threads=1), estimator, AUTO)
 
 
 def test_room_is_counted_node_by_node():
     two = WorkerSettings(cpus=2, gpus=0, threads=2)
     cluster = Cluster(cpus=9, gpus=0, object_store_bytes=0, nodes=((3, 0), (3, 0), (3, 0)))
-    size = pool_size(cluster, two, two, trainers="auto", estimators=0, num_trials=9)
+    size = pool_size(cluster, two, two, AUTO)
     assert size == PoolSize(trainers=3, estimators=0)

@@ -9,17 +9,29 @@ import numpy as np
 import pytest
 
 from sweeper.cluster.pools import gathered
-from sweeper.protocol.messages import ProgressItem, SegmentItem, SnapshotHeader, SnapshotItem, TrainerItem
+from sweeper.protocol.events import SegmentId
+from sweeper.protocol.messages import (
+    ProgressItem,
+    SegmentFacts,
+    SegmentItem,
+    SnapshotHeader,
+    SnapshotItem,
+    TrainerItem,
+)
 
-PROGRESS = ProgressItem(step=1, loss=0.5, clipped_fraction=0.0)
+SEGMENT = SegmentId("a", 1, 0)
+FACTS = SegmentFacts(num_steps=3, num_clipped=0, started_at=0.0, ended_at=1.0, train_s=1.0, evaluate_s=0.0, host="here")
+PROGRESS = ProgressItem(segment=SEGMENT, step=1, loss=0.5, clipped_fraction=0.0)
 SNAPSHOT = SnapshotItem(
-    header=SnapshotHeader(trial="a", seed=0, step=3, epoch=0.5, problem={}, measure={}, nbytes=8), payload="array"
+    segment=SEGMENT,
+    header=SnapshotHeader(trial="a", seed=0, step=3, epoch=0.5, problem={}, measure={}, nbytes=8),
+    payload="array",
 )
 
 
 def segment(outcome: str | None) -> SegmentItem:
     rows = {"step": np.arange(3)}
-    return SegmentItem(start=0, stop=3, rows=rows, checkpoint=None, outcome=outcome, facts={})
+    return SegmentItem(segment=SEGMENT, start=0, stop=3, rows=rows, checkpoint=None, outcome=outcome, facts=FACTS)
 
 
 class Trainer:

@@ -11,8 +11,8 @@ import ray
 from ray.exceptions import NodeDiedError, OutOfMemoryError, RayActorError, RayError
 
 from sweeper.cluster.capacity import WorkerSettings
-from sweeper.cluster.pools import RayPools, _death_of
-from sweeper.protocol.events import SnapshotId
+from sweeper.cluster.pools import RayPools, _Beats, _death_of, _Stream, _Verdict
+from sweeper.protocol.events import SegmentId, SnapshotId
 from sweeper.protocol.messages import (
     EstimatorDown,
     FromTrainer,
@@ -61,12 +61,13 @@ def test_an_estimator_that_dies_while_it_measures_is_down_and_no_error_of_the_sw
 ) -> None:
     fail_with(error, monkeypatch)
     pools._actors["estimator", 1] = object()
-    pools._verdicts["handle"] = (1, SnapshotId("a", 1, 0))
+    pools._pending["handle"] = _Verdict(slot=1, snapshot=SnapshotId("a", 1, 0))
+    pools._pending["beats"] = _Beats(slot=1)
     (message,) = pools._read("handle")
     assert isinstance(message, EstimatorDown)
     assert message.slot == 1
     assert said in message.error
-    assert pools._verdicts == {}
+    assert pools._pending == {}, "nothing is awaited of it any more"
     assert pools._actors == {}
 
 
@@ -77,15 +78,16 @@ def test_a_trainer_that_dies_in_a_trial_is_down_and_says_why(
     fail_with(error, monkeypatch)
     stream = iter(["item"])
     pools._actors["trainer", 0] = object()
-    pools._streams[stream] = 0
+    pools._pending[stream] = _Stream(slot=0, unfinished=1)
     (message,) = pools._read(stream)
     assert isinstance(message, TrainerDown)
     assert said in message.error
-    assert pools._streams == {}
+    assert pools._pending == {}
 
 
 HEADER = SnapshotHeader(trial="a", seed=0, step=3, epoch=0.5, problem={}, measure={}, nbytes=8)
-PROGRESS = ProgressItem(step=1, loss=0.5, clipped_fraction=0.0)
+SEGMENT = SegmentId("a", 1, 0)
+PROGRESS = ProgressItem(segment=SEGMENT, step=1, loss=0.5, clipped_fraction=0.0)
 
 
 class Stream:
@@ -115,41 +117,40 @@ def read(pools: RayPools, monkeypatch: pytest.MonkeyPatch) -> Callable[[Stream],
     monkeypatch.setattr(ray, "get", get)
 
     def read_next(stream: Stream) -> list[Message]:
-        if stream not in pools._streams:
+        if stream not in pools._pending:
             pools._actors["trainer", 0] = object()
-            pools._streams[stream] = 0
-            pools._unfinished[0] = 1
+            pools._pending[stream] = _Stream(slot=0, unfinished=1)
         return pools._read(stream)
 
     return read_next
 
 
 def test_a_snapshot_is_told_when_its_array_is_there_which_nobody_reads(read: Callable[[Stream], list[Message]]) -> None:
-    stream = Stream([PROGRESS, SnapshotItem(header=HEADER, payload=None)])
+    stream = Stream([PROGRESS, SnapshotItem(segment=SEGMENT, header=HEADER, payload=None)])
     assert read(stream) == [FromTrainer(slot=0, item=PROGRESS)]
     stream.sent = ["array", [PROGRESS]]
-    assert read(stream) == [FromTrainer(slot=0, item=SnapshotItem(header=HEADER, payload="array"))]
+    assert read(stream) == [FromTrainer(slot=0, item=SnapshotItem(segment=SEGMENT, header=HEADER, payload="array"))]
     assert read(stream) == [FromTrainer(slot=0, item=PROGRESS)]
 
 
 def test_a_trainer_that_dies_between_a_snapshots_header_and_its_array_is_down_and_has_taken_none(
     pools: RayPools, read: Callable[[Stream], list[Message]]
 ) -> None:
-    stream = Stream([SnapshotItem(header=HEADER, payload=None)], CRASHED)
+    stream = Stream([SnapshotItem(segment=SEGMENT, header=HEADER, payload=None)], CRASHED)
     assert read(stream) == []
     (message,) = read(stream)
     assert isinstance(message, TrainerDown), "an estimator that was given its death would be taken for dead itself"
     assert "the trainer's process" in message.error
-    assert (pools._streams, pools._headers, pools._actors) == ({}, {}, {})
+    assert (pools._pending, pools._actors) == ({}, {})
 
 
 def test_of_a_trainer_that_was_ended_no_header_is_left(
     pools: RayPools, read: Callable[[Stream], list[Message]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(ray, "kill", lambda actor: None)
-    read(Stream([SnapshotItem(header=HEADER, payload=None)]))
+    read(Stream([SnapshotItem(segment=SEGMENT, header=HEADER, payload=None)]))
     pools.kill_trainer(0)
-    assert (pools._streams, pools._headers) == ({}, {})
+    assert pools._pending == {}
 
 
 def test_a_death_is_told_in_one_line() -> None:

@@ -2,79 +2,82 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 
-from sweeper.driver.open_segments import OpenSegments, failed_rows
-from sweeper.protocol.events import SegmentId, SnapshotId, Start
-from sweeper.protocol.messages import SegmentItem, SnapshotHeader, SnapshotItem
+from sweeper.driver.estimators import failed_rows
+from sweeper.driver.open_segments import OpenSegments
+from sweeper.protocol.events import SegmentId, SnapshotId
+from sweeper.protocol.messages import SegmentFacts, SegmentItem, SnapshotHeader, SnapshotItem
 
 MEASURE = {"data_fraction": 0.5, "estimators": [{"use": "one"}, {"use": "other"}]}
 ROWS = {"one": {"step": 3}}
+HEAD = SegmentId("a", 1, 0)
+FACTS = SegmentFacts(num_steps=5, num_clipped=0, started_at=0.0, ended_at=1.0, train_s=1.0, evaluate_s=0.0, host="here")
 
 
-def ended(outcome: str | None, stop: int = 5) -> SegmentItem:
-    rows = {"step": np.arange(stop)}
-    return SegmentItem(start=0, stop=stop, rows=rows, checkpoint=None, outcome=outcome, facts={})
+def ended(segment: SegmentId, outcome: str | None) -> SegmentItem:
+    rows = {"step": np.arange(5)}
+    return SegmentItem(segment=segment, start=0, stop=5, rows=rows, checkpoint=None, outcome=outcome, facts=FACTS)
 
 
-def taken(trial: str, step: int) -> SnapshotItem:
-    header = SnapshotHeader(trial=trial, seed=0, step=step, epoch=0.5, problem={}, measure=MEASURE, nbytes=8)
-    return SnapshotItem(header=header, payload="array")
+def taken(segment: SegmentId, step: int) -> SnapshotItem:
+    header = SnapshotHeader(trial=segment.trial, seed=0, step=step, epoch=0.5, problem={}, measure=MEASURE, nbytes=8)
+    return SnapshotItem(segment=segment, header=header, payload="array")
 
 
-@pytest.fixture
-def segments() -> OpenSegments:
-    """Trainer 3 is at the first segment of ``a``, with ``b`` to follow."""
-    segments = OpenSegments(steps={"a": 10, "b": 20})
-    segments.hand_out(3, [Start("a", 1, 0), Start("b", 2, 0)])
-    return segments
+class Pool:
+    """Remembers what it was given to measure."""
+
+    def __init__(self) -> None:
+        self.given: list[tuple[int, SnapshotId, Any]] = []
+
+    def measure(self, slot: int, snapshot: SnapshotId, header: SnapshotHeader, payload: Any) -> None:
+        self.given.append((slot, snapshot, payload))
 
 
-def test_after_a_checkpoint_a_trainer_is_at_the_next_segment_and_after_the_end_at_the_next_trial(
-    segments: OpenSegments,
-) -> None:
-    assert segments.end(3, ended(None)) == SegmentId("a", 1, 0)
-    assert segments.current == {3: SegmentId("a", 1, 1)}
-    assert segments.end(3, ended("done")) == SegmentId("a", 1, 1)
-    assert segments.current == {3: SegmentId("b", 2, 0)}
-    assert not segments.idle
-    segments.end(3, ended("diverged"))
-    assert segments.idle
-
-
-def test_a_trainer_that_was_stopped_begins_nothing_more(segments: OpenSegments) -> None:
-    segments.end(3, ended("stopped"))
-    assert segments.current == {}
-    assert segments.idle
-
-
-def test_rows_come_to_the_segment_in_which_their_snapshot_was_taken(segments: OpenSegments) -> None:
-    first = segments.take(3, taken("a", 3))
+def test_rows_come_to_the_segment_in_which_their_snapshot_was_taken() -> None:
+    segments = OpenSegments()
+    first = segments.take(taken(HEAD, 3))
     assert first == SnapshotId("a", 1, 3)
-    segments.end(3, ended(None))
-    second = segments.take(3, taken("a", 7))
-    assert segments.num_snapshots == 2
+    segments.end(ended(HEAD, None))
+    second = segments.take(taken(HEAD.following, 7))
+    assert segments.waits_for_rows
     assert segments.add_rows(second, {"one": {"step": 7}}, 0.25)
     assert segments.add_rows(first, ROWS, 0.5)
-    head, following = segments.close(SegmentId("a", 1, 0)), segments.close(SegmentId("a", 1, 1))
-    assert (head.measurements, head.estimate_s, head.steps) == ({"one": [{"step": 3}]}, 0.5, 10)
+    assert not segments.waits_for_rows
+    head, following = segments.close(HEAD), segments.close(HEAD.following)
+    assert (head.measurements, head.estimate_s) == ({"one": [{"step": 3}]}, 0.5)
+    assert head.item is not None
+    assert head.item.segment == HEAD
     assert (following.measurements, following.estimate_s) == ({"one": [{"step": 7}]}, 0.25)
-    assert segments.num_snapshots == 0
 
 
-def test_rows_of_a_segment_that_was_discarded_meanwhile_are_not_wanted(segments: OpenSegments) -> None:
-    snapshot = segments.take(3, taken("a", 3))
-    assert segments.snapshot(snapshot).payload == "array"
-    assert segments.drop(3) == SegmentId("a", 1, 0)
-    segments.discard(SegmentId("a", 1, 0))
-    assert not segments.add_rows(snapshot, ROWS)
-    assert segments.idle
-    with pytest.raises(KeyError):
-        segments.close(SegmentId("a", 1, 0))
+def test_an_estimator_is_given_what_the_trainer_delivered() -> None:
+    segments, pool = OpenSegments(), Pool()
+    snapshot = segments.take(taken(HEAD, 3))
+    segments.hand_out(pool, 2, snapshot)  # type: ignore[arg-type]
+    assert pool.given == [(2, snapshot, "array")]
 
 
-def test_a_snapshot_that_could_not_be_measured_has_a_row_of_every_estimator_that_says_why() -> None:
-    rows = failed_rows(taken("a", 3).header, "no gradient")
-    row = {"trial_id": "a", "step": 3, "epoch": 0.5, "error": "no gradient", "data_fraction": 0.5}
-    assert rows == {"one": row, "other": row}
+def test_rows_of_a_segment_that_was_discarded_meanwhile_are_not_wanted() -> None:
+    segments = OpenSegments()
+    lost, kept = segments.take(taken(HEAD, 3)), segments.take(taken(SegmentId("b", 1, 0), 3))
+    segments.discard(HEAD)
+    assert not segments.add_rows(lost, ROWS, 0.5)
+    assert segments.close(HEAD).measurements == {}
+    assert segments.add_rows(kept, ROWS, 0.5)
+
+
+@pytest.mark.parametrize("epoch", [0.5, None])
+def test_a_snapshot_that_could_not_be_measured_has_a_row_of_every_estimator_that_says_why(epoch: float | None) -> None:
+    row = {"trial_id": "a", "step": 3, "epoch": epoch, "error": "no gradient", "data_fraction": 0.5}
+    assert failed_rows(SnapshotId("a", 1, 3), MEASURE, "no gradient", epoch=epoch) == {"one": row, "other": row}
+
+
+def test_the_rows_of_a_snapshot_that_failed_stand_in_its_segment() -> None:
+    segments = OpenSegments()
+    segments.add_failed(segments.take(taken(HEAD, 3)), "no gradient")
+    assert segments.close(HEAD).measurements["other"][0]["error"] == "no gradient"

@@ -12,10 +12,12 @@ import pytest
 from sweeper.errors import RunDirectoryError
 from sweeper.monitor.status import retry, run_status
 from sweeper.planning.cost import plan_document, plan_text
+from sweeper.protocol.consent import Consent
 from sweeper.report.summary import build_report
 from sweeper.run import run_sweep
 from sweeper.spec import loads_spec
 from sweeper.store.journal import Journal, open_state
+from sweeper.store.records import Failed
 from sweeper.store.run_dir import RunDir
 from sweeper.tables.readable import trials_table
 from sweeper.tables.run import Run
@@ -74,7 +76,7 @@ def run_again(new_listener: Callable[[], Any]) -> RunAgain:
     def again(run_dir: RunDir, text: str, **options: Any) -> list[str]:
         listener = new_listener()
         sweep = loads_spec(text, folder=run_dir.path.parent)
-        run_sweep(sweep, out=run_dir.path, listener=listener, new_measurement=True, **options)
+        run_sweep(sweep, out=run_dir.path, listener=listener, consent=Consent(new_measurement=True, **options))
         lines: list[str] = listener.lines
         return lines
 
@@ -144,7 +146,7 @@ def test_an_accepted_change_leaves_the_earlier_trials_out_of_reports_and_is_aske
     run_dir = begun(SPEC)
     before = set(open_state(run_dir).trials)
     changed = SPEC.replace("batch_size: 4", "batch_size: 8")
-    lines = run_again(run_dir, changed, accept_change=True)
+    lines = run_again(run_dir, changed, change=True)
     assert any("4 trials take the place of 4 of an earlier spec" in line for line in lines)
     assert open_state(run_dir).superseded == before
     # From here on more seeds are only more seeds.
@@ -168,7 +170,7 @@ def test_going_back_to_the_earlier_spec_is_a_change_too_and_takes_its_trials_up_
     run_dir = begun(SPEC)
     before = set(open_state(run_dir).trials)
     changed = SPEC.replace("batch_size: 4", "batch_size: 8")
-    run_again(run_dir, changed, accept_change=True)
+    run_again(run_dir, changed, change=True)
     after = set(open_state(run_dir).trials) - before
     # Nothing of the changed spec was trained yet, so that going back costs nothing and asks nothing.
     run_again(run_dir, SPEC)
@@ -197,15 +199,15 @@ def test_changed_code_of_the_users_own_is_named_file_by_file_and_wants_accept_dr
     with pytest.raises(RunDirectoryError, match=r"your own code changed") as caught:
         run_again(run_dir, OWN_SPEC)
     text = str(caught.value)
-    assert f"code of changing_lines:line: {earlier.record['code']['sha256'][:12]} -> " in text
+    assert f"code of changing_lines:line: {earlier.record.code.sha256[:12]} -> " in text
     assert "\n    changing_lines.py: " in text
     assert "Go on with --accept-drift, restore" in text
     both = OWN_SPEC.replace("0.1", "0.2")
     with pytest.raises(RunDirectoryError, match=r"Go on with --accept-change --accept-drift"):
         run_again(run_dir, both)
     with pytest.raises(RunDirectoryError, match=r"Go on with --accept-change,"):
-        run_again(run_dir, both, accept_drift=True)
-    run_again(run_dir, OWN_SPEC, accept_drift=True)
+        run_again(run_dir, both, drift=True)
+    run_again(run_dir, OWN_SPEC, drift=True)
     trials = trials_table(open_state(run_dir), None).to_pandas()
     assert trials["code_id"].nunique() == 2, "rows of the two are marked"
     assert sorted(trials["superseded"]) == [False, True]
@@ -231,8 +233,8 @@ def test_a_change_is_seen_though_the_resolved_spec_is_gone(begun: Callable[[str]
 
 def give_up(run_dir: RunDir, trial: str) -> None:
     """Note a trial's last failure, as a driver does."""
-    failure = {"epoch": 1, "attempt": 3, "kind": "raised", "error": "no", "final": True}
-    Journal(run_dir.journal, open_state(run_dir).next_number).append({"type": "failed", "trial": trial, **failure})
+    failed = Failed(trial=trial, driver_epoch=1, attempt=3, kind="raised", error="no", final=True)
+    Journal(run_dir.journal, open_state(run_dir).next_number).append(failed)
 
 
 def test_a_retry_of_all_leaves_out_failed_trials_that_a_changed_spec_has_superseded(
@@ -242,7 +244,7 @@ def test_a_retry_of_all_leaves_out_failed_trials_that_a_changed_spec_has_superse
     run_dir = begun(SPEC)
     old = next(name for name, trial in open_state(run_dir).trials.items() if trial.segments)
     give_up(run_dir, old)
-    run_again(run_dir, SPEC.replace("width: 4", "width: 5"), accept_change=True)
+    run_again(run_dir, SPEC.replace("width: 4", "width: 5"), change=True)
     state = open_state(run_dir)
     assert old in state.superseded
     new = next(name for name in state.trials if name not in state.superseded)
@@ -251,11 +253,11 @@ def test_a_retry_of_all_leaves_out_failed_trials_that_a_changed_spec_has_superse
     retried = retry(run_dir.path, [])
     assert (len(retried.queued), retried.left_out) == (1, 1)
     state = open_state(run_dir)
-    assert (state.trials[old].status, state.trials[new].status) == ("failed", "queued")
+    assert (state.trials[old].status(), state.trials[new].status()) == ("failed", "queued")
     with pytest.raises(RunDirectoryError, match=f"trial {old} is superseded: .*run the earlier spec with"):
         retry(run_dir.path, [old])
     assert retry(run_dir.path, []).queued == (), "the other waits already"
 
     # Of the earlier spec, it may be tried again.
-    run_again(run_dir, SPEC, accept_change=True)
+    run_again(run_dir, SPEC, change=True)
     assert len(retry(run_dir.path, [old]).queued) == 1

@@ -7,6 +7,7 @@ import io
 import json
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,33 +18,30 @@ from sweeper.driver.commit import Committer
 from sweeper.driver.open_segments import OpenSegment
 from sweeper.errors import ClipsweepError
 from sweeper.protocol.events import SegmentId
-from sweeper.protocol.messages import SegmentItem
+from sweeper.protocol.messages import SegmentFacts, SegmentItem
 from sweeper.report.plots.draw import draw
 from sweeper.report.render.summary import FORMATS, render
 from sweeper.report.summary import build_report
 from sweeper.store.journal import Journal, RunState
+from sweeper.store.records import Opened, Planned, TrialRecord
 from sweeper.store.run_dir import RunDir
 from sweeper.tables.run import Run
 
 RATE, CLIP = "update_rule.learning_rate", "update_rule.clip_norm"
 
 
-def facts(**changes: Any) -> dict[str, Any]:
-    return {
-        "num_clipped": 0,
-        "num_steps": 10,
-        "diverged_step": None,
-        "last_finite_loss": 1.0,
-        "waited_s": 0.0,
-        "train_s": 1.0,
-        "evaluate_s": 0.0,
-        "started_at": 0.0,
-        "ended_at": 1.0,
-        "num_snapshots": 0,
-        "host": "here",
-        "pid": 1,
-        "data": "made up",
-    } | changes
+FACTS = SegmentFacts(
+    num_steps=10,
+    num_clipped=0,
+    last_finite_loss=1.0,
+    started_at=0.0,
+    ended_at=1.0,
+    train_s=1.0,
+    evaluate_s=0.0,
+    host="here",
+    pid=1,
+    data="made up",
+)
 
 
 class MadeUpRun:
@@ -53,7 +51,7 @@ class MadeUpRun:
         self.run_dir = RunDir(path)
         self.run_dir.create()
         self.committer = Committer(self.run_dir, Journal(self.run_dir.journal, 0), RunState(), measurement="m1")
-        self.committer.record({"type": "opened", "format": 1, "epoch": 1, "environment": {}})
+        self.committer.record(Opened(driver_epoch=1, environment={}))
 
     def add(
         self,
@@ -68,17 +66,17 @@ class MadeUpRun:
         exponent: float | None = None,
     ) -> None:
         name = f"trial-{rate}-{clip}-{seed}"
-        trial = {
-            "trial_id": name,
-            "cell_id": f"cell-{rate}-{clip}",
-            "arm": "sgd" if clip is None else "sgd + clip_norm",
-            "seed": seed,
-            "swept": {RATE: rate, CLIP: clip},
-            "learning_rate": rate,
-            "clip_norm": clip,
-            "steps": 10,
-        }
-        self.committer.record({"type": "planned", "measurement": "m1", "measure": {}, "trials": [trial]})
+        trial = TrialRecord(
+            trial_id=name,
+            cell_id=f"cell-{rate}-{clip}",
+            arm="sgd" if clip is None else "sgd + clip_norm",
+            seed=seed,
+            swept={RATE: rate, CLIP: clip},
+            learning_rate=rate,
+            clip_norm=clip,
+            steps=10,
+        )
+        self.committer.record(Planned(measurement="m1", measure={}, trials=(trial,)))
         if outcome == "failed":
             self.committer.note_failure(name, 1, "raised", "ValueError: no", final=True)
             return
@@ -90,14 +88,15 @@ class MadeUpRun:
             columns["valid_loss"] = np.where(step == 10, valid, np.nan)
         diverged = {"diverged_step": 7, "last_finite_loss": 3.0} if outcome == "diverged" else {}
         item = SegmentItem(
+            segment=SegmentId(name, 1, 0),
             start=0,
             stop=10,
             rows=columns,
             checkpoint=None,
             outcome=outcome,
-            facts=facts(num_clipped=round(10 * clipped), **diverged),
+            facts=replace(FACTS, num_clipped=round(10 * clipped), **diverged),
         )
-        segment = OpenSegment(steps=10, item=item)
+        segment = OpenSegment(item=item)
         if exponent is not None:
             for k in range(5):
                 norm = 2.0**k
@@ -235,7 +234,7 @@ def test_a_formula_in_a_value_is_defused_in_csv_and_markup_is_text_in_the_table(
     run = MadeUpRun(tmp_path / "run")
     run.add(1.0, None, 0)
     trials = run.committer.state.trials
-    next(iter(trials.values())).record["swept"]["problem.corpus"] = "=cmd|'[red]x'"
+    next(iter(trials.values())).record.swept["problem.corpus"] = "=cmd|'[red]x'"
     run.committer.refresh()
     report = build_report(_frozen(run))
     assert "'=cmd|" in render(report, "csv")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 import subprocess
 import sys
@@ -18,13 +17,15 @@ from sweeper.check import check_sweep
 from sweeper.errors import ClipsweepError
 from sweeper.null_test import null_test_document
 from sweeper.planning.plan import expand
+from sweeper.protocol.consent import Consent
 from sweeper.protocol.events import SnapshotId
-from sweeper.protocol.messages import SnapshotHeader
+from sweeper.protocol.messages import KeptSnapshot, Raised
 from sweeper.remeasure import estimate_run, remeasure_section, uses_of
 from sweeper.run import run_sweep
 from sweeper.spec import load_spec
 from sweeper.spec.user_code import user_code
 from sweeper.store.journal import open_state
+from sweeper.store.records import CodeRecord
 from sweeper.workers.snapshots import keep_snapshot, read_header, read_iterates
 
 SPEC = "problem: {{use: '{use}'}}\nupdate_rule: {{learning_rate: 0.1}}\ntrain: {{steps: 3}}\n"
@@ -222,7 +223,8 @@ def with_code(monkeypatch: pytest.MonkeyPatch, file: Path) -> None:
     def recover(*arguments: Any) -> Any:
         state = real(*arguments)
         for trial in state.trials.values():
-            trial.record["code"] = {"use": found.use, "root": str(found.root), "sha256": found.sha256}
+            code = CodeRecord(use=found.use, root=found.root, sha256=found.sha256)
+            trial.record = replace(trial.record, code=code)
         return state
 
     def on_ray(*arguments: Any, code: list[Any], uses: dict[str, str], **options: Any) -> tuple[int, bool]:
@@ -252,7 +254,7 @@ def test_estimate_runs_code_above_the_run_and_in_the_working_directory_and_asks_
     with pytest.raises(ClipsweepError, match=r"neither in a folder above the run nor in the working .*--allow-code"):
         estimate_run(path, "directional_curvature", listener=new_listener())
     with pytest.raises(Started):
-        estimate_run(path, "directional_curvature", listener=new_listener(), allow_code=True)
+        estimate_run(path, "directional_curvature", listener=new_listener(), consent=Consent(code=True))
     monkeypatch.chdir(tmp_path / "elsewhere")
     with pytest.raises(Started):
         estimate_run(path, "directional_curvature", listener=new_listener())
@@ -264,13 +266,12 @@ def test_a_snapshots_file_cannot_have_other_code_run_than_its_trial_was_trained_
     forged = {"use": "os:system", "command": f"touch {tmp_path / 'owned'}"}
     keep_snapshot(run_dir, replace(read_header(path, {}), problem=forged), read_iterates(path))
     section = remeasure_section(run_dir, "directional_curvature", [])
-    header = SnapshotHeader(
-        trial=path.parent.name, seed=0, step=0, epoch=math.nan, problem={}, measure=section, nbytes=0
-    )
     kept.pools.start_estimator(0)
     worker = kept.pools.estimators[0]
-    for problem in ({}, {"use": "far_problem:one"}):
-        verdict = worker.measure(0, SnapshotId(path.parent.name, 0, 0), replace(header, problem=problem), None)
+    for use in (None, "far_problem:one"):
+        asked = KeptSnapshot(trial=path.parent.name, step=0, use=use, measure=section)
+        verdict = worker.measure_kept(0, SnapshotId(path.parent.name, 0, 0), asked)
+        assert isinstance(verdict, Raised)
         assert "would run os:system, which its trial was not trained with" in verdict.error
     assert not (tmp_path / "owned").exists()
     assert uses_of(open_state(run_dir), [SnapshotId(path.parent.name, 0, 0)]) == {}

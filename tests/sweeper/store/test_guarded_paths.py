@@ -15,7 +15,7 @@ from sweeper.cli.app import app
 from sweeper.errors import ClipsweepError, IntegrityError, RunDirectoryError
 from sweeper.monitor.status import retry
 from sweeper.store.guarded_paths import make_folder, open_new, open_to_append, refuse_strangers
-from sweeper.store.journal import Journal, open_state
+from sweeper.store.journal import _seal, open_state
 from sweeper.store.lock import DriverLock
 from sweeper.store.recovery import recover
 from sweeper.store.run_dir import RunDir, file_hash, publish
@@ -105,8 +105,8 @@ def test_a_driver_goes_through_its_directory_once(
         walks.append((root, to_write))
         refuse_strangers(root, to_write=to_write)
 
-    for module in ("run_dir", "driver_lock"):
-        monkeypatch.setattr(f"sweeper.{module}.refuse_strangers", refuse)
+    for module in ("run_dir", "lock"):
+        monkeypatch.setattr(f"sweeper.store.{module}.refuse_strangers", refuse)
     way(run)
     assert walks == [(run, True)]
 
@@ -211,10 +211,12 @@ def test_a_journal_cannot_lead_out_of_its_directory(tmp_path: Path, outside: Pat
     trial = TRIAL | ({"trial_id": name} if key == "trial_id" else {})
     part = PART | ({key: name} if key in PART else {})
     segment = SEGMENT | ({"checkpoint": [name, "0"]} if key == "checkpoint" else {})
-    journal = Journal(run_dir.journal, 0)
-    journal.append(PLANNED | {"trials": [trial]})
-    journal.append({"type": "committed", "parts": [part], "segments": [segment]})
-    journal.append({"type": "remeasured", "measurement": "m", "parts": [part], "snapshots": []})
+    lines = [
+        PLANNED | {"trials": [trial]},
+        {"type": "committed", "parts": [part], "segments": [segment]},
+        {"type": "remeasured", "measurement": "m", "parts": [part], "snapshots": []},
+    ]
+    run_dir.journal.write_bytes(b"".join(_seal({"n": number, **line}) for number, line in enumerate(lines)))
     with pytest.raises(IntegrityError, match=r"journal record \d: not understood.*not a (table )?name"):
         recover(run_dir)
     assert [path.name for path in outside.iterdir()] == ["precious"]

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from sweeper.errors import IntegrityError
-from sweeper.store.journal import Journal, read_journal, repair_journal, replay
+from sweeper.store.journal import Journal, RunState, _seal, read_journal, repair_journal, replay
+from sweeper.store.records import Retried, dump_record, parse_record
 
 RECORDS = [
     {"type": "opened", "format": 1, "epoch": 1, "environment": {"torch": "2"}},
@@ -59,10 +62,9 @@ RECORDS = [
 ]
 
 
-def write(path: Path, records: list[dict[str, object]]) -> bytes:
-    journal = Journal(path, 0)
-    for record in records:
-        journal.append(record)
+def write(path: Path, lines: list[dict[str, Any]]) -> bytes:
+    """A journal of any lines, each with its number and hash, whatever it holds."""
+    path.write_bytes(b"".join(_seal({"n": number, **line}) for number, line in enumerate(lines)))
     return path.read_bytes()
 
 
@@ -89,7 +91,7 @@ def test_a_torn_tail_is_cut_off_and_kept_before_anything_is_appended(tmp_path: P
     path.write_bytes(data + b'{"n":3,"type":"fai')
     records, whole = read_journal(path)
     assert repair_journal(path, whole, tmp_path / "quarantine")
-    Journal(path, len(records)).append({"type": "retried", "trials": []})
+    Journal(path, len(records)).append(Retried(trials=()))
     assert [record["type"] for record in read_journal(path)[0]][-1] == "retried"
     assert b'{"n":3,"type":"fai' in (next((tmp_path / "quarantine").iterdir())).read_bytes()
 
@@ -134,14 +136,15 @@ def test_a_journal_of_a_newer_format_is_refused_with_the_mend(tmp_path: Path) ->
 def test_replay_adds_up_to_where_each_trial_stands(tmp_path: Path) -> None:
     write(tmp_path / "journal", RECORDS)
     state = replay(read_journal(tmp_path / "journal")[0])
-    assert (state.epoch, state.next_number, len(state.parts)) == (1, 3, 1)
-    assert (state.trials["a"].step, state.trials["a"].status, state.trials["a"].resolved) == (10, "running", False)
+    assert (state.driver_epoch, state.next_number, len(state.parts)) == (1, 3, 1)
+    assert (state.trials["a"].step, state.trials["a"].resolved) == (10, False)
+    assert (state.trials["a"].status(), state.trials["a"].status(running=True)) == ("queued", "running")
     assert state.trials["a"].segments[0].checkpoint == ("c", "1")
 
 
 def test_a_trial_given_up_is_failed_or_lost_by_its_last_error_and_queued_again_by_a_retry() -> None:
     def state_after(*more: dict[str, object]) -> str:
-        return replay([*RECORDS[:2], *more]).trials["a"].status
+        return replay([*RECORDS[:2], *more]).trials["a"].status()
 
     failed = {"type": "failed", "trial": "a", "epoch": 1, "attempt": 1, "kind": "raised", "error": "no", "final": True}
     assert state_after(failed) == "failed"
@@ -153,3 +156,60 @@ def test_a_trial_given_up_is_failed_or_lost_by_its_last_error_and_queued_again_b
 def test_a_record_about_an_unknown_trial_is_refused() -> None:
     with pytest.raises(IntegrityError, match="journal record 2: not understood"):
         replay([RECORDS[0], {**RECORDS[1], "trials": []}, {**RECORDS[2], "n": 2}])
+
+
+# Journals of an earlier version, recorded from its command line
+
+RECORDED = sorted((Path(__file__).parent / "recorded").glob("*.jsonl"))
+
+
+@pytest.mark.parametrize("path", RECORDED, ids=lambda path: path.stem)
+def test_what_is_written_today_is_the_language_of_recorded_journals(path: Path) -> None:
+    lines, _ = read_journal(path)
+    assert len(lines) > 2
+    for line in lines:
+        again = json.loads(_seal({"n": line["n"], **dump_record(parse_record(line))}))
+        del again["xxh3"]
+        # What was measured again is named by what it measures alone; the estimator's name stood there twice.
+        known = {key: value for key, value in line.items() if key not in {"estimator"}}
+        assert again == known
+
+
+def recorded(name: str) -> RunState:
+    return replay(read_journal(Path(__file__).parent / "recorded" / f"{name}.jsonl")[0])
+
+
+def test_a_recorded_journal_of_failures_retries_damage_and_a_changed_spec_still_replays() -> None:
+    state = recorded("retried-remeasured-damaged-superseded")
+    stands = {name: (trial.status(), trial.step, len(trial.attempts)) for name, trial in state.trials.items()}
+    assert stands == {
+        "4cb3d1b31df56ebd": ("done", 12, 2),
+        "fb4621a4bb836e17": ("done", 12, 5),
+        "67cb9764c241e439": ("done", 12, 1),
+        "ef92b0a564fb9785": ("done", 12, 1),
+    }
+    assert state.superseded == {"4cb3d1b31df56ebd", "fb4621a4bb836e17"}
+    assert {part.table for part in state.parts if part.void} == {
+        "measurements/directional_smoothness",
+        "metrics",
+    }, "the rows of what was trained again count no more"
+    (measured,) = state.remeasured.values()
+    assert measured == {(trial, step) for trial in state.superseded for step in (0, 3, 6, 9)}
+    assert (state.driver_epoch, state.next_number) == (5, 20)
+    code = state.trials["67cb9764c241e439"].record.code
+    assert code is not None
+    assert (code.use, code.root) == ("moody:line", Path("/home/somebody/work/moody.py"))
+
+
+def test_a_recorded_journal_of_several_estimators_still_replays() -> None:
+    state = recorded("images")
+    assert [(trial.status(), trial.step, len(trial.segments)) for trial in state.trials.values()] == [
+        ("done", 12, 2)
+    ] * 4
+    assert {part.table for part in state.parts} == {
+        "metrics",
+        *(f"measurements/{name}" for name in ("directional_smoothness", "gradient_noise", "hessian_spectral_norm")),
+    }
+    facts = [segment.facts for trial in state.trials.values() for segment in trial.segments]
+    assert sum(fact.num_snapshots or 0 for fact in facts) == 16
+    assert all(fact.num_steps == 6 and fact.host == "laptop" and fact.waited_s is not None for fact in facts)

@@ -15,8 +15,9 @@ from sweeper.driver.commit import Committer
 from sweeper.driver.open_segments import OpenSegment
 from sweeper.errors import IntegrityError
 from sweeper.protocol.events import SegmentId
-from sweeper.protocol.messages import RepeatedItem, SegmentItem
+from sweeper.protocol.messages import RepeatedItem, SegmentFacts, SegmentItem
 from sweeper.store.journal import Journal, RunState
+from sweeper.store.records import Opened, Planned, TrialRecord
 from sweeper.store.run_dir import RunDir
 from sweeper.tables.run import Run
 
@@ -44,16 +45,18 @@ train: {steps: 60, checkpoint_every: 4}
 sweep: {grid: {problem.random: [false, true]}}
 """
 
-FACTS = {
-    "started_at": 0.0,
-    "ended_at": 1.0,
-    "train_s": 1.0,
-    "num_steps": 4,
-    "num_clipped": 0,
-    "diverged_step": None,
-    "last_finite_loss": 1.0,
-    "data": "one",
-}
+FACTS = SegmentFacts(
+    num_steps=4,
+    num_clipped=0,
+    last_finite_loss=1.0,
+    started_at=0.0,
+    ended_at=1.0,
+    train_s=1.0,
+    evaluate_s=0.0,
+    host="here",
+    data="one",
+)
+FIRST, SECOND = SegmentId("a", 1, 0), SegmentId("a", 2, 0)
 
 InlineRun = Callable[..., Any]
 
@@ -69,7 +72,7 @@ def test_a_trial_that_gives_other_rows_when_it_is_trained_again_fails_alone_and_
     stopped()
     before = pd.read_parquet(stopped.run_dir.path / "metrics.parquet")
     state = Run(stopped.run_dir.path).state
-    by_random = {trial.record["swept"]["problem.random"]: name for name, trial in state.trials.items()}
+    by_random = {trial.record.swept["problem.random"]: name for name, trial in state.trials.items()}
     steps = {name: trial.step for name, trial in state.trials.items()}
     assert min(steps.values()) >= 4, "both are under way"
     # Nothing to resume from: both are trained from the start, up to where they are committed.
@@ -103,9 +106,12 @@ def committer(tmp_path: Path) -> Committer:
     run_dir = RunDir(tmp_path / "run")
     run_dir.create()
     committer = Committer(run_dir, Journal(run_dir.journal, 0), RunState(), measurement="m")
-    committer.record({"type": "opened", "format": 1, "epoch": 1, "environment": {}})
-    committer.record({"type": "planned", "measurement": "m", "measure": None, "trials": [{"trial_id": "a"}]})
-    committer.add(SegmentId("a", 1, 0), segment(rows()))
+    committer.record(Opened(driver_epoch=1, environment={}))
+    planned = TrialRecord(
+        trial_id="a", cell_id="c", arm="sgd", seed=0, swept={}, learning_rate=0.1, clip_norm=None, steps=10
+    )
+    committer.record(Planned(measurement="m", measure=None, trials=(planned,)))
+    committer.add(FIRST, segment(FIRST, rows()))
     committer.commit(force=True, running=frozenset())
     return committer
 
@@ -119,16 +125,16 @@ def rows(**changed: Any) -> dict[str, np.ndarray[Any, Any]]:
     return found | changed
 
 
-def segment(columns: Mapping[str, np.ndarray[Any, Any]], **measurements: Any) -> OpenSegment:
+def segment(name: SegmentId, columns: Mapping[str, np.ndarray[Any, Any]], **measurements: Any) -> OpenSegment:
     """Steps 0 to 3 of a trial of ten."""
-    item = SegmentItem(start=0, stop=4, rows=columns, checkpoint=None, outcome=None, facts=FACTS)
-    return OpenSegment(steps=10, item=item, measurements=measurements)
+    item = SegmentItem(segment=name, start=0, stop=4, rows=columns, checkpoint=None, outcome=None, facts=FACTS)
+    return OpenSegment(item=item, measurements=measurements)
 
 
 def test_the_same_rows_again_are_no_error(committer: Committer) -> None:
-    committer.compare("a", RepeatedItem(start=0, stop=4, rows=rows()))
+    committer.compare("a", RepeatedItem(segment=SECOND, start=0, stop=4, rows=rows()))
     half = {name: column[:2] for name, column in rows().items()}
-    committer.compare("a", RepeatedItem(start=0, stop=2, rows=half))
+    committer.compare("a", RepeatedItem(segment=SECOND, start=0, stop=2, rows=half))
 
 
 @pytest.mark.parametrize(
@@ -139,25 +145,25 @@ def test_one_bit_of_one_row_is_found_and_named(committer: Committer, column: str
     changed = rows()[column].copy()
     changed[step] = value
     with pytest.raises(IntegrityError, match=rf"trial a does not .*: metrics, step {step}, {column} was .* and is"):
-        committer.compare("a", RepeatedItem(start=0, stop=4, rows=rows(**{column: changed})))
+        committer.compare("a", RepeatedItem(segment=SECOND, start=0, stop=4, rows=rows(**{column: changed})))
 
 
 def test_a_row_that_is_missing_the_second_time_is_found(committer: Committer) -> None:
     short = {name: column[:3] for name, column in rows().items()}
     with pytest.raises(IntegrityError, match="step 3 has a row only the first time"):
-        committer.compare("a", RepeatedItem(start=0, stop=4, rows=short))
+        committer.compare("a", RepeatedItem(segment=SECOND, start=0, stop=4, rows=short))
 
 
 def test_rows_made_under_other_conditions_are_not_compared(committer: Committer) -> None:
-    committer.record({"type": "opened", "format": 1, "epoch": 2, "environment": {"torch": "another"}})
-    committer.compare("a", RepeatedItem(start=0, stop=4, rows=rows(train_loss=np.zeros(4))))
+    committer.record(Opened(driver_epoch=2, environment={"torch": "another"}))
+    committer.compare("a", RepeatedItem(segment=SECOND, start=0, stop=4, rows=rows(train_loss=np.zeros(4))))
     assert not committer._run_dir.quarantine.exists()
 
 
 def test_a_committed_key_is_never_committed_again(committer: Committer) -> None:
     journal = committer._run_dir.journal.read_bytes()
     parts = sorted(path.name for path in committer._run_dir.parts.iterdir())
-    committer.add(SegmentId("a", 2, 0), segment(rows(grad_norm=np.ones(4))))
+    committer.add(SECOND, segment(SECOND, rows(grad_norm=np.ones(4))))
     with pytest.raises(IntegrityError, match=r"trial a does not .*: metrics, step 0, grad_norm was 0\.0 and is"):
         committer.commit(force=True, running=frozenset())
     assert len(list(committer._run_dir.quarantine.iterdir())) == 2
@@ -168,12 +174,12 @@ def test_a_committed_key_is_never_committed_again(committer: Committer) -> None:
 def test_a_measurement_that_comes_back_another_is_refused_by_its_table(committer: Committer) -> None:
     # The rows that training gives are the same.
     measured = {"trial_id": "a", "step": 2, "epoch": 0.5, "smoothness": 3.0}
-    committer.add(SegmentId("a", 2, 0), segment(rows(), directional_smoothness=[measured]))
+    committer.add(SECOND, segment(SECOND, rows(), directional_smoothness=[measured]))
     with pytest.raises(IntegrityError, match="measurements/directional_smoothness, step 2 has a row only this time"):
         committer.commit(force=True, running=frozenset())
 
 
 def test_equal_rows_are_not_committed_twice_either(committer: Committer) -> None:
-    committer.add(SegmentId("a", 2, 0), segment(rows()))
+    committer.add(SECOND, segment(SECOND, rows()))
     with pytest.raises(IntegrityError, match="trial a: steps 0 to 4 were to be committed twice"):
         committer.commit(force=True, running=frozenset())

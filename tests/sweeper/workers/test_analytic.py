@@ -28,7 +28,7 @@ def assignments_of(text, overrides=()):
     return [
         Assignment(
             trial=trial.trial_id,
-            epoch=1,
+            driver_epoch=1,
             attempt=1,
             seed=trial.seed,
             problem=trial.problem,
@@ -57,7 +57,7 @@ def test_a_batch_gives_an_ending_a_trial_in_the_order_of_the_batch(worker):
     for assignment, item in zip(assignments, items, strict=True):
         assert np.nanmax(item.rows["learning_rate"]) == assignment.update_rule["learning_rate"]
     assert [item.outcome for item in items] == [*["diverged"] * 2, *["done"] * 2, *["diverged"] * 2, *["done"] * 2]
-    columns = [item.facts["columns"] for item in items]
+    columns = [item.facts.columns for item in items]
     assert [c["hitting_status"] for c in columns[::2]] == ["diverged", "hit", "diverged", "hit"]
     # Without noise a seed changes nothing.
     assert columns[2]["hitting_time"] == columns[3]["hitting_time"] == items[2].stop
@@ -83,7 +83,7 @@ def test_the_last_iterate_s_row_has_no_step_where_the_trial_ended_before_its_cap
 def test_a_theorem_s_rule_tells_what_it_set_and_what_it_promises(worker, theory):
     text = SPEC.replace("learning_rate: 0.01", f"from_theory: {theory}")
     (item,) = endings(worker, assignments_of(text, ["train.steps=20000"]))
-    columns = item.facts["columns"]
+    columns = item.facts.columns
     assert columns["L0"] == columns["L1"] == 1
     assert columns["M"] == pytest.approx(50)
     assert columns["learning_rate"] > 0
@@ -155,8 +155,8 @@ def test_a_theorem_needs_a_function_whose_constants_are_known():
 def test_theorems_are_told_the_constants_of_the_class_where_they_are_given(worker):
     text = SPEC.replace("learning_rate: 0.01", "from_theory: theorem3")
     (item,) = endings(worker, assignments_of(text, ["problem.assume={L0: 2, L1: 4}"]))
-    assert item.facts["columns"]["learning_rate"] == pytest.approx(1 / 20)
-    assert item.facts["columns"]["clip_norm"] == pytest.approx(0.5)
+    assert item.facts.columns["learning_rate"] == pytest.approx(1 / 20)
+    assert item.facts.columns["clip_norm"] == pytest.approx(0.5)
     (refused,) = endings(worker, assignments_of(text, ["problem.assume={L0: 0.5, L1: 4}"]))
     assert isinstance(refused, RaisedItem)
     assert "is not (0.5, 4.0)-smooth" in refused.error

@@ -1,10 +1,10 @@
-"""How a sweep stands, as people see it: a view for the listener, and the same as a file for ``clipsweep status``."""
+"""How a sweep stands, for people: a view for the listener, and the same as a file for ``clipsweep status``."""
 
 from __future__ import annotations
 
 import json
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import numpy as np
@@ -18,20 +18,21 @@ from sweeper.store.journal import TrialState
 from sweeper.store.run_dir import RunDir
 from sweeper.tables.schemas import METRICS
 
-__all__ = ["Showing", "ending"]
+__all__ = ["KeptProgress", "TrainingProgress", "ending"]
 
 _SHOW_EVERY_S = 0.2
 _LIVE_EVERY_S = 1.0
+_SAY_EVERY_S = 10.0
 
 
-class Showing:
+class TrainingProgress:
     """Shows how a sweep stands, often enough to watch and rarely enough not to be felt.
 
     Args:
         run_dir: The run directory.
         trials: Every trial of the plan by id.
         states: The same, as the journal tells them; kept up to date by others.
-        schedule: Is asked what waits.
+        schedule: Is asked what waits and who is at work.
         listener: Is shown.
     """
 
@@ -44,12 +45,13 @@ class Showing:
         schedule: Schedule,
         listener: Listener,
     ) -> None:
+        self.say = listener.say
         self._run_dir = run_dir
         self._trials = trials
         self._states = states
         self._schedule = schedule
         self._listener = listener
-        self._progress: dict[str, ProgressItem] = {}
+        self._heard: dict[str, ProgressItem] = {}
         self._live_at = 0.0
         self._show_at = 0.0
 
@@ -58,27 +60,18 @@ class Showing:
         planned = self._trials[trial]
         return describe(planned.swept, planned.seed)
 
+    def begin(self, trial: str) -> None:
+        """An attempt begins, from the last committed step: what was heard of an earlier one no longer counts."""
+        self._heard.pop(trial, None)
+
     def hear(self, trial: str, item: ProgressItem) -> None:
         """A trial has come so far."""
-        self._progress[trial] = item
+        self._heard[trial] = item
 
-    def forget(self, trial: str) -> None:
-        """What was heard of a trial is in the journal, or is lost."""
-        self._progress.pop(trial, None)
-
-    def show(
-        self,
-        running: Collection[str],
-        *,
-        measured: int,
-        stopping: bool,
-        waiting_for: str | None,
-        force: bool = False,
-    ) -> None:
+    def show(self, *, measured: int, stopping: bool, waiting_for: str | None, force: bool = False) -> None:
         """Show how it stands now, if it is time to.
 
         Args:
-            running: Trials that a trainer is at, in the order of the trainers.
             measured: Snapshots measured by this driver.
             stopping: Whether the sweep is ending early.
             waiting_for: Why workers that were asked for do not start; None where they do.
@@ -87,6 +80,7 @@ class Showing:
         started = time.monotonic()
         if not force and started < self._show_at:
             return
+        running = [trial for _, trial in sorted(self._schedule.at_work.items())]
         counts, steps_done = self._counted(frozenset(running))
         view = View(
             counts=counts,
@@ -118,14 +112,14 @@ class Showing:
         done = 0
         for name, trial in self._trials.items():
             state = self._states[name]
-            status = "running" if name in running else "queued" if state.status == "running" else state.status
+            status = state.status(running=name in running)
             counts[status] = counts.get(status, 0) + 1
-            at = self._progress.get(name)
+            at = self._heard.get(name) if name in running else None
             done += trial.train["steps"] if state.resolved else max(state.step, at.step if at else 0)
         return counts, done
 
     def _active(self, trial: str) -> Active:
-        at = self._progress.get(trial)
+        at = self._heard.get(trial)
         return Active(
             trial=self.label(trial),
             step=at.step if at else self._states[trial].step,
@@ -133,6 +127,27 @@ class Showing:
             loss=at.loss if at else None,
             clipped_fraction=at.clipped_fraction if at else None,
         )
+
+
+class KeptProgress:
+    """Says now and then how many of the kept snapshots are measured.
+
+    Args:
+        total: How many there are to measure.
+        say: Called with a line.
+    """
+
+    def __init__(self, *, total: int, say: Callable[[str], object]) -> None:
+        self._total = total
+        self._say = say
+        self._said_at = time.monotonic()
+
+    def show(self, *, measured: int, stopping: bool, waiting_for: str | None, force: bool = False) -> None:
+        """Say it, if it is time to; what else is going on was said when it began."""
+        now = time.monotonic()
+        if now - self._said_at > _SAY_EVERY_S:
+            self._said_at = now
+            self._say(f"{measured} of {self._total} measured")
 
 
 def ending(item: SegmentItem) -> str:
@@ -146,7 +161,7 @@ def ending(item: SegmentItem) -> str:
     """
     match item.outcome:
         case "diverged":
-            return f"diverged at step {item.facts['diverged_step']}"
+            return f"diverged at step {item.facts.diverged_step}"
         case "stopped":
             return f"stopped at step {item.stop}, checkpointed"
         case _:

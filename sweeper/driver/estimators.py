@@ -1,0 +1,166 @@
+"""The estimators' side of a driver: what they say becomes events, and what the schedule wants of them is done."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol, TypeAlias
+
+from sweeper.protocol import events
+from sweeper.protocol.events import Event, Measure, MeasureFailed, ReplaceEstimator, RetireEstimator, SnapshotId
+from sweeper.protocol.messages import EstimatorBeat, EstimatorDown, EstimatorUp, Lost, Raised, Rows
+from sweeper.protocol.pools import EstimatorPool
+from sweeper.schedule.liveness import EstimatorHeartbeats
+from sweeper.store.run_dir import RunDir
+
+__all__ = ["Command", "Estimators", "Message", "Snapshots", "failed_rows"]
+
+_log = logging.getLogger(__name__)
+
+Message: TypeAlias = EstimatorUp | EstimatorDown | EstimatorBeat | Rows | Raised | Lost
+Command: TypeAlias = Measure | MeasureFailed | ReplaceEstimator | RetireEstimator
+
+
+class Snapshots(Protocol):
+    """The snapshots behind their ids, and what becomes of their rows."""
+
+    def hand_out(self, pool: EstimatorPool, slot: int, snapshot: SnapshotId) -> None:
+        """Give a snapshot to an idle estimator."""
+
+    def add_rows(self, snapshot: SnapshotId, rows: Mapping[str, Mapping[str, Any]], estimate_s: float) -> bool:
+        """Take in the rows of a snapshot; returns whether they were still wanted."""
+
+    def add_failed(self, snapshot: SnapshotId, error: str) -> None:
+        """A snapshot cannot be measured: its rows say why."""
+
+
+class Estimators:
+    """What a driver does with its estimators.
+
+    Args:
+        run_dir: Where the trials' logs are.
+        pool: The workers.
+        snapshots: What they measure.
+        say: Called with what people should know.
+        label: A trial's name for people.
+        stall_timeout_s: An estimator that makes no progress for so long is ended; None to wait for ever.
+
+    Attributes:
+        measured: Snapshots measured so far.
+        failed: Snapshots that could not be measured.
+    """
+
+    def __init__(
+        self,
+        *,
+        run_dir: RunDir,
+        pool: EstimatorPool,
+        snapshots: Snapshots,
+        say: Callable[[str], object],
+        label: Callable[[str], str],
+        stall_timeout_s: float | None,
+    ) -> None:
+        self.measured = 0
+        self.failed = 0
+        self._run_dir = run_dir
+        self._pool = pool
+        self._snapshots = snapshots
+        self._say = say
+        self._label = label
+        self._heartbeats = EstimatorHeartbeats(stall_timeout_s)
+
+    def notice(self, message: Message) -> Event | None:
+        """Take in what an estimator says.
+
+        Args:
+            message: Of or about an estimator.
+
+        Returns:
+            What it means to the schedule; None where it means nothing.
+        """
+        match message:
+            case EstimatorUp(slot=slot, facts=facts):
+                _log.info("estimator %d is up: %s", slot, facts)
+                return events.EstimatorReady(slot=slot)
+            case EstimatorDown(slot=slot, error=error):
+                self._heartbeats.end(slot)
+                self._say(f"estimator {slot} died: {error}; starting another")
+                return events.EstimatorDied(slot=slot, error=error)
+            case EstimatorBeat(slot=slot, beats=beats):
+                self._heartbeats.hear(slot, beats, now=time.monotonic())
+                return None
+            case Rows(slot=slot, snapshot=snapshot):
+                self._heartbeats.end(slot)
+                self.measured += self._snapshots.add_rows(snapshot, message.rows, message.estimate_s)
+                return events.Measured(slot=slot, snapshot=snapshot)
+            case Raised(slot=slot, snapshot=snapshot, error=error):
+                self._heartbeats.end(slot)
+                self._run_dir.log_trial(snapshot.trial, f"measuring step {snapshot.step}", message.traceback)
+                return events.MeasureRaised(slot=slot, snapshot=snapshot, error=error)
+            case Lost(slot=slot, snapshot=snapshot, error=error):
+                self._heartbeats.end(slot)
+                self._say(f"snapshot of {self._label(snapshot.trial)} at step {snapshot.step} was lost: {error}")
+                return events.SnapshotLost(slot=slot, snapshot=snapshot, error=error)
+
+    def do(self, command: Command) -> None:
+        """Do what the schedule says.
+
+        Args:
+            command: About an estimator or a snapshot.
+        """
+        match command:
+            case Measure(slot=slot, snapshot=snapshot):
+                self._heartbeats.begin(slot, now=time.monotonic())
+                self._snapshots.hand_out(self._pool, slot, snapshot)
+            case MeasureFailed(snapshot=snapshot, error=error):
+                self.failed += 1
+                self._say(f"{self._label(snapshot.trial)}: step {snapshot.step} could not be measured: {error}")
+                self._snapshots.add_failed(snapshot, error)
+            case ReplaceEstimator(slot=slot):
+                self._pool.start_estimator(slot)
+            case RetireEstimator(slot=slot):
+                self._heartbeats.end(slot)
+                self._pool.kill_estimator(slot)
+
+    def end_stalled(self, *, now: float) -> list[EstimatorDown]:
+        """End estimators that hang, and ask those at work for a sign of life where it is time to.
+
+        Args:
+            now: Seconds of the monotonic clock.
+
+        Returns:
+            The ends, to be taken in like any other.
+        """
+        ended = []
+        for slot, error in self._heartbeats.hanging(now=now):
+            self._pool.kill_estimator(slot)
+            self._heartbeats.end(slot)
+            ended.append(EstimatorDown(slot=slot, error=error))
+        for slot in self._heartbeats.to_ask(now=now):
+            self._pool.ask_estimator(slot)
+        return ended
+
+
+def failed_rows(
+    snapshot: SnapshotId, measure: Mapping[str, Any], error: str, *, epoch: float | None
+) -> dict[str, dict[str, Any]]:
+    """Rows of nulls, which say why there is nothing.
+
+    Args:
+        snapshot: Which could not be measured.
+        measure: What was to be measured of it.
+        error: What was raised.
+        epoch: Its step over the steps of an epoch; None where that is not known.
+
+    Returns:
+        Estimator to row.
+    """
+    row = {
+        "trial_id": snapshot.trial,
+        "step": snapshot.step,
+        "epoch": epoch,
+        "error": error,
+        "data_fraction": measure["data_fraction"],
+    }
+    return {entry["use"]: dict(row) for entry in measure["estimators"]}

@@ -1,0 +1,263 @@
+"""The trainers' side of a driver: what they say becomes events, and what the schedule wants of them is done."""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+from sweeper.driver.commit import Committer
+from sweeper.driver.open_segments import OpenSegments
+from sweeper.driver.progress import TrainingProgress, ending
+from sweeper.errors import IntegrityError
+from sweeper.planning.plan import Trial
+from sweeper.protocol import events
+from sweeper.protocol.events import (
+    Abandon,
+    Commit,
+    Discard,
+    Event,
+    GiveUp,
+    NoteFailure,
+    ReplaceTrainer,
+    RetireTrainer,
+    StartTrials,
+    StopTrainer,
+)
+from sweeper.protocol.messages import (
+    Assignment,
+    FromTrainer,
+    ProgressItem,
+    RaisedItem,
+    RepeatedItem,
+    SegmentItem,
+    SnapshotItem,
+    TrainerDown,
+    TrainerItem,
+    TrainerUp,
+)
+from sweeper.protocol.pools import Pools
+from sweeper.schedule.liveness import TrainerTimeouts
+from sweeper.schedule.schedule import Schedule
+from sweeper.store.journal import TrialState
+from sweeper.store.run_dir import RunDir
+
+__all__ = ["Command", "Message", "Trainers", "Training"]
+
+_log = logging.getLogger(__name__)
+
+Message: TypeAlias = TrainerUp | TrainerDown | FromTrainer
+Command: TypeAlias = (
+    StartTrials | Commit | Discard | NoteFailure | GiveUp | Abandon | ReplaceTrainer | RetireTrainer | StopTrainer
+)
+
+_KINDS = {"raised": "failed", "died": "lost its trainer", "lost": "lost a snapshot"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Training:
+    """What is trained.
+
+    Attributes:
+        trials: Every trial of the plan that is left, by id.
+        measure: The resolved measure section; None to measure nothing.
+    """
+
+    trials: Mapping[str, Trial]
+    measure: Mapping[str, Any] | None
+
+
+class Trainers:
+    """What a driver does with its trainers.
+
+    Args:
+        run_dir: The run directory.
+        training: What is trained.
+        schedule: Is asked who is at work.
+        committer: Knows what is committed, and records failures.
+        pools: The workers.
+        segments: Takes in what trainers deliver.
+        progress: Takes in how far they are, and tells people.
+        stall_timeout_s: A trainer that says nothing for so long is ended; None to wait for ever.
+    """
+
+    def __init__(
+        self,
+        *,
+        run_dir: RunDir,
+        training: Training,
+        schedule: Schedule,
+        committer: Committer,
+        pools: Pools,
+        segments: OpenSegments,
+        progress: TrainingProgress,
+        stall_timeout_s: float | None,
+    ) -> None:
+        self._run_dir = run_dir
+        self._training = training
+        self._schedule = schedule
+        self._committer = committer
+        self._pools = pools
+        self._segments = segments
+        self._progress = progress
+        self._timeouts = TrainerTimeouts(stall_timeout_s)
+
+    @property
+    def idle(self) -> bool:
+        """Whether no trainer is at work and no snapshot waits for its rows: what is complete now is all there is."""
+        return not self._schedule.at_work and not self._segments.waits_for_rows
+
+    @property
+    def running(self) -> frozenset[str]:
+        """Trials that a trainer works on."""
+        return frozenset(self._schedule.at_work.values())
+
+    def notice(self, message: Message) -> Event | None:
+        """Take in what a trainer says.
+
+        Args:
+            message: Of or about a trainer.
+
+        Returns:
+            What it means to the schedule; None where it means nothing.
+
+        Raises:
+            OSError: A trainer cannot write the run directory, so no other could.
+        """
+        match message:
+            case TrainerUp(slot=slot, facts=facts):
+                _log.info("trainer %d is up: %s", slot, facts)
+                return events.TrainerReady(slot=slot)
+            case TrainerDown(slot=slot, error=error):
+                self._progress.say(f"trainer {slot} died: {error}; starting another")
+                return events.TrainerDied(slot=slot, error=error)
+            case FromTrainer(slot=slot, item=item):
+                self._timeouts.hear(slot, now=time.monotonic())
+                if slot not in self._schedule.at_work:
+                    # Ended a moment ago; this arrived in the same batch.
+                    return None
+                return self._take_in(slot, item)
+
+    def _take_in(self, slot: int, item: TrainerItem) -> Event | None:
+        trial = item.segment.trial
+        match item:
+            case SnapshotItem():
+                self._segments.take(item)
+                return events.SnapshotTaken(slot=slot, step=item.header.step, nbytes=item.header.nbytes)
+            case ProgressItem():
+                self._progress.hear(trial, item)
+                return None
+            case SegmentItem():
+                self._segments.end(item)
+                for name in item.damaged:
+                    self._progress.say(
+                        f"{self._progress.label(trial)}: checkpoint {name} was damaged; resumed from an earlier one"
+                    )
+                    self._run_dir.set_aside(self._run_dir.checkpoints / trial / name)
+                return events.SegmentEnded(slot=slot, stop=item.stop, outcome=item.outcome, seconds=item.facts.busy_s)
+            case RepeatedItem():
+                return self._compare(slot, item)
+            case RaisedItem(disk=(number, path)):
+                # Every trial would fail because of it, one after the other.
+                raise OSError(number, os.strerror(number), path)
+            case RaisedItem():
+                self._run_dir.log_trial(trial, f"attempt {item.segment.attempt}", item.traceback)
+                return events.TrialRaised(slot=slot, error=item.error)
+
+    def _compare(self, slot: int, item: RepeatedItem) -> Event | None:
+        trial = item.segment.trial
+        try:
+            self._committer.compare(trial, item)
+        except IntegrityError as error:
+            self._run_dir.log_trial(trial, f"attempt {item.segment.attempt}", str(error))
+            return events.TrialDiffered(slot=slot, error=f"{type(error).__name__}: {error}")
+        return None
+
+    def do(self, command: Command) -> None:
+        """Do what the schedule says.
+
+        Args:
+            command: About a trainer or a trial.
+        """
+        match command:
+            case StartTrials(slot=slot, starts=starts):
+                self._timeouts.hear(slot, now=time.monotonic())
+                self._pools.train(slot, [self._assignment(start.trial, start.attempt) for start in starts])
+                for start in starts:
+                    self._progress.begin(start.trial)
+                    _log.info("trainer %d is given %s", slot, start)
+            case Commit(segment=segment):
+                self._committer.add(segment, self._segments.close(segment))
+            case Discard(segment=segment):
+                self._segments.discard(segment)
+            case NoteFailure(trial=trial, attempt=attempt, kind=kind, error=error):
+                label = self._progress.label(trial)
+                self._progress.say(f"{label}: attempt {attempt} {_KINDS[kind]}: {error}; it will be tried again")
+                self._committer.note_failure(trial, attempt, kind, error, final=False)
+            case GiveUp(trial=trial, attempt=attempt, kind=kind, error=error):
+                label = self._progress.label(trial)
+                self._progress.say(f"{label} failed: {error}; see `clipsweep logs {self._run_dir.path} {trial}`")
+                self._committer.note_failure(trial, attempt, kind, error, final=True)
+            case Abandon(slot=slot):
+                self._pools.kill_trainer(slot)
+                self._pools.start_trainer(slot)
+            case ReplaceTrainer(slot=slot):
+                self._pools.start_trainer(slot)
+            case RetireTrainer(slot=slot):
+                self._pools.kill_trainer(slot)
+            case StopTrainer(slot=slot):
+                self._pools.stop_trainer(slot)
+
+    def committed(self, item: SegmentItem) -> Event:
+        """A segment has become durable.
+
+        Args:
+            item: What its trainer said of it.
+
+        Returns:
+            What that means to the schedule.
+        """
+        if item.outcome is not None:
+            self._progress.say(f"{self._progress.label(item.segment.trial)} {ending(item)}")
+        return events.Committed(segment=item.segment)
+
+    def end_stalled(self, *, now: float, listening: bool) -> list[TrainerDown]:
+        """End trainers that hang.
+
+        Args:
+            now: Seconds of the monotonic clock.
+            listening: Whether trainers are listened to: while not, they wait, as they should.
+
+        Returns:
+            The ends, to be taken in like any other.
+        """
+        ended = []
+        for slot, error in self._timeouts.hanging(self._schedule.at_work, now=now, listening=listening):
+            self._pools.kill_trainer(slot)
+            ended.append(TrainerDown(slot=slot, error=error))
+        return ended
+
+    def _assignment(self, trial: str, attempt: int) -> Assignment:
+        planned = self._training.trials[trial]
+        state = self._committer.state.trials[trial]
+        return Assignment(
+            trial=trial,
+            driver_epoch=self._committer.state.driver_epoch,
+            attempt=attempt,
+            seed=planned.seed,
+            problem=planned.problem,
+            update_rule=planned.update_rule,
+            train=planned.train,
+            measure=self._training.measure,
+            checkpoints=_checkpoints_of(state),
+            fingerprint=state.segments[0].facts.data if state.segments else None,
+            committed_step=state.step,
+        )
+
+
+def _checkpoints_of(state: TrialState) -> tuple[tuple[str, str], ...]:
+    """File and hash of the checkpoints from which a trial can go on, newest first; at most the two that are kept."""
+    return tuple(dict.fromkeys(s.checkpoint for s in reversed(state.segments) if s.checkpoint is not None))[:2]
