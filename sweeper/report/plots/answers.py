@@ -10,7 +10,7 @@ import numpy as np
 from sweeper.errors import ClipsweepError
 from sweeper.labels import plot_label
 from sweeper.report.advice import build_advice
-from sweeper.report.fits import build_fits
+from sweeper.report.fits import build_fits, fit_cells
 from sweeper.report.plots.axes import log_axes
 from sweeper.report.select import trusted_points
 from sweeper.tables.run import Run
@@ -96,7 +96,7 @@ def fit(run: Run, trials: pd.DataFrame) -> Figure:
         trials: The trials to draw.
 
     Returns:
-        The figure, a panel a cell.
+        The figure, with a panel per cell.
 
     Raises:
         ClipsweepError: Nothing was measured that can be trusted.
@@ -104,17 +104,13 @@ def fit(run: Run, trials: pd.DataFrame) -> Figure:
     from matplotlib.figure import Figure
 
     points = trusted_points(run)
-    chosen = set(trials["cell_id"])
-    cells = [c for c in zip(build_fits(run, resamples=0), _cell_ids(run, points), strict=True) if c[1] in chosen]
-    cells = cells[:_MAX_PANELS]
-    if not cells:
-        raise ClipsweepError(f"{run.path}: nothing was measured of the chosen trials")
+    cells = fit_cells(run, trials, resamples=0)[:_MAX_PANELS]
     columns = math.ceil(math.sqrt(len(cells)))
     rows = math.ceil(len(cells) / columns)
     figure = Figure(figsize=(3.1 * columns, 2.4 * rows), layout="constrained")
     axes = np.ravel(figure.subplots(rows, columns, squeeze=False))
-    for axis, (cell, cell_id) in zip(axes, cells, strict=False):
-        own = points[points["trial_id"].isin(run.trials.loc[run.trials["cell_id"] == cell_id, "trial_id"])]
+    for axis, cell in zip(axes, cells, strict=False):
+        own = points[points["trial_id"].isin(trials.loc[trials["cell_id"] == cell.cell_id, "trial_id"])]
         axis.scatter(own["grad_norm"], own["smoothness"], s=6, alpha=0.5)
         for index, fitted in enumerate(cell.trajectories.values()):
             labels = ("95 % line", "median line") if index == 0 else (None, None)
@@ -131,9 +127,3 @@ def fit(run: Run, trials: pd.DataFrame) -> Figure:
     figure.supylabel("local smoothness")
     axes[0].legend(loc="upper left", handlelength=1.2)
     return figure
-
-
-def _cell_ids(run: Run, points: pd.DataFrame) -> list[str]:
-    """The cells that have fits, in their order."""
-    measured = run.trials[run.trials["trial_id"].isin(points["trial_id"])]
-    return list(dict.fromkeys(measured["cell_id"]))
