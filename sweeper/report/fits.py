@@ -13,7 +13,7 @@ from estimators.fits.line import SmoothnessFit, fit_smoothness
 from estimators.fits.statistics import Interval, mean_interval
 from sweeper.errors import ClipsweepError
 from sweeper.labels import plain_value, short_names
-from sweeper.report.select import select, trusted_points
+from sweeper.report.select import positive, select, trusted_points
 from sweeper.tables.run import Run
 
 if TYPE_CHECKING:
@@ -107,7 +107,7 @@ def fit_cells(run: Run, trials: pd.DataFrame, *, resamples: int | None = None) -
     Raises:
         ClipsweepError: Nothing was measured that can be trusted.
     """
-    points = trusted_points(run)
+    points = positive(trusted_points(run))
     names = short_names(run.swept)
     context = [short for path, short in names.items() if not path.startswith("update_rule.")]
     cells = []

@@ -12,7 +12,7 @@ from sweeper.labels import plot_label
 from sweeper.report.advice import build_advice
 from sweeper.report.fits import build_fits, fit_cells
 from sweeper.report.plots.axes import log_axes
-from sweeper.report.select import trusted_points
+from sweeper.report.select import positive, trusted_points
 from sweeper.tables.run import Run
 
 if TYPE_CHECKING:
@@ -103,7 +103,7 @@ def fit(run: Run, trials: pd.DataFrame) -> Figure:
     """
     from matplotlib.figure import Figure
 
-    points = trusted_points(run)
+    points = positive(trusted_points(run))
     cells = fit_cells(run, trials, resamples=0)[:_MAX_PANELS]
     columns = math.ceil(math.sqrt(len(cells)))
     rows = math.ceil(len(cells) / columns)

@@ -13,7 +13,7 @@ from estimators.fits.statistics import log_log_correlation
 from sweeper.errors import ClipsweepError
 from sweeper.labels import plain_value, plot_label, short_names
 from sweeper.report.plots.axes import log_axes
-from sweeper.report.select import TRUSTED_SNR
+from sweeper.report.select import positive, trusted_points
 from sweeper.tables.run import Run
 
 if TYPE_CHECKING:
@@ -58,10 +58,7 @@ def smoothness(run: Run, trials: pd.DataFrame) -> Figure:
     Raises:
         ClipsweepError: No trustworthy smoothness was measured.
     """
-    rows = run.measurements("directional_smoothness")
-    # Snapshots that were measured again stand in the same table, and would be drawn twice.
-    rows = rows[rows["measurement_id"].isin(run.state.measurements)]
-    rows = rows[(rows["smoothness"] > 0) & (rows["grad_norm"] > 0) & ~(rows["snr"] < TRUSTED_SNR)]
+    rows = positive(trusted_points(run))
     cells = [(label, group, rows[rows["trial_id"].isin(group["trial_id"])]) for label, group in _cells(run, trials)]
     cells = [(label, group, points) for label, group, points in cells if len(points)]
     if not cells:
