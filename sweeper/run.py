@@ -259,7 +259,7 @@ def _record_plan(
     resolved = yaml.safe_dump(sweep.resolved(), sort_keys=False, allow_unicode=True)
     run_dir.publish(run_dir.resolved, resolved.encode())
     code = [code_record(found) for found in plan.code]
-    run_dir.publish_json(run_dir.environment, {**state.environment, **provenance(), "code": code})
+    run_dir.publish_json(run_dir.environment, {**state.environment, **provenance(sweep.folder), "code": code})
 
 
 def _trial_record(trial: Trial, plan: Plan) -> TrialRecord:

@@ -12,11 +12,10 @@ import sys
 from typing import Any
 
 from ray import __version__ as ray_version
-from ray._private import ray_constants, services
-from ray._raylet import GcsClient  # type: ignore[attr-defined]  # compiled, without a word on its types
 from ray.exceptions import AuthenticationError, RayError
 
-from sweeper.cluster.joining import listens
+from sweeper.cluster.joining import is_loopback, listens
+from sweeper.cluster.ray_private import ask_head, node_ids_here, resolved_address, running_here
 
 __all__ = ["probe"]
 
@@ -38,42 +37,35 @@ def probe(address: str) -> dict[str, Any]:
     if address.startswith("ray://"):
         return _probe_client(address)
     if address == "auto":
-        running = sorted(services.find_gcs_addresses())
+        running = running_here()
         # A Ray on the loopback is somebody's private one, unless there is no other.
-        running = [one for one in running if not services.is_localhost(one.rpartition(":")[0])] or running
+        running = [one for one in running if not is_loopback(one.rpartition(":")[0])] or running
         if not running:
             return {"problem": "none_here", "text": ""}
         if len(running) > 1:
             return {"problem": "several_here", "text": ", ".join(running)}
         address = running[0]
     try:
-        found = services.canonicalize_bootstrap_address_or_die(address)
+        found = resolved_address(address)
         # Ray takes 127.0.0.1 for this machine's own address, at which a private Ray does not listen.
         found = found if found == address or listens(found, timeout_s=2.0) else address
     except (ValueError, OSError) as error:
         return {"problem": "bad_address", "text": _first_line(error)}
     try:
-        client = GcsClient(address=found)
-        metadata = client.internal_kv_get(b"CLUSTER_METADATA", ray_constants.KV_NAMESPACE_CLUSTER, timeout=_TIMEOUT_S)
-        dashboard = client.internal_kv_get(
-            ray_constants.DASHBOARD_ADDRESS.encode(), ray_constants.KV_NAMESPACE_DASHBOARD, timeout=_TIMEOUT_S
-        )
-        nodes = client.get_all_node_info(timeout=_TIMEOUT_S)
+        head = ask_head(found, timeout_s=_TIMEOUT_S)
     except AuthenticationError as error:
         return {"problem": "token", "address": found, "text": _first_line(error)}
     except RayError as error:
         return {"problem": "silent", "address": found, "text": _first_line(error)}
-    versions = json.loads(metadata) if metadata else {}
-    alive = {node_id.hex(): node.node_manager_address for node_id, node in nodes.items() if node.state == _ALIVE}
     return {
         "problem": None,
         "address": found,
-        "ray": versions.get("ray_version"),
-        "python": versions.get("python_version"),
+        "ray": head.versions.get("ray_version"),
+        "python": head.versions.get("python_version"),
         "own_ray": ray_version,
-        "nodes": sorted(alive.values()),
-        "here": bool(set(alive) & set(services.find_node_ids())),
-        "dashboard": dashboard.decode() if dashboard else None,
+        "nodes": sorted(head.nodes.values()),
+        "here": bool(set(head.nodes) & node_ids_here()),
+        "dashboard": head.dashboard,
     }
 
 
@@ -91,10 +83,6 @@ def _probe_client(address: str) -> dict[str, Any]:
         kind = "token" if "UNAUTHENTICATED" in said or "token" in said.lower() else "silent"
         kind = "mismatch" if "version" in said.lower() else kind
         return {"problem": kind, "address": address, "text": _first_line(error)}
-
-
-_ALIVE = 0
-"""``GcsNodeInfo.ALIVE``."""
 
 
 def _first_line(error: Exception) -> str:

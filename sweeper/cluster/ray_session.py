@@ -18,6 +18,7 @@ from ray.exceptions import RayError
 
 from sweeper.cluster.capacity import Cluster, Wanted, WorkerSettings, pool_size
 from sweeper.cluster.joining import listens
+from sweeper.cluster.ray_private import free_resources, local_options, started_processes, state_of_actor
 from sweeper.cluster.shield import deaf_children, ended_with
 from sweeper.cluster.waiting import NodeRoom, in_background
 from sweeper.errors import ClusterError
@@ -67,8 +68,7 @@ def connect(address: str, *, logs: Path, code: Path | None = None) -> Iterator[C
             "include_dashboard": False,
             "num_cpus": _usable_cores(),
             "object_store_memory": _local_store_bytes(),
-            "_temp_dir": str(session),
-            "_node_ip_address": "127.0.0.1",
+            **local_options(session),
         }
     try:
         if local:
@@ -129,11 +129,10 @@ def _join(options: Mapping[str, Any]) -> None:
 
 def _leave() -> None:
     """Leave a cluster, or end a local Ray with all that it has started."""
-    node = ray._private.worker._global_node
-    started = [] if node is None else [info.process for infos in node.all_processes.values() for info in infos]
+    started = started_processes()
     for process in started:
         # Ray would ask each to go, and wait a second for it; but they are deaf.
-        process.terminate = process.kill
+        process.terminate = process.kill  # type: ignore[method-assign]
     with ended_with([process.pid for process in started]):
         ray.shutdown()
 
@@ -151,7 +150,7 @@ def _describe() -> Cluster:
 
 def node_rooms() -> list[NodeRoom]:
     """What the living nodes have, and what is free there now."""
-    free = ray._private.state.available_resources_per_node()
+    free = free_resources()
     return [
         NodeRoom(total=_cpus_gpus(node["Resources"]), free=_cpus_gpus(free.get(node["NodeID"], {})))
         for node in ray.nodes()
@@ -196,10 +195,10 @@ def head_answers() -> bool:
 
 def without_place(actor: Any) -> bool:
     """Whether no node has been found for an actor that was asked for."""
-    known = ray._private.state.actors(actor._actor_id.hex())
-    return (
-        bool(known) and known["State"] in {"DEPENDENCIES_UNREADY", "PENDING_CREATION"} and not known["Address"]["Port"]
-    )
+    known = state_of_actor(actor)
+    if known is None:
+        return False
+    return known["State"] in {"DEPENDENCIES_UNREADY", "PENDING_CREATION"} and not known["Address"]["Port"]
 
 
 def _usable_cores() -> int:

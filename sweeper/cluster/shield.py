@@ -9,14 +9,13 @@ behind.
 from __future__ import annotations
 
 import contextlib
-import os
-import select
 import signal
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
-from pathlib import Path
+from contextlib import contextmanager
+
+import psutil
 
 __all__ = ["deaf_children", "ended_with", "family"]
 
@@ -25,6 +24,8 @@ _SIGNALS = frozenset({signal.SIGTERM, signal.SIGUSR1})
 
 _END_S = 5.0
 """How long to wait for processes that were sent SIGKILL; one that sleeps in the kernel may take longer."""
+
+_LOOK_EVERY_S = 0.01
 
 
 @contextmanager
@@ -66,47 +67,39 @@ def ended_with(processes: Sequence[int]) -> Iterator[None]:
     Yields:
         Nothing.
     """
-    with ExitStack() as stack:
-        handles = []
-        for process in family(processes):
-            # A handle, since an id may be somebody else's by the end of the block.
-            with contextlib.suppress(ProcessLookupError):
-                handles.append(os.pidfd_open(process))
-                stack.callback(os.close, handles[-1])
-        try:
-            yield
-        finally:
-            for handle in handles:
-                with contextlib.suppress(ProcessLookupError):
-                    signal.pidfd_send_signal(handle, signal.SIGKILL)
-            deadline = time.monotonic() + _END_S
-            for handle in handles:
-                # It becomes readable when the process is gone.
-                gone = select.poll()
-                gone.register(handle, select.POLLIN)
-                gone.poll(1000 * max(0.0, deadline - time.monotonic()))
+    # With the times at which they were created: an id may be somebody else's by the end of the block.
+    known = family(processes)
+    try:
+        yield
+    finally:
+        for process in known:
+            with contextlib.suppress(psutil.Error):
+                process.kill()
+        deadline = time.monotonic() + _END_S
+        while any(map(_runs, known)) and time.monotonic() < deadline:
+            time.sleep(_LOOK_EVERY_S)
 
 
-def family(roots: Sequence[int]) -> list[int]:
+def family(roots: Sequence[int]) -> list[psutil.Process]:
     """Processes and all that they have started, directly or not.
 
     Args:
         roots: Process ids.
 
     Returns:
-        The ids of those that are there; none where the system does not tell.
+        Those that are there.
     """
-    if not roots or not hasattr(os, "pidfd_open"):
-        return []
-    children: dict[int, list[int]] = {}
-    for path in Path("/proc").glob("[0-9]*/stat"):
-        with contextlib.suppress(OSError):
-            # "pid (any name) state parent ...".
-            _, _, fields = path.read_text().rpartition(")")
-            children.setdefault(int(fields.split()[1]), []).append(int(path.parent.name))
-    found: list[int] = []
-    following = [process for process in roots if Path(f"/proc/{process}").exists()]
-    while following:
-        found += following
-        following = [child for process in following for child in children.get(process, ())]
-    return found
+    found: dict[psutil.Process, None] = {}
+    for root in roots:
+        with contextlib.suppress(psutil.Error):
+            process = psutil.Process(root)
+            found |= dict.fromkeys([process, *process.children(recursive=True)])
+    return list(found)
+
+
+def _runs(process: psutil.Process) -> bool:
+    """Whether a process still does anything; one that nobody has asked how it ended does not."""
+    try:
+        return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
+    except psutil.Error:
+        return False

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import csv
 import logging
 import platform
+import re
+import shutil
 import socket
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from sweeper.errors import RunDirectoryError
+from sweeper.planning.revision import output_of, revision_of
 from sweeper.spec.sections.settings import Resources
 from sweeper.store.run_dir import RunDir
 
@@ -33,14 +38,49 @@ def environment_of(resources: Resources) -> dict[str, Any]:
     }
 
 
-def provenance() -> dict[str, Any]:
-    """What is worth knowing later, but does not decide results."""
-    return {
-        "clipsweep": metadata.version("clipsweep"),
-        "ray": metadata.version("ray"),
-        "host": socket.gethostname(),
-        "system": platform.platform(),
-    }
+def provenance(folder: Path) -> dict[str, Any]:
+    """What is worth knowing later, but does not decide results.
+
+    Args:
+        folder: The spec's own.
+
+    Returns:
+        Versions, the machine with its GPUs, and in ``revisions`` the commits of clipsweep itself and of the spec's
+        repository. What cannot be found out is None.
+    """
+    package = Path(__file__).resolve().parents[1]
+    # At the same time, since each of these asks other programs.
+    with ThreadPoolExecutor(max_workers=3) as threads:
+        own = threads.submit(revision_of, package, tracked=package / "__init__.py")
+        spec = threads.submit(revision_of, folder)
+        gpus = threads.submit(_gpus)
+        return {
+            "clipsweep": metadata.version("clipsweep"),
+            "ray": metadata.version("ray"),
+            "cuda": _cuda(),
+            "host": socket.gethostname(),
+            "system": platform.platform(),
+            "gpu_devices": gpus.result(),
+            "revisions": {"clipsweep": own.result(), "spec": spec.result()},
+        }
+
+
+def _cuda() -> str | None:
+    """The CUDA that torch was built for, read from its files: importing it would take seconds."""
+    try:
+        text = Path(str(metadata.distribution("torch").locate_file("torch/version.py"))).read_text()
+    except (OSError, UnicodeDecodeError, metadata.PackageNotFoundError):
+        return None
+    found = re.search(r"^cuda\b[^=]*= *'([^']+)'", text, re.MULTILINE)
+    return found[1] if found else None
+
+
+def _gpus() -> list[dict[str, str]]:
+    """Name, driver and id of each GPU of this machine; empty where NVIDIA's tool is missing or does not answer."""
+    program = shutil.which("nvidia-smi")
+    said = program and output_of(program, "--query-gpu=name,driver_version,uuid", "--format=csv,noheader")
+    rows = csv.reader((said or "").splitlines(), skipinitialspace=True)
+    return [dict(zip(("name", "driver", "uuid"), row, strict=True)) for row in rows if len(row) == 3]
 
 
 def _processor() -> str:

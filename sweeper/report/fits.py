@@ -13,13 +13,13 @@ from estimators.fits.line import SmoothnessFit, fit_smoothness
 from estimators.fits.statistics import Interval, mean_interval
 from sweeper.errors import ClipsweepError
 from sweeper.labels import plain_value, short_names
-from sweeper.report.select import select, trusted_points
+from sweeper.report.select import positive, select, trusted_points
 from sweeper.tables.run import Run
 
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["CellFit", "build_fits"]
+__all__ = ["CellFit", "build_fits", "fit_cells"]
 
 
 _RESAMPLES = 400
@@ -30,6 +30,7 @@ class CellFit:
     """What the seeds of one cell say of smoothness against gradient norm.
 
     Attributes:
+        cell_id: The cell.
         values: Short name to value of what is swept.
         arm: The rule.
         context: Values swept outside the update rule.
@@ -42,6 +43,7 @@ class CellFit:
         unidentifiable: Why L1 cannot be told; empty where at least half of the seeds can.
     """
 
+    cell_id: str
     values: dict[str, Any]
     arm: str
     context: dict[str, Any]
@@ -88,8 +90,24 @@ def build_fits(run: Run, *, where: Sequence[str] = (), resamples: int | None = N
     Raises:
         ClipsweepError: Nothing was measured that can be trusted, or a condition is wrong.
     """
-    trials = select(run, where)
-    points = trusted_points(run)
+    return fit_cells(run, select(run, where), resamples=resamples)
+
+
+def fit_cells(run: Run, trials: pd.DataFrame, *, resamples: int | None = None) -> tuple[CellFit, ...]:
+    """Fit every trajectory of some trials, and sum each cell up over its seeds.
+
+    Args:
+        run: The run.
+        trials: The trials, as :func:`~sweeper.report.select.select` returns them.
+        resamples: As of :func:`build_fits`.
+
+    Returns:
+        The cells in which something was measured, in the order of the plan.
+
+    Raises:
+        ClipsweepError: Nothing was measured that can be trusted.
+    """
+    points = positive(trusted_points(run))
     names = short_names(run.swept)
     context = [short for path, short in names.items() if not path.startswith("update_rule.")]
     cells = []
@@ -114,6 +132,7 @@ def _cell(group: pd.DataFrame, names: list[str], context: list[str], fits: dict[
     if 2 * len(told) < len(fits):
         why = next(fit.unidentifiable for fit in fits.values() if fit.unidentifiable)
     return CellFit(
+        cell_id=str(first["cell_id"]),
         values={name: plain_value(first[name]) for name in names},
         arm=str(first["arm"]),
         context={name: plain_value(first[name]) for name in context},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -12,16 +13,13 @@ from sweeper.tables.run import Run
 if TYPE_CHECKING:
     import pandas as pd
 
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    import pandas as pd
-
-__all__ = ["select", "trusted_points"]
+__all__ = ["MIN_SNR", "positive", "select", "trusted_points"]
 
 
-TRUSTED_SNR = 3.0
-"""A smoothness below three times its noise floor is rounding, and stays out of the correlation."""
+MIN_SNR = 3.0
+"""A smoothness below three times its noise floor is rounding, and is neither correlated, fitted nor drawn."""
+
+_SMOOTHNESS = "directional_smoothness"
 
 
 def select(run: Run, where: Sequence[str]) -> pd.DataFrame:
@@ -92,23 +90,39 @@ def _is_number(value: Any) -> bool:
 
 
 def trusted_points(run: Run) -> pd.DataFrame:
-    """The latest directional smoothness of every snapshot whose value stands above its noise floor.
+    """The points that every answer counts: each snapshot's latest smoothness that stands above its noise floor.
+
+    Kept snapshots measured again by ``clipsweep estimate`` do not count: only settings that the run itself has had.
 
     Args:
         run: The run.
 
     Returns:
-        Rows of the measurements table.
+        Rows of the measurements table, at most one per trial and step, superseded trials included.
 
     Raises:
         ClipsweepError: The run measured none.
     """
-    if "directional_smoothness" not in run.estimators:
+    if _SMOOTHNESS not in run.estimators:
         raise ClipsweepError(
             f"{run.path}: no directional smoothness was measured; the spec's measure section says when"
         )
-    rows = run.measurements("directional_smoothness")
+    rows = run.measurements(_SMOOTHNESS).reset_index(drop=True)
     # Kept snapshots that were measured again, on other shares of the data, are another f.
-    rows = rows[rows["measurement_id"].isin(run.state.measurements)]
-    rows = rows[rows["smoothness"].notna() & ((rows["snr"] >= TRUSTED_SNR) | rows["snr"].isna())]
-    return rows.drop_duplicates(["trial_id", "step"], keep="last")
+    age = rows["measurement_id"].map({measurement: at for at, measurement in enumerate(run.state.measurements)})
+    kept = age.notna() & rows["smoothness"].notna() & ((rows["snr"] >= MIN_SNR) | rows["snr"].isna())
+    latest = rows[kept].assign(_age=age[kept]).sort_values("_age", kind="stable")
+    return latest.drop_duplicates(["trial_id", "step"], keep="last").sort_index().drop(columns="_age")
+
+
+def positive(points: pd.DataFrame) -> pd.DataFrame:
+    """The points that have a place on logarithmic axes.
+
+    Args:
+        points: As :func:`trusted_points` returns them.
+
+    Returns:
+        Those whose gradient norm and smoothness are positive and finite.
+    """
+    lowest, highest = points[["grad_norm", "smoothness"]].min(axis=1), points[["grad_norm", "smoothness"]].max(axis=1)
+    return points[(lowest > 0) & (highest < math.inf)]

@@ -14,7 +14,7 @@ from estimators.fits.statistics import Interval, log_log_correlation, mean_inter
 from sweeper.errors import ClipsweepError
 from sweeper.labels import describe, plain_value, short_names
 from sweeper.report.nodes import NodeShare, node_shares
-from sweeper.report.select import TRUSTED_SNR, _column, _superseded, select
+from sweeper.report.select import _column, _superseded, positive, select, trusted_points
 from sweeper.tables.run import Run
 
 if TYPE_CHECKING:
@@ -138,7 +138,6 @@ def build_report(
     by: Sequence[str] = (),
     where: Sequence[str] = (),
     sort: str | None = None,
-    estimator: str = "directional_smoothness",
 ) -> Report:
     """Aggregate a run.
 
@@ -147,7 +146,6 @@ def build_report(
         by: Columns whose values make a row; all swept ones by default. Short or dotted names.
         where: ``column=value`` conditions; ``none`` is null. All must hold.
         sort: A column of the table; a leading ``-`` turns the order round.
-        estimator: Whose smoothness is correlated with the gradient norm.
 
     Returns:
         The report.
@@ -158,7 +156,8 @@ def build_report(
     names = short_names(run.swept)
     trials = select(run, where)
     columns = [_column(name, trials, names) for name in by] or list(names.values())
-    correlations = _correlations(run, estimator)
+    points = positive(trusted_points(run)) if "directional_smoothness" in run.estimators else None
+    correlations = _correlations(points)
     primary = _primary(trials)
     cells = tuple(_cell(group, columns, correlations, primary) for group in _groups(trials, columns))
     context_columns = [short for path, short in names.items() if not path.startswith("update_rule.")]
@@ -172,7 +171,7 @@ def build_report(
         cells=cells,
         bests=bests,
         comparisons=comparisons,
-        notes=_notes(run, trials, cells, estimator),
+        notes=_notes(run, trials, cells, points),
         nodes=node_shares(run, set(trials["trial_id"])),
     )
 
@@ -196,15 +195,12 @@ def _counts(trials: pd.DataFrame) -> dict[str, int]:
     return {str(status): int(count) for status, count in trials["status"].value_counts(sort=False).items()}
 
 
-def _correlations(run: Run, estimator: str) -> dict[str, tuple[float, float, int]]:
+def _correlations(points: pd.DataFrame | None) -> dict[str, tuple[float, float, int]]:
     """Trial to Pearson of logs, Spearman, and the number of points."""
-    if estimator not in run.estimators:
-        return {}
-    rows = run.measurements(estimator)
-    latest = list(run.state.measurements)[-1]
-    rows = rows[(rows["measurement_id"] == latest) & ((rows["snr"] >= TRUSTED_SNR) | rows["snr"].isna())]
-    results = {}
-    for trial, group in rows.groupby("trial_id", sort=False):
+    results: dict[str, tuple[float, float, int]] = {}
+    if points is None:
+        return results
+    for trial, group in points.groupby("trial_id", sort=False):
         x, y = group["grad_norm"].to_numpy(), group["smoothness"].to_numpy(dtype=float)
         results[str(trial)] = (log_log_correlation(x, y), rank_correlation(x, y), len(group))
     return results
@@ -296,7 +292,7 @@ def _sorted(cells: tuple[Cell, ...], sort: str) -> tuple[Cell, ...]:
     return tuple(present) + tuple(cell for cell in cells if missing(cell))
 
 
-def _notes(run: Run, trials: pd.DataFrame, cells: tuple[Cell, ...], estimator: str) -> tuple[str, ...]:
+def _notes(run: Run, trials: pd.DataFrame, cells: tuple[Cell, ...], points: pd.DataFrame | None) -> tuple[str, ...]:
     notes = []
     unfinished = int(trials["status"].isin(["queued", "running"]).sum())
     if unfinished:
@@ -307,9 +303,18 @@ def _notes(run: Run, trials: pd.DataFrame, cells: tuple[Cell, ...], estimator: s
         )
     if any(2 <= cell.seeds <= 3 for cell in cells):
         notes.append("with two or three seeds a 95 % interval is wide; more seeds narrow it")
-    if len(run.state.measurements) > 1 and estimator in run.estimators:
-        latest = list(run.state.measurements)[-1]
-        notes.append(f"the run was measured under several settings; correlations are those of measurement_id {latest}")
+    settings = [] if points is None else _settings(run, points[points["trial_id"].isin(trials["trial_id"])])
+    if len(settings) > 1:
+        notes.append(
+            f"the points were measured under several settings (measurement_id {', '.join(settings)}); correlations and "
+            "fits take the latest value of each snapshot"
+        )
     if any(cell.clipped_fraction == 0 and "clip_norm" in cell.arm for cell in cells):
         notes.append("some thresholds never fired: their cells are unclipped training under another name")
     return tuple(notes)
+
+
+def _settings(run: Run, points: pd.DataFrame) -> list[str]:
+    """Under which settings points were measured, in the order in which the run had them."""
+    used = set(points["measurement_id"])
+    return [measurement for measurement in run.state.measurements if measurement in used]

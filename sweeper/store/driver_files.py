@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import socket
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from sweeper.errors import RunDirectoryError
@@ -84,9 +84,32 @@ def driver_of(run_dir: RunDir) -> dict[str, Any] | None:
         return None
     if not isinstance(holder.get("job", ""), str):
         return None
-    if holder.get("host") == socket.gethostname() and not Path(f"/proc/{holder.get('pid')}").exists():
+    if holder["host"] == socket.gethostname() and not _is_running(holder, quiet):
         return None
-    return {**holder, "quiet_s": round(quiet, 1)}
+    known = {key: value for key, value in holder.items() if key != "created"}
+    return {**known, "quiet_s": round(quiet, 1)}
+
+
+_SAME_PROCESS_S = 1.0
+"""How far two readings of the time at which one process was created may lie apart."""
+
+
+def _is_running(holder: Mapping[str, Any], quiet_s: float) -> bool:
+    """Whether a driver of this host is there: its process, and not another that was given its id."""
+    import psutil  # takes 25 ms, and most runs that are looked at have no driver
+
+    try:
+        process = psutil.Process(holder["pid"])
+        if process.status() == psutil.STATUS_ZOMBIE:
+            return False
+        created = process.create_time()
+    except psutil.NoSuchProcess:
+        return False
+    except psutil.Error:
+        return True  # it is there, and its owner alone may know more
+    # The time moves where this machine's clock is set, so that it does not count against a driver that still beats.
+    recorded = holder.get("created", created)
+    return abs(recorded - created) < _SAME_PROCESS_S or quiet_s < STALE_AFTER_S
 
 
 def refusal(run_dir: RunDir) -> RunDirectoryError:

@@ -79,6 +79,10 @@ class DriverLock:
         self._beat_at = now
         if force:
             holder: dict[str, Any] = {"host": socket.gethostname(), "pid": os.getpid()}
+            import psutil  # takes 25 ms, which only who holds a directory has to spend
+
+            # Tells this process from a later one with the same id.
+            holder["created"] = psutil.Process().create_time()
             if job := os.environ.get(JOB):
                 holder["job"] = job
             self._run_dir.publish(self._run_dir.driver, json.dumps(holder).encode())

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from sweeper.errors import ClipsweepError
-from sweeper.report.plots.axes import log_axes
+from sweeper.report.plots.axes import log_axes, panels
 from sweeper.tables.run import Run
 
 if TYPE_CHECKING:
@@ -61,15 +61,13 @@ def agreement(run: Run, trials: pd.DataFrame) -> Figure:
     Raises:
         ClipsweepError: The run was measured under one setting only, or the chosen trials were not.
     """
-    from matplotlib.figure import Figure
-
     pairs = paired_measurements(run)
     pairs = pairs[pairs["trial_id"].isin(trials["trial_id"])].dropna()
     if pairs.empty:
         raise ClipsweepError(f"{run.path}: none of the chosen trials was measured twice")
     shares = [float(pairs[f"data_fraction_{which}"].iloc[0]) for which in ("first", "last")]
-    figure = Figure(figsize=(7.2, 3.4), layout="constrained")
-    for axis, (column, words) in zip(np.ravel(figure.subplots(1, 2)), _VALUES.items(), strict=True):
+    figure, axes = panels(len(_VALUES), columns=len(_VALUES), width=3.6, height=3.4)
+    for axis, (column, words) in zip(axes, _VALUES.items(), strict=True):
         x, y = (pairs[f"{column}_{which}"].to_numpy(float) for which in ("first", "last"))
         axis.scatter(x, y, c=pairs["step"], s=12, cmap="viridis")
         ends = [min(x.min(), y.min()), max(x.max(), y.max())]

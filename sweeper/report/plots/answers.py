@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -10,9 +9,9 @@ import numpy as np
 from sweeper.errors import ClipsweepError
 from sweeper.labels import plot_label
 from sweeper.report.advice import build_advice
-from sweeper.report.fits import build_fits
-from sweeper.report.plots.axes import log_axes
-from sweeper.report.select import trusted_points
+from sweeper.report.fits import build_fits, fit_cells
+from sweeper.report.plots.axes import log_axes, panels
+from sweeper.report.select import positive, trusted_points
 from sweeper.tables.run import Run
 
 if TYPE_CHECKING:
@@ -38,8 +37,6 @@ def frontier(run: Run, trials: pd.DataFrame) -> Figure:
     Raises:
         ClipsweepError: No trial ended, or fewer than two learning rates were swept.
     """
-    from matplotlib.figure import Figure
-
     ended = trials[trials["status"].isin(["done", "diverged"])]
     own = run.trials.loc[ended.index, ["learning_rate", "clip_norm"]].astype(float)
     ended = ended.assign(rate=own["learning_rate"], threshold=own["clip_norm"], lost=ended["status"] == "diverged")
@@ -48,8 +45,7 @@ def frontier(run: Run, trials: pd.DataFrame) -> Figure:
     advised = [rule for advice in _advice(run, ended) for rule in advice.rules if rule.clip_norm is not None]
     thresholds = [*ended["threshold"].dropna(), *(rule.clip_norm for rule in advised)]
     right = 4 * max(thresholds, default=1.0)
-    figure = Figure(figsize=(5.2, 3.8), layout="constrained")
-    axis = figure.subplots()
+    figure, (axis,) = panels(1, width=5.2, height=3.8)
     shares = ended.assign(x=ended["threshold"].fillna(right)).groupby(["x", "rate"])["lost"].agg(["mean", "size"])
     x, y = (shares.index.get_level_values(level).to_numpy(float) for level in (0, 1))
     dots = axis.scatter(
@@ -96,25 +92,16 @@ def fit(run: Run, trials: pd.DataFrame) -> Figure:
         trials: The trials to draw.
 
     Returns:
-        The figure, a panel a cell.
+        The figure, with a panel per cell.
 
     Raises:
         ClipsweepError: Nothing was measured that can be trusted.
     """
-    from matplotlib.figure import Figure
-
-    points = trusted_points(run)
-    chosen = set(trials["cell_id"])
-    cells = [c for c in zip(build_fits(run, resamples=0), _cell_ids(run, points), strict=True) if c[1] in chosen]
-    cells = cells[:_MAX_PANELS]
-    if not cells:
-        raise ClipsweepError(f"{run.path}: nothing was measured of the chosen trials")
-    columns = math.ceil(math.sqrt(len(cells)))
-    rows = math.ceil(len(cells) / columns)
-    figure = Figure(figsize=(3.1 * columns, 2.4 * rows), layout="constrained")
-    axes = np.ravel(figure.subplots(rows, columns, squeeze=False))
-    for axis, (cell, cell_id) in zip(axes, cells, strict=False):
-        own = points[points["trial_id"].isin(run.trials.loc[run.trials["cell_id"] == cell_id, "trial_id"])]
+    points = positive(trusted_points(run))
+    cells = fit_cells(run, trials, resamples=0)[:_MAX_PANELS]
+    figure, axes = panels(len(cells), width=3.1, height=2.4)
+    for axis, cell in zip(axes, cells, strict=True):
+        own = points[points["trial_id"].isin(trials.loc[trials["cell_id"] == cell.cell_id, "trial_id"])]
         axis.scatter(own["grad_norm"], own["smoothness"], s=6, alpha=0.5)
         for index, fitted in enumerate(cell.trajectories.values()):
             labels = ("95 % line", "median line") if index == 0 else (None, None)
@@ -125,15 +112,7 @@ def fit(run: Run, trials: pd.DataFrame) -> Figure:
         told = f"L0 = {cell.L0.mean:.3g}, L1 = {cell.L1.mean:.3g}" if not cell.unidentifiable else "L1 not identifiable"
         axis.set_title(f"{plot_label(cell.values)}\n{told}")
         axis.set(xlim=(0, None), ylim=(0, None))
-    for axis in axes[len(cells) :]:
-        axis.set_axis_off()
     figure.supxlabel("gradient norm  ||∇f(x)||")
     figure.supylabel("local smoothness")
     axes[0].legend(loc="upper left", handlelength=1.2)
     return figure
-
-
-def _cell_ids(run: Run, points: pd.DataFrame) -> list[str]:
-    """The cells that have fits, in their order."""
-    measured = run.trials[run.trials["trial_id"].isin(points["trial_id"])]
-    return list(dict.fromkeys(measured["cell_id"]))

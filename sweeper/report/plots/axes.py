@@ -1,19 +1,50 @@
-"""Logarithmic axes whose labels do not run into one another."""
+"""Panels of one figure, and logarithmic axes whose labels do not run into one another."""
 
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
+from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-__all__ = ["log_axes"]
+__all__ = ["log_axes", "panels"]
 
 _FEW_DECADES = 1.9
 """Below it, powers of ten alone would leave an axis without labels: 2 and 5 are labelled as well."""
+
+
+def panels(
+    count: int, *, width: float, height: float, columns: int | None = None, **options: Any
+) -> tuple[Figure, list[Axes]]:
+    """A figure of equal panels on a grid, row by row.
+
+    Args:
+        count: How many panels, at least one.
+        width: Of a panel, in inches.
+        height: Of a panel, in inches.
+        columns: Panels in a row; about as many as there are rows if not given.
+        options: Of matplotlib's ``subplots``, for example ``sharex=True``.
+
+    Returns:
+        The figure, which belongs to no window system, and the axes of the panels; what is left of the grid is blank.
+
+    Example:
+        >>> figure, axes = panels(5, width=3, height=2)
+        >>> len(axes), len(figure.axes), figure.get_size_inches().tolist()
+        (5, 6, [9.0, 4.0])
+    """
+    columns = math.ceil(math.sqrt(count)) if columns is None else columns
+    rows = math.ceil(count / columns)
+    figure = Figure(figsize=(columns * width, rows * height), layout="constrained")
+    axes = list(np.ravel(figure.subplots(rows, columns, squeeze=False, **options)))
+    for unused in axes[count:]:
+        unused.set_axis_off()
+    return figure, axes[:count]
 
 
 def log_axes(axis: Axes) -> None:

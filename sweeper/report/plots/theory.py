@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from sweeper.errors import ClipsweepError
+from sweeper.report.plots.axes import panels
 from sweeper.report.theory import build_theory, hitting_time, largest_stable_step, theory_trials
 from sweeper.tables.run import Run
 
@@ -34,20 +35,16 @@ def phase(run: Run, trials: pd.DataFrame) -> Figure:
     Raises:
         ClipsweepError: Fewer than two rates or two thresholds were swept.
     """
-    from matplotlib.figure import Figure
-
     ended = _chosen(run, trials)
     clipped = ended[ended["clip_norm"].notna()]
     if clipped["learning_rate"].nunique() < 2 or clipped["clip_norm"].nunique() < 2:
         raise ClipsweepError(f"{run.path}: a phase diagram needs several values of learning_rate and of clip_norm")
-    panels = list(clipped.groupby(["function_name", "L0", "L1", "M"], sort=False))[:_MAX_PANELS]
-    columns = math.ceil(math.sqrt(len(panels)))
-    figure = Figure(figsize=(4.4 * columns, 3.4 * math.ceil(len(panels) / columns)), layout="constrained")
-    axes = np.ravel(figure.subplots(math.ceil(len(panels) / columns), columns, squeeze=False))
+    starts = list(clipped.groupby(["function_name", "L0", "L1", "M"], sort=False))[:_MAX_PANELS]
+    figure, axes = panels(len(starts), width=4.4, height=3.4)
     times = clipped["hitting_time"].dropna().astype(float)
     top = float(times.max()) if len(times) else 10.0
     mesh = None
-    for axis, (_, group) in zip(axes, panels, strict=False):
+    for axis, (_, group) in zip(axes, starts, strict=True):
         mesh = _phase_panel(axis, group, top)
         function = group["function_name"].iloc[0]
         L0, L1, M = (float(group[name].iloc[0]) for name in ("L0", "L1", "M"))
@@ -59,10 +56,8 @@ def phase(run: Run, trials: pd.DataFrame) -> Figure:
             )
         axis.set_title(f"{function}, L0 = {L0:.3g}, L1 = {L1:.3g}, M = {M:.3g}")
         axis.set(xlabel="threshold on the gradient norm", ylabel="learning rate")
-    for axis in axes[len(panels) :]:
-        axis.set_axis_off()
     assert mesh is not None
-    figure.colorbar(mesh, ax=list(axes), label="T, eq. (7) and (8)", shrink=0.85)
+    figure.colorbar(mesh, ax=axes, label="T, eq. (7) and (8)", shrink=0.85)
     _phase_legend(figure)
     return figure
 
@@ -112,16 +107,13 @@ def speedup(run: Run, trials: pd.DataFrame) -> Figure:
     Raises:
         ClipsweepError: The run has not both instances.
     """
-    from matplotlib.figure import Figure
-
     speedups = build_theory(run).speedups
     if not speedups:
         raise ClipsweepError(
             f"{run.path}: needs both instances of Theorem 4, theorem4_steep at several M and theorem4_flat at one gap, "
             "each with sgd and with another rule"
         )
-    figure = Figure(figsize=(4.6, 3.4), layout="constrained")
-    axis = figure.subplots()
+    figure, (axis,) = panels(1, width=4.6, height=3.4)
     for rule in dict.fromkeys(row.rule for row in speedups):
         points = sorted((row.M, row.ratio) for row in speedups if row.rule == rule)
         axis.plot(*zip(*points, strict=True), "o-", markersize=4, label=rule)
@@ -148,15 +140,12 @@ def floor(run: Run, trials: pd.DataFrame) -> Figure:
     Raises:
         ClipsweepError: No trial with noise and a threshold goes on after its hit.
     """
-    from matplotlib.figure import Figure
-
     ended = _chosen(run, trials)
     noisy = ended[(ended["noise"] > 0) & ended["clip_norm"].notna() & ended["tail_grad_norm"].notna()]
     if noisy.empty:
         raise ClipsweepError(f"{run.path}: needs noise, thresholds, and after_hit: go_on")
     noisy = noisy.assign(relative=noisy["clip_norm"] / noisy["noise"])
-    figure = Figure(figsize=(4.8, 4.6), layout="constrained")
-    upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=[2, 1])
+    figure, (upper, lower) = panels(2, columns=1, width=4.8, height=2.3, sharex=True, height_ratios=[2, 1])
     for rate, group in noisy.groupby("learning_rate"):
         by_threshold = group.groupby("relative")
         tail = by_threshold["tail_grad_norm"].agg(["mean", "min", "max"])

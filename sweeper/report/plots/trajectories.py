@@ -12,8 +12,8 @@ import numpy as np
 from estimators.fits.statistics import log_log_correlation
 from sweeper.errors import ClipsweepError
 from sweeper.labels import plain_value, plot_label, short_names
-from sweeper.report.plots.axes import log_axes
-from sweeper.report.select import TRUSTED_SNR
+from sweeper.report.plots.axes import log_axes, panels
+from sweeper.report.select import positive, trusted_points
 from sweeper.tables.run import Run
 
 if TYPE_CHECKING:
@@ -36,15 +36,6 @@ def _cells(run: Run, trials: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
     return cells
 
 
-def _figure(columns: int, rows: int, *, width: float, height: float, **options: Any) -> tuple[Figure, list[Axes]]:
-    """A figure of panels, and its axes row by row."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(columns * width, rows * height), layout="constrained")
-    axes = figure.subplots(rows, columns, squeeze=False, **options)
-    return figure, list(np.ravel(axes))
-
-
 def smoothness(run: Run, trials: pd.DataFrame) -> Figure:
     """Local smoothness against gradient norm on log axes, a panel a cell, coloured by step.
 
@@ -58,10 +49,7 @@ def smoothness(run: Run, trials: pd.DataFrame) -> Figure:
     Raises:
         ClipsweepError: No trustworthy smoothness was measured.
     """
-    rows = run.measurements("directional_smoothness")
-    # Snapshots that were measured again stand in the same table, and would be drawn twice.
-    rows = rows[rows["measurement_id"].isin(run.state.measurements)]
-    rows = rows[(rows["smoothness"] > 0) & (rows["grad_norm"] > 0) & ~(rows["snr"] < TRUSTED_SNR)]
+    rows = positive(trusted_points(run))
     cells = [(label, group, rows[rows["trial_id"].isin(group["trial_id"])]) for label, group in _cells(run, trials)]
     cells = [(label, group, points) for label, group, points in cells if len(points)]
     if not cells:
@@ -69,10 +57,10 @@ def smoothness(run: Run, trials: pd.DataFrame) -> Figure:
     left_out = max(0, len(cells) - MAX_PANELS)
     cells = cells[:MAX_PANELS]
     columns = _columns(run, trials, len(cells))
-    figure, axes = _figure(columns, math.ceil(len(cells) / columns), width=3.1, height=2.1, sharex=True, sharey=True)
+    figure, axes = panels(len(cells), columns=columns, width=3.1, height=2.1, sharex=True, sharey=True)
     last = max(int(points["step"].max()) for _, _, points in cells)
     dots = None
-    for axis, (label, group, points) in zip(axes, cells, strict=False):
+    for axis, (label, group, points) in zip(axes, cells, strict=True):
         shuffled = points.sample(frac=1, random_state=0)  # so that no step hides the others
         dots = axis.scatter(
             shuffled["grad_norm"], shuffled["smoothness"], c=shuffled["step"], vmin=0, vmax=last, s=7, cmap="viridis"
@@ -87,8 +75,6 @@ def smoothness(run: Run, trials: pd.DataFrame) -> Figure:
         diverged = int((group["status"] == "diverged").sum())
         ending = f", {diverged}/{len(group)} diverged" if diverged else ""
         axis.set_title(f"{_wrapped(label)}\n{correlation}{ending}")
-    for axis in axes[len(cells) :]:
-        axis.set_axis_off()
     assert dots is not None
     figure.supxlabel("gradient norm  ||∇f(x)||")
     figure.supylabel("local smoothness, eq. (20)")
@@ -125,7 +111,7 @@ def loss(run: Run, trials: pd.DataFrame) -> Figure:
     """
     metrics = run.metrics
     columns = [name for name in _AXES if name in metrics]
-    figure, axes = _figure(len(columns), 1, width=4.2, height=3.2)
+    figure, axes = panels(len(columns), columns=len(columns), width=4.2, height=3.2)
     cells = _cells(run, trials)
     styles = dict(zip(dict.fromkeys(trials["arm"]), itertools.cycle(["-", "--", ":", "-."])))
     beside = [_beside_the_arm(label) for label, _ in cells]

@@ -260,7 +260,7 @@ def test_plots_are_pictures(made_up: MadeUpRun, tmp_path: Path, kind: str, suffi
 def test_a_plot_of_nothing_is_an_error(tmp_path: Path) -> None:
     run = MadeUpRun(tmp_path / "run")
     run.add(1.0, None, 0)
-    with pytest.raises(ClipsweepError, match="no measurements by 'directional_smoothness'; there are: none"):
+    with pytest.raises(ClipsweepError, match="no directional smoothness was measured"):
         draw(run.read(), "smoothness", tmp_path / "x.png")
     with pytest.raises(ClipsweepError, match="no plot 'histogram'; known: smoothness, loss"):
         draw(run.read(), "histogram", tmp_path / "x.png")
