@@ -1,6 +1,6 @@
 """Measurements of local smoothness along a training run, usable without the rest of clipsweep.
 
-What is public is named once, in ``__init__.pyi``. It is imported when it is first asked for: reports need the
+Public names are listed once, in ``__init__.pyi``, and imported when first used: reports need the
 statistics of :mod:`estimators.fits` but not torch, which takes a second to load.
 """
 

@@ -1,7 +1,7 @@
 """The arithmetic of the script that Zhang et al. (2020) published, flaws included: for comparison, never for results.
 
-Everyone who measured (L0, L1)-smoothness so far started from that script, so that numbers in the literature can only be
-compared through it. What it does, and what is done about it here:
+Everyone who has measured (L0, L1)-smoothness so far started from that script, so numbers in the literature can only be
+compared through it. What it does, and what this module does about it:
 
 ==  =====================================================================================  ==========================
     the script                                                                              here
@@ -27,7 +27,7 @@ compared through it. What it does, and what is done about it here:
 ==  =====================================================================================  ==========================
 
 A redrawn length is expressed by cutting each batch along its first dimension, which is time for text. The script's
-lengths may also exceed the nominal one, by a few tokens; a frozen batch ends where it ends.
+lengths may also exceed the nominal one by a few tokens, which a frozen batch does not have.
 """
 
 from __future__ import annotations
@@ -56,13 +56,14 @@ def authors_compat_row(probe: Probe, iterates: Tensor, *, redraw_lengths: bool =
     Costs three gradients, one of them for ``null_smoothness``.
 
     Args:
-        probe: f; its batches, the loss that is trained with, and the model in training mode are used.
+        probe: f; its batches, the training loss, and the model in training mode are used.
         iterates: x_k and x_{k+1}, shape (2, num_parameters).
-        redraw_lengths: Whether batches are cut along their first dimension at random, anew at each point.
+        redraw_lengths: Whether batches are cut to a random length along their first dimension, drawn again at each
+            point.
 
     Returns:
         ``grad_norm``, ``smoothness`` (null for a zero step), ``null_smoothness``, which is what the script would report
-        where x_k is measured against itself and 0 is right, ``update_norm`` and ``num_batches``.
+        for x_k against itself, where 0 is right, ``update_norm`` and ``num_batches``.
     """
     model = copy.deepcopy(probe.model).train()
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
@@ -91,11 +92,11 @@ def redrawn_length(full: int, generator: torch.Generator) -> int:
 
     Args:
         full: The nominal length.
-        generator: What to draw with.
+        generator: Source of the draws.
 
     Returns:
-        With probability 0.95 about ``full``, else about half of it, each with a standard deviation of 5, between 5 and
-        ``full``.
+        With probability 0.95 about ``full``, otherwise about half of it, each with a standard deviation of 5, between 5
+        and ``full``.
 
     Example:
         >>> all(5 <= redrawn_length(35, torch.Generator().manual_seed(seed)) <= 35 for seed in range(100))
@@ -122,7 +123,7 @@ def _summed_gradient(
 
 
 def _length(tree: Any) -> int:
-    """Size of the first dimension of the first tensor that has one; 1 where there is none."""
+    """Size of the first dimension of the first tensor that has one; 1 if there is none."""
     if isinstance(tree, Tensor):
         return tree.shape[0] if tree.ndim else 1
     if isinstance(tree, Mapping):

@@ -17,17 +17,17 @@ __all__ = ["GradientNoise", "gradient_noise_row", "measure_gradient_noise"]
 
 @dataclass(frozen=True, kw_only=True)
 class GradientNoise:
-    """What K gradients of independent batches at one point say of their noise.
+    """What K gradients of independent batches at one point say about their noise.
 
     Attributes:
-        squared_norm: ||grad f||^2 without the bias of noise: the mean of <g_i, g_j> over all pairs i != j, which is the
-            mean of <g_A, g_B> over all ways to split the batches into halves A and B. May be negative where noise
+        squared_norm: ||grad f||^2 without the bias from noise: the mean of <g_i, g_j> over all pairs i != j, which is
+            the mean of <g_A, g_B> over all ways to split the batches into halves A and B. May be negative where noise
             drowns the gradient.
-        split_half: <g_A, g_B> of the split into even and odd batches; differs from ``squared_norm`` by chance alone.
+        split_half: <g_A, g_B> of the split into even and odd batches; differs from ``squared_norm`` only by chance.
         variance: Trace of the covariance of one batch's gradient, unbiased.
-        tau: The largest ||g_i - mean||. A lower bound on Assumption 5's tau, which no sample can give.
-        noise_scale: variance / squared_norm (McCandlish et al., 2018): over how many batches to average for noise and
-            gradient to be of one size. None where squared_norm is not positive.
+        tau: The largest ||g_i - mean||. A lower bound on Assumption 5's tau, which no sample can determine.
+        noise_scale: variance / squared_norm (McCandlish et al., 2018): the number of batches to average so that noise
+            and gradient have the same size. None where squared_norm is not positive.
         num_batches: K.
     """
 
@@ -40,7 +40,7 @@ class GradientNoise:
 
 
 def measure_gradient_noise(gradients: Callable[[], Iterator[Tensor]]) -> GradientNoise:
-    """The noise of batch gradients, in two passes and the memory of three gradients.
+    """The noise of batch gradients, in two passes and with the memory of three gradients.
 
     Args:
         gradients: Starts a pass over the K >= 2 batch gradients, shape (n,) each, the same ones every time.
@@ -87,15 +87,15 @@ def measure_gradient_noise(gradients: Callable[[], Iterator[Tensor]]) -> Gradien
 
 
 def gradient_noise_row(probe: Probe, iterates: Tensor, *, num_batches: int = 16) -> dict[str, Any]:
-    """The noise of the gradients that training steps on, at x_k.
+    """The noise of the gradients that training steps use, at x_k.
 
-    The batches are those of ``num_batches`` training steps spread evenly over an epoch, as large as training has them,
-    with f's own policy: dropout off, an RNN's state at zero. So the noise is that of sampling alone. Costs
+    The batches are those of ``num_batches`` training steps spread evenly over an epoch, of the size that training uses,
+    with f's own policy: dropout off, an RNN's state at zero. So the noise is that of sampling only. Costs
     2 ``num_batches`` gradients of a training batch.
 
     Args:
         probe: f.
-        iterates: x_k and x_{k+1}, shape (2, num_parameters); the second is not looked at.
+        iterates: x_k and x_{k+1}, shape (2, num_parameters); the second is not used.
         num_batches: K, at least 2; fewer where an epoch has fewer steps.
 
     Returns:

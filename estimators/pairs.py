@@ -1,4 +1,4 @@
-"""Measuring pairs of weights that anybody saved: no sweep, no Ray."""
+"""Measuring saved pairs of weights from any source: no sweep, no Ray."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def measure_pairs(
     initial_carry: Callable[[], Any] = lambda: None,
     policy: ProbePolicy | None = None,
 ) -> Iterator[dict[str, Any]]:
-    """Let estimators measure pairs of consecutive weights.
+    """Measure pairs of consecutive weights with estimators.
 
     Args:
         pairs: A folder as :func:`find_pairs` reads it, or triples of a step, the weights before it and after it, as
@@ -47,13 +47,13 @@ def measure_pairs(
         loss: ``loss(model, batch, carry) -> (mean loss, carry)``.
         batches: The frozen probe batches, of equal size, on the model's device.
         estimators: Name in :data:`~estimators.registry.ESTIMATORS` to options; ``directional_smoothness`` by default.
-        audit: Batches for the audit in float64; the probe's by default, which is exact and costs most.
+        audit: Batches for the audit in float64; the probe's by default, which is exact and the most expensive.
         audit_at: As for :class:`~estimators.probe.probe.Probe`.
         initial_carry: Makes the state with which every probe batch starts; None where the loss needs none.
         policy: What f does about batch-norm.
 
     Yields:
-        A row a pair and estimator: ``step``, ``estimator``, what the estimator says, ``probe`` and ``arithmetic``.
+        One row per pair and estimator: ``step``, ``estimator``, what the estimator says, ``probe`` and ``arithmetic``.
 
     Raises:
         ValueError: An estimator is unknown, a parameter is missing from the weights or has another shape, or a folder
@@ -141,7 +141,7 @@ def _flat(model: nn.Module, weights: Mapping[str, Tensor] | Path) -> Tensor:
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
             continue
-        # DistributedDataParallel and torch.compile put words in front.
+        # DistributedDataParallel and torch.compile add prefixes.
         known = next((key for key in (name, f"module.{name}", f"_orig_mod.{name}") if key in weights), None)
         if known is None:
             raise ValueError(f"the weights have no {name!r}; there are: {_listed(list(weights))}")

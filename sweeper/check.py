@@ -1,4 +1,4 @@
-"""``clipsweep check``: does a spec's problem keep the promises that a sweep rests on?"""
+"""``clipsweep check``: does a spec's problem keep the promises that a sweep relies on?"""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class CheckedProblem:
     """One promise of one problem.
 
     Attributes:
-        problem: The problem in a line.
+        problem: The problem in one line.
         finding: What was found.
     """
 
@@ -48,18 +48,18 @@ class CheckedProblem:
 
 
 def check_sweep(sweep: Sweep, *, allow_code: bool = False) -> Iterator[CheckedProblem]:
-    """Try every problem of a sweep at its first seed, in this process and, as a worker would get it, in another one.
+    """Test every problem of a sweep at its first seed, in this process and, as a worker would receive it, in another.
 
     Args:
         sweep: The spec.
-        allow_code: Import code that does not lie in the spec's own folder.
+        allow_code: Import code from outside the spec's own folder.
 
     Yields:
-        Promise after promise, problem after problem.
+        One promise after another, one problem after another.
 
     Raises:
         SpecError: The sweep cannot be expanded.
-        ClipsweepError: The spec has analytic functions alone, or would import code from elsewhere than its folder.
+        ClipsweepError: The spec has only analytic functions, or would import code from outside its folder.
     """
     plan = expand(sweep)
     require_allowed(plan.code, sweep.folder, allow_code=allow_code)
@@ -68,7 +68,7 @@ def check_sweep(sweep: Sweep, *, allow_code: bool = False) -> Iterator[CheckedPr
     fraction = sweep.measure.data_fraction if sweep.measure is not None else 0.1
     if not plan.trained_problems:
         raise ClipsweepError(
-            f"{sweep.name}: analytic functions keep no promises that could be broken: nothing to check"
+            f"{sweep.name}: analytic functions make no promises that could be broken: nothing to check"
         )
     with shipped(plan.code) as folder:
         search = [] if folder is None else [str(folder)]
@@ -89,7 +89,7 @@ def _importable(problem: Mapping[str, Any], seed: int, search: list[str]) -> Fin
     promise = "a worker can import and build it from what is shipped"
     argument = json.dumps([dict(problem), seed, search])
     try:
-        # Elsewhere than here, where modules would be found that no worker has.
+        # Not in this folder, where modules would be found that no worker has.
         with tempfile.TemporaryDirectory() as elsewhere:
             done = subprocess.run(
                 [sys.executable, "-c", _WORKER, argument],
@@ -101,7 +101,7 @@ def _importable(problem: Mapping[str, Any], seed: int, search: list[str]) -> Fin
             )
     except subprocess.TimeoutExpired:
         return Finding(
-            promise=promise, broken=f"building took more than {_TIMEOUT_S} s", mend="load less in the factory"
+            promise=promise, broken=f"building took more than {_TIMEOUT_S} s", fix="load less in the factory"
         )
     if done.returncode == 0:
         return Finding(promise=promise)
@@ -110,5 +110,5 @@ def _importable(problem: Mapping[str, Any], seed: int, search: list[str]) -> Fin
     return Finding(
         promise=promise,
         broken=last,
-        mend="keep the module and what it imports in one package beside the spec, and give data by absolute path",
+        fix="keep the module and what it imports in one package next to the spec, and give data by absolute path",
     )

@@ -1,6 +1,6 @@
 """What is trained and how one step is taken; usable without the rest of clipsweep.
 
-What is public is named once, in ``__init__.pyi``, and imported when it is first asked for: where data lies is told
+Public names are listed once, in ``__init__.pyi``, and imported when first used: finding out where data is works
 without loading torch.
 """
 

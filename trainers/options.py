@@ -15,7 +15,7 @@ T = TypeVar("T")
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """The end of an error message: what is known, and which of it may have been meant.
+    """The end of an error message: the known names, and the one that may have been meant.
 
     Args:
         name: What was found.
@@ -55,12 +55,12 @@ def choose(registry: Mapping[str, T], name: str, kind: str) -> T:
 def call_factory(
     factory: Callable[..., T], options: Mapping[str, Any], offered: Mapping[str, Any], *, called: str
 ) -> T:
-    """Call a factory with the user's options and with what it wants of ``offered``.
+    """Call a factory with the user's options and with those of ``offered`` that it takes.
 
     Args:
         factory: Any callable.
         options: Keyword arguments that it must accept.
-        offered: Keyword arguments that it gets if its signature has them; not for the user to set.
+        offered: Keyword arguments that are passed if its signature has them; the user cannot set them.
         called: What the factory is called in messages.
 
     Returns:

@@ -16,7 +16,7 @@ Batch = Any
 """Any tree of tensors."""
 
 Carry = Any
-"""What a step hands to the next one, for example an RNN's hidden state: any tree of tensors, or None."""
+"""What a step passes to the next one, for example an RNN's hidden state: any tree of tensors, or None."""
 
 Loss = Callable[[nn.Module, Batch, Carry], tuple[Tensor, Carry]]
 
@@ -35,12 +35,13 @@ def _no_metrics(model: nn.Module) -> dict[str, float]:
 
 @dataclass(frozen=True, kw_only=True)
 class Problem:
-    """A model with its loss and data. Optimiser, clipping, loop and checkpoints are not its business.
+    """A model with its loss and data. Optimiser, clipping, loop and checkpoints belong to the trainer.
 
     Attributes:
         model: Freshly initialised.
         loss: ``loss(model, batch, carry) -> (mean loss, carry)``; a scalar tensor, no backward, no step.
-        batch: The batch of a step, a pure function of the step: the same whoever asks, whenever, and how often.
+        batch: The batch of a step, a pure function of the step: the same however often and in whatever order it is
+            called.
         probe: The frozen batches that define the function f whose smoothness is measured, for a share of the training
             data in (0, 1]. All of equal size, so that f, the plain mean of the measured loss over them, is a mean
             over samples. The same whatever the seed of the trial.
@@ -49,7 +50,7 @@ class Problem:
         learning_rate_factor: What the learning rate of a step is multiplied by, a pure function of the step.
         evaluate: Metrics by name, in evaluation mode and without gradients.
         steps_per_epoch: Number of steps in one pass over the training data.
-        fingerprint: Says which data it is; equal fingerprints, equal data.
+        fingerprint: Identifies the data; equal fingerprints mean equal data.
 
     Raises:
         TrainerError: ``steps_per_epoch`` is not a positive integer.

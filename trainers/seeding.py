@@ -1,4 +1,4 @@
-"""Seeds as pure functions of what they belong to, so that no generator state has to be kept."""
+"""Seeds as pure functions of what they are for, so that no generator state has to be kept."""
 
 from __future__ import annotations
 

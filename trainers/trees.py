@@ -15,7 +15,7 @@ def map_tensors(function: Callable[[Tensor], Tensor], tree: Any) -> Any:
 
     Args:
         function: Applied to each tensor.
-        tree: Tuples (named ones too), lists and dicts, nested as deep as you like.
+        tree: Tuples (named ones too), lists and dicts, nested to any depth.
 
     Returns:
         A tree of the same shape.

@@ -15,10 +15,9 @@ __all__ = ["directional_curvature_row"]
 def directional_curvature_row(probe: Probe, iterates: Tensor) -> dict[str, Any]:
     """Curvature at x_k along d = x_{k+1} - x_k, by a Hessian-vector product.
 
-    ||H d|| / ||d|| is the limit of eq. (20) for gamma to 0. It does not hang on ||d||, so that a correlation of it with
-    the gradient norm cannot be an artefact of clipping, which makes ||d|| constant. Costs a gradient and a
-    Hessian-vector
-    product: about four gradients.
+    ||H d|| / ||d|| is the limit of eq. (20) for gamma to 0. It does not depend on ||d||, so its correlation with
+    the gradient norm cannot be an artefact of clipping, which makes ||d|| constant. Costs a
+    gradient and a Hessian-vector product: about four gradients.
 
     Args:
         probe: f.

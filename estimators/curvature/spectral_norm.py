@@ -16,7 +16,7 @@ from estimators.probe.probe import Probe
 __all__ = ["Eigenpairs", "hessian_spectral_norm_row", "largest_eigenpairs"]
 
 _DENSE = 64
-"""Up to so many parameters the whole Hessian is made: Lanczos needs some 20 products anyway."""
+"""Up to this many parameters the whole Hessian is computed: Lanczos needs about 20 products anyway."""
 
 Eigenpairs = tuple[NDArray[np.float64], NDArray[np.float64]]
 """Eigenvalues, shape (k,), largest in modulus first, and eigenvectors, shape (n, k)."""
@@ -31,11 +31,11 @@ def largest_eigenpairs(
         hessian: The operator; products are taken in its arithmetic, vectors kept in float64.
         count: How many, at most num_parameters.
         tolerance: Relative accuracy of the eigenvalues.
-        max_restarts: Restarts of Lanczos, of about 20 products or more each, before it is given up.
+        max_restarts: Restarts of Lanczos, of about 20 products or more each, before giving up.
         seed: Of the starting vector, so that the same Hessian gives the same digits.
 
     Returns:
-        The pairs that converged: fewer than ``count``, or none, where Lanczos was given up.
+        The pairs that converged: fewer than ``count``, or none, if Lanczos gave up.
 
     Raises:
         ValueError: ``count`` is not positive, or larger than the Hessian.
@@ -63,7 +63,7 @@ def largest_eigenpairs(
 
 
 def residual(hessian: ProbeHessian, value: float, vector: NDArray[np.float64]) -> float:
-    """||H v - lambda v|| for a unit vector: some eigenvalue of the Hessian lies within it of lambda.
+    """||H v - lambda v|| for a unit vector: the Hessian has an eigenvalue within this distance of lambda.
 
     Args:
         hessian: The operator.
@@ -82,17 +82,17 @@ def hessian_spectral_norm_row(
 ) -> dict[str, Any]:
     """||H(x_k)||_2, the largest eigenvalue in modulus.
 
-    Costs ``num_products`` Hessian-vector products, some 20 to 60, of two to three gradients each.
+    Costs ``num_products`` Hessian-vector products, about 20 to 60, of two to three gradients each.
 
     Args:
         probe: f.
-        iterates: x_k and x_{k+1}, shape (2, num_parameters); the second is not looked at.
+        iterates: x_k and x_{k+1}, shape (2, num_parameters); the second is not used.
         tolerance: Relative accuracy of the eigenvalue.
-        max_restarts: Restarts of Lanczos before it is given up.
+        max_restarts: Restarts of Lanczos before giving up.
 
     Returns:
         ``loss`` = f(x_k) and ``grad_norm``; ``spectral_norm`` = |lambda| and ``eigenvalue`` = lambda with its sign,
-        null where Lanczos did not converge; ``residual`` = ||H v - lambda v||, by a product of its own;
+        null where Lanczos did not converge; ``residual`` = ||H v - lambda v||, by a separate product;
         ``num_products``.
     """
     probe.settle(iterates[0])

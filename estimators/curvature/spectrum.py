@@ -22,7 +22,7 @@ class Trace:
 
     Attributes:
         value: The estimate, without bias.
-        standard_error: Of the part that is sampled; 0 where nothing is left to sample.
+        standard_error: Of the sampled part; 0 if nothing is left to sample.
     """
 
     value: float
@@ -32,13 +32,13 @@ class Trace:
 def hutch_plus_plus(hessian: ProbeHessian, num_products: int, *, seed: int = 0) -> Trace:
     """The trace by Hutch++ (Meyer, Musco, Musco and Woodruff, 2021).
 
-    A third of the products sketch the range in which the large eigenvalues live; there the trace is taken exactly,
-    which takes another third. What is left is sampled with the last third, and is small.
+    A third of the products sketch the range of the large eigenvalues; there the trace is computed exactly,
+    which takes another third. The rest, which is small, is sampled with the last third.
 
     Args:
         hessian: The operator.
         num_products: Products to spend, a multiple of 3; at three times num_parameters or more the trace is exact.
-        seed: Of the random signs.
+        seed: Seed of the random signs.
 
     Returns:
         The estimate.
@@ -79,10 +79,10 @@ def hessian_spectrum_row(
 
     Args:
         probe: f.
-        iterates: x_k and x_{k+1}, shape (2, num_parameters); the second is not looked at.
+        iterates: x_k and x_{k+1}, shape (2, num_parameters); the second is not used.
         count: How many eigenvalues; fewer where f has fewer parameters.
         tolerance: Relative accuracy of the eigenvalues.
-        trace_products: Hessian-vector products that Hutch++ may spend, a multiple of 3. It holds a third of them as
+        trace_products: Hessian-vector products that Hutch++ may spend, a multiple of 3. A third of them are held as
             float64 vectors.
 
     Returns:

@@ -1,4 +1,4 @@
-"""Which L0 and L1 describe the smoothness along one trajectory, and how far that can be known."""
+"""Which L0 and L1 describe the smoothness along one trajectory, and how well they can be known."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from estimators.fits.statistics import log_log_correlation, rank_correlation
 __all__ = ["Bounds", "SmoothnessFit", "fit_smoothness"]
 
 MAX_POINTS = 5000
-"""Above it the points are thinned evenly: neighbours say the same."""
+"""Above this number the points are thinned evenly: neighbours carry the same information."""
 
 MIN_POINTS = 10
 MIN_RANGE = 2.0
-"""Between the 5 % and the 95 % quantile of the gradient norm, below which a slope cannot be told from a level."""
+"""Between the 5 % and the 95 % quantile of the gradient norm, below which a slope cannot be told from a constant."""
 
 MIN_EFFECTIVE = 5.0
 
 
 @dataclass(frozen=True, kw_only=True)
 class Bounds:
-    """A 95 % interval; NaN where it cannot be told."""
+    """A 95 % interval; NaN where it cannot be computed."""
 
     low: float
     high: float
@@ -35,18 +35,18 @@ class Bounds:
 
 @dataclass(frozen=True, kw_only=True)
 class SmoothnessFit:
-    """What one trajectory says of smoothness against gradient norm, on the range that it visited.
+    """What one trajectory says about smoothness against gradient norm, on the range that it visited.
 
-    Nothing here says that the loss *is* (L0, L1)-smooth: the smoothness is a lower bound, along one direction, at the
+    None of this says that the loss *is* (L0, L1)-smooth: the smoothness is a lower bound, along one direction, at the
     points visited.
 
     Attributes:
-        count: Points that went in, both coordinates positive and finite.
-        effective: How many independent points say as much, count / (2 tau_int).
-        tau_int: Integrated autocorrelation time, in points; the larger of both coordinates' logs.
+        count: Points used, with both coordinates positive and finite.
+        effective: How many independent points carry as much information, count / (2 tau_int).
+        tau_int: Integrated autocorrelation time, in points; the larger of those of both coordinates' logs.
         block: Block length of the bootstrap.
         range: Smallest and largest gradient norm visited.
-        quantile: Of the upper line; 0.95 unless there are few points.
+        quantile: Quantile of the upper line; 0.95 unless there are few points.
         upper: L0 and L1 of the upper line: non-negative quantile regression.
         L0: Interval of its L0.
         L1: Interval of its L1.
@@ -57,7 +57,7 @@ class SmoothnessFit:
         spearman: Rank correlation, the primary measure of whether one grows with the other.
         spearman_bounds: Its interval.
         pearson: Correlation of the logs.
-        unidentifiable: Why L1 cannot be told here; empty where it can.
+        unidentifiable: Why L1 cannot be identified here; empty where it can.
     """
 
     count: int
@@ -85,14 +85,14 @@ def fit_smoothness(
     """Fit L0 + L1 ||grad f|| to the upper edge of one trajectory's points, in the order of its steps.
 
     Intervals are percentile intervals of a circular block bootstrap with blocks of max(sqrt(n), 2 tau_int) points. They
-    speak of this trajectory; what holds for a cell or an arm is a matter of several seeds.
+    describe this trajectory; what holds for a cell or an arm needs several seeds.
 
     Args:
         grad_norm: ||grad f(x_k)||, shape (n,).
         smoothness: Smoothness between x_k and x_{k+1}, shape (n,); pairs that are not positive and finite are left out.
-        quantile: Of the upper line, for samples that can bear it.
-        resamples: Of the bootstrap; 0 for no intervals.
-        seed: Of the bootstrap.
+        quantile: Quantile of the upper line, for samples that are large enough.
+        resamples: Resamples of the bootstrap; 0 for no intervals.
+        seed: Seed of the bootstrap.
 
     Returns:
         The fit; with NaN and a reason where there are too few points.
@@ -142,7 +142,7 @@ def fit_smoothness(
 
 
 def _thinned_theil_sen(x: NDArray[np.float64], y: NDArray[np.float64]) -> float:
-    """All pairs of many points would fill the memory."""
+    """From fewer points where there are many: all pairs would fill the memory."""
     kept = np.linspace(0, x.size - 1, 2000).round().astype(np.intp)
     return float(stats.theilslopes(np.log(y[kept]), np.log(x[kept])).slope)
 
@@ -150,7 +150,7 @@ def _thinned_theil_sen(x: NDArray[np.float64], y: NDArray[np.float64]) -> float:
 def _bounds(
     x: NDArray[np.float64], y: NDArray[np.float64], quantile: float, block: int, resamples: int, seed: int
 ) -> tuple[Bounds, Bounds, Bounds]:
-    """Of L0, of L1 and of the rank correlation."""
+    """Intervals of L0, of L1 and of the rank correlation."""
     unknown = Bounds(low=math.nan, high=math.nan)
     if resamples == 0 or x.size < MIN_POINTS or np.ptp(x) == 0:
         return unknown, unknown, unknown
@@ -166,7 +166,7 @@ def _bounds(
 
 
 def _rank_correlation(x: NDArray[np.float64], y: NDArray[np.float64]) -> float:
-    """Spearman's without the p-value and its price."""
+    """Spearman's correlation without the p-value, which is expensive."""
     ranks = np.array([stats.rankdata(x), stats.rankdata(y)])
     ranks -= ranks.mean(axis=1, keepdims=True)
     variances = (ranks * ranks).sum(axis=1)
@@ -178,9 +178,9 @@ def _unidentifiable(x: NDArray[np.float64], effective: float) -> str:
     if x.size < MIN_POINTS:
         return _only(x.size)
     if high < MIN_RANGE * low:
-        return f"gradient norms span a factor of {high / low:.2g} only"
+        return f"gradient norms span only a factor of {high / low:.2g}"
     if effective < MIN_EFFECTIVE:
-        return f"the points are worth {effective:.1f} independent ones"
+        return f"the points are worth only {effective:.1f} independent ones"
     return ""
 
 

@@ -18,7 +18,7 @@ _POINTS_ABOVE = 5
 
 
 def quantile_for(count: int, wanted: float = 0.95) -> float:
-    """The quantile that a sample can bear: lowered until five points lie above it, but not below the median.
+    """The quantile that a sample supports: lowered until five points lie above it, but not below the median.
 
     Args:
         count: n.
@@ -91,9 +91,9 @@ def envelope_line(x: ArrayLike, y: ArrayLike) -> Line:
 
 
 def profile_line(x: ArrayLike, y: ArrayLike, quantile: float) -> Line:
-    """The same line as :func:`quantile_line`, some hundred times quicker and to six digits: for resampling.
+    """The same line as :func:`quantile_line`, about a hundred times faster and to six digits: for resampling.
 
-    For a given L1 the best L0 is a quantile of y - L1 x; the loss that is left is convex in L1.
+    For a given L1 the best L0 is a quantile of y - L1 x; the remaining loss is convex in L1.
 
     Args:
         x: Gradient norms, not negative, shape (n,).
@@ -132,12 +132,14 @@ def profile_line(x: ArrayLike, y: ArrayLike, quantile: float) -> Line:
 
 
 class _Points:
-    """Points scaled to unit size, on which the solver's tolerances are meant."""
+    """Points scaled to unit size, for which the solver's tolerances are meant."""
 
     def __init__(self, x: ArrayLike, y: ArrayLike) -> None:
         given_x, given_y = np.asarray(x, dtype=np.float64), np.asarray(y, dtype=np.float64)
         if given_x.shape != given_y.shape or given_x.ndim != 1 or given_x.size == 0:
-            raise ValueError(f"as many x as y are needed, at least one; found shapes {given_x.shape}, {given_y.shape}")
+            raise ValueError(
+                f"x and y must have the same length, at least one; found shapes {given_x.shape}, {given_y.shape}"
+            )
         if not (np.isfinite(given_x).all() and np.isfinite(given_y).all()):
             raise ValueError("points must be finite")
         self._x_unit = float(np.abs(given_x).max()) or 1.0

@@ -12,7 +12,7 @@ __all__ = ["autocorrelation_time", "block_bootstrap", "block_length"]
 
 
 def autocorrelation_time(series: ArrayLike) -> float:
-    r"""Integrated autocorrelation time: how many points in a row say as much as one independent one, over two.
+    r"""Integrated autocorrelation time: half the number of successive points that are worth one independent point.
 
         tau_int = 1/2 + sum_{t=1}^{W} rho(t),   W the first with W >= 5 tau_int(W)
 
@@ -34,7 +34,7 @@ def autocorrelation_time(series: ArrayLike) -> float:
     # The mean of equal values may differ from them in the last digit.
     if n < 3 or np.abs(centred).max() <= 1e-12 * np.abs(values).max():
         return 0.5
-    # To unit size, so that squares neither vanish nor overflow.
+    # Scaled to unit size, so that squares neither underflow nor overflow.
     centred = centred / np.abs(centred).max()
     size = 2 ** math.ceil(math.log2(2 * n))
     spectrum = np.fft.rfft(centred, size)
@@ -67,12 +67,12 @@ def block_length(count: int, tau_int: float) -> int:
 def block_bootstrap(
     statistic: Callable[[NDArray[np.intp]], ArrayLike], count: int, *, block: int, resamples: int = 400, seed: int = 0
 ) -> NDArray[np.float64]:
-    """The statistic on resamples made of whole blocks of neighbours (Politis and Romano, 1992).
+    """A statistic on resamples made of whole blocks of neighbours (Politis and Romano, 1992).
 
     Args:
-        statistic: Indices, shape (n,), to one or more numbers.
+        statistic: From indices, shape (n,), to one or more numbers.
         count: n.
-        block: Length of the blocks; a block that reaches the end goes on at the beginning.
+        block: Length of the blocks; a block that reaches the end continues at the beginning.
         resamples: How many.
         seed: Equal seeds give equal resamples.
 

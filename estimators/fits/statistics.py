@@ -19,9 +19,9 @@ class Interval:
 
     Attributes:
         mean: The mean of the finite values.
-        low: Lower end; NaN where one value says nothing of the spread.
+        low: Lower end; NaN if there is only one value.
         high: Upper end.
-        count: How many values went in.
+        count: How many values were used.
     """
 
     mean: float
@@ -34,11 +34,11 @@ def mean_interval(values: ArrayLike, *, confidence: float = 0.95) -> Interval:
     r"""Mean with Student's t interval: mean ± t s / sqrt(n), n - 1 degrees of freedom.
 
     Args:
-        values: Independent replications, one a seed; non-finite ones are left out.
+        values: Independent replications, one per seed; non-finite ones are left out.
         confidence: Two-sided coverage.
 
     Returns:
-        The interval; its ends are NaN below two values.
+        The interval; its ends are NaN for fewer than two values.
 
     Example:
         >>> interval = mean_interval([1.0, 2.0, 3.0])
@@ -64,7 +64,8 @@ def log_log_correlation(grad_norm: ArrayLike, smoothness: ArrayLike) -> float:
         smoothness: Smoothness at the same iterates, shape (n,).
 
     Returns:
-        The correlation over the pairs that are positive and finite; NaN below three, or where one side is constant.
+        The correlation over the pairs that are positive and finite; NaN for fewer than three, or if one side is
+        constant.
 
     Example:
         A power law is a straight line on log axes:

@@ -1,8 +1,8 @@
 """Full float32 arithmetic for the probe, whatever the training around it uses.
 
-TensorFloat-32 keeps 10 bits of a factor's mantissa and errs by up to 0.75 % of a smoothness at delta = 0.1; bfloat16
+TensorFloat-32 keeps 10 bits of a factor's mantissa and is off by up to 0.75 % of a smoothness at delta = 0.1; bfloat16
 by up to 8 %. PyTorch uses the first in cuDNN's convolutions and recurrent layers unless it is told not to, and
-``torch.set_float32_matmul_precision`` brings either into matrix products, on the CPU too.
+``torch.set_float32_matmul_precision`` enables either in matrix products, also on the CPU.
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ _MODERN = (
 """Below ``torch.backends``, one per kind of kernel; newer PyTorch."""
 
 _OLDER = ("cuda.matmul.allow_tf32", "cudnn.allow_tf32")
-"""The flags before those; reading them on a newer PyTorch after the others were set is an error."""
+"""The older flags; reading them on a newer PyTorch after the others were set is an error."""
 
 
 @contextlib.contextmanager
 def full_float32() -> Iterator[None]:
-    """Compute in IEEE float32, without TF32, bfloat16 or autocast, for the length of a ``with`` block.
+    """Compute in IEEE float32, without TF32, bfloat16 or autocast, within a ``with`` block.
 
     Yields:
-        Nothing. Afterwards every switch is where it was, so that training around a measurement is not changed.
+        Nothing. Afterwards every switch is restored, so that training around a measurement is not changed.
 
     Example:
         >>> torch.set_float32_matmul_precision("medium")
@@ -65,7 +65,7 @@ def full_float32() -> Iterator[None]:
 
 
 def arithmetic_of(dtype: torch.dtype) -> str:
-    """The arithmetic in force, as rows name it.
+    """The arithmetic in use, as rows name it.
 
     Args:
         dtype: Of the parameters.

@@ -37,7 +37,7 @@ class ProbeGradient:
     and its norm a single reduction.
 
     Args:
-        model: The model; copied, so that measuring leaves the caller's alone.
+        model: The model; copied, so that measuring does not change the caller's.
         loss: ``loss(model, batch, carry) -> (mean loss, carry)``, differentiable.
         batches: The frozen probe batches, of equal size, so that the mean of their means is the mean.
         initial_carry: Makes the state with which every probe batch starts.
@@ -102,7 +102,7 @@ class ProbeGradient:
 
     @property
     def dtype(self) -> torch.dtype:
-        """What f is evaluated in."""
+        """The type in which f is evaluated."""
         return self._point.dtype
 
     def __call__(self, point: Params) -> dict[str, Tensor]:
@@ -111,7 +111,7 @@ class ProbeGradient:
 
     @property
     def arithmetic(self) -> str:
-        """What f is computed in, for example ``float32 ieee``; whatever is in force outside."""
+        """The arithmetic of f, for example ``float32 ieee``, whatever is in use outside."""
         with full_float32():
             return arithmetic_of(self._point.dtype)
 
@@ -130,7 +130,7 @@ class ProbeGradient:
         return (total / len(self._batches)).item(), self._slope / len(self._batches)
 
     def accumulate(self) -> Tensor:
-        """Sum loss and gradient over the batches, where the parameters are now, without waiting for the device.
+        """Sum loss and gradient over the batches at the current parameters, without waiting for the device.
 
         Returns:
             The sum of the batches' losses, float64, shape (). That of their gradients is in :attr:`summed_gradient`.
@@ -149,7 +149,7 @@ class ProbeGradient:
 
     @property
     def num_batches(self) -> int:
-        """Over how many batches f is the mean."""
+        """The number of batches over which f is the mean."""
         return len(self._batches)
 
     def move_to(self, flat: Tensor) -> None:
@@ -157,7 +157,7 @@ class ProbeGradient:
         self._point.copy_(flat)
 
     def losses(self) -> Iterator[Tensor]:
-        """The loss of one batch after the other, where the parameters are now, each with its graph."""
+        """The loss of one batch after another at the current parameters, each with its graph."""
         for batch in self._batches:
             carry = self._initial_carry()
             if self._dtype is not None:
@@ -165,7 +165,7 @@ class ProbeGradient:
             yield self._loss(self._model, batch, carry)[0]
 
     def each(self, flat: Tensor) -> Iterator[Tensor]:
-        """The gradient of one batch after the other.
+        """The gradient of one batch after another.
 
         Args:
             flat: The point, shape (num_parameters,).
@@ -181,13 +181,13 @@ class ProbeGradient:
                 yield self._slope
 
     def statistics_at(self, flat: Tensor) -> Statistics:
-        """What batch-norm layers see at a point, averaged over the probe's batches; for ``batch_norm="frozen"``.
+        """The statistics of batch-norm layers at a point, averaged over the probe; for ``batch_norm="frozen"``.
 
         Args:
             flat: The point, shape (num_parameters,).
 
         Returns:
-            Mean and variance a layer.
+            Mean and variance per layer.
         """
         self.move_to(flat)
         with full_float32():
@@ -212,7 +212,7 @@ def _flatten(parameters: list[nn.Parameter]) -> tuple[Tensor, Tensor]:
 
 
 def _aligned(values: Tensor, sizes: list[int]) -> Tensor:
-    """The same vector, where most of its numbers are in pieces that start at a cache line, which oneDNN likes."""
+    """The same vector, placed so that most pieces start at a cache line, as oneDNN prefers."""
     line = max(1, 64 // values.element_size())
     pieces = [(end - size, size) for end, size in zip(itertools.accumulate(sizes), sizes, strict=True)]
     shift = max(range(line), key=lambda k: sum(size for start, size in pieces if (start + k) % line == 0))

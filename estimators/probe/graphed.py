@@ -1,11 +1,11 @@
-"""Eq. (20) on a GPU without waiting for it: one recorded gradient replayed a fraction, one synchronisation a snapshot.
+"""Eq. (20) on a GPU: a recorded gradient is replayed for every fraction, with one synchronisation per snapshot.
 
-Small models are bound by the launches of their kernels, not by the kernels. A CUDA graph records the launches of one
-gradient once and replays them in one go. What it needs is there already: the parameters, the gradient and the probe's
+Small models are limited by launching their kernels, not by the kernels. A CUDA graph records the launches of one
+gradient once and replays them in one go. What it needs is already there: the parameters, the gradient and the probe's
 batches lie in buffers that never move. Norms and distances are reduced on the device and fetched together at the end.
 
-Written for CUDA and tested on the CPU, where the recorder runs the work itself; not measured on a GPU, none being at
-hand.
+Written for CUDA and tested on the CPU, where the recorder runs the work itself; not measured on a GPU, since none was
+available.
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ from estimators.probe.gradient import ProbeGradient
 __all__ = ["GraphedGradient", "GridOnDevice", "Recorder", "record_cuda_graph", "run_eagerly"]
 
 Recorder = Callable[[Callable[[], object]], Callable[[], object]]
-"""Takes work on fixed buffers; returns what does the same work on whatever the buffers then hold."""
+"""Takes work on fixed buffers; returns a function that repeats it on the buffers' current contents."""
 
 _WARM_UP = 3
-"""Runs before recording, in which cuDNN and the allocator settle; PyTorch's own advice."""
+"""Runs before recording, during which cuDNN and the allocator settle; recommended by PyTorch."""
 
 
 def run_eagerly(work: Callable[[], object]) -> Callable[[], object]:
-    """Record nothing: replaying is doing the work again. For the CPU, and for tests.
+    """Record nothing: replaying repeats the work. For the CPU, and for tests.
 
     Args:
-        work: What is to be done, on fixed buffers.
+        work: The work, on fixed buffers.
 
     Returns:
         ``work`` itself.
@@ -45,7 +45,7 @@ def record_cuda_graph(work: Callable[[], object]) -> Callable[[], object]:
     """Record the kernel launches of some work as a CUDA graph.
 
     Args:
-        work: Forward and backward passes on fixed buffers, that neither wait for the device nor look at a tensor's
+        work: Forward and backward passes on fixed buffers that neither wait for the device nor look at a tensor's
             values from Python.
 
     Returns:
@@ -68,7 +68,7 @@ def record_cuda_graph(work: Callable[[], object]) -> Callable[[], object]:
 
 @dataclass(frozen=True, kw_only=True)
 class GridOnDevice:
-    """Eq. (20) as it comes from the device.
+    """Eq. (20) as fetched from the device.
 
     Attributes:
         loss: f(x_k).
@@ -95,7 +95,7 @@ class GraphedGradient:
     """The gradient of f, recorded once and replayed at every point.
 
     Args:
-        gradient: f; its buffers are replayed into, so that nobody else may use it in the meantime.
+        gradient: f; its buffers are replayed into, so nothing else may use it in the meantime.
         record: How the work is recorded, at the first point; by default as a CUDA graph on a GPU, and not at all
             elsewhere.
 
@@ -151,10 +151,10 @@ class GraphedGradient:
             iterate: x_k, shape (num_parameters,), on the device of f.
             following: x_{k+1}, the same.
             fractions: The fractions, each in (0, 1].
-            gram: Whether inner products of the changes are wanted too, which holds a vector a fraction.
+            gram: Whether inner products of the changes are wanted too, which holds one vector per fraction.
 
         Returns:
-            What was found, after one synchronisation.
+            The changes, after one synchronisation.
         """
         start = self._at(iterate).clone()
         loss = self._total / self._gradient.num_batches

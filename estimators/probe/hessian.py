@@ -17,11 +17,11 @@ __all__ = ["ProbeHessian"]
 class ProbeHessian:
     """Products of the Hessian of f at one point with vectors.
 
-    H v is the gradient of <grad f(x), v>: exact up to rounding, without a step length to choose. Each costs about two
+    H v is the gradient of <grad f(x), v>: exact up to rounding, with no step length to choose. Each costs about two
     to three gradients, and the memory of a gradient's own graph.
 
     Args:
-        gradient: f; its buffers are shared, so that the two are not to be used by two threads at a time.
+        gradient: f; its buffers are shared, so the two must not be used by two threads at a time.
         point: x, shape (num_parameters,).
 
     Example:
@@ -40,7 +40,7 @@ class ProbeHessian:
         self._gradient = gradient
         self._point = point
         self.num_products = 0
-        """Products so far; what the work is measured in."""
+        """Number of products so far, the measure of the work done."""
 
     @property
     def num_parameters(self) -> int:
@@ -54,7 +54,7 @@ class ProbeHessian:
 
     @property
     def dtype(self) -> torch.dtype:
-        """What products are computed in."""
+        """The type in which products are computed."""
         return self._gradient.dtype
 
     def product(self, vector: Tensor) -> Tensor:

@@ -13,16 +13,16 @@ Evaluate = Callable[[Tensor], tuple[float, Tensor]]
 
 
 class GradientMemory:
-    """f and its gradient, remembered by the point they were taken at.
+    """f and its gradient, cached by point.
 
-    Where snapshots follow each other, x_{k+1} of one is x_k of the next; and several estimators of one snapshot look at
-    the same points. A point is recognised by its bits, not by the step that it claims to be: f is a function of the
-    point alone, so that what is remembered equals what would be computed, and no row tells who measured what before.
+    Where snapshots follow each other, x_{k+1} of one is x_k of the next; and several estimators of one snapshot use
+    the same points. A point is recognised by its bits, not by its step number: f is a function of the
+    point alone, so a cached value equals a computed one, and no row depends on what was measured before.
 
     Args:
         evaluate: f and its gradient at a point, shape (n,), the gradient as a fresh tensor.
-        max_bytes: Points and gradients that are held in all.
-        at_least: Points that are held whatever they take: the two ends of a step.
+        max_bytes: Total size of the points and gradients held.
+        at_least: Points that are held whatever their size: the two ends of a step.
 
     Example:
         >>> calls = []
@@ -39,18 +39,18 @@ class GradientMemory:
         self._held: list[tuple[Tensor, float, Tensor]] = []
 
     def __call__(self, point: Tensor) -> tuple[float, Tensor]:
-        """f and its gradient, shape (n,); the gradient is shared and not to be changed."""
+        """f and its gradient, shape (n,); the gradient is shared and must not be changed."""
         for index, (known, value, slope) in enumerate(self._held):
             if _same_bits(known, point):
                 self._held.append(self._held.pop(index))
                 return value, slope
         value, slope = self._evaluate(point)
-        # It was just looked for: no second look at every point that is held.
+        # The point was just looked up, so it is added without comparing it with every cached one again.
         self._append(self._held, point, value, slope)
         return value, slope
 
     def hold(self, point: Tensor, value: float, slope: Tensor) -> None:
-        """Remember what is known of a point, in the place of what was asked for longest ago."""
+        """Cache the value at a point, evicting the least recently used ones."""
         others = [entry for entry in self._held if not _same_bits(entry[0], point)]
         self._append(others, point, value, slope)
 
@@ -60,12 +60,12 @@ class GradientMemory:
         self._held = [*kept, (point.clone(), value, slope)] if room > 1 else []
 
     def clear(self) -> None:
-        """Forget everything: f has become another function."""
+        """Forget everything: f is now another function."""
         self._held.clear()
 
 
 def _same_bits(one: Tensor, other: Tensor) -> bool:
-    """Bits, not values: 0.0 equals -0.0 and NaN differs from itself, but f may tell the former apart."""
+    """Compare bits, not values: 0.0 equals -0.0, which f may distinguish, and NaN differs from itself."""
     if one.dtype != other.dtype or one.shape != other.shape:
         return False
     whole = {2: torch.int16, 4: torch.int32, 8: torch.int64}[one.element_size()]

@@ -15,13 +15,13 @@ __all__ = ["NullTest", "null_test"]
 
 @dataclass(frozen=True, kw_only=True)
 class NullTest:
-    """What a probe answers when it is asked the same thing again.
+    """How a probe's answers differ when it is asked the same thing twice.
 
     Attributes:
         again: ||g - g'|| of two gradients at x, with a gradient elsewhere in between.
-        rebuilt: The same, where the second comes from a probe that was built anew.
+        rebuilt: The same, with the second from a newly built probe.
         hessian: ||H v - H' v|| of two Hessian-vector products.
-        generator: Whether measuring left the global random generators as they were.
+        generator: Whether measuring left the global random generators unchanged.
         grad_norm: ||g||, to compare with.
     """
 
@@ -38,13 +38,13 @@ class NullTest:
 
     @property
     def diagnosis(self) -> str:
-        """What a failure means; empty where there is none."""
+        """What a failure means; empty if there is none."""
         if not self.generator:
-            return "measuring draws random numbers, so that it would change the training beside it"
+            return "measuring draws random numbers, so it would change the training next to it"
         if self.again != 0:
             return "f is not a function of the parameters: something in model or loss is random or remembers"
         if self.rebuilt != 0:
-            return "two workers would measure two functions: model or probe is built with random numbers"
+            return "two workers would measure two different functions: model or probe is built with random numbers"
         if self.hessian != 0:
             return "Hessian-vector products do not repeat"
         return ""
@@ -58,7 +58,7 @@ def null_test(build: Callable[[], Probe], point: Tensor) -> NullTest:
         point: x, shape (num_parameters,).
 
     Returns:
-        The differences, all of which are to be exactly 0.
+        The differences, all of which should be exactly 0.
     """
     probe = build()
     before = _generators()
@@ -81,7 +81,7 @@ def null_test(build: Callable[[], Probe], point: Tensor) -> NullTest:
 
 
 def _gradient(probe: Probe, point: Tensor) -> Tensor:
-    """Computed, never remembered."""
+    """Computed, never from the cache."""
     probe.settle(point)
     return probe.gradient.value_and_gradient(point)[1]
 

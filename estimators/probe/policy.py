@@ -1,4 +1,4 @@
-"""What exactly f is: which statistics batch-norm uses, and what becomes of everything random or stateful."""
+"""What exactly f is: which statistics batch-norm uses, and how everything random or stateful is handled."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ Statistics = tuple[tuple[Tensor, Tensor], ...]
 class ProbePolicy:
     """The choices that make f a deterministic function of the parameters.
 
-    Two of them have alternatives; what is left has only one value under which f is deterministic and its gradient
-    exact, and is named so that a row says it.
+    Two of them have alternatives; the others have only one value for which f is deterministic and its gradient
+    exact, and are named so that every row states them.
 
     Attributes:
         batch_norm: ``batch``: each probe batch normalises by its own statistics, as training does. ``frozen``: by the
             statistics of the whole probe at x_k, held fixed along the update, as evaluation would.
-        regulariser: ``out``: the loss without penalties; ``in``: the loss that is trained with.
+        regulariser: ``out``: the loss without penalties; ``in``: the training loss.
         dropout: ``off``.
         rnn_state: ``zero``: every probe batch starts from the problem's initial state.
         sequences: ``random``: the probe is a seeded random subset of the training data, not its beginning.
@@ -45,15 +45,15 @@ class ProbePolicy:
 
     @property
     def words(self) -> str:
-        """The policy in one line, as it stands in every row."""
+        """The policy in one line, as in every row."""
         return " ".join(f"{name}={value}" for name, value in vars(self).items())
 
 
 def freeze_stochastic_layers(model: nn.Module, *, batch_norm: BatchNorm = "batch") -> nn.Module:
     """The model in the mode in which f is defined; changed in place and returned.
 
-    Dropout is off. Recurrent layers stay in training mode with their dropout at zero, since cuDNN differentiates them
-    in no other.
+    Dropout is off. Recurrent layers stay in training mode with their dropout at zero, since cuDNN does not
+    differentiate them in any other.
 
     Args:
         model: The model.
@@ -77,14 +77,14 @@ def freeze_stochastic_layers(model: nn.Module, *, batch_norm: BatchNorm = "batch
 
 
 def probe_statistics(model: nn.Module, forward: Callable[[], object]) -> Statistics:
-    """Mean and variance in front of every batch-norm layer, averaged over the batches of one pass.
+    """Mean and variance at the input of every batch-norm layer, averaged over the batches of one pass.
 
     Args:
         model: The model, as :func:`freeze_stochastic_layers` left it with ``frozen``.
         forward: Runs the model over all batches.
 
     Returns:
-        The statistics; those of the model itself are as they were.
+        The statistics; those of the model itself are unchanged.
     """
     layers = list(_batch_norms(model))
     momenta = [layer.momentum for layer in layers]

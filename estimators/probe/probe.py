@@ -1,4 +1,4 @@
-"""The function f that one problem's snapshots are measured on, with all that estimators ask of it."""
+"""The function f on which one problem's snapshots are measured, with everything that estimators need of it."""
 
 from __future__ import annotations
 
@@ -23,21 +23,21 @@ AuditAt = Literal["snapshot", "start"]
 class Probe:
     """f, ready to be evaluated many times: its gradients, their error, its Hessian, and the noise of training batches.
 
-    What it says of a snapshot depends on the snapshot alone, never on those measured before: the error of a gradient is
-    audited at the snapshot's own x_k, or at the point that every worker knows, the initial weights.
+    What it returns for a snapshot depends on the snapshot alone, never on those measured before: the error of a
+    gradient is audited at the snapshot's own x_k, or at the point that every worker knows, the initial weights.
 
     Args:
         model: The model, with its initial weights.
         loss: ``loss(model, batch, carry) -> (mean loss, carry)``.
         batches: The frozen probe batches, of equal size.
         audit: Batches that are computed in float64 too, to know the rounding error of one gradient; the probe's by
-            default. A part of the probe costs less and errs upwards as a rule.
+            default. A part of the probe costs less and usually overestimates.
         audit_at: ``snapshot``: at every x_k. ``start``: once, at the initial weights; at x_k the error found there is
-            taken to grow with the gradient's norm, and never to shrink.
+            assumed to grow with the gradient's norm, and never to shrink.
         initial_carry: Makes the state with which every probe batch starts.
-        policy: What f does about batch-norm; the rest of it is written into rows.
+        policy: What f does about batch-norm; the rest is only written into rows.
         training_batches: The batches of ``count`` training steps, for the noise of training; the probe's by default.
-        training_loss: The loss that is trained with, where that has regularisers which f leaves out.
+        training_loss: The training loss, if it has regularisers that f leaves out.
         record: How the gradient's kernels are recorded once, to be replayed at every point, see
             :mod:`estimators.probe.graphed`; by default they are launched one by one.
     """
@@ -73,7 +73,7 @@ class Probe:
         self.rounding = RoundingProbe(
             model, loss, self._audit, initial_carry=initial_carry, batch_norm=self.policy.batch_norm
         )
-        # Taken now: the caller may train the model on.
+        # Copied now: the caller may go on training the model.
         self._origin = _flat(model) if audit_at == "start" else None
         self._start: tuple[Tensor, float] | None = None
         self._settled: Tensor | None = None
@@ -81,11 +81,11 @@ class Probe:
 
     @property
     def arithmetic(self) -> str:
-        """What f is computed in, for example ``float32 ieee``."""
+        """The arithmetic of f, for example ``float32 ieee``."""
         return self.gradient.arithmetic
 
     def settle(self, iterate: Tensor) -> None:
-        """Make f the function that belongs to a snapshot; every estimator begins with it.
+        """Make f the function that belongs to a snapshot; every estimator starts with this.
 
         With ``batch_norm="frozen"`` f depends on x_k through the statistics; otherwise there is nothing to do.
 
@@ -103,7 +103,7 @@ class Probe:
         self._settled = iterate.clone()
 
     def gradient_error(self, iterate: Tensor) -> float:
-        """eta = ||g - g_float64|| at x_k, or what the audit at the start says of x_k.
+        """eta = ||g - g_float64|| at x_k, or what the audit at the start implies for x_k.
 
         Args:
             iterate: x_k, shape (num_parameters,).
@@ -114,7 +114,7 @@ class Probe:
         return float(self.gradient_errors(iterate, [slice(None)])[0])
 
     def gradient_errors(self, iterate: Tensor, blocks: Iterable[slice]) -> list[float]:
-        """The same, of parts of the gradient.
+        """The same for parts of the gradient.
 
         Args:
             iterate: x_k, shape (num_parameters,).
@@ -137,7 +137,7 @@ class Probe:
         return ProbeHessian(self.gradient, iterate)
 
     def training_gradients(self, count: int) -> ProbeGradient:
-        """Gradients of training batches, to be taken one by one.
+        """Gradients of training batches, to be computed one by one.
 
         Args:
             count: How many batches.
@@ -150,7 +150,7 @@ class Probe:
         """
         batches = self.batches[:count] if self._training_batches is None else list(self._training_batches(count))
         if len(batches) < 2:
-            raise ValueError(f"the noise of a gradient needs at least 2 batches, there is {len(batches)}")
+            raise ValueError(f"the noise of a gradient needs at least 2 batches, found {len(batches)}")
         gradient = self._gradient_over(batches)
         if self._settled is not None:
             gradient.set_statistics(self._statistics)

@@ -1,4 +1,4 @@
-"""How far a gradient in working precision lies from the exact one."""
+"""How far a gradient in working precision is from the exact one."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ __all__ = ["RoundingProbe"]
 
 
 class RoundingProbe:
-    """eta = ||g - g_float64||, the rounding error of one gradient, audited on some of the probe.
+    """eta = ||g - g_float64||, the rounding error of one gradient, audited on part of the probe.
 
     The audited batches are computed twice, in working precision and in float64. Where they are the whole probe, eta is
-    the error of the very gradient that is measured with. Where they are a part of it, eta is a sample: fewer samples
-    average less rounding out, so it errs upwards as a rule, but that is no proof.
+    the error of exactly the gradient that is used for measuring. Where they are a part of it, eta is a sample: fewer
+    samples average out less rounding, so it usually overestimates, but that is not a proof.
 
     Args:
         model: The model, in working precision.

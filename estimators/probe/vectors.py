@@ -10,11 +10,11 @@ from estimators.probe.gradient import Params
 __all__ = ["difference", "distance", "inner", "lerp", "norm"]
 
 _CHUNK = 1 << 20
-"""Elements that are widened to float64 at a time: 8 MB, which stay in the cache."""
+"""Elements converted to float64 at a time: 8 MB, which stay in the cache."""
 
 
 def lerp(iterate: Params, following: Params, fraction: float) -> Params:
-    """x + gamma (y - x) as the tensors round it; y itself at gamma = 1, to which x + (y - x) need not round."""
+    """x + gamma (y - x) as the tensors round it; y itself at gamma = 1, to which x + (y - x) may not round."""
     if fraction == 1:
         return following
     return {name: torch.lerp(iterate[name], following[name], fraction) for name in iterate}

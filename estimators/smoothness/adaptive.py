@@ -17,10 +17,10 @@ from estimators.smoothness.trust import FLAGGED_SNR, TRUSTED_SNR, judge
 __all__ = ["TOLERANCE", "measure_adaptive_smoothness"]
 
 TOLERANCE = 0.01
-"""By how much a fraction that was not measured may exceed the value, as a share of it."""
+"""By how much an unmeasured fraction may exceed the value, as a share of it."""
 
 _SAFETY = 2.0
-"""By which the mean of both signs of an error is multiplied: fewer peaks are missed, for few gradients more."""
+"""Factor on the mean of both error estimates: fewer peaks are missed, for few more gradients."""
 
 
 def measure_adaptive_smoothness(
@@ -36,18 +36,19 @@ def measure_adaptive_smoothness(
     r"""Eq. (20) as a search for the maximum: gradients at the fractions where it may lie, and no others.
 
     It begins at the largest fraction and the one in the middle. After every gradient a polynomial curve goes through
-    the secants measured so far (:mod:`estimators.smoothness.curve`). Two things tell how far it may be off elsewhere:
+    the secants measured so far (:mod:`estimators.smoothness.curve`). Two things estimate how far off it may be
+    elsewhere:
 
-    - how far it moves where one of its secants is left out, which overrates its error;
+    - how far it moves when one of its secants is left out, which overestimates its error;
     - by how much, relatively, it fails the fundamental theorem of calculus: between neighbouring points a and b with a
-      gradient each, f(b) - f(a) is known, and the integral of <grad f, d> is the curve's. That knows of errors along
-      the step alone, and of no more than their mean.
+      gradient each, f(b) - f(a) is known, and the integral of <grad f, d> is the curve's. That sees only errors along
+      the step, and only their mean.
 
-    Its error is taken to be twice their geometric mean, or the first where that is smaller. The next gradient is taken
+    Its error is taken as twice their geometric mean, or the first where that is smaller. The next gradient is taken
     where curve plus error are largest; the search ends where they are nowhere larger than the largest measured ratio by
-    more than the tolerance, or cannot stand clear of the noise. So the value is a measured ratio, with the bits that
-    the exact grid would give it; where the curve is of no use, every fraction is measured. What may be missed is a peak
-    between two measured fractions of which neither the gradients around it nor the loss give a sign, as kinks make it.
+    more than the tolerance, or cannot stand out from the noise. So the value is a measured ratio, with the same bits as
+    on the exact grid; where the curve is useless, every fraction is measured. What may be missed is a peak
+    between two measured fractions that shows neither in the gradients around it nor in the loss, as kinks can cause.
 
     Args:
         gradient: Gradient of f on the frozen probe; called at x_k and two to len(fractions) more points.
@@ -55,14 +56,14 @@ def measure_adaptive_smoothness(
         following: x_{k+1}, the same names and shapes.
         fractions: The fractions among which the maximum is sought, each in (0, 1].
         gradient_error: eta, as for :func:`~estimators.smoothness.directional.measure_directional_smoothness`.
-        value: f itself; called at the points of the gradients, after them. Without it only the first estimate is at
-            hand, which costs a gradient or two more.
-        tolerance: By how much, as a share of the value, the curve may promise more than was measured; positive.
+        value: f itself; called at the points of the gradients, after them. Without it only the first estimate is
+            available, which costs a gradient or two more.
+        tolerance: By how much, as a share of the value, the curve may exceed what was measured; positive.
 
     Returns:
         The measurement. ``by_fraction`` is read off the curve where nothing was measured; ``num_trusted`` counts
-        measured ratios; ``interpolation_error`` is by how much a ratio that was not measured may exceed the value, as
-        far as the estimates tell, and never more than the tolerance allows.
+        measured ratios; ``interpolation_error`` is by how much an unmeasured ratio may exceed the value, as
+        far as the estimates can tell, and never more than the tolerance allows.
 
     Raises:
         ValueError: No fraction, or one outside (0, 1]; or the tolerance is not positive.
@@ -94,7 +95,7 @@ def measure_adaptive_smoothness(
 
 
 class _Search:
-    """What was measured so far, and where more is to be expected."""
+    """What was measured so far, and where larger ratios may be."""
 
     def __init__(
         self,
@@ -143,7 +144,7 @@ class _Search:
             self._next_grad_norm = norm(there)
 
     def most_promising(self, tolerance: float) -> float | None:
-        """The fraction, not yet measured, at which most may be above the value; None where that is not worth a look."""
+        """The unmeasured fraction that may exceed the value most; None if none is worth measuring."""
         fractions, room = self._room()
         best = judge(*self._measured()).value or 0.0
         if not len(room) or room.max() <= tolerance * best:
@@ -151,7 +152,7 @@ class _Search:
         return float(fractions[room.argmax()])
 
     def result(self) -> DirectionalSmoothness:
-        """What was found."""
+        """The result."""
         ratios, floors = self._measured()
         read: list[float | None] = list(ratios)
         excess = None
@@ -175,17 +176,17 @@ class _Search:
         )
 
     def _room(self) -> tuple[Numbers, Numbers]:
-        """Fractions not yet measured, and by how much the value may rise where they are."""
+        """Unmeasured fractions, and by how much each may raise the value."""
         fractions = np.array([fraction for fraction in self._fractions if fraction not in self._ratios])
         judgement = judge(*self._measured())
         if not len(fractions) or judgement.trust in {"no step", "overflow"}:
             return fractions, np.zeros(len(fractions))
         reach = self._curve.norms(fractions) + self._errors(fractions)
         floors = 2 * (self._gradient_error or 0.0) / (fractions * self._step_length)
-        # A ratio that can be trusted displaces one that is flagged, however small it is.
+        # A trusted ratio displaces a flagged one, however small it is.
         displaces = (judgement.trust == "flagged") & (reach >= TRUSTED_SNR * floors)
         room = reach - np.where(displaces, 0.0, judgement.value or 0.0)
-        # What would not stand clear of its own floor would not be believed.
+        # A ratio that would not exceed its own noise floor would not be trusted.
         clear = reach >= (TRUSTED_SNR if judgement.trust == "trusted" else FLAGGED_SNR) * floors
         return fractions, np.where(clear, np.maximum(room, 0.0), 0.0)
 
@@ -197,12 +198,12 @@ class _Search:
         return ratios, [self._floors.get(fraction) for fraction in self._fractions]
 
     def _errors(self, at: Numbers) -> Numbers:
-        """How far the curve may be off at some fractions."""
+        """How far off the curve may be at some fractions."""
         errors = self._curve.changes_without(at)
         if self._value is None:
             return errors
         ends, defects = self._defects()
-        # Beyond the last point there is none that the loss could speak of; no fraction lies there.
+        # The loss says nothing beyond the last point, but no fraction lies there.
         relative = defects[np.searchsorted(ends, at)]
         with np.errstate(invalid="ignore"):
             both = _SAFETY * np.sqrt(errors * relative * self._curve.norms(at))
@@ -214,7 +215,7 @@ class _Search:
         """By how much the curve's integral misses the loss between neighbouring points.
 
         Returns:
-            Where the intervals end, and what is missed as a share of the integral of |<grad f - grad f(x_k), d>|;
+            Where the intervals end, and the miss as a share of the integral of |<grad f - grad f(x_k), d>|;
             infinite where that is zero.
         """
         nodes = sorted(self._slopes)
@@ -231,4 +232,4 @@ class _Search:
 
 
 _POINTS, _WEIGHTS = np.polynomial.legendre.leggauss(12)
-"""Exact for polynomials of degree 23, which curves through some twenty gradients have."""
+"""Exact for polynomials of degree 23, the degree of curves through about twenty gradients."""

@@ -1,4 +1,4 @@
-"""Eq. (20) from a curve through few gradients instead of a gradient a fraction."""
+"""Eq. (20) from a curve through few gradients instead of one gradient per fraction."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from estimators.smoothness.directional import DirectionalSmoothness, check_segme
 __all__ = ["NODES", "lobatto_nodes", "measure_chebyshev_smoothness"]
 
 NODES = 5
-"""Gradients of one measurement; of which the one at x_k, and often the other end's, is there anyway."""
+"""Gradients of one measurement; of which the one at x_k, and often the one at the other end, is needed anyway."""
 
 _MIDDLE = NODES // 2 - 1
-"""Which of the nodes beside x_k is left out to see how far the curve moves."""
+"""Which of the nodes other than x_k is left out to see how far the curve moves."""
 
 
 def lobatto_nodes(count: int) -> tuple[float, ...]:
-    """Chebyshev-Lobatto nodes on [0, 1]: both ends, and crowded towards them, so that interpolation does not swing.
+    """Chebyshev-Lobatto nodes on [0, 1]: both ends, and denser towards them, so that interpolation does not oscillate.
 
     Args:
         count: How many, at least 2.
@@ -53,10 +53,10 @@ def measure_chebyshev_smoothness(
 ) -> DirectionalSmoothness:
     r"""Eq. (20) read off a polynomial through gradients at five Chebyshev-Lobatto nodes.
 
-    The Gram matrix of the four secants tells the ratio at any fraction, and at gamma = 0 the limit ||H d|| / ||d||,
+    The Gram matrix of the four secants gives the ratio at any fraction, and at gamma = 0 the limit ||H d|| / ||d||,
     without another gradient, see :mod:`~estimators.smoothness.curve`. At the nodes themselves it is the exact ratio,
-    with the distance of the rounded parameters. Gradients that are polynomials of degree 4 along the segment are met
-    exactly.
+    with the distance of the rounded parameters. Gradients that are polynomials of degree 4 along the segment are
+    reproduced exactly.
 
     Args:
         gradient: Gradient of f on the frozen probe; called five times, once where the step is zero.
@@ -90,7 +90,7 @@ def measure_chebyshev_smoothness(
         point = lerp(iterate, following, node)
         length = distance(iterate, point)
         if length == 0:
-            break  # a step so short that it is not there at every node has no curve
+            break  # a step so short that it vanishes at some node has no curve
         there = gradient(point)
         curve.add(node, difference(start, there), length)
         if node == 1:

@@ -5,7 +5,7 @@ ratio of eq. (20). Let m_i be the Lagrange polynomials of the places gamma_i > 0
 
     ||s(gamma)||^2  ~  m(gamma)^T G m(gamma),   G_ij = <s(gamma_i), s(gamma_j)>,
 
-so that the Gram matrix tells the ratio at any fraction without another gradient.
+so the Gram matrix gives the ratio at any fraction without another gradient.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ def lagrange(nodes: Sequence[float], at: Numbers) -> Numbers:
     """The Lagrange polynomials of some nodes.
 
     Args:
-        nodes: Where one polynomial is 1 and the others 0; no two the same.
-        at: Where they are wanted, shape (m,).
+        nodes: Where one polynomial is 1 and the others 0; all different.
+        at: Where they are evaluated, shape (m,).
 
     Returns:
         Shape (m, len(nodes)).
@@ -48,7 +48,7 @@ def lagrange(nodes: Sequence[float], at: Numbers) -> Numbers:
 class SecantCurve:
     """The polynomial curve through the secants measured so far.
 
-    Holds the change of the gradient at every node: a vector of the model's size each.
+    Holds the change of the gradient at every node: one vector of the model's size each.
 
     Example:
         The gradient x^3 from 1 to 2 has the secants 1 + (1 + gamma) + (1 + gamma)^2, here through those at 1/2 and 1:
@@ -69,7 +69,7 @@ class SecantCurve:
 
     @property
     def nodes(self) -> tuple[float, ...]:
-        """Where it was measured, in the order in which that was done."""
+        """Where it was measured, in the order of measuring."""
         return tuple(self._nodes)
 
     @property
@@ -78,10 +78,10 @@ class SecantCurve:
         return np.array(self._lengths)
 
     def add(self, node: float, change: Params, length: float) -> None:
-        """Let the curve go through one more secant.
+        """Add one more secant to the curve.
 
         Args:
-            node: The fraction of the step, positive, and none that is there already.
+            node: The fraction of the step, positive, and not one that was added already.
             change: grad f(x + gamma d) - grad f(x); kept.
             length: The distance of the two points, positive.
         """
@@ -99,11 +99,11 @@ class SecantCurve:
         self._gram = gram
 
     def weights(self, at: Numbers, *, without: int | None = None) -> Numbers:
-        """By how much each measured secant enters the curve.
+        """The weight of each measured secant in the curve.
 
         Args:
             at: Fractions, shape (m,).
-            without: A node that the curve is not to go through.
+            without: A node that the curve should not go through.
 
         Returns:
             Shape (m, nodes); zero for a node that was left out.
@@ -118,7 +118,7 @@ class SecantCurve:
 
         Args:
             at: Fractions, shape (m,); 0 gives the limit ||H d|| / ||d||.
-            without: A node that the curve is not to go through.
+            without: A node that the curve should not go through.
 
         Returns:
             Shape (m,).
@@ -126,15 +126,15 @@ class SecantCurve:
         return self._norms(self.weights(at, without=without))
 
     def changes_without(self, at: Numbers) -> Numbers:
-        """How far the curve moves where a node is left out: ||s(gamma) - s'(gamma)||, the largest over the nodes.
+        """How far the curve moves when a node is left out: ||s(gamma) - s'(gamma)||, the largest over the nodes.
 
-        That is the error of a curve through one secant less, so that it overrates the error of this one.
+        That is the error of a curve through one secant fewer, so it overestimates the error of this one.
 
         Args:
             at: Fractions, shape (m,).
 
         Returns:
-            Shape (m,); infinite where there is but one node.
+            Shape (m,); infinite if there is only one node.
         """
         if len(self._nodes) < 2:
             return np.full(len(at), np.inf)

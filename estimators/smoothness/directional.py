@@ -34,11 +34,11 @@ class DirectionalSmoothness:
         update_norm: ||d|| of the parameters as they are stored.
         noise_floor: What rounding alone could give at the fraction of the maximum; None where it was not measured.
         snr: smoothness / noise_floor; infinite where the floor is zero.
-        trust: The word for it.
+        trust: The verdict in one word.
         num_trusted: How many of the fractions are trusted.
-        num_gradients: Gradients that the measurement rests on, that at x_k included.
-        at_zero: The limit of the ratio for gamma to 0, ||H d|| / ||d||; None where the method does not tell.
-        interpolation_error: How far the value may be off for not being measured at every fraction; None where it is.
+        num_gradients: Gradients used by the measurement, including the one at x_k.
+        at_zero: The limit of the ratio for gamma to 0, ||H d|| / ||d||; None if the method does not give it.
+        interpolation_error: How far off the value may be because not every fraction was measured; None if all were.
     """
 
     smoothness: float | None

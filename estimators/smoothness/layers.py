@@ -1,4 +1,4 @@
-"""Smoothness layer by layer: which part of the model the curvature sits in."""
+"""Smoothness layer by layer: which part of the model has the curvature."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ def layer_smoothness_row(probe: Probe, iterates: Tensor, *, delta: float = 0.1) 
 
         max over gamma of ||grad_l f(x_k + gamma d) - grad_l f(x_k)|| / (gamma ||d_l||).
 
-    All layers move at once, so that a layer's value also holds what the others' steps do to its gradient. The gradients
-    are those of ``directional_smoothness``: measured with the same delta, they are taken from memory as far as that
+    All layers move at once, so a layer's value also includes what the others' steps do to its gradient. The gradients
+    are those of ``directional_smoothness``: measured with the same delta, they are taken from the cache as far as that
     reaches. The gradient's error is audited layer by layer as well.
 
     Args:

@@ -20,7 +20,7 @@ METHODS: Mapping[str, Callable[..., DirectionalSmoothness]] = {
     "chebyshev": measure_chebyshev_smoothness,
     "adaptive": measure_adaptive_smoothness,
 }
-"""How the maximum is had: by a gradient a fraction, from a curve through five, or from gradients where it may lie."""
+"""How the maximum is found: a gradient per fraction, a curve through five, or gradients where it may lie."""
 
 
 def directional_smoothness_row(
@@ -41,7 +41,7 @@ def directional_smoothness_row(
         iterates: x_k and x_{k+1}, shape (2, num_parameters).
         delta: Spacing of the fractions, one over an integer.
         method: One of :data:`METHODS`.
-        tolerance: By how much, as a share of the value, a fraction may exceed it where ``adaptive`` did not measure.
+        tolerance: By how much, as a share of the value, a fraction that ``adaptive`` did not measure may exceed it.
 
     Returns:
         ``loss`` = f(x_k), ``grad_norm``, ``next_grad_norm``, ``update_norm``, ``smoothness`` (null where the step is
@@ -61,7 +61,7 @@ def directional_smoothness_row(
     end: tuple[float, Tensor] | None = None
 
     def gradient(point: Params) -> Params:
-        # Both ends are held here: the memory of a large model reaches no further than the two points seen last.
+        # Both ends are held here: for a large model the cache holds no more than the last two points.
         nonlocal end
         if point is first:
             return {"flat": start}
@@ -71,7 +71,7 @@ def directional_smoothness_row(
         return {"flat": found[1]}
 
     def loss(point: Params) -> float:
-        # Asked for after the gradient at the same point, which has found it.
+        # Called after the gradient at the same point, so it comes from the cache.
         return value if point is first else probe.value_and_gradient(point["flat"])[0]
 
     adaptive: dict[str, Any] = {"value": loss, "tolerance": tolerance} if method == "adaptive" else {}

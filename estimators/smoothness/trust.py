@@ -1,4 +1,4 @@
-"""Which of the measured ratios stand clear of rounding, and which of them is the largest that may be believed."""
+"""Which of the measured ratios stand clear of rounding, and which is the largest that can be trusted."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from typing import Literal
 __all__ = ["FLAGGED_SNR", "TRUSTED_SNR", "Judgement", "Trust", "judge"]
 
 TRUSTED_SNR = 10.0
-"""From ten times its noise floor on, rounding moves a ratio by at most a tenth."""
+"""At ten times its noise floor or more, rounding changes a ratio by at most a tenth."""
 
 FLAGGED_SNR = 3.0
-"""Below three times its noise floor a ratio may be rounding alone, and is no measurement."""
+"""Below three times its noise floor a ratio may be nothing but rounding, and is not a measurement."""
 
 Trust = Literal["trusted", "flagged", "noise", "no step", "overflow", "unaudited"]
-"""What a row says of its value.
+"""What a row says about its value.
 
 ``trusted``: at least ten times its floor. ``flagged``: between three and ten times, so good to a third at worst.
-``noise``: no ratio reaches three times its floor; the value is null. ``no step``: x_{k+1} equals x_k, or is so near
+``noise``: no ratio reaches three times its floor; the value is null. ``no step``: x_{k+1} equals x_k, or is so close
 that points between them round to x_k; null. ``overflow``: a gradient is not finite; NaN or infinite. ``unaudited``: the
 gradient's error is not known.
 """
@@ -27,12 +27,12 @@ gradient's error is not known.
 
 @dataclass(frozen=True, kw_only=True)
 class Judgement:
-    """The largest ratio that may be believed.
+    """The largest ratio that can be trusted.
 
     Attributes:
         value: The ratio; None for ``noise`` and ``no step``, NaN or infinite for ``overflow``.
-        index: Which of the ratios it is; None where there is no value to point at.
-        trust: The word.
+        index: Its index among the ratios; None if there is no value.
+        trust: The verdict in one word.
         noise_floor: What rounding alone could give at that ratio; for ``noise``, at the one that stands out most.
         snr: Ratio over floor at the same place; infinite over a zero floor.
         num_trusted: How many of the ratios reach ten times their floor.
@@ -49,12 +49,12 @@ class Judgement:
 def judge(ratios: Sequence[float | None], floors: Sequence[float | None] | None) -> Judgement:
     """The maximum over the trusted ratios; over the flagged ones only where none is trusted.
 
-    A maximum over all of them would prefer noise: the floor is highest where the step is shortest. Where flagged ratios
-    are all there is, the largest of them is given and called flagged; a trusted one is never displaced by a larger
+    A maximum over all of them would favour noise: the floor is highest where the step is shortest. Where flagged ratios
+    are all there is, the largest of them is returned and called flagged; a trusted one is never displaced by a larger
     flagged one.
 
     Args:
-        ratios: A ratio a fraction; None where the rounded step is zero.
+        ratios: One ratio per fraction; None where the rounded step is zero.
         floors: The noise floor of each; None where the gradient's error is not known.
 
     Returns:
@@ -74,7 +74,7 @@ def judge(ratios: Sequence[float | None], floors: Sequence[float | None] | None)
     values = {index: float(ratios[index]) for index in present}  # type: ignore[arg-type]
     broken = next((index for index, value in values.items() if not math.isfinite(value)), None)
     if broken is not None:
-        # Not left out of the maximum, which would hide that f overflows on the way.
+        # Not left out of the maximum, which would hide that f overflows along the way.
         return Judgement(
             value=values[broken], index=broken, trust="overflow", noise_floor=None, snr=None, num_trusted=0
         )

@@ -56,7 +56,7 @@ def check(spec: SpecPath, overrides: Overrides = None, allow_code: AllowCode = F
             show(current)
         show(f"  {'ok    ' if finding.holds else 'BROKEN'}  {finding.promise}")
         if not finding.holds:
-            show(f"          found: {finding.broken}\n          mend:  {finding.mend}")
+            show(f"          found: {finding.broken}\n          fix:   {finding.fix}")
     if as_json:
         typer.echo(json.dumps(rows, indent=2))
     broken = sum(not row["holds"] for row in rows)

@@ -19,10 +19,10 @@ from sweeper.spec.variants import Chosen, Sets, Variant, Variants, look_up
 __all__ = ["Cell", "Exclude", "build_cells", "check_size", "excluded"]
 
 _MAX_RESOLVED = 500_000
-"""Values that may be checked to resolve the variants of a section, defaults counted as twenty: some two seconds."""
+"""Values that may be checked to resolve the variants of a section, defaults counted as twenty: about two seconds."""
 
 _MAX_HASHED = 10_000_000
-"""Values that go into the ids of all trials."""
+"""Values hashed into the ids of all trials."""
 
 _MAX_MATCHES = 500_000
 """Cells times entries of ``exclude``."""
@@ -35,7 +35,7 @@ class Cell:
     """One point of the sweep, seeds aside.
 
     Attributes:
-        swept: Every swept path with the cell's value: a scalar, or text for what is none; null where it has none.
+        swept: Every swept path with the cell's value: a scalar, or text for anything else; null where it has none.
         problem: The resolved section, every default filled in.
         update_rule: The same.
         train: The same.
@@ -98,7 +98,7 @@ def check_size(base: Mapping[str, Node], block: SweepBlock, node: Node) -> list[
 
 
 def _extent(name: str, section: Node, block: SweepBlock, node: Node) -> tuple[int, int]:
-    """In how many variants a section comes, and how many values one of them may have at most, defaults included."""
+    """How many variants a section has, and the most values that one of them may have, defaults included."""
     prefix = f"{name}."
     num_variants, num_values_each = 1, _DEFAULTS + num_nodes(section)
     for alternatives in _blocks(block, node):
@@ -162,7 +162,7 @@ def build_cells(base: Mapping[str, Node], block: SweepBlock, node: Node) -> tupl
 
 
 def _blocks(block: SweepBlock, node: Node) -> list[list[_Choice]]:
-    """What is multiplied: a block for each path of the grid, one for ``zip``, one for the cases."""
+    """The factors of the product: a block for each path of the grid, one for ``zip``, one for the cases."""
     blocks = [
         [_Choice(node=value, sets=((path, value),)) for value in _values(axis, path, _under(node, "grid", path))]
         for path, axis in block.grid.items()
@@ -213,13 +213,13 @@ def _scalar(value: Any) -> Any:
 
 
 def _lacks_evaluations(sections: Mapping[str, Variant]) -> Diagnostic | None:
-    """An average that waits for evaluations which are never made."""
+    """An average that waits for evaluations that never happen."""
     average = sections["update_rule"].resolved["average"]
     if average is None or average["use"] != "non_monotone" or sections["train"].resolved["evaluate_every"] is not None:
         return None
     node = sections["update_rule"].node.child("average")
     assert node is not None
-    return at(node, "non_monotone hangs on evaluations, of which there are none", "set train.evaluate_every", key=True)
+    return at(node, "non_monotone needs evaluations, but there are none", "set train.evaluate_every", key=True)
 
 
 def _duplicate(blocks: Sequence[Sequence[_Choice]], before: Chosen, now: Chosen) -> Diagnostic:
@@ -233,7 +233,7 @@ def _where(node: Node) -> str:
 
 
 class Exclude:
-    """An entry of ``exclude``, and whether it has met a cell."""
+    """An entry of ``exclude``, and whether it has matched a cell."""
 
     def __init__(self, entry: Mapping[str, Any], node: Node) -> None:
         self._node = node
@@ -254,12 +254,12 @@ class Exclude:
         )
 
     def unused(self) -> Diagnostic:
-        """The problem of an entry that has met no cell."""
+        """The problem with an entry that has matched no cell."""
         return at(self._node, "excludes nothing: no cell has these values", "compare with the values that are swept")
 
 
 def excluded(excludes: Sequence[Exclude], sections: Mapping[str, Variant]) -> bool:
-    """Whether any entry takes a cell; every one that does is marked as matched."""
+    """Whether any entry excludes a cell; every one that does is marked as matched."""
     found = False
     for exclude in excludes:
         if exclude.matches(sections):

@@ -1,4 +1,4 @@
-"""A spec file to a :class:`Sweep`, or to all that is wrong with it."""
+"""From a spec file to a :class:`Sweep`, or to everything that is wrong with it."""
 
 from __future__ import annotations
 
@@ -52,12 +52,12 @@ def load_spec(path: str | Path, overrides: Sequence[str] = ()) -> Sweep:
     """
     path = Path(path)
     text = read_text(path)
-    # Two places may name the same folder differently, and a relative one would change with the working directory.
+    # The same folder may be named in two ways, and a relative path would change with the working directory.
     return _load(text, str(path), path.absolute().parent, path.absolute(), overrides)
 
 
 def loads_spec(text: str, *, name: str = "<spec>", folder: Path, overrides: Sequence[str] = ()) -> Sweep:
-    """Check a spec that is at hand as text.
+    """Check a spec given as text.
 
     Args:
         text: The spec, in YAML.
@@ -77,7 +77,7 @@ def loads_spec(text: str, *, name: str = "<spec>", folder: Path, overrides: Sequ
         7
     """
     if len(text) > MAX_BYTES:
-        raise SpecError(f"{name}: is larger than a megabyte, which no spec is")
+        raise SpecError(f"{name}: is larger than a megabyte, too large for a spec")
     return _load(text, name, folder.absolute(), None, overrides)
 
 
@@ -109,7 +109,7 @@ def _load(text: str, name: str, folder: Path, path: Path | None, overrides: Sequ
     source = Source(name=name, text=text)
     problems: list[Diagnostic] = []
     top = read(source)
-    # What is missing from the top level is nowhere in the text.
+    # What is missing from the top level has no place in the text.
     start = Mark(source=Source(name=name, text="", shows_lines=False), line=0, column=0)
     if top is None or top.value is None:
         raise SpecError(f"{name}: is empty; `clipsweep init` writes a spec to start from")
@@ -137,7 +137,7 @@ def _load(text: str, name: str, folder: Path, path: Path | None, overrides: Sequ
         problems += _without_effect(top, block)
     problems += unsound
     if block is None or unsound:
-        # There are no cells to check, but what is written can be checked one by one.
+        # There are no cells to check, but the values in the spec can be checked one by one.
         problems += check_alone(base, written_paths(sweep_node))
     else:
         cells, found = build_cells(base, block, sweep_node)
@@ -184,7 +184,7 @@ def _optional(model: type[_S], node: Node | None, problems: list[Diagnostic]) ->
 
 
 def _base(top: Node, start: Mark, sweep: Node, problems: list[Diagnostic]) -> dict[str, Node]:
-    """The sections that are trained with; one that is left out is empty if the sweep fills it, else missed."""
+    """The sections that are trained with; one that is left out is empty if the sweep fills it, else an error."""
     base = {}
     for name in TRAINED:
         node = top.child(name)

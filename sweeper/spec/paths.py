@@ -17,23 +17,23 @@ from sweeper.spec.validation import known_paths
 __all__ = ["TRAINED", "check_paths", "swept_paths", "written_paths"]
 
 TRAINED = ("problem", "update_rule", "train")
-"""The sections that decide what is trained, and so the ones that cells differ in."""
+"""The sections that decide what is trained, and so those in which cells differ."""
 
 _PARTS = ("grid", "zip", "cases")
 _MAX_PATHS = 100
 _MAX_PROBLEMS = 200
 _WHY_NOT = {
-    "measure": "all trials of a run are measured alike; another measure section is another run of estimators",
+    "measure": "all trials of a run are measured in the same way; another measure section is another run of estimators",
     "resources": "resources do not change what is trained",
     "cluster": "the cluster does not change what is trained",
     "name": "a spec describes one sweep",
     "sweep": "write sweep.seeds itself to sweep over seeds",
-    "seed": "seeds have a key of their own, sweep.seeds",
+    "seed": "seeds have their own key, sweep.seeds",
 }
 
 
 def swept_paths(block: SweepBlock) -> tuple[str, ...]:
-    """Every path that the cells differ in, each once.
+    """Every path in which cells differ, each once.
 
     Args:
         block: The sweep section.
@@ -46,7 +46,7 @@ def swept_paths(block: SweepBlock) -> tuple[str, ...]:
 
 
 def written_paths(node: Node) -> dict[str, list[Node]]:
-    """What a sweep section sets, sound or not.
+    """What a sweep section sets, valid or not.
 
     Args:
         node: The section as it was read.
@@ -74,7 +74,7 @@ def check_paths(block: SweepBlock, node: Node, base: Mapping[str, Node]) -> list
         base: The sections ``problem``, ``update_rule`` and ``train``, as written.
 
     Returns:
-        Unknown paths, paths that cannot be swept, paths that stand in one another's way, and entries of ``exclude``
+        Unknown paths, paths that cannot be swept, paths that conflict with one another, and entries of ``exclude``
         about something that is not swept.
     """
     swept = swept_paths(block)
@@ -85,7 +85,7 @@ def check_paths(block: SweepBlock, node: Node, base: Mapping[str, Node]) -> list
     problems = [*islice(found, _MAX_PROBLEMS), *islice(_clashes(node), _MAX_PROBLEMS)]
     for path, key in _keys(node, "exclude"):
         if not any(path == other or path.startswith(f"{other}.") for other in swept):
-            problems.append(at(key, f"{path} is not swept, so that nothing can be excluded", _listed(swept), key=True))
+            problems.append(at(key, f"{path} is not swept, so nothing can be excluded by it", _listed(swept), key=True))
     return problems
 
 
@@ -105,11 +105,11 @@ def _check(key: Node, known: Mapping[str, list[str] | None]) -> Iterator[Diagnos
         if path not in names:
             yield at(key, "unknown path", key=True, found=path, known=names)
     elif not all(steps := rest.split(".")) or len(steps) > MAX_DEPTH:
-        yield at(key, "is no path", "names with single dots between them", key=True)
+        yield at(key, "is not a path", "names with single dots between them", key=True)
 
 
 def _known(block: SweepBlock, base: Mapping[str, Node]) -> dict[str, list[str] | None]:
-    """Known paths of each section; None where any will do: a problem of the user's own, or one that is unknown."""
+    """Known paths of each section; None where any is allowed: a user's own problem, or an unknown one."""
     uses: list[object] = [plain(use)] if (use := base["problem"].child("use")) is not None else []
     for axis in (block.grid.get("problem.use"), block.zip.get("problem.use")):
         uses += axis if isinstance(axis, tuple) else ()
@@ -136,9 +136,9 @@ def _keys(node: Node, part: str) -> Iterator[tuple[str, Node]]:
 
 
 def _clashes(node: Node) -> Iterator[Diagnostic]:
-    """A path that is swept twice, or together with a part of itself: which value would count?"""
+    """A path that is swept twice, or together with a part of itself, where it is unclear which value counts."""
     seen: dict[str, Node] = {}
-    # What a path stands inside of, and what stands inside of it, is looked up; comparing all pairs would take forever.
+    # A path's parents and children are looked up; comparing all pairs would take forever.
     above: dict[str, Node] = {}
     for part in _PARTS:
         for path, key in _keys(node, part):
@@ -147,9 +147,9 @@ def _clashes(node: Node) -> Iterator[Diagnostic]:
             rival = next((seen[prefix] for prefix in prefixes if prefix in seen), None) or above.get(path)
             if rival is not None:
                 where = ".".join(str(step) for step in rival.path[:2])
-                yield at(key, f"{path} is set by {where} already", "sweep a path in one place", key=True)
+                yield at(key, f"{path} is already set by {where}", "sweep a path in one place", key=True)
             elif part != "cases":
-                # The cases take turns, so that they cannot clash with one another.
+                # Only one case applies at a time, so cases cannot conflict with one another.
                 seen[path] = key
                 above.update(dict.fromkeys(prefixes[:-1], key))
 

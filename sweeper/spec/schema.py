@@ -26,13 +26,13 @@ _SECTIONS = {
 }
 _DESCRIPTIONS = {
     "name": "Name of the run directory; the file's own name if left out.",
-    "overlay": "A spec over which this one is laid: it keeps what this one does not say.",
+    "overlay": "The spec below this one, which supplies what this one does not say.",
     "problem": "What is minimised: model, loss and data.",
     "update_rule": "How a step is taken: a gradient transform, then an optimiser's direction.",
     "train": "How long a trial trains, and what is written along the way.",
     "measure": "When snapshots are taken, and what is measured of them; nothing if left out.",
-    "sweep": "Which values take turns.",
-    "resources": "What the workers take of the cluster.",
+    "sweep": "Which values vary.",
+    "resources": "What the workers use of the cluster.",
     "cluster": "Where the workers run.",
 }
 
@@ -42,9 +42,9 @@ def json_schema() -> dict[str, Any]:
 
     Returns:
         JSON Schema, draft 2020-12, with descriptions, defaults, examples and every path that can be swept. It accepts
-        every spec that :func:`load_spec` accepts, and not only those: what hangs on several keys is left to it.
+        every spec that :func:`load_spec` accepts, and some others: checks that involve several keys are left to it.
     """
-    # Every command reads specs, only one of them wants the schema.
+    # Every command reads specs, only one of them needs the schema.
     from pydantic import TypeAdapter
 
     definitions: dict[str, Any] = {}

@@ -30,8 +30,8 @@ class Sweep:
         update_rule: How a step is taken, as the first cell has it.
         train: How long, as the first cell has it.
         measure: When and what is measured; None for nothing.
-        sweep: Which values take turns.
-        resources: What the workers take.
+        sweep: Which values vary.
+        resources: What the workers use.
         cluster: Where they run.
         cells: Every cell, in the order of the plan.
         source_path: The file it was read from, if it was one.
@@ -61,7 +61,7 @@ class Sweep:
 
         Returns:
             JSON-able sections in the order of the manual. Swept paths stand as the spec has them outside ``sweep``.
-            A section of which a part with options of its own is swept stands as written, since its defaults differ
+            A section of which a part with its own options is swept is given as written, since its defaults differ
             from cell to cell.
         """
         trained = {
@@ -80,7 +80,7 @@ class Sweep:
     def _filled(self, name: str, section: Section) -> Any:
         written, full = self.written[name], section.model_dump(mode="json")
         if isinstance(section, OwnProblem):
-            # Its defaults are the factory's own.
+            # Its defaults are those of the factory.
             return written
         for path in swept_paths(self.sweep):
             first, *steps = path.split(".")

@@ -1,4 +1,4 @@
-"""The user's own problem: found and hashed without importing it, and whether running it wants a word of the user's."""
+"""The user's own problem: found and hashed without importing it, and whether running it needs the user's consent."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ _INSTALLED = {"site-packages", "dist-packages"}
 
 @dataclass(frozen=True, kw_only=True)
 class UserCode:
-    """Where a problem of the user's own lives.
+    """Where a user's own problem is.
 
     Attributes:
         use: ``package.module:factory``.
         root: What must be shipped to import it: a single file, or the folder of the top-level package.
         sha256: Hash over the names, relative to ``root``, and the bytes of the Python files in it.
         files: Name to hash of each of these files.
-        beside: Whether every one of them lies in the folder of the spec, links followed, and none is installed.
+        beside: Whether all of them are in the folder of the spec, links followed, and none is installed.
     """
 
     use: str
@@ -42,7 +42,7 @@ class UserCode:
 
     @property
     def place(self) -> str:
-        """Where it lies, in words: its path, and where a link leads."""
+        """Where it is, in words: its path, and where a link leads."""
         real = self.root.resolve()
         return f"{self.root}" if real == self.root else f"{self.root} (really {real})"
 
@@ -52,7 +52,7 @@ def user_code(use: str, folder: Path, *, search: Sequence[str] | None = None) ->
 
     Args:
         use: A registered name, or ``package.module:factory``.
-        folder: Folder of the spec: looked in first, then the working directory, then ``search``.
+        folder: Folder of the spec: searched first, then the working directory, then ``search``.
         search: More folders; ``sys.path`` if not given.
 
     Returns:
@@ -84,39 +84,39 @@ def user_code(use: str, folder: Path, *, search: Sequence[str] | None = None) ->
 
 
 def require_allowed(code: Sequence[UserCode], folder: Path, *, allow_code: bool) -> None:
-    """Ask for the user's word before code is imported that does not lie beside the spec which names it.
+    """Require the user's consent before importing code from outside the folder of the spec that names it.
 
-    A spec is data, and may come from anybody; with ``use: module:factory`` it names any function on this machine, with
-    any arguments.
+    A spec is data, and may come from anybody; with ``use: module:factory`` it can name any function on this machine,
+    with any arguments.
 
     Args:
         code: What would be imported.
         folder: The spec's own.
-        allow_code: Whether the user has given it.
+        allow_code: Whether the user has consented.
 
     Raises:
-        ClipsweepError: Some of it lies elsewhere, and the user has not.
+        ClipsweepError: Some of it is elsewhere, and the user has not consented.
     """
     elsewhere = [found for found in code if not found.beside]
     if allow_code or not elsewhere:
         return
     what = ", ".join(f"{found.use} from {found.place}" for found in elsewhere)
     raise ClipsweepError(
-        f"problem.use would run code that does not lie in the spec's own folder ({folder}): {what}; "
-        "go on with --allow-code if you trust it"
+        f"problem.use would run code from outside the spec's own folder ({folder}): {what}; "
+        "continue with --allow-code if you trust it"
     )
 
 
 def _lies_in(folder: Path, file: Path) -> bool:
-    """Whether a file lies below a folder, both without links, and is nothing that an installer put there."""
+    """Whether a file is below a folder, with links resolved, and was not put there by an installer."""
     if not file.is_relative_to(folder) or _INSTALLED & set(file.relative_to(folder).parts):
         return False
-    # With a spec in a folder of Python's own, all of that would lie beside it.
+    # If a spec is in one of Python's own folders, everything there would count as being next to it.
     return not file.is_relative_to(Path(sysconfig.get_path("stdlib")).resolve())
 
 
 def _module_file(place: Path, module: str) -> Path | None:
-    """The file that Python would import from a folder: a package goes before a module of the same name."""
+    """The file that Python would import from a folder: a package wins over a module of the same name."""
     stem = place.joinpath(*module.split("."))
     for file in (stem / "__init__.py", stem.with_name(f"{stem.name}.py")):
         if file.is_file():
@@ -136,7 +136,7 @@ def _not_found(module: str, places: Sequence[Path]) -> str:
 
 
 def _check_factory(file: Path, factory: str) -> None:
-    """Refuse a name that the module does not bind, as far as that shows without running it."""
+    """Refuse a name that the module does not bind, as far as can be told without running it."""
     try:
         tree = ast.parse(file.read_bytes(), filename=str(file))
     except (SyntaxError, ValueError) as error:
@@ -184,7 +184,7 @@ def _hash(root: Path, files: Sequence[Path]) -> tuple[str, dict[str, str]]:
 
 
 def _python_files(root: Path) -> Iterator[Path]:
-    """What is hidden or cached does not count; links are followed, as they are when the package is sent to workers."""
+    """Hidden and cached files do not count; links are followed, as they are when the package is sent to workers."""
     seen = set()
     for folder, folders, files in os.walk(root, followlinks=True):
         seen.add(os.path.realpath(folder))
@@ -193,7 +193,7 @@ def _python_files(root: Path) -> Iterator[Path]:
             for name in folders
             if name != "__pycache__"
             and not name.startswith(".")
-            # A link to a folder above it would go round and round.
+            # A link to a folder above it would loop.
             and os.path.realpath(os.path.join(folder, name)) not in seen
         ]
         yield from (Path(folder, name) for name in files if name.endswith(".py") and not name.startswith("."))
@@ -201,10 +201,10 @@ def _python_files(root: Path) -> Iterator[Path]:
 
 @contextmanager
 def shipped(code: Sequence[UserCode]) -> Iterator[Path | None]:
-    """The user's own code in a folder of its own, as it is sent to every worker.
+    """The user's own code in a separate folder, as it is sent to every worker.
 
     Args:
-        code: What is needed.
+        code: The code that is needed.
 
     Yields:
         The folder; None where nothing is needed.

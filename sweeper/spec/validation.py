@@ -1,4 +1,4 @@
-"""From a node to a model, and from pydantic's errors to problems that a user can mend."""
+"""From a node to a model, and from pydantic's errors to problems that a user can fix."""
 
 from __future__ import annotations
 
@@ -41,14 +41,14 @@ def validated(model: type[_S], node: Node, problems: list[Diagnostic]) -> _S | N
         problems.extend(
             _translate(model, node, detail)
             for detail in error.errors(include_url=False)[:_MAX_ERRORS]
-            # The items of a list that all have problems of their own are not missing besides.
+            # A list whose items all have problems of their own should not be reported as missing as well.
             if not (detail["type"] == "too_short" and detail["input"])
         )
         return None
 
 
 def known_paths(model: type[Section], prefix: str) -> list[str]:
-    """Every dotted path of a section, those of sections inside it included.
+    """Every dotted path of a section, including those of sections inside it.
 
     Args:
         model: The section's model.
@@ -145,7 +145,7 @@ def _accepted(model: type[Section], loc: Path) -> str:
 
 
 def _walk(top: Node, loc: Path) -> Node:
-    """The deepest node on the way; pydantic's names of alternatives are skipped."""
+    """The deepest node on the way; pydantic's names for alternatives are skipped."""
     node = top
     for step in loc:
         node = node.child(step) or node
@@ -153,7 +153,7 @@ def _walk(top: Node, loc: Path) -> Node:
 
 
 def _models_at(model: type[Section], loc: Path) -> list[type[Section]]:
-    """The models that may stand at a place; the name of an alternative narrows them down."""
+    """The models that are possible at a place; the name of an alternative narrows them down."""
     models = [model]
     for step in loc:
         if isinstance(step, int):
@@ -181,7 +181,7 @@ def _field(model: type[Section], loc: Path) -> FieldInfo | None:
 
 
 def _culprit(node: Node, keys: list[str]) -> tuple[Node, bool]:
-    """Where to show a problem of several keys: at one that the sweep sets, else at the first that is written."""
+    """Where to show a problem of several keys: at one that the sweep sets, otherwise at the first that is written."""
     written = [child for key in keys if (child := node.child(key)) is not None]
     swept = [child for child in written if child.path[:1] == ("sweep",)]
     chosen = next(iter(swept + written), None)

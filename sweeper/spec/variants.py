@@ -1,4 +1,4 @@
-"""One section in all the variants that the cells have of it."""
+"""One section in all the variants that the cells use."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from sweeper.spec.validation import validated
 __all__ = ["Chosen", "Sets", "Variant", "Variants", "canonical", "check_alone", "look_up", "resolve_section"]
 
 Sets: TypeAlias = tuple[tuple[str, Node], ...]
-"""Dotted paths and the values that they are given together."""
+"""Dotted paths and the values that are set together."""
 
 Chosen: TypeAlias = tuple[int, ...]
-"""One combination: of each block, the index of one of its alternatives."""
+"""One combination: for each block, the index of one of its alternatives."""
 
 _MAX_ALONE = 1000
 _MAX_CHECKED = 200_000
@@ -30,7 +30,7 @@ _ENCODER = json.JSONEncoder(sort_keys=True, separators=(",", ":"), allow_nan=Fal
 
 @dataclass(frozen=True, kw_only=True)
 class Variant:
-    """One section as one or more cells have it."""
+    """One section as one or more cells use it."""
 
     node: Node
     resolved: dict[str, Any]
@@ -85,28 +85,35 @@ def resolve_section(name: str, node: Node, problems: list[Diagnostic]) -> Sectio
 
 
 class Variants:
-    """One section in all its variants, each resolved once: most cells share theirs with others."""
+    """One section in all its variants, each resolved once.
+
+    In a grid over learning rates and models there is one cell per pair, but each update rule belongs to many cells,
+    and so does each model. If every cell resolved its own three sections, a plan of the largest sweeps would take many
+    seconds, and a bad value would be reported once per cell. The cache is keyed by the choices that concern this
+    section, and by nothing else.
+    """
 
     def __init__(self, name: str, base: Node, blocks: Sequence[Sequence[Sets]]) -> None:
         self._name = name
         self._base = base
         self._blocks = blocks
         prefix = f"{name}."
-        # What of each alternative concerns this section; blocks that never do are left out of the key.
+        # The part of each alternative that concerns this section. A block that never does is left out of the key:
+        # otherwise every combination would be a variant of its own, and nothing would be shared.
         self._sets = [[[p for p in sets if p[0].startswith(prefix)] for sets in b] for b in blocks]
         self._relevant = [index for index, sets in enumerate(self._sets) if any(sets)]
         self._known: dict[Chosen, Variant] = {}
         self._identities: dict[Chosen, str] = {}
 
     def at(self, chosen: Chosen) -> Variant:
-        """The variant that a combination has."""
+        """The variant of a combination."""
         key = tuple(chosen[index] for index in self._relevant)
         if key not in self._known:
             self._known[key] = self._resolve(chosen)
         return self._known[key]
 
     def identity(self, chosen: Chosen) -> str:
-        """Text that two variants share if they train alike."""
+        """A text that is equal for two variants that train in the same way; checkpoints do not change training."""
         key = tuple(chosen[index] for index in self._relevant)
         if key not in self._identities:
             resolved = self.at(chosen).resolved
@@ -121,7 +128,7 @@ class Variants:
                     node = substitute(node, tuple(path.split(".")[1:]), value)
                 except LookupError as error:
                     taken = ".".join(path.split(".")[: error.args[0] + 1])
-                    problems.append(at(value, f"{taken} is no section, so that {path} cannot be set"))
+                    problems.append(at(value, f"{taken} is not a section, so {path} cannot be set"))
         model = resolve_section(self._name, node, problems) if not problems else None
         if model is None:
             return Variant(node=node, resolved=plain(node), is_valid=False, problems=problems)
@@ -129,7 +136,7 @@ class Variants:
 
 
 def look_up(value: Any, steps: Sequence[str]) -> Any:
-    """What stands at a path of plain values, or None where nothing does."""
+    """The value at a path of plain values, or None if there is none."""
     for step in steps:
         value = value.get(step) if isinstance(value, dict) else None
     return value
@@ -143,17 +150,17 @@ def check_alone(base: Mapping[str, Node], swept: Mapping[str, Sequence[Node]]) -
         swept: Swept paths and the values written for them.
 
     Returns:
-        The problems that no combination could mend.
+        The problems that no combination could fix.
     """
     found: list[Diagnostic] = []
     for name, node in base.items():
         problems: list[Diagnostic] = []
-        # One that is not written has no key; it is missed elsewhere.
+        # A section that is not written has no key; that it is missing is reported elsewhere.
         if node.value or node.key_mark is not None:
             resolve_section(name, node, problems)
         found += [p for p in problems if ".".join(map(str, p.path)) not in swept]
     values = [(path, value) for path, nodes in swept.items() for value in nodes if path.partition(".")[0] in base]
-    # Each is checked with the whole of its section.
+    # Each value is checked together with its whole section, so large sections allow fewer values.
     largest = max(num_nodes(node) for node in base.values())
     for path, value in values[: min(_MAX_ALONE, 1 + _MAX_CHECKED // largest)]:
         name, *steps = path.split(".")

@@ -108,7 +108,11 @@ def test_a_sound_problem_keeps_all_its_promises():
     [
         (unseeded, "the same seed gives the same initial weights", "weights differ by up to"),
         (one_seed, "another seed gives other weights", "start from the same weights"),
-        (stateful_batches, "batch(step) is a pure function of the step", "is another one when asked again"),
+        (
+            stateful_batches,
+            "batch(step) is a pure function of the step",
+            "returns a different batch when it is called again",
+        ),
         (exploding, "loss and gradient are finite at the initial weights", "the loss at the initial weights is"),
         (
             unused,
@@ -116,16 +120,16 @@ def test_a_sound_problem_keeps_all_its_promises():
             "the loss does not depend on spare.weight and 1",
         ),
         (noisy_loss, "the same weights and batch give the same loss and gradient", "gave the losses"),
-        (hidden_state, "a resume goes on bit for bit", "after a resume gave loss"),
-        (seeded_probe, "the probe is frozen, and made of batches of one size", "hangs on the seed"),
-        (ragged_probe, "the probe is frozen, and made of batches of one size", "of different sizes"),
+        (hidden_state, "a resumed run continues bit for bit", "after a resume gave loss"),
+        (seeded_probe, "the probe is frozen, and its batches all have the same size", "depends on the seed"),
+        (ragged_probe, "the probe is frozen, and its batches all have the same size", "of different sizes"),
         (training_evaluation, "evaluating gives numbers and changes nothing", "evaluating changed the weights"),
     ],
 )
-def test_a_broken_promise_is_found_and_says_how_to_mend_it(build, promise, found):
+def test_a_broken_promise_is_found_and_says_how_to_fix_it(build, promise, found):
     finding = broken(build)[promise]
     assert found in finding.broken
-    assert finding.mend
+    assert finding.fix
 
 
 def test_a_promise_that_raises_is_broken_and_the_others_are_tried():
@@ -146,7 +150,7 @@ def test_code_that_is_not_shipped_is_found_before_a_cluster_finds_it(tmp_path, m
     first = next(iter(check_sweep(loads_spec(text, folder=tmp_path)))).finding
     assert not first.holds
     assert "lonely_neighbour" in first.broken
-    assert "one package" in first.mend
+    assert "one package" in first.fix
 
 
 def test_analytic_functions_have_nothing_to_check():

@@ -1,4 +1,4 @@
-"""Functions with known constants, by name: derivations stand with each class."""
+"""Functions with known constants, by name; each class derives its own."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ class Quadratic(Function):
 class Power(Function):
     r"""f(x) = |x|^p with p >= 2.
 
-    |f''| - L1 |f'| = p (p-1) |x|^{p-2} - L1 p |x|^{p-1} is largest at |x| = (p-2)/L1, with the value
+    |f''| - L1 |f'| = p (p-1) |x|^{p-2} - L1 p |x|^{p-1} is largest at |x| = (p-2)/L1, where it equals
     L0 = p ((p-2)/L1)^{p-2}: 2 for x^2, 3/L1 for |x|^3, 16/L1^2 for x^4. Any L1 > 0 will do.
 
     Attributes:
@@ -242,7 +242,7 @@ class ScalarNetwork(Function):
     r"""f(w) = (w^k - 1)^2: a linear network of k layers of one weight that they share; not convex for k >= 2.
 
     f' = 2k w^{k-1} (w^k - 1) and f'' = 2k w^{k-2} ((2k-1) w^k - (k-1)). |f''| - L1 |f'| is piecewise a polynomial in w,
-    so that its largest value is one of finitely many: at the real roots of the derivatives of its pieces, and where
+    so its largest value is one of finitely many: at the real roots of the derivatives of its pieces, and where
     pieces meet. It tends to minus infinity, since f' has the higher degree.
 
     Attributes:

@@ -1,4 +1,4 @@
-"""One analytic trial: what it is, what it must share with those beside it, and what became of it."""
+"""One analytic trial: what it is, what it must share with its group, and how it ended."""
 
 from __future__ import annotations
 
@@ -46,11 +46,11 @@ class Lane:
         dampening: Of the momentum.
         nesterov: Nesterov's momentum.
         steps: The cap.
-        log_every: A row every so many steps; None for the first and the last iterate alone.
+        log_every: Log a row every this many steps; None for the first and the last iterate only.
         noise: Bound on the noise, Assumption 5; 0 for none.
         noise_kind: ``sphere`` or ``ball``.
         seed: Of the noise.
-        stops_at_hit: Whether a lane ends once it has hit; else it goes on to the cap.
+        stops_at_hit: Whether a lane ends once it has hit; otherwise it continues to the cap.
     """
 
     function: Function
@@ -74,7 +74,7 @@ class Lane:
 
     @property
     def mode(self) -> Mode:
-        """What it must share with its neighbours."""
+        """What it must share with the other lanes of its group."""
         return Mode(
             steps=self.steps,
             stops_at_hit=self.stops_at_hit,
@@ -86,20 +86,20 @@ class Lane:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class LaneResult:
-    """What became of a trial.
+    """How a trial ended.
 
     Attributes:
         status: ``hit``, ``diverged`` (an iterate whose gradient is not finite) or ``capped``.
-        hitting_time: T of eq. (7), the first t with ||grad f(x_t)|| <= epsilon; None if it never was.
+        hitting_time: T of eq. (7), the first t with ||grad f(x_t)|| <= epsilon; None if it was never reached.
         num_steps: Steps taken.
         num_clipped: How many of them were shortened.
         diverged_step: The first k with a gradient that is not finite.
         last_finite_loss: The last finite f(x_k).
         min_grad_norm: The smallest ||grad f(x_k)||.
-        tail_grad_norm: Mean of ||grad f(x_k)|| over the second half of the cap; None for a lane that ended before.
+        tail_grad_norm: Mean of ||grad f(x_k)|| over the second half of the cap; None for a lane that ended earlier.
         rows: Columns of equal length: ``step``, ``epoch``, ``train_loss``, ``grad_norm`` (of the noisy gradient),
             ``step_size``, ``clipped``, ``update_norm``, ``learning_rate``, ``gap`` (f - f*) and ``full_grad_norm``.
-            The last row is of the last iterate, from which no step was taken.
+            The last row describes the last iterate, from which no step was taken.
     """
 
     status: Literal["hit", "diverged", "capped"]

@@ -1,8 +1,8 @@
 r"""Thousands of trials on functions with known constants, side by side in float64.
 
-A lane is one trial: one function, start, rule and seed. All lanes of a group take step k together, so that a step is a
-dozen NumPy calls whatever their number; those that have hit, diverged or come to their cap are dropped. What a lane
-gives depends on itself alone, never on who runs beside it.
+A lane is one trial: one function, start, rule and seed. All lanes of a group take step k together, so a step is a
+dozen NumPy calls whatever their number; those that have hit, diverged or reached their cap are dropped. What a lane
+returns depends on itself alone, never on the other lanes.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ from trainers.analytic.state import Mask, State, norms, start_state
 __all__ = ["Block", "run_lanes", "watch_lanes"]
 
 _BLOCK_STEPS = 64
-"""Steps between two looks at which lanes are finished."""
+"""Steps between two checks for finished lanes."""
 
 _MAX_LANES = 16_384
-"""Lanes that advance together: their arrays stay in the processor's cache."""
+"""Lanes that advance together: few enough that their arrays stay in the processor's cache."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Block:
-    """A sign of life.
+    """A heartbeat.
 
     Attributes:
         step: Steps that every lane of the group has taken.
@@ -40,7 +40,7 @@ class Block:
 
 
 def run_lanes(lanes: Sequence[Lane]) -> Iterator[tuple[int, LaneResult]]:
-    """Run trials to their ends.
+    """Run trials to their end.
 
     Args:
         lanes: The trials.
@@ -65,11 +65,11 @@ def run_lanes(lanes: Sequence[Lane]) -> Iterator[tuple[int, LaneResult]]:
 def watch_lanes(
     lanes: Sequence[Lane], *, should_stop: Callable[[], bool] = lambda: False
 ) -> Iterator[tuple[int, LaneResult] | Block]:
-    """The same, with a sign of life after every block of steps.
+    """The same, with a heartbeat after every block of steps.
 
     Args:
         lanes: The trials.
-        should_stop: Asked between blocks; once True, what is unfinished is left.
+        should_stop: Called between blocks; once it returns True, unfinished lanes are abandoned.
 
     Yields:
         Blocks, and index and result of each lane as they end.
@@ -92,14 +92,14 @@ class _Group:
         self._state = start_state(lanes, indices)
         self._log_every = lanes[0].log_every or self._state.mode.steps
         self._finite_loss = np.full(len(lanes), np.nan)
-        # One list of columns a moment; which trial a value belongs to stands in ``index``.
+        # One list of columns per moment; ``index`` says which trial a value belongs to.
         self._log: list[dict[str, np.ndarray[Any, Any]]] = []
         self._rows: dict[int, list[tuple[int, int]]] = {}
 
     def run(self, should_stop: Callable[[], bool]) -> Iterator[tuple[int, LaneResult] | Block]:
         """Advance all lanes until none is left."""
         step, steps = 0, self._state.mode.steps
-        # Diverging lanes overflow: that is what they are here to show.
+        # Diverging lanes overflow, which is what they are meant to show.
         with np.errstate(all="ignore"):
             while self._state.index.size:
                 if should_stop():
@@ -122,7 +122,7 @@ class _Group:
                 step = stop
 
     def _end_finished(self, begin: int, step: int, before: State) -> Iterator[tuple[int, LaneResult]]:
-        """Drop the lanes that have hit, diverged, or come to the cap."""
+        """Drop the lanes that have hit, diverged, or reached the cap."""
         state = self._state
         norm = state.grad_norm()
         at_cap = step == state.mode.steps
@@ -144,7 +144,7 @@ class _Group:
         self._finite_loss = finite_loss[~ended]
 
     def _end_cycling(self, step: int, earlier: State) -> Iterator[tuple[int, LaneResult]]:
-        """Lanes that are where they were two steps ago will come back for ever: what they have at the cap is known."""
+        """Lanes that are where they were two steps ago will cycle forever: their state at the cap is known now."""
         # Beyond the largest stable rate of a clipped rule most lanes end like this, exact to the last bit.
         state, steps = self._state, self._state.mode.steps
         if not state.mode.stops_at_hit or state.mode.momentum or state.noise is not None or self._log_every < steps:
@@ -177,7 +177,7 @@ class _Group:
     def _results(
         self, state: State, step: int, finite_loss: Array, *, diverged: bool = False
     ) -> Iterator[tuple[int, LaneResult]]:
-        """What became of lanes that end, all of them after ``step`` steps or at their hit before."""
+        """Results of the lanes that end, each after ``step`` steps or at its earlier hit."""
         steps, stops = state.mode.steps, state.mode.stops_at_hit
         hit = state.lowest <= state.epsilon
         taken = np.where(hit, state.age, step) if stops else np.full(hit.size, step)
@@ -203,7 +203,7 @@ class _Group:
     # Rows
 
     def _note(self, state: State, step: int) -> None:
-        """A row of every lane that runs: x_k, and the step from it."""
+        """One row per running lane: x_k, and the step from it."""
         norm, _, noisy_norm = state.noisy_gradient(step)
         size = state.step_size(noisy_norm)
         here = state.copy()
@@ -215,7 +215,7 @@ class _Group:
         self._append(state, steps, norm, noisy_norm, size.copy(), clipped, moved, running)
 
     def _note_last(self, state: State, steps: np.ndarray[Any, Any]) -> None:
-        """A row of the last iterate of each lane; no step was taken from it."""
+        """One row for the last iterate of each lane; no step was taken from it."""
         norm, nothing = state.grad_norm(), np.full(steps.size, np.nan)
         everything = np.ones(steps.size, dtype=np.bool_)
         self._append(state, steps, norm, nothing, nothing, ~everything, nothing, everything)

@@ -31,7 +31,7 @@ def _ball(generator: np.random.Generator, steps: int, dimension: int) -> Array:
 
 
 NOISES: dict[str, Callable[[np.random.Generator, int, int], Array]] = {"sphere": _sphere, "ball": _ball}
-"""Name to ``(generator, steps, dimension) -> (steps, dimension)``, of norm 1 at most and mean 0."""
+"""Name to ``(generator, steps, dimension) -> (steps, dimension)``, of norm at most 1 and mean 0."""
 
 
 class NoiseStream:

@@ -1,4 +1,4 @@
-"""Where thousands of trials stand, as arrays, and the step that they all take."""
+"""The state of thousands of trials as arrays, and the step that they all take."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ class State:
 
     Attributes:
         mode: What they share.
-        function: f, one number a lane.
-        noise: Draws of norm 1 at most; None for none.
+        function: f, one number per lane.
+        noise: Draws of norm at most 1; None for none.
         index: Which trial a lane is.
         epsilon: The gradient norm to be reached.
         eta: Largest step size.
@@ -72,7 +72,7 @@ class State:
         return replace(self, function=type(self.function)(**numbers), noise=noise, **arrays)
 
     def copy(self) -> State:
-        """The same lanes, with memory of its own for all that a step changes."""
+        """The same lanes, with a separate copy of everything that a step changes."""
         return replace(
             self,
             x=self.x.copy(),
@@ -109,7 +109,7 @@ class State:
         """All lanes from x_k to x_{k+1}; where lanes stop at a hit, those that have hit stay where they are."""
         norm, gradient, noisy_norm = self.noisy_gradient(step)
         np.fmin(self.lowest, norm, out=self.lowest)
-        # False for NaN: a lane that is not finite any more does not age.
+        # False for NaN: a lane that is no longer finite does not age.
         self.above &= norm > self.epsilon
         self.age += self.above
         if not self.mode.stops_at_hit and 2 * step >= self.mode.steps:
@@ -178,7 +178,7 @@ def norms(points: Array) -> Array:
 
 
 def _stack(functions: Sequence[Function]) -> Function:
-    """One function whose numbers are arrays, one number a lane, in the last axis."""
+    """One function whose numbers are arrays, with one number per lane in the last axis."""
     first = functions[0]
     columns = {}
     for name in (f.name for f in fields(first)):

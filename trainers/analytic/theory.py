@@ -1,4 +1,4 @@
-r"""The step sizes that the theorems prescribe, and the numbers of iterations that they promise.
+r"""The step sizes that the theorems prescribe, and the numbers of iterations that they guarantee.
 
 All rules take steps x - h g with h = min(eta, numerator / (||g|| + offset)):
 
@@ -156,11 +156,11 @@ THEORIES: dict[str, tuple[Callable[[Setting], StepRule], Callable[[Setting], flo
     "theorem6": (_theorem6, _theorem6_bound),
     "theorem7": (_theorem7, _theorem7_bound),
     "theorem8": (_theorem8, _theorem8_bound),
-    # Half of Theorem 3's steps at least, so no more than twice its iterations plus one; no theorem is stated for it.
+    # At least half of Theorem 3's steps, so at most twice its iterations plus one; the paper states no theorem for it.
     "normalized": (_normalized, None),
     "vankov2024": (_vankov2024, _vankov2024_bound),
 }
-"""Name to parameters and promised number of iterations."""
+"""Name to parameters and guaranteed number of iterations."""
 
 
 def rule_of(theory: str, setting: Setting) -> StepRule:
@@ -184,7 +184,7 @@ def rule_of(theory: str, setting: Setting) -> StepRule:
 
 
 def bound_of(theory: str, setting: Setting) -> float | None:
-    """The number of iterations that a theorem promises for its own parameters; None where it promises none.
+    """The number of iterations that a theorem guarantees for its own parameters; None where it guarantees none.
 
     Args:
         theory: A name in :data:`THEORIES`.

@@ -1,7 +1,7 @@
 """Decoded data as files that all processes of a machine map: decoded once, in memory once.
 
 An entry is a folder of ``.npy`` files and a note of their shapes, types and hashes. It appears whole, by a rename, and
-is used only while it is what the note says; anything else is decoded anew. All of it may be deleted at any time.
+is used only while it matches the note; anything else is decoded again. All of it may be deleted at any time.
 """
 
 from __future__ import annotations
@@ -27,18 +27,18 @@ logger = logging.getLogger(__name__)
 Array = np.ndarray[Any, np.dtype[Any]]
 
 _FORMAT = 1
-"""Counts changes of how anything is decoded; a new value decodes everything anew."""
+"""Incremented whenever the way anything is decoded changes; a new value decodes everything again."""
 
 _WORTH_BYTES = 1 << 20
-"""Smaller files are decoded sooner than they are looked up, and leave no litter."""
+"""Smaller files are decoded faster than they are looked up, and would only litter the cache."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Decoded:
-    """What was made of some files.
+    """Decoded data of some files.
 
     Attributes:
-        arrays: By name; to be read only. Of an entry they are private mappings of its files, whose pages all
+        arrays: By name; read-only. In an entry they are private mappings of its files, whose pages all
             processes share until one is written to.
         facts: Whatever else there is to know, JSON-able.
     """
@@ -48,7 +48,7 @@ class Decoded:
 
 
 def decoded(kind: str, paths: Iterable[Path], decode: Callable[[], Decoded]) -> Decoded:
-    """What ``decode`` makes of files, from the cache where it has been made of the same bytes before.
+    """What ``decode`` makes of files, from the cache if it has decoded the same bytes before.
 
     Args:
         kind: Which decoder it is.
@@ -84,7 +84,7 @@ def _key(files: Iterable[Path]) -> str:
 
 
 def _read(folder: Path) -> Decoded | None:
-    """An entry; None where there is none that is whole."""
+    """An entry; None if there is no complete one."""
     try:
         note = json.loads((folder / "note.json").read_text(encoding="utf-8"))
         if _hash(json.dumps(note["content"]).encode()) != note["hash"]:
@@ -98,13 +98,13 @@ def _read(folder: Path) -> Decoded | None:
     except FileNotFoundError:
         return None
     except (OSError, ValueError, KeyError, TypeError, EOFError) as error:
-        logger.warning("decoded data in %s is damaged and will be made anew: %s", folder, error)
+        logger.warning("decoded data in %s is damaged and will be made again: %s", folder, error)
         return None
     return Decoded(arrays=arrays, facts=content["facts"])
 
 
 def _write(folder: Path, made: Decoded) -> None:
-    """Write an entry beside its place, then rename it there."""
+    """Write an entry next to its final place, then rename it."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".making-", dir=folder.parent) as staging:
         whole = Path(staging) / "whole"
@@ -120,7 +120,8 @@ def _write(folder: Path, made: Decoded) -> None:
         try:
             whole.rename(folder)
         except OSError:
-            # A process that was quicker made the same. A damaged entry gives way; whoever has mapped it keeps it.
+            # A faster process has made the same entry. A damaged one is replaced; processes that have mapped it keep
+            # it.
             if _read(folder) is None:
                 folder.rename(Path(staging) / "damaged")
                 whole.rename(folder)

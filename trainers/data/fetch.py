@@ -1,4 +1,4 @@
-"""Bring published data into the cache: download, check, unpack, and only then give it its place."""
+"""Bring published data into the cache: download, check, unpack, and only then move it into place."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ _CHUNK_BYTES = 1 << 16
 
 
 class Progress(Protocol):
-    """What shows how far a download is; the protocol is pooch's."""
+    """Shows the progress of a download; the protocol is pooch's."""
 
     total: int
 
     def update(self, n: int) -> None:
-        """So many more bytes are there."""
+        """This many more bytes have arrived."""
 
     def reset(self) -> None:
-        """Begin again at 0."""
+        """Start again at 0."""
 
     def close(self) -> None:
-        """That was all."""
+        """The download is complete."""
 
 
 def _unseen(download: Download) -> Progress | None:
@@ -46,7 +46,7 @@ def fetch(
 
     Args:
         source: What to fetch.
-        origin: A folder, or an address, with the publisher's files, where not from the publisher. The hashes are
+        origin: A folder or an address with the publisher's files; None for the publisher's own. The hashes are
             checked all the same.
         progress: Makes something that shows the progress of a download, or None.
 
@@ -54,7 +54,7 @@ def fetch(
         The folder; it is left as it is if the data is there already.
 
     Raises:
-        DataError: The data cannot be reached, is not what the publisher vouches for, or cannot be stored. Nothing
+        DataError: The data cannot be reached, does not match the published hashes, or cannot be stored. Nothing
             is left behind.
     """
     folder = folder_of(source)
@@ -91,7 +91,7 @@ def _bring(source: Source, download: Download, file: Path, origin: str | None, p
         shutil.copyfile(given, file)
         return
     url = download.url if origin is None else f"{origin.rstrip('/')}/{download.file_name}"
-    # Imported here: half a second that nobody waits for who has the data.
+    # Imported here: it takes half a second, which is saved when the data is there already.
     import pooch
     import requests
 
@@ -117,12 +117,12 @@ def _check(download: Download, file: Path) -> None:
 
 
 def _place(whole: Path, folder: Path) -> None:
-    """Rename into place; a process that was quicker brought the same, and an incomplete folder gives way."""
+    """Rename into place, unless a faster process has done so; an incomplete folder is replaced."""
     try:
         whole.rename(folder)
     except OSError:
         if not folder.is_dir():
             raise
-        # Files that a user put there by hand stay, beside those that were missing.
+        # Files that a user put there by hand stay, next to those that were missing.
         for file in whole.iterdir():
             os.replace(file, folder / file.name)

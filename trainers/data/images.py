@@ -65,7 +65,7 @@ def load_images(name: str) -> ImageData:
         The data; a second call in the same process costs nothing while the files stay as they are.
 
     Raises:
-        DataError: There is no such data set, it has not been fetched or is not whole, scikit-learn or a file is
+        DataError: There is no such data set, it has not been fetched or is incomplete, scikit-learn or a file is
             missing, or a file is not of the format.
     """
     if name == "digits":
@@ -95,7 +95,7 @@ def _decode(paths: Sequence[Path]) -> Decoded:
     """Images and labels of training files and, last, the test file."""
     batches = [_read(path) for path in paths]
     train_images, train_labels = (torch.cat(parts) for parts in zip(*batches[:-1], strict=True))
-    # No list of the official files' hashes is at hand, and subsets are welcome: so it does not claim to be CIFAR-10.
+    # We have no list of the official files' hashes, and subsets are welcome, so this does not claim to be CIFAR-10.
     data = _image_data("cifar10-binary:unverified", train_images, train_labels, *batches[-1], mirrors=True)
     names = ("train_images", "train_labels", "valid_images", "valid_labels")
     arrays = {name: getattr(data, name).numpy() for name in names}
@@ -128,7 +128,7 @@ def _as_tensors(path: Path, pixels: np.ndarray[Any, Any], labels: np.ndarray[Any
 def _digits() -> ImageData:
     """scikit-learn's digits, split four to one."""
     try:
-        # Imported here: an extra, and slow to load.
+        # Imported here: an optional dependency, and slow to load.
         from sklearn.datasets import load_digits
     except ImportError as error:
         raise DataError("dataset 'digits' needs scikit-learn: pip install 'clipsweep[images]'") from error

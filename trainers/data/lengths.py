@@ -13,7 +13,7 @@ __all__ = ["epoch_starts", "num_sequences"]
 
 
 def num_sequences(total: int, length: int, *, halved: float) -> int:
-    """In how many sequences an epoch is cut: ``total`` over the mean length.
+    """The number of sequences into which an epoch is cut: ``total`` over the mean length.
 
     Args:
         total: Tokens of a stream that are predicted in one epoch.
@@ -36,8 +36,8 @@ def epoch_starts(total: int, length: int, *, halved: float, jitter: float, seed:
     """Where the sequences of one epoch begin.
 
     The lengths are drawn as Merity et al. (2018), Section 5, draw them: normal around ``length``, with probability
-    ``halved`` around half of it, rounded down. Those alone would give every epoch another number of steps; so what they
-    sum to too much or too little is spread evenly over the epoch, about a token a sequence, and every token is visited
+    ``halved`` around half of it, rounded down. Those alone would give each epoch a different number of steps, so any
+    surplus or shortfall is spread evenly over the epoch, about one token per sequence, and every token is visited
     once. No sequence is shorter than a token or longer than ``2 length``.
 
     Args:
@@ -63,7 +63,7 @@ def epoch_starts(total: int, length: int, *, halved: float, jitter: float, seed:
     mean = torch.where(short, length / 2, float(length)).double()
     lengths = (mean + jitter * torch.randn(count, generator=generator, dtype=torch.float64)).floor().long()
     lengths = lengths.clamp(1, 2 * length)
-    # The rest in equal shares, those that make no whole number at random; again where a limit stands in the way.
+    # The rest in equal shares, with the remainder placed at random; repeated where a limit is hit.
     while rest := total - int(lengths.sum()):
         sign = 1 if rest > 0 else -1
         free = (lengths < 2 * length if sign > 0 else lengths > 1).nonzero().flatten()

@@ -1,4 +1,4 @@
-"""In which order samples are visited, and which of them make the probe: pure functions of a few integers."""
+"""The order in which samples are visited, and the choice of the probe's samples: pure functions of a few integers."""
 
 from __future__ import annotations
 

@@ -21,7 +21,8 @@ def read_pickled_batch(path: Path) -> tuple[np.ndarray[Any, Any], np.ndarray[Any
     """Pixels and labels of one ``data_batch_n`` or ``test_batch``.
 
     Args:
-        path: A pickled dictionary with ``labels``, a list of numbers, and ``data``, an array of bytes, a row an image.
+        path: A pickled dictionary with ``labels``, a list of numbers, and ``data``, an array of bytes, one row per
+            image.
 
     Returns:
         Pixels, uint8, shape (num_images, 3072), and labels, int64, shape (num_images,).
@@ -33,12 +34,12 @@ def read_pickled_batch(path: Path) -> tuple[np.ndarray[Any, Any], np.ndarray[Any
         content = _Unpickler(io.BytesIO(path.read_bytes()), encoding="bytes").load()
     except DataError as error:
         raise DataError(f"{path}: {error}") from error
-    # Whatever bytes a stranger strings together: the virtual machine of pickles documents no list of its errors.
+    # The bytes may come from anybody, and the pickle virtual machine does not document which errors it can raise.
     except Exception as error:
         raise DataError(f"{path}: no pickle of CIFAR-10's Python archive, or cut short: {error}") from error
     if not isinstance(content, dict):
         raise DataError(f"{path}: holds a {type(content).__name__}, not a dictionary with labels and data")
-    # Python 2 wrote byte strings for keys; whoever wrote the file anew may have text.
+    # Python 2 wrote byte strings for keys; a file that was written again may have text.
     named = {key.decode("latin1") if isinstance(key, bytes) else key: value for key, value in content.items()}
     labels, data = named.get("labels"), named.get("data")
     if not (isinstance(data, _Array) and isinstance(labels, list) and all(type(label) is int for label in labels)):
@@ -52,18 +53,18 @@ def read_pickled_batch(path: Path) -> tuple[np.ndarray[Any, Any], np.ndarray[Any
 
 
 class _Type:
-    """Stands for ``numpy.dtype``: only that of bytes is in the archive."""
+    """Stands in for ``numpy.dtype``: the archive has only that of bytes."""
 
     def __init__(self, name: Any, *_: Any) -> None:
         if name not in {"u1", b"u1", "|u1", b"|u1"}:
             raise DataError(f"an array of {name!r} where CIFAR-10 has bytes")
 
     def __setstate__(self, state: Any) -> None:
-        """Byte order and the like, of which bytes have none."""
+        """Byte order and the like, which bytes do not have."""
 
 
 class _Array:
-    """Stands for ``numpy.ndarray``: its own code never sees what the file says."""
+    """Stands in for ``numpy.ndarray``, so that NumPy's own code never sees what the file says."""
 
     def __init__(self) -> None:
         self._shape: tuple[int, ...] = (0,)
@@ -79,19 +80,19 @@ class _Array:
         self._shape, self._content = shape, content
 
     def values(self) -> np.ndarray[Any, Any]:
-        """The table, in memory of its own."""
+        """The table, copied."""
         return np.frombuffer(self._content, dtype=np.uint8).reshape(self._shape).copy()
 
 
 def _reconstruct(kind: Any, shape: Any, code: Any) -> _Array:
-    """Stands for NumPy's function of the name: an empty array, whose state follows."""
+    """Stands in for NumPy's function of that name: an empty array, whose state follows."""
     if kind is not _Array:
         raise DataError("an array of a kind that is not in the archive")
     return _Array()
 
 
 def _encode(text: Any, encoding: Any = "latin1") -> bytes:
-    """Stands for ``_codecs.encode``, by which Python 3 writes bytes in protocol 2."""
+    """Stands in for ``_codecs.encode``, with which Python 3 writes bytes in protocol 2."""
     if not isinstance(text, str) or encoding not in {"latin1", b"latin1"}:
         raise DataError(f"text in the encoding {encoding!r}, where the archive has latin1")
     return text.encode("latin1")
@@ -107,10 +108,10 @@ _STAND_INS: dict[tuple[str, str], Any] = {
 
 
 class _Unpickler(pickle.Unpickler):
-    """Knows the few names that the archive holds, and gives none of the real things for them."""
+    """Knows the few names that the archive uses, and returns stand-ins for all of them."""
 
     def find_class(self, module: str, name: str) -> Any:
-        """The stand-in of a name; every other name is refused."""
+        """The stand-in for a name; every other name is refused."""
         if (module, name) not in _STAND_INS:
             raise DataError(f"refused: asks for {module}.{name}, which is not in CIFAR-10's Python archive")
         return _STAND_INS[module, name]

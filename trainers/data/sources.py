@@ -1,6 +1,6 @@
-"""Published data by name: where it comes from, what vouches for it, and where it lies on this machine.
+"""Published data by name: where it comes from, its hashes, and where it is on this machine.
 
-Light on purpose: a plan asks here whether the data is there, without loading anything that reads it.
+Light on purpose: a plan checks here whether the data is present, without loading anything that reads it.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _TEXT_NAMES = ("ptb.{split}.txt", "{split}.txt", "wiki.{split}.tokens")
 
 @dataclass(frozen=True, kw_only=True)
 class Download:
-    """One file of a publisher's.
+    """One of a publisher's files.
 
     Attributes:
         url: Where it is.
@@ -62,7 +62,7 @@ class Source:
         kind: Which option of a problem takes it.
         about: What it is, in a few words.
         downloads: What is fetched: the very files, or archives of them.
-        layouts: File names, any one tuple of which is the whole; the first is what is fetched.
+        layouts: Tuples of file names, each of which is the complete data; the first is what is fetched.
     """
 
     name: str
@@ -130,7 +130,7 @@ _ALL = (
                 hashes={"md5": "c32a1d4ab5d03f1284b67883e8d87530"},
             ),
         ),
-        # The Python archive does as well, for those who have it already.
+        # The Python archive works as well, for those who have it already.
         layouts=((*(f"{name}.bin" for name in _BATCHES), "test_batch.bin"), (*_BATCHES, "test_batch")),
     ),
 )
@@ -139,7 +139,7 @@ SOURCES: dict[str, Source] = {source.name: source for source in _ALL}
 
 
 def cache_dir() -> Path:
-    """The folder for what can be fetched or made anew: ``$CLIPSWEEP_CACHE``, or the user's cache directory."""
+    """The folder for what can be fetched or made again: ``$CLIPSWEEP_CACHE``, or the user's cache directory."""
     if chosen := os.environ.get("CLIPSWEEP_CACHE"):
         return Path(chosen).expanduser().absolute()
     # Imported here: not needed where the variable is set.
@@ -149,12 +149,12 @@ def cache_dir() -> Path:
 
 
 def folder_of(source: Source) -> Path:
-    """The folder in which a source's files lie, or would."""
+    """The folder for a source's files, whether or not they are there."""
     return cache_dir() / "data" / source.name
 
 
 def is_present(source: Source) -> bool:
-    """Whether all its files are there; what they hold is checked when fetched, and again when read."""
+    """Whether all its files are there; their contents are checked when fetched, and again when read."""
     folder = folder_of(source)
     return any(all((folder / name).is_file() for name in names) for names in source.layouts)
 
@@ -200,7 +200,7 @@ def _text_file(folder: Path, split: str) -> Path:
 
 
 def image_files(folder: Path) -> tuple[Path, ...]:
-    """The files of a data set in CIFAR-10's formats; of both the binary one.
+    """The files of a data set in one of CIFAR-10's formats; the binary one if both are there.
 
     Args:
         folder: Where they lie.
@@ -223,7 +223,7 @@ def image_files(folder: Path) -> tuple[Path, ...]:
 
 
 def lacking(folder: Path, kind: str) -> str | None:
-    """What a folder of the user's lacks to be read; what its files hold is seen by who reads them.
+    """Which files a user's folder lacks; their contents are left to the reader.
 
     Args:
         folder: The folder.
@@ -252,7 +252,7 @@ def find_folder(name: str, kind: Literal["corpus", "dataset"], *, built_in: str)
         built_in: What else it might have named, for the message.
 
     Returns:
-        The folder; what it holds is for the reader to see.
+        The folder; its contents are left to the reader.
 
     Raises:
         DataError: It is the name of data that has not been fetched, or neither a name nor a directory.

@@ -23,7 +23,8 @@ __all__ = ["Corpus", "load_corpus"]
 
 _UNKNOWN, _END = "<unk>", "<eos>"
 
-# Tokens of the three texts with an end a line, and words: Mikolov's preprocessing, on which published figures rest.
+# Tokens of the three texts with one end token per line, and words: Mikolov's preprocessing, which published figures
+# use.
 _KNOWN_SIZES = {"ptb": (929_589, 73_760, 82_430, 10_000)}
 
 
@@ -53,14 +54,14 @@ def load_corpus(name: str) -> Corpus:
         name: ``python-docs`` for the language reference that comes with this Python (its text, and so everything
             computed from it, differs between Python versions); ``ptb`` or ``wikitext2`` for what ``clipsweep data
             fetch`` brought; or a directory with three texts, ``ptb.train.txt``,
-            ``train.txt`` or ``wiki.train.tokens`` and its like for valid and test: whitespace between tokens, a
-            sentence a line.
+            ``train.txt`` or ``wiki.train.tokens`` and its like for valid and test: whitespace between tokens, one
+            sentence per line.
 
     Returns:
         The corpus; a second call in the same process costs nothing while the files stay as they are.
 
     Raises:
-        DataError: There is no such corpus, it has not been fetched, it has not the size that it is known to have, or a
+        DataError: There is no such corpus, it has not been fetched, it does not have its known size, or a
             file is missing, empty or not UTF-8 text.
     """
     if name == "python-docs":
@@ -96,7 +97,7 @@ def _decode(paths: Sequence[Path]) -> Decoded:
         tokens[split] = [token for line in lines for token in (*line.split(), _END)]
         if not any(line.strip() for line in lines):
             raise DataError(f"{path}: holds no token")
-    # The training text's words, in the order of their first appearance; a text that was prepared knows no others.
+    # The training text's words, in the order of their first appearance; a preprocessed text has no others.
     vocabulary = dict.fromkeys(tokens["train"])
     return _numbered(tokens, vocabulary)
 
@@ -120,7 +121,7 @@ def _python_docs() -> Corpus:
 
 
 def _named(name: str, text: Decoded) -> Corpus:
-    """The corpus that token numbers and words are, under its name."""
+    """A named corpus from token numbers and words."""
     splits = {split: torch.from_numpy(text.arrays[split]) for split in SPLITS}
     return Corpus(**splits, vocabulary=tuple(text.facts["vocabulary"]), fingerprint=f"{name}:{text.facts['digest']}")
 

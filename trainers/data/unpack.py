@@ -1,4 +1,4 @@
-"""Take known files out of an archive, and nothing else, wherever its members claim to belong."""
+"""Extract known files from an archive, and nothing else, whatever paths its members claim."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _SUFFIXES = (".zip", ".tar.gz")
 
 
 def is_archive(file: Path) -> bool:
-    """Whether a file's name is that of an archive which :func:`unpack` reads."""
+    """Whether a file has the name of an archive that :func:`unpack` reads."""
     return file.name.endswith(_SUFFIXES)
 
 
@@ -34,7 +34,7 @@ def unpack(archive: Path, names: Collection[str], folder: Path) -> None:
 
     Raises:
         DataError: The archive is damaged, has a member that is no plain file or folder or whose path is absolute or
-            climbs upwards, or has two members of a wanted name. Nothing of it has been written outside of ``folder``.
+            climbs upwards, or has two members of a wanted name. Nothing has been written outside ``folder``.
     """
     opened = _zip if archive.name.endswith(".zip") else _tar
     try:
@@ -42,7 +42,7 @@ def unpack(archive: Path, names: Collection[str], folder: Path) -> None:
             for path, stream in members:
                 if path.name not in names or stream is None:
                     continue
-                # Exclusive: the second of two members of one name is a mistake or a trick.
+                # Exclusive: a second member of the same name is a mistake or an attack.
                 with (folder / path.name).open("xb") as file:
                     shutil.copyfileobj(stream, file)
     except FileExistsError as error:
@@ -56,12 +56,12 @@ Members = Iterator[tuple[PurePosixPath, IO[bytes] | None]]
 
 @contextmanager
 def _zip(archive: Path) -> Iterator[Members]:
-    """The members of a zip file, checked all before the first is read."""
+    """The members of a zip file, all checked before the first is read."""
     with zipfile.ZipFile(archive) as file:
         infos = file.infolist()
         for info in infos:
             kind = stat.S_IFMT(info.external_attr >> 16)
-            # Archives made elsewhere than on Unix state no kind.
+            # Archives that were not made on Unix do not say what kind a member is.
             plain = kind in {0, stat.S_IFREG, stat.S_IFDIR}
             _admit(archive, info.filename, plain=plain)
 
@@ -77,7 +77,7 @@ def _zip(archive: Path) -> Iterator[Members]:
 
 @contextmanager
 def _tar(archive: Path) -> Iterator[Members]:
-    """The members of a tape archive, checked all before the first is read."""
+    """The members of a tar archive, all checked before the first is read."""
     with tarfile.open(archive, "r:gz") as file:
         infos = file.getmembers()
         for info in infos:
@@ -86,7 +86,7 @@ def _tar(archive: Path) -> Iterator[Members]:
 
 
 def _admit(archive: Path, name: str, *, plain: bool) -> None:
-    """Refuse an archive that tries to be anything but files below one folder."""
+    """Refuse an archive that holds anything but plain files below one folder."""
     path = PurePosixPath(name.replace("\\", "/"))
     if path.is_absolute() or ".." in path.parts or ":" in name:
         raise DataError(f"{archive.name}: refused, since {name!r} points out of the folder it would be unpacked into")

@@ -1,4 +1,4 @@
-"""The AWD-LSTM: an LSTM language model regularised in every place (Merity, Keskar and Socher, 2018)."""
+"""The AWD-LSTM: an LSTM language model with regularisers throughout (Merity, Keskar and Socher, 2018)."""
 
 from __future__ import annotations
 
@@ -93,11 +93,11 @@ class AWDLSTM(nn.Module):
         self._penalties = (activation_penalty, temporal_penalty)
 
     def forward(self, tokens: Tensor, state: tuple[HiddenState, ...] | None) -> Prediction:
-        """What the output layer makes every next token of, the states after the last one, and in training the penalty.
+        """The features for every next token, the states after the last one, and in training the penalty.
 
         Args:
             tokens: Token numbers, int64, shape (time, batch).
-            state: A hidden state a layer before the first token; None for zeros.
+            state: One hidden state per layer before the first token; None for zeros.
 
         Returns:
             Features, shape (time, batch, width), the states, and the penalty.
@@ -117,7 +117,7 @@ class AWDLSTM(nn.Module):
         vectors: Tensor = self.embedding(tokens)
         if not (self.training and self._dropout_embedding):
             return vectors
-        # A number a word of the vocabulary, looked up like the vectors: cheaper than to mask the whole table.
+        # One number per word of the vocabulary, looked up like the vectors: cheaper than masking the whole table.
         kept = F.dropout(vectors.new_ones(self.embedding.num_embeddings), self._dropout_embedding)
         return vectors * kept[tokens][..., None]
 
@@ -167,7 +167,7 @@ def locked_dropout(values: Tensor, probability: float, *, training: bool) -> Ten
         training: Whether to drop at all.
 
     Returns:
-        Values of the same shape, those that are left scaled by 1 / (1 - probability).
+        Values of the same shape, those that remain scaled by 1 / (1 - probability).
     """
     if not (training and probability):
         return values

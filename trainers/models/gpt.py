@@ -49,7 +49,9 @@ class GPT(nn.Module):
         check_sizes("gpt", layers=layers, heads=heads, width=width)
         check_probabilities("gpt", dropout=dropout)
         if width % heads:
-            raise TrainerError(f"model gpt: width must be a multiple of heads, but {width} is none of {heads}")
+            raise TrainerError(
+                f"model gpt: width must be a multiple of heads, but {width} is not a multiple of {heads}"
+            )
         self.embedding = nn.Embedding(num_tokens, width)
         self.positions = nn.Embedding(max_length, width)
         self.blocks = nn.ModuleList([_Block(width, heads, dropout) for _ in range(layers)])
@@ -66,7 +68,7 @@ class GPT(nn.Module):
             self.projection.weight = self.embedding.weight
 
     def forward(self, tokens: Tensor, state: None = None) -> Prediction:
-        """What the output layer makes every next token of.
+        """The features for every next token.
 
         Args:
             tokens: Token numbers, int64, shape (time, batch), at most ``max_length`` of them in time.
@@ -110,7 +112,7 @@ class _Block(nn.Module):
         if self.training:
             mixed = F.scaled_dot_product_attention(query, key, value, dropout_p=self._dropout, is_causal=True)
         else:
-            # Fused attention has no second derivative, and f, which is defined in evaluation mode, needs one.
+            # Fused attention has no second derivative, which f needs; f is defined in evaluation mode.
             mixed = _causal_attention(query, key, value)
         return self.attended(mixed.transpose(1, 2).reshape(batch, time, width))  # type: ignore[no-any-return]
 

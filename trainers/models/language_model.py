@@ -1,4 +1,4 @@
-"""What a language model gives: what its output layer is given, a state to carry on, and what it adds to the loss."""
+"""What a language model returns: the input of its output layer, a state to carry on, and what it adds to the loss."""
 
 from __future__ import annotations
 
@@ -14,13 +14,15 @@ __all__ = ["Prediction"]
 class Prediction(NamedTuple):
     """What a language model makes of a batch of tokens.
 
-    The output layer is left to whoever knows what is wanted of it: a loss needs no table of all logits.
+    Applying the output layer is left to the caller, who knows what is needed: a loss does not need the table of all
+    logits.
 
     Attributes:
-        features: What the output layer is given, shape (time, batch, width).
+        features: Input of the output layer, shape (time, batch, width).
         projection: The output layer, from width to num_tokens, with a bias.
         state: To be passed in with the tokens that follow: any tree of tensors, or None.
-        penalty: A scalar that training minimises beside the cross-entropy, and that is no part of f; None for nothing.
+        penalty: A scalar that training minimises in addition to the cross-entropy, and that is not part of f; None for
+            nothing.
     """
 
     features: Tensor
@@ -30,7 +32,7 @@ class Prediction(NamedTuple):
 
     @property
     def logits(self) -> Tensor:
-        """Of every next token, shape (time, batch, num_tokens)."""
+        """Logits of every next token, shape (time, batch, num_tokens)."""
         logits: Tensor = self.projection(self.features)
         return logits
 

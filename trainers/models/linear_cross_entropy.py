@@ -1,4 +1,4 @@
-"""The output layer of a language model and its loss in one, with the logits of few tokens in memory at a time."""
+"""The output layer of a language model and its loss in one, with the logits of only a few tokens in memory."""
 
 from __future__ import annotations
 
@@ -11,16 +11,17 @@ from torch import Tensor
 __all__ = ["linear_cross_entropy"]
 
 _CHUNK = 256
-"""Tokens at a time: their logits stay near the processor, and products of matrices are large enough to be fast."""
+"""Tokens at a time: few enough that their logits stay in cache, enough that matrix products are fast."""
 
 
 def linear_cross_entropy(features: Tensor, weight: Tensor, bias: Tensor, targets: Tensor) -> Tensor:
     r"""Mean cross-entropy of ``softmax(features @ weight.T + bias)``, in nats.
 
     The same as ``F.cross_entropy(F.linear(features, weight, bias), targets)`` up to rounding. It works on a chunk of
-    rows at a time, and where a gradient is wanted, takes it at once, (softmax - onehot) / N: logits are exponentiated
-    once instead of twice, and are never all there. Unlike the chunks of ``F.linear_cross_entropy`` (PyTorch 2.13), it
-    can be differentiated twice, which Hessian-vector products need; the second time without chunks.
+    rows at a time, and where a gradient is wanted, computes it at once, (softmax - onehot) / N: logits are
+    exponentiated once instead of twice, and are never all in memory. Unlike the chunks of ``F.linear_cross_entropy``
+    (PyTorch 2.13), it can be differentiated twice, which Hessian-vector products need; the second derivative is not
+    chunked.
 
     Args:
         features: Inputs of the layer, shape (N, width).
@@ -44,13 +45,13 @@ def linear_cross_entropy(features: Tensor, weight: Tensor, bias: Tensor, targets
 
 
 class _LinearCrossEntropy(torch.autograd.Function):
-    """Takes the first gradient on the way forward."""
+    """Computes the first gradient during the forward pass."""
 
     @staticmethod
     def forward(ctx: Any, features: Tensor, weight: Tensor, bias: Tensor, targets: Tensor, wanted: bool) -> Tensor:
         count = len(features)
         total = torch.zeros((), dtype=torch.float64, device=features.device)
-        # Rows at a time as equal as they come: a last chunk of a few rows would waste its product.
+        # Chunks of nearly equal size: a last chunk of a few rows would waste its matrix product.
         num_chunks = max(1, -(-count // _CHUNK))
         if wanted:
             to_features, to_weight, to_bias = (
@@ -83,7 +84,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
         features, weight, bias, targets, *gradients = ctx.saved_tensors
         (factor,) = outer
         if torch.is_grad_enabled():
-            # To be differentiated again: by operations that autograd knows.
+            # May be differentiated again, so it uses operations that autograd knows.
             slope = F.linear(features, weight, bias).softmax(1) - F.one_hot(targets, len(weight)).to(weight.dtype)
             slope = slope * (factor / len(features))
             return slope @ weight, slope.t() @ features, slope.sum(0), None, None

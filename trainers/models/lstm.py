@@ -22,7 +22,7 @@ class LSTMLanguageModel(nn.Module):
     Args:
         num_tokens: Size of the vocabulary.
         layers: Number of LSTM layers.
-        hidden: Units a layer.
+        hidden: Units per layer.
         embedding: Size of the embedding.
         tied: Let the projection share the embedding's weights; needs ``hidden == embedding``.
         dropout: Probability of dropping a unit after the embedding, between layers and before the projection.
@@ -61,7 +61,7 @@ class LSTMLanguageModel(nn.Module):
             self.projection.weight = self.embedding.weight
 
     def forward(self, tokens: Tensor, state: HiddenState | None) -> Prediction:
-        """What the output layer makes every next token of, and the hidden state after the last one.
+        """The features for every next token, and the hidden state after the last one.
 
         Args:
             tokens: Token numbers, int64, shape (time, batch).

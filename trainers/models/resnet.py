@@ -20,7 +20,7 @@ class ResNet(nn.Module):
         blocks: Number of blocks of each stage; twice their sum and two more is the depth.
         width: Channels of the first stage.
         projected: Where a stage begins, shortcuts are 1 x 1 convolutions with batch normalisation (option B). Otherwise
-            they are free of parameters (option A): every other pixel, filled up with zeros.
+            they have no parameters (option A): every other pixel, padded with zeros.
         channels: Channels of the images.
         num_classes: Number of outputs.
 

@@ -1,4 +1,4 @@
-"""What models refuse: sizes below one and impossible probabilities."""
+"""Checks that models share: sizes of at least one, and possible probabilities."""
 
 from __future__ import annotations
 

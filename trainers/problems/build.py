@@ -1,4 +1,4 @@
-"""A problem from a spec's words: a registered name or a user's own factory by import path."""
+"""A problem as a spec names it: a registered name, or a user's own factory by import path."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def build_problem(
     """The problem that a spec names.
 
     Initial weights and batch order are functions of ``seed``, so that equal seeds start equal in every cell of a sweep:
-    torch's global generator is seeded before the factory runs and put back afterwards.
+    torch's global generator is seeded before the factory runs and restored afterwards.
 
     Args:
         use: A name in :data:`~trainers.problems.registry.PROBLEMS`, or ``package.module:factory``.
@@ -41,7 +41,7 @@ def build_problem(
 
     Raises:
         TrainerError: There is no such problem, module or factory, the factory does not accept an option, or what it
-            returns is no :class:`~trainers.problem.Problem`.
+            returns is not a :class:`~trainers.problem.Problem`.
 
     Example:
         >>> build_problem("deep_linear", {"layers": 3, "width": 2}, seed=0).steps_per_epoch
@@ -90,7 +90,7 @@ def _find(use: str, search: Sequence[str]) -> Callable[..., Any]:
 
 @contextmanager
 def _in_front(search: Sequence[str]) -> Iterator[None]:
-    """``search`` in front of ``sys.path`` for a while: also while the factory runs, which may import more."""
+    """Put ``search`` in front of ``sys.path`` for a while, including while the factory runs, which may import more."""
     before = list(sys.path)
     sys.path[:0] = search
     try:

@@ -61,7 +61,7 @@ def deep_linear(
         width: Dimension of inputs and outputs.
         samples: n.
         noise: Standard deviation of the noise in Y.
-        batch_size: Samples a step, drawn without replacement in every epoch; None for all of them.
+        batch_size: Samples per step, drawn without replacement in every epoch; None for all of them.
         seed: Of the order of batches.
         device: Where the data live.
 

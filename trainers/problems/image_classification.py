@@ -1,4 +1,4 @@
-"""Name what an image shows."""
+"""Classify small images."""
 
 from __future__ import annotations
 
@@ -43,14 +43,15 @@ def image_classification(
 ) -> Problem:
     """Cross-entropy over labelled images, normalised by mean and standard deviation of each channel.
 
-    Every epoch visits the images in a new order; what fills no batch at its end is left out. The probe's batches are as
+    Every epoch visits the images in a new order; a last incomplete batch is left out. The probe's batches are as
     large as those of training, so that batch normalisation sees the same number of images.
 
     Args:
         dataset: As :func:`trainers.data.images.load_images` takes it.
         model: ``use`` names one of :data:`MODELS`, the rest are its options.
-        batch_size: Images a step.
-        augment: Shift training images at random, and mirror them where that keeps their meaning. Never the probe's.
+        batch_size: Images per step.
+        augment: Shift training images at random, and mirror them where that keeps their meaning. Never applied to the
+            probe.
         seed: Of order and augmentation. The initial weights come from torch's global generator.
         device: Where the data live.
 
@@ -114,7 +115,7 @@ def image_classification(
 
 
 def _loss(model: nn.Module, batch: Batch, carry: Carry) -> tuple[Tensor, Carry]:
-    """Mean cross-entropy an image."""
+    """Mean cross-entropy per image."""
     pixels, labels = batch
     return F.cross_entropy(model(pixels), labels), carry
 

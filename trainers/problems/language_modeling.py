@@ -38,7 +38,7 @@ DEFAULT_MODEL: Mapping[str, Any] = {
     "dropout": 0.0,
 }
 
-# Larger than a training batch: a gradient over more sequences at a time is cheaper a token.
+# Larger than a training batch: a gradient over more sequences at a time costs less per token.
 _PROBE_SEQUENCES = 80
 
 
@@ -55,7 +55,7 @@ def language_modeling(
 ) -> Problem:
     """Truncated back-propagation through time over a text cut into parallel streams.
 
-    The loss is the mean cross-entropy in nats a token. The hidden state is carried from batch to batch along the
+    The loss is the mean cross-entropy in nats per token. The hidden state is carried from batch to batch along the
     streams and starts at zero in every epoch. For f, the training text is cut into separate sequences whose state
     starts at zero, so that its gradient is exact, and is the plain cross-entropy, whatever a model adds in training.
 
@@ -66,9 +66,9 @@ def language_modeling(
         corpus: As :func:`trainers.data.text.load_corpus` takes it.
         model: ``use`` names one of :data:`MODELS`, the rest are its options.
         batch_size: Number of parallel streams.
-        sequence_length: Tokens a stream and step.
-        evaluate_sequences: Number of parallel streams into which the validation text is cut; a few tokens that fill
-            no row are left out.
+        sequence_length: Tokens per stream and step.
+        evaluate_sequences: Number of parallel streams into which the validation text is cut; a few tokens that do not
+            fill a row are left out.
         random_length: None for sequences of one length, or ``{"halved": 0.05, "jitter": 5.0}``, the probability of half
             the length and the standard deviation in tokens of Merity et al. (2018).
         seed: Of random lengths; otherwise batches follow the text. Initial weights come from torch's global generator.
@@ -101,7 +101,7 @@ def language_modeling(
     if steps_per_epoch < 1:
         raise TrainerError(
             f"language_modeling: {len(text.train)} training tokens in {batch_size} streams are fewer than "
-            f"{sequence_length} + 1 a stream: lower batch_size or sequence_length"
+            f"{sequence_length} + 1 per stream: lower batch_size or sequence_length"
         )
 
     def place(step: int) -> tuple[int, int]:
@@ -150,7 +150,7 @@ def language_modeling(
 
 
 def _training_loss(model: nn.Module, batch: Batch, carry: Carry) -> tuple[Tensor, Carry]:
-    """Mean cross-entropy a token and the model's penalty; the state is handed on without its history."""
+    """Mean cross-entropy per token plus the model's penalty; the state is passed on without its history."""
     inputs, targets = batch
     prediction: Prediction = model(inputs, carry)
     loss = prediction.cross_entropy(targets)
@@ -180,7 +180,7 @@ def _checked(random_length: Mapping[str, float] | None) -> tuple[float, float]:
 
 
 def _streams(tokens: Tensor, num_streams: int, option: str) -> Tensor:
-    """The text as parallel columns, shape (tokens a stream, num_streams)."""
+    """The text as parallel columns, shape (tokens per stream, num_streams)."""
     length = len(tokens) // num_streams
     if length < 2:
         raise TrainerError(f"language_modeling: {len(tokens)} tokens are too few for {option} = {num_streams} streams")
@@ -189,6 +189,6 @@ def _streams(tokens: Tensor, num_streams: int, option: str) -> Tensor:
 
 
 def _window(streams: Tensor, start: int, length: int) -> tuple[Tensor, Tensor]:
-    """Inputs and, one token later, targets, shape (length or what is left, num_streams)."""
+    """Inputs and, one token later, targets, shape (length or what remains, num_streams)."""
     stop = min(start + length, len(streams) - 1)
     return streams[start:stop].contiguous(), streams[start + 1 : stop + 1].contiguous()

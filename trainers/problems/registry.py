@@ -1,4 +1,4 @@
-"""The problems that clipsweep brings along, by name."""
+"""The problems that come with clipsweep, by name."""
 
 from __future__ import annotations
 

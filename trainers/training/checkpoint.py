@@ -21,15 +21,15 @@ _FORMAT = "clipsweep-training-state-1"
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class TrainingState:
-    """All that a trial needs to go on from x_k as if it had never stopped. Random numbers are functions of the step.
+    """What a trial needs to continue from x_k as if it had never stopped; random numbers are functions of the step.
 
     Attributes:
         step: k, the next step to take.
         layout: Names and shapes of the trained parameters.
         parameters: x_k as one vector, shape (n,), on the CPU.
         buffers: The model's buffers by name, for example batch-norm's running averages.
-        optimizer: The update rule's state of the one flat parameter: its optimiser's, momentum and average.
-        carry: What step k - 1 handed on.
+        optimizer: The update rule's state for the one flat parameter: of its optimiser, momentum and average.
+        carry: What step k - 1 passed on.
         num_clipped: Number of clipped steps before k.
         last_finite_loss: The last finite training loss before k; None if there was none.
     """
@@ -67,7 +67,7 @@ def load(data: bytes) -> TrainingState:
     """The training state that :func:`dump` wrote.
 
     Args:
-        data: The bytes. They are checked for form, not for flipped bits: whoever stores them keeps a hash.
+        data: The bytes. Their form is checked, but not their integrity: whoever stores them keeps a hash.
 
     Returns:
         The state, its tensors on the CPU.
@@ -127,7 +127,7 @@ _FORMS: Mapping[str, Callable[[Any], bool]] = {
     "num_clipped": _is_count,
     "last_finite_loss": lambda value: value is None or isinstance(value, float),
 }
-"""What may be read of each field; a carry is the problem's own business."""
+"""What each field may hold when it is read; the carry is up to the problem."""
 
 
 def _pack(tree: Any, path: str, tensors: dict[str, Tensor]) -> Any:

@@ -17,13 +17,13 @@ Rows = dict[str, np.ndarray[Any, Any]]
 
 
 class Ledger:
-    """Collects what every step reports. Nothing in it depends on how many steps are read at a time.
+    """Collects what every step reports. The result does not depend on how many steps are read at a time.
 
     Args:
         steps: Number of steps of the whole trial; the last one is always logged.
         log_every: A step is logged if its number is a multiple of this.
         steps_per_epoch: Number of steps in one pass over the data.
-        max_loss: A loss above is divergence; None for no limit but the infinite.
+        max_loss: A loss above it is divergence; None for no finite limit.
         clips: Whether a scale below 1 means clipping.
         start: The first step.
         num_clipped: Number of clipped steps before it.
@@ -31,11 +31,11 @@ class Ledger:
 
     Attributes:
         diverged_step: The first step with a loss, gradient or update that is not finite, or a loss above the limit;
-            None while there was none.
+            None if there was none yet.
         last_finite_loss: The last finite loss up to the last step read or the diverged one.
-        total_clipped: Number of clipped steps since the trial began, the diverged step apart.
+        total_clipped: Number of clipped steps since the trial began, not counting the diverged step.
         num_clipped: The same since the last :meth:`take_rows`.
-        num_steps: Number of steps read since the last :meth:`take_rows`, the diverged step apart.
+        num_steps: Number of steps read since the last :meth:`take_rows`, not counting the diverged step.
     """
 
     def __init__(
@@ -86,7 +86,7 @@ class Ledger:
         """Fetch the scalars noted since the last time.
 
         Returns:
-            Whether training goes on: False once it has diverged.
+            Whether training continues: False once it has diverged.
         """
         if self.diverged_step is not None or not self._block:
             return self.diverged_step is None
@@ -112,12 +112,12 @@ class Ledger:
         return self.diverged_step is None
 
     def take_rows(self) -> Rows:
-        """The rows gathered since the last time, and a fresh start of the counts.
+        """The rows collected since the last call; also resets the counts.
 
         Returns:
             ``step`` (int64), ``epoch``, ``train_loss``, ``grad_norm``, ``step_size`` (learning rate times scale),
-            ``clipped`` (bool), ``update_norm``, ``learning_rate``, and a column a metric that was evaluated, NaN where
-            it was not; float64 unless said.
+            ``clipped`` (bool), ``update_norm``, ``learning_rate``, and one column per metric that was evaluated, NaN
+            where it was not; float64 unless stated otherwise.
         """
         block = np.concatenate([np.empty((0, 6)), *self._logged])
         if self._steps in self._metrics:

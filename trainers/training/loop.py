@@ -1,7 +1,7 @@
 """The training loop: steps, evaluations, checkpoints and snapshots of one trial, from start or resume to its end.
 
-Whatever is yielded is a function of the problem, the rule, the settings and the seed. Where segments end, when
-somebody stops the loop and how many scalars are read at a time leave no trace in it.
+What is yielded is a function of the problem, the rule, the settings and the seed alone. Where segments end, when
+the loop is stopped and how many scalars are read at a time do not change it.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ _BLOCK_STEPS = 64
 
 @dataclass(frozen=True, kw_only=True)
 class TrainSettings:
-    """How long a trial trains, and what is noted on the way.
+    """How long a trial trains, and what is recorded on the way.
 
     Attributes:
         steps: Number of steps of the whole trial.
-        log_every: A row every so many steps. Evaluated steps and the last one have theirs in any case.
-        evaluate_every: Metrics at x_k for every positive multiple k; None for the last iterate alone.
+        log_every: Log a row every this many steps. Evaluated steps and the last one are always logged.
+        evaluate_every: Metrics at x_k for every positive multiple k; None for the last iterate only.
         checkpoint_every: A segment ends, with a training state, at every positive multiple; None for never.
         max_loss: A training loss above it is divergence; None for no limit.
 
@@ -66,7 +66,7 @@ class TrainSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class Progress:
-    """A sign of life.
+    """A heartbeat.
 
     Attributes:
         step: Number of steps taken since the trial began.
@@ -89,12 +89,12 @@ class Segment:
         rows: Columns of equal length, as :meth:`~trainers.training.ledger.Ledger.take_rows` describes them; row k
             is about x_k.
         state: From which training goes on at ``stop``; None when nothing is left to do.
-        outcome: None for "to be continued at once".
-        num_clipped: Number of clipped steps in this segment, the diverged step apart.
-        num_steps: Number of steps in this segment, the diverged step apart.
+        outcome: None if training continues with the next segment.
+        num_clipped: Number of clipped steps in this segment, not counting the diverged step.
+        num_steps: Number of steps in this segment, not counting the diverged step.
         diverged_step: See :class:`trainers.training.ledger.Ledger`.
         last_finite_loss: Of the whole trial so far; None if no loss was finite.
-        waited_s: Seconds for which the consumer of snapshots and progress held the loop up.
+        waited_s: Seconds for which the consumer of snapshots and progress held up the loop.
         train_s: Seconds spent on steps.
         evaluate_s: Seconds spent on evaluations.
     """
@@ -135,23 +135,23 @@ def train(
         problem: Freshly built; its model is trained in place. The global generators of torch are seeded anew before
             every step, with a function of ``seed`` and the step.
         rule: The update rule.
-        settings: How long, and what is noted.
+        settings: How long, and what is recorded.
         seed: The trial's seed.
-        resume: Where to go on; None for the start.
-        snapshots: At which steps iterates are handed over; None for never.
-        should_stop: Asked before every step; once it is True the loop ends with a state.
-        heartbeat_s: Seconds between two signs of life.
+        resume: Where to continue; None for the start.
+        snapshots: The steps at which iterates are handed over; None for never.
+        should_stop: Called before every step; once it returns True the loop ends with a state.
+        heartbeat_s: Seconds between two heartbeats.
 
     Yields:
-        Snapshots of steps that are known to be finite, signs of life, and segments; the last item is a segment with an
+        Snapshots of steps that are known to be finite, heartbeats, and segments; the last item is a segment with an
         outcome.
 
     Raises:
-        TrainerError: The problem and the settings do not go together.
+        TrainerError: The problem and the settings do not fit together.
         CheckpointError: ``resume`` is of another model or lies beyond the end.
     """
     if rule.average is not None and rule.average["use"] == "non_monotone" and settings.evaluate_every is None:
-        raise TrainerError("average: non_monotone hangs on evaluations, but evaluate_every is not set")
+        raise TrainerError("average: non_monotone needs evaluations, but evaluate_every is not set")
     stepper = Stepper(problem, rule, total_steps=settings.steps, seed=seed)
     first = 0
     if resume is not None:
@@ -214,7 +214,7 @@ def train(
             heartbeat = time.monotonic()
         if ends:
             yield book.close(step + 1, None)
-            # The time for which a consumer held a segment belongs to nobody.
+            # The time for which a consumer held a segment is not counted.
             watch.restart()
     else:
         with watch.evaluating():
@@ -226,7 +226,7 @@ def train(
 
 
 class _Stopwatch:
-    """Where the seconds of a segment went."""
+    """Where the time of a segment went."""
 
     def __init__(self) -> None:
         self.restart()
@@ -249,7 +249,7 @@ class _Stopwatch:
         self._evaluate_s += time.perf_counter() - started
 
     def split(self) -> dict[str, float]:
-        """Seconds by what they were spent on."""
+        """Seconds by activity."""
         spent = time.perf_counter() - self._started
         train_s = spent - self._waited_s - self._evaluate_s
         return {"waited_s": self._waited_s, "train_s": train_s, "evaluate_s": self._evaluate_s}

@@ -1,4 +1,4 @@
-"""What a problem promises, tried out in seconds: determinism, purity, finite gradients, a frozen probe."""
+"""Tests what a problem promises, in seconds: determinism, purity, finite gradients, a frozen probe."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from trainers.update.rule import UpdateRule
 __all__ = ["Finding", "examine"]
 
 Build = Callable[[int], Problem]
-"""Seed to a newly built problem."""
+"""From a seed to a newly built problem."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,36 +29,36 @@ class Finding:
     Attributes:
         promise: What should hold.
         broken: What was found instead; empty where it holds.
-        mend: How to mend it.
+        fix: How to fix it.
     """
 
     promise: str
     broken: str = ""
-    mend: str = ""
+    fix: str = ""
 
     @property
     def holds(self) -> bool:
-        """Whether nothing was found."""
+        """Whether the promise holds."""
         return not self.broken
 
 
 def examine(build: Build, *, seed: int = 0, fraction: float = 0.1) -> Iterator[Finding]:
-    """Try a problem's promises, one after the other.
+    """Test a problem's promises, one after the other.
 
     Args:
-        build: Builds it anew for a seed.
-        seed: The seed that is tried; the next one stands for "another".
+        build: Builds the problem from scratch for a seed.
+        seed: The seed to test with; the next one serves as "another seed".
         fraction: Share of the training data in the probe.
 
     Yields:
-        What was found, as soon as it is known; a promise that raises is broken, and the others are tried all the same.
+        What was found, as soon as it is known; a promise whose test raises is broken, and the others are still tested.
     """
-    for promise, mend, test in _PROMISES:
+    for promise, fix, test in _PROMISES:
         try:
             broken = test(build, seed, fraction)
         except Exception as error:
             broken = f"raised {type(error).__name__}: {error}"
-        yield Finding(promise=promise, broken=broken, mend=mend if broken else "")
+        yield Finding(promise=promise, broken=broken, fix=fix if broken else "")
 
 
 def _same_weights(build: Build, seed: int, fraction: float) -> str:
@@ -80,9 +80,9 @@ def _pure_batches(build: Build, seed: int, fraction: float) -> str:
     first = {step: problem.batch(step) for step in steps}
     for step in reversed(steps):
         if not _equal(first[step], problem.batch(step)):
-            return f"batch({step}) is another one when asked again"
+            return f"batch({step}) returns a different batch when it is called again"
         if not _equal(first[step], fresh.batch(step)):
-            return f"batch({step}) is another one in a newly built problem"
+            return f"batch({step}) returns a different batch in a newly built problem"
     return ""
 
 
@@ -132,9 +132,9 @@ def _frozen_probe(build: Build, seed: int, fraction: float) -> str:
     if not batches:
         return f"probe({fraction:g}) holds no batch"
     if not _equal(batches, list(problem.probe(fraction))):
-        return "the probe is another one when asked again"
+        return "the probe is different when it is called again"
     if not _equal(batches, list(other_seed.probe(fraction))):
-        return "the probe hangs on the seed, so that seeds would be measured on different functions"
+        return "the probe depends on the seed, so different seeds would be measured on different functions"
     sizes = {_first_tensor(batch).shape for batch in batches}
     if len(sizes) > 1:
         return (
@@ -151,7 +151,7 @@ def _evaluates(build: Build, seed: int, fraction: float) -> str:
         metrics = problem.evaluate(problem.model)
     for name, value in metrics.items():
         if not isinstance(name, str) or not isinstance(float(value), float):
-            return f"metric {name!r} is no number with a name"
+            return f"metric {name!r} is not a number with a name"
     return "" if torch.equal(before, flat_parameters(problem.model)) else "evaluating changed the weights"
 
 
@@ -182,12 +182,12 @@ _PROMISES: tuple[tuple[str, str, Callable[[Build, int, float], str]], ...] = (
         _repeats,
     ),
     (
-        "a resume goes on bit for bit",
-        "keep what one step hands to the next in the carry, not in attributes of the model or in closures",
+        "a resumed run continues bit for bit",
+        "keep what one step passes to the next in the carry, not in attributes of the model or in closures",
         _resumes,
     ),
     (
-        "the probe is frozen, and made of batches of one size",
+        "the probe is frozen, and its batches all have the same size",
         "choose its samples from the data alone, and drop a last smaller batch",
         _frozen_probe,
     ),
@@ -210,7 +210,7 @@ def _loss_and_gradient(problem: Problem, seed: int) -> tuple[Tensor, Tensor]:
 
 
 def _equal(one: Any, other: Any) -> bool:
-    """Whether two trees of tensors are the same to the bit."""
+    """Whether two trees of tensors are equal bit for bit."""
     if isinstance(one, Tensor):
         return (
             isinstance(other, Tensor)

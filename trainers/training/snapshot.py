@@ -35,13 +35,13 @@ class Snapshot:
 
 @dataclass(frozen=True, kw_only=True)
 class SnapshotSchedule:
-    """The union of several ways to say at which steps a snapshot is taken.
+    """When snapshots are taken: the union of several conditions.
 
     Attributes:
         every: Every n-th step.
         first: The first n steps.
         last: The last n steps.
-        epochs: Once every so many epochs, a fraction if you like: at the first step at or after each multiple.
+        epochs: Once every this many epochs, which may be a fraction: at the first step at or after each multiple.
         steps: These steps.
         from_step: Where ``every`` and ``epochs`` begin.
         to_step: Where ``every`` and ``epochs`` end, this step included; None for the end of training.
@@ -81,7 +81,7 @@ class SnapshotSchedule:
             steps_per_epoch: Number of steps in one pass over the data.
 
         Returns:
-            True if any of the ways says so.
+            True if any of the conditions holds.
         """
         if step < self.first or step >= steps - self.last or step in self.steps:
             return True

@@ -1,4 +1,4 @@
-"""One training step after the other, with no reading back from the device."""
+"""One training step after another, without reading back from the device."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from trainers.update.updater import Updater
 
 __all__ = ["Stepper"]
 
-# The draws of evaluation must not be those of the step beside it.
+# Evaluation must not draw the same random numbers as the step at the same index.
 _TRAINING, _EVALUATION = 0, 1
 
 
@@ -72,7 +72,7 @@ class Stepper:
         if not isinstance(loss, Tensor) or loss.ndim != 0:
             found = f"shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else type(loss).__name__
             raise TrainerError(f"a problem's loss must give a scalar tensor, the mean over the batch, not {found}")
-        # Also where the problem forgot to: a step's graph must not reach into the one before.
+        # Even where the problem forgot to: a step's graph must not reach into the previous one.
         self._carry = map_tensors(Tensor.detach, carry)
         flat.differentiate(loss)
         with torch.no_grad():
@@ -82,7 +82,7 @@ class Stepper:
             ) * problem.learning_rate_factor(step)
             grad_norm, scale = self._updater.step(step, learning_rate)
             if keep_iterates:
-                # Fresh memory: the receiver serialises it later, when training has long gone on.
+                # Fresh memory: the receiver serialises it later, when training has moved on.
                 self.iterates = np.empty((2, vector.numel()), dtype=np.float32)
                 torch.from_numpy(self.iterates[0]).copy_(self._before)
                 torch.from_numpy(self.iterates[1]).copy_(vector)
@@ -97,7 +97,7 @@ class Stepper:
             step: k.
 
         Returns:
-            The metrics by name; training goes on as if nothing had been, but for an average that they may start.
+            The metrics by name; training is unaffected, except that they may start an average.
         """
         model = self._problem.model
         seed_generators(self._device, self._seed, step, _EVALUATION)
@@ -129,7 +129,7 @@ class Stepper:
         )
 
     def restore(self, state: TrainingState) -> None:
-        """Go back, or forward, to a state.
+        """Restore a state.
 
         Args:
             state: Of the same problem and update rule.

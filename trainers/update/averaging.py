@@ -14,7 +14,7 @@ __all__ = ["IterateAverage"]
 
 
 class IterateAverage:
-    r"""Averages iterates without changing the way they go (Polyak and Juditsky, 1992).
+    r"""Averages iterates without changing their path (Polyak and Juditsky, 1992).
 
     Merity et al. (2018), Algorithm 1, starts the average as soon as the validation loss v_t is worse than the best one
     of more than n evaluations before:
@@ -37,14 +37,14 @@ class IterateAverage:
         self.vector: Tensor | None = None
 
     def evaluated(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Note the metrics of x_k.
+        """Record the metrics of x_k.
 
         Args:
             step: k.
             metrics: With ``valid_loss``.
 
         Raises:
-            TrainerError: There is no ``valid_loss`` to hang the start on.
+            TrainerError: There is no ``valid_loss`` to decide the start by.
         """
         if self._window is None or self._start < math.inf:
             return
@@ -57,7 +57,7 @@ class IterateAverage:
         self._losses.append(metrics["valid_loss"])
 
     def update(self, step: int, iterate: Tensor) -> None:
-        """Take x_{k+1} in.
+        """Add x_{k+1} to the mean.
 
         Args:
             step: k.
@@ -72,12 +72,12 @@ class IterateAverage:
             self.vector.lerp_(iterate.detach(), 1 / self._count)
 
     def state(self) -> dict[str, Any]:
-        """All of it as a tree, not copied."""
+        """The whole state as a tree, not copied."""
         start = None if self._start == math.inf else self._start
         return {"start": start, "losses": list(self._losses), "count": self._count, "vector": self.vector}
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Go on from what :meth:`state` gave; its tensor becomes this average's own."""
+        """Restore what :meth:`state` returned; its tensor becomes this average's own."""
         self._start = math.inf if state["start"] is None else state["start"]
         self._losses = list(state["losses"])
         self._count = state["count"]

@@ -18,7 +18,7 @@ _BLOCK = 2**17
 class FlatParameters:
     """One buffer for all trained parameters and one for their gradients, of which the model's own tensors become views.
 
-    An elementwise optimiser takes the same step on the vector as on its pieces, in one kernel instead of one a
+    An elementwise optimiser takes the same step on the vector as on its pieces, in one kernel instead of one per
     parameter; norms are one reduction, and a snapshot is one copy.
 
     Args:
@@ -70,7 +70,7 @@ class FlatParameters:
             loss: A scalar with its graph.
 
         Raises:
-            TrainerError: Somebody else left a gradient in a parameter.
+            TrainerError: Something else left a gradient in a parameter.
         """
         for parameter, (name, _) in zip(self.parameters, self.layout, strict=True):
             if parameter.grad is not None:
@@ -79,7 +79,7 @@ class FlatParameters:
                     ".grad alone (no backward); the training loop does that"
                 )
         loss.backward()  # type: ignore[no-untyped-call]
-        # Copied once: to have autograd add to a zeroed buffer would take two more trips to memory.
+        # Copied once: having autograd add to a zeroed buffer would take two more passes over memory.
         for parameter, view in zip(self.parameters, self.views, strict=True):
             if parameter.grad is None:
                 view.zero_()
@@ -89,8 +89,8 @@ class FlatParameters:
 
 
 def _aligned(values: Tensor, sizes: list[int]) -> Tensor:
-    """The same vector, at a place in memory where most of its numbers are in pieces that start at a cache line."""
-    # oneDNN's matrix products are some percent slower from other places, and a piece of odd size shifts all later ones.
+    """The same vector, placed in memory so that most of its numbers are in pieces that start at a cache line."""
+    # oneDNN's matrix products are a few percent slower elsewhere, and a piece of odd size shifts all later ones.
     line = max(1, 64 // values.element_size())
     pieces = [(end - size, size) for end, size in zip(itertools.accumulate(sizes), sizes, strict=True)]
     shift = max(range(line), key=lambda k: sum(size for start, size in pieces if (start + k) % line == 0))
@@ -99,7 +99,7 @@ def _aligned(values: Tensor, sizes: list[int]) -> Tensor:
 
 
 def distance(one: Tensor, other: Tensor) -> Tensor:
-    """Euclidean distance of two vectors, without a third as long.
+    """Euclidean distance of two vectors, without a third vector of that length.
 
     Args:
         one: Shape (n,), not empty.
@@ -112,7 +112,7 @@ def distance(one: Tensor, other: Tensor) -> Tensor:
         >>> distance(torch.tensor([3.0, 0.0]), torch.tensor([0.0, 4.0])).item()
         5.0
     """
-    # A GPU wants few kernels, a CPU few trips to memory.
+    # A GPU needs few kernels, a CPU few passes over memory.
     block = _BLOCK if one.device.type == "cpu" else one.numel()
     pairs = zip(torch.split(one, block), torch.split(other, block), strict=True)
     parts = torch.stack([torch.linalg.vector_norm(a - b) for a, b in pairs])

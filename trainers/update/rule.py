@@ -1,4 +1,4 @@
-"""How a gradient becomes a step: a transform, then the direction of an elementwise optimiser; all of it in words."""
+"""How a gradient becomes a step: a transform, then the direction of an elementwise optimiser, all given by name."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ SCHEDULES: dict[str, Callable[..., float]] = {"constant": _constant, "step_decay
 
 
 AVERAGES: dict[str, str] = {"from_step": "step", "non_monotone": "window"}
-"""When an average of iterates begins, and the one option of each; see :mod:`trainers.update.averaging`."""
+"""When an average of iterates begins, and the single option of each; see :mod:`trainers.update.averaging`."""
 
 
 def _eager(optimizer: type[torch.optim.Optimizer]) -> type[torch.optim.Optimizer]:
@@ -99,11 +99,11 @@ class UpdateRule:
         nesterov: Of ``sgd``; needs momentum and no dampening.
         weight_decay: Coefficient of the parameters in the direction; decoupled in ``adamw``.
         betas: Decay rates of the running averages of ``adam`` and ``adamw``.
-        eps: Added to the denominator by every optimiser but ``sgd``.
+        eps: Added to the denominator by every optimiser but ``sgd`` and ``asgd``.
         lambd: Of ``asgd``: its decay of the parameters, and with ``alpha`` of the rate.
         alpha: Of ``asgd``: step k has the rate eta / (1 + lambd eta k)^alpha, which is its learning rate in the tables.
-        t0: Of ``asgd``: the step from which on its average is one of many iterates.
-        clip_norm: gamma of eq. (5), positive; None for no clipping. At most one of this and the next four is not None.
+        t0: Of ``asgd``: the step from which on its average is over more than one iterate.
+        clip_norm: gamma of eq. (5), positive; None for no clipping. At most one of this and the next four may be set.
         normalize: beta of eq. (6), positive.
         clip_value: The largest entry of a gradient, in absolute value.
         clip_layer_norm: The largest norm of the gradient of one parameter tensor.
@@ -156,10 +156,10 @@ class UpdateRule:
             if value is not None and not value > 0:
                 raise ValueError(f"{name} must be positive, not {value!r}")
         for name in ("momentum", "dampening", "nesterov", "weight_decay", "betas", "eps", "lambd", "alpha", "t0"):
-            # An option that is silently ignored would make two cells of a sweep the same without a word.
+            # Silently ignoring an option would make two cells of a sweep the same without any notice.
             if name not in _OPTIONS[self.optimizer] and getattr(self, name) != getattr(type(self), name):
                 raise ValueError(
-                    f"{name} is no option of {self.optimizer}, which takes: {', '.join(_OPTIONS[self.optimizer])}"
+                    f"{name} is not an option of {self.optimizer}, which takes: {', '.join(_OPTIONS[self.optimizer])}"
                 )
         if self.nesterov and not (self.momentum > 0 and self.dampening == 0):
             raise ValueError("nesterov needs momentum > 0 and dampening = 0")
@@ -207,12 +207,12 @@ class UpdateRule:
         return None
 
     def build_optimizer(self, parameter: nn.Parameter) -> torch.optim.Optimizer:
-        """An optimiser of one (flat) parameter; the schedule is not its business."""
+        """An optimiser for one (flat) parameter; it does not apply the schedule."""
         options = {name: getattr(self, name) for name in _OPTIONS[self.optimizer]}
         if self.transform_of == "momentum":
-            # What comes to it is the direction already.
+            # What it receives is the direction already.
             options = {}
-        # One tensor: the multi-tensor path would only add its bookkeeping.
+        # A single tensor: the multi-tensor path would only add bookkeeping.
         return _EAGER[self.optimizer]([parameter], lr=self.learning_rate, foreach=False, **options)  # type: ignore[call-arg]
 
     def _check_schedule(self) -> None:
@@ -239,4 +239,4 @@ class UpdateRule:
         if self.average[AVERAGES[name]] < 0:
             raise ValueError(f"average {name!r}: {AVERAGES[name]} must not be negative")
         if self.optimizer == "asgd":
-            raise ValueError("average has no place beside asgd, which keeps an average of its own")
+            raise ValueError("average cannot be combined with asgd, which keeps its own average")

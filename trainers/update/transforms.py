@@ -18,7 +18,7 @@ class Direction:
     Attributes:
         vector: All of it, shape (n,).
         norm: Its Euclidean norm, a scalar tensor.
-        views: The same memory, a tensor a parameter, in the parameters' shapes.
+        views: The same memory as one tensor per parameter, in the parameters' shapes.
         parameters: The parameters.
     """
 
@@ -87,7 +87,7 @@ def _normalize(direction: Direction, offset: float) -> Tensor:
 
 
 def _clip_value(direction: Direction, threshold: float) -> Tensor:
-    """Every entry into [-c, c]."""
+    """Clamp every entry to [-c, c]."""
     is_clipped = direction.vector.abs().amax() > threshold
     direction.vector.clamp_(-threshold, threshold)
     return _shrinkage(direction, is_clipped)
@@ -102,7 +102,7 @@ def _clip_layer_norm(direction: Direction, threshold: float) -> Tensor:
     return _shrinkage(direction, (scales < 1).any())
 
 
-# Brock et al. (2021), Section 4.1: so that a weight that starts at zero can leave it.
+# Brock et al. (2021), Section 4.1: so that a weight that starts at zero can move.
 _SMALLEST_UNIT = 1e-3
 
 
@@ -120,7 +120,7 @@ def _clip_adaptive(direction: Direction, ratio: float) -> Tensor:
 
 
 def _shrinkage(direction: Direction, is_clipped: Tensor) -> Tensor:
-    """The norm now over the norm before; below 1 whenever something was clipped, though rounding may hide it."""
+    """Ratio of the norm after to the norm before; below 1 whenever something was clipped, even if rounding hides it."""
     largest = 1 - torch.finfo(direction.norm.dtype).eps
     ratio = (torch.linalg.vector_norm(direction.vector) / direction.norm).clamp(max=largest)
     return torch.where(is_clipped, ratio, torch.ones_like(ratio))

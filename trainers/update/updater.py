@@ -1,4 +1,4 @@
-"""From a gradient to the next iterate: transform, momentum, optimiser and average, with the state that they keep."""
+"""From a gradient to the next iterate: transform, momentum, optimiser and average, with their state."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Updater:
         return average
 
     def step(self, step: int, learning_rate: float) -> tuple[Tensor, Tensor]:
-        """From x_k to x_{k+1} by the gradient in the buffer, which is used up.
+        """Go from x_k to x_{k+1} by the gradient in the buffer, which is overwritten.
 
         Args:
             step: k.
@@ -69,12 +69,12 @@ class Updater:
         return grad_norm, self._one if scale is None else scale
 
     def evaluated(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Note the metrics of x_k, before step k."""
+        """Record the metrics of x_k, before step k."""
         if self._average is not None:
             self._average.evaluated(step, metrics)
 
     def state(self) -> dict[str, Any]:
-        """What later steps depend on, beside the parameters: a tree of tensors, not copied."""
+        """What later steps depend on besides the parameters: a tree of tensors, not copied."""
         tree = dict(self._optimizer.state[self._vector])
         if self._momentum is not None:
             tree["momentum"] = self._momentum
@@ -83,19 +83,19 @@ class Updater:
         return tree
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Go on from what :meth:`state` gave, on any device; copied."""
+        """Restore what :meth:`state` returned, on any device; copied."""
         tree = map_tensors(lambda tensor: tensor.detach().clone(), dict(state))
         device = self._vector.device
         momentum, average = tree.pop("momentum", None), tree.pop("average", None)
         self._momentum = momentum if momentum is None else momentum.to(device)
         if self._average is not None and average is not None:
             self._average.restore(map_tensors(lambda tensor: tensor.to(device), average))
-        # The optimiser knows best which of its tensors live on the device and which stay on the CPU.
+        # The optimiser decides which of its tensors go to the device and which stay on the CPU.
         groups = self._optimizer.state_dict()["param_groups"]
         self._optimizer.load_state_dict({"state": {0: tree} if tree else {}, "param_groups": groups})
 
     def _accumulate(self) -> None:
-        """Put the direction of torch's SGD with momentum in the gradient's place, by the same operations."""
+        """Replace the gradient by the direction of torch's SGD with momentum, using the same operations."""
         rule, gradient = self._rule, self._flat.gradient
         if rule.weight_decay:
             gradient.add_(self._vector, alpha=rule.weight_decay)

@@ -1,4 +1,4 @@
-"""``problem: {use: analytic}``: functions with known (L0, L1), and what the rest of a spec must be like beside them."""
+"""``problem: {use: analytic}``: functions with known (L0, L1), and what the rest of a spec must look like with them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Quadratic(Section):
     """f = 1/2 sum lambda_i x_i^2."""
 
     use: Literal["quadratic"] = Field(description="f = 1/2 sum lambda_i x_i^2; L0 = max lambda, L1 = 0.")
-    eigenvalues: tuple[Positive, ...] = Field(default=(1.0,), min_length=1, description="lambda, one a coordinate.")
+    eigenvalues: tuple[Positive, ...] = Field(default=(1.0,), min_length=1, description="lambda, one per coordinate.")
 
 
 class Power(Section):
@@ -94,14 +94,15 @@ class Analytic(Section):
     epsilon: Positive = Field(default=0.01, description="The gradient norm to reach, as in eq. (7) and (8).")
     assume: Constants | None = Field(
         default=None,
-        description="L0 and L1 of the class that theorems are told; null means the function's own, the smallest.",
+        description="L0 and L1 of the class, as given to theorems; null means the function's own, the smallest.",
     )
     noise: NonNegative = Field(default=0.0, description="tau of Assumption 5: a bound on the noise of the gradient.")
     noise_kind: Literal["sphere", "ball"] = Field(
         default="sphere", description="Noise of norm tau always (a fair coin in one dimension), or uniform below it."
     )
     after_hit: Literal["stop", "go_on"] = Field(
-        default="stop", description="Whether a trial ends once it has hit, or goes on to show the floor of the noise."
+        default="stop",
+        description="Whether a trial ends once it has hit, or continues, to show the floor of the noise.",
     )
 
     @model_validator(mode="after")
@@ -130,21 +131,23 @@ class Analytic(Section):
 
 
 def analytic_conflicts(sections: Mapping[str, Node], resolved: Mapping[str, Any]) -> Iterator[Diagnostic]:
-    """What in one cell does not go together with ``use: analytic``, or only with it.
+    """What in one cell does not fit together with ``use: analytic``, or only fits with it.
 
     Args:
         sections: ``problem``, ``update_rule`` and ``train`` with the cell's values in them.
         resolved: The same with every default filled in.
 
     Yields:
-        The problems, each where it is written.
+        The problems, each at its place in the spec.
     """
     problem, rule = resolved["problem"], resolved["update_rule"]
     theory = rule["from_theory"]
     if problem["use"] != "analytic":
         if theory is not None:
             node = _where(sections["update_rule"], "from_theory")
-            yield at(node, f"{theory} needs L0 and L1, which only analytic functions tell", "give a learning_rate")
+            yield at(
+                node, f"{theory} needs L0 and L1, which are known only for analytic functions", "give a learning_rate"
+            )
         return
     for section, key, accepted in _FIXED:
         if resolved[section][key] != accepted:
@@ -171,7 +174,7 @@ _FIXED: tuple[tuple[str, str, Any], ...] = (
 
 
 def _inapplicable(theory: str, problem: Mapping[str, Any]) -> str | None:
-    """Why a theorem says nothing of a function, if so."""
+    """Why a theorem does not apply to a function, if so."""
     function, use = problem["function"], problem["function"]["use"]
     if theory == "theorem8" and use not in {"logistic", "theorem4_flat"}:
         return "needs a gradient that is bounded on the whole space, since noise leaves every sublevel set"

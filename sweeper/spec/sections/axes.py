@@ -1,4 +1,4 @@
-"""``sweep``: which values take turns, and how they combine into cells."""
+"""``sweep``: which values vary, and how they combine into cells."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from sweeper.spec.syntax.diagnostics import shown
 __all__ = ["MAX_TRIALS", "Axis", "Linear", "Log", "Random", "SweepBlock", "Uniform", "generated", "num_values"]
 
 MAX_TRIALS = 100_000
-# Enough that a reader recognises a number, few enough that the ids do not hang on the last bits of a power.
+# Enough that a reader recognises a number, few enough that ids do not depend on the last bits of a power.
 _SIGNIFICANT_DIGITS = 12
 _Points = Annotated[int, Field(ge=2, le=MAX_TRIALS), AS_INTEGER]
 
 
 class Log(Section):
-    """Values whose logarithms are equally far apart."""
+    """Values whose logarithms are evenly spaced."""
 
     log: tuple[Positive, Positive, _Points] = Field(
-        description="First value, last value, how many in all; the ratio of neighbours is the same.",
+        description="First value, last value, how many in all; neighbours have the same ratio.",
         examples=[[0.001, 10, 9]],
     )
 
@@ -34,10 +34,10 @@ class Log(Section):
 
 
 class Linear(Section):
-    """Values that are equally far apart."""
+    """Evenly spaced values."""
 
     linear: tuple[Number, Number, _Points] = Field(
-        description="First value, last value, how many in all; the difference of neighbours is the same.",
+        description="First value, last value, how many in all; neighbours have the same difference.",
         examples=[[0, 1, 5]],
     )
 
@@ -71,13 +71,13 @@ class Uniform(Section):
 
 
 class Random(Section):
-    """Values drawn at random, the same ones every time."""
+    """Values drawn at random, the same every time."""
 
     random: Uniform = Field(description="The range, how many values, and a seed.")
 
 
 def _kind_of_axis(value: Any) -> str:
-    """Name of an alternative; unlike its key, so that the two are not mixed up where an error is located."""
+    """Name of an alternative; different from its key, so that the two are not confused when an error is located."""
     if isinstance(value, Section):
         return type(value).__name__
     if isinstance(value, dict):
@@ -112,15 +112,17 @@ class SweepBlock(Section):
     """Cells are the product of what ``grid``, ``zip`` and ``cases`` give, less ``exclude``; each with every seed."""
 
     grid: dict[str, Axis] = Field(default={}, description="Dotted path to values; all combinations.")
-    zip: dict[str, Axis] = Field(default={}, description="Dotted path to values, taken in step; equally many each.")
+    zip: dict[str, Axis] = Field(
+        default={}, description="Dotted path to values, taken in step; the same number for each."
+    )
     cases: tuple[_Match, ...] | None = Field(
-        default=None, min_length=1, description="Written out: each case maps dotted paths to a value."
+        default=None, min_length=1, description="Cases written out: each maps dotted paths to a value."
     )
     exclude: tuple[Annotated[_Match, Field(min_length=1)], ...] = Field(
         default=(),
         max_length=1000,
         description="Cells to leave out: each entry maps dotted paths to a value or to a list of values, "
-        "and takes the cells that match in all of them.",
+        "and removes the cells that match all of them.",
     )
     seeds: tuple[Index, ...] = Field(
         default=(0,), min_length=1, description="How many (n means 0 to n - 1), or a list of seeds.", examples=[3]
@@ -144,7 +146,7 @@ class SweepBlock(Section):
     def _different(cls, seeds: tuple[int, ...]) -> tuple[int, ...]:
         twice = next((seed for seed in seeds if seeds.count(seed) > 1), None) if len(set(seeds)) < len(seeds) else None
         if twice is not None:
-            raise wrong(f"the seed {twice} is there twice", "each at most once")
+            raise wrong(f"the seed {twice} appears twice", "each at most once")
         return seeds
 
     @model_validator(mode="after")
@@ -176,12 +178,12 @@ def num_values(axis: Axis) -> int:
 
 
 def generated(axis: Log | Linear | Random, path: str) -> tuple[float, ...]:
-    """The values of an axis that is not written out.
+    """The values of an axis that is given by a rule.
 
     Args:
         axis: The rule.
-        path: The swept path. Random axes with the same seed draw different values for different paths: in step with
-            one another, as a random search takes them, they would otherwise lie on a line.
+        path: The swept path. Random axes with the same seed draw different values for different paths: taken in step
+            with one another, as in a random search, they would otherwise lie on a line.
 
     Returns:
         Values to 12 significant digits, the ends exactly as given; the same on every machine.

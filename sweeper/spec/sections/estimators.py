@@ -25,10 +25,10 @@ Several = Annotated[int, Field(ge=2, le=10_000), AS_INTEGER]
 Tolerance = Annotated[float, Field(gt=0, lt=1), AS_NUMBER]
 
 _PRODUCT = 2.5
-"""A Hessian-vector product in gradients, by measurement between two and three."""
+"""Cost of a Hessian-vector product in gradients; measured between two and three."""
 
 _SEARCH = 4
-"""Gradients of an adaptive measurement, by measurement some three and the one at x_k; for the plan's guess."""
+"""Gradients of an adaptive measurement, measured as about three plus the one at x_k; for the plan's guess."""
 
 _LANCZOS = 40
 """Products that an eigenvalue typically takes; for the plan's guess."""
@@ -37,18 +37,18 @@ _LANCZOS = 40
 def _whole_reciprocal(delta: float) -> float:
     count = max(1, round(1 / delta))
     if count > 1000:
-        raise wrong(f"is too small, found {delta!r}", "at least 0.001: 1/delta gradients are computed a snapshot")
+        raise wrong(f"is too small, found {delta!r}", "at least 0.001: 1/delta gradients are computed per snapshot")
     if not math.isclose(count * delta, 1, rel_tol=1e-6):
         raise wrong(f"1/delta must be a whole number, found {delta!r}", f"the nearest is {1 / count!r}")
     return 1 / count
 
 
 class _Estimator(Section):
-    """What all share: how many gradients of the probe a snapshot takes, as a plan reckons."""
+    """What all share: how many gradients of the probe a snapshot takes, for the plan's estimate."""
 
     @property
     def num_gradients(self) -> float:
-        """Gradients of f a snapshot, Hessian-vector products converted."""
+        """Gradients of f per snapshot, Hessian-vector products converted."""
         raise NotImplementedError
 
 
@@ -78,7 +78,7 @@ class DirectionalSmoothness(_Estimator):
 
     @model_serializer(mode="wrap")
     def _without_what_does_not_count(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        # What changes nothing about a measurement is no part of its id.
+        # What does not change a measurement is not part of its id.
         section: dict[str, Any] = serialize(self)
         if self.method != "adaptive":
             section.pop("tolerance", None)
@@ -86,7 +86,7 @@ class DirectionalSmoothness(_Estimator):
 
     @property
     def num_gradients(self) -> float:
-        """Gradients of f a snapshot."""
+        """Gradients of f per snapshot."""
         exact = round(1 / self.delta) + 1
         if self.method == "adaptive":
             return min(_SEARCH, exact)
@@ -103,7 +103,7 @@ class LayerSmoothness(_Estimator):
 
     @property
     def num_gradients(self) -> float:
-        """Gradients of f a snapshot; fewer where another estimator has taken them."""
+        """Gradients of f per snapshot; fewer where another estimator has taken them."""
         return round(1 / self.delta) + 1
 
 
@@ -114,7 +114,7 @@ class DirectionalCurvature(_Estimator):
 
     @property
     def num_gradients(self) -> float:
-        """Gradients of f a snapshot."""
+        """Gradients of f per snapshot."""
         return 1 + 2 * _PRODUCT
 
 
@@ -127,7 +127,7 @@ class HessianSpectralNorm(_Estimator):
 
     @property
     def num_gradients(self) -> float:
-        """Gradients of f a snapshot."""
+        """Gradients of f per snapshot."""
         return 1 + _LANCZOS * _PRODUCT
 
 
@@ -150,7 +150,7 @@ class HessianSpectrum(_Estimator):
 
     @property
     def num_gradients(self) -> float:
-        """Gradients of f a snapshot."""
+        """Gradients of f per snapshot."""
         return 1 + (2 * _LANCZOS + self.trace_products) * _PRODUCT
 
 
@@ -162,7 +162,7 @@ class GradientNoise(_Estimator):
 
     @property
     def num_gradients(self) -> float:
-        """Gradients of f a snapshot; the training batches are taken to be small beside the probe."""
+        """Gradients of f per snapshot; the training batches are taken to be small beside the probe."""
         return 1
 
 
@@ -174,7 +174,7 @@ class AuthorsCompat(_Estimator):
 
     @property
     def num_gradients(self) -> float:
-        """Gradients of f a snapshot."""
+        """Gradients of f per snapshot."""
         return 3
 
 

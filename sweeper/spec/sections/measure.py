@@ -35,7 +35,7 @@ class Audit(Section):
     """How the rounding error of a gradient is known: by the same gradient in float64."""
 
     at: Literal["snapshot", "start"] = Field(
-        default="snapshot", description="At the start of every snapshot, or once a trial, at its initial weights."
+        default="snapshot", description="At the start of every snapshot, or once per trial, at its initial weights."
     )
     share: Share = Field(default=0.1, description="Share of the probe that is computed in float64 too.")
 
@@ -46,7 +46,7 @@ class Measure(Section):
     every: Count | None = Field(default=None, description="A snapshot at every n-th step.", examples=[10])
     first: Index = Field(default=0, description="Snapshots of the first n steps.")
     last: Index = Field(default=0, description="Snapshots of the last n steps.")
-    epochs: Positive | None = Field(default=None, description="A snapshot once in so many epochs.")
+    epochs: Positive | None = Field(default=None, description="A snapshot once every so many epochs.")
     steps: tuple[Index, ...] = Field(default=(), description="Snapshots of these steps.")
     from_step: Index = Field(default=0, description="`every` and `epochs` begin here.")
     to_step: Index | None = Field(default=None, description="`every` and `epochs` end here; null means never.")
@@ -68,5 +68,5 @@ class Measure(Section):
             raise conflict(f"to_step {self.to_step} comes before from_step {self.from_step}", "to_step", "from_step")
         names = [estimator.use for estimator in self.estimators]
         if len(set(names)) < len(names):
-            raise conflict("an estimator is there twice", "estimators", hint="each at most once")
+            raise conflict("an estimator appears twice", "estimators", hint="each at most once")
         return self

@@ -77,7 +77,7 @@ class ResNet20(Section):
 
 
 class ResNet18(Section):
-    """The residual network with 18 layers and a small stem, as it is usual for CIFAR-10."""
+    """The residual network with 18 layers and a small stem, as is usual for CIFAR-10."""
 
     use: Literal["resnet18"] = Field(description="The architecture.")
     width: Count = Field(default=64, description="Channels of the first stage; they double three times.")

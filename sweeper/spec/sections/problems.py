@@ -41,7 +41,7 @@ class LanguageModeling(Section):
         examples=["python-docs", "ptb", "wikitext2"],
     )
     model: LanguageModel = Field(default=Lstm(), description="The network.")
-    batch_size: Count = Field(default=20, description="Text streams side by side.")
+    batch_size: Count = Field(default=20, description="Parallel text streams.")
     sequence_length: Count = Field(default=35, description="Words a step back-propagates through.")
     evaluate_sequences: Count = Field(default=20, description="Streams into which the validation text is cut.")
     random_length: RandomLength | None = Field(
@@ -59,7 +59,7 @@ class ImageClassification(Section):
         examples=["digits", "cifar10"],
     )
     model: ImageModel = Field(default=ResNet20(), description="The network.")
-    batch_size: Count = Field(default=128, description="Images a step.")
+    batch_size: Count = Field(default=128, description="Images per step.")
     augment: Flag = Field(default=False, description="Random crops and mirror images.")
 
 
@@ -71,25 +71,25 @@ class DeepLinear(Section):
     width: Count = Field(default=8, description="Rows and columns of each.")
     samples: Count = Field(default=64, description="Training samples.")
     noise: NonNegative = Field(default=0.0, description="Standard deviation of the noise of the targets.")
-    batch_size: Count | None = Field(default=None, description="Samples a step; null means all of them.")
+    batch_size: Count | None = Field(default=None, description="Samples per step; null means all of them.")
 
     @model_validator(mode="after")
     def _fit(self) -> DeepLinear:
         if self.batch_size is not None and self.batch_size > self.samples:
-            message = f"batch_size {self.batch_size} is more than all {self.samples} samples"
+            message = f"batch_size {self.batch_size} is more than the {self.samples} samples there are"
             raise conflict(message, "batch_size", "samples", hint="at most samples")
         return self
 
 
 class OwnProblem(Section):
-    """A problem of the user's own; its options go to the factory as they are."""
+    """A user's own problem; its options are passed to the factory unchanged."""
 
     model_config = ConfigDict(extra="allow")
     __pydantic_extra__: dict[str, FreeValue]
 
     use: str = Field(
         pattern=r"^[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*$",
-        description="package.module:factory, looked for beside the spec, in the working directory and on sys.path.",
+        description="package.module:factory, looked for next to the spec, in the working directory and on sys.path.",
         examples=["my_package.my_module:my_problem"],
     )
 
@@ -113,7 +113,7 @@ EMBEDDED_DATA: dict[str, dict[str, tuple[str, ...]]] = {
     "language_modeling": {"corpus": ("python-docs",)},
     "image_classification": {"dataset": ("digits",)},
 }
-"""Options that name data: what comes with clipsweep. Others are names in ``trainers.data.sources``, or folders."""
+"""Options that name data, with what clipsweep includes; other values name ``trainers.data.sources``, or folders."""
 
 ADDED_OPTIONS: dict[str, dict[str, Any]] = {"language_modeling": {"random_length": None}}
-"""Options that came after the first ids, with their defaults: with those they do not count, so that ids stay."""
+"""Options added after the first ids were made, with their defaults, at which they are left out so that ids stay."""

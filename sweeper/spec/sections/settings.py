@@ -27,10 +27,10 @@ class Train(Section):
     steps: Count = Field(description="Steps of each trial.", examples=[400])
     log_every: Count | None = Field(
         default=None,
-        description="Metrics of every n-th step are kept; null means all, of analytic functions the first and last.",
+        description="Metrics of every n-th step are kept; null means all; for analytic functions, the first and last.",
     )
     evaluate_every: Count | None = Field(
-        default=None, description="The problem's own metrics at every n-th step; at the end they always are."
+        default=None, description="The problem's own metrics at every n-th step; always at the end."
     )
     checkpoint_every: Count = Field(
         default=500, description="A checkpoint at every n-th step; what a crash costs at most."
@@ -39,7 +39,7 @@ class Train(Section):
 
 
 class Pool(Section):
-    """How many workers of a kind, and what each takes."""
+    """How many workers of a kind, and what each uses."""
 
     count: AutoOrCount = Field(default="auto", description="Workers; auto means as many as fit.")
     cpus: NonNegative = Field(default=0.5, description="CPUs that a worker occupies.")
@@ -48,7 +48,7 @@ class Pool(Section):
 
 
 class EstimatorPool(Pool):
-    """The same of the workers that measure."""
+    """The same for the workers that measure."""
 
     cuda_graphs: Flag = Field(
         default=False, description="Record the gradient as a CUDA graph, and replay it at every point."
@@ -62,15 +62,15 @@ class EstimatorPool(Pool):
 
 
 class Resources(Section):
-    """What the trainers and the estimators take of the cluster."""
+    """What the trainers and the estimators use of the cluster."""
 
     trainers: Pool = Field(default=Pool(), description="The workers that train.")
     estimators: EstimatorPool = Field(default=EstimatorPool(), description="The workers that measure.")
     max_attempts: Annotated[int, Field(ge=1, le=100), AS_INTEGER] = Field(
-        default=3, description="How often a trial is tried in all, if its worker dies."
+        default=3, description="How many attempts a trial has in all, if its worker dies."
     )
     stall_timeout_s: Positive | None = Field(
-        default=3600, description="A worker that gives no sign of life for so many seconds is ended; null never."
+        default=3600, description="A worker without a heartbeat for this many seconds is ended; null means never."
     )
 
 

@@ -40,7 +40,7 @@ OPTIONS_OF_OPTIMIZERS: dict[str, frozenset[str]] = {
     "adagrad": frozenset({"eps", "weight_decay"}),
     "asgd": frozenset({"lambd", "alpha", "t0", "weight_decay"}),
 }
-"""Which options an optimiser has. One that has no effect is refused: it would be another id for the same training."""
+"""The options of each optimiser. One without effect is refused: it would give the same training another id."""
 
 TRANSFORMS = ("clip_norm", "normalize", "clip_value", "clip_layer_norm", "clip_adaptive")
 """What may be done to a gradient; at most one of them."""
@@ -55,10 +55,10 @@ ADDED_OPTIONS: dict[str, Any] = {
     "transform_of": "gradient",
     "average": None,
 }
-"""Options that came after the first ids, with their defaults: with those they do not count, so that ids stay."""
+"""Options added after the first ids were made, with their defaults, at which they are left out so that ids stay."""
 
 ADDED_SCHEDULE_OPTIONS: dict[str, Any] = {"unit": "steps"}
-"""The same of schedules."""
+"""The same for schedules."""
 
 _Unit = Annotated[float, Field(ge=0, lt=1), AS_NUMBER]
 
@@ -74,7 +74,7 @@ class StepDecay(Section):
 
     use: Literal["step_decay"] = Field(description="The learning rate is multiplied by `factor` at each milestone.")
     milestones: tuple[Count, ...] = Field(
-        min_length=1, description="Steps or epochs, rising, from each of which on the rate is multiplied once more."
+        min_length=1, description="Steps or epochs, rising; from each one on, the rate is multiplied once more."
     )
     factor: Positive = Field(default=0.1, description="What the rate is multiplied by.")
     unit: Literal["steps", "epochs"] = Field(default="steps", description="What milestones count.")
@@ -91,7 +91,7 @@ class Cosine(Section):
 
     use: Literal["cosine"] = Field(description="The learning rate falls along half a cosine until the last step.")
     final_fraction: Annotated[float, Field(ge=0, le=1), AS_NUMBER] = Field(
-        default=0.0, description="Share of the learning rate that is left at the end."
+        default=0.0, description="Share of the learning rate that remains at the end."
     )
 
 
@@ -165,7 +165,7 @@ class UpdateRule(Section):
         if self.from_theory is not None:
             for option in ("learning_rate", "momentum", *TRANSFORMS):
                 if getattr(self, option) != _default(option):
-                    message = f"{self.from_theory} sets the whole rule, so that {option} has no effect"
+                    message = f"{self.from_theory} sets the whole rule, so {option} has no effect"
                     raise conflict(message, option, "from_theory", hint="give one of them")
         elif self.learning_rate is None:
             raise missing("learning_rate")
@@ -189,7 +189,7 @@ class UpdateRule(Section):
             hint = f"optimizer: sgd, a momentum, and one of {', '.join(TRANSFORMS)}"
             raise conflict("there is no momentum to clip or normalise", "transform_of", "momentum", hint=hint)
         if self.average is not None and self.optimizer == "asgd":
-            raise conflict("asgd keeps an average of its own", "average", "optimizer", hint="optimizer: sgd")
+            raise conflict("asgd keeps its own average", "average", "optimizer", hint="optimizer: sgd")
         return self
 
 

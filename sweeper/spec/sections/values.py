@@ -1,6 +1,6 @@
 """The kinds of values that a spec holds, each with messages that say what was found and what is accepted.
 
-Pydantic's own conversions are too kind here: they take true for 1 and "400" for 400.
+Pydantic's own conversions are too lenient here: they take true for 1 and "400" for 400.
 """
 
 from __future__ import annotations
@@ -39,18 +39,18 @@ _QUOTED_NUMBER = re.compile(r"\s*[-+]?(\d[\d_ ]*)?([.,]\d*)?([eE][-+]?\d+)?\s*")
 
 
 class Section(BaseModel):
-    """A part of the spec: frozen, and without keys that it does not know."""
+    """A part of the spec: frozen, without unknown keys."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=(), defer_build=True)
 
 
 def conflict(message: str, *keys: str, hint: str = "") -> PydanticCustomError:
-    """The error for values that are wrong together, or only wrong beside one another.
+    """The error for values that are wrong in combination.
 
     Args:
         message: What is wrong.
-        keys: The keys that take part; the message is shown at one of them.
-        hint: How to mend it.
+        keys: The keys involved; the message is shown at one of them.
+        hint: How to fix it.
 
     Returns:
         An error to be raised by a validator of a whole section.
@@ -93,7 +93,7 @@ def _number(value: Any) -> Any:
             raise wrong(f"is too large, found {shown(value)}", "a number")
         case float() if not math.isfinite(value):
             raise wrong(f"must be finite, found {shown(value)}", "a finite number")
-    # Minus zero would be another id for the same training.
+    # Minus zero would give the same training another id.
     return value + 0.0
 
 

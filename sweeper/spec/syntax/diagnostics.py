@@ -1,4 +1,4 @@
-"""Problems of a spec: where, what, and how to mend it; collected, and shown all at once."""
+"""Problems of a spec: where, what, and how to fix it; collected, and shown all at once."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from sweeper.spec.syntax.tree import Mark, Node, Path, format_path
 __all__ = ["MAX_PROBLEMS", "Diagnostic", "at", "choices", "nearest", "raise_if_any", "show", "shown"]
 
 MAX_PROBLEMS = 1_000
-"""After so many, nobody looks for more."""
+"""The most problems that are collected: nobody reads more."""
 
 _MAX_SHOWN = 40
 _MAX_WIDTH = 100
@@ -25,10 +25,10 @@ class Diagnostic:
     """One problem.
 
     Attributes:
-        mark: Where it shows; None where no place in the text is to blame.
+        mark: Its place; None if it is at no particular place in the text.
         path: The key, () for the spec as a whole.
         message: What is wrong, with the value found.
-        hint: What is accepted, or how to mend it; "" if the message says it all.
+        hint: What is accepted, or how to fix it; "" if the message says it all.
         found: A name that is not known.
         known: The names that are; listed with the nearest one, in place of a hint.
     """
@@ -44,7 +44,7 @@ class Diagnostic:
         """File, line, column, key and message; then the line with a caret and the hint."""
         key = f"{show(format_path(self.path))}: " if self.path else ""
         message = printable(self.message)
-        # Only what is shown pays for the search for the nearest name.
+        # Searching for the nearest name is slow, so only problems that are shown do it.
         hint = printable(choices(self.found, self.known) if self.known else self.hint)
         if self.mark is None or not self.mark.source.shows_lines:
             name = "" if self.mark is None else f"{printable(self.mark.source.name)}: "
@@ -65,7 +65,7 @@ def at(
     Args:
         node: The value at fault.
         message: What is wrong.
-        hint: How to mend it.
+        hint: How to fix it.
         key: Whether the key is at fault, and not the value.
         found: A name that is not known.
         known: The names that are.
@@ -80,10 +80,10 @@ def at(
 
 
 def choices(found: object, known: Iterable[str]) -> str:
-    """What is known, and the nearest of it.
+    """The known names, and the nearest one.
 
     Args:
-        found: What stands in the spec.
+        found: What the spec says.
         known: Accepted names.
 
     Returns:
@@ -100,7 +100,7 @@ def choices(found: object, known: Iterable[str]) -> str:
 
 
 def nearest(found: str, known: Sequence[str]) -> str | None:
-    """The known name that is most like another, or None where none is like it.
+    """The known name most similar to another, or None if none is similar.
 
     Args:
         found: A name.
@@ -113,7 +113,7 @@ def nearest(found: str, known: Sequence[str]) -> str | None:
         >>> nearest("problem.hiden", ["problem.model.hidden", "problem.use"])
         'problem.model.hidden'
     """
-    # Only a broken spec pays for this import.
+    # Imported here, so that only a broken spec pays for it.
     import difflib
 
     found = found[:200]
@@ -129,7 +129,7 @@ def raise_if_any(diagnostics: Iterable[Diagnostic]) -> None:
     """Raise all problems as one error.
 
     Args:
-        diagnostics: The problems; the same one may be there more than once.
+        diagnostics: The problems; the same one may appear more than once.
 
     Raises:
         SpecError: There is a problem.

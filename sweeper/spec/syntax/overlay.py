@@ -1,4 +1,4 @@
-"""``overlay: other.yaml``: one spec laid over another, which keeps what it does not say itself."""
+"""``overlay: other.yaml``: one spec laid over another, which supplies what the first does not say."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def read_text(path: Path) -> str:
         reason = error.strerror if isinstance(error, OSError) else str(error)
         raise SpecError(f"{path}: cannot be read: {reason}") from None
     if len(data) > MAX_BYTES:
-        raise SpecError(f"{path}: is larger than a megabyte, which no spec is")
+        raise SpecError(f"{path}: is larger than a megabyte, too large for a spec")
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -47,10 +47,10 @@ def read_text(path: Path) -> str:
 
 
 def laid_over(top: Node, folder: Path, problems: list[Diagnostic]) -> Node:
-    """A spec with what the specs below it say and it does not.
+    """A spec completed by the specs below it.
 
     Sections are laid over one another key by key; lists and scalars replace what is below. A section that names another
-    ``use`` replaces the one below as a whole, since its options are others.
+    ``use`` replaces the one below as a whole, since its options are different.
 
     Args:
         top: The spec as it was read.
@@ -58,7 +58,7 @@ def laid_over(top: Node, folder: Path, problems: list[Diagnostic]) -> Node:
         problems: Where problems are added.
 
     Returns:
-        The tree without ``overlay``; its nodes remember which file they are from.
+        The tree without ``overlay``; its nodes remember which file they come from.
     """
     seen: list[Path] = []
     layers = [top]
@@ -88,10 +88,10 @@ def _below(node: Node, folder: Path, seen: list[Path], problems: list[Diagnostic
         path, is_special = folder / name, True
     if is_special:
         # A pipe may never end, and no file has a name with a null in it.
-        problems.append(at(node, f"{shown(name)} is no file", "another spec, relative to this one"))
+        problems.append(at(node, f"{shown(name)} is not a file", "another spec, relative to this one"))
         return None
     if path in seen or len(seen) == _MAX_LAYERS:
-        problems.append(at(node, f"leads in a circle, or through more than {_MAX_LAYERS} specs", "fewer layers"))
+        problems.append(at(node, f"is circular, or leads through more than {_MAX_LAYERS} specs", "fewer layers"))
         return None
     try:
         below = read(Source(name=str(folder / name), text=read_text(path)))

@@ -27,8 +27,8 @@ def apply_overrides(top: Node, overrides: Sequence[str], sections: Sequence[str]
         problems: Where problems are added, each with the override's text.
 
     Returns:
-        The new tree. Whether a path below the top level exists is left to the checks that follow: they know the
-        override, since its nodes remember where they come from.
+        The new tree. Whether a path below the top level exists is left to later checks, which know the
+        override because its nodes remember where they come from.
     """
     for override in overrides:
         source = Source(name=f"--set {override}", text=override.partition("=")[2], shows_lines=False)
@@ -58,13 +58,13 @@ def _put(top: Node, path: Path, value: Node, problems: list[Diagnostic]) -> Node
         return substitute(top, path, value)
     except LookupError as error:
         taken = int(error.args[0])
-        message = f"there is no {format_path(path[: taken + 1])} to be set"
-        problems.append(at(value, message, "an item must be there, a section must not be a single value"))
+        message = f"there is no {format_path(path[: taken + 1])} to set"
+        problems.append(at(value, message, "a list item must exist, and a section must not be a single value"))
         return top
 
 
 def _parse(text: str) -> Path:
-    """Steps of a path, () for what is none; below ``sweep``, what is left is one dotted key."""
+    """Steps of a path, () if it is not a path; below ``sweep``, the rest is one dotted key."""
     steps: list[str | int] = []
     position = 0
     while position < len(text):

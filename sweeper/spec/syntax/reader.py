@@ -1,7 +1,7 @@
 """YAML text to a tree of nodes, by the rules of YAML 1.2 and within bounds.
 
-Only the parser of PyYAML is used, its stream of events: no constructor runs, nothing recurses over what a user wrote,
-and what aliases stand for is counted before it is built.
+Only the parser of PyYAML is used, its stream of events: no constructor runs, nothing recurses over user input,
+and the size of aliases is counted before they are expanded.
 """
 
 from __future__ import annotations
@@ -28,7 +28,13 @@ _SCALARS_OF_YAML_1_1 = "tags are not supported; quotes make text of a value"
 
 @dataclass
 class _Frame:
-    """A list or section that is being read."""
+    """A list or section that is still open: the reader's explicit stack replaces recursion, whatever the nesting.
+
+    ``key`` holds a key whose value has not come yet, with its place and whether it was unquoted: only an unquoted
+    ``<<`` merges. ``merged`` waits for the end of the section, since own entries win wherever they are written.
+    ``size`` and ``height`` grow with every finished child, so that an alias can be charged for all that it stands for,
+    and refused, without being walked: nested aliases are exponential in their text (the "billion laughs").
+    """
 
     mark: Mark
     anchor: str | None
@@ -130,7 +136,7 @@ class _Reader:
             self._stop(event, f"alias *{show(event.anchor)} has no anchor before it")
         anchored = self._anchors[event.anchor]
         if anchored is None:
-            self._stop(event, f"alias *{show(event.anchor)} stands inside what it stands for")
+            self._stop(event, f"alias *{show(event.anchor)} is inside the value that it refers to")
         self._count(event, anchored.size)
         if len(self._stack) + anchored.height > MAX_DEPTH:
             self._stop(event, f"nested more than {MAX_DEPTH} deep")
@@ -165,7 +171,7 @@ class _Reader:
         self._add(node, size=frame.size, height=frame.height)
 
     def _add(self, node: Node, *, size: int, height: int) -> None:
-        """Put a finished value into the list or section that is open."""
+        """Add a finished value to the innermost open list or section."""
         if not self._stack:
             self._top = node
             return
@@ -182,9 +188,9 @@ class _Reader:
         elif key in frame.entries:
             before = frame.entries[key].key_mark
             assert before is not None
-            message = f"the key {show(key)!r} is here a second time"
+            message = f"the key {show(key)!r} appears a second time"
             self.problems.append(
-                Diagnostic(mark=key_mark, path=(), message=message, hint=f"the first is in line {before.line + 1}")
+                Diagnostic(mark=key_mark, path=(), message=message, hint=f"the first is on line {before.line + 1}")
             )
         else:
             frame.entries[key] = Node(value=node.value, mark=node.mark, key_mark=key_mark)
@@ -204,7 +210,7 @@ class _Reader:
     def _count(self, event: Any, size: int) -> None:
         self._num_nodes += size
         if self._num_nodes > MAX_NODES:
-            self._stop(event, f"more than {MAX_NODES:,} values, aliases written out")
+            self._stop(event, f"more than {MAX_NODES:,} values, with aliases expanded")
 
     def _refuse_tag(self, event: Any) -> None:
         if event.tag is not None:
@@ -220,7 +226,7 @@ class _Reader:
         self._stop_at(self._mark(event), message, hint)
 
     def _stop_at(self, mark: Mark | None, message: str, hint: str) -> NoReturn:
-        """Raise this problem with those found before it: reading cannot go on."""
+        """Raise this problem with those found before it: reading cannot continue."""
         raise_if_any([*self.problems, Diagnostic(mark=mark, path=(), message=message, hint=hint)])
         raise AssertionError("a problem is always raised")
 
@@ -236,7 +242,7 @@ def read(source: Source) -> Node | None:
 
     Raises:
         SpecError: The text is not YAML, has a key twice, a tag, a second document, or is deeper or larger (aliases
-            written out) than any spec.
+            expanded) than a spec may be.
     """
     try:
         source.text.encode()
@@ -251,7 +257,7 @@ def read(source: Source) -> Node | None:
 
 
 def _with_merged(frame: _Frame) -> dict[str, Node]:
-    """Own entries win over merged ones, and of these the earlier ones."""
+    """Own entries win over merged ones, and earlier merged ones over later."""
     entries = dict(frame.entries)
     for part in frame.merged:
         assert isinstance(part.value, dict)

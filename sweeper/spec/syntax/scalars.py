@@ -17,7 +17,7 @@ _HEXADECIMAL = re.compile(r"0x[0-9a-fA-F]+")
 _FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?", re.ASCII)
 _INFINITY = re.compile(r"([-+]?)\.(inf|Inf|INF)")
 _NAN = frozenset({".nan", ".NaN", ".NAN"})
-# Far beyond any number of a spec, and below the length at which Python refuses to convert.
+# Far beyond any number in a spec, and below the length at which Python refuses to convert.
 _MAX_DIGITS = 400
 
 

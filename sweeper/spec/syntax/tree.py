@@ -17,12 +17,12 @@ _LINE_BREAK = re.compile("\r\n|[\n\r\x85\u2028\u2029]")
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Source:
-    """A text that values are read from: a spec file, or one override.
+    """A text from which values are read: a spec file, or one override.
 
     Attributes:
         name: The file as the user named it, or the override as it was typed.
         text: What is parsed.
-        shows_lines: Whether messages give line and column; an override is short enough to be shown whole.
+        shows_lines: Whether messages give line and column; an override is short enough to be shown in full.
     """
 
     name: str
@@ -49,9 +49,9 @@ class Node:
 
     Attributes:
         value: A scalar, a tuple of nodes for a list, a dict of nodes for a section.
-        mark: Where the value begins.
-        key_mark: Where its key begins, if it is the value of one.
-        path: Where it stands in the spec. A node that a cell takes from the sweep keeps the path it has there.
+        mark: Where the value starts.
+        key_mark: Where its key starts, if it has one.
+        path: Its path in the spec. A node that a cell takes from the sweep keeps its path there.
     """
 
     value: bool | int | float | str | tuple[Node, ...] | dict[str, Node] | None
@@ -99,7 +99,7 @@ def format_path(path: Path) -> str:
 
 
 def num_nodes(node: Node) -> int:
-    """How many values a tree has, its sections and lists counted too.
+    """How many values a tree has, including its sections and lists.
 
     Args:
         node: Top of the tree, at most as deep and large as the reader allows.
@@ -124,10 +124,10 @@ def rooted(node: Node, path: Path) -> Node:
 
     Args:
         node: Top of the tree, at most as deep as the reader allows.
-        path: Where the top stands.
+        path: Path of the top.
 
     Returns:
-        New nodes; an alias becomes a copy of what it stands for, with paths of its own.
+        New nodes; an alias becomes a copy of its value, with its own paths.
     """
     value = node.value
     if isinstance(value, dict):
@@ -138,7 +138,7 @@ def rooted(node: Node, path: Path) -> Node:
 
 
 def substitute(node: Node, steps: Path, new: Node) -> Node:
-    """The tree with another node at one place; sections on the way there are created where they are missing.
+    """The tree with one node replaced; missing sections on the way are created.
 
     Args:
         node: Top of the tree.
@@ -146,10 +146,10 @@ def substitute(node: Node, steps: Path, new: Node) -> Node:
         new: What to put there.
 
     Returns:
-        A new tree that shares all that did not change.
+        A new tree that shares everything that did not change.
 
     Raises:
-        LookupError: The way leads through a scalar, or to an item that a list does not have; the argument is the
+        LookupError: The path leads through a scalar, or to an item that a list does not have; the argument is the
             number of steps that could be taken.
     """
     step, rest = steps[0], steps[1:]

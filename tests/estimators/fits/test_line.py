@@ -103,7 +103,7 @@ def test_a_quantile_leaves_five_points_above(count, expected):
 )
 def test_points_that_make_no_line_are_refused(x, y):
     for fit in (lambda: quantile_line(x, y, 0.5), lambda: envelope_line(x, y), lambda: profile_line(x, y, 0.5)):
-        with pytest.raises(ValueError, match=r"points must be finite|as many x as y"):
+        with pytest.raises(ValueError, match=r"points must be finite|x and y must have the same length"):
             fit()
 
 
@@ -203,7 +203,7 @@ def test_one_wild_point_moves_least_squares_and_not_theil_sen():
 @pytest.mark.parametrize(
     ("g", "why"),
     [
-        (np.random.default_rng(0).uniform(1, 1.5, 500), "span a factor of 1"),
+        (np.random.default_rng(0).uniform(1, 1.5, 500), "span only a factor of 1"),
         (np.geomspace(1, 100, 5), "only 5 points"),
         (np.geomspace(1, 100, 60), "independent ones"),
         (np.array([1.0, 2.0]), "only 2 points"),

@@ -67,4 +67,4 @@ def test_a_probe_that_is_drawn_anew_is_found(size: int) -> None:
     found = run(squares, lambda: [torch.randn(size, 3, generator=generator)])
     assert found.again == 0
     assert found.rebuilt > 0
-    assert "two workers would measure two functions" in found.diagnosis
+    assert "two workers would measure two different functions" in found.diagnosis

@@ -71,7 +71,7 @@ def test_what_would_import_code_from_elsewhere_asks_for_allow_code_in_one_line(
     out, error = clipsweep(*command, "sweep.yaml", folder=project, path=library, code=2)
     assert out == ""
     assert error.count("\n") == 1
-    assert f"far_problem:one from {library / 'far_problem.py'}; go on with --allow-code if you trust it" in error
+    assert f"far_problem:one from {library / 'far_problem.py'}; continue with --allow-code if you trust it" in error
     assert f"the spec's own folder ({project})" in error
     assert sorted(path.name for path in project.iterdir()) == ["sweep.yaml"], "nothing was imported, nothing written"
 
@@ -164,7 +164,9 @@ def test_a_link_is_named_with_where_it_leads(folders: tuple[Path, Path], new_lis
     text, _ = clipsweep("plan", "sweep.yaml", folder=project)
     assert f"linked:one from {project}/linked.py, a link to {library}/far_problem.py (1 Python file" in text
     sweep = load_spec(project / "sweep.yaml")
-    with pytest.raises(ClipsweepError, match=rf"linked\.py \(really {library}/far_problem\.py\); go on with --allow-c"):
+    with pytest.raises(
+        ClipsweepError, match=rf"linked\.py \(really {library}/far_problem\.py\); continue with --allow-c"
+    ):
         run_sweep(sweep, out=project / "run", listener=new_listener())
     assert null_test_document(sweep, allow_code=True)["passed"], "it is imported by the name of the link"
 

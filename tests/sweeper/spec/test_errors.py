@@ -59,7 +59,10 @@ def test_all_problems_are_shown_at_once_in_the_order_of_the_file():
         ("problem: {use: deep_linear, width: 1_000}", r"found the text '1_000'(.|\n)*\^ write 1000"),
         ("problem: {use: deep_linear, noise: '1,5'}", r"found the text '1,5'(.|\n)*\^ write 1.5"),
         ("problem: {use: deep_linear, noise: .nan}", "noise: must be finite, found .nan"),
-        ("problem: {use: deep_linear, batch_size: 65}", "batch_size: batch_size 65 is more than all 64 samples"),
+        (
+            "problem: {use: deep_linear, batch_size: 65}",
+            "batch_size: batch_size 65 is more than the 64 samples there are",
+        ),
         ("problem: {use: language_modeling, model: {use: gru}}", r"model\.use: unknown model 'gru'"),
         ("problem: {use: language_modeling, model: lstm}", r"model: must be a section, found 'lstm'"),
         ("problem: {use: language_modeling, model: {hidden: 8}}", "tied weights need hidden and embedding to be equal"),
@@ -143,7 +146,7 @@ def test_problems_of_the_update_rule(options, message):
         (
             "train: {steps: 5}\n"
             "measure: {every: 1, estimators: [{use: directional_smoothness}, {use: directional_smoothness, delta: 1}]}",
-            "an estimator is there twice",
+            "an estimator appears twice",
         ),
         ("train: {steps: 5}\nresources: {trainers: {count: many}}", "a number or auto, found the text 'many'"),
         (

@@ -157,8 +157,8 @@ def test_letters_digits_dots_dashes_and_underscores_are_a_name(name):
         ("train..steps=1", "--set train..steps=1: not an override"),
         ("train.steps=", "--set train.steps=: train.steps: no value"),
         ("train.steps=[1", "--set train.steps=[1: not valid YAML"),
-        ("train.steps.x=1", "--set train.steps.x=1: train.steps.x: there is no train.steps.x to be set"),
-        ("measure.estimators[3].delta=1", "there is no measure.estimators[3] to be set"),
+        ("train.steps.x=1", "--set train.steps.x=1: train.steps.x: there is no train.steps.x to set"),
+        ("measure.estimators[3].delta=1", "there is no measure.estimators[3] to set"),
         ("sweep.seeds=0", "--set sweep.seeds=0: sweep.seeds: must be at least 1"),
         (
             "update_rule.learning_rate=1",

@@ -82,7 +82,7 @@ def test_an_error_shows_the_line_of_the_file_it_stands_in(write):
     [
         ("overlay: nowhere.yaml\n", "no such file"),
         ("overlay: 3\n", "must be a path, found 3"),
-        ("overlay: above.yaml\n", "leads in a circle"),
+        ("overlay: above.yaml\n", "is circular"),
         ("overlay: empty.yaml\n", "holds no sections"),
         ("overlay: torn.yaml\n", r"cannot be laid over torn\.yaml"),
         ("overlay: .\n", "is a folder"),

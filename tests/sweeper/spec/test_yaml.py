@@ -82,13 +82,13 @@ def test_aliases_stand_for_what_their_anchor_names():
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("a: 1\nb: 2\na: 3", r"s\.yaml:3:1: the key 'a' is here a second time\n.*\n.*\^ the first is in line 1"),
-        ("a: {b: 1, b: 1}", "the key 'b' is here a second time"),
+        ("a: 1\nb: 2\na: 3", r"s\.yaml:3:1: the key 'a' appears a second time\n.*\n.*\^ the first is on line 1"),
+        ("a: {b: 1, b: 1}", "the key 'b' appears a second time"),
         ("a: !!python/object:os.system x", "the tag 'tag:yaml.org,2002:python/object:os.system' is not accepted"),
         ("a: !mine {}", "the tag '!mine' is not accepted"),
         ("a: 1\n---\nb: 2", r"s\.yaml:2:1: a second document begins here"),
         ("a: *nowhere", r"s\.yaml:1:4: alias \*nowhere has no anchor before it"),
-        ("a: &a [*a]", "stands inside what it stands for"),
+        ("a: &a [*a]", "is inside the value that it refers to"),
         ("a: [1, 2", r"s\.yaml:\d+:\d+: not valid YAML"),
         ("a:\n\t- 1", r"(?s)s\.yaml:2:1: not valid YAML.*indent with spaces"),
         ("a: b: c", r"s\.yaml:1:\d+: not valid YAML"),

@@ -123,7 +123,7 @@ def test_stopping_keeps_what_has_ended_and_gives_back_the_rest(worker):
         ("train.max_loss=3", "train.max_loss: has no meaning for an analytic function, found 3"),
         ("problem.start=1", "one of start, start_gradient_norm, start_gap says where to start"),
         ("measure.every=1", "measure: has no meaning for analytic functions"),
-        ("update_rule.from_theory=theorem3", "theorem3 sets the whole rule, so that learning_rate has no effect"),
+        ("update_rule.from_theory=theorem3", "theorem3 sets the whole rule, so learning_rate has no effect"),
         ("problem.function.use=quadratric", "unknown function 'quadratric'"),
     ],
 )
@@ -148,7 +148,7 @@ def test_a_theorem_that_says_nothing_of_a_function_is_refused(function, theory, 
 
 def test_a_theorem_needs_a_function_whose_constants_are_known():
     text = "problem: {use: deep_linear}\nupdate_rule: {from_theory: theorem3}\ntrain: {steps: 5}\n"
-    with pytest.raises(ValueError, match="theorem3 needs L0 and L1, which only analytic functions tell"):
+    with pytest.raises(ValueError, match="theorem3 needs L0 and L1, which are known only for analytic functions"):
         assignments_of(text)
 
 
