@@ -11,16 +11,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-
 from sweeper.driver.open_segments import OpenSegment
 from sweeper.errors import IntegrityError
 from sweeper.protocol.events import SegmentId, SnapshotId
 from sweeper.protocol.messages import RepeatedItem, SegmentItem
 from sweeper.store.journal import Journal, RunState, apply
-from sweeper.store.records import Committed, CommittedSegment, Failed, Part, Record, Remeasured
-from sweeper.store.run_dir import RunDir, file_hash
-from sweeper.tables.parts import encode, measurement_rows, metric_rows, refuse_other_rows
+from sweeper.store.records import Committed, CommittedSegment, Failed, Record, Remeasured
+from sweeper.store.run_dir import RunDir
+from sweeper.tables.parts import measurement_rows, metric_rows, refuse_other_rows, write_measurements, write_metrics
 from sweeper.tables.readable import Compactor
 
 __all__ = ["Committer"]
@@ -126,7 +124,8 @@ class Committer:
             if item.start >= step:
                 continue
             tables = {"metrics": metric_rows([(trial, item.rows, self._last_step(item))])}
-            tables |= dict(self._measured_table(name, rows) for name, rows in content.measurements.items())
+            for estimator, measured in content.measurements.items():
+                tables[f"measurements/{estimator}"] = measurement_rows(estimator, self._tagged(measured))
             for table, rows in tables.items():
                 refuse_other_rows(
                     self._run_dir, self.state.parts, table, rows, trial=trial, start=item.start, stop=step
@@ -163,16 +162,23 @@ class Committer:
         for of_snapshot in self._measured.values():
             for estimator, row in of_snapshot.items():
                 measured.setdefault(estimator, []).append(row)
-        parts = tuple(self._write_part(*self._measured_table(name, rows)) for name, rows in measured.items())
+        written = [
+            write_measurements(self._run_dir, name, self._tagged(rows), suffix=self._suffix)
+            for name, rows in measured.items()
+        ]
+        parts = tuple(replace(part, remeasurement=self._measurement) for part in written)
         snapshots = tuple((snapshot.trial, snapshot.step) for snapshot in self._measured)
-        parts = tuple(replace(part, remeasurement=self._measurement) for part in parts)
         self.record(Remeasured(measurement=self._measurement, parts=parts, snapshots=snapshots))
         self._measured.clear()
 
-    def _measured_table(self, estimator: str, rows: Sequence[Mapping[str, Any]]) -> tuple[str, pa.Table]:
-        """Name and rows of an estimator's table, each with the id of what is in force."""
-        tagged = [{**row, "measurement_id": self._measurement} for row in rows]
-        return f"measurements/{estimator}", measurement_rows(estimator, tagged)
+    def _tagged(self, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+        """An estimator's rows, each with the id of the measure section in force."""
+        return [{**row, "measurement_id": self._measurement} for row in rows]
+
+    @property
+    def _suffix(self) -> str:
+        """What the names of this commit's parts end in: no two commits of a run have the same."""
+        return f"{self.state.driver_epoch:04d}-{self._num_commits:06d}"
 
     def refresh(self, *, running: frozenset[str] = frozenset()) -> None:
         """Write the readable tables as of now."""
@@ -184,35 +190,27 @@ class Committer:
     def _commit_segments(self) -> list[SegmentItem]:
         self._refuse_committed()
         self._num_commits += 1
-        tables: dict[str, pa.Table] = {}
         logged = [
             (item.segment.trial, item.rows, self._last_step(item))
             for item, _ in self._pending
             if len(item.rows["step"])
         ]
-        if logged:
-            tables["metrics"] = metric_rows(logged)
+        parts = [write_metrics(self._run_dir, logged, suffix=self._suffix)] if logged else []
         measured: dict[str, list[Mapping[str, Any]]] = {}
         for _, content in self._pending:
             for estimator, rows in content.measurements.items():
                 measured.setdefault(estimator, []).extend(sorted(rows, key=lambda row: int(row["step"])))
-        for estimator, rows in measured.items():
-            name, table = self._measured_table(estimator, rows)
-            tables[name] = table
-        parts = tuple(self._write_part(name, rows) for name, rows in tables.items())
+        parts += [
+            write_measurements(self._run_dir, estimator, self._tagged(rows), suffix=self._suffix)
+            for estimator, rows in measured.items()
+        ]
         segments = tuple(self._describe(item, content) for item, content in self._pending)
-        self.record(Committed(parts=parts, segments=segments))
+        self.record(Committed(parts=tuple(parts), segments=segments))
         done = [item for item, _ in self._pending]
         self._pending.clear()
         for item in done:
             self._prune_checkpoints(item)
         return done
-
-    def _write_part(self, table: str, rows: pa.Table) -> Part:
-        name = f"{table.replace('/', '-')}-{self.state.driver_epoch:04d}-{self._num_commits:06d}.parquet"
-        data = encode(rows)
-        self._run_dir.publish(self._run_dir.parts / name, data)
-        return Part(table=table, file=name, rows=rows.num_rows, xxh3=file_hash(data))
 
     def _describe(self, item: SegmentItem, content: OpenSegment) -> CommittedSegment:
         return CommittedSegment(

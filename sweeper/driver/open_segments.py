@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -34,8 +34,8 @@ class OpenSegments:
 
     Example:
         >>> segments = OpenSegments()
-        >>> segments.close(SegmentId("a", 1, 0))
-        OpenSegment(item=None, measurements={}, estimate_s=0.0)
+        >>> segments.hand_over(SegmentId("a", 1, 0), print)
+        SegmentId(trial='a', attempt=1, number=0) OpenSegment(item=None, measurements={}, estimate_s=0.0)
     """
 
     def __init__(self) -> None:
@@ -84,9 +84,9 @@ class OpenSegments:
         rows = failed_rows(snapshot, header.measure, error, epoch=header.epoch)
         self.add_rows(snapshot, rows, 0.0)
 
-    def close(self, segment: SegmentId) -> OpenSegment:
-        """Hand a segment over to be committed."""
-        return self._open.pop(segment, None) or OpenSegment()
+    def hand_over(self, segment: SegmentId, take: Callable[[SegmentId, OpenSegment], object]) -> None:
+        """Hand a complete segment over to be committed."""
+        take(segment, self._open.pop(segment, OpenSegment()))
 
     def discard(self, segment: SegmentId) -> None:
         """Forget a segment and its snapshots: it is trained again."""

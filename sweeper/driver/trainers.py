@@ -190,7 +190,7 @@ class Trainers:
                     self._progress.begin(start.trial)
                     _log.info("trainer %d is given %s", slot, start)
             case Commit(segment=segment):
-                self._committer.add(segment, self._segments.close(segment))
+                self._segments.hand_over(segment, self._committer.add)
             case Discard(segment=segment):
                 self._segments.discard(segment)
             case NoteFailure(trial=trial, attempt=attempt, kind=kind, error=error):

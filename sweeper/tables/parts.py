@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 
 from sweeper.errors import IntegrityError
 from sweeper.store.records import Part
-from sweeper.store.run_dir import RunDir
+from sweeper.store.run_dir import RunDir, file_hash
 from sweeper.tables.schemas import MEASUREMENTS, METRICS
 
 __all__ = [
@@ -30,6 +30,8 @@ __all__ = [
     "read_table",
     "refuse_other_rows",
     "sort_rows",
+    "write_measurements",
+    "write_metrics",
 ]
 
 
@@ -73,6 +75,50 @@ def measurement_rows(estimator: str, rows: Sequence[Mapping[str, Any]]) -> pa.Ta
         A table of ``MEASUREMENTS[estimator]``.
     """
     return pa.Table.from_pylist([dict(row) for row in rows], schema=MEASUREMENTS[estimator])
+
+
+def write_metrics(
+    run_dir: RunDir, segments: Sequence[tuple[str, Mapping[str, np.ndarray[Any, Any]], int]], *, suffix: str
+) -> Part:
+    """Publish the rows of several segments as a part.
+
+    Args:
+        run_dir: The run.
+        segments: As for :func:`metric_rows`.
+        suffix: What the file's name ends in; no other part of the table may have the same.
+
+    Returns:
+        The part, to be named in the journal.
+
+    Raises:
+        OSError: The disk is full or gone; nothing is left behind.
+    """
+    return _write(run_dir, "metrics", metric_rows(segments), suffix)
+
+
+def write_measurements(run_dir: RunDir, estimator: str, rows: Sequence[Mapping[str, Any]], *, suffix: str) -> Part:
+    """Publish rows of an estimator's table as a part.
+
+    Args:
+        run_dir: The run.
+        estimator: Its name.
+        rows: As for :func:`measurement_rows`.
+        suffix: What the file's name ends in; no other part of the table may have the same.
+
+    Returns:
+        The part, to be named in the journal.
+
+    Raises:
+        OSError: The disk is full or gone; nothing is left behind.
+    """
+    return _write(run_dir, f"measurements/{estimator}", measurement_rows(estimator, rows), suffix)
+
+
+def _write(run_dir: RunDir, table: str, rows: pa.Table, suffix: str) -> Part:
+    name = f"{table.replace('/', '-')}-{suffix}.parquet"
+    data = encode(rows)
+    run_dir.publish(run_dir.parts / name, data)
+    return Part(table=table, file=name, rows=rows.num_rows, xxh3=file_hash(data))
 
 
 def encode(table: pa.Table) -> bytes:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from sweeper.driver.estimators import failed_rows
-from sweeper.driver.open_segments import OpenSegments
+from sweeper.driver.open_segments import OpenSegment, OpenSegments
 from sweeper.protocol.events import SegmentId, SnapshotId
 from sweeper.protocol.messages import SegmentFacts, SegmentItem, SnapshotHeader, SnapshotItem
 
@@ -26,6 +26,13 @@ def ended(segment: SegmentId, outcome: str | None) -> SegmentItem:
 def taken(segment: SegmentId, step: int) -> SnapshotItem:
     header = SnapshotHeader(trial=segment.trial, seed=0, step=step, epoch=0.5, problem={}, measure=MEASURE, nbytes=8)
     return SnapshotItem(segment=segment, header=header, payload="array")
+
+
+def closed(segments: OpenSegments, segment: SegmentId) -> OpenSegment:
+    """What is handed over of a segment."""
+    taken: dict[SegmentId, OpenSegment] = {}
+    segments.hand_over(segment, taken.__setitem__)
+    return taken[segment]
 
 
 class Pool:
@@ -48,7 +55,7 @@ def test_rows_come_to_the_segment_in_which_their_snapshot_was_taken() -> None:
     assert segments.add_rows(second, {"one": {"step": 7}}, 0.25)
     assert segments.add_rows(first, ROWS, 0.5)
     assert not segments.waits_for_rows
-    head, following = segments.close(HEAD), segments.close(HEAD.following)
+    head, following = closed(segments, HEAD), closed(segments, HEAD.following)
     assert (head.measurements, head.estimate_s) == ({"one": [{"step": 3}]}, 0.5)
     assert head.item is not None
     assert head.item.segment == HEAD
@@ -67,7 +74,7 @@ def test_rows_of_a_segment_that_was_discarded_meanwhile_are_not_wanted() -> None
     lost, kept = segments.take(taken(HEAD, 3)), segments.take(taken(SegmentId("b", 1, 0), 3))
     segments.discard(HEAD)
     assert not segments.add_rows(lost, ROWS, 0.5)
-    assert segments.close(HEAD).measurements == {}
+    assert closed(segments, HEAD).measurements == {}
     assert segments.add_rows(kept, ROWS, 0.5)
 
 
@@ -80,4 +87,4 @@ def test_a_snapshot_that_could_not_be_measured_has_a_row_of_every_estimator_that
 def test_the_rows_of_a_snapshot_that_failed_stand_in_its_segment() -> None:
     segments = OpenSegments()
     segments.add_failed(segments.take(taken(HEAD, 3)), "no gradient")
-    assert segments.close(HEAD).measurements["other"][0]["error"] == "no gradient"
+    assert closed(segments, HEAD).measurements["other"][0]["error"] == "no gradient"
