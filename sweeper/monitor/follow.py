@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import socket
 import time
@@ -13,9 +12,8 @@ from typing import Any
 
 from sweeper.errors import RunDirectoryError
 from sweeper.protocol.view import Active, Listener, View
-from sweeper.store.driver_files import SAID, STALE_AFTER_S, Ending, driver_of, ending_of
+from sweeper.store.driver_files import SAID, STALE_AFTER_S, Ending, driver_of, ending_of, live_document
 from sweeper.store.run_dir import RunDir
-from sweeper.store.shapes import check_live
 
 __all__ = ["Said", "cancel", "follow"]
 
@@ -138,14 +136,15 @@ def _tell(run_dir: RunDir, said: Said, listener: Listener) -> None:
 
 def _view(run_dir: RunDir) -> View | None:
     """The driver's latest view; None where there is none, or of another version."""
+    document = live_document(run_dir)
+    if document is None:
+        return None
     try:
-        document = json.loads(run_dir.live.read_bytes())
-        check_live(document)
         known = {field.name: document[field.name] for field in fields(View)}
         active = tuple(Active(**active) for active in known.pop("active"))
         known["counts"] = {str(word): int(count) for word, count in known["counts"].items()}
         known |= {name: int(known[name]) for name in _NUMBERS}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+    except (ValueError, KeyError, TypeError, AttributeError):
         return None
     return View(**known, active=active)
 

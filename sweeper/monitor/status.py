@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,12 +10,11 @@ from typing import Any
 
 from sweeper.errors import RunDirectoryError
 from sweeper.labels import describe
-from sweeper.store.driver_files import driver_of, ending_of
+from sweeper.store.driver_files import driver_of, ending_of, live_document
 from sweeper.store.journal import Journal, RunState, TrialState, read_journal, repair_journal, replay
 from sweeper.store.lock import DriverLock
 from sweeper.store.records import Retried as RetriedRecord
 from sweeper.store.run_dir import RunDir
-from sweeper.store.shapes import check_live
 
 __all__ = ["Retried", "find_trials", "list_runs", "retry", "run_status", "trial_log", "trial_rows"]
 
@@ -49,13 +47,7 @@ def run_status(path: Path) -> dict[str, Any]:
     run_dir = RunDir(path)
     state = _load(run_dir)
     driver = driver_of(run_dir)
-    live = None
-    if driver is not None:
-        try:
-            live = json.loads(run_dir.live.read_bytes())
-            check_live(live)
-        except (OSError, ValueError, RecursionError):
-            live = None
+    live = live_document(run_dir) if driver is not None else None
     ending = ending_of(run_dir) if driver is None else None
     counts = {status: 0 for status in STATUSES}
     current = [trial for name, trial in state.trials.items() if name not in state.superseded]

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias
-
-import numpy as np
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from sweeper.protocol.events import SegmentId, SnapshotId
+
+if TYPE_CHECKING:
+    # Of the types alone: the journal's records hold facts of segments, and reading a journal stays light.
+    import numpy as np
 
 __all__ = [
     "Assignment",

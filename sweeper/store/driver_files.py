@@ -1,23 +1,161 @@
-"""What a run directory says of its driver: who it is, whether it lives, and how the last one ended."""
+"""What a run directory says of its driver: who it is, whether it lives, what it is doing, how the last one ended."""
 
 from __future__ import annotations
 
 import json
 import socket
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from sweeper.errors import RunDirectoryError
 from sweeper.store.run_dir import RunDir
-from sweeper.store.shapes import check_driver
+from sweeper.store.shapes import check_driver, check_live
 
-__all__ = ["JOB", "SAID", "STALE_AFTER_S", "Ending", "driver_of", "ending_of", "refusal"]
+__all__ = [
+    "JOB",
+    "SAID",
+    "STALE_AFTER_S",
+    "Ending",
+    "Holder",
+    "driver_of",
+    "ending_of",
+    "holder_of",
+    "live_document",
+    "refusal",
+]
 
+JOB = "CLIPSWEEP_JOB"
+"""Environment variable with the id of the Ray job that a driver runs as."""
 
 SAID = "sweeper.said"
 """The logger of what a driver tells its user; ``clipsweep attach`` finds it in the driver's log."""
+
+STALE_AFTER_S = 30.0
+"""A driver of another host that has shown no sign of life for so long is taken for dead."""
+
+_SAME_PROCESS_S = 1.0
+"""How far two readings of the time at which one process was created may lie apart."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Holder:
+    """Which driver holds a run directory, or held it when it was killed.
+
+    Attributes:
+        host: Its host.
+        pid: Its process there.
+        job: The Ray job that it is; None for a command.
+        created: When its process was created, in seconds since 1970; None where an earlier version did not say.
+        beat_at: Its last heartbeat, by the clock of the file system.
+    """
+
+    host: str
+    pid: int
+    job: str | None
+    created: float | None
+    beat_at: float
+
+    @property
+    def words(self) -> str:
+        """The same for people."""
+        return f"pid {self.pid} on {self.host}"
+
+
+def holder_of(run_dir: RunDir) -> Holder | None:
+    """Who holds a run directory by its own word, dead or alive.
+
+    Args:
+        run_dir: The run.
+
+    Returns:
+        The driver; None where nobody does, or where the file is not what a driver writes.
+    """
+    try:
+        document = json.loads(run_dir.driver.read_bytes())
+        check_driver(document)
+        return Holder(
+            host=document["host"],
+            pid=document["pid"],
+            job=document.get("job"),
+            created=document.get("created"),
+            beat_at=run_dir.driver.stat().st_mtime,
+        )
+    except (OSError, ValueError, RecursionError):
+        return None
+
+
+def driver_of(run_dir: RunDir) -> dict[str, Any] | None:
+    """Who is running the sweep now.
+
+    Args:
+        run_dir: The run.
+
+    Returns:
+        ``host``, ``pid``, ``job`` where it is a Ray job, and ``quiet_s``, the seconds since its last sign of life; None
+        where nobody is.
+    """
+    holder = holder_of(run_dir)
+    if holder is None:
+        return None
+    quiet_s = max(0.0, time.time() - holder.beat_at)
+    if holder.host == socket.gethostname() and not _is_running(holder, quiet_s):
+        return None
+    job = {} if holder.job is None else {"job": holder.job}
+    return {"host": holder.host, "pid": holder.pid, **job, "quiet_s": round(quiet_s, 1)}
+
+
+def _is_running(holder: Holder, quiet_s: float) -> bool:
+    """Whether a driver of this host is there: its process, and not another that was given its id."""
+    import psutil  # takes 25 ms, and most runs that are looked at have no driver
+
+    try:
+        process = psutil.Process(holder.pid)
+        if process.status() == psutil.STATUS_ZOMBIE:
+            return False
+        created = process.create_time()
+    except psutil.NoSuchProcess:
+        return False
+    except psutil.Error:
+        return True  # it is there, and its owner alone may know more
+    if holder.created is None:
+        return True
+    # The time moves where this machine's clock is set, so that it does not count against a driver that still beats.
+    return abs(holder.created - created) < _SAME_PROCESS_S or quiet_s < STALE_AFTER_S
+
+
+def refusal(run_dir: RunDir) -> RunDirectoryError:
+    """What to say to a second driver.
+
+    Args:
+        run_dir: The run, which another holds.
+
+    Returns:
+        The error to raise; it names the other's host and pid.
+    """
+    holder = holder_of(run_dir)
+    who = holder.words if holder is not None else "another process"
+    return RunDirectoryError(
+        f"{run_dir.path}: {who} is running this sweep; follow it with `clipsweep attach {run_dir.path}`, or choose "
+        "another directory with --out"
+    )
+
+
+def live_document(run_dir: RunDir) -> dict[str, Any] | None:
+    """What a driver said last of what it is doing.
+
+    Args:
+        run_dir: The run.
+
+    Returns:
+        The view that it showed, as a document; None where there is none, or it is not what a driver writes.
+    """
+    try:
+        document: dict[str, Any] = json.loads(run_dir.live.read_bytes())
+        check_live(document)
+    except (OSError, ValueError, RecursionError):
+        return None
+    return document
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,77 +194,3 @@ def ending_of(run_dir: RunDir) -> Ending | None:
         )
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
-
-
-JOB = "CLIPSWEEP_JOB"
-"""Environment variable with the id of the Ray job that a driver runs as."""
-
-
-STALE_AFTER_S = 30.0
-"""A driver of another host that has shown no sign of life for so long is taken for dead."""
-
-
-def driver_of(run_dir: RunDir) -> dict[str, Any] | None:
-    """Who is running the sweep now.
-
-    Args:
-        run_dir: The run.
-
-    Returns:
-        ``host``, ``pid``, ``job`` where it is a Ray job, and ``quiet_s``, the seconds since its last sign of life; None
-        where nobody is.
-    """
-    try:
-        holder = json.loads(run_dir.driver.read_bytes())
-        check_driver(holder)
-        quiet = max(0.0, time.time() - run_dir.driver.stat().st_mtime)
-    except (OSError, ValueError, RecursionError):
-        return None
-    if not isinstance(holder.get("job", ""), str):
-        return None
-    if holder["host"] == socket.gethostname() and not _is_running(holder, quiet):
-        return None
-    known = {key: value for key, value in holder.items() if key != "created"}
-    return {**known, "quiet_s": round(quiet, 1)}
-
-
-_SAME_PROCESS_S = 1.0
-"""How far two readings of the time at which one process was created may lie apart."""
-
-
-def _is_running(holder: Mapping[str, Any], quiet_s: float) -> bool:
-    """Whether a driver of this host is there: its process, and not another that was given its id."""
-    import psutil  # takes 25 ms, and most runs that are looked at have no driver
-
-    try:
-        process = psutil.Process(holder["pid"])
-        if process.status() == psutil.STATUS_ZOMBIE:
-            return False
-        created = process.create_time()
-    except psutil.NoSuchProcess:
-        return False
-    except psutil.Error:
-        return True  # it is there, and its owner alone may know more
-    # The time moves where this machine's clock is set, so that it does not count against a driver that still beats.
-    recorded = holder.get("created", created)
-    return abs(recorded - created) < _SAME_PROCESS_S or quiet_s < STALE_AFTER_S
-
-
-def refusal(run_dir: RunDir) -> RunDirectoryError:
-    """What to say to a second driver.
-
-    Args:
-        run_dir: The run, which another holds.
-
-    Returns:
-        The error to raise; it names the other's host and pid.
-    """
-    try:
-        holder = json.loads(run_dir.driver.read_bytes())
-        who = f"pid {holder['pid']} on {holder['host']}"
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
-        who = "another process"
-    return RunDirectoryError(
-        f"{run_dir.path}: {who} is running this sweep; follow it with `clipsweep attach {run_dir.path}`, or choose "
-        "another directory with --out"
-    )

@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterator
 from typing import IO, Any
 
-from sweeper.store.driver_files import JOB, STALE_AFTER_S, refusal
+from sweeper.store.driver_files import JOB, STALE_AFTER_S, holder_of, refusal
 from sweeper.store.guarded_paths import open_to_append, refuse_strangers
 from sweeper.store.run_dir import RunDir
 
@@ -96,13 +96,9 @@ class DriverLock:
 
     def _beats_elsewhere(self) -> bool:
         """Whether a driver of another host, which this host's lock cannot see, was alive a moment ago."""
-        try:
-            holder = json.loads(self._run_dir.driver.read_bytes())
-            beat = self._run_dir.driver.stat().st_mtime
-        except (OSError, ValueError, RecursionError):
-            return False
-        if not isinstance(holder, dict) or holder.get("host") == socket.gethostname():
+        holder = holder_of(self._run_dir)
+        if holder is None or holder.host == socket.gethostname():
             return False
         # Both times are the file system's own, so that clocks which disagree don't matter.
         os.utime(self._lock_path)
-        return self._lock_path.stat().st_mtime - beat < STALE_AFTER_S
+        return self._lock_path.stat().st_mtime - holder.beat_at < STALE_AFTER_S

@@ -41,7 +41,7 @@ def check_driver(document: Any) -> None:
     Raises:
         ValueError: It says something else.
     """
-    _section({"host": _text, "pid": _whole}, {"created": _number})(document)
+    _section({"host": _text, "pid": _whole}, {"created": _number, "job": _text})(document)
 
 
 def check_live(document: Any) -> None:
