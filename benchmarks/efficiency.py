@@ -3,7 +3,7 @@
 Both sides take the same training steps on the same batches and evaluate the same number of probe gradients. The sweep
 runs one-thread trainers and estimators on all cores; the bare loop is one process with as many threads as cores.
 
-    python benchmarks/efficiency.py                # some minutes
+    python benchmarks/efficiency.py                # a few minutes
     python benchmarks/efficiency.py --steps 50     # a quick look
 """
 

@@ -1,20 +1,20 @@
 """What measuring one snapshot costs: by each method, against plain code for the same definition, in one run.
 
-All sides look at the same trajectory of consecutive snapshots and the same share of the data, turn about:
+All sides measure the same trajectory of consecutive snapshots on the same share of the data, taking turns:
 
 - floor: one bare forward and backward pass over the probe, the least that a gradient can cost with this model and loss;
-- exact: clipsweep's grid of ten, which takes the gradient at x_k over from the snapshot before;
+- exact: clipsweep's grid of ten, which reuses the gradient at x_k from the previous snapshot;
 - chebyshev: clipsweep's curve through five gradients;
 - adaptive: clipsweep's search for the largest ratio of the grid, to within a hundredth;
-- once: the same, with the audit in float64 once a trial (``audit: {at: start}``) and not at every snapshot;
-- plain: the same definition as one would write it down, a deep copy and a gradient for each of the ten points and x_k;
+- once: the same, with the audit in float64 once per trial (``audit: {at: start}``) instead of at every snapshot;
+- plain: the same definition written naively, a deep copy and a gradient for each of the ten points and x_k;
 - script: the ten-point grid as the script of Zhang et al. (2020) does it: training-sized batches in the text's order
-  with the state handed on, a deep copy a point, and the norm of every parameter's gradient read after every batch. Text
-  only.
+  with the state carried on, a deep copy per point, and the norm of every parameter's gradient read after every batch.
+  Text only.
 
-The last two take a text's loss from a table of all logits, as one would write it; the floor has clipsweep's.
+The last two compute a text's loss from a table of all logits, the naive way; the floor uses clipsweep's loss.
 
-    python benchmarks/estimators.py                              # some minutes
+    python benchmarks/estimators.py                              # a few minutes
     python benchmarks/estimators.py --kind text --corpus DIR     # other text, for example Penn Treebank
     python benchmarks/estimators.py --rate 2 --clip-norm 0       # without clipping: gentler steps
 """
@@ -31,7 +31,7 @@ from collections.abc import Callable
 from typing import Any
 
 if not __package__:
-    sys.path.pop(0)  # this file's folder, in which the package of the same name would not be found
+    sys.path.pop(0)  # this file's folder, which would hide the package of the same name
 
 import torch
 import torch.nn.functional as F
@@ -54,7 +54,7 @@ IMAGES: dict[str, Any] = {"model": {"use": "resnet20", "width": 16}}
 
 
 def trajectory(problem: Problem, rate: float, clip_norm: float, count: int) -> list[Tensor]:
-    """Consecutive snapshots of SGD, shape (2, n) each, after some steps to leave the start; clipped unless at 0."""
+    """Consecutive snapshots of SGD, shape (2, n) each, after some steps away from the start; clipped unless at 0."""
     model = copy.deepcopy(problem.model)
     optimizer = torch.optim.SGD(model.parameters(), lr=rate)
     carry, points = problem.initial_carry(), []
@@ -75,7 +75,7 @@ def load(model: nn.Module, point: Tensor) -> None:
 
 
 def plain_loss(problem: Problem) -> Loss:
-    """The loss as one would write it: for text, logits and then their cross-entropy."""
+    """The loss written naively: for text, logits and then their cross-entropy."""
 
     def of_text(model: nn.Module, batch: Any, carry: Any) -> tuple[Tensor, Any]:
         inputs, targets = batch
@@ -100,7 +100,7 @@ def distance(ones: list[Tensor], others: list[Tensor]) -> float:
 
 
 def plain(problem: Problem, batches: list[Any], snapshot: Tensor) -> float:
-    """Eq. (20) as one would write it down."""
+    """Eq. (20), written naively."""
     start = freeze_stochastic_layers(copy.deepcopy(problem.model))
     load(start, snapshot[0])
     loss = plain_loss(problem)
@@ -115,7 +115,7 @@ def plain(problem: Problem, batches: list[Any], snapshot: Tensor) -> float:
 
 
 def script(problem: Problem, num_batches: int, snapshot: Tensor) -> float:
-    """The published script's grid: the same amount of text, in training-sized batches with the state handed on."""
+    """The published script's grid: the same amount of text, in training-sized batches with the state carried on."""
     summed: list[list[Tensor]] = []
     loss_of = plain_loss(problem)
     for j in range(POINTS + 1):
@@ -157,7 +157,7 @@ def compare(
     bare = freeze_stochastic_layers(copy.deepcopy(problem.model))
 
     def row(side: str, snapshot: Tensor) -> tuple[float, int]:
-        """The value, and how many gradients it took: the one at x_k is there from the snapshot before."""
+        """The value, and how many gradients it took: the one at x_k is known from the previous snapshot."""
         method = "adaptive" if side == "once" else side
         found = ESTIMATORS["directional_smoothness"](probes[side], snapshot, method=method)
         return found["smoothness"], found["num_gradients"] - 1
@@ -176,7 +176,7 @@ def compare(
     for index, snapshot in enumerate(snapshots):
         for side, work in sides.items():
             took, result = seconds(lambda work=work, snapshot=snapshot: work(snapshot))  # type: ignore[misc]
-            if index > 0:  # the first is for warming up, and has no snapshot before it
+            if index > 0:  # the first is a warm-up, and has no previous snapshot
                 times[side].append(took)
                 found[side].append(result)
     audit = statistics.median(seconds(lambda: audit_of(probes["exact"], snapshots[-1]))[0] for _ in range(3))
@@ -207,9 +207,9 @@ def report(
     median = {side: statistics.median(took) for side, took in times.items()}
     counts = {side: statistics.mean(count for _, count in results) for side, results in found.items()}
     least = median["floor"]
-    print(f"{'side':<10} {'s a snapshot':>13} {'gradients':>10} {'x floor a gradient':>19} {'script / side':>14}")
+    print(f"{'side':<10} {'s / snapshot':>13} {'gradients':>10} {'floors / gradient':>19} {'script / side':>14}")
     for side, took in median.items():
-        # The audit in float64 is no gradient of f: counted apart.
+        # The audit in float64 is not a gradient of f, so it is counted separately.
         audits = len(times[side]) * audit if side in {"exact", "chebyshev", "adaptive"} else 0.0
         a_gradient = (sum(times[side]) - audits) / sum(count for _, count in found[side])
         against = f"{median['script'] / took:14.2f}" if "script" in median else f"{'':>14}"

@@ -1,6 +1,6 @@
-"""How far the value of each method of directional smoothness is off the exact grid's, and what it takes.
+"""How far each method of directional smoothness is off the exact grid's value, and what it costs.
 
-Along trajectories of several kinds of model, gentle and wild, snapshots are measured by every method, with an audit at
+Along gentle and rough trajectories of several kinds of model, snapshots are measured by every method, with an audit at
 the start; the exact grid of ten is the reference. Prints a table: gradients of a search, how many of its values lie
 more than its tolerance below the grid's and by how much at worst, and how far the curve through five gradients is off.
 
@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 if not __package__:
-    sys.path.pop(0)  # this file's folder, in which the package `estimators` would not be found
+    sys.path.pop(0)  # this file's folder, which would hide the package `estimators`
 
 import torch
 from torch import Tensor, nn
@@ -34,7 +34,7 @@ TOLERANCE = 0.01
 
 
 class Kind(NamedTuple):
-    """A problem, the share of its data that is f, and pairs of learning rate and threshold."""
+    """A problem, the share of its data that defines f, and pairs of learning rate and threshold."""
 
     use: str
     options: dict[str, Any]

@@ -1,11 +1,11 @@
 """What a trial costs besides its training: clipsweep against Ray Tune, both in one run.
 
-Trivial trials (a linear regression with four weights, 1 or 20 steps, a report a step) under clipsweep; a function
-trainable with as many reports under Ray Tune, as it is by default and with ``reuse_actors=True``. Every measurement is
-a process of its own with a Ray of its own. Prints a table of medians, and JSON with ``--json``.
+Trivial trials (a linear regression with four weights, 1 or 20 steps, one report per step) under clipsweep; a function
+trainable with as many reports under Ray Tune, by default and with ``reuse_actors=True``. Every measurement is
+a separate process with its own Ray. Prints a table of medians, and JSON with ``--json``.
 
-    python benchmarks/orchestration.py                 # clipsweep and reused actors: some minutes
-    python benchmarks/orchestration.py --default-tune  # Ray Tune's default too: about a second a trial more
+    python benchmarks/orchestration.py                 # clipsweep and reused actors: a few minutes
+    python benchmarks/orchestration.py --default-tune  # Ray Tune's default too: about a second more per trial
 """
 
 from __future__ import annotations
@@ -129,7 +129,7 @@ def main() -> None:
     rows = []
     for trials in options.trials:
         for reports in options.reports:
-            # Turn about, so that a busy spell of the machine meets every side.
+            # Taking turns, so that a busy spell of the machine affects every side.
             runs: dict[str, list[dict[str, float]]] = {side: [] for side in sides}
             for _ in range(options.repeats):
                 for side in sides:
@@ -147,8 +147,8 @@ def _line(row: dict[str, Any]) -> str:
     return (
         f"{row['side']:<24} {row['trials']:>4} trials x {row['reports']:>2} reports: "
         f"{row['end_to_end_s']:7.1f} s in all, {row['startup_s']:5.1f} s start-up and end, "
-        f"{row['ms_per_trial']:8.2f} ms a trial, driver {row['driver_mb']:5.0f} MB, "
-        f"{row['files_per_trial']:6.3f} files and {row['bytes_per_trial']:8.0f} bytes a trial"
+        f"{row['ms_per_trial']:8.2f} ms per trial, driver {row['driver_mb']:5.0f} MB, "
+        f"{row['files_per_trial']:6.3f} files and {row['bytes_per_trial']:8.0f} bytes per trial"
     )
 
 

@@ -1,7 +1,7 @@
-"""Whether two versions of clipsweep give the same: trial ids, every table row for row, and every answer as JSON.
+"""Whether two versions of clipsweep give the same results: trial ids, all tables row for row, all answers as JSON.
 
-A refactoring promises that nothing changes but where things stand. This holds it to that: small sweeps of every kind
-(language model, analytic function, images, code of the user's own, kept snapshots measured again) are run by the
+A refactoring promises to move code without changing results. This tests that promise: small sweeps of every kind
+(language model, analytic function, images, a user's own code, kept snapshots measured again) are run by the
 command line of one tree, recorded, and compared with a recording of another tree.
 
     git worktree add /tmp/before 04505f6
@@ -99,11 +99,11 @@ TIMES = {"attempts", "started_at", "ended_at", "train_s", "estimate_s", "evaluat
 """Columns that differ between two runs of the same version."""
 
 RENAMED = {("telemetry", "epoch"): "driver_epoch"}
-"""Columns that a later version calls otherwise."""
+"""Columns that a later version renamed."""
 
 
 def record(folder: Path, tree: Path) -> None:
-    """Run every sweep with a tree's command line, and keep what it says of them."""
+    """Run every sweep with a tree's command line, and keep its answers about them."""
     folder.mkdir(parents=True)
     (folder / "analytic.yaml").write_text(ANALYTIC)
     (folder / "images.yaml").write_text(IMAGES)
@@ -136,12 +136,12 @@ def _say(folder: Path, tree: Path, name: str, *arguments: str) -> None:
 
 
 def differences(before: Path, after: Path) -> Iterator[str]:
-    """What differs between two recordings, a line each; nothing where they agree to the last bit."""
+    """The differences between two recordings, one per line; none if they agree to the last bit."""
     one, other = (
         {path.relative_to(folder) for path in [*folder.glob("*.json"), *folder.glob("runs/*/**/*.parquet")]}
         for folder in (before, after)
     )
-    # Parts are named after their bytes and their place in time; the tables made of them hold their rows.
+    # Parts are named after their bytes and their position in time; the tables made of them hold their rows.
     one, other = ({path for path in paths if "parts" not in path.parts} for paths in (one, other))
     if not one:
         yield f"{before}: nothing is recorded there"
@@ -170,7 +170,7 @@ def _tables(path: Path, one: pd.DataFrame, other: pd.DataFrame) -> Iterator[str]
     table = path.stem
     one = one.rename(columns={column: RENAMED.get((table, column), column) for column in one.columns})
     if table == "telemetry":
-        # Where a segment ran is chance.
+        # Where a segment ran is random.
         one, other = (frame.drop(columns="environment_id", errors="ignore") for frame in (one, other))
     one, other = (frame.drop(columns=TIMES & set(frame.columns)) for frame in (one, other))
     try:

@@ -23,7 +23,7 @@ RATE, START = 1e-6, 4.6
 
 
 def lanes_per_second(rule: StepRule) -> float:
-    """Updates a CPU second with all lanes together."""
+    """Updates per CPU second with all lanes together."""
     lane = Lane(function=Extremal(), start=START, epsilon=1e-9, rule=rule, steps=STEPS)
     started = time.process_time()
     taken = sum(item.lane_steps for item in watch_lanes([lane] * NUM_LANES) if isinstance(item, Block))
@@ -69,7 +69,7 @@ def main() -> None:
         for name, measure in sides.items():
             figures[name].append(measure())
     best = statistics.median(figures["lanes, descent"])
-    print(f"{NUM_LANES:,} lanes, {STEPS:,} steps; medians of {REPEATS}, updates a CPU second\n")
+    print(f"{NUM_LANES:,} lanes, {STEPS:,} steps; medians of {REPEATS}, updates per CPU second\n")
     for name, values in figures.items():
         value = statistics.median(values)
         print(f"{name:18} {value:14,.0f}   lanes take {best / value:8.1f} times as many")

@@ -2,10 +2,10 @@
 
 The plain loop is what one would write by hand: zero_grad, loss, backward, clip_grad_norm_, torch.optim's step, and the
 loss read every step. Its model is the same class with the same weights, its batches are made by the same function;
-it uses the memory order of images that a plain loop has. The two sides take turns, block by block, in one process with
+images have the memory order of a plain loop. The two sides take turns, block by block, in one process with
 one thread, as a worker has.
 
-    python benchmarks/training.py               # some minutes
+    python benchmarks/training.py               # a few minutes
     python benchmarks/training.py --blocks 3    # a quick look
 """
 
@@ -49,11 +49,11 @@ CASES: dict[str, tuple[str, dict[str, Any], dict[str, Any], int]] = {
 }
 RATE, THRESHOLD, SEED = 0.1, 0.25, 0
 STEPS = 10_000
-"""Of the schedule, which is constant: never reached."""
+"""Total steps for the schedule, which is constant: never reached."""
 
 
 class PlainOrder(nn.Module):
-    """A model that is given its images as a plain loop has them."""
+    """A model that receives its images in the memory order of a plain loop."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
@@ -111,7 +111,7 @@ def plain_text_loss(model: nn.Module, batch: Any, carry: Any) -> tuple[Tensor, A
 
 
 def random_images(folder: Path) -> None:
-    """Noise in CIFAR-10's format: what a step costs hangs on the images' size alone."""
+    """Noise in CIFAR-10's format: what a step costs depends only on the images' size."""
     records = np.random.default_rng(SEED).integers(0, 256, (1024, 3073), dtype=np.uint8)
     records[:, 0] %= 10
     for name in ("data_batch_1.bin", "test_batch.bin"):
@@ -119,7 +119,7 @@ def random_images(folder: Path) -> None:
 
 
 def measure(name: str, blocks: int, images: Path) -> tuple[float, float]:
-    """Milliseconds a step: ours, and the plain loop's; medians over blocks that take turns."""
+    """Milliseconds per step: ours, and the plain loop's; medians over blocks that take turns."""
     use, problem_options, rule_options, size = CASES[name]
     if use == "image_classification":
         problem_options = problem_options | {"dataset": str(images)}

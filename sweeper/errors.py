@@ -1,4 +1,4 @@
-"""The user's mistakes, one family: what went wrong, where, and how to mend it."""
+"""The user's mistakes, one family: what went wrong, where, and how to fix it."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ __all__ = ["ClipsweepError", "ClusterError", "IntegrityError", "RunDirectoryErro
 
 
 def mend_of_memory(resource: str) -> str:
-    """What to do where memory does not suffice.
+    """What to do when memory is short.
 
     Args:
-        resource: ``cpus`` or ``gpus``, whichever memory it is.
+        resource: ``cpus`` or ``gpus``, depending on whose memory it is.
 
     Returns:
         The end of a message.
@@ -18,7 +18,7 @@ def mend_of_memory(resource: str) -> str:
 
 
 class ClipsweepError(ValueError):
-    """What a user did, or a machine did to a user; its text is fit to be printed as it is.
+    """A mistake of the user or a failure of the machine; its text can be shown as it is.
 
     Attributes:
         exit_code: What the command line returns for it: 2 for usage, 3 for a cluster or internal error.
@@ -28,7 +28,7 @@ class ClipsweepError(ValueError):
 
 
 class SpecError(ClipsweepError):
-    """A spec that cannot be read, each problem on lines of its own with file, line, column and key."""
+    """A spec that cannot be read; each problem is on its own lines, with file, line, column and key."""
 
 
 class RunDirectoryError(ClipsweepError):
@@ -36,12 +36,12 @@ class RunDirectoryError(ClipsweepError):
 
 
 class IntegrityError(ClipsweepError):
-    """Stored bytes that are not what was written: a hash, a journal line or a key does not agree."""
+    """Stored bytes that are not what was written: a hash, a journal line or a key does not match."""
 
     exit_code = 3
 
 
 class ClusterError(ClipsweepError):
-    """Ray cannot be started, reached, or has not what the spec asks for."""
+    """Ray cannot be started or reached, or does not have the resources that the spec asks for."""
 
     exit_code = 3

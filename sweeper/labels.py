@@ -1,4 +1,4 @@
-"""Short names for cells and trials, as people read them."""
+"""Short, readable names for cells and trials."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _TAKEN = {"trial_id", "cell_id", "arm", "seed", "seeds", "status", "diverged", "
 
 
 def short_names(paths: list[str]) -> dict[str, str]:
-    """The last part of each dotted path, or as much more as keeps them apart.
+    """The last part of each dotted path, or as many more parts as it takes to tell them apart.
 
     Args:
         paths: Swept paths.
@@ -60,7 +60,7 @@ def describe(swept: Mapping[str, Any], seed: int | None = None) -> str:
 
 
 def plot_label(values: Mapping[str, Any]) -> str:
-    r"""One line for a cell, short enough for a panel, and without what Matplotlib takes for mathematics.
+    r"""One line for a cell, short enough for a panel, and without what Matplotlib would typeset as mathematics.
 
     Args:
         values: Short names and values.
@@ -82,10 +82,10 @@ _MAX_LABEL = 60
 
 
 def duration(seconds: float) -> str:
-    """Seconds as people say them.
+    """A duration in readable form.
 
     Returns:
-        Two units at most.
+        At most two units.
 
     Example:
         >>> duration(4.2), duration(75), duration(7325)
@@ -100,13 +100,13 @@ def duration(seconds: float) -> str:
 
 
 def printable(text: str) -> str:
-    r"""What a terminal may be shown of text that somebody else wrote: no escape sequence gets through.
+    r"""Text from an untrusted source, made safe for a terminal: no escape sequence gets through.
 
     Args:
-        text: Of one or several lines.
+        text: One or several lines.
 
     Returns:
-        The text, with whatever is not printable written out; line breaks stay.
+        The text, with anything unprintable escaped; line breaks stay.
 
     Example:
         >>> printable("a\x1b[2Jb")
@@ -146,10 +146,10 @@ def describe_problem(problem: Mapping[str, Any]) -> str:
 
 
 def plain_value(value: Any) -> Any:
-    """A table's value as JSON has it: null for NaN, Python's numbers for NumPy's.
+    """A table's value for JSON: null for NaN, Python's numbers for NumPy's.
 
     Args:
-        value: As pandas gives it.
+        value: A value from pandas.
 
     Returns:
         The plain value.

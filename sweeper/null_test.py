@@ -33,15 +33,15 @@ def null_test_document(sweep: Sweep, *, allow_code: bool = False) -> dict[str, A
 
     Args:
         sweep: The spec; without a measure section the defaults are tested.
-        allow_code: Import code that does not lie in the spec's own folder.
+        allow_code: Import code from outside the spec's own folder.
 
     Returns:
-        ``passed``, and ``problems``: for each its ``problem`` section, ``passed``, a ``verdict`` in words, and the
+        ``passed``, and ``problems``: for each, its ``problem`` section, ``passed``, a ``verdict`` in words, and the
         differences ``again``, ``rebuilt`` and ``hessian``, null for a problem that raised.
 
     Raises:
         SpecError: The sweep cannot be expanded.
-        ClipsweepError: The spec has analytic functions alone, or would import code from elsewhere than its folder.
+        ClipsweepError: The spec has only analytic functions, or would import code from outside its folder.
     """
     measure = (sweep.measure or Measure(every=1)).model_dump(mode="json")
     plan = expand(sweep)
@@ -50,10 +50,10 @@ def null_test_document(sweep: Sweep, *, allow_code: bool = False) -> dict[str, A
     torch.set_num_threads(sweep.resources.estimators.threads)
     if not plan.trained_problems:
         raise ClipsweepError(
-            f"{sweep.name}: analytic functions are written down with their gradients; no probe is measured on them"
+            f"{sweep.name}: analytic functions come with exact gradients; no probe is measured on them"
         )
     rows = []
-    # Elsewhere the folder of a module may hold others that go by the names of installed ones.
+    # Import from a copy: a module's original folder may hold others with the names of installed ones.
     with shipped(plan.code) as folder:
         search = () if folder is None else (str(folder),)
         for problem in plan.trained_problems:
@@ -79,7 +79,7 @@ def _test(problem: Mapping[str, Any], measure: Mapping[str, Any], *, seed: int, 
 
 
 def _where(error: Exception, own: UserCode | None, folder: Path | None) -> str:
-    """The line of the user's own code that an exception came through last; nothing where it came through none."""
+    """The last line of the user's own code that an exception passed through; empty if there is none."""
     if own is None or folder is None:
         return ""
     for frame in reversed(traceback.extract_tb(error.__traceback__)):

@@ -1,4 +1,4 @@
-"""The commands that make something of a run: ``report``, ``fit``, ``advise``, ``theory`` and ``plot``."""
+"""The commands that evaluate a run: ``report``, ``fit``, ``advise``, ``theory`` and ``plot``."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def fit(
     _known_format(style, ANSWER_FORMATS)
     width, color = _terminal()
     opened = Run(run)
-    # JSON tells every trajectory's intervals, the tables those of lone ones.
+    # JSON has the intervals of every trajectory, tables only those of cells with a single one.
     cells = build_fits(opened, where=where or [], resamples=400 if style == "json" else None)
     _show(render_fits(str(opened.path), cells, style, width=width, color=color), style, color)
 
@@ -60,7 +60,7 @@ def advise(
     where: Where = None,
     style: Annotated[str, typer.Option("--format", metavar="table|md|json", help="How to print it.")] = "table",
 ) -> None:
-    """Say what to make of a sweep: stability, what clipping did, edges of the grid, what theory advises."""
+    """Interpret a sweep: stability, what clipping did, edges of the grid, what theory advises."""
     from sweeper.report.answers import build_answers
     from sweeper.report.render.answers import ANSWER_FORMATS, render_answers
     from sweeper.tables.run import Run
@@ -76,7 +76,7 @@ def theory(
     where: Where = None,
     style: Annotated[str, typer.Option("--format", metavar="table|md|csv|json", help="How to print it.")] = "table",
 ) -> None:
-    """Hitting times of analytic trials beside the theorems' bounds, and gradient descent against clipping."""
+    """Hitting times of analytic trials next to the theorems' bounds, and gradient descent against clipping."""
     from sweeper.report.render.summary import FORMATS
     from sweeper.report.render.theory import render_theory
     from sweeper.report.theory import build_theory
@@ -113,7 +113,7 @@ def plot(
 
 
 def _show(text: str, style: str, color: bool) -> None:
-    """Print an answer; in a table with colours, names were made harmless one by one."""
+    """Print an answer; in a coloured table, names have been escaped one by one."""
     typer.echo(text if color and style == "table" else printable(text))
 
 

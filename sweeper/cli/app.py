@@ -66,14 +66,14 @@ def main() -> None:
     try:
         app()
     except ClipsweepError as error:
-        # A spec's errors begin with file, line and column, as editors and terminals know them.
+        # A spec's errors start with file, line and column, a form that editors and terminals recognise.
         note(str(error) if isinstance(error, SpecError) else f"error: {error}")
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
-        note("interrupted; what was committed is safe, run the same command to go on")
+        note("interrupted; what was committed is safe, run the same command to continue")
         _leave_at_once(130)
     except BrokenPipeError:
-        # The reader of a pipe went away, as `head` does: not an error, but nothing may be flushed to it any more.
+        # The reader of a pipe went away, as `head` does: not an error, but nothing may be flushed to it any longer.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
     except Exception:
@@ -88,7 +88,7 @@ def main() -> None:
 
 
 def _leave_at_once(code: int) -> Any:
-    """End without waiting for anything: the user has asked twice."""
+    """Exit without waiting for anything: the user has asked twice."""
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)

@@ -41,7 +41,7 @@ def fetch(
 
     source = _known(name)
     if is_present(source):
-        typer.echo(f"{name} is here already", err=True)
+        typer.echo(f"{name} is already here", err=True)
         show(str(folder_of(source)))
         return
     console = Console(stderr=True)
@@ -57,7 +57,7 @@ def fetch(
 
 @data_app.command("list")
 def list_data(as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False) -> None:
-    """Show what there is by name, how large it is, and whether and where it is on this machine."""
+    """Show which data has a name, how large it is, and whether and where it is on this machine."""
     rows = [_row(source) for source in SOURCES.values()]
     if as_json:
         typer.echo(json.dumps(rows, indent=2))
@@ -105,7 +105,7 @@ class _Bar:
         self.total = expected
 
     def update(self, n: int) -> None:
-        # A server that does not say how long its answer is says 0.
+        # 0 comes from a server that does not announce the length of its answer.
         self._shown.update(self._task, advance=n, total=self.total or None)
 
     def reset(self) -> None:

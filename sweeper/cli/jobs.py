@@ -1,4 +1,4 @@
-"""Runs that are driven elsewhere: ``attach``, ``cancel``, and ``run`` as a job of the cluster."""
+"""Runs whose driver is elsewhere: ``attach``, ``cancel``, and ``run`` as a job of the cluster."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ __all__ = ["attach", "cancel", "job_arguments", "run_as_job"]
 
 
 def attach(run: RunPath, as_json: AsJson = False) -> None:
-    """Follow a run that is driven elsewhere, until it ends; Ctrl-C leaves it alone. Works without Ray."""
+    """Follow a run whose driver is elsewhere, until it ends; Ctrl-C stops following. Works without Ray."""
     from sweeper.monitor.status import run_status
     from sweeper.store.driver_files import driver_of
 
@@ -31,20 +31,20 @@ def attach(run: RunPath, as_json: AsJson = False) -> None:
     if (driver := driver_of(run_dir)) is not None:
         now = run_status(run_dir.path)
         counts = ", ".join(f"{count} {word}" for word, count in now["counts"].items())
-        note(f"pid {driver['pid']} on {driver['host']} is at it: {counts}")
+        note(f"pid {driver['pid']} on {driver['host']} is driving it: {counts}")
     try:
         ending = _follow(run_dir)
     except KeyboardInterrupt:
-        note(f"left; the run goes on: `clipsweep attach {shorten(run_dir.path)}` follows it again")
+        note(f"detached; the run continues: `clipsweep attach {shorten(run_dir.path)}` follows it again")
         raise typer.Exit(130) from None
     raise typer.Exit(_tell_end(run_dir, ending, as_json=as_json))
 
 
 def cancel(
     run: RunPath,
-    wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Until its trials have checkpointed.")] = True,
+    wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Wait until its trials have checkpointed.")] = True,
 ) -> None:
-    """End a run in order, wherever it is driven: its trials checkpoint, and `clipsweep run` goes on with them."""
+    """Stop a run cleanly, wherever its driver is: its trials checkpoint, and `clipsweep run` continues them."""
     from sweeper.monitor.follow import Said
     from sweeper.monitor.follow import cancel as ask
 
@@ -53,7 +53,7 @@ def cancel(
     note(f"asked {ask(run_dir)} to stop")
     if wait:
         _follow(run_dir, said)
-        note(f"{shorten(run_dir.path)}: stopped; `clipsweep run` with the same spec goes on")
+        note(f"{shorten(run_dir.path)}: stopped; `clipsweep run` with the same spec continues it")
 
 
 def run_as_job(
@@ -67,17 +67,17 @@ def run_as_job(
     detach: bool,
     as_json: bool,
 ) -> int:
-    """Have the cluster run the driver, and follow it unless it is to be left alone.
+    """Have the cluster run the driver, and follow it unless ``detach`` is set.
 
     Args:
         sweep: The sweep.
-        arguments: Of ``clipsweep`` for the job.
+        arguments: Arguments of ``clipsweep`` for the job.
         spec: The spec's file.
         run_dir: The run directory.
-        address: Of the cluster.
+        address: Address of the cluster.
         consent: What the user agrees to.
-        detach: Return as soon as the driver is at work.
-        as_json: Print one JSON document in the end.
+        detach: Return as soon as the driver is running.
+        as_json: Print one JSON document at the end.
 
     Returns:
         The exit code.
@@ -87,8 +87,8 @@ def run_as_job(
     """
     if address == "local":
         raise ClipsweepError(
-            "--detach: a local Ray ends with its driver, so there is nothing to leave; start a Ray that stays with "
-            "`ray start --head` and give --address auto, or leave the terminal alone with tmux or nohup"
+            "--detach: a local Ray ends with its driver, so it cannot be detached; start a Ray that stays with "
+            "`ray start --head` and give --address auto, or keep this command running with tmux or nohup"
         )
     from sweeper.cluster.job_server import find_job_server
     from sweeper.cluster.jobs import Jobs
@@ -121,9 +121,9 @@ def job_arguments(
     Args:
         spec: The spec's file.
         run_dir: The run directory.
-        overrides: As of ``--set``.
+        overrides: As for ``--set``.
         consent: What the user agrees to.
-        extend_edges: As of ``--extend-edges``.
+        extend_edges: As for ``--extend-edges``.
 
     Returns:
         Arguments of ``clipsweep``, with absolute paths.
@@ -150,13 +150,13 @@ def _follow(run_dir: RunDir, said: Said | None = None) -> Ending:
 
 
 def _follow_own(run_dir: RunDir, said: Said) -> Ending:
-    """Follow the job of this very command: the first Ctrl-C ends it in order, the second leaves it to that."""
+    """Follow the job that this command started: the first Ctrl-C stops it cleanly, the second stops following."""
     from sweeper.monitor.follow import cancel as ask
 
     try:
         return _follow(run_dir, said)
     except KeyboardInterrupt:
-        note(f"asked {ask(run_dir)} to stop; interrupt again to leave it alone with that")
+        note(f"asked {ask(run_dir)} to stop; interrupt again to stop waiting for it")
         return _follow(run_dir, said)
 
 

@@ -27,18 +27,18 @@ SpecPath = Annotated[Path, typer.Argument(metavar="SPEC", help="The sweep, a YAM
 RunPath = Annotated[Path, typer.Argument(metavar="RUN", help="A run directory.", show_default=False)]
 Overrides = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="PATH=VALUE", help="Override a value of the spec; may be given often."),
+    typer.Option("--set", metavar="PATH=VALUE", help="Override a value of the spec; may be repeated."),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 Where = Annotated[
     list[str] | None,
-    typer.Option("--where", metavar="COLUMN=VALUE", help="Only these trials; may be repeated. none is null."),
+    typer.Option("--where", metavar="COLUMN=VALUE", help="Only these trials; may be repeated; none means null."),
 ]
 Insecure = Annotated[
     bool, typer.Option("--insecure-cluster", help="Join a cluster without a token, open to its whole network.")
 ]
 AllowCode = Annotated[
-    bool, typer.Option("--allow-code", help="Import the spec's problem although it does not lie in the spec's folder.")
+    bool, typer.Option("--allow-code", help="Import the spec's problem even from outside the spec's folder.")
 ]
 Out = Annotated[Path | None, typer.Option("--out", help="The run directory; runs/<name> by default.")]
 
@@ -62,13 +62,13 @@ def show(text: str) -> None:
 
 
 def shorten(path: Path) -> str:
-    """A path as the user would type it here.
+    """A path as the user would type it in the current folder.
 
     Args:
         path: An absolute one.
 
     Returns:
-        Relative to the current folder, where it lies below it.
+        Relative to the current folder, if it is below it.
     """
     try:
         return str(path.relative_to(Path.cwd()))

@@ -1,4 +1,4 @@
-"""Commands that put workers to work: ``run`` and ``estimate``."""
+"""Commands that start workers: ``run`` and ``estimate``."""
 
 from __future__ import annotations
 
@@ -30,15 +30,15 @@ def run(
     accept_drift: Annotated[
         bool,
         typer.Option(
-            "--accept-drift", help="Go on although torch, Python, processor, threads or your own code changed."
+            "--accept-drift", help="Continue even if torch, Python, processor, threads or your own code changed."
         ),
     ] = False,
     accept_change: Annotated[
         bool,
-        typer.Option("--accept-change", help="Go on although the spec has other trials in the place of begun ones."),
+        typer.Option("--accept-change", help="Continue even if the changed spec replaces trials that were begun."),
     ] = False,
     new_measurement: Annotated[
-        bool, typer.Option("--new-measurement", help="Go on although the measure section changed.")
+        bool, typer.Option("--new-measurement", help="Continue even if the measure section changed.")
     ] = False,
     extend_edges: Annotated[
         int,
@@ -47,14 +47,14 @@ def run(
             metavar="N",
             min=0,
             max=10,
-            help="Grow the grid where an arm's best lies at its edge, N times.",
+            help="Extend the grid where an arm's best value is at its edge, up to N times.",
         ),
     ] = 0,
     insecure_cluster: Insecure = False,
     allow_code: AllowCode = False,
     as_json: AsJson = False,
 ) -> None:
-    """Run a sweep, or what is missing of it."""
+    """Run a sweep, or whatever is missing from it."""
     from rich.console import Console
 
     from sweeper.cluster.job_server import takes_jobs_only
@@ -104,10 +104,10 @@ def run(
 
         longer = extended_grid(outcome.run_dir, sweep)
         if not longer:
-            note("the best cell of every arm lies inside the grid")
+            note("the best cell of every arm is inside the grid")
             break
         for override in longer:
-            note(f"the best cell lies at an edge: going on with --set '{override}'")
+            note(f"the best cell is at an edge: continuing with --set '{override}'")
         wanted += longer
         sweep = load_spec(spec, wanted)
     path = shorten(outcome.run_dir)
@@ -116,7 +116,7 @@ def run(
         typer.echo(json.dumps(document))
     note(f"{outcome.text}; tables in {path}")
     if outcome.interrupted:
-        note(f"interrupted: run `{_same_command()}` again to go on")
+        note(f"interrupted: run `{_same_command()}` again to continue")
     else:
         note(f"read them with `clipsweep report {path}`")
     raise typer.Exit(outcome.exit_code)
@@ -151,11 +151,11 @@ def estimate(
         )
     note(done.text)
     if done.interrupted:
-        note(f"interrupted: run `{_same_command()}` again to go on")
+        note(f"interrupted: run `{_same_command()}` again to continue")
     show(shorten(done.table))
     raise typer.Exit(done.exit_code)
 
 
 def _same_command() -> str:
-    """The command line as it was given, fit to be pasted."""
+    """The command line as it was given, ready to paste."""
     return shlex.join(["clipsweep", *sys.argv[1:]])

@@ -1,4 +1,4 @@
-"""Commands that look after runs from outside: how they stand, what they logged, what is to be tried again."""
+"""Commands that inspect runs from outside: their state, their logs, and which trials to try again."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["logs", "ls", "retry", "status"]
 
 
 def status(run: RunPath, as_json: AsJson = False) -> None:
-    """Show how a run stands. Works without Ray, also while it runs."""
+    """Show the state of a run. Works without Ray, also while it runs."""
     from sweeper.monitor.status import run_status, trial_rows
 
     document = run_status(run)
@@ -46,7 +46,7 @@ def ls(
     folder: Annotated[Path, typer.Argument(metavar="[DIR]", help="Folder with runs.")] = Path("runs"),
     as_json: AsJson = False,
 ) -> None:
-    """List the runs below a folder."""
+    """List the runs in a folder."""
     from sweeper.monitor.status import list_runs
 
     documents = list_runs(folder)
@@ -66,7 +66,7 @@ def ls(
 def logs(
     run: RunPath,
     trial: Annotated[
-        str | None, typer.Argument(metavar="[TRIAL]", help="Trial id, or its beginning; the driver's log without it.")
+        str | None, typer.Argument(metavar="[TRIAL]", help="Trial id, or a prefix of it; the driver's log if omitted.")
     ] = None,
 ) -> None:
     """Print the log of a trial, or of the driver."""
@@ -77,7 +77,7 @@ def logs(
         show("\n".join(trial_log(run, trial)))
         return
     log = RunDir(run).require().logs / "driver.log"
-    # What code of the user's own has raised stands in it.
+    # It may hold whatever the user's own code has raised.
     if log.exists():
         show(log.read_text(errors="replace").rstrip("\n"))
 
@@ -85,7 +85,7 @@ def logs(
 def retry(
     run: RunPath,
     trials: Annotated[
-        list[str] | None, typer.Argument(metavar="[TRIAL]...", help="Trial ids; all failed ones without.")
+        list[str] | None, typer.Argument(metavar="[TRIAL]...", help="Trial ids; all failed ones if omitted.")
     ] = None,
 ) -> None:
     """Queue failed trials again; the next `clipsweep run` trains them."""
@@ -96,4 +96,4 @@ def retry(
         note(f"queued again: {label}")
     note(f"{len(retried.queued)} trials queued; `clipsweep run` with the same spec trains them")
     if retried.left_out:
-        note(f"{retried.left_out} failed trials left out: a changed spec has put others in their place")
+        note(f"{retried.left_out} failed trials left out: a changed spec has replaced them")

@@ -1,4 +1,4 @@
-"""Commands on a spec that start no sweep: write one, check it, try its problem, tell what a run would do."""
+"""Commands on a spec that do not start a sweep: write one, check it, test its problem, say what a run would do."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ __all__ = ["check", "init", "null_test", "plan", "schema", "validate"]
 
 
 def init(
-    file: Annotated[Path, typer.Argument(metavar="[FILE]", help="Where to.")] = Path("sweep.yaml"),
-    force: Annotated[bool, typer.Option("--force", help="Overwrite the file if it is there.")] = False,
+    file: Annotated[Path, typer.Argument(metavar="[FILE]", help="The file to write.")] = Path("sweep.yaml"),
+    force: Annotated[bool, typer.Option("--force", help="Overwrite the file if it exists.")] = False,
 ) -> None:
     """Write a commented starter spec."""
     from sweeper.spec import STARTER
 
     if file.exists() and not force:
-        raise ClipsweepError(f"{file}: is there already; give another name, or --force to overwrite it")
+        raise ClipsweepError(f"{file}: already exists; give another name, or --force to overwrite it")
     try:
         file.write_text(STARTER)
     except OSError as error:
@@ -40,7 +40,7 @@ def validate(spec: SpecPath, overrides: Overrides = None) -> None:
 
 
 def check(spec: SpecPath, overrides: Overrides = None, allow_code: AllowCode = False, as_json: AsJson = False) -> None:
-    """Try a problem's promises in seconds: deterministic, pure batches, finite gradients, resumable, shippable."""
+    """Test a problem's promises in seconds: deterministic, pure batches, finite gradients, resumable, shippable."""
     from sweeper.check import check_sweep
     from sweeper.spec import load_spec
 

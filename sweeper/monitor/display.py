@@ -1,4 +1,4 @@
-"""How a running sweep looks: one live region on a terminal, one line per event elsewhere. All of it on stderr."""
+"""Displays of a running sweep: one live region on a terminal, one line per event elsewhere. All on stderr."""
 
 from __future__ import annotations
 
@@ -33,10 +33,10 @@ _STATUS_STYLES = {
 
 
 class LineDisplay:
-    """One line per event, with the time of day: for logs, pipes and dumb terminals.
+    """One line per event, with the time of day, for logs, pipes and dumb terminals.
 
     Args:
-        console: Where to.
+        console: Where to print.
     """
 
     def __init__(self, console: Console) -> None:
@@ -51,7 +51,7 @@ class LineDisplay:
         return None
 
     def show(self, view: View) -> None:
-        """Nothing: a line per event is enough."""
+        """Show nothing: a line per event is enough."""
 
     def say(self, text: str) -> None:
         """One line."""
@@ -60,7 +60,7 @@ class LineDisplay:
 
 
 class LiveDisplay:
-    """An overall bar with the time left, what each trainer does, and the estimators' queue.
+    """An overall bar with the remaining time, what each trainer does, and the estimators' queue.
 
     Args:
         console: A terminal.
@@ -124,14 +124,14 @@ class LiveDisplay:
         return [table]
 
     def _estimators(self, view: View) -> Text:
-        text = f"  estimators: {view.measured} measured, {view.measuring} at work, {view.queued_snapshots} queued"
+        text = f"  estimators: {view.measured} measured, {view.measuring} in progress, {view.queued_snapshots} queued"
         if view.held_back:
             text += "; trainers wait for them"
         return Text(text, style="dim")
 
 
 def choose_display(console: Console) -> LineDisplay | LiveDisplay:
-    """A live region where the console is a terminal that can redraw, else lines.
+    """A live region if the console is a terminal that can redraw, otherwise lines.
 
     Returns:
         A listener, to be used in a ``with`` block.

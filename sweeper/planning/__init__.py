@@ -1,1 +1,1 @@
-"""From a spec to the trials that are left to run: ids, cost, what is done already, and what changed since."""
+"""From a spec to the trials that remain to run: ids, cost, what is already done, and what changed since."""

@@ -1,4 +1,4 @@
-"""What a run would do, take and leave behind, told without starting anything; torch and Ray stay unloaded."""
+"""What a run would do, cost and leave on disk, without starting anything or loading torch and Ray."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from sweeper.store.run_dir import RunDir
 __all__ = ["plan_document", "plan_text"]
 
 _FLOPS_PER_SECOND = 10e9
-"""Of one thread in float32, for want of a measurement: within a factor of three on the machines tried."""
+"""Of one thread in float32, used until there is a measurement: within a factor of three on the machines tried."""
 
 _METRIC_ROW_BYTES = 45
 _MEASUREMENT_ROW_BYTES = 150
-"""Of a compressed row: random digits don't compress, step numbers do."""
+"""Size of a compressed row: random digits do not compress, step numbers do."""
 
 _VOCABULARY = {"python-docs": 3_000, "ptb": 10_000, "wikitext2": 33_278}
 _TOKENS = {"python-docs": 80_000, "ptb": 929_589, "wikitext2": 2_088_628}
@@ -39,9 +39,9 @@ def plan_document(sweep: Sweep, out: Path | None = None) -> dict[str, Any]:
     Returns:
         ``run``, ``cells``, ``seeds``, ``trials``, counts of ``new``, ``under_way``, ``done`` and ``failed`` trials,
         ``steps`` left to train, ``seconds`` (None where unknown) with ``seconds_from`` (how it is known), ``bytes`` on
-        disk, ``code`` (modules of the user's own that would be imported: ``use``, ``module``, ``path``, where a link
-        leads as ``real_path``, number of Python ``files``, ``sha256`` over them, and whether it lies ``beside_spec``),
-        ``change`` (what is trained otherwise than when the run was begun, or None), ``asks_for`` (options that a run
+        disk, ``code`` (the user's own modules that would be imported: ``use``, ``module``, ``path``, where a link
+        leads as ``real_path``, number of Python ``files``, ``sha256`` over them, and whether it is ``beside_spec``),
+        ``change`` (what is trained differently from when the run was begun, or None), ``asks_for`` (options that a run
         would ask for), and the ``table`` of cells.
 
     Raises:
@@ -98,7 +98,7 @@ def plan_text(document: Mapping[str, Any], *, max_cells: int = 40) -> str:
 
     Args:
         document: As :func:`plan_document` gives it.
-        max_cells: Cells that are listed one by one.
+        max_cells: Number of cells to list.
 
     Returns:
         Lines, joined.
@@ -112,7 +112,7 @@ def plan_text(document: Mapping[str, Any], *, max_cells: int = 40) -> str:
     for code in document["code"]:
         link = "" if code["path"] == code["real_path"] else f", a link to {code['real_path']}"
         files = f"{code['files']} Python file" + ("s" if code["files"] != 1 else "")
-        where = "beside the spec" if code["beside_spec"] else "not in the spec's own folder"
+        where = "next to the spec" if code["beside_spec"] else "not in the spec's own folder"
         lines.append(f"  runs code: {code['use']} from {code['path']}{link} ({files}, sha256 {code['sha256'][:12]})")
         lines.append(f"    {where}" + ("" if code["beside_spec"] else ", so a run asks for --allow-code"))
     if document["change"]:
@@ -160,7 +160,7 @@ def _table(plan: Plan, status: Mapping[str, str]) -> list[dict[str, Any]]:
 
 
 def _seconds(sweep: Sweep, plan: Plan, state: RunState, left: Sequence[tuple[Trial, int]]) -> tuple[float | None, str]:
-    """Wall seconds for what is left, and how they are known: measured in this run, or guessed from the model's size."""
+    """Wall seconds for what remains, and their source: measured in this run, or guessed from the model's size."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     trainers = sweep.resources.trainers.count
     lanes = min(cores if trainers == "auto" else min(trainers, cores), max(1, len(left)))
@@ -188,7 +188,7 @@ def _seconds(sweep: Sweep, plan: Plan, state: RunState, left: Sequence[tuple[Tri
 
 
 def _costs(problem: Mapping[str, Any]) -> tuple[float, int, float] | None:
-    """Of one step: floating-point operations; number of parameters; and operations of a pass over the data."""
+    """Floating-point operations of a step, number of parameters, and operations of a pass over the data."""
     match problem["use"]:
         case "language_modeling":
             model = problem["model"]
@@ -211,14 +211,14 @@ def _costs(problem: Mapping[str, Any]) -> tuple[float, int, float] | None:
         case "deep_linear":
             parameters = problem["layers"] * problem["width"] ** 2
             operations = 6.0 * parameters * problem["samples"]
-            return operations + 2e6, parameters, operations + 2e6  # what PyTorch itself costs outweighs so little
+            return operations + 2e6, parameters, operations + 2e6  # PyTorch's own overhead outweighs so little work
         case "analytic":
-            return 300.0, 0, 0.0  # a dozen NumPy operations a lane and step
+            return 300.0, 0, 0.0  # a dozen NumPy operations per lane and step
     return None
 
 
 def _image_costs(model: Mapping[str, Any], pixels: int, channels: int) -> tuple[float, int]:
-    """Floating-point operations of an image, forward and backward, and the number of parameters."""
+    """Floating-point operations per image, forward and backward, and the number of parameters."""
     match model["use"]:
         case "resnet20":
             scale = (model["width"] / 16) ** 2
@@ -248,7 +248,7 @@ def _num_rows(trial: Trial, steps: int) -> float:
 
 
 def _bytes(sweep: Sweep, left: Sequence[tuple[Trial, int]]) -> float:
-    """Parts and the tables compacted from them, checkpoints of the trials that run at a time, and kept snapshots."""
+    """Parts and the tables compacted from them, checkpoints of the trials running at once, and kept snapshots."""
     total = 0.0
     largest = 0
     for trial, done in left:

@@ -25,7 +25,7 @@ _log = logging.getLogger(__name__)
 
 
 def environment_of(resources: Resources) -> dict[str, Any]:
-    """What results depend on besides the spec: a resumed trial is bit-identical only where none of it changed."""
+    """What results depend on besides the spec: a resumed trial is bit-identical only if none of it changed."""
     return {
         "python": platform.python_version(),
         "torch": metadata.version("torch"),
@@ -39,7 +39,7 @@ def environment_of(resources: Resources) -> dict[str, Any]:
 
 
 def provenance(folder: Path) -> dict[str, Any]:
-    """What is worth knowing later, but does not decide results.
+    """What is worth knowing later, but does not affect results.
 
     Args:
         folder: The spec's own.
@@ -101,10 +101,10 @@ def check_drift(
 
     Args:
         run_dir: The run.
-        before: What the rows that are there were made with.
-        environment: What the next ones would be made with.
-        begun: Whether there are any.
-        accepted: Whether the user wants to go on regardless.
+        before: The environment of the existing rows.
+        environment: The environment of the next rows.
+        begun: Whether there are any rows.
+        accepted: Whether the user wants to continue regardless.
 
     Raises:
         RunDirectoryError: Something changed.
@@ -113,10 +113,10 @@ def check_drift(
     if not begun or not changed:
         return
     lines = [f"  {key}: {old} -> {new}" for key, (old, new) in changed.items()]
-    text = "\n".join([f"{run_dir.path}: was begun under other conditions:", *lines])
+    text = "\n".join([f"{run_dir.path}: was begun under different conditions:", *lines])
     if not accepted:
         raise RunDirectoryError(
-            f"{text}\nrows of the two would not be comparable bit for bit; go on with --accept-drift, "
+            f"{text}\nrows of the two would not be comparable bit for bit; continue with --accept-drift, "
             "or choose another directory with --out"
         )
     _log.warning("%s", text)

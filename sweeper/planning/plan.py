@@ -1,4 +1,4 @@
-"""What a sweep trains: its trials, each with an id that hangs on nothing but what is trained."""
+"""What a sweep trains: its trials, each with an id that depends only on what is trained."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ __all__ = [
 ]
 
 _SCHEMA = 2
-"""Counts changes of what a resolved section means; a new value retrains everything."""
+"""Incremented when the meaning of a resolved section changes; a new value retrains everything."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,12 +43,12 @@ class Trial:
     """One cell with one seed: the unit that is trained.
 
     Attributes:
-        trial_id: 16 hex digits, a hash of everything that is trained with.
+        trial_id: 16 hex digits, a hash of everything that affects training.
         cell_id: The same without the seed.
-        arm: The update rule in words, numbers left out.
+        arm: The update rule in words, without numbers.
         seed: Seed of the initial weights, the batch order and the dropout.
         index: Position in the plan.
-        swept: Swept paths with this cell's values, scalars all.
+        swept: Swept paths with this cell's values, all scalars.
         problem: The resolved section, folders of data absolute.
         update_rule: The resolved section.
         train: The resolved section.
@@ -70,7 +70,7 @@ class Plan:
     """Every trial of a sweep.
 
     Attributes:
-        trials: Cell after cell, in each the seeds in the spec's order.
+        trials: Cell by cell, each with the seeds in the spec's order.
         num_cells: How many cells there are.
         num_seeds: How many seeds each has.
         arms: The arms, in the order of their first cells.
@@ -85,7 +85,7 @@ class Plan:
 
     @property
     def trained_problems(self) -> tuple[Mapping[str, Any], ...]:
-        """Every problem that has a model and data, each once: all but analytic functions."""
+        """Every problem that has a model and data, each once: all except analytic functions."""
         problems = {canonical(dict(t.problem)): t.problem for t in self.trials if t.problem["use"] != "analytic"}
         return tuple(problems.values())
 
@@ -105,7 +105,7 @@ def expand(sweep: Sweep) -> Plan:
         The plan; the same for the same spec, wherever and whenever it is made.
 
     Raises:
-        SpecError: The user's own code or a folder of data, or data of a known name, is not there; all of them at once.
+        SpecError: The user's own code, a folder of data or data of a known name is missing; all of them at once.
     """
     problems: list[Diagnostic] = []
     code: dict[str, UserCode | None] = {}
@@ -167,7 +167,7 @@ def training_key(
     Args:
         problem: The resolved section, folders of data as the spec names them, so that a moved project keeps its ids.
         update_rule: The resolved section.
-        train: The resolved section; ``checkpoint_every`` is left out, since results do not hang on it.
+        train: The resolved section; ``checkpoint_every`` is left out, since results do not depend on it.
         seed: The seed; None for the id of a cell.
         code: Hash of the user's own code, if the problem is the user's own.
 
@@ -208,7 +208,7 @@ def measurement_id(measure: Measure | None) -> str:
 
 
 def remeasurement_id(section: Mapping[str, Any]) -> str:
-    """The id of what is measured again of kept snapshots.
+    """The id of settings with which kept snapshots are measured again.
 
     Args:
         section: ``data_fraction``, ``probe``, ``audit`` and ``estimators`` of a resolved measure section.
@@ -220,7 +220,7 @@ def remeasurement_id(section: Mapping[str, Any]) -> str:
 
 
 def arm_of(update_rule: Mapping[str, Any]) -> str:
-    """The update rule up to its numbers.
+    """The update rule without its numbers.
 
     Args:
         update_rule: The resolved section.
@@ -250,7 +250,7 @@ def arm_of(update_rule: Mapping[str, Any]) -> str:
 
 
 def _without(section: Mapping[str, Any], added: Mapping[str, Any]) -> dict[str, Any]:
-    """A section as it was hashed before it had the added options, where those have their defaults."""
+    """A section without options added later, where those have their defaults: as it was hashed before they existed."""
     return {key: value for key, value in section.items() if key not in added or value != added[key]}
 
 
@@ -267,7 +267,7 @@ def _find_code(cell: Cell, folder: Path, problems: list[Diagnostic]) -> UserCode
 
 
 def _locate(cell: Cell, folder: Path, problems: list[Diagnostic]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The problem as it is hashed, and as it is trained: folders as they are named, and where they are."""
+    """The problem as it is hashed, with folders as named, and as it is trained, with absolute folders."""
     hashed, trained = dict(cell.problem), dict(cell.problem)
     for key, embedded in EMBEDDED_DATA.get(cell.problem["use"], {}).items():
         value = cell.problem[key]
@@ -282,7 +282,7 @@ def _locate(cell: Cell, folder: Path, problems: list[Diagnostic]) -> tuple[dict[
         place = folder / Path(value).expanduser()
         hashed[key], trained[key] = str(PurePosixPath(value)), str(place)
         if hashed[key] in {*embedded, *named}:
-            # A folder of that name is other data, and its trials are others.
+            # A folder of that name is other data, so its trials are different.
             hashed[key] = f"./{hashed[key]}"
         if not place.is_dir():
             known = (*embedded, *named, "a folder")

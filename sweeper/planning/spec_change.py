@@ -1,7 +1,7 @@
-"""What a changed spec, or changed code of the user's own, means for a run that was begun with another one.
+"""What a changed spec, or a change of the user's own code, means for a run that was begun before it.
 
-A trial's id hangs on all that it is trained with, so nothing is ever trained on under other terms: trials of a changed
-spec are new ones. What needs a word from the user is that they would stand in the place of others.
+A trial's id depends on everything it is trained with, so no trial continues under other settings: trials of a changed
+spec are new ones. What needs the user's consent is that they would replace others.
 """
 
 from __future__ import annotations
@@ -26,20 +26,20 @@ __all__ = ["SpecChange", "check_change", "code_record", "spec_change"]
 
 _MAX_LINES = 40
 _NOT_TRAINED = "train.checkpoint_every"
-"""Of the sections that are trained with, what no result hangs on."""
+"""The part of the trained sections that does not affect results."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class SpecChange:
-    """Trials of an earlier spec that this one has others for.
+    """Trials of an earlier spec that this one replaces.
 
     Attributes:
-        replaced: Ids of the trials that are in the spec no more, and were not replaced before.
+        replaced: Ids of the trials that are no longer in the spec, and were not replaced before.
         begun: How many of these have rows, or have failed.
         unfinished: How many of the begun ones have steps left.
-        new: How many trials of the plan stand in their place.
-        spec_changed: Whether what is trained is described otherwise.
-        code_changed: Whether the user's own code is other code.
+        new: How many trials of the plan replace them.
+        spec_changed: Whether the description of what is trained changed.
+        code_changed: Whether the user's own code changed.
         text: What changed, as a diff.
     """
 
@@ -53,14 +53,14 @@ class SpecChange:
 
     @property
     def options(self) -> tuple[str, ...]:
-        """The words that the change asks for; none where nothing was begun."""
+        """The options that the change asks for; none if nothing was begun."""
         if not self.begun:
             return ()
         return (*(["--accept-change"] if self.spec_changed else []), *(["--accept-drift"] if self.code_changed else []))
 
 
 def spec_change(run_dir: RunDir, sweep: Sweep, plan: Plan, state: RunState) -> SpecChange | None:
-    """Compare a spec with the one that a run was last given.
+    """Compare a spec with the one that the run was last called with.
 
     New values of a grid, more seeds, and values or seeds that are left out replace nothing: every cell means what it
     meant.
@@ -72,7 +72,7 @@ def spec_change(run_dir: RunDir, sweep: Sweep, plan: Plan, state: RunState) -> S
         state: The run as its journal tells it.
 
     Returns:
-        The change, or None where no trial takes the place of another.
+        The change, or None if no trial replaces another.
     """
     planned = {trial.trial_id for trial in plan.trials}
     gone = {name: t for name, t in state.trials.items() if name not in planned and name not in state.superseded}
@@ -92,7 +92,7 @@ def spec_change(run_dir: RunDir, sweep: Sweep, plan: Plan, state: RunState) -> S
     if len(shown) > _MAX_LINES:
         shown = [*shown[:_MAX_LINES], f"... and {len(shown) - _MAX_LINES} more lines"]
     if not shown and not code_lines:
-        shown = ["the spec is the same, but this clipsweep gives its trials other ids than the one before"]
+        shown = ["the spec is the same, but this version of clipsweep gives its trials other ids"]
     return SpecChange(
         replaced=frozenset(gone),
         begun=len(begun),
@@ -105,15 +105,15 @@ def spec_change(run_dir: RunDir, sweep: Sweep, plan: Plan, state: RunState) -> S
 
 
 def check_change(run_dir: RunDir, change: SpecChange | None, consent: Consent) -> None:
-    """Refuse to train others in the place of trials that were begun, without the user's word.
+    """Refuse to replace trials that were begun without the user's consent.
 
     Args:
         run_dir: The run.
         change: As :func:`spec_change` gives it.
-        consent: ``change`` is for what the spec now says, ``drift`` for what the code now says.
+        consent: ``change`` accepts the changed spec, ``drift`` the changed code.
 
     Raises:
-        RunDirectoryError: A word is missing.
+        RunDirectoryError: A consent is missing.
     """
     if change is None:
         return
@@ -126,12 +126,12 @@ def check_change(run_dir: RunDir, change: SpecChange | None, consent: Consent) -
     ])
     kept = f"{change.begun} trials ({change.unfinished} of them unfinished)"
     raise RunDirectoryError(
-        f"{run_dir.path}: {what} changed, so that other trials take the place of those that were begun:\n"
+        f"{run_dir.path}: {what} changed, so other trials would replace those that were begun:\n"
         f"{change.text}\n"
-        f"  {kept} were trained as it was before; {change.new} would be trained from step 0.\n"
+        f"  {kept} were trained under the earlier version; {change.new} would be trained from step 0.\n"
         "  The earlier ones keep their rows (superseded in trials.parquet), are not continued, and reports leave them "
         "out.\n"
-        f"Go on with {' '.join(missing)}, restore what changed, or choose another directory with --out."
+        f"Continue with {' '.join(missing)}, restore what changed, or choose another directory with --out."
     )
 
 
@@ -148,7 +148,7 @@ def code_record(code: UserCode) -> dict[str, Any]:
 
 
 def _resolved(run_dir: RunDir) -> dict[str, Any]:
-    """The spec of the last call, with all defaults; empty where it cannot be read."""
+    """The spec of the last call, with all defaults; empty if it cannot be read."""
     try:
         return resolved_settings(run_dir)
     except IntegrityError:
@@ -181,7 +181,7 @@ def _decides(line: tuple[str, str, str], before: Mapping[str, Any], sweep: Sweep
     if path.partition(".")[0] not in TRAINED or path == _NOT_TRAINED:
         return False
     swept = {*swept_paths(sweep.sweep), *_swept_before(before)}
-    # What one of the two specs sweeps has a value a cell; what stands outside of it there is nobody's.
+    # A path that either spec sweeps has one value per cell; the value outside ``sweep`` is ignored.
     return not any(path == other or path.startswith(f"{other}.") or other.startswith(f"{path}.") for other in swept)
 
 
@@ -196,13 +196,13 @@ def _swept_before(before: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _same_place(new: list[Trial], gone: Mapping[str, TrialState]) -> bool:
-    """Whether some trial has the swept values and the seed of one that is gone."""
+    """Whether some trial has the swept values and the seed of a removed one."""
     places = {canonical([dict(trial.record.swept), trial.record.seed]) for trial in gone.values()}
     return any(canonical([dict(trial.swept), trial.seed]) in places for trial in new)
 
 
 def _code_diff(run_dir: RunDir, code: tuple[UserCode, ...], gone: Mapping[str, TrialState]) -> Iterator[str]:
-    """The user's own code before and now, where the trials that are gone were trained with other code."""
+    """The user's own code before and now, if the removed trials were trained with other code."""
     trained_with = [trial.record.code for trial in gone.values() if trial.record.code is not None]
     known = {record.use: record for record in trained_with}
     for now in code:
@@ -224,7 +224,7 @@ def _code_diff(run_dir: RunDir, code: tuple[UserCode, ...], gone: Mapping[str, T
 
 
 def _files_before(run_dir: RunDir, use: str, sha256: str) -> dict[str, str] | None:
-    """The hashes of single files, as the last call recorded them; None where it was another code."""
+    """The hashes of single files, as the last call recorded them; None if that was other code."""
     try:
         records = json.loads(run_dir.environment.read_bytes())["code"]
         return next({**record["files"]} for record in records if (record["use"], record["sha256"]) == (use, sha256))

@@ -1,4 +1,4 @@
-"""Where a plan stands in a run directory: what is new, under way, done, failed."""
+"""The state of a plan in a run directory: what is new, under way, done, failed."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ __all__ = ["Standing", "default_run_dir", "standing"]
 
 @dataclass(frozen=True, kw_only=True)
 class Standing:
-    """A plan against what a run directory already holds.
+    """A plan compared with what a run directory already holds.
 
     Attributes:
-        new: Trials never begun.
+        new: Trials that were never begun.
         under_way: Trials with a committed segment but no end.
-        done: Trials that ended, diverged ones among them.
+        done: Trials that ended, including diverged ones.
         failed: Trials given up; `clipsweep retry` queues them again.
-        foreign: Unresolved trials of an earlier spec that this one does not have, nor others in their place.
+        foreign: Unresolved trials of an earlier spec that this one neither has nor replaces.
     """
 
     new: tuple[Trial, ...]
@@ -37,7 +37,7 @@ def default_run_dir(sweep: Sweep) -> Path:
 
 
 def standing(plan: Plan, state: RunState) -> Standing:
-    """Sort the trials of a plan by what is left to do.
+    """Sort the trials of a plan by what remains to be done.
 
     Args:
         plan: The plan.

@@ -1,4 +1,4 @@
-"""What a theory sweep says: hitting times beside the theorems' bounds, and gradient descent against clipping."""
+"""What a theory sweep shows: hitting times next to the theorems' bounds, and gradient descent against clipping."""
 
 from __future__ import annotations
 
@@ -35,15 +35,15 @@ class TheoryRow:
     """One cell.
 
     Attributes:
-        values: Short name to value of what is swept.
+        values: Short names and values of what is swept.
         arm: The rule.
-        function: Name of the function, with its numbers where the sweep gives both together.
+        function: Name of the function, with its numbers if the sweep sets both together.
         seeds: Trials that ended.
-        time: T of eq. (8), over the seeds; infinite where less than half of them have hit.
-        statuses: ``hit``, ``diverged`` and ``capped`` to count.
-        bound: What the rule's theorem promises; None where none does.
+        time: T of eq. (8), over the seeds; infinite if fewer than half of them have hit.
+        statuses: Counts of ``hit``, ``diverged`` and ``capped``.
+        bound: The bound of the rule's theorem; None if there is none.
         clipped_fraction: Share of shortened steps.
-        tail_grad_norm: Mean gradient norm over the second half, of trials that go on after their hit; NaN otherwise.
+        tail_grad_norm: Mean gradient norm over the second half, of trials that continue after their hit; NaN otherwise.
     """
 
     values: dict[str, Any]
@@ -58,17 +58,17 @@ class TheoryRow:
 
     @property
     def slack(self) -> float | None:
-        """How many times the bound is above what it took; None without a bound or a hit."""
+        """The bound divided by the actual time; None without a bound or a hit."""
         return None if self.bound is None or not 0 < self.time < math.inf else self.bound / self.time
 
 
 @dataclass(frozen=True, kw_only=True)
 class Speedup:
-    """The two instances of Theorem 4 at one M, in the worse of which every rule is judged.
+    """The two instances of Theorem 4 at one M; every rule is judged by the worse of them.
 
     Attributes:
         M: Gradient norm at the start of the steep instance.
-        rule: Name of the rule that is compared.
+        rule: Name of the rule it is compared with.
         descent_time: The smallest, over the fixed steps tried, of the larger of the two hitting times.
         descent_rate: The fixed step that reaches it.
         rule_time: The larger of the rule's two hitting times.
@@ -84,7 +84,7 @@ class Speedup:
 
     @property
     def ratio(self) -> float:
-        """How many times as long gradient descent takes; below 1 it wins."""
+        """How many times longer gradient descent takes; below 1 it wins."""
         return self.descent_time / self.rule_time if math.isfinite(self.rule_time) else math.nan
 
 
@@ -96,8 +96,8 @@ class TheoryReport:
         path: The run directory.
         statuses: Trials by how they ended.
         rows: The cells.
-        speedups: By M, where both instances of Theorem 4 were run.
-        notes: What a reader should know about these numbers.
+        speedups: By M, if both instances of Theorem 4 were run.
+        notes: Caveats about these numbers.
     """
 
     path: str
@@ -121,7 +121,7 @@ def build_theory(run: Run, *, where: Sequence[str] = ()) -> TheoryReport:
         ClipsweepError: The run has no analytic trial that ended, or a condition is wrong.
     """
     trials = theory_trials(run, where)
-    # The function and the rule have columns of their own.
+    # The function and the rule have their own columns.
     names = {path: short for path, short in short_names(run.swept).items() if path not in _SHOWN_APART}
     whole = short_names(run.swept).get("problem.function")
     rows = tuple(_row(group, list(names.values()), whole) for _, group in trials.groupby("cell_id", sort=False))
@@ -151,17 +151,17 @@ def theory_trials(run: Run, where: Sequence[str] = ()) -> pd.DataFrame:
     trials = select(run, where)
     if "hitting_status" not in trials or trials["hitting_status"].isna().all():
         raise ClipsweepError(f"{run.path}: no analytic trial has ended; theory is about problem: {{use: analytic}}")
-    # A theorem's own numbers stand in the table, not under the swept path.
+    # A theorem's own numbers are in the table, not under the swept path.
     own = run.trials.loc[trials.index, ["learning_rate", "clip_norm"]]
     trials = trials.assign(learning_rate=own["learning_rate"], clip_norm=own["clip_norm"])
     return trials[trials["hitting_status"].notna()]
 
 
 def hitting_time(times: Sequence[float]) -> float:
-    """T of eq. (8): the first t by which at least half of the runs have hit; of one run, eq. (7).
+    """T of eq. (8): the first t by which at least half of the runs have hit; for one run, eq. (7).
 
     Args:
-        times: Hitting time of each run, infinite where it never hit.
+        times: Hitting time of each run, infinite if it never hit.
 
     Returns:
         The lower median.
@@ -176,7 +176,7 @@ def hitting_time(times: Sequence[float]) -> float:
 def largest_stable_step(L0: float, L1: float, M: float) -> float:
     """h* = 2 log(1 + L1 M / L0)/(L1 M): beyond it gradient descent diverges on the extremal function.
 
-    From f'(x0) = M the step of this length ends at -x0; a longer one ends beyond, where the gradient is larger.
+    From f'(x0) = M a step of this length ends at -x0; a longer one ends beyond, where the gradient is larger.
 
     Args:
         L0: Of the extremal function.
@@ -194,7 +194,7 @@ def _times(group: pd.DataFrame) -> list[float]:
 
 
 def _function(first: Any, whole: str | None) -> str:
-    """The function with its numbers, where the sweep gives them together."""
+    """The function with its numbers, if the sweep sets them together."""
     if whole is None or plain_value(first[whole]) is None:
         return str(first["function_name"])
     section = json.loads(first[whole])
@@ -224,7 +224,7 @@ def _row(group: pd.DataFrame, names: Sequence[str], whole: str | None) -> Theory
 
 
 def _speedups(trials: pd.DataFrame) -> list[Speedup]:
-    """Both instances of Theorem 4, without noise: the worse of them decides, for every rule."""
+    """Both instances of Theorem 4, without noise: for every rule, the worse of them counts."""
     still = trials[trials["noise"] == 0]
     steep, flat = (still[still["function_name"] == name] for name in ("theorem4_steep", "theorem4_flat"))
     if steep.empty or flat["initial_gap"].nunique() != 1:
@@ -250,7 +250,7 @@ def _speedups(trials: pd.DataFrame) -> list[Speedup]:
 
 
 def _worst(walls: pd.DataFrame, valley: pd.DataFrame, key: str) -> dict[Any, float]:
-    """Of each rule that ran on both instances, the larger hitting time; the better one where a rule ran twice."""
+    """For each rule that ran on both instances, the larger hitting time; the better result if a rule ran twice."""
 
     def best(frame: pd.DataFrame) -> dict[Any, float]:
         return {value: min(_times(group)) for value, group in frame.groupby(key)}
@@ -263,13 +263,11 @@ def _notes(trials: pd.DataFrame, rows: Sequence[TheoryRow]) -> list[str]:
     notes = []
     seeds = int(trials.groupby("cell_id").size().max())
     if (trials["noise"] > 0).any():
-        notes.append(
-            f"T is eq. (8): half of {seeds} seeds have hit by then; the share of clipped steps stands beside it"
-        )
+        notes.append(f"T is eq. (8): half of {seeds} seeds have hit by then; clipped is the share of clipped steps")
         if seeds < 10:
             notes.append("with so few seeds the median is coarse")
     if any(row.slack is not None and row.slack > 100 for row in rows):
         notes.append(
-            "a bound speaks of the worst function of its class: that it holds with so much to spare proves little"
+            "a bound is about the worst function of its class: that it holds with so much to spare proves little"
         )
     return notes

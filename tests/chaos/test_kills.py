@@ -177,7 +177,7 @@ def test_an_interrupt_checkpoints_says_how_to_go_on_and_a_second_one_leaves_at_o
     os.killpg(process.pid, signal.SIGINT)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 130, err
-    assert "run `clipsweep run small.yaml` again to go on" in err
+    assert "run `clipsweep run small.yaml` again to continue" in err
     assert "Traceback" not in err
     assert pd.read_parquet(run / "trials.parquet")["committed_step"].max() > 0
 
@@ -293,7 +293,7 @@ def test_a_signal_lets_trials_finish_their_step_and_checkpoint_within_the_grace_
     assert_gone(offspring, within_s=0)
     stopped = re.search(r"stopped at step (\d), checkpointed", err)
     assert stopped is not None, err
-    assert "again to go on" in err
+    assert "again to continue" in err
     for trouble in ("died", "lost", "Traceback"):
         assert trouble not in err
     assert pd.read_parquet(run / "trials.parquet")["committed_step"].tolist() == [int(stopped[1])]

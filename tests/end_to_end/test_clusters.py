@@ -315,7 +315,7 @@ def test_a_detached_sweep_is_followed_cancelled_from_elsewhere_and_gone_on_with(
         _, said = process.communicate(timeout=120)
     finally:
         process.kill()
-    assert "to stop; interrupt again to leave it alone" in said
+    assert "to stop; interrupt again to stop waiting for it" in said
     assert process.returncode == 130
     assert json.loads(cli("status", "runs/own", "--json").stdout)["steps_done"] >= stopped["steps_done"]
 

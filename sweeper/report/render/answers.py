@@ -22,7 +22,7 @@ __all__ = ["ANSWER_FORMATS", "patch_of", "render_answers", "render_fits"]
 ANSWER_FORMATS = ("table", "md", "json")
 
 Block = tuple[str, list[str], list[list[str]]]
-"""Title, heads and rows of a table."""
+"""Title, column heads and rows of a table."""
 
 
 def render_answers(answers: Answers, style: str, *, width: int | None = None, color: bool = False) -> str:
@@ -48,7 +48,7 @@ def render_answers(answers: Answers, style: str, *, width: int | None = None, co
     if patch := patch_of(answers):
         lines += [
             "",
-            "a spec patch, ready to paste; `clipsweep run --extend-edges 1` does it:",
+            "a spec patch, ready to paste; `clipsweep run --extend-edges 1` applies it:",
             *patch.splitlines(),
             "",
         ]
@@ -75,21 +75,21 @@ def render_fits(
     if style == "json":
         return _json({"run": path, "cells": [dataclasses.asdict(cell) for cell in cells]})
     lines = [
-        "L0, L1: the upper line, 95 % quantile regression; ± is over seeds, [low, high] a bootstrap of the only one",
-        "they describe the range visited, along one direction at a time; not the loss as a whole",
+        "L0, L1: the upper line, 95 % quantile regression; ± is over seeds, [low, high] a bootstrap of a single seed",
+        "they describe the range visited, along one direction at a time, not the loss as a whole",
     ]
     blocks: list[Block] = [("smoothness against gradient norm", _FIT, [_fit(cell) for cell in cells])]
     return _text(path, blocks, [f"note: {line}" for line in lines], style, width, color)
 
 
 def patch_of(answers: Answers) -> str:
-    """The part of a spec that goes on beyond the edges.
+    """The part of a spec that extends the grid beyond its edges.
 
     Args:
         answers: The answers.
 
     Returns:
-        YAML; empty where there is no edge.
+        YAML; empty if no best value is at an edge.
 
     Example:
         >>> edge = Edge(path="update_rule.learning_rate", arm="sgd", context="", side="largest", value=3.0, add=(9.0,))

@@ -22,7 +22,7 @@ def render(report: Report, style: str, *, width: int | None = None, color: bool 
     Args:
         report: The report.
         style: One of :data:`FORMATS`.
-        width: Columns of the terminal; as wide as needed without.
+        width: Columns of the terminal; None for as wide as needed.
         color: Whether the table may use colours.
 
     Returns:
@@ -44,7 +44,7 @@ def render(report: Report, style: str, *, width: int | None = None, color: bool 
 
 
 def _interval(interval: Interval, *, digits: int = 4) -> str:
-    """Mean ± half-width, as exact as the interval deserves."""
+    """Mean ± half-width, with the digits that the interval justifies."""
     if interval.count == 0 or math.isnan(interval.mean):
         return "–"
     half = (interval.high - interval.low) / 2
@@ -104,7 +104,7 @@ def _answers(report: Report) -> list[str]:
 
 
 def _nodes(report: Report) -> list[str]:
-    """Who did how much, where more than one node worked."""
+    """What each node did, if more than one worked."""
     if len(report.nodes) < 2:
         return []
     return [

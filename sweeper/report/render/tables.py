@@ -26,14 +26,14 @@ def terminal_table(
     width: int | None = None,
     color: bool = False,
 ) -> str:
-    """A table with a frame. Text is shown as it is: nothing in it is markup.
+    """A table with a frame. Text is shown literally: nothing in it is markup.
 
     Args:
-        title: Above it.
-        heads: Of the columns.
+        title: Title above the table.
+        heads: Heads of the columns.
         rows: Cells, as many as heads.
-        styles: Of the rows, empty for none.
-        width: Columns of the terminal; 200 without.
+        styles: Styles of the rows, empty for none.
+        width: Columns of the terminal; 200 if None.
         color: Whether it may use colours.
 
     Returns:
@@ -51,9 +51,9 @@ def terminal_lines(lines: Sequence[str], *, style: str = "", width: int | None =
     """Lines below a table.
 
     Args:
-        lines: As they are to be read.
-        style: For all of them.
-        width: Columns of the terminal; 200 without.
+        lines: The lines, in order.
+        style: Style of all lines.
+        width: Columns of the terminal; 200 if None.
         color: Whether they may use colours.
 
     Returns:
@@ -71,17 +71,17 @@ def _printed(things: Sequence[Any], width: int | None, color: bool) -> str:
 
 
 def value_text(value: Any) -> str:
-    """A swept value as a cell shows it: four digits of a number, ``none`` for null."""
+    """A swept value as table cells show it: four digits of a number, ``none`` for null."""
     if value is None:
         return "none"
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def markdown_table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    r"""A table in Markdown, every column to the right.
+    r"""A table in Markdown, with all columns right-aligned.
 
     Args:
-        heads: Of the columns.
+        heads: Heads of the columns.
         rows: Cells, as many as heads.
 
     Returns:
@@ -99,7 +99,7 @@ def markdown_table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> list[
 
 
 def csv_table(records: Sequence[Mapping[str, Any]]) -> str:
-    r"""Records as CSV, with the keys of the first as heads.
+    r"""Records as CSV, with the keys of the first record as heads.
 
     Args:
         records: At least one.
@@ -120,12 +120,12 @@ def csv_table(records: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _defuse(value: Any) -> Any:
-    """An empty cell for what is missing; text that a spreadsheet would run as a formula gets a quote in front."""
+    """An empty cell for what is missing; text that a spreadsheet would run as a formula is prefixed with a quote."""
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return ""
     if not isinstance(value, str):
         return value
-    # The wide forms are what some spreadsheets take for the narrow ones.
+    # Some spreadsheets treat the full-width forms like the ordinary ones.
     quote = "'" if value[:1] in _FORMULAS else ""
     return quote + printable(value).replace("\n", "\\n")
 

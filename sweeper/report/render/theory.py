@@ -21,7 +21,7 @@ def render_theory(report: TheoryReport, style: str, *, width: int | None = None,
     Args:
         report: The report.
         style: ``table``, ``md``, ``csv`` or ``json``.
-        width: Columns of the terminal; as wide as needed without.
+        width: Columns of the terminal; None for as wide as needed.
         color: Whether the table may use colours.
 
     Returns:
@@ -104,7 +104,7 @@ def _title(report: TheoryReport) -> str:
 
 def _notes(report: TheoryReport) -> list[str]:
     left_out = len(report.rows) - _MAX_ROWS
-    more = [f"{left_out} more rows: --where chooses, --format csv has all"] if left_out > 0 else []
+    more = [f"{left_out} more rows: --where selects, --format csv has all"] if left_out > 0 else []
     return [f"note: {note}" for note in (*more, *report.notes)]
 
 

@@ -36,7 +36,7 @@ def test_init_writes_a_spec_that_is_valid_and_does_not_overwrite(tmp_path: Path)
     assert "valid" in clipsweep("validate", "sweep.yaml", folder=tmp_path).stderr
     assert "0 done" in clipsweep("plan", "sweep.yaml", folder=tmp_path).stdout
     again = clipsweep("init", folder=tmp_path, code=2)
-    assert "is there already; give another name, or --force" in again.stderr
+    assert "already exists; give another name, or --force" in again.stderr
     clipsweep("init", "--force", folder=tmp_path)
 
 
@@ -124,7 +124,7 @@ def test_the_live_region_shows_bar_trials_and_queue_and_takes_markup_for_text() 
     text = output.getvalue()
     for expected in ("75 %", "1 done", "learning_rate=1 [red]", "50/100", "loss 2.5", "clipped 25 %", "done [bold]x"):
         assert expected in text
-    assert "estimators: 7 measured, 1 at work, 3 queued; trainers wait for them" in text
+    assert "estimators: 7 measured, 1 in progress, 3 queued; trainers wait for them" in text
 
 
 def test_off_a_terminal_there_is_one_line_an_event(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -226,7 +226,7 @@ def test_other_conditions_are_refused_by_name_unless_they_are_accepted(
 ) -> None:
     now = environment_of(Resources(trainers=Pool(threads=new or 1)))
     before = {**environment_of(Resources()), key: old}
-    with pytest.raises(RunDirectoryError, match=rf"{key}: {old} -> .*\n.*go on with --accept-drift"):
+    with pytest.raises(RunDirectoryError, match=rf"{key}: {old} -> .*\n.*continue with --accept-drift"):
         check_drift(RunDir(tmp_path), before, now, begun=True, accepted=False)
     check_drift(RunDir(tmp_path), before, now, begun=True, accepted=True)
     check_drift(RunDir(tmp_path), before, now, begun=False, accepted=False)

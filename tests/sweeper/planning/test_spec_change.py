@@ -130,13 +130,13 @@ def test_what_changes_the_meaning_of_every_cell_is_refused_with_a_diff(
     changed = SPEC
     for old, new in edits.items():
         changed = changed.replace(old, new)
-    with pytest.raises(RunDirectoryError, match="the spec changed, so that other trials") as caught:
+    with pytest.raises(RunDirectoryError, match="the spec changed, so other trials") as caught:
         run_again(run_dir, changed)
     text = str(caught.value)
     for line in diff:
         assert f"  {line}\n" in text
     assert "width" not in text, "what did not change is not shown"
-    assert "Go on with --accept-change, restore what changed, or choose another directory with --out" in text
+    assert "Continue with --accept-change, restore what changed, or choose another directory with --out" in text
     assert (run_dir.journal.read_bytes(), run_dir.resolved.read_bytes()) == (journal, resolved), "nothing was touched"
 
 
@@ -201,11 +201,11 @@ def test_changed_code_of_the_users_own_is_named_file_by_file_and_wants_accept_dr
     text = str(caught.value)
     assert f"code of changing_lines:line: {earlier.record.code.sha256[:12]} -> " in text
     assert "\n    changing_lines.py: " in text
-    assert "Go on with --accept-drift, restore" in text
+    assert "Continue with --accept-drift, restore" in text
     both = OWN_SPEC.replace("0.1", "0.2")
-    with pytest.raises(RunDirectoryError, match=r"Go on with --accept-change --accept-drift"):
+    with pytest.raises(RunDirectoryError, match=r"Continue with --accept-change --accept-drift"):
         run_again(run_dir, both)
-    with pytest.raises(RunDirectoryError, match=r"Go on with --accept-change,"):
+    with pytest.raises(RunDirectoryError, match=r"Continue with --accept-change,"):
         run_again(run_dir, both, drift=True)
     run_again(run_dir, OWN_SPEC, drift=True)
     trials = trials_table(open_state(run_dir), None).to_pandas()

@@ -128,7 +128,7 @@ def test_code_beside_the_spec_is_told_and_not_asked_for(folders: tuple[Path, Pat
     text, _ = clipsweep("plan", "sweep.yaml", folder=library.parent / "library", code=2)
     text, _ = clipsweep("plan", str(project / "sweep.yaml"), folder=library)
     assert f"runs code: far_problem:one from {project}/far_problem.py (1 Python file" in text
-    assert "beside the spec\n" in text
+    assert "next to the spec\n" in text
     assert "--allow-code" not in text
     assert all(checked.finding.holds for checked in check_sweep(load_spec(project / "sweep.yaml")))
 

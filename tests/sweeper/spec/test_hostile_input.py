@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from sweeper.errors import IntegrityError, SpecError
 from sweeper.spec import loads_spec
 from sweeper.store.journal import Journal, _seal, read_journal, replay
+from sweeper.store.records import Retried
 
 GOOD = "problem: {use: deep_linear}\nupdate_rule: {learning_rate: 0.1}\ntrain: {steps: 5}\n"
 
@@ -81,7 +82,7 @@ def test_a_sealed_record_of_any_content_is_understood_or_an_integrity_error(kind
 
 def test_lines_that_are_sealed_but_no_record_are_left_out(tmp_path: Path) -> None:
     path = tmp_path / "journal.jsonl"
-    Journal(path, 0).append(SEALED[0])
+    Journal(path, 0).append(Retried(trials=("a",)))
     whole = path.stat().st_size
     import xxhash
 
