@@ -165,7 +165,7 @@ def measure_directional_smoothness(
     r"""Eq. (20) between two stored iterates, fraction by fraction, with a noise floor.
 
     The distance is that of the parameters as rounded, d_eff = fl(x + gamma d) - x, not gamma ||d||: in float32
-    the two differ where the step is small beside the parameters.
+    the two differ where the step is small compared with the parameters.
 
     Args:
         gradient: Gradient of f on the frozen probe; called len(fractions) + 1 times, once where the step is zero.

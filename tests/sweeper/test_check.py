@@ -120,7 +120,7 @@ def test_a_sound_problem_keeps_all_its_promises():
             "the loss does not depend on spare.weight and 1",
         ),
         (noisy_loss, "the same weights and batch give the same loss and gradient", "gave the losses"),
-        (hidden_state, "a resumed run continues bit for bit", "after a resume gave loss"),
+        (hidden_state, "a resumed trial continues bit for bit", "after a resume gave loss"),
         (seeded_probe, "the probe is frozen, and its batches all have the same size", "depends on the seed"),
         (ragged_probe, "the probe is frozen, and its batches all have the same size", "of different sizes"),
         (training_evaluation, "evaluating gives numbers and changes nothing", "evaluating changed the weights"),

@@ -132,7 +132,7 @@ class AWDLSTM(nn.Module):
 
 
 class WeightDropLSTM(nn.Module):
-    """One LSTM layer whose recurrent weights are dropped anew for every batch.
+    """One LSTM layer whose recurrent weights are dropped afresh for every batch.
 
     Args:
         inputs: Size of an input.

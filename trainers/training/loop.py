@@ -132,7 +132,7 @@ def train(
     """Train a problem, step by step.
 
     Args:
-        problem: Freshly built; its model is trained in place. The global generators of torch are seeded anew before
+        problem: Freshly built; its model is trained in place. The global generators of torch are seeded again before
             every step, with a function of ``seed`` and the step.
         rule: The update rule.
         settings: How long, and what is recorded.

@@ -182,7 +182,7 @@ _PROMISES: tuple[tuple[str, str, Callable[[Build, int, float], str]], ...] = (
         _repeats,
     ),
     (
-        "a resumed run continues bit for bit",
+        "a resumed trial continues bit for bit",
         "keep what one step passes to the next in the carry, not in attributes of the model or in closures",
         _resumes,
     ),

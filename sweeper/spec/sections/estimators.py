@@ -162,7 +162,7 @@ class GradientNoise(_Estimator):
 
     @property
     def num_gradients(self) -> float:
-        """Gradients of f per snapshot; the training batches are taken to be small beside the probe."""
+        """Gradients of f per snapshot; the training batches are assumed to be small compared with the probe."""
         return 1
 
 
@@ -170,7 +170,7 @@ class AuthorsCompat(_Estimator):
     """The published script's arithmetic, flaws included."""
 
     use: Literal["authors_compat"] = Field(description="The published script's arithmetic, flaws included; to compare.")
-    redraw_lengths: Flag = Field(default=True, description="Cut batches to random lengths, anew at each point.")
+    redraw_lengths: Flag = Field(default=True, description="Cut batches to random lengths, drawn again at each point.")
 
     @property
     def num_gradients(self) -> float:
