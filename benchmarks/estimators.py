@@ -190,7 +190,9 @@ def floor(bare: nn.Module, problem: Problem, batches: list[Any], snapshot: Tenso
 
 
 def audit_of(probe: Probe, snapshot: Tensor) -> float:
-    return probe.gradient_error(snapshot[0])
+    error = probe.gradient_error(snapshot[0])
+    assert error is not None, probe.unaudited
+    return error
 
 
 def report(

@@ -13,7 +13,7 @@ from estimators.probe.graphed import GraphedGradient, Recorder
 from estimators.probe.hessian import ProbeHessian
 from estimators.probe.memory import GradientMemory
 from estimators.probe.policy import ProbePolicy, Statistics
-from estimators.probe.rounding import RoundingProbe
+from estimators.probe.rounding import RoundingProbe, UnauditableError
 
 __all__ = ["AuditAt", "Probe"]
 
@@ -40,6 +40,9 @@ class Probe:
         training_loss: The training loss, if it has regularisers that f leaves out.
         record: How the gradient's kernels are recorded once, to be replayed at every point, see
             :mod:`estimators.probe.graphed`; by default they are launched one by one.
+
+    Attributes:
+        unaudited: Why f could not be evaluated in float64 when that was last tried; empty where it could.
     """
 
     def __init__(
@@ -76,6 +79,7 @@ class Probe:
         # Copied now: the caller may go on training the model.
         self._origin = _flat(model) if audit_at == "start" else None
         self._start: tuple[Tensor, float] | None = None
+        self.unaudited = ""
         self._settled: Tensor | None = None
         self._statistics: Statistics = ()
 
@@ -102,18 +106,19 @@ class Probe:
         self.value_and_gradient.clear()
         self._settled = iterate.clone()
 
-    def gradient_error(self, iterate: Tensor) -> float:
+    def gradient_error(self, iterate: Tensor) -> float | None:
         """eta = ||g - g_float64|| at x_k, or what the audit at the start implies for x_k.
 
         Args:
             iterate: x_k, shape (num_parameters,).
 
         Returns:
-            eta, in units of the gradient.
+            eta, in units of the gradient; None where f cannot be evaluated in float64, as :attr:`unaudited` says.
         """
-        return float(self.gradient_errors(iterate, [slice(None)])[0])
+        errors = self.gradient_errors(iterate, [slice(None)])
+        return errors[0] if errors is not None else None
 
-    def gradient_errors(self, iterate: Tensor, blocks: Iterable[slice]) -> list[float]:
+    def gradient_errors(self, iterate: Tensor, blocks: Iterable[slice]) -> list[float] | None:
         """The same for parts of the gradient.
 
         Args:
@@ -121,8 +126,17 @@ class Probe:
             blocks: The parts.
 
         Returns:
-            eta of each.
+            eta of each; None where f cannot be evaluated in float64.
         """
+        try:
+            error, growth = self._audited(iterate)
+        except UnauditableError as unaudited:
+            self.unaudited = str(unaudited)
+            return None
+        return [growth * float(torch.linalg.vector_norm(error[block])) for block in blocks]
+
+    def _audited(self, iterate: Tensor) -> tuple[Tensor, float]:
+        """The gradient's error where it is audited, and by how much it may have grown at x_k."""
         if self._audit_at == "snapshot":
             error, growth = self.rounding.error(iterate), 1.0
         else:
@@ -130,7 +144,7 @@ class Probe:
             self.settle(iterate)
             here = torch.linalg.vector_norm(self.value_and_gradient(iterate)[1], dtype=torch.float64)
             growth = max(1.0, float(here) / norm) if norm > 0 else 1.0
-        return [growth * float(torch.linalg.vector_norm(error[block])) for block in blocks]
+        return error, growth
 
     def hessian(self, iterate: Tensor) -> ProbeHessian:
         """The Hessian of f at x_k, as an operator."""

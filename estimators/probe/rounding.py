@@ -11,7 +11,14 @@ from torch import Tensor, nn
 from estimators.probe.gradient import Loss, ProbeGradient
 from estimators.probe.policy import BatchNorm, Statistics
 
-__all__ = ["RoundingProbe"]
+__all__ = ["RoundingProbe", "UnauditableError"]
+
+
+class UnauditableError(ValueError):
+    """The loss cannot be evaluated in float64, so that nothing is known of its gradient's rounding error.
+
+    Usually it uses data that does not come through its batch, which therefore stays in working precision.
+    """
 
 
 class RoundingProbe:
@@ -56,9 +63,25 @@ class RoundingProbe:
         return float(torch.linalg.vector_norm(self.error(flat)))
 
     def error(self, flat: Tensor) -> Tensor:
-        """g - g_float64 at the point ``flat``; both of shape (num_parameters,), the error in float64."""
+        """How far the gradient is from the exact one.
+
+        Args:
+            flat: The point, shape (num_parameters,).
+
+        Returns:
+            g - g_float64, shape (num_parameters,), in float64.
+
+        Raises:
+            UnauditableError: The loss cannot be evaluated in float64.
+        """
+        try:
+            _, exact = self._exact.value_and_gradient(flat)
+        except (RuntimeError, TypeError, ValueError) as error:
+            # A lack of memory says nothing about the loss.
+            if isinstance(error, torch.OutOfMemoryError) or "allocate memory" in str(error):
+                raise
+            raise UnauditableError(f"{type(error).__name__}: {error}") from error
         _, working = self._working.value_and_gradient(flat)
-        _, exact = self._exact.value_and_gradient(flat)
         return working.double() - exact
 
     def set_statistics(self, statistics: Statistics) -> None:

@@ -45,16 +45,17 @@ def layer_smoothness_row(probe: Probe, iterates: Tensor, *, delta: float = 0.1) 
     value, start = probe.value_and_gradient(here)
     errors = probe.gradient_errors(here, layout.values())
     ratios: dict[str, list[float | None]] = {name: [] for name in layout}
-    floors: dict[str, list[float | None]] = {name: [] for name in layout}
+    floors: dict[str, list[float | None]] | None = None if errors is None else {name: [] for name in layout}
     moves = not torch.equal(here, there)
     for fraction in fractions if moves else ():
         point = there if fraction == 1 else torch.lerp(here, there, fraction)
         _, slope = probe.value_and_gradient(point)
-        for (name, block), error in zip(layout.items(), errors, strict=True):
+        for index, (name, block) in enumerate(layout.items()):
             length = _distance(here[block], point[block])
             ratios[name].append(_distance(start[block], slope[block]) / length if length else None)
-            floors[name].append(2 * error / length if length else None)
-    judgements = [judge(ratios[name], floors[name]) for name in layout]
+            if errors is not None and floors is not None:
+                floors[name].append(2 * errors[index] / length if length else None)
+    judgements = [judge(ratios[name], None if floors is None else floors[name]) for name in layout]
     return {
         "loss": value,
         "grad_norm": _norm(start),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -195,3 +195,59 @@ def test_an_audit_at_the_start_never_shrinks_and_grows_with_the_gradient() -> No
     growth = float(probe.value_and_gradient(far)[1].norm() / probe.value_and_gradient(start)[1].norm())
     assert growth > 1
     assert probe.gradient_error(far) == pytest.approx(growth * at_start, rel=1e-5)
+
+
+# A loss that cannot be evaluated in float64
+
+INPUTS = torch.linspace(-1, 1, 8)[:, None]
+
+
+def closed_over(model: nn.Module, rows: Tensor, carry: None) -> tuple[Tensor, None]:
+    """Takes its data from outside of the batch, so that it stays float32 whatever the model is."""
+    return (model(INPUTS[rows]) - INPUTS[rows]).square().mean(), carry
+
+
+@pytest.mark.parametrize("audit_at", ["snapshot", "start"])
+@pytest.mark.parametrize("name", ESTIMATORS)
+def test_a_loss_that_closes_over_its_data_is_measured_without_an_audit_and_the_row_says_so(
+    name: str, audit_at: Literal["snapshot", "start"]
+) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(1, 3), nn.Tanh(), nn.Linear(3, 1))
+    batches = [torch.arange(4), torch.arange(4, 8)]
+    probe = Probe(model, closed_over, batches, audit_at=audit_at)
+    (snapshot,) = trajectory_of(model, closed_over, batches[0])
+    row = ESTIMATORS[name](probe, snapshot)
+    if name == "directional_smoothness":
+        through_the_batch = Probe(model, in_batch, [INPUTS[rows] for rows in batches])
+        expected = ESTIMATORS[name](through_the_batch, snapshot)
+        assert row["smoothness"] == expected["smoothness"] > 0
+        assert (row["trust"], row["snr"], row["noise_floor"]) == ("unaudited", None, None)
+        assert expected["trust"] == "trusted"
+        assert "dtype" in probe.unaudited
+        assert through_the_batch.unaudited == ""
+    if name == "layer_smoothness":
+        assert set(row["trust_by_layer"]) == {"unaudited"}
+        assert all(value > 0 for value in row["smoothness_by_layer"])
+
+
+def test_a_loss_that_raises_in_working_precision_too_is_an_error_and_not_merely_unaudited() -> None:
+    def broken(model: nn.Module, rows: Tensor, carry: None) -> tuple[Tensor, None]:
+        raise ValueError("no such row")
+
+    model = nn.Linear(1, 1)
+    probe = Probe(model, broken, [torch.arange(4)])
+    with pytest.raises(ValueError, match="no such row"):
+        ESTIMATORS["directional_smoothness"](probe, torch.zeros(2, 2))
+
+
+def in_batch(model: nn.Module, inputs: Tensor, carry: None) -> tuple[Tensor, None]:
+    return (model(inputs) - inputs).square().mean(), carry
+
+
+def trajectory_of(model: nn.Module, loss: Any, batch: Any) -> list[Tensor]:
+    """One step of gradient descent, as a snapshot."""
+    value, _ = loss(model, batch, None)
+    slopes = torch.autograd.grad(value, list(model.parameters()))
+    here = torch.cat([p.detach().reshape(-1) for p in model.parameters()])
+    return [torch.stack([here, here - 0.1 * torch.cat([slope.reshape(-1) for slope in slopes])])]
