@@ -25,7 +25,7 @@ from sweeper.protocol.view import Listener, Silent
 from sweeper.schedule.schedule import Progress, Schedule
 from sweeper.spec import Sweep
 from sweeper.spec.user_code import shipped
-from sweeper.store.journal import Journal, RunState
+from sweeper.store.journal import Journal, RunState, Unmeasured
 from sweeper.store.records import CodeRecord, Opened, Planned, TrialRecord
 from sweeper.store.recovery import recover
 from sweeper.store.run_dir import RunDir
@@ -48,12 +48,14 @@ class Outcome:
         counts: Trials of the plan by status word.
         interrupted: Whether the user ended it early.
         seconds: Wall time.
+        unmeasured: Which snapshots of the plan's trials could not be measured.
     """
 
     run_dir: Path
     counts: Mapping[str, int]
     interrupted: bool
     seconds: float
+    unmeasured: Unmeasured
 
     @property
     def text(self) -> str:
@@ -143,7 +145,13 @@ def run_sweep(
             status = state.trials[trial.trial_id].status()
             counts[status] = counts.get(status, 0) + 1
         seconds = time.monotonic() - started
-        outcome = Outcome(run_dir=run_dir.path, counts=counts, interrupted=interrupted, seconds=seconds)
+        outcome = Outcome(
+            run_dir=run_dir.path,
+            counts=counts,
+            interrupted=interrupted,
+            seconds=seconds,
+            unmeasured=state.unmeasured([trial.trial_id for trial in plan.trials]),
+        )
         held.exit_code, held.text = outcome.exit_code, outcome.text
         return outcome
 

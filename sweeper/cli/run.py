@@ -112,8 +112,15 @@ def run(
         sweep = load_spec(spec, wanted)
     path = shorten(outcome.run_dir)
     if as_json:
-        document = {"run": str(outcome.run_dir), "counts": dict(outcome.counts), "interrupted": outcome.interrupted}
+        document = {
+            "run": str(outcome.run_dir),
+            "counts": dict(outcome.counts),
+            "interrupted": outcome.interrupted,
+            "unmeasured": {"snapshots": outcome.unmeasured.total, "errors": dict(outcome.unmeasured.errors)},
+        }
         typer.echo(json.dumps(document))
+    for line in outcome.unmeasured.lines:
+        note(line)
     note(f"{outcome.text}; tables in {path}")
     if outcome.interrupted:
         note(f"interrupted: run `{_same_command()}` again to continue")

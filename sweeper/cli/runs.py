@@ -16,6 +16,7 @@ __all__ = ["logs", "ls", "retry", "status"]
 def status(run: RunPath, as_json: AsJson = False) -> None:
     """Show the state of a run. Works without Ray, also while it runs."""
     from sweeper.monitor.status import run_status, trial_rows
+    from sweeper.store.journal import Unmeasured
 
     document = run_status(run)
     if as_json:
@@ -40,6 +41,9 @@ def status(run: RunPath, as_json: AsJson = False) -> None:
         show(f"  {row['trial_id']}  {row['status']:9} {row['step']:>8}/{row['steps']:<8} {row['trial']}{earlier}")
     for failure in document["failures"]:
         show(f"  {failure['trial_id']} failed: {failure['error']}")
+    unmeasured = document["unmeasured"]
+    for line in Unmeasured(total=unmeasured["snapshots"], errors=unmeasured["errors"]).lines:
+        show(f"  {line}")
 
 
 def ls(

@@ -222,7 +222,7 @@ class Committer:
             outcome=item.outcome,
             checkpoint=item.checkpoint,
             measurement=self._measurement,
-            facts=replace(item.facts, estimate_s=content.estimate_s),
+            facts=replace(item.facts, estimate_s=content.estimate_s, unmeasured=content.unmeasured),
         )
 
     def _last_step(self, item: SegmentItem) -> int:

@@ -63,6 +63,7 @@ class Estimators:
     ) -> None:
         self.measured = 0
         self.failed = 0
+        self._errors: set[str] = set()
         self._run_dir = run_dir
         self._pool = pool
         self._snapshots = snapshots
@@ -115,7 +116,10 @@ class Estimators:
                 self._snapshots.hand_out(self._pool, slot, snapshot)
             case MeasureFailed(snapshot=snapshot, error=error):
                 self.failed += 1
-                self._say(f"{self._label(snapshot.trial)}: step {snapshot.step} could not be measured: {error}")
+                if error not in self._errors:
+                    # Once for each distinct error: all snapshots of a sweep may fail alike.
+                    self._errors.add(error)
+                    self._say(f"{self._label(snapshot.trial)}: step {snapshot.step} could not be measured: {error}")
                 self._snapshots.add_failed(snapshot, error)
             case ReplaceEstimator(slot=slot):
                 self._pool.start_estimator(slot)

@@ -21,6 +21,7 @@ class OpenSegment:
     item: SegmentItem | None = None
     measurements: dict[str, list[Mapping[str, Any]]] = field(default_factory=dict)
     estimate_s: float = 0.0
+    unmeasured: dict[str, int] = field(default_factory=dict)
 
     def add(self, rows: Mapping[str, Mapping[str, Any]], estimate_s: float) -> None:
         """Take in what the estimators say of one snapshot."""
@@ -35,7 +36,7 @@ class OpenSegments:
     Example:
         >>> segments = OpenSegments()
         >>> segments.hand_over(SegmentId("a", 1, 0), print)
-        SegmentId(trial='a', attempt=1, number=0) OpenSegment(item=None, measurements={}, estimate_s=0.0)
+        SegmentId(trial='a', attempt=1, number=0) OpenSegment(item=None, measurements={}, estimate_s=0.0, unmeasured={})
     """
 
     def __init__(self) -> None:
@@ -80,9 +81,10 @@ class OpenSegments:
 
     def add_failed(self, snapshot: SnapshotId, error: str) -> None:
         """A snapshot cannot be measured: its rows are nulls that say why."""
-        header = self._snapshots[snapshot].header
-        rows = failed_rows(snapshot, header.measure, error, epoch=header.epoch)
-        self.add_rows(snapshot, rows, 0.0)
+        item = self._snapshots[snapshot]
+        unmeasured = self._segment(item.segment).unmeasured
+        unmeasured[error] = unmeasured.get(error, 0) + 1
+        self.add_rows(snapshot, failed_rows(snapshot, item.header.measure, error, epoch=item.header.epoch), 0.0)
 
     def hand_over(self, segment: SegmentId, take: Callable[[SegmentId, OpenSegment], object]) -> None:
         """Hand a complete segment over to be committed."""

@@ -49,6 +49,7 @@ def run_status(path: Path) -> dict[str, Any]:
     driver = driver_of(run_dir)
     live = live_document(run_dir) if driver is not None else None
     ending = ending_of(run_dir) if driver is None else None
+    unmeasured = state.unmeasured()
     counts = {status: 0 for status in STATUSES}
     current = [trial for name, trial in state.trials.items() if name not in state.superseded]
     for trial in current:
@@ -66,6 +67,7 @@ def run_status(path: Path) -> dict[str, Any]:
             for name, trial in state.trials.items()
             if trial.given_up and name not in state.superseded
         ],
+        "unmeasured": {"snapshots": unmeasured.total, "errors": dict(unmeasured.errors)},
         "live": live,
         "ended": vars(ending) if ending is not None else None,
     }

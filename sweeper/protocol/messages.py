@@ -157,6 +157,7 @@ class SegmentFacts:
         waited_s: Seconds for which the trainer waited for estimators; None where an earlier version did not say.
         estimate_s: Seconds that estimators took for its snapshots, added up.
         num_snapshots: Snapshots taken; None where an earlier version did not say.
+        unmeasured: Error to the number of snapshots that could not be measured because of it.
         host: Host name.
         pid: The trainer's process.
         node: Ray's id of the node; None in one process.
@@ -175,6 +176,7 @@ class SegmentFacts:
     waited_s: float | None = 0.0
     estimate_s: float = 0.0
     num_snapshots: int | None = 0
+    unmeasured: Mapping[str, int] = field(default_factory=dict)
     host: str
     pid: int | None = None
     node: str | None = None

@@ -121,8 +121,15 @@ def fit_cells(run: Run, trials: pd.DataFrame, *, resamples: int | None = None) -
         if fits:
             cells.append(_cell(group, list(names.values()), context, fits))
     if not cells:
-        raise ClipsweepError(f"{run.path}: no smoothness was measured that can be trusted, so there is nothing to fit")
+        raise ClipsweepError(
+            f"{run.path}: no smoothness was measured that can be trusted, so there is nothing to fit{_why(run, trials)}"
+        )
     return tuple(cells)
+
+
+def _why(run: Run, trials: pd.DataFrame) -> str:
+    """What went wrong where nothing could be measured."""
+    return "".join(f"\n  {line}" for line in run.state.unmeasured(trials["trial_id"]).lines)
 
 
 def _cell(group: pd.DataFrame, names: list[str], context: list[str], fits: dict[int, SmoothnessFit]) -> CellFit:

@@ -293,7 +293,7 @@ def _sorted(cells: tuple[Cell, ...], sort: str) -> tuple[Cell, ...]:
 
 
 def _notes(run: Run, trials: pd.DataFrame, cells: tuple[Cell, ...], points: pd.DataFrame | None) -> tuple[str, ...]:
-    notes = []
+    notes = list(run.state.unmeasured(trials["trial_id"]).lines)
     unfinished = int(trials["status"].isin(["queued", "running"]).sum())
     if unfinished:
         notes.append(f"{unfinished} of {len(trials)} trials are unfinished: the numbers will change")

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -40,6 +41,7 @@ __all__ = [
     "Line",
     "RunState",
     "TrialState",
+    "Unmeasured",
     "apply",
     "open_state",
     "read_journal",
@@ -251,6 +253,47 @@ class RunState:
     environment: Mapping[str, Any] = field(default_factory=dict)
     environments: dict[int, Mapping[str, Any]] = field(default_factory=dict)
     next_number: int = 0
+
+    def unmeasured(self, trials: Collection[str] | None = None) -> Unmeasured:
+        """Which snapshots could not be measured.
+
+        Args:
+            trials: Of these trials alone; by default of all that no others stand in the place of.
+
+        Returns:
+            How many, and why.
+        """
+        names = self.trials.keys() - self.superseded if trials is None else set(trials)
+        total, errors = 0, Counter[str]()
+        for name, trial in self.trials.items():
+            for segment in trial.segments if name in names else ():
+                total += segment.facts.num_snapshots or 0
+                errors.update(segment.facts.unmeasured)
+        return Unmeasured(total=total, errors=dict(errors.most_common()))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Unmeasured:
+    """Snapshots that could not be measured.
+
+    Attributes:
+        total: Snapshots that were taken in all.
+        errors: Error to number of snapshots, the most frequent first.
+
+    Example:
+        >>> Unmeasured(total=960, errors={"RuntimeError: no": 960}).lines
+        ('960 of 960 snapshots could not be measured: RuntimeError: no',)
+    """
+
+    total: int
+    errors: Mapping[str, int]
+
+    @property
+    def lines(self) -> tuple[str, ...]:
+        """The same in words, one line per distinct error; none where all were measured."""
+        return tuple(
+            f"{count} of {self.total} snapshots could not be measured: {error}" for error, count in self.errors.items()
+        )
 
 
 def replay(lines: list[Line]) -> RunState:

@@ -457,7 +457,7 @@ _FACTS_FIELDS = tuple(one.name for one in fields(SegmentFacts))
 def _dump_facts(facts: SegmentFacts) -> dict[str, Any]:
     """Without what is not known, and without columns where there are none."""
     values = _values(facts)
-    optional = ("columns", "node", "pid", "data")
+    optional = ("columns", "node", "pid", "data", "unmeasured")
     return {name: value for name, value in values.items() if name not in optional or value}
 
 

@@ -215,6 +215,7 @@ _FACTS = _section(
         "node": _text,
         "data": _text,
         "columns": _map(_scalar),
+        "unmeasured": _map(_whole),
     },
 )
 
