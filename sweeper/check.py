@@ -6,21 +6,28 @@ import json
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from functools import partial
+from itertools import islice
 from typing import Any
 
 import torch
 
+from estimators import ESTIMATORS
 from sweeper.errors import ClipsweepError
 from sweeper.labels import describe_problem
 from sweeper.planning.plan import expand, require_allowed
 from sweeper.spec import Sweep
 from sweeper.spec.user_code import shipped
+from sweeper.workers.estimator import build_probe
+from sweeper.workers.trainer import update_rule_of
+from sweeper.workers.worker import one_line
 from trainers.problem import Problem
 from trainers.problems import build_problem
 from trainers.training.selftest import Finding, examine
+from trainers.training.stepper import Stepper
+from trainers.update.rule import UpdateRule
 
 __all__ = ["CheckedProblem", "check_sweep"]
 
@@ -75,13 +82,58 @@ def check_sweep(sweep: Sweep, *, allow_code: bool = False) -> Iterator[CheckedPr
         for problem in plan.trained_problems:
             words = describe_problem(problem)
             yield CheckedProblem(problem=words, finding=_importable(problem, seed, search))
-            for finding in examine(partial(_build, problem, search), seed=seed, fraction=fraction):
+            build = partial(_build, problem, search)
+            for finding in examine(build, seed=seed, fraction=fraction):
+                yield CheckedProblem(problem=words, finding=finding)
+            rule = next(trial.update_rule for trial in plan.trials if trial.problem == problem)
+            for finding in _measured(build, update_rule_of(rule), sweep, seed):
                 yield CheckedProblem(problem=words, finding=finding)
 
 
 def _build(problem: Mapping[str, Any], search: list[str], seed: int) -> Problem:
     options = {key: value for key, value in problem.items() if key != "use"}
     return build_problem(problem["use"], options, seed=seed, search=search)
+
+
+_PROBE_BATCHES = 2
+"""Of the probe, for a check in seconds: an estimator that cannot measure these cannot measure all."""
+
+_UNAUDITED = (
+    "without a float64 audit, so that rows say `unaudited`: the loss uses data that does not come through its batch"
+)
+
+
+def _measured(build: Callable[[int], Problem], rule: UpdateRule, sweep: Sweep, seed: int) -> Iterator[Finding]:
+    """Whether a snapshot of the sweep's first step can be measured by each of its estimators."""
+    if sweep.measure is None:
+        return
+    measure = sweep.measure.model_dump(mode="json")
+    for entry in measure["estimators"]:
+        options = {key: value for key, value in entry.items() if key != "use"}
+        promise = f"a snapshot can be measured: {entry['use']}"
+        try:
+            stepper = Stepper(build(seed), rule, total_steps=sweep.train.steps, seed=seed)
+            _, scalars = stepper.take(0, keep_iterates=True)
+            assert stepper.iterates is not None
+            probe = build_probe(_with_small_probe(build(seed)), measure)
+            row = ESTIMATORS[entry["use"]](probe, torch.from_numpy(stepper.iterates), **options)
+        except Exception as error:
+            fix = "try it with the estimator's other options, or leave it out; `clipsweep null-test` says more"
+            yield Finding(promise=promise, broken=f"raised {one_line(error)}", fix=fix)
+            continue
+        if row["grad_norm"] == 0 and float(scalars[1]) > 0:
+            yield Finding(
+                promise=promise,
+                broken=f"its gradient is exactly 0, where that of training is {float(scalars[1]):.3g}",
+                fix="the loss must use the model that it is given: estimators measure a copy",
+            )
+        else:
+            audited = "smoothness" not in entry["use"] or not probe.unaudited
+            yield Finding(promise=promise, note="" if audited else _UNAUDITED)
+
+
+def _with_small_probe(problem: Problem) -> Problem:
+    return replace(problem, probe=lambda share: list(islice(problem.probe(share), _PROBE_BATCHES)))
 
 
 def _importable(problem: Mapping[str, Any], seed: int, search: list[str]) -> Finding:

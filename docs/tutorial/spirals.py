@@ -18,15 +18,16 @@ train_x, train_y, valid_x, valid_y = inputs[:1000], labels[:1000], inputs[1000:]
 
 
 def problem(*, seed: int, width: int = 64) -> Problem:
-    def batch(step: int) -> torch.Tensor:
+    def batch(step: int) -> tuple[torch.Tensor, torch.Tensor]:
         generator = torch.Generator().manual_seed(1000 * seed + step // 20)
-        return torch.randperm(len(train_x), generator=generator).split(50)[step % 20]
+        rows = torch.randperm(len(train_x), generator=generator).split(50)[step % 20]
+        return train_x[rows], train_y[rows]
 
     return Problem(
         model=nn.Sequential(nn.Linear(2, width), nn.Tanh(), nn.Linear(width, width), nn.Tanh(), nn.Linear(width, 3)),
-        loss=lambda model, rows, carry: (nn.functional.cross_entropy(model(train_x[rows]), train_y[rows]), carry),
+        loss=lambda model, batch, carry: (nn.functional.cross_entropy(model(batch[0]), batch[1]), carry),
         batch=batch,
-        probe=lambda fraction: [torch.arange(round(fraction * len(train_x)))],
+        probe=lambda fraction: [(train_x[: int(1000 * fraction)], train_y[: int(1000 * fraction)])],
         evaluate=lambda model: {"valid_loss": float(nn.functional.cross_entropy(model(valid_x), valid_y))},
         steps_per_epoch=20,
         fingerprint="spirals-1200",

@@ -57,6 +57,8 @@ def check(spec: SpecPath, overrides: Overrides = None, allow_code: AllowCode = F
         show(f"  {'ok    ' if finding.holds else 'BROKEN'}  {finding.promise}")
         if not finding.holds:
             show(f"          found: {finding.broken}\n          fix:   {finding.fix}")
+        elif finding.note:
+            show(f"          note:  {finding.note}")
     if as_json:
         typer.echo(json.dumps(rows, indent=2))
     broken = sum(not row["holds"] for row in rows)

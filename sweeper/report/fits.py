@@ -13,7 +13,7 @@ from estimators.fits.line import SmoothnessFit, fit_smoothness
 from estimators.fits.statistics import Interval, mean_interval
 from sweeper.errors import ClipsweepError
 from sweeper.labels import plain_value, short_names
-from sweeper.report.select import positive, select, trusted_points
+from sweeper.report.select import positive, select, trusted_points, unmeasured_words
 from sweeper.tables.run import Run
 
 if TYPE_CHECKING:
@@ -122,14 +122,10 @@ def fit_cells(run: Run, trials: pd.DataFrame, *, resamples: int | None = None) -
             cells.append(_cell(group, list(names.values()), context, fits))
     if not cells:
         raise ClipsweepError(
-            f"{run.path}: no smoothness was measured that can be trusted, so there is nothing to fit{_why(run, trials)}"
+            f"{run.path}: no smoothness was measured that can be trusted, so there is nothing to fit"
+            f"{unmeasured_words(run, trials)}"
         )
     return tuple(cells)
-
-
-def _why(run: Run, trials: pd.DataFrame) -> str:
-    """What went wrong where nothing could be measured."""
-    return "".join(f"\n  {line}" for line in run.state.unmeasured(trials["trial_id"]).lines)
 
 
 def _cell(group: pd.DataFrame, names: list[str], context: list[str], fits: dict[int, SmoothnessFit]) -> CellFit:

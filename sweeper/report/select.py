@@ -13,7 +13,7 @@ from sweeper.tables.run import Run
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["MIN_SNR", "positive", "select", "trusted_points"]
+__all__ = ["MIN_SNR", "positive", "select", "trusted_points", "unmeasured_words"]
 
 
 MIN_SNR = 3.0
@@ -126,3 +126,16 @@ def positive(points: pd.DataFrame) -> pd.DataFrame:
     """
     lowest, highest = points[["grad_norm", "smoothness"]].min(axis=1), points[["grad_norm", "smoothness"]].max(axis=1)
     return points[(lowest > 0) & (highest < math.inf)]
+
+
+def unmeasured_words(run: Run, trials: pd.DataFrame) -> str:
+    """Why there is nothing, as the rest of a message.
+
+    Args:
+        run: The run.
+        trials: The trials that were chosen.
+
+    Returns:
+        One indented line per distinct error of snapshots that could not be measured; empty where there were none.
+    """
+    return "".join(f"\n  {line}" for line in run.state.unmeasured(trials["trial_id"]).lines)

@@ -35,7 +35,7 @@ from trainers.training.checkpoint import TrainingState, dump, load
 from trainers.training.loop import Progress, Segment, Snapshot, SnapshotSchedule, TrainSettings, train
 from trainers.update.rule import UpdateRule
 
-__all__ = ["TrainerWorker"]
+__all__ = ["TrainerWorker", "update_rule_of"]
 
 
 class _DiskError(Exception):
@@ -109,7 +109,7 @@ class TrainerWorker(Worker):
         repeated: list[Segment] = []
         for item in train(
             problem,
-            _update_rule(assignment.update_rule),
+            update_rule_of(assignment.update_rule),
             _train_settings(assignment.train),
             seed=assignment.seed,
             resume=state,
@@ -228,7 +228,8 @@ def _repeated(segment: SegmentId, segments: Sequence[Segment], committed_step: i
     )
 
 
-def _update_rule(section: Mapping[str, Any]) -> UpdateRule:
+def update_rule_of(section: Mapping[str, Any]) -> UpdateRule:
+    """The update rule of a resolved section of a spec."""
     options: dict[str, Any] = {**section, "betas": tuple(section["betas"])}
     del options["from_theory"]  # of analytic functions alone
     return UpdateRule(**options)

@@ -11,6 +11,7 @@ from torch import nn
 
 from sweeper.check import check_sweep
 from sweeper.errors import ClipsweepError
+from sweeper.report.summary import build_report
 from sweeper.spec import load_spec, loads_spec
 from sweeper.tables.run import Run
 from trainers.problem import Problem
@@ -159,6 +160,64 @@ def test_analytic_functions_have_nothing_to_check():
         list(check_sweep(loads_spec(text + "train: {steps: 1}\n", folder=Path())))
 
 
+# What would be measured
+
+LINES = """
+import torch
+from torch import nn
+from trainers.problem import Problem
+
+INPUTS = torch.linspace(-1, 1, 40)[:, None]
+
+
+def line(*, seed, how="batch"):
+    model = nn.Linear(1, 1)
+
+    def loss(given, batch, carry):
+        if how == "closure":
+            return ((given(INPUTS[:8]) - INPUTS[:8] ** 2).square().mean(), carry)
+        if how == "own model":
+            return ((model(batch) - batch**2).square().mean(), carry)
+        if how == "deep copy":
+            if batch.dtype == torch.float32 and given is not model:
+                raise RuntimeError("no copies, please")
+        return ((given(batch) - batch**2).square().mean(), carry)
+
+    batch = INPUTS[:8]
+    return Problem(model=model, loss=loss, batch=lambda step: batch, probe=lambda fraction: [batch],
+                   evaluate=lambda model: {"loss": 0.0}, steps_per_epoch=5, fingerprint=how)
+"""
+
+MEASURED = """
+problem: {use: "checked_lines:line", how: HOW}
+update_rule: {learning_rate: 0.1}
+train: {steps: 4}
+measure: {every: 1, estimators: [{use: directional_smoothness}, {use: hessian_spectral_norm}]}
+"""
+
+
+@pytest.mark.parametrize(
+    ("how", "broken", "note"),
+    [
+        ("batch", "", ""),
+        ("closure", "", "rows say `unaudited`"),
+        ("own model", "its gradient is exactly 0, where that of training is", ""),
+        ("deep copy", "raised RuntimeError: no copies, please", ""),
+    ],
+)
+def test_one_snapshot_is_measured_by_every_estimator_of_the_spec(tmp_path, how, broken, note):
+    (tmp_path / "checked_lines.py").write_text(LINES)
+    sweep = loads_spec(MEASURED.replace("HOW", how), folder=tmp_path)
+    found = [c.finding for c in check_sweep(sweep) if "can be measured" in c.finding.promise]
+    smoothness, spectral_norm = found
+    assert smoothness.promise.endswith(": directional_smoothness")
+    assert spectral_norm.promise.endswith(": hessian_spectral_norm")
+    assert broken in smoothness.broken
+    assert smoothness.holds == spectral_norm.holds == (not broken)
+    assert note in smoothness.note
+    assert not spectral_norm.note
+
+
 # The tutorial
 
 
@@ -169,8 +228,8 @@ def test_the_tutorial_changes_fewer_than_thirty_lines():
         for line in difflib.unified_diff(before, after, n=0, lineterm="")
         if re.match(r"[-+](?![-+])", line) and line[1:].strip()
     ]
-    assert len(changed) == 28
-    assert "28 lines differ" in (DOCS / "tutorial.md").read_text()
+    assert len(changed) == 29
+    assert "29 lines differ" in (DOCS / "tutorial.md").read_text()
 
 
 def test_the_tutorial_shows_its_own_code():
@@ -186,7 +245,7 @@ def test_the_tutorial_s_problem_keeps_its_promises():
     assert all(f"  ok      {c.finding.promise}\n" in shown for c in checked)
 
 
-def test_the_tutorial_s_sweep_trains(inline_run, monkeypatch):
+def test_the_tutorial_s_sweep_trains_and_is_measured(inline_run, monkeypatch):
     monkeypatch.syspath_prepend(str(DOCS / "tutorial"))
     text = (
         (DOCS / "tutorial" / "sweep.yaml")
@@ -194,10 +253,16 @@ def test_the_tutorial_s_sweep_trains(inline_run, monkeypatch):
         .replace("seeds: 3", "seeds: 1")
         .replace("steps: 400", "steps: 100")
     )
-    trials = Run(inline_run(text)(max_attempts=1).run_dir.path).trials
+    run = Run(inline_run(text)(max_attempts=1).run_dir.path)
+    trials = run.trials
     assert (trials["status"].isin(["done", "diverged"])).all()
     clipped = trials[(trials["clip_norm"] == 0.25) & (trials["learning_rate"] == 2.5)]
     assert (clipped["best_valid_loss"] < 1.05).all()
+    rows = run.measurements()
+    assert rows["error"].isna().all()
+    assert (rows["smoothness"] > 0).sum() > 70
+    assert (rows["trust"] == "trusted").sum() > 70
+    assert build_report(run).cells[0].points > 9
 
 
 def test_the_tutorial_s_bare_script_runs(monkeypatch, capsys):

@@ -30,11 +30,13 @@ class Finding:
         promise: What should hold.
         broken: What was found instead; empty where it holds.
         fix: How to fix it.
+        note: What is worth knowing although it holds.
     """
 
     promise: str
     broken: str = ""
     fix: str = ""
+    note: str = ""
 
     @property
     def holds(self) -> bool:

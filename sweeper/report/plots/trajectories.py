@@ -13,7 +13,7 @@ from estimators.fits.statistics import log_log_correlation
 from sweeper.errors import ClipsweepError
 from sweeper.labels import plain_value, plot_label, short_names
 from sweeper.report.plots.axes import log_axes, panels
-from sweeper.report.select import positive, trusted_points
+from sweeper.report.select import positive, trusted_points, unmeasured_words
 from sweeper.tables.run import Run
 
 if TYPE_CHECKING:
@@ -53,7 +53,9 @@ def smoothness(run: Run, trials: pd.DataFrame) -> Figure:
     cells = [(label, group, rows[rows["trial_id"].isin(group["trial_id"])]) for label, group in _cells(run, trials)]
     cells = [(label, group, points) for label, group, points in cells if len(points)]
     if not cells:
-        raise ClipsweepError(f"{run.path}: no smoothness above its noise floor was measured")
+        raise ClipsweepError(
+            f"{run.path}: no smoothness above its noise floor was measured{unmeasured_words(run, trials)}"
+        )
     left_out = max(0, len(cells) - MAX_PANELS)
     cells = cells[:MAX_PANELS]
     columns = _columns(run, trials, len(cells))
