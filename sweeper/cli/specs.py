@@ -19,12 +19,12 @@ def init(
     force: Annotated[bool, typer.Option("--force", help="Overwrite the file if it exists.")] = False,
 ) -> None:
     """Write a commented starter spec."""
-    from sweeper.spec import STARTER
+    from sweeper.spec import starter_spec
 
     if file.exists() and not force:
         raise ClipsweepError(f"{file}: already exists; give another name, or --force to overwrite it")
     try:
-        file.write_text(STARTER)
+        file.write_text(starter_spec(file))
     except OSError as error:
         raise ClipsweepError(f"{file}: cannot be written: {error.strerror}") from error
     note(f"wrote {file}; try `clipsweep plan {file}`, then `clipsweep run {file}`")

@@ -18,7 +18,7 @@ from sweeper.spec.sections.problems import PROBLEM_OPTIONS, OwnProblem
 from sweeper.spec.sections.settings import Cluster, Resources, Train
 from sweeper.spec.sections.update_rule import UpdateRule
 from sweeper.spec.sections.values import Section
-from sweeper.spec.sweep import Sweep
+from sweeper.spec.sweep import Sweep, name_of
 from sweeper.spec.syntax.diagnostics import Diagnostic, at, raise_if_any, shown
 from sweeper.spec.syntax.overlay import laid_over, read_text
 from sweeper.spec.syntax.overrides import apply_overrides
@@ -169,8 +169,7 @@ def _load(text: str, name: str, folder: Path, path: Path | None, overrides: Sequ
 def _name(top: Node, path: Path | None, problems: list[Diagnostic]) -> str:
     node = top.child("name")
     if node is None:
-        stem = re.sub(r"[^A-Za-z0-9._-]+", "-", path.stem if path is not None else "sweep").lstrip("-._")
-        return stem[:64] or "sweep"
+        return name_of(path) if path is not None else "sweep"
     value = plain(node)
     if not isinstance(value, str) or not re.fullmatch(NAME_PATTERN, value):
         hint = "letters, digits, dots, dashes and underscores, at most 64; quotes make text of a number"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,7 +18,7 @@ from sweeper.spec.sections.update_rule import UpdateRule
 from sweeper.spec.sections.values import Section
 from sweeper.spec.variants import look_up
 
-__all__ = ["Sweep"]
+__all__ = ["Sweep", "name_of"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,3 +101,20 @@ def _restore(full: dict[str, Any], written: Any, steps: list[str]) -> None:
         full[steps[-1]] = written[steps[-1]]
     else:
         full.pop(steps[-1], None)
+
+
+def name_of(file: Path) -> str:
+    """The name of a sweep whose spec does not say it, and so that of its run directory.
+
+    Args:
+        file: The spec's file.
+
+    Returns:
+        The file's name without its suffix, with what cannot be in a run directory's name replaced.
+
+    Example:
+        >>> name_of(Path("specs/my sweep.yaml"))
+        'my-sweep'
+    """
+    stem = re.sub(r"[^A-Za-z0-9._-]+", "-", file.stem).lstrip("-._")
+    return stem[:64] or "sweep"

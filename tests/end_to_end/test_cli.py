@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -179,3 +180,17 @@ def test_a_theory_sweep_runs_on_a_real_cluster_and_stands_in_the_same_tables(mak
     assert "runs/bounds: 32 hit" in table
     assert "bound/T" in table
     assert "no analytic trial" not in table
+
+
+@pytest.mark.ray
+def test_the_readme_s_recipe_works_as_it_is_written(make_cli: Callable[[], Cli]) -> None:
+    readme = (Path(__file__).resolve().parents[2] / "README.md").read_text(encoding="utf-8")
+    (block,) = [block for block in re.findall(r"```sh\n(.*?)```", readme, re.DOTALL) if "clipsweep init" in block]
+    lines = [line.partition("#")[0].split() for line in block.splitlines()]
+    assert [words[1] for words in lines] == ["init", "plan", "run", "report"]
+    cli = make_cli()
+    for words in lines:
+        # Fewer steps than the starter's, which take a minute.
+        fewer = ["--set", "train.steps=20", "--set", "sweep.seeds=1"] if words[1] in {"plan", "run"} else []
+        said = cli(*words[1:], *fewer)
+    assert "best valid loss" in said.stdout
