@@ -235,7 +235,7 @@ class RaisedItem:
 
     Attributes:
         segment: The segment that the attempt had reached.
-        error: The last line of the traceback, for tables.
+        error: Type and first line of the exception, for tables.
         traceback: The whole traceback, for the trial's log.
         disk: Number and path of the system's error, if the run directory could not be written.
     """
@@ -339,7 +339,7 @@ class Raised:
     Attributes:
         slot: Slot of the estimator worker.
         snapshot: Which snapshot.
-        error: The last line of the traceback.
+        error: Type and first line of the exception.
         traceback: The whole traceback.
     """
 
