@@ -24,7 +24,7 @@ from ray.exceptions import (
 from sweeper.cluster.capacity import WorkerSettings
 from sweeper.cluster.ray_session import node_rooms, reason_of, without_place
 from sweeper.cluster.waiting import Want, explain
-from sweeper.errors import ClusterError, mend_of_memory
+from sweeper.errors import ClusterError, memory_advice
 from sweeper.protocol.events import SnapshotId
 from sweeper.protocol.messages import (
     Assignment,
@@ -320,11 +320,11 @@ class RayPools:
 def _death_of(kind: Kind, error: Exception) -> str:
     """How a worker died, in a line; Ray takes twenty to say that it does not know."""
     if isinstance(error, OutOfMemoryError):
-        return f"Ray ended the {kind} since its node ran short of memory; {mend_of_memory('cpus')}"
+        return f"Ray ended the {kind} since its node ran short of memory; {memory_advice('cpus')}"
     if "unexpectedly exits" in str(error):
         return (
             f"the {kind}'s process was ended from outside or crashed, as when the system is short of memory; "
-            f"if so, {mend_of_memory('cpus')}"
+            f"if so, {memory_advice('cpus')}"
         )
     return reason_of(error)
 

@@ -53,7 +53,7 @@ class EstimatorHeartbeats:
         self._heartbeats.pop(slot, None)
 
     def hear(self, slot: int, beats: int, *, now: float) -> None:
-        """It has answered. The answer comes from a thread other than the measuring one, so only a larger count counts."""
+        """It has answered. Another thread than the measuring one answers, so only a larger count is a sign of life."""
         heartbeat = self._heartbeats.get(slot)
         if heartbeat is not None and beats != heartbeat.beats:
             heartbeat.beats, heartbeat.since = beats, now

@@ -348,8 +348,8 @@ def test_a_job_whose_driver_dies_is_not_taken_for_one_that_ended(with_jobs: Node
     finally:
         follower.kill()
     assert follower.returncode == 2
-    assert "is gone without a word" in said
-    assert "run the same command to go on" in said
+    assert "disappeared without a message" in said
+    assert "run the same command to continue" in said
 
 
 def test_what_takes_no_jobs_is_told_so(guarded: Nodes, cli: Any):
