@@ -307,8 +307,8 @@ def code_of(run_dir: RunDir, state: RunState, trials: Collection[str], *, allow_
                 "restore it, since otherwise another problem would be measured"
             )
         found[wanted.use] = code
-    # That the journal names the code is not enough: a run directory may come from anybody, like a spec. Code in a folder
-    # above it came with it, like code next to a spec, and the working directory is the user's own choice.
+    # That the journal names the code is not enough: like a spec, a run directory may come from anybody. Code in a
+    # folder above it came with it, like code next to a spec, and the working directory is the user's own choice.
     near = {Path.cwd(), *run_dir.path.parents}
     far = [code for code in found.values() if not (code.beside and code.root.parent in near)]
     if far and not allow_code:

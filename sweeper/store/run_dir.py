@@ -47,8 +47,8 @@ def checked_name(name: object) -> str:
         ``name``.
 
     Raises:
-        ValueError: It is not a string of letters, digits, dots, dashes and underscores, or begins with none of the first
-            two.
+        ValueError: It is not a string of letters, digits, dots, dashes and underscores, or it begins with one of the
+            last three.
 
     Example:
         >>> checked_name("metrics-0001-000001.parquet")
