@@ -168,7 +168,10 @@ def _documents(path: Path, one: Any, other: Any, where: str = "") -> Iterator[st
 
 def _tables(path: Path, one: pd.DataFrame, other: pd.DataFrame) -> Iterator[str]:
     table = path.stem
-    one = one.rename(columns={column: RENAMED.get((table, column), column) for column in one.columns})
+    one, other = (
+        frame.rename(columns={column: RENAMED.get((table, column), column) for column in frame.columns})
+        for frame in (one, other)
+    )
     if table == "telemetry":
         # Where a segment ran is random.
         one, other = (frame.drop(columns="environment_id", errors="ignore") for frame in (one, other))

@@ -6,4 +6,9 @@ that ``clipsweep plan`` does not have.
 
 import lazy_loader
 
+from sweeper.own_packages import pin
+
+# Before anything is imported from them.
+pin()
+
 __getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

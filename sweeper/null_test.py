@@ -13,6 +13,7 @@ import torch
 from estimators import NullTest, null_test
 from sweeper.errors import ClipsweepError
 from sweeper.labels import describe_problem
+from sweeper.own_packages import BESIDE
 from sweeper.planning.plan import expand, require_allowed
 from sweeper.spec import Sweep
 from sweeper.spec.sections.measure import Measure
@@ -85,7 +86,9 @@ def _where(error: Exception, own: UserCode | None, folder: Path | None) -> str:
     for frame in reversed(traceback.extract_tb(error.__traceback__)):
         file = Path(frame.filename)
         if file.is_relative_to(folder):
-            return f" ({own.root.parent / file.relative_to(folder)}:{frame.lineno}, in {frame.name})"
+            parts = file.relative_to(folder).parts
+            shown = own.root.parent.joinpath(*parts[parts[0] == BESIDE :])
+            return f" ({shown}:{frame.lineno}, in {frame.name})"
     return ""
 
 

@@ -21,8 +21,13 @@ from pathlib import Path
 import pandas as pd
 import psutil
 import pytest
+from hypothesis import settings
 
 from sweeper.store.journal import read_journal
+
+# How long an example takes is up to the machine, which may be busy.
+settings.register_profile("clipsweep", deadline=None)
+settings.load_profile("clipsweep")
 
 # Results are compared bit for bit, and two OpenMP threads on a busy machine collapse.
 os.environ.setdefault("OMP_NUM_THREADS", "1")

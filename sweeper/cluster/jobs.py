@@ -69,11 +69,11 @@ def entrypoint(job: str, arguments: Sequence[str], *, run_dir: RunDir, folder: P
         "fi",
         f"python={shlex.quote(python)}",
         '[ -x "$python" ] || python=$(command -v python3 || command -v python)',
-        'if ! "$python" -c "import sweeper"; then',
+        'if ! "$python" -P -c "import sweeper"; then',
         f'  printf {shlex.quote(_NOT_INSTALLED)} "$python" "$(hostname)" >&2; exit 3',
         "fi",
         f"export {JOB}={job}",
-        f'exec "$python" -m sweeper {shlex.join(arguments)}',
+        f'exec "$python" -P -m sweeper {shlex.join(arguments)}',
     ])
 
 

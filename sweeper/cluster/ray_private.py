@@ -15,11 +15,13 @@ from typing import Any
 import ray
 from ray._private import ray_constants, services
 from ray._raylet import GcsClient  # type: ignore[attr-defined]  # compiled, without a word on its types
+from ray.job_config import JobConfig
 
 __all__ = [
     "HeadFacts",
     "ask_head",
     "free_resources",
+    "job_without_folders",
     "local_options",
     "node_ids_here",
     "resolved_address",
@@ -39,6 +41,26 @@ def local_options(session: Path) -> dict[str, Any]:
         Keyword arguments. ``ray start`` has public options for both, ``ray.init`` has not.
     """
     return {"_temp_dir": str(session), "_node_ip_address": "127.0.0.1"}
+
+
+class _NoFolders(JobConfig):  # type: ignore[misc]  # Ray's types are not read
+    """A job whose workers don't get the driver's current folder and its script's in front of their path.
+
+    There, packages of the user's would be found in the place of clipsweep's. Ray leaves them out where a job brings a
+    folder of its own, which takes a second to set up even if it is empty.
+    """
+
+    def _runtime_env_has_working_dir(self) -> bool:
+        return True
+
+
+def job_without_folders() -> JobConfig:
+    """What ``ray.init`` takes for a job whose workers import what is installed, and nothing from the driver's folders.
+
+    Returns:
+        The config.
+    """
+    return _NoFolders()
 
 
 def started_processes() -> list[Popen[bytes]]:

@@ -18,10 +18,17 @@ from ray.exceptions import RayError
 
 from sweeper.cluster.capacity import Cluster, Wanted, WorkerSettings, pool_size
 from sweeper.cluster.joining import listens
-from sweeper.cluster.ray_private import free_resources, local_options, started_processes, state_of_actor
+from sweeper.cluster.ray_private import (
+    free_resources,
+    job_without_folders,
+    local_options,
+    started_processes,
+    state_of_actor,
+)
 from sweeper.cluster.shield import deaf_children, ended_with
 from sweeper.cluster.waiting import NodeRoom, in_background
 from sweeper.errors import ClusterError
+from sweeper.own_packages import own_folder
 from sweeper.protocol.pools import PoolSize
 from sweeper.store.guarded_paths import make_folder
 
@@ -61,6 +68,9 @@ def connect(address: str, *, logs: Path, code: Path | None = None) -> Iterator[C
         "configure_logging": False,
         "namespace": "clipsweep",
     }
+    # From a checkout that is not installed, workers find clipsweep in the current folder, too.
+    if own_folder("sweeper").parent != Path.cwd():
+        options["job_config"] = job_without_folders()
     if code is not None:
         options["runtime_env"] = {"working_dir": str(code)}
     if session is not None:

@@ -15,6 +15,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from sweeper.errors import ClipsweepError, SpecError
+from sweeper.own_packages import BESIDE, NAMES, own_folder
+from sweeper.spec.shadowing import bound_names, check_clashes, module_file, shadowing, wanted
 from sweeper.spec.syntax.diagnostics import nearest, show
 
 __all__ = ["UserCode", "require_allowed", "shipped", "user_code"]
@@ -32,6 +34,7 @@ class UserCode:
         sha256: Hash over the names, relative to ``root``, and the bytes of the Python files in it.
         files: Name to hash of each of these files.
         beside: Whether all of them are in the folder of the spec, links followed, and none is installed.
+        more: Folders beside ``root`` that it imports modules from and that are named like one of clipsweep's packages.
     """
 
     use: str
@@ -39,6 +42,7 @@ class UserCode:
     sha256: str
     files: Mapping[str, str] = field(default_factory=dict, compare=False, repr=False)
     beside: bool = field(compare=False)
+    more: tuple[Path, ...] = field(default=(), compare=False)
 
     @property
     def place(self) -> str:
@@ -59,14 +63,14 @@ def user_code(use: str, folder: Path, *, search: Sequence[str] | None = None) ->
         The source, or None for a registered name.
 
     Raises:
-        SpecError: There is no such module, or it has no such factory.
+        SpecError: There is no such module, or it has no such factory; or clipsweep has a module of the same name.
     """
     if ":" not in use:
         return None
     module, _, factory = use.partition(":")
     places = list(dict.fromkeys([folder, Path.cwd(), *map(Path, sys.path if search is None else search)]))
     for place in places:
-        if (file := _module_file(place, module)) is not None:
+        if (file := module_file(place, module)) is not None:
             break
     else:
         raise SpecError(_not_found(module, places))
@@ -75,12 +79,32 @@ def user_code(use: str, folder: Path, *, search: Sequence[str] | None = None) ->
     name = top if (place / top).is_dir() and file != place / f"{top}.py" else f"{top}.py"
     root = Path(os.path.abspath(place), name)  # a link keeps its name, by which it is imported
     try:
-        files = [root] if root.is_file() else sorted(_python_files(root))
+        files, more = _all_files(root, file, module, factory)
         sha256, hashes = _hash(root, files)
         beside = all(_lies_in(folder.resolve(), file.resolve()) for file in files)
     except OSError as error:
         raise SpecError(f"{show(error.filename)}: cannot be read: {error.strerror}") from None
-    return UserCode(use=use, root=root, sha256=sha256, files=hashes, beside=beside)
+    return UserCode(use=use, root=root, sha256=sha256, files=hashes, beside=beside, more=more)
+
+
+def _all_files(root: Path, file: Path, module: str, factory: str) -> tuple[list[Path], tuple[Path, ...]]:
+    """The Python files that are needed, and in which more folders than the root they lie."""
+    files = [root] if root.is_file() else sorted(_python_files(root))
+    place = root.parent
+    theirs = shadowing(place)
+    if not theirs:
+        return files, ()
+    shipped = {name for name, path in theirs.items() if path == root}
+    if module in shipped:
+        clash = f"{file} and clipsweep's own {own_folder(module) / '__init__.py'} are both the module {module!r}"
+        raise SpecError(f"{clash}: move {factory!r} into a module of another name, or rename {root.name}")
+    more: list[Path] = []
+    while new := sorted(name for name in wanted(files, place, theirs) if name not in shipped):
+        shipped |= set(new)
+        more += [theirs[name] for name in new]
+        files += [python for name in new for python in sorted(_python_files(theirs[name]))]
+    check_clashes(files, place, theirs, shipped)
+    return files, tuple(more)
 
 
 def require_allowed(code: Sequence[UserCode], folder: Path, *, allow_code: bool) -> None:
@@ -115,15 +139,6 @@ def _lies_in(folder: Path, file: Path) -> bool:
     return not file.is_relative_to(Path(sysconfig.get_path("stdlib")).resolve())
 
 
-def _module_file(place: Path, module: str) -> Path | None:
-    """The file that Python would import from a folder: a package wins over a module of the same name."""
-    stem = place.joinpath(*module.split("."))
-    for file in (stem / "__init__.py", stem.with_name(f"{stem.name}.py")):
-        if file.is_file():
-            return file
-    return None
-
-
 def _not_found(module: str, places: Sequence[Path]) -> str:
     top, _, rest = module.partition(".")
     package = next((place / top for place in places if (place / top).is_dir()), None)
@@ -144,30 +159,11 @@ def _check_factory(file: Path, factory: str) -> None:
         raise SpecError(f"{file}{line}: is not valid Python: {getattr(error, 'msg', error)}") from None
     except OSError as error:
         raise SpecError(f"{file}: cannot be read: {error.strerror}") from None
-    names = set(_bound_names(tree.body))
+    names = set(bound_names(tree.body))
     if factory in names or "*" in names or "__getattr__" in names:
         return
     close = nearest(factory, sorted(names))
     raise SpecError(f"{file} has no {factory!r}" + (f"; did you mean {close!r}?" if close else ""))
-
-
-def _bound_names(body: Sequence[ast.stmt]) -> Iterator[str]:
-    """Names that statements bind at the top level of a module, those inside ``if`` and ``try`` included."""
-    for statement in body:
-        match statement:
-            case ast.FunctionDef() | ast.AsyncFunctionDef() | ast.ClassDef():
-                yield statement.name
-            case ast.Import() | ast.ImportFrom():
-                yield from (alias.asname or alias.name.partition(".")[0] for alias in statement.names)
-            case _:
-                targets = (node for node in ast.walk(statement) if isinstance(node, ast.Name | ast.alias | ast.stmt))
-                for node in targets:
-                    if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
-                        yield node.id
-                    elif isinstance(node, ast.alias):
-                        yield node.asname or node.name
-                    elif isinstance(node, ast.FunctionDef | ast.ClassDef):
-                        yield node.name
 
 
 def _hash(root: Path, files: Sequence[Path]) -> tuple[str, dict[str, str]]:
@@ -215,10 +211,12 @@ def shipped(code: Sequence[UserCode]) -> Iterator[Path | None]:
     with tempfile.TemporaryDirectory(prefix="clipsweep-code-") as name:
         folder = Path(name)
         for found in code:
-            target = folder / found.root.name
-            if found.root.is_dir():
-                ignored = shutil.ignore_patterns("__pycache__", ".*")
-                shutil.copytree(found.root, target, ignore=ignored, dirs_exist_ok=True)
-            else:
-                shutil.copyfile(found.root, target)
+            for root in (found.root, *found.more):
+                # Workers have this folder in front of their path, where no other may stand in the place of clipsweep's.
+                target = (folder / BESIDE if root.name in NAMES else folder) / root.name
+                if root.is_dir():
+                    ignored = shutil.ignore_patterns("__pycache__", ".*")
+                    shutil.copytree(root, target, ignore=ignored, dirs_exist_ok=True)
+                else:
+                    shutil.copyfile(root, target)
         yield folder

@@ -89,7 +89,7 @@ class Variants:
 
     In a grid over learning rates and models there is one cell per pair, but each update rule belongs to many cells,
     and so does each model. If every cell resolved its own three sections, a plan of the largest sweeps would take many
-    seconds, and a bad value would be reported once per cell. The cache is keyed by the choices that concern this
+    seconds, and every bad value would be found once per cell. The cache is keyed by the choices that concern this
     section, and by nothing else.
     """
 

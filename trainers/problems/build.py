@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -65,6 +67,7 @@ def _find(use: str, search: Sequence[str]) -> Callable[..., Any]:
     module_name, separator, attribute = use.partition(":")
     if not (separator and module_name and attribute):
         raise TrainerError(f"unknown problem {use!r}; {nearest(use, PROBLEMS)}; your own: package.module:factory")
+    _reach_beside_ours(search)
     with _in_front(search):
         importlib.invalidate_caches()
         try:
@@ -86,6 +89,27 @@ def _find(use: str, search: Sequence[str]) -> Callable[..., Any]:
     if not callable(factory):
         raise TrainerError(f"problem {use!r}: {attribute} is a {type(factory).__name__}, not a factory")
     return factory  # type: ignore[no-any-return]
+
+
+_OURS = ("sweeper", "trainers", "estimators")
+
+_BESIDE = "clipsweep_beside"
+"""Where shipped code holds packages of the user's own by these names; ``sweeper.own_packages`` knows it too."""
+
+
+def _reach_beside_ours(search: Sequence[str]) -> None:
+    """Have ``trainers.mine`` of a user's own package ``trainers`` found beside our ``trainers.problem``.
+
+    For good, since a problem may import more while it is trained.
+    """
+    places = [*map(Path, search), *(Path(place, _BESIDE) for place in (*search, *sys.path))]
+    for name in _OURS:
+        folders = [place / name for place in places if (place / name).is_dir()]
+        if folders:
+            # Imported before any of these folders' parents stands in front of ours.
+            path = importlib.import_module(name).__path__
+            known = {os.path.realpath(folder) for folder in path}
+            path.extend(str(folder) for folder in folders if os.path.realpath(folder) not in known)
 
 
 @contextmanager

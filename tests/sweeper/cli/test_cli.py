@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import importlib
 import io
 import json
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ import pytest
 import yaml
 from rich.console import Console
 
+from sweeper.cli.app import main
 from sweeper.labels import duration
 from sweeper.monitor.display import LineDisplay, LiveDisplay, choose_display
 from sweeper.planning.cost import plan_document, plan_text
@@ -175,3 +178,9 @@ def test_every_model_has_a_plan_with_time_and_disk(tmp_path: Path, problem: str)
     document = plan_document(load_spec(spec), tmp_path / "run")
     assert document["seconds"] > 0
     assert document["bytes"] > 0
+
+
+def test_the_installed_command_is_the_command_line() -> None:
+    scripts = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"]
+    module, _, function = scripts["clipsweep"].partition(":")
+    assert getattr(importlib.import_module(module), function) is main

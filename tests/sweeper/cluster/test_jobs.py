@@ -39,11 +39,11 @@ def test_it_runs_clipsweep_in_the_folder_with_the_arguments_as_they_are(place: t
     run_dir, folder = place
     (run_dir.staging / "job-1").touch()
     # Tells what it was given; the first call is the one that looks whether clipsweep is there.
-    python = program(tmp_path / "python", '[ "$1" = -c ] && exit 0\npwd; echo "$CLIPSWEEP_JOB"; printf "%s\\n" "$@"')
+    python = program(tmp_path / "python", '[ "$2" = -c ] && exit 0\npwd; echo "$CLIPSWEEP_JOB"; printf "%s\\n" "$@"')
     arguments = ["run", STRANGE, "--out", "x y"]
     done = run(entrypoint("job-1", arguments, run_dir=run_dir, folder=folder, python=str(python)))
     assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines() == [str(folder), "job-1", "-m", "sweeper", *arguments]
+    assert done.stdout.splitlines() == [str(folder), "job-1", "-P", "-m", "sweeper", *arguments]
     assert not list(tmp_path.rglob("gone"))
 
 
@@ -70,7 +70,7 @@ def test_a_node_without_the_submitters_python_takes_its_own(place: tuple[RunDir,
     run_dir, folder = place
     (run_dir.staging / "job-1").touch()
     command = entrypoint("job-1", ["run"], run_dir=run_dir, folder=folder, python=str(tmp_path / "not there"))
-    own = program(tmp_path / "bin" / "python3", '[ "$1" = -c ] && exit 0\necho own')
+    own = program(tmp_path / "bin" / "python3", '[ "$2" = -c ] && exit 0\necho own')
     found = subprocess.run(
         ["sh", "-c", command], env={"PATH": f"{own.parent}:/usr/bin:/bin"}, capture_output=True, text=True, timeout=60
     )

@@ -12,6 +12,7 @@ import pytest
 from matplotlib.collections import PathCollection
 
 from sweeper.planning.plan import measurement_id
+from sweeper.protocol.consent import Consent
 from sweeper.report.fits import build_fits
 from sweeper.report.plots.answers import fit
 from sweeper.report.plots.trajectories import smoothness
@@ -41,7 +42,9 @@ def changed_run(
     with monkeypatch.context() as patched:
         patched.setattr("sweeper.run._drive", lambda *arguments, **options: False)
         sweep = loads_spec(changed, folder=first.run_dir.path.parent)
-        run_sweep(sweep, out=first.run_dir.path, listener=new_listener(), accept_change=True, new_measurement=True)
+        run_sweep(
+            sweep, out=first.run_dir.path, listener=new_listener(), consent=Consent(change=True, new_measurement=True)
+        )
     return Run(inline_run(changed)().run_dir.path)
 
 
