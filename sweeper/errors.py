@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-__all__ = ["ClipsweepError", "ClusterError", "IntegrityError", "RunDirectoryError", "SpecError", "mend_of_memory"]
+__all__ = ["ClipsweepError", "ClusterError", "IntegrityError", "RunDirectoryError", "SpecError", "memory_advice"]
 
 
-def mend_of_memory(resource: str) -> str:
+def memory_advice(resource: str) -> str:
     """What to do when memory is short.
 
     Args:

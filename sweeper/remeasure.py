@@ -46,9 +46,9 @@ class Remeasured:
         table: The readable table.
         measurement: The id in its column ``measurement_id``.
         measured: Snapshots measured by this call.
-        failed: Of these, those that could not be; their rows say why.
+        failed: How many of these could not be measured; their rows say why.
         before: Snapshots that were measured before.
-        interrupted: Whether the user ended it early.
+        interrupted: Whether the user stopped it early.
         seconds: Wall time.
     """
 
@@ -62,9 +62,9 @@ class Remeasured:
 
     @property
     def text(self) -> str:
-        """The same in words."""
+        """The outcome in words."""
         unmeasured = f", {self.failed} of them without a result" if self.failed else ""
-        return f"{self.measured} measured{unmeasured}, {self.before} before, in {duration(self.seconds)}"
+        return f"{self.measured} measured{unmeasured}, {self.before} measured before, in {duration(self.seconds)}"
 
     @property
     def exit_code(self) -> int:
@@ -83,16 +83,16 @@ def estimate_run(
     address: str | None = None,
     consent: Consent | None = None,
 ) -> Remeasured:
-    """Measure the kept snapshots of a run with an estimator, as far as that has not been done.
+    """Measure the kept snapshots of a run with an estimator, except those it has already measured.
 
     Args:
         path: The run directory.
         estimator: Name of the estimator.
-        options: ``option=value`` of the estimator, or of ``data_fraction``, ``probe`` and ``audit``.
-        listener: Receives progress; by default nobody does.
-        address: Cluster address in place of the spec's.
-        consent: What the user agrees to, that is refused otherwise: ``drift``, ``insecure_cluster``, and ``code`` that
-            lies neither in a folder above the run nor in the working directory. By default nothing.
+        options: ``option=value`` for the estimator, or for ``data_fraction``, ``probe`` and ``audit``.
+        listener: Receives progress; by default it is not shown.
+        address: Cluster address instead of the spec's.
+        consent: What the user agrees to that is otherwise refused: ``drift``, ``insecure_cluster``, and ``code`` that
+            is neither in a folder above the run nor in the working directory. By default nothing.
 
     Returns:
         How it ended.
@@ -125,7 +125,7 @@ def estimate_run(
         from sweeper.driver.commit import Committer
 
         committer = Committer(run_dir, Journal(run_dir.journal, state.next_number), state, measurement=measurement)
-        # The environment of training is left as it was: what resumes a trial is checked against that.
+        # The recorded environment of training is left unchanged: resuming a trial is checked against it.
         committer.record(Opened(driver_epoch=state.driver_epoch + 1, environment=state.environment))
         if known is None:
             committer.record(Remeasuring(measurement=measurement, measure=section, environment=environment))
@@ -158,13 +158,13 @@ def estimate_run(
 
 
 def _checked(run_dir: RunDir, settings: Mapping[str, Any]) -> tuple[Resources, Cluster]:
-    """What workers get and where they run, by the words of the run's own spec."""
+    """What workers get and where they run, according to the run's own spec."""
     try:
         return Resources.model_validate(settings["resources"]), Cluster.model_validate(settings["cluster"])
     except (KeyError, ValueError) as error:
         raise IntegrityError(
             f"{run_dir.resolved}: its resources or its cluster are not what a run writes; `clipsweep run` with the "
-            "run's spec writes it anew"
+            "run's spec rewrites it"
         ) from error
 
 
@@ -180,7 +180,7 @@ def _on_ray(
     address: str,
     insecure: bool,
 ) -> tuple[int, bool]:
-    """Start estimators and measure; how many snapshots failed, and whether the user ended it early."""
+    """Start estimators and measure; returns how many snapshots failed, and whether the user stopped it early."""
     from sweeper.cluster.ray_environment import prepare
 
     say = held.listener.say
@@ -221,7 +221,7 @@ _OF_F = ("data_fraction", "probe", "audit")
 
 
 def remeasure_section(run_dir: RunDir, estimator: str, options: Sequence[str]) -> dict[str, Any]:
-    """What is measured: the run's own f, unless an option says otherwise, and one estimator.
+    """What to measure: the run's own f, unless an option says otherwise, and one estimator.
 
     Args:
         run_dir: The run.
@@ -246,7 +246,7 @@ def remeasure_section(run_dir: RunDir, estimator: str, options: Sequence[str]) -
 
 
 def _place(option: str) -> str:
-    """Where in a measure section an option stands."""
+    """The place of an option in a measure section."""
     of_f = option.partition("=")[0].partition(".")[0].strip() in _OF_F
     return f"measure.{option}" if of_f else f"measure.estimators[0].{option}"
 
@@ -256,10 +256,10 @@ def kept_snapshots(run_dir: RunDir, state: RunState) -> list[SnapshotId]:
 
     Args:
         run_dir: The run.
-        state: The same, as its journal tells it.
+        state: Its state according to its journal.
 
     Returns:
-        Their ids, trial after trial; attempts are not told apart.
+        Their ids, trial by trial; attempts are not distinguished.
 
     Raises:
         RunDirectoryError: There are none.
@@ -268,14 +268,13 @@ def kept_snapshots(run_dir: RunDir, state: RunState) -> list[SnapshotId]:
         SnapshotId(trial=name, attempt=0, step=step)
         for name, trial in state.trials.items()
         for step in kept_steps(run_dir, name)
-        # Of a step that is not committed an attempt may still write another file, or a changed problem have written
-        # one.
+        # Not uncommitted steps: an attempt may still overwrite the file, or a changed problem may have written it.
         if step < trial.step
     ]
     if not found:
         raise RunDirectoryError(
             f"{run_dir.path}: no snapshots were kept, so there is nothing to measure again; "
-            "a run whose spec says `measure: {keep: true}` keeps them"
+            "they are kept if the spec says `measure: {keep: true}`"
         )
     return found
 
@@ -285,16 +284,16 @@ def code_of(run_dir: RunDir, state: RunState, trials: Collection[str], *, allow_
 
     Args:
         run_dir: The run.
-        state: The same, as its journal tells it.
-        trials: Those whose snapshots are to be measured.
-        allow_code: Import code that lies neither in a folder above the run nor in the working directory.
+        state: Its state according to its journal.
+        trials: Those whose snapshots will be measured.
+        allow_code: Import code that is neither in a folder above the run nor in the working directory.
 
     Returns:
         The code of each problem once.
 
     Raises:
-        RunDirectoryError: It is not what they were trained with any more.
-        ClipsweepError: It is such code as ``allow_code`` is for.
+        RunDirectoryError: It is no longer what they were trained with.
+        ClipsweepError: It needs ``allow_code``.
     """
     found: dict[str, UserCode] = {}
     for name in trials:
@@ -304,32 +303,32 @@ def code_of(run_dir: RunDir, state: RunState, trials: Collection[str], *, allow_
         code = user_code(wanted.use, wanted.root.parent)
         if code is None or code.sha256 != wanted.sha256:
             raise RunDirectoryError(
-                f"{run_dir.path}: {wanted.root} is not what trial {name} was trained with any more; "
-                "restore it, since another problem would be measured"
+                f"{run_dir.path}: {wanted.root} is no longer what trial {name} was trained with; "
+                "restore it, since otherwise another problem would be measured"
             )
         found[wanted.use] = code
-    # The journal's word alone does not allow it: a run directory may come from anybody, as a spec may. Code in a folder
-    # above it came with it, as code beside a spec does, and what lies in the working directory is at hand.
+    # That the journal names the code is not enough: like a spec, a run directory may come from anybody. Code in a
+    # folder above it came with it, like code next to a spec, and the working directory is the user's own choice.
     near = {Path.cwd(), *run_dir.path.parents}
     far = [code for code in found.values() if not (code.beside and code.root.parent in near)]
     if far and not allow_code:
         what = ", ".join(f"{code.use} from {code.place}" for code in far)
         raise ClipsweepError(
-            f"{run_dir.path}: its problem would run code that lies neither in a folder above the run nor in the "
-            f"working directory: {what}; go on with --allow-code if you trust it"
+            f"{run_dir.path}: its problem would run code that is neither in a folder above the run nor in the "
+            f"working directory: {what}; continue with --allow-code if you trust it"
         )
     return list(found.values())
 
 
 def uses_of(state: RunState, todo: Iterable[SnapshotId]) -> dict[str, str]:
-    """Which code the file of each snapshot may name: none but its trial's.
+    """Which code the file of each snapshot may name: only its trial's.
 
     Args:
-        state: The run, as its journal tells it.
+        state: The run as its journal describes it.
         todo: The snapshots.
 
     Returns:
-        Trial to the problem of the user's own that it was trained with, where there is one.
+        Trial to the user's own problem that it was trained with, if it was.
     """
     codes = {one.trial: state.trials[one.trial].record.code for one in todo}
     return {trial: code.use for trial, code in codes.items() if code is not None}

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 __all__ = ["Outcome", "order", "run_sweep"]
 
 _MAX_SIDE_BY_SIDE = 10_000
-"""Analytic trials in one call of a trainer: what a crash of it costs at most."""
+"""Analytic trials in one call of a trainer: the most that a crash of it can cost."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,8 +45,8 @@ class Outcome:
 
     Attributes:
         run_dir: Where its tables are.
-        counts: Trials of the plan by status word.
-        interrupted: Whether the user ended it early.
+        counts: Trials of the plan by status.
+        interrupted: Whether the user stopped it early.
         seconds: Wall time.
         unmeasured: Which snapshots of the plan's trials could not be measured.
     """
@@ -59,7 +59,7 @@ class Outcome:
 
     @property
     def text(self) -> str:
-        """The same in words."""
+        """The outcome in words."""
         counts = ", ".join(f"{count} {status}" for status, count in self.counts.items())
         return f"{counts} in {duration(self.seconds)}"
 
@@ -79,23 +79,24 @@ def run_sweep(
     address: str | None = None,
     consent: Consent | None = None,
 ) -> Outcome:
-    """Run what is missing of a sweep.
+    """Run whatever is missing from a sweep.
 
     Args:
         sweep: The spec.
         out: The run directory; ``runs/<name>`` by default.
-        listener: Receives progress; by default nobody does.
-        address: Cluster address in place of the spec's.
-        consent: What the user agrees to, that is refused otherwise; by default nothing.
+        listener: Receives progress; by default it is not shown.
+        address: Cluster address instead of the spec's.
+        consent: What the user agrees to that is otherwise refused; by default nothing.
 
     Returns:
         How it ended.
 
     Raises:
         SpecError: The sweep cannot be expanded.
-        ClipsweepError: It would import code from elsewhere than the spec's folder, without consent.
-        RunDirectoryError: The directory is held, foreign or unwritable, or was made under other conditions.
-        ClusterError: Ray cannot be started or joined, or has not the resources.
+        ClipsweepError: It would import code from outside the spec's folder, without consent.
+        RunDirectoryError: The directory is held by another driver, not a run directory or not writable, or its results
+            were made under other conditions.
+        ClusterError: Ray cannot be started or joined, or does not have the resources.
         IntegrityError: The journal is damaged.
     """
     started = time.monotonic()
@@ -166,7 +167,7 @@ def _drive(
     address: str,
     insecure: bool,
 ) -> bool:
-    """Start workers and drive the schedule; returns whether the user ended it early."""
+    """Start workers and drive the schedule; returns whether the user stopped it early."""
     from sweeper.cluster.ray_environment import prepare
 
     say = held.listener.say
@@ -198,7 +199,7 @@ def _drive(
         pools = RayPools(run_dir=held.run_dir.path, trainer=trainer, estimator=estimator)
         elastic = None
         if address != "local":
-            # Nodes of a cluster come and go; a local Ray is what it is.
+            # Nodes of a cluster come and go; a local Ray does not change.
             elastic = Elastic(
                 room=lambda: room_now(trainer, estimator, wanted),
                 head_answers=head_answers,
@@ -215,7 +216,7 @@ def _drive(
             stall_timeout_s=resources.stall_timeout_s,
         )
         interrupted = driver.run(lambda: interrupts.requested() or held.lock.asked_to_stop())
-        # Before Ray is shut down, which takes more than a second: the results are there now.
+        # Before Ray is shut down, which takes more than a second: the results are complete now.
         committer.refresh()
         return interrupted
 
@@ -223,7 +224,7 @@ def _drive(
 def _schedule(
     todo: Sequence[Trial], state: RunState, sweep: Sweep, size: PoolSize, *, max_snapshot_bytes: int
 ) -> Schedule:
-    """The schedule of the trials that are left."""
+    """The schedule for the remaining trials."""
     progress = {
         trial.trial_id: Progress(committed_step=known.step, failures=len(known.failures))
         for trial in todo
@@ -249,7 +250,7 @@ def _record_plan(
     *,
     replaced: frozenset[str] = frozenset(),
 ) -> None:
-    """Journal the trials that are new to this run and those they replace, and keep the spec beside them."""
+    """Record in the journal the trials that are new to this run and those they replace, and store the spec."""
     state: RunState = committer.state
     unknown = [trial for trial in plan.trials if trial.trial_id not in state.trials]
     superseded = (state.superseded | replaced) - {trial.trial_id for trial in plan.trials}
@@ -286,7 +287,7 @@ def _trial_record(trial: Trial, plan: Plan) -> TrialRecord:
 
 
 def _check_measurement(run_dir: RunDir, sweep: Sweep, state: RunState, *, accepted: bool) -> str:
-    """The id of the measure section; a section new to a run that has measured needs the user's word."""
+    """The id of the measure section; a new section needs the user's consent if the run has measured already."""
     measurement = measurement_id(sweep.measure)
     begun = sum(1 for trial in state.trials.values() if trial.segments)
     if measurement in state.measurements or not begun or accepted:
@@ -295,8 +296,8 @@ def _check_measurement(run_dir: RunDir, sweep: Sweep, state: RunState, *, accept
     raise RunDirectoryError(
         f"{run_dir.path}: the measure section changed (now {measurement}, before {known}).\n"
         f"  {begun} trials have rows measured under the earlier one; they stay, and are not trained again.\n"
-        "  What is trained from now on would be measured under the new one; column measurement_id tells them apart.\n"
-        "Go on with --new-measurement, restore the section, or choose another directory with --out."
+        "  What is trained from now on would be measured under the new one; column measurement_id distinguishes them.\n"
+        "Continue with --new-measurement, restore the section, or choose another directory with --out."
     )
 
 
@@ -306,22 +307,22 @@ def _announce(say: Callable[[str], object], plan: Plan, now: Standing, change: S
         f"{len(now.done)} done, {len(now.failed)} failed"
     )
     if now.failed:
-        say(f"{len(now.failed)} failed trials stay as they are; queue them again with `clipsweep retry`")
+        say(f"{len(now.failed)} failed trials are left as they are; queue them again with `clipsweep retry`")
     if now.foreign and change is None:
         say(f"{len(now.foreign)} unfinished trials of an earlier spec are not in this one: kept, not continued")
     if change is not None:
-        say(f"{change.new} trials take the place of {len(change.replaced)} of an earlier spec:\n{change.text}")
+        say(f"{change.new} trials replace {len(change.replaced)} of an earlier spec:\n{change.text}")
 
 
 def order(trials: Iterable[str], progress: Mapping[str, Progress]) -> dict[str, Progress]:
-    """Trials in the order in which to run them: those under way first, so that an interrupted sweep closes its gaps.
+    """Trials in the order in which to run them: unfinished ones first, so that an interrupted sweep closes its gaps.
 
     Args:
         trials: Unresolved trials in the order of the plan.
-        progress: Where those stand that were begun.
+        progress: Progress of the trials that were begun.
 
     Returns:
-        The trials with where they stand, as :class:`Schedule` takes them.
+        The trials with their progress, as :class:`Schedule` takes them.
 
     Example:
         >>> list(order(["a", "b"], {"b": Progress(committed_step=10)}))

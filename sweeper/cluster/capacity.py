@@ -1,4 +1,4 @@
-"""How many workers a cluster has room for, node by node; pure arithmetic, which knows no Ray."""
+"""How many workers a cluster has room for, node by node; pure arithmetic without Ray."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["Cluster", "Wanted", "WorkerSettings", "num_estimators", "pool_size",
 
 @dataclass(frozen=True, kw_only=True)
 class WorkerSettings:
-    """What an actor of one kind gets.
+    """The resources of one worker.
 
     Attributes:
         cpus: Ray CPUs, may be a fraction.
@@ -32,19 +32,19 @@ class WorkerSettings:
 
     @property
     def device(self) -> str:
-        """``cuda`` where the actor has a share of a GPU."""
+        """``cuda`` if the worker has a share of a GPU, otherwise ``cpu``."""
         return "cuda" if self.gpus > 0 else "cpu"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Cluster:
-    """What the cluster has.
+    """The resources of a cluster.
 
     Attributes:
         cpus: Ray CPUs of all nodes.
         gpus: Ray GPUs of all nodes.
-        object_store_bytes: Shared memory for snapshots, of the smallest node.
-        nodes: CPUs and GPUs of each node; empty where one has it all.
+        object_store_bytes: Shared memory for snapshots, on the node with the least.
+        nodes: CPUs and GPUs of each node; empty if there is only one.
     """
 
     cpus: float
@@ -59,8 +59,8 @@ class Wanted:
 
     Attributes:
         trainers: A number, or ``auto``.
-        estimators: A number, or ``auto``; 0 where nothing is measured.
-        num_trials: Trials left to run: more trainers would idle.
+        estimators: A number, or ``auto``; 0 if nothing is measured.
+        num_trials: Trials left to run: more trainers than that would be idle.
     """
 
     trainers: int | Literal["auto"]
@@ -74,15 +74,15 @@ def pool_size(
     estimator: WorkerSettings,
     wanted: Wanted,
 ) -> PoolSize:
-    """How many actors of each kind fit the cluster.
+    """How many workers of each kind fit on the cluster.
 
     ``auto`` takes as many pairs of a trainer and an estimator as there is room for, so that both kinds share the cores
-    by their fractions; where nothing is measured, trainers take all of it.
+    by their fractions; if nothing is measured, trainers take everything.
 
     Args:
-        cluster: What there is.
-        trainer: What a trainer takes.
-        estimator: What an estimator takes.
+        cluster: The cluster's resources.
+        trainer: Resources of a trainer.
+        estimator: Resources of an estimator.
         wanted: What the spec asks for.
 
     Returns:
@@ -105,7 +105,7 @@ def pool_size(
     _check_each(nodes, trainer, "trainer")
     if measured:
         _check_each(nodes, estimator, "estimator")
-    # Node by node: half a worker here and half there is none.
+    # Node by node: half a worker on each of two nodes is no worker.
     room = sum(min(_fit(cpus, pair_cpus), _fit(gpus, pair_gpus)) for cpus, gpus in nodes)
     size = PoolSize(
         trainers=min(wanted.num_trials, max(1, room)) if trainers == "auto" else trainers,
@@ -118,13 +118,13 @@ def pool_size(
         if need > there + 1e-9:
             raise ClusterError(
                 f"resources: {size.trainers} trainers and {size.estimators} estimators take {need:g} {what}, "
-                f"the cluster has {there:g}; lower resources.*.count or resources.*.{what.lower()}"
+                f"but the cluster has {there:g}; lower resources.*.count or resources.*.{what.lower()}"
             )
     return size
 
 
 def _check_each(nodes: Sequence[tuple[float, float]], each: WorkerSettings, kind: str) -> None:
-    """Some node must hold one worker."""
+    """Raise unless some node can hold one worker."""
     if any(cpus + 1e-9 >= each.cpus and gpus + 1e-9 >= each.gpus for cpus, gpus in nodes):
         return
     raise ClusterError(
@@ -139,13 +139,13 @@ def _check_each(nodes: Sequence[tuple[float, float]], each: WorkerSettings, kind
 def num_estimators(
     cluster: Cluster, estimator: WorkerSettings, *, count: int | Literal["auto"], num_snapshots: int
 ) -> int:
-    """How many estimators to start where nothing is trained beside them.
+    """How many estimators to start if nothing is trained alongside.
 
     Args:
-        cluster: What there is.
-        estimator: What an estimator takes.
+        cluster: The cluster's resources.
+        estimator: Resources of an estimator.
         count: A number, or ``auto``: as many as there are cores for their threads, or shares of a GPU.
-        num_snapshots: What there is to measure: more estimators would idle.
+        num_snapshots: Snapshots to measure: more estimators than that would be idle.
 
     Returns:
         The number, at least 1.
@@ -165,19 +165,19 @@ def num_estimators(
     wanted = max(1, min(by_threads if count == "auto" else count, num_snapshots))
     if wanted > room:
         raise ClusterError(
-            f"resources: {wanted} estimators do not fit, the cluster has {cluster.cpus:g} CPUs and "
+            f"resources: {wanted} estimators do not fit: the cluster has {cluster.cpus:g} CPUs and "
             f"{cluster.gpus:g} GPUs; lower resources.estimators.count, cpus or gpus"
         )
     return wanted
 
 
 def _fit(there: float, each: float) -> int:
-    """How many shares fit, forgiving the rounding of fractions such as 0.1."""
+    """How many shares fit, tolerating the rounding of fractions such as 0.1."""
     return int(there / each + 1e-9) if each > 0 else 2**30
 
 
 def worker_settings(section: Pool) -> WorkerSettings:
-    """What an actor gets, from its part of the spec's ``resources``.
+    """The resources of one worker, from its part of the spec's ``resources``.
 
     Args:
         section: ``resources.trainers`` or ``resources.estimators``.

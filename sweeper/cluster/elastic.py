@@ -1,4 +1,4 @@
-"""A cluster whose nodes come and go: how many workers it has room for now, and when to wait for it no longer."""
+"""A cluster whose nodes come and go: how many workers it has room for now, and when to stop waiting for it."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ _log = logging.getLogger(__name__)
 _ASK_EVERY_S = 2.0
 
 _HEAD_PATIENCE_S = 20.0
-"""How long a cluster's head may be silent. After 60 s Ray itself ends the process, without a word."""
+"""How long a cluster's head may be silent. After 60 s Ray itself would end this process without a message."""
 
-_SAFE = "what was committed is safe: run the same command to go on"
+_SAFE = "what was committed is safe: run the same command to continue"
 
 
 Answer: TypeAlias = tuple[bool, PoolSize | None]
@@ -29,16 +29,16 @@ Answer: TypeAlias = tuple[bool, PoolSize | None]
 
 
 class Elastic:
-    """Asks now and then what the cluster has room for.
+    """Asks from time to time what the cluster has room for.
 
     Args:
-        room: How many workers there is room for, at most as many as the spec asks for; None where not one of each
-            kind has a place. Asked only while the head answers.
-        head_answers: Whether the cluster's head can be reached, within a second.
+        room: How many workers there is room for, at most as many as the spec asks for; None if there is not even room
+            for one of each kind. Called only while the head answers.
+        head_answers: Whether the cluster's head can be reached within a second.
         size: What there was room for when the workers were started.
         patience_s: How long the cluster may have no room at all, in seconds.
-        clock: Seconds.
-        start: How a question is asked.
+        clock: Returns seconds.
+        start: Runs a question in the background.
     """
 
     def __init__(
@@ -60,10 +60,10 @@ class Elastic:
         self._answered_at = self._had_room_at = clock()
 
     def look(self) -> PoolSize | None:
-        """Ask, if it is time to, and take notice of an answer; never waits for one.
+        """Ask, if it is time to, and process an answer that has arrived; never blocks on one.
 
         Returns:
-            The new size; None where it is as before, or not known.
+            The new size; None if it has not changed, or is unknown.
 
         Raises:
             ClusterError: The head has been silent, or there has been no room for a worker, for too long.
@@ -90,19 +90,19 @@ class Elastic:
             if now - self._had_room_at > self._patience_s:
                 raise ClusterError(
                     f"no node of the Ray cluster has had room for a worker for {now - self._had_room_at:.0f} s "
-                    f"(cluster.patience_s); add nodes, then go on: {_SAFE}"
+                    f"(cluster.patience_s); add nodes, then continue: {_SAFE}"
                 )
             return None
         self._had_room_at = now
         if room == self._size:
             return None
-        _log.info("room for %s, before %s", room, self._size)
+        _log.info("room for %s, previously %s", room, self._size)
         self._size = room
         return room
 
 
 class RoomWatch:
-    """How many workers there is room for, and why some that were asked for do not start.
+    """How many workers there is room for, and why requested ones do not start.
 
     Args:
         size: What there was room for when the workers were started.
@@ -117,16 +117,16 @@ class RoomWatch:
 
     @property
     def size(self) -> PoolSize:
-        """The room, as far as it is known."""
+        """The number of workers that there is room for, as far as is known."""
         return self._size
 
     @property
     def waiting_for(self) -> str | None:
-        """Why workers that were asked for do not start; None where all have a place."""
+        """Why requested workers do not start; None if all have a place."""
         return self._waiting.reason
 
     def look(self) -> bool:
-        """Ask, if it is time to; never waits for an answer.
+        """Look again, if it is time to; never blocks on an answer.
 
         Returns:
             Whether the room has changed.

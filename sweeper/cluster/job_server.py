@@ -1,4 +1,4 @@
-"""Where a cluster takes jobs, whether it lets us in, and whether it lets in everybody."""
+"""Where a cluster takes jobs, whether it lets us in, and whether it lets everybody in."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ class JobServer:
     """Where a cluster takes jobs.
 
     Attributes:
-        url: Without a slash at the end.
+        url: Its URL, without a trailing slash.
         guarded: Whether it asks for a token.
-        notes: What the user should know, a line each.
+        notes: What the user should know, one line each.
     """
 
     url: str
@@ -36,13 +36,13 @@ class JobServer:
 
 
 def takes_jobs_only(address: str) -> bool:
-    """Whether a driver cannot work from this side of an address, so that it has to run inside, as a job.
+    """Whether a driver cannot work from outside through an address, so it has to run inside, as a job.
 
     Args:
         address: As in ``cluster.address``.
 
     Returns:
-        True for ``ray://host:port`` and ``http(s)://host:port``, also where ``auto`` finds one in RAY_ADDRESS.
+        True for ``ray://host:port`` and ``http(s)://host:port``, including one that ``auto`` finds in RAY_ADDRESS.
 
     Example:
         >>> takes_jobs_only("ray://head:10001"), takes_jobs_only("head:6379")
@@ -52,14 +52,14 @@ def takes_jobs_only(address: str) -> bool:
 
 
 def find_job_server(address: str, *, insecure: bool = False) -> JobServer:
-    """Find the job server of a cluster, and see whether it takes our jobs.
+    """Find the job server of a cluster, and check whether it takes our jobs.
 
     Args:
         address: ``auto``, ``host:port``, ``ray://host:port``, or the job server's own ``http(s)://host:port``.
-        insecure: Whether a cluster that anybody in the network can use is accepted.
+        insecure: Whether to accept a cluster that anybody on the network can use.
 
     Returns:
-        What it is. This process does not know the cluster's token yet.
+        The job server. This process does not have the cluster's token yet.
 
     Raises:
         ClusterError: There is none, or it does not let us in; the message says why, and what to do.
@@ -82,7 +82,7 @@ def find_job_server(address: str, *, insecure: bool = False) -> JobServer:
     if url == wanted.rstrip("/"):
         knock(f"{parts.hostname}:{port}", where)
     elif not listens(f"{parts.hostname}:{port}", timeout_s=_TIMEOUT_S):
-        # A cluster tells the address of a dashboard that it was started without, too.
+        # A cluster reports the address of a dashboard even if it was started without one.
         raise ClusterError(f"{where}: its job server {url} cannot be reached; {_NO_SERVER}")
     source = token_source(where)
     status, document = _get(url, None)
@@ -92,15 +92,15 @@ def find_job_server(address: str, *, insecure: bool = False) -> JobServer:
         if status in _REFUSED:
             raise token_refused(where, source)
     if document is None or "ray_version" not in document:
-        raise ClusterError(f"{where}: what answers at {url} is no job server of Ray; {_NO_SERVER}")
+        raise ClusterError(f"{where}: what answers at {url} is not a Ray job server; {_NO_SERVER}")
     notes = () if guarded else open_to_others(where, url, [parts.hostname or ""], insecure=insecure)
     return JobServer(url=url, guarded=guarded, notes=tuple(notes))
 
 
 _NO_SERVER = (
-    "a driver is run inside by the cluster's job server, port 8265 of its head by default; it needs "
-    "`pip install 'ray[default]'` there, and `ray start --head` without --include-dashboard=false, for other machines "
-    "with --dashboard-host=0.0.0.0"
+    "the cluster's job server, by default at port 8265 of its head, runs the driver inside; it needs "
+    "`pip install 'ray[default]'` there, and `ray start --head` without --include-dashboard=false, and with "
+    "--dashboard-host=0.0.0.0 to be reached from other machines"
 )
 
 
@@ -118,12 +118,12 @@ def _of_client(address: str, where: str) -> str:
             raise token_refused(where, source)
         case "mismatch":
             raise ClusterError(
-                f"{where}: {found['text']}; Ray Client wants the same versions on both sides, the job server does not: "
+                f"{where}: {found['text']}; Ray Client needs the same versions on both sides, the job server does not: "
                 "`--address http://host:8265`"
             )
         case "silent":
-            # Ray Client does not tell a wrong token from no answer.
-            known = "there is no token here" if source is None else f"the token of {source} is another's"
+            # Ray Client does not distinguish a wrong token from no answer.
+            known = "there is no token here" if source is None else f"the token of {source} is wrong"
             raise ClusterError(
                 f"{where}: something listens there, but does not answer as a Ray Client server ({found['text']}): "
                 f"its port is 10001 by default, or {known}; or name the job server, `--address http://host:8265`"

@@ -1,8 +1,8 @@
-"""Before a cluster is joined: is it there, does it let us in, is it the same Ray, is it guarded? Each no in one line.
+"""Before a cluster is joined: is it there, does it let us in, is it the same Ray, is it guarded? Each "no" in one line.
 
-Ray itself says "Failed to connect" to most of these, after a minute or never. All of it is asked here in processes of
-their own, so that the answer comes within :data:`LONGEST_S` whatever the other side does. That these processes start
-slowly on a busy machine is not held against it.
+Ray itself says "Failed to connect" in most of these cases, after a minute or never. Here, separate processes ask all of
+it, so that the answer comes within :data:`LONGEST_S` whatever the other side does. The time that these processes need
+to start, which may be long on a busy machine, does not count.
 """
 
 from __future__ import annotations
@@ -41,12 +41,12 @@ __all__ = [
 _CONNECT_S = 10.0
 _PROBE_S = 30.0
 _CLIENT_PROBE_S = 120.0
-"""Ray Client has the cluster start a process for each client; Ray itself gives up sooner where nobody answers."""
+"""Ray Client has the cluster start a process for each client; if nobody answers, Ray itself gives up sooner."""
 
 LONGEST_S = _CONNECT_S + _PROBE_S + 5
-"""Seconds that a cluster may take to answer, at the most; but for Ray Client, which starts a process there first."""
+"""Seconds that a cluster may take to answer, except through Ray Client, which starts a process there first."""
 
-_MEND_TOKEN = (  # says where a token goes, and is none  # nosec B105
+_TOKEN_ADVICE = (  # says where a token goes, and is not one  # nosec B105
     "put the cluster's token into a file of mode 0600 and name it in RAY_AUTH_TOKEN_PATH (or ~/.ray/auth_token)"
 )
 
@@ -58,9 +58,9 @@ class Joined:
     Attributes:
         address: ``host:port`` of its head.
         guarded: Whether it asks for a token.
-        dashboard: ``host:port`` of its job server; None where there is none.
+        dashboard: ``host:port`` of its job server; None if there is none.
         here: Whether one of its nodes runs on this machine.
-        notes: What the user should know, a line each.
+        notes: What the user should know, one line each.
     """
 
     address: str
@@ -71,15 +71,15 @@ class Joined:
 
 
 def join(address: str, *, insecure: bool = False, from_outside: bool = False) -> Joined:
-    """See whether a cluster can be joined, and how.
+    """Check whether a cluster can be joined, and how.
 
     Args:
         address: ``auto`` or ``host:port``.
-        insecure: Whether a cluster that anybody in the network can use is accepted.
-        from_outside: Whether a machine that is no node of it will do, as it does for submitting a job.
+        insecure: Whether to accept a cluster that anybody on the network can use.
+        from_outside: Whether this machine need not be one of its nodes, as for submitting a job.
 
     Returns:
-        What it is. This process does not know the cluster's token yet: see ``ray_environment``.
+        The cluster. This process does not have the cluster's token yet: see ``ray_environment``.
 
     Raises:
         ClusterError: It cannot be joined; the message says why, and what to do.
@@ -91,19 +91,23 @@ def join(address: str, *, insecure: bool = False, from_outside: bool = False) ->
         where += f" (RAY_ADDRESS={wanted})"
     if "://" in wanted:
         raise ClusterError(
-            f"{where}: from there a cluster takes jobs, but workers cannot send what they measure; `clipsweep run` "
-            "puts its driver inside as a job, any other command runs on a node, with `--address auto` or `host:port`"
+            f"{where}: a cluster takes jobs at this address, but workers cannot send measurements through it; "
+            "`clipsweep run` starts its driver inside as a job; run any other command on a node, with `--address auto` "
+            "or `host:port`"
         )
     if wanted != "auto":
+        # First, since a process that asks Ray would wait for its whole time limit if nothing listens there.
         knock(wanted, where)
     source = token_source(where)
     with concurrent.futures.ThreadPoolExecutor() as threads:
-        # Both at once: whether anybody is let in, and whether we are.
+        # In parallel: does the cluster let in anybody without a token, and does it let in this user? One process cannot
+        # ask both, because Ray fixes how it authenticates when it is imported.
         bare = threads.submit(ask, wanted, where, with_token=False)
         ours = threads.submit(ask, wanted, where, with_token=True) if source is not None else bare
         without, found = bare.result(), ours.result()
     guarded = without["problem"] == "token"
     if not guarded:
+        # No token is needed, so the answer that was given with one does not matter.
         found = without
     _check_found(found, where, source)
     _check_versions(found, where)
@@ -133,10 +137,10 @@ def token_source(where: str = "RAY_AUTH_TOKEN_PATH") -> str | None:
         where: What the message is about.
 
     Returns:
-        A variable's name, or ``file ...``; None where there is no token.
+        A variable's name, or ``file ...``; None if there is no token.
 
     Raises:
-        ClusterError: RAY_AUTH_TOKEN_PATH names no readable file that holds something.
+        ClusterError: RAY_AUTH_TOKEN_PATH does not name a readable, non-empty file.
     """
     if os.environ.get("RAY_AUTH_TOKEN"):
         return "RAY_AUTH_TOKEN"
@@ -148,9 +152,9 @@ def token_source(where: str = "RAY_AUTH_TOKEN_PATH") -> str | None:
         except OSError as error:
             problem = f"cannot be read: {error.strerror}"
         except UnicodeDecodeError:
-            problem = "is no text"
-        # Ray would end this process without a word.
-        raise ClusterError(f"{where}: the token file {named} (RAY_AUTH_TOKEN_PATH) {problem}; {_MEND_TOKEN}")
+            problem = "is not text"
+        # Checked here, because Ray would end this process without a message.
+        raise ClusterError(f"{where}: the token file {named} (RAY_AUTH_TOKEN_PATH) {problem}; {_TOKEN_ADVICE}")
     default = Path.home() / ".ray" / "auth_token"
     return f"file {default}" if default.is_file() else None
 
@@ -159,10 +163,10 @@ def token() -> str | None:
     """The user's token for Ray, as Ray would find it.
 
     Returns:
-        The token; None where there is none.
+        The token; None if there is none.
 
     Raises:
-        ClusterError: RAY_AUTH_TOKEN_PATH names no readable file that holds something.
+        ClusterError: RAY_AUTH_TOKEN_PATH does not name a readable, non-empty file.
     """
     source = token_source()
     if source is None:
@@ -172,47 +176,47 @@ def token() -> str | None:
 
 
 def token_refused(where: str, source: str | None) -> ClusterError:
-    """What to say where a cluster asks for a token.
+    """The error for a cluster that asks for a token.
 
     Args:
         where: What the message is about.
-        source: As of :func:`token_source`.
+        source: As returned by :func:`token_source`.
 
     Returns:
         The error to raise.
     """
     if source is None:
-        return ClusterError(f"{where}: the cluster asks for a token and there is none here; {_MEND_TOKEN}")
-    return ClusterError(f"{where}: the cluster refuses the token of {source}; {_MEND_TOKEN}")
+        return ClusterError(f"{where}: the cluster asks for a token and there is none here; {_TOKEN_ADVICE}")
+    return ClusterError(f"{where}: the cluster refuses the token of {source}; {_TOKEN_ADVICE}")
 
 
 def open_to_others(where: str, address: str, hosts: Iterable[str], *, insecure: bool) -> list[str]:
-    """Refuse a cluster without a token that others can reach, unless it is accepted.
+    """Refuse a cluster that others can reach and that has no token, unless the user accepts it.
 
     Args:
         where: What the message is about.
-        address: Where it is reached.
+        address: Where it can be reached.
         hosts: Its nodes.
-        insecure: Whether it is accepted.
+        insecure: Whether the user accepts it.
 
     Returns:
-        What the user should know, a line each.
+        What the user should know, one line each.
 
     Raises:
-        ClusterError: It is not accepted.
+        ClusterError: The user does not accept it.
     """
     if all(map(is_loopback, hosts)):
         return []
     if not insecure:
         raise ClusterError(
-            f"{where}: the cluster asks for no token, so anybody who reaches {address} can run code there; start its "
-            "nodes with RAY_AUTH_MODE=token and one token (docs/cluster.md), or accept it with --insecure-cluster"
+            f"{where}: the cluster does not ask for a token, so anybody who reaches {address} can run code there; "
+            "start its nodes with RAY_AUTH_MODE=token and one token (docs/cluster.md), or accept it with --insecure-cluster"
         )
     return [f"insecure: anybody who reaches {address} can run code on this cluster"]
 
 
 def is_loopback(host: str) -> bool:
-    """Whether only this machine reaches an address.
+    """Whether only this machine can reach an address.
 
     Args:
         host: An IP address or a name.
@@ -231,14 +235,14 @@ def is_loopback(host: str) -> bool:
 
 
 def listens(address: str, *, timeout_s: float) -> bool:
-    """Whether anything takes connections at an address.
+    """Whether anything accepts connections at an address.
 
     Args:
         address: ``host:port``.
         timeout_s: How long to wait for an answer.
 
     Returns:
-        True where something does.
+        True if something does.
     """
     host, _, port = address.rpartition(":")
     try:
@@ -249,14 +253,14 @@ def listens(address: str, *, timeout_s: float) -> bool:
 
 
 def knock(address: str, where: str) -> None:
-    """Does anything listen at all? Ray would ask for a minute.
+    """Raise unless something listens at an address; Ray itself would try for a minute.
 
     Args:
         address: ``host:port``.
         where: What the message is about.
 
     Raises:
-        ClusterError: Nothing does, or it is no such address; the message says what to do.
+        ClusterError: Nothing does, or it is not an address; the message says what to do.
     """
     host, _, port = address.rpartition(":")
     host = host.strip("[]")
@@ -265,7 +269,7 @@ def knock(address: str, where: str) -> None:
     try:
         socket.create_connection((host, int(port)), timeout=_CONNECT_S).close()
     except (socket.gaierror, UnicodeError) as error:
-        raise ClusterError(f"{where}: there is no machine of the name {host!r} here; check the name") from error
+        raise ClusterError(f"{where}: no machine named {host!r} is known here; check the name") from error
     except TimeoutError as error:
         raise ClusterError(
             f"{where}: no answer within {_CONNECT_S:.0f} s; is the machine up, and port {port} open in its firewall?"
@@ -278,29 +282,30 @@ def knock(address: str, where: str) -> None:
 
 
 def ask(address: str, where: str, *, with_token: bool) -> dict[str, Any]:
-    """Ask a cluster who it is, as a process with the user's token or as one without any.
+    """Ask a cluster about itself, from a new process with the user's token or without any.
 
     Args:
-        address: As :func:`sweeper.cluster.probe.probe` takes it.
+        address: As for :func:`sweeper.cluster.probe.probe`.
         where: What the message is about.
-        with_token: Whether it may show the user's token.
+        with_token: Whether to send the user's token.
 
     Returns:
-        What the probe says; ``problem`` is ``silent`` where it says nothing in time.
+        The probe's answer; ``problem`` is ``silent`` if there is none in time.
 
     Raises:
-        ClusterError: The process that asks failed.
+        ClusterError: The probe's process failed.
     """
     environment = dict(os.environ)
     environment["RAY_AUTH_MODE"] = "token" if with_token else "disabled"
     if not with_token:
         environment.pop("RAY_AUTH_TOKEN", None)
         environment.pop("RAY_AUTH_TOKEN_PATH", None)
-    # Not the current folder, which may hold a file of any name.
+    # -P leaves out the current folder, where any file could shadow a module; so the package's own folder is named.
     package = str(Path(__file__).resolve().parents[2])
     environment["PYTHONPATH"] = os.pathsep.join([package, *filter(None, [environment.get("PYTHONPATH")])])
     limit_s = _CLIENT_PROBE_S if address.startswith("ray://") else _PROBE_S
     command = [sys.executable, "-P", "-m", "sweeper.cluster.probe", address, str(limit_s)]
+    # No timeout: the probe ends itself by SIGALRM, which it sets only after its slow imports.
     ended = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     if ended.returncode == -signal.SIGALRM:
         return {"problem": "silent", "text": f"no answer within {limit_s:.0f} s"}
@@ -322,7 +327,7 @@ def _check_found(found: Mapping[str, Any], where: str, source: str | None) -> No
         case "several_here":
             raise ClusterError(f"{where}: several Rays run on this machine; name one with --address: {found['text']}")
         case "bad_address":
-            raise ClusterError(f"{where}: is no address of a cluster: {found['text']}")
+            raise ClusterError(f"{where}: is not an address of a cluster: {found['text']}")
         case "silent":
             raise ClusterError(
                 f"{where}: something listens there, but does not answer as the head of a Ray cluster "
@@ -334,7 +339,7 @@ def _check_found(found: Mapping[str, Any], where: str, source: str | None) -> No
 
 
 def _check_versions(found: Mapping[str, Any], where: str) -> None:
-    """Ray's own rule: the same Ray, the same Python to the last number."""
+    """Raise unless both sides run the same Ray and the same Python, patch version included, as Ray itself demands."""
     there = (found["ray"], found["python"])
     here = (found["own_ray"], platform.python_version())
     level = os.environ.get("RAY_DEFAULT_PYTHON_VERSION_MATCH_LEVEL", "patch")

@@ -1,4 +1,4 @@
-"""Long-lived trainer and estimator actors in slots: start them, give them work, tell what they say."""
+"""Long-lived trainer and estimator actors in slots: start them, give them work, pass on their messages."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from ray.exceptions import (
 from sweeper.cluster.capacity import WorkerSettings
 from sweeper.cluster.ray_session import node_rooms, reason_of, without_place
 from sweeper.cluster.waiting import Want, explain
-from sweeper.errors import ClusterError, mend_of_memory
+from sweeper.errors import ClusterError, memory_advice
 from sweeper.protocol.events import SnapshotId
 from sweeper.protocol.messages import (
     Assignment,
@@ -53,18 +53,18 @@ _log = logging.getLogger(__name__)
 Kind: TypeAlias = Literal["trainer", "estimator"]
 
 _MAX_UNREAD_ITEMS = 2
-"""Items that a trainer may be ahead of the driver: one snapshot is a header and an array."""
+"""Objects that a trainer may send ahead of the driver: one snapshot takes two, a header and an array."""
 
 _MAX_START_FAILURES = 3
-"""Actors of one kind that may die before they are up, in a row, before the sweep is given up."""
+"""How many actors of one kind in a row may die before they are up; then the sweep gives up."""
 
 
-# What is awaited of a worker, per handle of Ray's
+# What is expected from a worker, per Ray handle
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Start:
-    """A worker's facts, which it tells when it is up."""
+    """A worker's facts, which it sends when it is up."""
 
     kind: Kind
     slot: int
@@ -75,9 +75,9 @@ class _Stream:
     """What a trainer sends.
 
     Attributes:
-        slot: The trainer.
+        slot: Slot of the trainer.
         unfinished: Attempts that it was given and has not ended.
-        held: A snapshot whose array has not come yet.
+        held: A snapshot whose array has not arrived yet.
     """
 
     kind: ClassVar[Kind] = "trainer"
@@ -88,7 +88,7 @@ class _Stream:
 
 @dataclass(frozen=True, kw_only=True)
 class _Verdict:
-    """What becomes of a snapshot."""
+    """The verdict on a snapshot."""
 
     kind: ClassVar[Kind] = "estimator"
     slot: int
@@ -111,14 +111,14 @@ class RayPools:
 
     Args:
         run_dir: The run directory, as every node sees it.
-        trainer: What a trainer gets.
-        estimator: What an estimator gets.
+        trainer: Resources of a trainer.
+        estimator: Resources of an estimator.
     """
 
     def __init__(self, *, run_dir: Path, trainer: WorkerSettings, estimator: WorkerSettings) -> None:
         self._run_dir = run_dir
         self._settings: dict[Kind, WorkerSettings] = {"trainer": trainer, "estimator": estimator}
-        # Its own thread for ``stop``, so that a trainer hears it while it trains; and for ``beats``.
+        # A separate thread for ``stop`` and ``beats``, so that they are served while the actor trains or measures.
         self._classes: dict[Kind, Any] = {
             "trainer": ray.remote(concurrency_groups={"control": 1})(_Trainer),
             "estimator": ray.remote(concurrency_groups={"control": 1})(_Estimator),
@@ -136,7 +136,7 @@ class RayPools:
         self._start("estimator", slot)
 
     def train(self, slot: int, assignments: Sequence[Assignment]) -> None:
-        """Let an idle trainer run attempts, one after the other; their items follow."""
+        """Let an idle trainer run attempts, one after another; their items follow."""
         actor = self._actors["trainer", slot]
         stream = actor.train.options(
             num_returns="streaming", _generator_backpressure_num_objects=_MAX_UNREAD_ITEMS
@@ -149,12 +149,12 @@ class RayPools:
         self._pending[verdict] = _Verdict(slot=slot, snapshot=snapshot)
 
     def measure_kept(self, slot: int, snapshot: SnapshotId, kept: KeptSnapshot) -> None:
-        """Let an idle estimator measure a snapshot that lies in the run directory; a verdict follows."""
+        """Let an idle estimator measure a snapshot in the run directory; a verdict follows."""
         verdict = self._actors["estimator", slot].measure_kept.remote(slot, snapshot, kept)
         self._pending[verdict] = _Verdict(slot=slot, snapshot=snapshot)
 
     def ask_estimator(self, slot: int) -> None:
-        """Ask an estimator whether it makes progress; an :class:`EstimatorBeat` follows, unless it hangs too deep."""
+        """Ask an estimator whether it makes progress; an :class:`EstimatorBeat` follows, unless its process hangs."""
         if _Beats(slot=slot) not in self._pending.values():
             beats = self._actors["estimator", slot].beats.options(concurrency_group="control").remote()
             self._pending[beats] = _Beats(slot=slot)
@@ -172,14 +172,14 @@ class RayPools:
         self._kill("estimator", slot)
 
     def poll(self, *, timeout_s: float, read_trainers: bool) -> list[Message]:
-        """Wait for what workers say.
+        """Wait for messages from workers.
 
         Args:
-            timeout_s: How long at most, in seconds.
+            timeout_s: How long to wait at most, in seconds.
             read_trainers: Whether trainers may hand over more; an unread trainer waits.
 
         Returns:
-            What was said, possibly nothing.
+            The messages, possibly none.
 
         Raises:
             ClusterError: Workers die as soon as they are started.
@@ -194,8 +194,11 @@ class RayPools:
         return [message for handle in ready for message in self._read(handle)]
 
     def held_up(self) -> str | None:
-        """Why workers that were asked for have no place yet; None where all have one. For any thread."""
-        # Copies, made in one go: this pool's own thread starts and ends workers meanwhile.
+        """Why requested workers have no place yet; None if all have one. May be called from any thread."""
+        # Copies, each made at once: the driver's thread starts and ends workers meanwhile.
+        """Expect nothing more from a worker."""
+        # All its handles at once. A dead worker may have several, and each of them would report the death again; by
+        # then the slot may have a new worker, which would be taken for dead.
         pending, actors = list(self._pending.values()), dict(self._actors)
         starting = [of for of in pending if isinstance(of, _Start)]
         for kind, settings in self._settings.items():
@@ -230,7 +233,9 @@ class RayPools:
             ray.kill(actor)
 
     def _forget(self, kind: Kind, slot: int) -> None:
-        """Nothing is awaited of a worker any more."""
+        """Expect nothing more from a worker."""
+        # All its handles at once. A dead worker may have several, and each of them would report the death again; by
+        # then the slot may have a new worker, which would be taken for dead.
         self._pending = {handle: of for handle, of in self._pending.items() if (of.kind, of.slot) != (kind, slot)}
 
     def _read(self, handle: Any) -> list[Message]:
@@ -244,7 +249,7 @@ class RayPools:
             case _Beats() as beats:
                 return self._read_beats(handle, beats)
             case None:
-                # Of a worker whose death was read a moment ago, in the same batch.
+                # From a worker whose death was read earlier in the same batch, see ``_forget``.
                 return []
 
     def _read_start(self, handle: Any, start: _Start) -> Message:
@@ -254,7 +259,7 @@ class RayPools:
             facts = ray.get(handle)
         except RayError as error:
             del self._actors[kind, slot]
-            # A node that goes away takes many with it, and says nothing of whether they can be started.
+            # Not if the whole node went away: that takes many workers at once, and does not mean that none can start.
             self._start_failures[kind] += not isinstance(error, RayActorError) or "node" not in str(error)
             if self._start_failures[kind] >= _MAX_START_FAILURES:
                 raise ClusterError(f"no {kind} can be started: {_death_of(kind, error)}") from error
@@ -280,9 +285,10 @@ class RayPools:
         return [FromTrainer(slot=slot, item=item) for item in items]
 
     def _next_items(self, handle: Any, stream: _Stream) -> list[TrainerItem]:
-        """What a trainer has sent, of which one object is there; never waits for the next, since a trainer may hang."""
-        # A snapshot takes two objects: a list that ends with its item, without the array, and then the array. The item
-        # is held back until the array is there, whose reference goes on to an estimator: the driver never reads it.
+        """Read the one object that is known to have arrived; never waits for the next, since a trainer may hang."""
+        # A snapshot takes two objects: a list that ends with its item, without the array, and then the array. The
+        # array's reference is passed on to an estimator, so that the bytes never go through the driver's memory. The
+        # item is held back until then: waiting for the array here would block the whole driver if the trainer hangs.
         sent = next(handle)
         held, stream.held = stream.held, None
         if held is None:
@@ -292,7 +298,8 @@ class RayPools:
                 return items[:-1]
             return items
         if sent == handle.completed():
-            # In the place of the array, which nobody reads here: the trainer has died, or it raised.
+            # The stream ended instead of delivering the array: the trainer has died, or it raised. Reading the last
+            # object raises that error here. Passed on unread, it would look as if the snapshot had been lost later.
             ray.get(sent)
         return [replace(held, payload=sent)]
 
@@ -313,18 +320,18 @@ class RayPools:
         try:
             return [EstimatorBeat(slot=of.slot, beats=ray.get(handle))]
         except RayError:
-            # It died, which its verdict says.
+            # It died; the verdict will report that.
             return []
 
 
 def _death_of(kind: Kind, error: Exception) -> str:
-    """How a worker died, in a line; Ray takes twenty to say that it does not know."""
+    """How a worker died, in one line; Ray's own text can be twenty lines that do not say it."""
     if isinstance(error, OutOfMemoryError):
-        return f"Ray ended the {kind} since its node ran short of memory; {mend_of_memory('cpus')}"
+        return f"Ray ended the {kind} because its node ran short of memory; {memory_advice('cpus')}"
     if "unexpectedly exits" in str(error):
         return (
-            f"the {kind}'s process was ended from outside or crashed, as when the system is short of memory; "
-            f"if so, {mend_of_memory('cpus')}"
+            f"the {kind}'s process was killed from outside or crashed, for example because the system was short of "
+            f"memory; if so, {memory_advice('cpus')}"
         )
     return reason_of(error)
 
@@ -336,7 +343,7 @@ class _Trainer:
         from sweeper.workers.trainer import TrainerWorker
 
         self._worker = TrainerWorker(**settings)
-        # Beside the host, which several nodes may share.
+        # In addition to the host, which several nodes may share.
         self._node = ray.get_runtime_context().get_node_id()
 
     def facts(self) -> WorkerFacts:
@@ -346,7 +353,7 @@ class _Trainer:
         self._worker.stop()
 
     def train(self, assignments: Sequence[Assignment]) -> Iterator[Any]:
-        """Lists of items; a snapshot's array follows its list by itself: the driver passes it on unread."""
+        """Lists of items; a snapshot's array follows its list separately, so that the driver can pass it on unread."""
         for items in gathered(self._worker.train(assignments)):
             match items[-1]:
                 case SnapshotItem() as snapshot:
@@ -356,12 +363,12 @@ class _Trainer:
                     yield [*map(self._located, items)]
 
     def _located(self, item: TrainerItem) -> TrainerItem:
-        """An item that says on which node of Ray's a segment was trained."""
+        """The item, with the Ray node on which a segment was trained."""
         return replace(item, facts=replace(item.facts, node=self._node)) if isinstance(item, SegmentItem) else item
 
 
 class _Estimator:
-    """The estimator as an actor; torch stays in its process, too."""
+    """The estimator as an actor; imports torch only in its own process, too."""
 
     def __init__(self, **settings: Any) -> None:
         from sweeper.workers.estimator import EstimatorWorker
@@ -382,23 +389,24 @@ class _Estimator:
 
 
 _SEND_EVERY_S = 0.1
-"""How long a trainer gathers what very short trials have to say; half the time in which people see a change."""
+"""How long a trainer collects items of very short trials before sending; half the delay that people notice."""
 
 
 def gathered(
     items: Iterable[TrainerItem], *, clock: Callable[[], float] = time.monotonic
 ) -> Iterator[list[TrainerItem]]:
-    """What a trainer says, in lists, since sending one costs a millisecond.
+    """A trainer's items in lists, since sending one costs a millisecond.
 
-    Nothing is held back while something long may follow: what a snapshot or a checkpoint ends is sent at once, and so
-    is what comes a tenth of a second after the last list. The ends of very short trials wait for each other.
+    Nothing is held back while something long may follow: a list that ends with a snapshot or a checkpoint is sent at
+    once, and so is an item that comes more than a tenth of a second after the last list. Only the ends of very short
+    trials wait for each other.
 
     Args:
-        items: What it says.
-        clock: Seconds.
+        items: The trainer's items.
+        clock: Returns seconds.
 
     Yields:
-        Lists with at least one item, of which the last alone may be a snapshot.
+        Lists with at least one item, of which only the last may be a snapshot.
     """
     held: list[TrainerItem] = []
     sent = clock()

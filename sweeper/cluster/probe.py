@@ -1,7 +1,7 @@
-"""Ask a Ray cluster who it is, in its own process: ``python -m sweeper.cluster.probe ADDRESS SECONDS`` prints JSON.
+"""Ask a Ray cluster about itself: ``python -m sweeper.cluster.probe ADDRESS SECONDS`` prints JSON.
 
-A process of its own, since Ray fixes how it authenticates when it is imported, waits for a silent cluster longer than
-anybody wants to, and may end the process that asks. A cluster that takes longer than SECONDS ends it by SIGALRM.
+This is a separate process because Ray fixes how it authenticates when it is imported, waits very long for a silent
+cluster, and may end the process that asks. If the cluster takes longer than SECONDS, SIGALRM ends this process.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ _TIMEOUT_S = 10
 
 
 def probe(address: str) -> dict[str, Any]:
-    """What a cluster says of itself, to a process with this one's token or without.
+    """What a cluster says about itself to this process, which may have a token.
 
     Args:
-        address: ``auto`` or ``host:port``; or ``ray://host:port``, of which only the job server is asked for.
+        address: ``auto`` or ``host:port``; or ``ray://host:port``, which is asked only for its job server.
 
     Returns:
         ``problem`` (None, ``none_here``, ``several_here``, ``bad_address``, ``token`` or ``silent``) with ``text``;
-        where there is none, ``address``, ``ray`` and ``python`` of the cluster and ``own_ray`` of this machine,
+        if there is none, ``address``, ``ray`` and ``python`` of the cluster and ``own_ray`` of this machine,
         ``nodes`` (addresses of its living nodes), ``here`` (whether one of them runs on this machine) and
         ``dashboard`` (host and port, or None).
     """
@@ -38,7 +38,7 @@ def probe(address: str) -> dict[str, Any]:
         return _probe_client(address)
     if address == "auto":
         running = running_here()
-        # A Ray on the loopback is somebody's private one, unless there is no other.
+        # A Ray on the loopback is somebody's private one, so it is used only if there is no other.
         running = [one for one in running if not is_loopback(one.rpartition(":")[0])] or running
         if not running:
             return {"problem": "none_here", "text": ""}
@@ -47,7 +47,7 @@ def probe(address: str) -> dict[str, Any]:
         address = running[0]
     try:
         found = resolved_address(address)
-        # Ray takes 127.0.0.1 for this machine's own address, at which a private Ray does not listen.
+        # Ray replaces 127.0.0.1 by this machine's own address, at which a private Ray does not listen.
         found = found if found == address or listens(found, timeout_s=2.0) else address
     except (ValueError, OSError) as error:
         return {"problem": "bad_address", "text": _first_line(error)}
@@ -90,6 +90,7 @@ def _first_line(error: Exception) -> str:
 
 
 if __name__ == "__main__":
-    # Whatever Ray's own threads are at; and from here on only, since all the time until now was this machine's.
+    # SIGALRM ends this process whatever Ray's own threads are doing. It is set only here, because the time until now
+    # was this machine's, not the cluster's.
     signal.setitimer(signal.ITIMER_REAL, float(sys.argv[2]))
     sys.stdout.write(json.dumps(probe(sys.argv[1])) + "\n")

@@ -17,7 +17,7 @@ _QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
     # Workers otherwise run at nice +15, and lose to anything else on the machine.
     "RAY_worker_niceness": "0",
-    # An actor without a share of a GPU sees none.
+    # An actor without a share of a GPU should see none.
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "1",
 }
 
@@ -26,17 +26,17 @@ _ON_LOOPBACK = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
 
 
 def prepare(address: str, *, insecure: bool = False) -> tuple[str, tuple[str, ...]]:
-    """Set what Ray is to find, where the user has not set it, and see whether a cluster can be joined.
+    """Set Ray's environment variables unless the user has, and check whether a cluster can be joined.
 
-    A local Ray is private: it listens on the loopback alone, and its token is made here, lives in the environment of
-    this process and its children, and is never written to a file.
+    A local Ray is private: it listens only on the loopback, and its token is created here, exists only in the
+    environment of this process and its children, and is never written to a file.
 
     Args:
         address: The cluster's address; ``local`` starts a private one.
-        insecure: Whether a cluster without a token that others can reach is accepted.
+        insecure: Whether to accept a cluster that others can reach and that has no token.
 
     Returns:
-        The address to use, and what the user should know, a line each.
+        The address to use, and what the user should know, one line each.
 
     Raises:
         ClusterError: The cluster cannot be joined.
@@ -56,14 +56,14 @@ def prepare(address: str, *, insecure: bool = False) -> tuple[str, tuple[str, ..
             os.environ["RAY_AUTH_MODE"] = "token"
             os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
         elif token_source() is None:
-            # A program of the user's has imported Ray already, which has its mind made up and would write this file
-            # for everybody to read.
+            # The user's own program has already imported Ray, which has therefore fixed how it authenticates. It would
+            # write this file itself, but readable by everybody.
             _make_token_file(Path.home() / ".ray" / "auth_token")
     return address, ()
 
 
 def _make_token_file(path: Path) -> None:
-    """A new token that its owner alone can read."""
+    """Write a new token to a file that only its owner can read."""
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     with os.fdopen(descriptor, "w") as file:

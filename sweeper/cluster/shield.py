@@ -1,9 +1,9 @@
 """Keep a local Ray alive through the signals by which terminals and batch systems end a job, and end it afterwards.
 
-They signal every process of a job at once. Ray's processes would go before the trainers have written the checkpoint
-that the signal asks for, so they are started deaf to it. Workers are deaf by that, too, and have to be: of those that
-heard again, trainers were gone before they had written anything. What is deaf must be ended by force: nothing is left
-behind.
+They signal every process of a job at once. Ray's processes would end before the trainers have written the checkpoint
+that the signal asks for, so they are started with the signal blocked. Workers inherit this, and must: when they
+received the signal, trainers ended before they had written anything. Processes that do not react to signals have to be
+killed in the end, so that nothing is left behind.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import psutil
 __all__ = ["deaf_children", "ended_with", "family"]
 
 _SIGNALS = frozenset({signal.SIGTERM, signal.SIGUSR1})
-"""Ray starts its processes deaf to SIGINT itself; here it is still heard, by which a start that hangs can be left."""
+"""Not SIGINT: Ray itself starts its processes so that they ignore it, and Ctrl-C must still end a start that hangs."""
 
 _END_S = 5.0
 """How long to wait for processes that were sent SIGKILL; one that sleeps in the kernel may take longer."""
@@ -30,26 +30,29 @@ _LOOK_EVERY_S = 0.01
 
 @contextmanager
 def deaf_children() -> Iterator[None]:
-    """What is started in a ``with`` block never hears SIGTERM and SIGUSR1, nor does anything that it starts in turn.
+    """Processes started in a ``with`` block never receive SIGTERM and SIGUSR1, nor do any that they start in turn.
 
-    A signal to this process waits until the block ends, and finds the handlers of before: Ray puts its own in place.
-    Where another thread takes it meanwhile, Ray's handler leaves the program, which is made an interrupt like others.
+    A signal to this process stays pending until the block ends, and then meets the earlier handlers, which Ray has
+    replaced by its own in the meantime. If another thread receives it during the block, Ray's handler exits the
+    program; that becomes an interrupt like any other.
 
     Yields:
         Nothing.
 
     Raises:
-        KeyboardInterrupt: Ray was started in the block, and heard SIGTERM.
+        KeyboardInterrupt: Ray was started in the block, and its handler received SIGTERM.
     """
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, *_SIGNALS)}
-    # A process begins with the mask of the thread that starts it, and nothing of Ray's changes that.
+    # Blocked, not ignored: a new process inherits the mask of the thread that starts it, and Ray leaves the mask alone,
+    # while it sets handlers of its own.
     before = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
     try:
         yield
     except SystemExit as error:
         raise KeyboardInterrupt(signal.SIGTERM.name) from error
     finally:
-        # Only the main thread may set handlers, so elsewhere nobody has.
+        # Handlers first, then the mask: a pending signal is delivered as soon as it is unblocked, and must not meet
+        # Ray's handler. Only the main thread may set handlers, so in any other thread none were replaced.
         if threading.current_thread() is threading.main_thread():
             for number, handler in handlers.items():
                 if handler is not None:
@@ -59,7 +62,7 @@ def deaf_children() -> Iterator[None]:
 
 @contextmanager
 def ended_with(processes: Sequence[int]) -> Iterator[None]:
-    """Kill what of some processes and their offspring is still there after a ``with`` block, however it is left.
+    """Kill what is left of some processes and their descendants after a ``with`` block, however it ends.
 
     Args:
         processes: Ids of processes that belong to this one.
@@ -67,7 +70,8 @@ def ended_with(processes: Sequence[int]) -> Iterator[None]:
     Yields:
         Nothing.
     """
-    # With the times at which they were created: an id may be somebody else's by the end of the block.
+    # Found now, while the parents are alive: later nothing would lead to orphaned descendants. psutil remembers when
+    # they were created, so it kills no other process that has been given the same id by the end of the block.
     known = family(processes)
     try:
         yield
@@ -81,13 +85,13 @@ def ended_with(processes: Sequence[int]) -> Iterator[None]:
 
 
 def family(roots: Sequence[int]) -> list[psutil.Process]:
-    """Processes and all that they have started, directly or not.
+    """Processes and all their descendants.
 
     Args:
         roots: Process ids.
 
     Returns:
-        Those that are there.
+        Those that exist.
     """
     found: dict[psutil.Process, None] = {}
     for root in roots:
@@ -98,7 +102,7 @@ def family(roots: Sequence[int]) -> list[psutil.Process]:
 
 
 def _runs(process: psutil.Process) -> bool:
-    """Whether a process still does anything; one that nobody has asked how it ended does not."""
+    """Whether a process is still running; a zombie is not."""
     try:
         return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
     except psutil.Error:

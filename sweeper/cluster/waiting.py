@@ -1,4 +1,4 @@
-"""Why workers that were asked for do not start: what they want, what there is, and what to set."""
+"""Why requested workers do not start: what they need, what there is, and what to set."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ Answer = TypeVar("Answer")
 
 
 def in_background(ask: Callable[[], Answer]) -> Future[Answer]:
-    """Ask in a thread of its own, which nobody waits for: a call of Ray's to a head that has just died does not return.
+    """Ask in a separate thread that nobody waits for: Ray's calls to a head that has just died do not return.
 
     Args:
         ask: The question.
 
     Returns:
-        Its answer, sooner, later or never.
+        The answer, which may arrive late or never.
     """
     future: Future[Answer] = Future()
 
@@ -36,13 +36,13 @@ def in_background(ask: Callable[[], Answer]) -> Future[Answer]:
 
 
 class Question(Generic[Answer]):
-    """A question that is asked now and then, never twice at once.
+    """A question that is asked from time to time, but never twice at once.
 
     Args:
         ask: The question.
         every_s: Seconds from an answer to the next asking, and to the first.
-        clock: Seconds.
-        start: How it is asked.
+        clock: Returns seconds.
+        start: Runs it in the background.
     """
 
     def __init__(
@@ -62,14 +62,14 @@ class Question(Generic[Answer]):
 
     @property
     def is_out(self) -> bool:
-        """Whether it is asked and not answered."""
+        """Whether it has been asked and not answered yet."""
         return self._asked is not None
 
     def poll(self) -> Future[Answer] | None:
-        """Ask, if it is time to.
+        """Ask, if it is time to; never blocks.
 
         Returns:
-            An answer that has come, once; None where there is none. Never waits.
+            An answer that has arrived, returned once; None if there is none.
         """
         if self._asked is None:
             if self._clock() < self._ask_at:
@@ -83,17 +83,17 @@ class Question(Generic[Answer]):
 
 
 _FIRST_S = 5.0
-"""How long workers may be on their way before anybody is told: an actor that has a place is not counted."""
+"""How long workers may wait for a place before the user is told."""
 
 _AGAIN_S = 60.0
-"""How often the same reason is told again, at first; twice as long each time after, up to ten minutes."""
+"""When the same reason is repeated, at first; the interval doubles each time, up to ten minutes."""
 
 _NAMES = {"cpus": ("CPU", "CPUs"), "gpus": ("GPU", "GPUs")}
 
 
 @dataclass(frozen=True, kw_only=True)
 class NodeRoom:
-    """What one node has, and what of it is free now; ``cpus`` and ``gpus`` each."""
+    """The ``cpus`` and ``gpus`` that one node has, and those that are free now."""
 
     total: Mapping[str, float]
     free: Mapping[str, float]
@@ -120,7 +120,7 @@ def explain(want: Want, nodes: Sequence[NodeRoom], *, opening: str = "waiting fo
     Args:
         want: The workers.
         nodes: The living nodes.
-        opening: What the line begins with.
+        opening: How the line begins.
 
     Returns:
         One line.
@@ -148,10 +148,10 @@ def explain(want: Want, nodes: Sequence[NodeRoom], *, opening: str = "waiting fo
         for name in scarce
     )
     if any(_holds(node.free, want.each) for node in fitting):
-        return f"{opening} {asked} {who}: {free} are free, Ray has not placed them yet"
+        return f"{opening} {asked} {who}: {free} are free, but Ray has not placed the workers yet"
     return (
         f"{opening} {asked} {who}: only {free} are free, the rest is taken by other jobs or by this sweep's own "
-        f"workers; they start when it is given back; lower resources.*.count to go on with fewer"
+        f"workers; they start when it is released; lower resources.*.count to continue with fewer"
     )
 
 
@@ -166,13 +166,13 @@ def _amount(name: str, number: float) -> str:
 
 
 class Waiting:
-    """Asks now and then why workers wait, and tells it rarely.
+    """Asks from time to time why workers wait, and reports it now and then.
 
     Args:
-        ask: The reason of this moment, or None; asked in another thread, and may never return.
-        say: Is told.
-        clock: Seconds.
-        start: How a question is asked.
+        ask: Returns the current reason, or None; called in another thread, and may never return.
+        say: Receives the reasons.
+        clock: Returns seconds.
+        start: Runs a question in the background.
     """
 
     def __init__(
@@ -183,7 +183,7 @@ class Waiting:
         start: Callable[[Callable[[], str | None]], Future[str | None]] = in_background,
     ) -> None:
         self.reason: str | None = None
-        """What is waited for now; None where nothing is."""
+        """Why workers wait now; None if none do."""
         self._say = say
         self._clock = clock
         self._since: float | None = None
@@ -192,14 +192,14 @@ class Waiting:
         self._again_s = _AGAIN_S
 
     def look(self) -> None:
-        """Ask, if it is time to, and tell what is new or has not been told for long; never waits for an answer."""
+        """Ask, if it is time to, and report a reason that is new or was not repeated recently; never blocks."""
         answered = self._question.poll()
         if answered is None:
             return
         now, reason = self._clock(), answered.result()
         if reason is None:
             if self.reason is not None:
-                self._say("the workers that waited have a place")
+                self._say("the waiting workers now have a place")
             self.reason, self._since, self._again_s = None, None, _AGAIN_S
             return
         if self._since is None:

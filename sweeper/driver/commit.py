@@ -1,4 +1,4 @@
-"""Group commit: what finished within about a second becomes one immutable part a table and one journal line."""
+"""Group commit: what finished within about a second becomes one immutable part per table and one journal line."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ __all__ = ["Committer"]
 _log = logging.getLogger(__name__)
 
 _EPOCH = re.compile(r"-e(\d+)-a\d+\.")
-"""Where a checkpoint's name says which driver's it is."""
+"""The driver epoch and attempt in a checkpoint's name."""
 
 _GROUP_S = 1.0
 """How long a finished segment waits for others to share its files."""
 
 _REFRESH_S = 30.0
-"""How old the readable tables may grow while the sweep runs; more where writing them takes long."""
+"""How old the readable tables may get while the sweep runs; older if writing them takes long."""
 
 
 class Committer:
@@ -41,7 +41,7 @@ class Committer:
     Args:
         run_dir: The run directory, under its lock.
         journal: Appends to it.
-        state: The run as the journal tells it; kept up to date here.
+        state: The run as the journal describes it; kept up to date here.
         measurement: Id of the measure section in force.
     """
 
@@ -59,7 +59,7 @@ class Committer:
 
     def add(self, segment: SegmentId, content: OpenSegment) -> None:
         """Take in a complete segment; it becomes durable with the next group."""
-        assert content.item is not None, f"{segment} is committed with its rows"
+        assert content.item is not None, f"{segment} was to be committed without its rows"
         self._begin_group()
         self._pending.append((content.item, content))
 
@@ -77,7 +77,7 @@ class Committer:
         return bool(self._pending or self._measured)
 
     def due_in_s(self, at_most: float) -> float:
-        """Seconds until the group at hand is to be committed, or ``at_most``."""
+        """Seconds until the current group is due to be committed, or ``at_most``."""
         if not self._has_group:
             return at_most
         return min(at_most, max(0.0, self._pending_since + _GROUP_S - time.monotonic()))
@@ -93,10 +93,10 @@ class Committer:
         apply(self.state, record)
 
     def compare(self, trial: str, repeated: RepeatedItem) -> None:
-        """Compare rows of committed steps that were trained again; where conditions changed since, they may differ.
+        """Compare rows of committed steps that were trained again; if the environment changed since, they may differ.
 
         Args:
-            trial: Whose they are.
+            trial: The trial they belong to.
             repeated: The rows.
 
         Raises:
@@ -109,13 +109,13 @@ class Committer:
                 if stretches and stretches[-1][1] == start:
                     start = stretches.pop()[0]
                 stretches.append((start, stop))
-        # The last iterate, whose row has no batch, is never among them.
+        # -1: the last iterate, whose row has no batch, is never among them.
         again = metric_rows([(trial, repeated.rows, -1)])
         for start, stop in stretches:
             refuse_other_rows(self._run_dir, self.state.parts, "metrics", again, trial=trial, start=start, stop=stop)
 
     def _refuse_committed(self) -> None:
-        """A key that is committed is never written twice; where its rows differ, both copies are kept."""
+        """Never write a committed step twice; if the rows differ, both copies are kept."""
         reached: dict[str, int] = {}
         for item, content in self._pending:
             trial = item.segment.trial
@@ -130,17 +130,17 @@ class Committer:
                 refuse_other_rows(
                     self._run_dir, self.state.parts, table, rows, trial=trial, start=item.start, stop=step
                 )
-            raise IntegrityError(f"trial {trial}: steps {item.start} to {step} were to be committed twice")
+            raise IntegrityError(f"trial {trial}: steps {item.start} to {step} would be committed twice")
 
     def commit(self, *, force: bool = False, running: frozenset[str] = frozenset()) -> list[SegmentItem]:
-        """Commit the group at hand if it is due, and refresh the readable tables if they are.
+        """Commit the current group if it is due, and refresh the readable tables if they are.
 
         Args:
             force: Commit now.
-            running: Trials that a trainer works on now.
+            running: Trials that a trainer is working on.
 
         Returns:
-            The segments that have become durable, in order.
+            The segments that became durable, in order.
 
         Raises:
             OSError: The disk is full or gone; what was committed before stands.
@@ -177,7 +177,7 @@ class Committer:
 
     @property
     def _suffix(self) -> str:
-        """What the names of this commit's parts end in: no two commits of a run have the same."""
+        """What the names of this commit's parts end with; unique to each commit of a run."""
         return f"{self.state.driver_epoch:04d}-{self._num_commits:06d}"
 
     def refresh(self, *, running: frozenset[str] = frozenset()) -> None:
@@ -226,13 +226,13 @@ class Committer:
         )
 
     def _last_step(self, item: SegmentItem) -> int:
-        """The iterate from which no step is taken: an analytic trial is done where it hits."""
+        """The iterate from which no step is taken; an analytic trial ends where it hits its target."""
         return item.stop if item.outcome == "done" else self.state.trials[item.segment.trial].record.steps
 
     def _prune_checkpoints(self, item: SegmentItem) -> None:
-        """Keep the last two checkpoints of a trial under way, the older in case the newer is damaged."""
+        """Keep the last two checkpoints of an unfinished trial, the older in case the newer is damaged."""
         trial = item.segment.trial
-        # A trial that was stopped at a checkpoint has named it twice.
+        # If a trial was stopped exactly at a checkpoint, two segments name it.
         known = [s.checkpoint[0] for s in self.state.trials[trial].segments if s.checkpoint is not None]
         written = list(dict.fromkeys(known))
         folder = self._run_dir.checkpoints / trial
@@ -242,22 +242,25 @@ class Committer:
         if item.outcome in {"done", "diverged"}:
             shutil.rmtree(folder, ignore_errors=True)
             return
-        # Only what was committed: the trainer may have written the next one already.
+        # Only committed ones: the trainer may already have written the next one.
         for name in written[:-2]:
             (folder / name).unlink(missing_ok=True)
 
     def _reject_stale(self, folder: Path, written: Sequence[str]) -> None:
         """Remove what trainers of earlier drivers wrote and the journal does not name: the epoch fences them off.
 
-        They may have died with their driver before it was committed, or have outlived it and work on.
+        They may have died with their driver before it was committed, or have outlived it and still be working.
         """
         if self.state.driver_epoch == 1:
             return
+        # A trainer that outlives its driver cannot be stopped from here: it may be cut off on another node. Its epoch
+        # in every name makes its files harmless instead: they overwrite none of ours, and the journal names none of
+        # them. Only older epochs, since a file of this epoch may be a checkpoint whose segment is not committed yet.
         for path in folder.glob("step-*"):
             of = _EPOCH.search(path.name)
             if of is not None and int(of[1]) < self.state.driver_epoch and path.name not in written:
                 _log.warning(
-                    "%s/%s: stale, of driver epoch %s; it is %d now: rejected",
+                    "%s/%s: stale, written under driver epoch %s; the epoch is now %d: removed",
                     *path.parts[-2:],
                     of[1],
                     self.state.driver_epoch,

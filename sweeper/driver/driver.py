@@ -1,4 +1,4 @@
-"""Wait, take notice, do what the schedule says, commit in groups; no policy of its own.
+"""Wait, pass events on, carry out the schedule's commands, commit in groups; no policy of its own.
 
 One loop serves two schedules: trials that are trained and measured (``clipsweep run``), and kept snapshots that are
 measured again (``clipsweep estimate``), where there are no trainers.
@@ -30,25 +30,25 @@ _TICK_S = 0.25
 
 
 class Decides(Protocol):
-    """What is to be done next: events in, commands out."""
+    """Decides what to do next: events in, commands out."""
 
     @property
     def finished(self) -> bool:
-        """Whether nothing is left to wait for."""
+        """Whether everything is done."""
 
     @property
     def takes_snapshots(self) -> bool:
         """Whether trainers may hand over more."""
 
     def handle(self, event: Event) -> list[Command]:
-        """Take notice of one event."""
+        """Process one event."""
 
 
 class Shows(Protocol):
-    """Who shows how it stands."""
+    """Shows progress."""
 
     def show(self, *, measured: int, stopping: bool, waiting_for: str | None, force: bool = False) -> None:
-        """Show it, if it is time to."""
+        """Show it, if an update is due."""
 
 
 class Driver:
@@ -57,11 +57,11 @@ class Driver:
     Args:
         held: The run directory, under its lock.
         committer: Makes rows durable.
-        schedule: Decides.
+        schedule: Decides what to do next.
         pool: The workers.
-        estimators: What is done with estimators.
-        trainers: What is done with trainers; None where nothing is trained.
-        progress: Shows how it stands.
+        estimators: Handles estimators.
+        trainers: Handles trainers; None if nothing is trained.
+        progress: Shows progress.
         room: How many workers there is room for.
     """
 
@@ -96,10 +96,10 @@ class Driver:
         """Drive until nothing is left to do, or until a requested stop is complete.
 
         Args:
-            stop_requested: Whether the user wants to end early; asked several times a second.
+            stop_requested: Whether the user wants to stop early; called several times per second.
 
         Returns:
-            Whether the user ended it early.
+            Whether the user stopped it early.
 
         Raises:
             ClusterError: Workers cannot be started, or the cluster is gone.
@@ -110,7 +110,9 @@ class Driver:
             if stop_requested() and not self._stopping:
                 self._stopping = True
                 first = (
-                    "trials checkpoint at their next step" if self._trainers else "what is being measured is finished"
+                    "trials checkpoint at their next step"
+                    if self._trainers
+                    else "measurements in progress are finished first"
                 )
                 self._held.listener.say(f"stopping: {first}; interrupt again to stop at once")
                 self._handle(events.StopRequested())
@@ -119,9 +121,9 @@ class Driver:
                 self._take_in(message)
             self._end_stalled(heard=read)
             if self._room.look():
-                self._held.listener.say(f"the cluster has room for {self._room.size} now")
+                self._held.listener.say(f"the cluster now has room for {self._room.size}")
                 self._handle(_room_changed(self._room))
-            # Where nothing is on its way, what is ready is all there will be.
+            # If nothing is in progress, waiting for more segments to share the commit is pointless.
             self._commit(force=self._trainers is not None and self._trainers.idle)
             self._held.lock.beat()
             self._show()
@@ -131,7 +133,7 @@ class Driver:
 
     def _take_in(self, message: Message) -> None:
         if isinstance(message, TrainerUp | TrainerDown | FromTrainer):
-            assert self._trainers is not None, f"nothing is trained, but {message!r}"
+            assert self._trainers is not None, f"nothing is trained, but received {message!r}"
             event = self._trainers.notice(message)
         else:
             event = self._estimators.notice(message)
@@ -139,7 +141,7 @@ class Driver:
             self._handle(event)
 
     def _end_stalled(self, *, heard: bool) -> None:
-        """End workers that hang. Not by the time of day, which people and daemons set."""
+        """End workers that hang. Uses the monotonic clock: people and daemons change the time of day."""
         now = time.monotonic()
         if self._trainers is not None:
             for ended in self._trainers.end_stalled(now=now, listening=heard):
@@ -156,13 +158,13 @@ class Driver:
             case events.Measure() | events.MeasureFailed() | events.ReplaceEstimator() | events.RetireEstimator():
                 self._estimators.do(command)
             case _:
-                assert self._trainers is not None, f"nothing is trained, but {command!r}"
+                assert self._trainers is not None, f"nothing is trained, but asked for {command!r}"
                 self._trainers.do(command)
 
     def _commit(self, *, force: bool) -> None:
         running = self._trainers.running if self._trainers is not None else frozenset()
         for item in self._committer.commit(force=force, running=running):
-            assert self._trainers is not None, "only what is trained has segments"
+            assert self._trainers is not None, "a segment was committed although nothing is trained"
             self._handle(self._trainers.committed(item))
 
     def _show(self, *, force: bool = False) -> None:
@@ -191,13 +193,13 @@ def driver_of_training(
     """The driver that trains trials and has their snapshots measured.
 
     Args:
-        training: What is trained.
-        schedule: Decides; it has the same trials.
+        training: The trials to train.
+        schedule: Decides what to do next; has the same trials.
         held: The run directory, under its lock.
         committer: Makes segments durable.
         pools: The workers.
         room: How many workers there is room for.
-        stall_timeout_s: A worker that makes no progress for so long is ended; None to wait for ever.
+        stall_timeout_s: A worker that makes no progress for this long is ended; None to wait forever.
 
     Returns:
         The driver, ready to run.
@@ -249,17 +251,17 @@ def driver_of_kept(
     room: Room,
     stall_timeout_s: float | None,
 ) -> Driver:
-    """The driver that has kept snapshots measured again.
+    """The driver that measures kept snapshots again.
 
     Args:
-        queue: Decides; it has the snapshots.
+        queue: Decides what to do next; has the snapshots.
         measure: ``data_fraction``, ``probe``, ``audit`` and ``estimators`` of a resolved measure section.
-        uses: Trial to the problem of the user's own that its snapshots may name.
+        uses: Trial to the user's own problem that its snapshots may name.
         held: The run directory, under its lock.
         committer: Makes rows durable.
         pool: The workers.
         room: How many workers there is room for.
-        stall_timeout_s: An estimator that makes no progress for so long is ended; None to wait for ever.
+        stall_timeout_s: An estimator that makes no progress for this long is ended; None to wait forever.
 
     Returns:
         The driver, ready to run.

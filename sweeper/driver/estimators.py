@@ -1,4 +1,4 @@
-"""The estimators' side of a driver: what they say becomes events, and what the schedule wants of them is done."""
+"""The estimators' side of a driver: turns their messages into events and carries out the schedule's commands."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Command: TypeAlias = Measure | MeasureFailed | ReplaceEstimator | RetireEstimato
 
 
 class Snapshots(Protocol):
-    """The snapshots behind their ids, and what becomes of their rows."""
+    """The snapshots behind the ids, and where their rows go."""
 
     def hand_out(self, pool: EstimatorPool, slot: int, snapshot: SnapshotId) -> None:
         """Give a snapshot to an idle estimator."""
@@ -32,19 +32,19 @@ class Snapshots(Protocol):
         """Take in the rows of a snapshot; returns whether they were still wanted."""
 
     def add_failed(self, snapshot: SnapshotId, error: str) -> None:
-        """A snapshot cannot be measured: its rows say why."""
+        """Record that a snapshot cannot be measured; its rows say why."""
 
 
 class Estimators:
-    """What a driver does with its estimators.
+    """Handles a driver's estimators.
 
     Args:
         run_dir: Where the trials' logs are.
         pool: The workers.
-        snapshots: What they measure.
-        say: Called with what people should know.
-        label: A trial's name for people.
-        stall_timeout_s: An estimator that makes no progress for so long is ended; None to wait for ever.
+        snapshots: The snapshots they measure.
+        say: Receives messages for the user.
+        label: Returns a trial's readable name.
+        stall_timeout_s: An estimator that makes no progress for this long is ended; None to wait forever.
 
     Attributes:
         measured: Snapshots measured so far.
@@ -72,13 +72,13 @@ class Estimators:
         self._heartbeats = EstimatorHeartbeats(stall_timeout_s)
 
     def notice(self, message: Message) -> Event | None:
-        """Take in what an estimator says.
+        """Process a message from an estimator.
 
         Args:
-            message: Of or about an estimator.
+            message: From or about an estimator.
 
         Returns:
-            What it means to the schedule; None where it means nothing.
+            The event for the schedule; None if there is none.
         """
         match message:
             case EstimatorUp(slot=slot, facts=facts):
@@ -105,7 +105,7 @@ class Estimators:
                 return events.SnapshotLost(slot=slot, snapshot=snapshot, error=error)
 
     def do(self, command: Command) -> None:
-        """Do what the schedule says.
+        """Carry out a command of the schedule.
 
         Args:
             command: About an estimator or a snapshot.
@@ -128,13 +128,13 @@ class Estimators:
                 self._pool.kill_estimator(slot)
 
     def end_stalled(self, *, now: float) -> list[EstimatorDown]:
-        """End estimators that hang, and ask those at work for a sign of life where it is time to.
+        """End estimators that hang, and ask busy ones for a heartbeat when it is due.
 
         Args:
             now: Seconds of the monotonic clock.
 
         Returns:
-            The ends, to be taken in like any other.
+            A message for each estimator ended, to be processed like any other.
         """
         ended = []
         for slot, error in self._heartbeats.hanging(now=now):
@@ -149,13 +149,13 @@ class Estimators:
 def failed_rows(
     snapshot: SnapshotId, measure: Mapping[str, Any], error: str, *, epoch: float | None
 ) -> dict[str, dict[str, Any]]:
-    """Rows of nulls, which say why there is nothing.
+    """Rows of nulls, which say why there are no values.
 
     Args:
-        snapshot: Which could not be measured.
-        measure: What was to be measured of it.
+        snapshot: The snapshot that could not be measured.
+        measure: What should have been measured on it.
         error: What was raised.
-        epoch: Its step over the steps of an epoch; None where that is not known.
+        epoch: Its step divided by the steps per epoch; None if unknown.
 
     Returns:
         Estimator to row.

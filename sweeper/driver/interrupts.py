@@ -1,4 +1,4 @@
-"""Signals: the first asks the sweep to end in order, the second ends it."""
+"""Signals: the first asks the sweep to stop cleanly, the second ends it at once."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 
 
 class Interrupts:
-    """First SIGINT, SIGTERM or SIGUSR1: a request. Second: now."""
+    """The first SIGINT, SIGTERM or SIGUSR1 is a request to stop; the second stops at once."""
 
     def __init__(self) -> None:
         self._requested = False
 
     def requested(self) -> bool:
-        """Whether the sweep is to end early."""
+        """Whether the sweep should stop early."""
         return self._requested
 
     def take(self, number: int, _frame: object) -> None:
-        """Take notice of a signal.
+        """Handle a signal.
 
         Args:
-            number: Which.
+            number: The signal's number.
 
         Raises:
             KeyboardInterrupt: It is the second.
@@ -39,7 +39,7 @@ class Interrupts:
 
 @contextmanager
 def listen_for_interrupts() -> Iterator[Interrupts]:
-    """Listen to signals for the length of a ``with`` block."""
+    """Handle signals for the duration of a ``with`` block."""
     before: dict[int, Callable[..., Any] | int | None] = {number: signal.getsignal(number) for number in _SIGNALS}
     interrupts = Interrupts()
     for taken in _SIGNALS:

@@ -1,4 +1,4 @@
-"""Kept snapshots behind their ids, for a driver that measures them again."""
+"""The kept snapshots behind the ids, for a driver that measures them again."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ __all__ = ["KeptSnapshots"]
 
 
 class KeptSnapshots:
-    """Snapshots that lie in the run directory; their rows go straight to the committer.
+    """Snapshots in the run directory; their rows go straight to the committer.
 
     Args:
         measure: ``data_fraction``, ``probe``, ``audit`` and ``estimators`` of a resolved measure section.
-        uses: Trial to the problem of the user's own that its snapshots may name.
+        uses: Trial to the user's own problem that its snapshots may name.
         committer: Makes rows durable.
     """
 
@@ -36,10 +36,10 @@ class KeptSnapshots:
         pool.measure_kept(slot, snapshot, kept)
 
     def add_rows(self, snapshot: SnapshotId, rows: Mapping[str, Mapping[str, Any]], estimate_s: float) -> bool:
-        """Have the rows of a snapshot committed; they are always wanted."""
+        """Pass the rows of a snapshot to the committer; they are always wanted."""
         self._committer.add_measured(snapshot, rows)
         return True
 
     def add_failed(self, snapshot: SnapshotId, error: str) -> None:
-        """A snapshot cannot be measured: its rows are nulls that say why. Its epoch only its file knows."""
+        """Commit rows of nulls that say why a snapshot cannot be measured; only its file knows its epoch."""
         self._committer.add_measured(snapshot, failed_rows(snapshot, self._measure, error, epoch=None))

@@ -1,4 +1,4 @@
-"""What trainers and estimators have delivered and is not committed: the contents behind the schedule's names."""
+"""What trainers and estimators have delivered but is not committed yet: the contents behind the schedule's ids."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["OpenSegment", "OpenSegments"]
 
 @dataclass
 class OpenSegment:
-    """A segment on its way: its rows come with the trainer's item, its measurements one by one."""
+    """A segment in progress: its rows arrive with the trainer's item, its measurements one by one."""
 
     item: SegmentItem | None = None
     measurements: dict[str, list[Mapping[str, Any]]] = field(default_factory=dict)
@@ -24,14 +24,14 @@ class OpenSegment:
     unmeasured: dict[str, int] = field(default_factory=dict)
 
     def add(self, rows: Mapping[str, Mapping[str, Any]], estimate_s: float) -> None:
-        """Take in what the estimators say of one snapshot."""
+        """Add the measurements of one snapshot."""
         for estimator, row in rows.items():
             self.measurements.setdefault(estimator, []).append(row)
         self.estimate_s += estimate_s
 
 
 class OpenSegments:
-    """Segments that are not handed over to be committed, and their snapshots.
+    """Segments that have not been handed over to be committed, and their snapshots.
 
     Example:
         >>> segments = OpenSegments()
@@ -45,7 +45,7 @@ class OpenSegments:
 
     @property
     def waits_for_rows(self) -> bool:
-        """Whether some snapshot has no rows yet."""
+        """Whether any snapshot has no rows yet."""
         return bool(self._snapshots)
 
     def take(self, item: SnapshotItem) -> SnapshotId:
@@ -54,7 +54,7 @@ class OpenSegments:
         return item.snapshot
 
     def end(self, item: SegmentItem) -> None:
-        """A trainer has come to the end of a segment."""
+        """A trainer has reached the end of a segment."""
         self._segment(item.segment).item = item
 
     def hand_out(self, pool: EstimatorPool, slot: int, snapshot: SnapshotId) -> None:
@@ -63,10 +63,10 @@ class OpenSegments:
         pool.measure(slot, snapshot, item.header, item.payload)
 
     def add_rows(self, snapshot: SnapshotId, rows: Mapping[str, Mapping[str, Any]], estimate_s: float) -> bool:
-        """Take in what the estimators say of a snapshot, whose contents are no longer needed.
+        """Add the measurements of a snapshot, and release its contents.
 
         Args:
-            snapshot: Which.
+            snapshot: Which snapshot.
             rows: Estimator to row.
             estimate_s: Seconds that it took.
 
@@ -80,7 +80,7 @@ class OpenSegments:
         return True
 
     def add_failed(self, snapshot: SnapshotId, error: str) -> None:
-        """A snapshot cannot be measured: its rows are nulls that say why."""
+        """Add rows of nulls that say why a snapshot cannot be measured."""
         item = self._snapshots[snapshot]
         unmeasured = self._segment(item.segment).unmeasured
         unmeasured[error] = unmeasured.get(error, 0) + 1
@@ -91,7 +91,7 @@ class OpenSegments:
         take(segment, self._open.pop(segment, OpenSegment()))
 
     def discard(self, segment: SegmentId) -> None:
-        """Forget a segment and its snapshots: it is trained again."""
+        """Forget a segment and its snapshots: it will be trained again."""
         self._open.pop(segment, None)
         for snapshot in [name for name, item in self._snapshots.items() if item.segment == segment]:
             del self._snapshots[snapshot]

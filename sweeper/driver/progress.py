@@ -1,4 +1,4 @@
-"""How a sweep stands, for people: a view for the listener, and the same as a file for ``clipsweep status``."""
+"""A sweep's progress, for people: a view for the listener, and the same as a file for ``clipsweep status``."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ _SAY_EVERY_S = 10.0
 
 
 class TrainingProgress:
-    """Shows how a sweep stands, often enough to watch and rarely enough not to be felt.
+    """Shows a sweep's progress, often enough to watch and rarely enough to cost little.
 
     Args:
         run_dir: The run directory.
         trials: Every trial of the plan by id.
-        states: The same, as the journal tells them; kept up to date by others.
-        schedule: Is asked what waits and who is at work.
-        listener: Is shown.
+        states: Their states according to the journal; kept up to date by others.
+        schedule: Knows what waits and which trainer works on what.
+        listener: Receives the view and the messages.
     """
 
     def __init__(
@@ -56,26 +56,26 @@ class TrainingProgress:
         self._show_at = 0.0
 
     def label(self, trial: str) -> str:
-        """A trial's name for people."""
+        """A trial's readable name."""
         planned = self._trials[trial]
         return describe(planned.swept, planned.seed)
 
     def begin(self, trial: str) -> None:
-        """An attempt begins, from the last committed step: what was heard of an earlier one no longer counts."""
+        """An attempt begins at the last committed step: progress of earlier attempts no longer counts."""
         self._heard.pop(trial, None)
 
     def hear(self, trial: str, item: ProgressItem) -> None:
-        """A trial has come so far."""
+        """A trial has made progress."""
         self._heard[trial] = item
 
     def show(self, *, measured: int, stopping: bool, waiting_for: str | None, force: bool = False) -> None:
-        """Show how it stands now, if it is time to.
+        """Show the current state, if an update is due.
 
         Args:
             measured: Snapshots measured by this driver.
             stopping: Whether the sweep is ending early.
-            waiting_for: Why workers that were asked for do not start; None where they do.
-            force: Show it whatever the time.
+            waiting_for: Why requested workers do not start; None if they do.
+            force: Show it even if no update is due.
         """
         started = time.monotonic()
         if not force and started < self._show_at:
@@ -98,7 +98,7 @@ class TrainingProgress:
         )
         self._listener.show(view)
         now = time.monotonic()
-        # A view of many trials costs some milliseconds: never more than a twentieth of the driver's time.
+        # A view of many trials costs a few milliseconds; spend at most a twentieth of the driver's time on it.
         self._show_at = now + max(_SHOW_EVERY_S, 20 * (now - started))
         if force or now - self._live_at > _LIVE_EVERY_S:
             self._live_at = now
@@ -107,7 +107,7 @@ class TrainingProgress:
             self._run_dir.publish(self._run_dir.live, json.dumps(document).encode())
 
     def _counted(self, running: Collection[str]) -> tuple[dict[str, int], int]:
-        """Trials by status word, and how many steps are done."""
+        """The number of trials by status, and how many steps are done."""
         counts: dict[str, int] = {}
         done = 0
         for name, trial in self._trials.items():
@@ -130,11 +130,11 @@ class TrainingProgress:
 
 
 class KeptProgress:
-    """Says now and then how many of the kept snapshots are measured.
+    """Reports from time to time how many of the kept snapshots are measured.
 
     Args:
-        total: How many there are to measure.
-        say: Called with a line.
+        total: How many snapshots to measure.
+        say: Receives one line.
     """
 
     def __init__(self, *, total: int, say: Callable[[str], object]) -> None:
@@ -143,7 +143,7 @@ class KeptProgress:
         self._said_at = time.monotonic()
 
     def show(self, *, measured: int, stopping: bool, waiting_for: str | None, force: bool = False) -> None:
-        """Say it, if it is time to; what else is going on was said when it began."""
+        """Report it, if an update is due; stopping and waiting were reported when they began."""
         now = time.monotonic()
         if now - self._said_at > _SAY_EVERY_S:
             self._said_at = now

@@ -1,4 +1,4 @@
-"""To hold a run directory as its driver: the lock, the log of what is said, and a record of how it ended."""
+"""Holds a run directory as its driver: the lock, the log of all messages, and a record of how it ended."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ _said = logging.getLogger(SAID)
 
 @dataclass
 class Driving:
-    """A run directory that is held.
+    """A run directory that this process holds.
 
     Attributes:
         run_dir: The directory.
-        lock: Keeps others out; its ``beat`` is to be called now and then.
-        listener: Is told how it goes, and the driver's log with it.
-        exit_code: How it ended; to be set before the end.
+        lock: Keeps others out; its ``beat`` must be called from time to time.
+        listener: Receives progress; messages also go to the driver's log.
+        exit_code: How it ended; must be set before the end.
         text: The same in words.
     """
 
@@ -49,12 +49,12 @@ class Driving:
 
 @contextmanager
 def driving(run_dir: RunDir, listener: Listener, *, create: bool = False) -> Iterator[Driving]:
-    """Be the driver of a run for the length of a ``with`` block.
+    """Be the driver of a run for the duration of a ``with`` block.
 
     Args:
         run_dir: The run directory.
-        listener: Who is told how it goes.
-        create: Make the directory where it is missing; otherwise it must exist.
+        listener: Receives progress.
+        create: Create the directory if it is missing; otherwise it must exist.
 
     Yields:
         What a driver needs.
@@ -67,7 +67,7 @@ def driving(run_dir: RunDir, listener: Listener, *, create: bool = False) -> Ite
         run_dir.ended.unlink(missing_ok=True)
         held = Driving(run_dir=run_dir, lock=lock, listener=_Recorded(listener))
         try:
-            # Inside once more, so that the record says what the user is told.
+            # Nested inside, so that the record below has the same text that the user sees.
             with disk_errors(run_dir):
                 yield held
         except ClipsweepError as error:
@@ -83,7 +83,7 @@ def driving(run_dir: RunDir, listener: Listener, *, create: bool = False) -> Ite
 
 
 def _record(run_dir: RunDir, exit_code: int, text: str) -> None:
-    """Keep how it ended; on a full disk, it is only logged."""
+    """Record how it ended; on a full disk, this is only logged."""
     _log.info("driver ends with exit code %d: %s", exit_code, text)
     now = datetime.now(UTC).isoformat(timespec="seconds")
     document = {"exit_code": exit_code, "text": text, "job": os.environ.get(JOB), "ended_at": now}
@@ -92,7 +92,7 @@ def _record(run_dir: RunDir, exit_code: int, text: str) -> None:
 
 
 class _Recorded:
-    """Passes on to a listener, and keeps in the driver's log what is said."""
+    """Passes everything on to a listener, and writes messages to the driver's log."""
 
     def __init__(self, listener: Listener) -> None:
         self._listener = listener
@@ -113,7 +113,7 @@ _SOME_BYTES = 2**20
 
 @contextmanager
 def disk_errors(run_dir: RunDir) -> Iterator[None]:
-    """Say what a full or vanished disk means for the run.
+    """Explain what a full or vanished disk means for the run.
 
     Args:
         run_dir: The run.
@@ -131,20 +131,20 @@ def disk_errors(run_dir: RunDir) -> Iterator[None]:
     except OSError as error:
         raise RunDirectoryError(
             f"{error.filename or run_dir.path}: {error.strerror or error}{_shortage(run_dir, error)}; "
-            "what was committed is safe: mend the disk and run the same command to go on"
+            "what was committed is safe: fix the disk and run the same command to continue"
         ) from error
 
 
 def _shortage(run_dir: RunDir, error: OSError) -> str:
-    """What a full file system is short of; `df` shows space, and people wonder."""
+    """What a full file system is short of, where `df` misleads because it shows free space."""
     if error.errno not in {errno.ENOSPC, errno.EDQUOT}:
         return ""
     with contextlib.suppress(OSError):
         system = os.statvfs(run_dir.path)
-        # Some file systems make inodes as they are wanted, and say that they have none at all. A few have become free
-        # since, of what was being written.
+        # A total of 0 means that the file system creates inodes on demand. "Few" rather than none: removing the
+        # unfinished files has freed some since the error.
         if system.f_files and system.f_favail < _FEW_FILES and system.f_bavail * system.f_frsize > _SOME_BYTES:
-            return " (it has space, but holds as many files as it can: no inode is free; `df -i` shows them)"
+            return " (it has free space, but no free inodes, so it cannot hold more files; see `df -i`)"
     return ""
 
 

@@ -1,4 +1,4 @@
-"""The trainers' side of a driver: what they say becomes events, and what the schedule wants of them is done."""
+"""The trainers' side of a driver: turns their messages into events and carries out the schedule's commands."""
 
 from __future__ import annotations
 
@@ -59,10 +59,10 @@ _KINDS = {"raised": "failed", "died": "lost its trainer", "lost": "lost a snapsh
 
 @dataclass(frozen=True, kw_only=True)
 class Training:
-    """What is trained.
+    """The trials to train.
 
     Attributes:
-        trials: Every trial of the plan that is left, by id.
+        trials: Every unfinished trial of the plan, by id.
         measure: The resolved measure section; None to measure nothing.
     """
 
@@ -71,17 +71,17 @@ class Training:
 
 
 class Trainers:
-    """What a driver does with its trainers.
+    """Handles a driver's trainers.
 
     Args:
         run_dir: The run directory.
-        training: What is trained.
-        schedule: Is asked who is at work.
+        training: The trials to train.
+        schedule: Knows which trainer works on what.
         committer: Knows what is committed, and records failures.
         pools: The workers.
-        segments: Takes in what trainers deliver.
-        progress: Takes in how far they are, and tells people.
-        stall_timeout_s: A trainer that says nothing for so long is ended; None to wait for ever.
+        segments: Collects what trainers deliver.
+        progress: Receives how far they are, and shows it.
+        stall_timeout_s: A trainer that sends nothing for this long is ended; None to wait forever.
     """
 
     def __init__(
@@ -107,25 +107,25 @@ class Trainers:
 
     @property
     def idle(self) -> bool:
-        """Whether no trainer is at work and no snapshot waits for its rows: what is complete now is all there is."""
+        """Whether no trainer is at work and no snapshot waits for its rows, so nothing more will become complete."""
         return not self._schedule.at_work and not self._segments.waits_for_rows
 
     @property
     def running(self) -> frozenset[str]:
-        """Trials that a trainer works on."""
+        """Trials that a trainer is working on."""
         return frozenset(self._schedule.at_work.values())
 
     def notice(self, message: Message) -> Event | None:
-        """Take in what a trainer says.
+        """Process a message from a trainer.
 
         Args:
-            message: Of or about a trainer.
+            message: From or about a trainer.
 
         Returns:
-            What it means to the schedule; None where it means nothing.
+            The event for the schedule; None if there is none.
 
         Raises:
-            OSError: A trainer cannot write the run directory, so no other could.
+            OSError: A trainer cannot write to the run directory, so no other can.
         """
         match message:
             case TrainerUp(slot=slot, facts=facts):
@@ -161,7 +161,7 @@ class Trainers:
             case RepeatedItem():
                 return self._compare(slot, item)
             case RaisedItem(disk=(number, path)):
-                # Every trial would fail because of it, one after the other.
+                # Otherwise every trial would fail because of it, one after another.
                 raise OSError(number, os.strerror(number), path)
             case RaisedItem():
                 self._run_dir.log_trial(trial, f"attempt {item.segment.attempt}", item.traceback)
@@ -177,7 +177,7 @@ class Trainers:
         return None
 
     def do(self, command: Command) -> None:
-        """Do what the schedule says.
+        """Carry out a command of the schedule.
 
         Args:
             command: About a trainer or a trial.
@@ -215,10 +215,10 @@ class Trainers:
         """A segment has become durable.
 
         Args:
-            item: What its trainer said of it.
+            item: The segment as its trainer sent it.
 
         Returns:
-            What that means to the schedule.
+            The event for the schedule.
         """
         if item.outcome is not None:
             self._progress.say(f"{self._progress.label(item.segment.trial)} {ending(item)}")
@@ -229,10 +229,10 @@ class Trainers:
 
         Args:
             now: Seconds of the monotonic clock.
-            listening: Whether trainers are listened to: while not, they wait, as they should.
+            listening: Whether trainers' messages are being read: while not, they wait, as intended.
 
         Returns:
-            The ends, to be taken in like any other.
+            A message for each trainer ended, to be processed like any other.
         """
         ended = []
         for slot, error in self._timeouts.hanging(self._schedule.at_work, now=now, listening=listening):
@@ -259,5 +259,5 @@ class Trainers:
 
 
 def _checkpoints_of(state: TrialState) -> tuple[tuple[str, str], ...]:
-    """File and hash of the checkpoints from which a trial can go on, newest first; at most the two that are kept."""
+    """File and hash of the checkpoints from which a trial can resume, newest first; at most the two that are kept."""
     return tuple(dict.fromkeys(s.checkpoint for s in reversed(state.segments) if s.checkpoint is not None))[:2]

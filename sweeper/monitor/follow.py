@@ -1,4 +1,4 @@
-"""Follow a run that somebody else drives, from its directory alone: from any machine that sees it, without Ray."""
+"""Follow a run whose driver is elsewhere, through its directory alone: from any machine that sees it, without Ray."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ _LINE = re.compile(r"^\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3} [A-Z]+ (?P<logger>[\w
 
 
 class Said:
-    """What a driver has told its user, from its log, since this reader was made.
+    """A driver's messages to its user, read from its log, since this reader was created.
 
     Args:
-        log: The driver's log, which need not be there yet.
+        log: The driver's log, which may not exist yet.
         start: Byte from which to read; the log's end by default.
     """
 
@@ -35,16 +35,16 @@ class Said:
         self._at = _size(log) if start is None else start
 
     def read(self) -> list[str]:
-        """What is new.
+        """The new messages.
 
         Returns:
-            A text for each thing said, of one line or several.
+            One text per message, of one line or more.
         """
         if _size(self._log) <= self._at:
             return []
         with self._log.open("rb") as file:
             file.seek(self._at)
-            # The last line may be half written.
+            # The last line may be incomplete.
             whole, end, _ = file.read().rpartition(b"\n")
         self._at += len(whole) + len(end)
         return list(_said(whole.decode(errors="replace").splitlines()))
@@ -53,19 +53,20 @@ class Said:
 def follow(
     run_dir: RunDir, listener: Listener, *, said: Said | None = None, sleep: Callable[[float], object] = time.sleep
 ) -> Ending:
-    """Tell a listener what the driver of a run does, until it ends.
+    """Pass on to a listener what the driver of a run does, until it ends.
 
     Args:
         run_dir: The run.
-        listener: Is told what the driver's own listener is told.
-        said: Where to read on; from now on by default.
-        sleep: Waits between two looks.
+        listener: Receives what the driver's own listener receives.
+        said: Where to continue reading; from now on by default.
+        sleep: Waits between two checks.
 
     Returns:
         How it ended.
 
     Raises:
-        RunDirectoryError: The driver is gone without a word, as one that was killed; or there never was one.
+        RunDirectoryError: The driver disappeared without a record, for example because it was killed; or there never
+            was one.
     """
     said = Said(run_dir.logs / "driver.log") if said is None else said
     holder = driver_of(run_dir)
@@ -79,15 +80,15 @@ def follow(
     if ending is not None:
         return ending
     if holder is None:
-        raise RunDirectoryError(f"{run_dir.path}: nobody is running this sweep; `clipsweep run` does")
+        raise RunDirectoryError(f"{run_dir.path}: nobody is running this sweep; start it with `clipsweep run`")
     raise RunDirectoryError(
-        f"{run_dir.path}: its driver, pid {holder['pid']} on {holder['host']}, is gone without a word; what was "
-        "committed is safe: run the same command to go on"
+        f"{run_dir.path}: its driver, pid {holder['pid']} on {holder['host']}, disappeared without a message; what was "
+        "committed is safe: run the same command to continue"
     )
 
 
 def cancel(run_dir: RunDir) -> str:
-    """Ask the driver of a run to end in order, as Ctrl-C does: trials checkpoint, and can be gone on with.
+    """Ask the driver of a run to stop cleanly, as Ctrl-C does: trials checkpoint, and can be continued.
 
     Args:
         run_dir: The run.
@@ -106,7 +107,7 @@ def cancel(run_dir: RunDir) -> str:
 
 
 class _Life:
-    """Whether a driver of another host still beats, by this machine's own steady clock: two times of day may differ."""
+    """Whether a driver on another host is alive, by this machine's monotonic clock: the hosts' clocks may differ."""
 
     def __init__(self, run_dir: RunDir) -> None:
         self._path = run_dir.driver
@@ -115,7 +116,7 @@ class _Life:
 
     def beats(self, driver: Mapping[str, Any]) -> bool:
         if driver["host"] == socket.gethostname():
-            # Then its process is there: ``driver_of`` has seen it.
+            # Then its process exists: ``driver_of`` has seen it.
             return True
         now = time.monotonic()
         try:
@@ -135,7 +136,7 @@ def _tell(run_dir: RunDir, said: Said, listener: Listener) -> None:
 
 
 def _view(run_dir: RunDir) -> View | None:
-    """The driver's latest view; None where there is none, or of another version."""
+    """The driver's latest view; None if there is none, or if it is of another version."""
     document = live_document(run_dir)
     if document is None:
         return None
@@ -150,7 +151,7 @@ def _view(run_dir: RunDir) -> View | None:
 
 
 def _said(lines: list[str]) -> Iterator[str]:
-    """Texts of the user's logger; a line without a date belongs to the one before."""
+    """The messages to the user; a line without a date belongs to the one before."""
     current: list[str] | None = None
     for line in lines:
         found = _LINE.match(line)

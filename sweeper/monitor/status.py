@@ -1,4 +1,4 @@
-"""What a run directory says of itself, without Ray or torch: status, list, logs, retry."""
+"""What a run directory says about its run, without Ray or torch: status, list, logs, retry."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from sweeper.store.run_dir import RunDir
 __all__ = ["Retried", "find_trials", "list_runs", "retry", "run_status", "trial_log", "trial_rows"]
 
 STATUSES = ("queued", "running", "done", "diverged", "failed", "lost")
-"""The status words, in the order in which people read them."""
+"""The statuses, in the order in which they are shown."""
 
 
 def _load(run_dir: RunDir) -> RunState:
@@ -34,11 +34,11 @@ def run_status(path: Path) -> dict[str, Any]:
         path: The run directory.
 
     Returns:
-        ``path``, ``driver`` (or None), ``counts`` by status word, ``trials``, ``superseded`` (trials of an earlier spec
-        that others stand in place of, which the other numbers leave out), ``steps_done``, ``steps_total``,
-        ``failures`` (label and error of the trials given up), ``live`` (what the driver is doing, or None) and
-        ``ended`` (how the last driver ended: ``exit_code``, ``text``, ``job``, ``ended_at``; None where one is at work
-        or was killed).
+        ``path``, ``driver`` (or None), ``counts`` by status, ``trials``, ``superseded`` (trials of an earlier spec that
+        were replaced by others; the other numbers leave them out), ``steps_done``, ``steps_total``, ``failures`` (label
+        and error of the trials given up), ``live`` (what the driver is doing, or None) and ``ended`` (how the last
+        driver ended: ``exit_code``, ``text``, ``job``, ``ended_at``; None while a driver is at work, or if it was
+        killed).
 
     Raises:
         RunDirectoryError: There is no run.
@@ -74,7 +74,7 @@ def run_status(path: Path) -> dict[str, Any]:
 
 
 def _status(trial: TrialState, *, driven: bool) -> str:
-    """A trial that is half done counts as running while a driver is at work."""
+    """A trial's status; a half-done one counts as running while a driver is at work."""
     return trial.status(running=driven and bool(trial.segments))
 
 
@@ -83,16 +83,16 @@ def _label(trial: TrialState) -> str:
 
 
 def list_runs(folder: Path) -> list[dict[str, Any]]:
-    """Every run directly below a folder, the latest first.
+    """Every run directly in a folder, the latest first.
 
     Returns:
-        As :func:`run_status`, or ``path`` and ``error`` where a journal cannot be read.
+        One document of :func:`run_status` per run, or ``path`` and ``error`` if a journal cannot be read.
 
     Raises:
         RunDirectoryError: There is no such folder.
     """
     if not folder.is_dir():
-        raise RunDirectoryError(f"{folder}: there is no such directory; runs are made by `clipsweep run SPEC`")
+        raise RunDirectoryError(f"{folder}: no such directory; `clipsweep run SPEC` creates runs")
     journals = sorted(folder.glob("*/journal.jsonl"), key=lambda path: path.stat().st_mtime, reverse=True)
     documents = []
     for journal in journals:
@@ -104,7 +104,7 @@ def list_runs(folder: Path) -> list[dict[str, Any]]:
 
 
 def trial_rows(path: Path) -> list[dict[str, Any]]:
-    """One row per trial: id, label, status, step, attempts, and whether a changed spec has put others in its place.
+    """One row per trial: id, label, status, step, attempts, and whether a changed spec has replaced it.
 
     Returns:
         JSON-able rows in the order of the plan.
@@ -131,14 +131,14 @@ def find_trials(state: RunState, names: Sequence[str], path: Path) -> list[str]:
 
     Args:
         state: The run.
-        names: Ids, or beginnings of ids.
+        names: Ids, or prefixes of ids.
         path: The run directory, for the message.
 
     Returns:
         Full ids.
 
     Raises:
-        RunDirectoryError: A name fits no trial, or several.
+        RunDirectoryError: A name matches no trial, or several.
     """
     found = []
     for name in names:
@@ -146,7 +146,7 @@ def find_trials(state: RunState, names: Sequence[str], path: Path) -> list[str]:
         if len(fitting) != 1:
             what = "no trial" if not fitting else f"{len(fitting)} trials"
             raise RunDirectoryError(
-                f"{path}: {what} of this run begin with {name!r}; `clipsweep status {path}` lists them"
+                f"{path}: {name!r} matches {what} of this run; `clipsweep status {path}` lists them"
             )
         found.append(fitting[0])
     return found
@@ -157,7 +157,7 @@ def trial_log(path: Path, name: str) -> list[str]:
 
     Args:
         path: The run directory.
-        name: The trial's id or the beginning of it.
+        name: The trial's id, or a prefix of it.
 
     Returns:
         Lines.
@@ -191,7 +191,7 @@ class Retried:
 
     Attributes:
         queued: Labels of the trials.
-        left_out: Failed trials that were not, since a changed spec has put others in their place.
+        left_out: Failed trials that were not, because a changed spec has replaced them.
     """
 
     queued: tuple[str, ...]
@@ -203,14 +203,14 @@ def retry(path: Path, names: Sequence[str]) -> Retried:
 
     Args:
         path: The run directory.
-        names: Trial ids or beginnings of ids; none for all failed ones that the spec of the last run has.
+        names: Trial ids or prefixes of ids; none for all failed ones that the spec of the last run has.
 
     Returns:
-        Which were queued.
+        Which trials were queued.
 
     Raises:
         RunDirectoryError: A driver holds the directory, there is no such trial, it has not failed, or a changed spec
-            has put another in its place.
+            has replaced it.
     """
     run_dir = RunDir(path).require()
     with DriverLock(run_dir).hold():
@@ -226,8 +226,8 @@ def retry(path: Path, names: Sequence[str]) -> Retried:
                 raise RunDirectoryError(f"{path}: trial {name} is {status}; only failed ones are retried")
             if name in state.superseded:
                 raise RunDirectoryError(
-                    f"{path}: trial {name} is superseded: a changed spec has put another in its place, and no run "
-                    "would train it; run the earlier spec with --accept-change first"
+                    f"{path}: trial {name} is superseded: a changed spec has replaced it, and no run would train it; "
+                    "run the earlier spec with --accept-change first"
                 )
         if chosen:
             Journal(run_dir.journal, state.next_number).append(RetriedRecord(trials=tuple(chosen)))

@@ -1,4 +1,4 @@
-"""What a user may agree to, that is refused otherwise."""
+"""What is refused unless the user agrees to it."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ __all__ = ["Consent"]
 
 @dataclass(frozen=True, kw_only=True)
 class Consent:
-    """What the user has agreed to, each by an option of the command line; by default nothing.
+    """What the user has agreed to, each through an option of the command line; by default nothing.
 
     Attributes:
-        drift: Go on although torch, Python, the processor, the thread count or the user's own code changed.
-        change: Go on although the spec changed so that other trials take the place of those that were begun.
-        new_measurement: Go on although the measure section changed.
-        insecure_cluster: Join a cluster without a token that others can reach.
-        code: Import code that does not lie in the spec's own folder.
+        drift: Continue even if torch, Python, the processor, the thread count or the user's own code changed.
+        change: Continue even if the changed spec replaces trials that were begun.
+        new_measurement: Continue even if the measure section changed.
+        insecure_cluster: Join a cluster that others can reach and that has no token.
+        code: Import code from outside the spec's own folder.
 
     Example:
         >>> Consent(drift=True).options
@@ -31,7 +31,7 @@ class Consent:
 
     @property
     def options(self) -> tuple[str, ...]:
-        """The options of ``clipsweep run`` that give it."""
+        """The options of ``clipsweep run`` that express it."""
         given = {
             "--accept-drift": self.drift,
             "--accept-change": self.change,

@@ -1,4 +1,4 @@
-"""The words between the schedule and the driver: events (what happened) and commands (what to do)."""
+"""What the schedule and the driver exchange: events (what happened) and commands (what to do)."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ __all__ = [
 
 
 class SegmentId(NamedTuple):
-    """The number-th stretch (from 0) between checkpoints of one attempt."""
+    """The number-th segment, counted from 0, of one attempt."""
 
     trial: str
     attempt: int
@@ -51,7 +51,7 @@ class SegmentId(NamedTuple):
 
     @property
     def following(self) -> SegmentId:
-        """The stretch after the next checkpoint."""
+        """The segment after the next checkpoint."""
         return self._replace(number=self.number + 1)
 
 
@@ -104,7 +104,7 @@ class SegmentEnded:
 
 @dataclass(frozen=True, kw_only=True)
 class TrialRaised:
-    """The trial's own code raised; the trainer lives."""
+    """The trial's own code raised; the trainer is still alive."""
 
     slot: int
     error: str
@@ -112,7 +112,7 @@ class TrialRaised:
 
 @dataclass(frozen=True, kw_only=True)
 class TrialDiffered:
-    """A trial gave other rows for steps that are committed; its trainer goes on with it."""
+    """A trial gave different rows for steps that are committed; its trainer is still running it."""
 
     slot: int
     error: str
@@ -136,7 +136,7 @@ class Measured:
 
 @dataclass(frozen=True, kw_only=True)
 class MeasureRaised:
-    """An estimator's code raised on a snapshot; the estimator lives."""
+    """An estimator's code raised on a snapshot; the estimator is still alive."""
 
     slot: int
     snapshot: SnapshotId
@@ -153,7 +153,7 @@ class EstimatorDied:
 
 @dataclass(frozen=True, kw_only=True)
 class SnapshotLost:
-    """The bytes of a snapshot are gone with the node that held them; the estimator lives."""
+    """The bytes of a snapshot are gone with the node that held them; the estimator is still alive."""
 
     slot: int
     snapshot: SnapshotId
@@ -169,12 +169,12 @@ class Committed:
 
 @dataclass(frozen=True, kw_only=True)
 class StopRequested:
-    """The user, or the machine, wants the sweep to end early and in order."""
+    """The user, or the machine, asks the sweep to stop early and cleanly."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class RoomChanged:
-    """The cluster has room for so many workers now: at the start, and when nodes join or leave."""
+    """The cluster now has room for this many workers: sent at the start, and when nodes join or leave."""
 
     trainers: int
     estimators: int
@@ -201,7 +201,7 @@ Event: TypeAlias = (
 
 
 class Start(NamedTuple):
-    """One attempt, from ``step``, the last committed one, on."""
+    """One attempt, starting from ``step``, the last committed one."""
 
     trial: str
     attempt: int
@@ -234,7 +234,7 @@ class MeasureFailed:
 
 @dataclass(frozen=True, kw_only=True)
 class Commit:
-    """Make a segment durable, and say :class:`Committed`."""
+    """Make a segment durable, and answer with :class:`Committed`."""
 
     segment: SegmentId
 
@@ -268,7 +268,7 @@ class GiveUp:
 
 @dataclass(frozen=True, kw_only=True)
 class Abandon:
-    """End a trainer whose trial must start again, and start another in its place."""
+    """End a trainer whose trial must start again, and start another trainer in its place."""
 
     slot: int
 
@@ -289,14 +289,14 @@ class ReplaceEstimator:
 
 @dataclass(frozen=True, kw_only=True)
 class RetireTrainer:
-    """End a trainer, up or not: there is no room for it any more."""
+    """End a trainer, whether it is up or not: there is no longer room for it."""
 
     slot: int
 
 
 @dataclass(frozen=True, kw_only=True)
 class RetireEstimator:
-    """End an estimator, up or not: there is no room for it any more."""
+    """End an estimator, whether it is up or not: there is no longer room for it."""
 
     slot: int
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from sweeper.protocol.events import SegmentId, SnapshotId
 
 if TYPE_CHECKING:
-    # Of the types alone: the journal's records hold facts of segments, and reading a journal stays light.
+    # Only for types: the journal's records hold facts about segments, and reading a journal must not load NumPy.
     import numpy as np
 
 __all__ = [
@@ -52,10 +52,10 @@ class Assignment:
         update_rule: The resolved update rule.
         train: The resolved train section.
         measure: When to take snapshots and which estimators measure them; None for never.
-        checkpoints: Files and hashes to resume from, newest first; a damaged one is passed over.
-        fingerprint: Hash of the data that the trial began with; None to begin.
-        committed_step: The step up to which rows are committed; where the trainer has to begin earlier, its rows up
-            to here are only compared with them.
+        checkpoints: Files and hashes to resume from, newest first; a damaged one is skipped.
+        fingerprint: Hash of the data that the trial began with; None for a new trial.
+        committed_step: The step up to which rows are committed; if the trainer has to begin earlier, its rows up to
+            this step are only compared with the committed ones.
     """
 
     trial: str
@@ -79,11 +79,11 @@ class SnapshotHeader:
         trial: Trial id.
         seed: The trial's seed.
         step: k of x_k.
-        epoch: k over the steps of an epoch.
+        epoch: k divided by the steps per epoch.
         problem: The resolved problem section.
         measure: The resolved measure section.
         nbytes: Size of the parameters.
-        data: Fingerprint of the data that it was trained on; None where it does not matter.
+        data: Fingerprint of the data that it was trained on; None if it does not matter.
     """
 
     trial: str
@@ -98,14 +98,14 @@ class SnapshotHeader:
 
 @dataclass(frozen=True, kw_only=True)
 class KeptSnapshot:
-    """A snapshot that lies in the run directory, whose file says what it is of.
+    """A snapshot in the run directory, whose file says what it belongs to.
 
     Attributes:
         trial: Trial id.
         step: k of x_k.
-        use: The problem of the user's own that the file may name; None for none but registered ones. The driver has
-            checked its code, so that a file cannot make a worker import anything else.
-        measure: What is to be measured of it: ``data_fraction``, ``probe``, ``audit`` and ``estimators``.
+        use: The user's own problem that the file may name; None if it may only name registered ones. The driver has
+            checked its code, so a file cannot make a worker import anything else.
+        measure: What to measure on it: ``data_fraction``, ``probe``, ``audit`` and ``estimators``.
     """
 
     trial: str
@@ -143,26 +143,26 @@ class ProgressItem:
 
 @dataclass(frozen=True, kw_only=True)
 class SegmentFacts:
-    """What is known of a segment besides its rows: counts, times, and where it was trained.
+    """What is known about a segment besides its rows: counts, times, and where it was trained.
 
     Attributes:
         num_steps: Steps taken.
-        num_clipped: How many of them were shortened.
-        diverged_step: The first step whose loss or gradient was not finite; None where there was none.
+        num_clipped: How many of them were clipped.
+        diverged_step: The first step whose loss or gradient was not finite; None if there was none.
         last_finite_loss: The loss before it.
         started_at: Seconds since 1970.
         ended_at: The same.
         train_s: Seconds of training.
         evaluate_s: Seconds of evaluating metrics.
-        waited_s: Seconds for which the trainer waited for estimators; None where an earlier version did not say.
+        waited_s: Seconds for which the trainer waited for estimators; None if an earlier version did not record it.
         estimate_s: Seconds that estimators took for its snapshots, added up.
-        num_snapshots: Snapshots taken; None where an earlier version did not say.
+        num_snapshots: Snapshots taken; None if an earlier version did not record it.
         unmeasured: Error to the number of snapshots that could not be measured because of it.
         host: Host name.
         pid: The trainer's process.
         node: Ray's id of the node; None in one process.
         data: Fingerprint of the data.
-        columns: What the trials table says of the trial besides the usual, as an analytic trial's hitting time.
+        columns: Extra columns of the trial in the trials table, such as an analytic trial's hitting time.
     """
 
     num_steps: int
@@ -185,7 +185,7 @@ class SegmentFacts:
 
     @property
     def busy_s(self) -> float:
-        """Seconds for which a trainer was busy with it or waited."""
+        """Seconds that it took a trainer, waiting included."""
         return self.train_s + self.evaluate_s + (self.waited_s or 0.0)
 
 
@@ -201,7 +201,7 @@ class SegmentItem:
         checkpoint: File name and hash of the state at ``stop``; None at the end of a trial.
         outcome: None, ``done``, ``diverged`` or ``stopped``.
         facts: Counts, times and the host, for the journal.
-        damaged: Checkpoints that were found damaged and passed over when the attempt began.
+        damaged: Checkpoints that were found damaged and skipped when the attempt began.
     """
 
     segment: SegmentId
@@ -216,10 +216,10 @@ class SegmentItem:
 
 @dataclass(frozen=True, kw_only=True)
 class RepeatedItem:
-    """Rows of steps that are committed already and had to be trained again, since a later checkpoint was damaged.
+    """Rows of steps that are already committed and had to be trained again, because a later checkpoint was damaged.
 
     Attributes:
-        segment: The segment that the attempt has come to.
+        segment: The segment that the attempt has reached.
         start: First step.
         stop: One past the last.
         rows: Metric columns by name, equal lengths.
@@ -236,10 +236,10 @@ class RaisedItem:
     """The trial's code raised.
 
     Attributes:
-        segment: The segment that the attempt had come to.
-        error: The last line, for tables.
-        traceback: All of it, for the trial's log.
-        disk: Number and path of the system's error, where it was the run directory that could not be written.
+        segment: The segment that the attempt had reached.
+        error: Type and first line of the exception, for tables.
+        traceback: The whole traceback, for the trial's log.
+        disk: Number and path of the system's error, if the run directory could not be written.
     """
 
     segment: SegmentId
@@ -249,7 +249,7 @@ class RaisedItem:
 
 
 def ends_attempt(item: object) -> bool:
-    """Whether nothing follows an item of the attempt that it belongs to."""
+    """Whether an item is the last one of its attempt."""
     return isinstance(item, RaisedItem) or (isinstance(item, SegmentItem) and item.outcome is not None)
 
 
@@ -260,7 +260,7 @@ TrainerItem: TypeAlias = SnapshotItem | ProgressItem | SegmentItem | RepeatedIte
 
 @dataclass(frozen=True, kw_only=True)
 class WorkerFacts:
-    """Where a worker runs and what it computes with."""
+    """Where a worker runs and which hardware and software it computes with."""
 
     host: str
     pid: int
@@ -322,8 +322,8 @@ class Rows:
     """A snapshot was measured.
 
     Attributes:
-        slot: The estimator.
-        snapshot: Which.
+        slot: Slot of the estimator worker.
+        snapshot: Which snapshot.
         rows: Estimator name to row.
         estimate_s: Seconds it took.
     """
@@ -336,13 +336,13 @@ class Rows:
 
 @dataclass(frozen=True, kw_only=True)
 class Raised:
-    """Measuring a snapshot raised; the estimator lives.
+    """Measuring a snapshot raised; the estimator is still alive.
 
     Attributes:
-        slot: The estimator.
-        snapshot: Which.
-        error: The last line of what was raised.
-        traceback: All of it.
+        slot: Slot of the estimator worker.
+        snapshot: Which snapshot.
+        error: Type and first line of the exception.
+        traceback: The whole traceback.
     """
 
     slot: int
@@ -353,12 +353,12 @@ class Raised:
 
 @dataclass(frozen=True, kw_only=True)
 class Lost:
-    """A snapshot's bytes could not be had; the estimator lives.
+    """A snapshot's bytes could not be fetched; the estimator is still alive.
 
     Attributes:
-        slot: The estimator.
-        snapshot: Which.
-        error: What happened to them.
+        slot: Slot of the estimator worker.
+        snapshot: Which snapshot.
+        error: What happened to its bytes.
     """
 
     slot: int
@@ -367,6 +367,6 @@ class Lost:
 
 
 Verdict: TypeAlias = Rows | Raised | Lost
-"""What became of a snapshot that an estimator was given."""
+"""What became of a snapshot that was given to an estimator."""
 
 Message: TypeAlias = TrainerUp | TrainerDown | FromTrainer | EstimatorUp | EstimatorDown | EstimatorBeat | Verdict

@@ -1,4 +1,4 @@
-"""What drivers ask of their workers: ``cluster.pools`` does it with Ray's actors, tests with workers in one process."""
+"""What drivers need of their workers: ``cluster.pools`` uses Ray actors, tests use workers in their own process."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["EstimatorPool", "PoolSize", "Pools", "Room"]
 
 
 class EstimatorPool(Protocol):
-    """Estimators alone, which is all that measuring again takes."""
+    """Estimators only, which is all that measuring again needs."""
 
     def start_estimator(self, slot: int) -> None:
         """Start an estimator in an empty slot; ``EstimatorUp`` or ``EstimatorDown`` follows."""
@@ -22,7 +22,7 @@ class EstimatorPool(Protocol):
         """Let an idle estimator measure a snapshot; a ``Verdict`` follows."""
 
     def measure_kept(self, slot: int, snapshot: SnapshotId, kept: KeptSnapshot) -> None:
-        """Let an idle estimator measure a snapshot that lies in the run directory; a ``Verdict`` follows."""
+        """Let an idle estimator measure a snapshot in the run directory; a ``Verdict`` follows."""
 
     def ask_estimator(self, slot: int) -> None:
         """Ask a measuring estimator whether it makes progress; an ``EstimatorBeat`` follows, unless it hangs."""
@@ -31,7 +31,7 @@ class EstimatorPool(Protocol):
         """End an estimator's process; nothing more comes from it."""
 
     def poll(self, *, timeout_s: float, read_trainers: bool) -> list[Message]:
-        """Wait for what workers say, at most ``timeout_s`` seconds."""
+        """Wait for messages from workers, at most ``timeout_s`` seconds."""
 
 
 class Pools(EstimatorPool, Protocol):
@@ -52,7 +52,7 @@ class Pools(EstimatorPool, Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class PoolSize:
-    """How many actors of each kind there are to be."""
+    """How many workers of each kind there should be."""
 
     trainers: int
     estimators: int
@@ -68,18 +68,18 @@ class PoolSize:
 
 
 class Room(Protocol):
-    """How many workers there is room for, and why some that were asked for do not start."""
+    """How many workers there is room for, and why requested ones do not start."""
 
     @property
     def size(self) -> PoolSize:
-        """The room, as far as it is known."""
+        """The number of workers that there is room for, as far as is known."""
 
     @property
     def waiting_for(self) -> str | None:
-        """Why workers that were asked for do not start; None where all have a place."""
+        """Why requested workers do not start; None if all have a place."""
 
     def look(self) -> bool:
-        """Ask, if it is time to; never waits for an answer.
+        """Look again, if it is time to; never blocks on an answer.
 
         Returns:
             Whether the room has changed.

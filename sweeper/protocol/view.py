@@ -1,4 +1,4 @@
-"""A sweep at one moment, for people, and who receives it."""
+"""The state of a sweep at one moment, for people, and the protocol of who receives it."""
 
 from __future__ import annotations
 
@@ -25,18 +25,18 @@ class View:
     """The sweep at one moment, for people.
 
     Attributes:
-        counts: Trials by status word.
+        counts: Number of trials by status.
         total: All trials of this run.
-        steps_done: Steps trained, of the trials of this run.
-        steps_total: Steps that there are to train altogether.
+        steps_done: Steps trained so far, over all trials of this run.
+        steps_total: Steps to train in total.
         active: What the trainers are doing.
-        waiting: Trials that wait for a trainer.
-        queued_snapshots: Snapshots that wait for an estimator.
+        waiting: Trials waiting for a trainer.
+        queued_snapshots: Snapshots waiting for an estimator.
         measuring: Snapshots that are being measured.
         measured: Snapshots measured by this driver.
         held_back: Whether trainers wait for the estimators.
         stopping: Whether the sweep is ending early.
-        waiting_for: Why workers that were asked for do not start; None where they do.
+        waiting_for: Why requested workers do not start; None if they do.
     """
 
     counts: Mapping[str, int]
@@ -57,14 +57,14 @@ class Listener(Protocol):
     """Receives progress."""
 
     def show(self, view: View) -> None:
-        """The sweep as it is now; called several times a second."""
+        """Show the sweep as it is now; called several times per second."""
 
     def say(self, text: str) -> None:
-        """Something happened; one line."""
+        """Report something that happened, in one line."""
 
 
 class Silent:
-    """A listener that shows nothing; what is said stands in the driver's log all the same."""
+    """A listener that shows nothing; messages are still written to the driver's log."""
 
     def show(self, view: View) -> None:
         """Nothing."""

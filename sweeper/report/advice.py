@@ -1,4 +1,4 @@
-"""Learning rates and thresholds that theory derives from a fitted L0 and L1, and when it speaks at all."""
+"""Learning rates and thresholds that theory derives from a fitted L0 and L1, and when it applies at all."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ __all__ = ["Advice", "AdvisedRule", "build_advice"]
 
 _CONDITIONS = (
     "for the full gradient and without momentum",
-    "L0 and L1 are of the region visited and of one direction at a time: both may be larger elsewhere",
+    "L0 and L1 describe the visited region and one direction at a time: both may be larger elsewhere",
 )
 
 
 _NO_GROWTH = 0.01
-"""Share of L0 by which the smoothness must grow over the range visited for L1 to mean anything."""
+"""Share of L0 by which the smoothness must grow over the visited range for L1 to mean anything."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,10 +28,10 @@ class AdvisedRule:
     """A rule that a theorem sets.
 
     Attributes:
-        theory: Its name, as ``update_rule.from_theory`` has it.
+        theory: Its name, as in ``update_rule.from_theory``.
         learning_rate: eta.
-        clip_norm: The threshold on the gradient norm; None where the rule is not one of clipping.
-        note: What it is, and what to beware of.
+        clip_norm: The threshold on the gradient norm; None if the rule does not clip.
+        note: What it is, and what to be careful about.
     """
 
     theory: str
@@ -42,18 +42,18 @@ class AdvisedRule:
 
 @dataclass(frozen=True, kw_only=True)
 class Advice:
-    """What theory says of one problem.
+    """What theory advises for one problem.
 
     Attributes:
-        context: What is swept outside the update rule.
+        context: Swept values outside the update rule.
         source: The cell whose fit is used: the one that visited the widest range of gradient norms.
-        L0: Of its upper line, median over the seeds.
-        L1: The same.
+        L0: L0 of its upper line, median over the seeds.
+        L1: L1 of its upper line, median over the seeds.
         range: Gradient norms that it visited.
-        tau: Noise of the mini-batch gradient, median of what was measured; None where it was not.
-        rules: What follows; empty where L1 cannot be told.
-        conditions: Under which it speaks.
-        silent: Why there is no advice; empty where there is.
+        tau: Noise of the mini-batch gradient, median of the measured values; None if it was not measured.
+        rules: The advised rules; empty if L1 cannot be identified.
+        conditions: The conditions under which the advice holds.
+        silent: Why there is no advice; empty if there is.
     """
 
     context: str
@@ -68,15 +68,15 @@ class Advice:
 
 
 def build_advice(cells: Sequence[CellFit], *, steps: int, tau: float | None = None) -> tuple[Advice, ...]:
-    """Rules for each problem that was swept.
+    """Advised rules for each problem in the sweep.
 
     Args:
         cells: The fits.
         steps: Steps of a trial: T of Theorem 7.
-        tau: Noise of the mini-batch gradient, Assumption 5; None where it was not measured.
+        tau: Noise of the mini-batch gradient, Assumption 5; None if it was not measured.
 
     Returns:
-        One piece of advice a context, or why there is none.
+        One piece of advice per context, or why there is none.
     """
     contexts: dict[str, list[CellFit]] = {}
     for cell in cells:
@@ -94,11 +94,9 @@ def _advice(context: str, cells: Sequence[CellFit], steps: int, tau: float | Non
     if not told:
         silent = f"L1 is not identifiable in any cell ({best.unidentifiable})"
     elif L1 * best.range[1] < _NO_GROWTH * L0:
-        silent = (
-            "the smoothness does not grow with the gradient norm here, so that these theorems call for no threshold"
-        )
+        silent = "the smoothness does not grow with the gradient norm here, so these theorems call for no threshold"
     elif L0 == 0:
-        silent = "the fitted L0 is 0: no gradient norm near zero was visited, so that the learning rate is unbounded"
+        silent = "the fitted L0 is 0: no gradient norm near zero was visited, so the learning rate is unbounded"
     return Advice(
         context=context,
         source=describe(best.values) or "the only cell",

@@ -1,4 +1,4 @@
-"""What to make of a sweep: where it is stable, what clipping did, where the grid ends too soon, what theory advises."""
+"""Interprets a sweep: where it is stable, what clipping did, where the grid ends too soon, what theory advises."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Activity:
         label: The cell.
         diverged: How often it diverged.
         clipped: Share of clipped steps, mean over the trials; NaN for rules without a threshold.
-        effective_rate: Median step size.
+        effective_rate: Median effective step size.
         grad_norm: 5 %, 50 % and 95 % quantile of the gradient norm before the transform.
         fired: Whether any step was clipped; None for rules without a threshold.
     """
@@ -63,13 +63,13 @@ class Answers:
 
     Attributes:
         path: The run directory.
-        activity: A row a cell.
-        frontiers: A row a rule and threshold.
-        ratios: Clipped over unclipped.
-        edges: Where the best cell of an arm is the last one tried.
-        grid: Path to all values tried, of the paths with an edge.
-        advice: What theory says.
-        notes: What a reader should know.
+        activity: One row per cell.
+        frontiers: One row per rule and threshold.
+        ratios: Largest stable learning rate of clipped over unclipped rules.
+        edges: Where the best cell of an arm is at the end of the grid.
+        grid: Path to all values tried, for the paths with an edge.
+        advice: What theory advises.
+        notes: What a reader should know about these answers.
     """
 
     path: str
@@ -83,7 +83,7 @@ class Answers:
 
 
 def build_answers(run: Run, *, where: Sequence[str] = ()) -> Answers:
-    """Draw the conclusions of a run.
+    """Draw conclusions from a run.
 
     Args:
         run: The run.
@@ -100,7 +100,7 @@ def build_answers(run: Run, *, where: Sequence[str] = ()) -> Answers:
     ended = trials[trials["status"].isin(_ENDED)]
     if ended.empty:
         raise ClipsweepError(f"{run.path}: no trial has ended yet")
-    # Rules that are not swept have their numbers in the table's own columns.
+    # The numbers of rules that are not swept are in the table's own columns.
     own = run.trials.loc[ended.index, ["learning_rate", "clip_norm"]]
     ended = ended.assign(
         learning_rate=own["learning_rate"], clip_norm=own["clip_norm"], diverged=(ended["status"] == "diverged") * 1.0
@@ -131,14 +131,14 @@ def build_answers(run: Run, *, where: Sequence[str] = ()) -> Answers:
 
 
 def extended_grid(run_dir: Path, sweep: Sweep) -> list[str]:
-    """The overrides that grow a sweep's grid beyond the edges at which its arms have their best cells.
+    """The overrides that extend a sweep's grid beyond the edges at which its arms have their best cells.
 
     Args:
-        run_dir: Of the finished run.
+        run_dir: The finished run.
         sweep: Its spec.
 
     Returns:
-        ``sweep.grid.<path>=[values]`` each, one a path of the grid with an edge; empty where there is none.
+        ``sweep.grid.<path>=[values]``, one for each path of the grid with an edge; empty if there is none.
     """
     run = Run(run_dir)
     trials, names = select(run, ()), short_names(run.swept)
@@ -148,10 +148,10 @@ def extended_grid(run_dir: Path, sweep: Sweep) -> list[str]:
 
 
 def find_edges(report: Report, trials: pd.DataFrame, names: dict[str, str]) -> tuple[Edge, ...]:
-    """Where the best cell of an arm has the largest or smallest value that was tried beside its other values.
+    """Where the best cell of an arm has the largest or smallest value that was tried with its other values.
 
     Args:
-        report: Of the same trials.
+        report: The report on the same trials.
         trials: The trials, swept columns under their short names.
         names: Swept path to short name.
 
@@ -180,13 +180,13 @@ def find_edges(report: Report, trials: pd.DataFrame, names: dict[str, str]) -> t
 
 
 def sorted_values(column: pd.Series[Any]) -> list[Any]:
-    """The different values of a swept column, null in front.
+    """The distinct values of a swept column, null first.
 
     Args:
-        column: Of the trials table.
+        column: A column of the trials table.
 
     Returns:
-        Plain values, numbers rising.
+        Plain values, numbers in ascending order.
     """
     values = {plain_value(value) for value in column}
     return ([None] if None in values else []) + sorted(value for value in values if value is not None)
@@ -215,7 +215,7 @@ def _activity(run: Run, ended: pd.DataFrame, names: list[str]) -> tuple[Activity
 
 
 def _noise(run: Run, ended: pd.DataFrame) -> float | None:
-    """The median of tau over what was measured, where it was."""
+    """The median of the measured tau; None if it was not measured."""
     if "gradient_noise" not in run.estimators:
         return None
     rows = run.measurements("gradient_noise")

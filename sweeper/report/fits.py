@@ -1,4 +1,4 @@
-"""L0 and L1 of every cell: one fit a trajectory, summed up over the seeds."""
+"""L0 and L1 of every cell: one fit per trajectory, summarised over the seeds."""
 
 from __future__ import annotations
 
@@ -27,20 +27,20 @@ _RESAMPLES = 400
 
 @dataclass(frozen=True, kw_only=True)
 class CellFit:
-    """What the seeds of one cell say of smoothness against gradient norm.
+    """What the seeds of one cell say about smoothness against gradient norm.
 
     Attributes:
         cell_id: The cell.
-        values: Short name to value of what is swept.
-        arm: The rule.
+        values: Short name of each swept path to its value.
+        arm: The arm of the cell.
         context: Values swept outside the update rule.
-        trajectories: Seed to fit, of the seeds that measured anything to be trusted.
+        trajectories: Seed to fit, for the seeds with trusted measurements.
         spearman: Rank correlation, over the seeds.
-        slope: Of log smoothness on log gradient norm, over the seeds.
-        L0: Of the upper line, over the seeds whose L1 can be told.
-        L1: The same.
+        slope: Slope of log smoothness on log gradient norm, over the seeds.
+        L0: L0 of the upper line, over the seeds whose L1 can be identified.
+        L1: L1 of the upper line, over the same seeds.
         range: Smallest and largest gradient norm that any seed visited.
-        unidentifiable: Why L1 cannot be told; empty where at least half of the seeds can.
+        unidentifiable: Why L1 cannot be identified; empty if it can for at least half of the seeds.
     """
 
     cell_id: str
@@ -57,12 +57,12 @@ class CellFit:
 
     @property
     def points(self) -> int:
-        """Snapshots that went in."""
+        """Snapshots used."""
         return sum(fit.count for fit in self.trajectories.values())
 
     @property
     def effective(self) -> float:
-        """How many independent ones they are worth."""
+        """How many independent points they are worth."""
         return float(np.nansum([fit.effective for fit in self.trajectories.values()]))
 
     @property
@@ -73,7 +73,7 @@ class CellFit:
 
 
 def build_fits(run: Run, *, where: Sequence[str] = (), resamples: int | None = None) -> tuple[CellFit, ...]:
-    """Fit every trajectory of a run, and sum each cell up over its seeds.
+    """Fit every trajectory of a run, and summarise each cell over its seeds.
 
     Intervals of one trajectory come from its own points; those of a cell are Student's t over its seeds, which are the
     unit of replication.
@@ -81,31 +81,31 @@ def build_fits(run: Run, *, where: Sequence[str] = (), resamples: int | None = N
     Args:
         run: The run.
         where: ``column=value`` conditions, as for a report.
-        resamples: Of each trajectory's bootstrap; by default 400 for cells of one seed, and none for others, whose
-            spread over the seeds says more.
+        resamples: Resamples of each trajectory's bootstrap; by default 400 for cells of one seed, and none for others,
+            whose spread over the seeds says more.
 
     Returns:
         The cells in which something was measured, in the order of the plan.
 
     Raises:
-        ClipsweepError: Nothing was measured that can be trusted, or a condition is wrong.
+        ClipsweepError: There are no trusted measurements, or a condition is wrong.
     """
     return fit_cells(run, select(run, where), resamples=resamples)
 
 
 def fit_cells(run: Run, trials: pd.DataFrame, *, resamples: int | None = None) -> tuple[CellFit, ...]:
-    """Fit every trajectory of some trials, and sum each cell up over its seeds.
+    """Fit every trajectory of some trials, and summarise each cell over its seeds.
 
     Args:
         run: The run.
         trials: The trials, as :func:`~sweeper.report.select.select` returns them.
-        resamples: As of :func:`build_fits`.
+        resamples: As for :func:`build_fits`.
 
     Returns:
         The cells in which something was measured, in the order of the plan.
 
     Raises:
-        ClipsweepError: Nothing was measured that can be trusted.
+        ClipsweepError: There are no trusted measurements.
     """
     points = positive(trusted_points(run))
     names = short_names(run.swept)
@@ -122,7 +122,7 @@ def fit_cells(run: Run, trials: pd.DataFrame, *, resamples: int | None = None) -
             cells.append(_cell(group, list(names.values()), context, fits))
     if not cells:
         raise ClipsweepError(
-            f"{run.path}: no smoothness was measured that can be trusted, so there is nothing to fit"
+            f"{run.path}: no smoothness above its noise floor was measured, so there is nothing to fit"
             f"{unmeasured_words(run, trials)}"
         )
     return tuple(cells)

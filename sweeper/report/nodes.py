@@ -1,4 +1,4 @@
-"""Which node did how much of a sweep: trials, steps and seconds, from ``telemetry``."""
+"""How much of a sweep each node did: trials, steps and seconds, from ``telemetry``."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ class NodeShare:
 
     Attributes:
         host: Its host name.
-        node: Ray's id of it, the first eight digits; empty in runs of earlier versions.
+        node: The first eight digits of its Ray id; empty in runs of earlier versions.
         trials: Trials that were trained there, at least in part.
         steps: Steps trained there.
         train_s: Seconds of training, added up over its trainers.
-        share: Steps there of all steps; NaN where there are none.
+        share: Its share of all steps; NaN if there are none.
     """
 
     host: str
@@ -41,7 +41,7 @@ def node_shares(run: Run, trials: Collection[str]) -> tuple[NodeShare, ...]:
         trials: The trials that count.
 
     Returns:
-        A share a node; none where nothing has been committed.
+        One share per node; none if nothing has been committed.
     """
     if not run.has("telemetry"):
         return ()

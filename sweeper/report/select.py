@@ -17,7 +17,7 @@ __all__ = ["MIN_SNR", "positive", "select", "trusted_points", "unmeasured_words"
 
 
 MIN_SNR = 3.0
-"""A smoothness below three times its noise floor is rounding, and is neither correlated, fitted nor drawn."""
+"""A smoothness below three times its noise floor is rounding, and is not correlated, fitted or drawn."""
 
 _SMOOTHNESS = "directional_smoothness"
 
@@ -25,12 +25,12 @@ _SMOOTHNESS = "directional_smoothness"
 def select(run: Run, where: Sequence[str]) -> pd.DataFrame:
     """The trials that satisfy all conditions, with swept columns under their short names.
 
-    Trials that a changed spec or changed code has put others in the place of are left out, unless a condition names
-    the column ``superseded``.
+    Trials that were replaced after a change of spec or code are left out, unless a condition names the column
+    ``superseded``.
 
     Args:
         run: The run.
-        where: ``column=value`` conditions; ``none`` is null.
+        where: ``column=value`` conditions; ``none`` means null.
 
     Returns:
         The rows of the trials table.
@@ -39,7 +39,7 @@ def select(run: Run, where: Sequence[str]) -> pd.DataFrame:
         ClipsweepError: A column is unknown, a condition is malformed, or no trial satisfies the conditions.
     """
     names = short_names(run.swept)
-    # learning_rate, clip_norm and steps have columns of their own, which a swept path of that name repeats.
+    # learning_rate, clip_norm and steps have their own columns, which a swept path of the same name would repeat.
     repeated = [short for path, short in names.items() if short != path and short in run.trials.columns]
     trials = run.trials.drop(columns=repeated).rename(columns=names)
     if not any(condition.partition("=")[0].strip() == _SUPERSEDED for condition in where):
@@ -55,7 +55,7 @@ _SUPERSEDED = "superseded"
 
 
 def _superseded(trials: pd.DataFrame) -> pd.Series[bool]:
-    """Which trials others stand in the place of; none in tables that are older than the column."""
+    """Which trials were replaced by others; none in tables that are older than the column."""
     if _SUPERSEDED not in trials:
         return trials["trial_id"].isna()  # every trial has an id
     return trials[_SUPERSEDED].fillna(value=False).astype(bool)
@@ -90,9 +90,9 @@ def _is_number(value: Any) -> bool:
 
 
 def trusted_points(run: Run) -> pd.DataFrame:
-    """The points that every answer counts: each snapshot's latest smoothness that stands above its noise floor.
+    """The points that every answer uses: each snapshot's latest smoothness that is above its noise floor.
 
-    Kept snapshots measured again by ``clipsweep estimate`` do not count: only settings that the run itself has had.
+    Kept snapshots measured again by ``clipsweep estimate`` do not count: only settings that the run itself has used.
 
     Args:
         run: The run.
@@ -101,14 +101,14 @@ def trusted_points(run: Run) -> pd.DataFrame:
         Rows of the measurements table, at most one per trial and step, superseded trials included.
 
     Raises:
-        ClipsweepError: The run measured none.
+        ClipsweepError: The run has no measurements.
     """
     if _SMOOTHNESS not in run.estimators:
         raise ClipsweepError(
-            f"{run.path}: no directional smoothness was measured; the spec's measure section says when"
+            f"{run.path}: no directional smoothness was measured; the spec's measure section says when to measure"
         )
     rows = run.measurements(_SMOOTHNESS).reset_index(drop=True)
-    # Kept snapshots that were measured again, on other shares of the data, are another f.
+    # Kept snapshots that were measured again, on other shares of the data, belong to another f.
     age = rows["measurement_id"].map({measurement: at for at, measurement in enumerate(run.state.measurements)})
     kept = age.notna() & rows["smoothness"].notna() & ((rows["snr"] >= MIN_SNR) | rows["snr"].isna())
     latest = rows[kept].assign(_age=age[kept]).sort_values("_age", kind="stable")
@@ -116,7 +116,7 @@ def trusted_points(run: Run) -> pd.DataFrame:
 
 
 def positive(points: pd.DataFrame) -> pd.DataFrame:
-    """The points that have a place on logarithmic axes.
+    """The points that can be drawn on logarithmic axes.
 
     Args:
         points: As :func:`trusted_points` returns them.

@@ -28,7 +28,7 @@ __all__ = [
 ]
 
 UNSTABLE = 0.5
-"""A cell is unstable where at least this share of its seeds diverged."""
+"""A cell is unstable if at least this share of its seeds diverged."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,8 +36,8 @@ class Proportion:
     """A share with its 95 % interval (Wilson, 1927).
 
     Attributes:
-        hits: Of the trials.
-        count: Trials.
+        hits: Trials that count.
+        count: All trials.
         low: Lower end; NaN without trials.
         high: Upper end.
     """
@@ -73,16 +73,16 @@ def divergence_rate(diverged: int, count: int) -> Proportion:
 
 @dataclass(frozen=True, kw_only=True)
 class Frontier:
-    """Up to which learning rate training is stable under one threshold.
+    """The learning rate up to which training is stable under one threshold.
 
     Attributes:
-        arm: The rule.
+        arm: The arm.
         clip_norm: The threshold; None for no clipping.
-        context: What else is swept.
-        stable: The largest rate tried below the first unstable one; None where the smallest is unstable.
-        unstable: The smallest unstable rate; None where all rates tried are stable.
+        context: Values of everything else that is swept.
+        stable: The largest rate tried below the first unstable one; None if the smallest is unstable.
+        unstable: The smallest unstable rate; None if all rates tried are stable.
         rates: How many rates were tried.
-        by_seed: Seed to the same bracket, of the seeds that every rate has.
+        by_seed: Seed to the same bracket, for the seeds that every rate has.
     """
 
     arm: str
@@ -96,14 +96,14 @@ class Frontier:
 
 @dataclass(frozen=True, kw_only=True)
 class FrontierRatio:
-    """Largest stable rate with a threshold over the one without, of the same optimiser.
+    """Largest stable rate with a threshold over the one without, for the same optimiser.
 
     Attributes:
-        arm: The clipped rule.
+        arm: The clipped arm.
         clip_norm: Its threshold.
-        context: What else is swept.
-        low: Smallest ratio that the brackets of all common seeds allow; 0 where nothing bounds it.
-        high: Largest one; infinite where the grid ends before the clipped rule is unstable.
+        context: Values of everything else that is swept.
+        low: Smallest ratio that the brackets of all common seeds allow; 0 if nothing bounds it.
+        high: Largest one; infinite if the grid ends before the clipped rule is unstable.
         seeds: Common seeds.
     """
 
@@ -116,14 +116,14 @@ class FrontierRatio:
 
 
 def frontiers(trials: pd.DataFrame, context_columns: Sequence[str]) -> tuple[Frontier, ...]:
-    """The stability frontier of every rule and threshold that was tried at two rates at least.
+    """The stability frontier of every rule and threshold that was tried with at least two rates.
 
     Args:
         trials: Trials that ended, swept columns under their short names.
         context_columns: Swept columns outside the update rule.
 
     Returns:
-        In the order of the trials.
+        Frontiers, in the order of the trials.
     """
     found = []
     for values, group in _groups(trials, [*context_columns, "arm", "clip_norm"]):
@@ -155,14 +155,14 @@ def frontiers(trials: pd.DataFrame, context_columns: Sequence[str]) -> tuple[Fro
 def frontier_ratios(found: Sequence[Frontier]) -> tuple[FrontierRatio, ...]:
     """Every clipped frontier over the unclipped one of the same optimiser and context.
 
-    The interval is what the brackets allow: the truth of each seed lies between its last stable and its first unstable
-    rate. A finer grid narrows it; more seeds can only widen it.
+    The interval is what the brackets allow: each seed's true limit is between its last stable and its first unstable
+    rate. A finer grid narrows the interval; more seeds can only widen it.
 
     Args:
         found: The frontiers.
 
     Returns:
-        In the order of the frontiers.
+        Ratios, in the order of the frontiers.
     """
     plain = {(_optimizer(one.arm), one.context): one for one in found if one.clip_norm is None}
     ratios = []
@@ -187,12 +187,12 @@ def frontier_ratios(found: Sequence[Frontier]) -> tuple[FrontierRatio, ...]:
 
 
 def _optimizer(arm: str) -> str:
-    """The arm without its transform, so that clipped and unclipped rules find one another."""
+    """The arm without its transform, so that clipped and unclipped rules can be matched."""
     return " + ".join(part for part in arm.split(" + ") if not part.startswith(("clip", "normalize")))
 
 
 def _bracket(rates: Sequence[float], unstable: dict[float, Any]) -> tuple[float | None, float | None]:
-    """The last stable rate before the first unstable one, and that one."""
+    """The last stable rate before the first unstable one, and the first unstable one."""
     stable = None
     for rate in rates:
         if unstable[rate]:
@@ -202,7 +202,7 @@ def _bracket(rates: Sequence[float], unstable: dict[float, Any]) -> tuple[float 
 
 
 def _groups(trials: pd.DataFrame, columns: Sequence[str]) -> list[tuple[dict[str, Any], pd.DataFrame]]:
-    """Trials with equal values, null among them, in the order of their first trial."""
+    """Trials grouped by equal values, null included, in the order of each group's first trial."""
     groups = []
     for _, group in trials.groupby(list(columns), sort=False, dropna=False):
         first = group.iloc[0]
@@ -220,10 +220,10 @@ class Edge:
     Attributes:
         path: The swept path.
         arm: The arm.
-        context: What the best cell has besides, for example its threshold.
+        context: The best cell's other values, for example its threshold.
         side: ``largest`` or ``smallest``.
         value: The value.
-        add: Values that go on beyond it, in the grid's own spacing.
+        add: Values that continue beyond it, with the grid's own spacing.
     """
 
     path: str
@@ -235,14 +235,15 @@ class Edge:
 
 
 def edge_of(values: Sequence[float], best: float) -> tuple[str, tuple[float, ...]] | None:
-    """Whether the best value is the largest or smallest of those tried, and how the grid goes on there.
+    """Whether the best value is the largest or smallest of those tried, and how to extend the grid there.
 
     Args:
         values: Values tried, positive.
         best: One of them.
 
     Returns:
-        The side and two more values, in the ratio of the outermost two; None in the middle, or below three values.
+        The side and two more values, with the ratio of the outermost two; None if the best value is inside, or if there
+        are fewer than three values.
 
     Example:
         >>> edge_of([0.01, 0.03, 0.1], 0.1)
@@ -263,11 +264,11 @@ def edge_of(values: Sequence[float], best: float) -> tuple[str, tuple[float, ...
 
 
 def grown(values: Sequence[Any], edges: Sequence[Edge]) -> list[Any]:
-    """A swept list with the values that its edges ask for, in order; null stays in front.
+    """A swept list with the values that its edges add, in order; null stays first.
 
     Args:
-        values: As the sweep has them.
-        edges: Of one path.
+        values: The values in the sweep.
+        edges: Edges of one path.
 
     Returns:
         The longer list.
@@ -283,19 +284,19 @@ def grown(values: Sequence[Any], edges: Sequence[Edge]) -> list[Any]:
 
 
 def grid_override(grid: Mapping[str, Sequence[Any]], edges: Sequence[Edge]) -> dict[str, list[Any]]:
-    """The paths of a grid that grow, with all their values.
+    """The paths of a grid that are extended, with all their values.
 
     Args:
-        grid: Path to values, as the sweep has them.
-        edges: What was found.
+        grid: Path to values, as in the sweep.
+        edges: The edges that were found.
 
     Returns:
-        Path to the longer list; empty where no edge lies in the grid.
+        Path to the longer list; empty if no edge is in the grid.
     """
     paths = dict.fromkeys(edge.path for edge in edges if edge.path in grid)
     return {path: grown(grid[path], [edge for edge in edges if edge.path == path]) for path in paths}
 
 
 def _rounded(value: float) -> float:
-    """Three digits are what a person would write."""
+    """Rounded to three digits, as a person would write it."""
     return float(f"{value:.3g}") if math.isfinite(value) else value

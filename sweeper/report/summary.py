@@ -1,4 +1,4 @@
-"""What the sweep says: cells aggregated over seeds, arms compared seed by seed.
+"""The results of a sweep: cells aggregated over seeds, arms compared seed by seed.
 
 Seeds are the unit of replication: every interval is Student's t over seeds, never over steps of one trajectory.
 """
@@ -25,19 +25,19 @@ __all__ = ["ArmBest", "Cell", "Comparison", "Report", "build_report"]
 
 @dataclass(frozen=True, kw_only=True)
 class Cell:
-    """One row of the report: a cell, or the trials that share the values asked for with ``--by``.
+    """One row of the report: a cell, or the trials that share the values of the ``--by`` columns.
 
     Attributes:
-        values: Short name to value of what is swept.
+        values: Short name of each swept path to its value.
         arm: The update rule up to its numbers; several are joined.
         seeds: Trials in the row.
-        statuses: Status word to count.
+        statuses: Status to count.
         losses: Name to interval over the trials that ended; ``final_train_loss`` and the best of each metric.
         clipped_fraction: Mean share of clipped steps; NaN where nothing was trained.
-        correlation: Of log smoothness with log gradient norm, Pearson; interval over seeds.
-        rank_correlation: The same by ranks, Spearman.
-        points: Snapshots that went into the correlations.
-        trial_losses: Seed to primary loss, of the trials that are done.
+        correlation: Pearson correlation of log smoothness with log gradient norm; interval over seeds.
+        rank_correlation: Spearman's rank correlation of the same.
+        points: Snapshots used in the correlations.
+        trial_losses: Seed to primary loss, for the trials that are done.
     """
 
     values: dict[str, Any]
@@ -64,13 +64,13 @@ class Cell:
 
 @dataclass(frozen=True, kw_only=True)
 class ArmBest:
-    """The best cell of an arm, among the cells all of whose seeds are done.
+    """The best cell of an arm, among the cells whose seeds are all done.
 
     Attributes:
         arm: The arm.
-        cell: Its best cell; None where no cell has all its seeds done.
-        cells_tried: How many cells the arm was given: more tries find a better best.
-        context: Swept values outside the update rule within which arms are compared.
+        cell: Its best cell; None if no cell has all its seeds done.
+        cells_tried: How many cells the arm had: more tries find a better best.
+        context: Swept values outside the update rule; arms are compared only within the same context.
     """
 
     arm: str
@@ -81,12 +81,12 @@ class ArmBest:
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """Two arms at their best, seed by seed.
+    """The best cells of two arms, compared seed by seed.
 
     Attributes:
         first: Name of the arm whose loss is taken.
         second: Name of the arm whose loss is subtracted.
-        difference: first - second over the common seeds; negative where the first is better.
+        difference: first - second over the common seeds; negative if the first is better.
         context: As in :class:`ArmBest`.
     """
 
@@ -97,9 +97,9 @@ class Comparison:
 
     @property
     def verdict(self) -> str:
-        """What the interval allows to say."""
+        """What can be concluded from the interval."""
         if self.difference.count < 2:
-            return "one seed says nothing of chance"
+            return "one seed says nothing about chance"
         if self.difference.high < 0:
             return f"{self.first} is better"
         if self.difference.low > 0:
@@ -113,13 +113,13 @@ class Report:
 
     Attributes:
         path: The run directory.
-        statuses: Trials by status word.
+        statuses: Number of trials by status.
         primary: The loss by which cells are ranked.
         cells: The rows.
         bests: The best cell per arm.
-        comparisons: Arms against each other.
+        comparisons: Arms compared with each other.
         notes: What a reader should know about these numbers.
-        nodes: Which node did how much.
+        nodes: How much each node did.
     """
 
     path: str
@@ -143,9 +143,9 @@ def build_report(
 
     Args:
         run: The run.
-        by: Columns whose values make a row; all swept ones by default. Short or dotted names.
-        where: ``column=value`` conditions; ``none`` is null. All must hold.
-        sort: A column of the table; a leading ``-`` turns the order round.
+        by: Columns to group by, one row per combination of values; all swept ones by default. Short or dotted names.
+        where: ``column=value`` conditions; ``none`` means null. All must hold.
+        sort: A column of the table; a leading ``-`` reverses the order.
 
     Returns:
         The report.
@@ -177,7 +177,7 @@ def build_report(
 
 
 def _primary(trials: pd.DataFrame) -> str:
-    """Validation loss where there is one, else training loss."""
+    """Validation loss if there is one, otherwise training loss."""
     return "best_valid_loss" if "best_valid_loss" in trials and trials["best_valid_loss"].notna().any() else _TRAIN
 
 
@@ -196,7 +196,7 @@ def _counts(trials: pd.DataFrame) -> dict[str, int]:
 
 
 def _correlations(points: pd.DataFrame | None) -> dict[str, tuple[float, float, int]]:
-    """Trial to Pearson of logs, Spearman, and the number of points."""
+    """Trial to Pearson correlation of logs, Spearman correlation, and the number of points."""
     results: dict[str, tuple[float, float, int]] = {}
     if points is None:
         return results
@@ -236,7 +236,7 @@ def _arms(
     correlations: dict[str, tuple[float, float, int]],
     primary: str,
 ) -> tuple[tuple[ArmBest, ...], tuple[Comparison, ...]]:
-    """The best cell of each arm, and each pair of arms compared at their best, within each context."""
+    """The best cell of each arm, and the best cells of each pair of arms compared, within each context."""
     bests: list[ArmBest] = []
     comparisons: list[Comparison] = []
     for within in _groups(trials, context_columns):
@@ -287,7 +287,7 @@ def _sorted(cells: tuple[Cell, ...], sort: str) -> tuple[Cell, ...]:
         value = key(cell)
         return value is None or (isinstance(value, float) and math.isnan(value))
 
-    # What has no value stands last, whichever way the order runs.
+    # Rows without a value go last in either order.
     present = sorted((cell for cell in cells if not missing(cell)), key=key, reverse=reverse)
     return tuple(present) + tuple(cell for cell in cells if missing(cell))
 
@@ -307,7 +307,7 @@ def _notes(run: Run, trials: pd.DataFrame, cells: tuple[Cell, ...], points: pd.D
     if len(settings) > 1:
         notes.append(
             f"the points were measured under several settings (measurement_id {', '.join(settings)}); correlations and "
-            "fits take the latest value of each snapshot"
+            "fits use the latest value of each snapshot"
         )
     if any(cell.clipped_fraction == 0 and "clip_norm" in cell.arm for cell in cells):
         notes.append("some thresholds never fired: their cells are unclipped training under another name")
@@ -315,6 +315,6 @@ def _notes(run: Run, trials: pd.DataFrame, cells: tuple[Cell, ...], points: pd.D
 
 
 def _settings(run: Run, points: pd.DataFrame) -> list[str]:
-    """Under which settings points were measured, in the order in which the run had them."""
+    """The settings under which points were measured, in the order in which the run used them."""
     used = set(points["measurement_id"])
     return [measurement for measurement in run.state.measurements if measurement in used]

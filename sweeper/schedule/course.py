@@ -1,8 +1,8 @@
 """The course of one trial: attempts, their segments, and the order of commits; part of the schedule, and as pure.
 
 An *attempt* runs in *segments* that end at checkpoints. A segment is complete once its rows and all measurements of its
-snapshots are there, and is committed after those before it. What an attempt has finished is committed even if it
-fails; only then does another one begin, from there on.
+snapshots are there, and it is committed after the segments before it. Segments that an attempt finished are committed
+even if the attempt fails; only then does the next attempt begin, from the last committed step.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ __all__ = ["Course", "Segment"]
 
 @dataclass
 class Segment:
-    """A stretch of one attempt between two checkpoints, on its way to being committed."""
+    """What one attempt trains between two checkpoints, on its way to being committed."""
 
     id: SegmentId
     unmeasured: set[SnapshotId] = field(default_factory=set)
@@ -32,14 +32,15 @@ class Course:
 
     Args:
         trial: Its id.
-        committed_step: The step from which it goes on.
+        committed_step: The step from which it continues.
         failures: Attempts that ended in a failure so far.
 
     Attributes:
-        slot: The trainer that has it; None where none has.
-        attempt: The last attempt that was begun; 0 where none was.
+        slot: The trainer that runs it; None if none does.
+        attempt: Number of the latest attempt; 0 if there was none.
         failures: As above.
-        withdrawn: Whether its trainer was retired under it: it waits like a failed one, and nothing is held against it.
+        withdrawn: Whether its trainer was retired while running it: it waits like a failed trial, but this does not
+            count as a failure.
 
     Example:
         >>> course = Course("a")
@@ -70,7 +71,7 @@ class Course:
 
     @property
     def under_way(self) -> bool:
-        """Whether a trainer has it, or something of it is to be committed."""
+        """Whether a trainer runs it, or some of its segments are not committed yet."""
         return self.slot is not None or bool(self._segments)
 
     # With a trainer
@@ -83,12 +84,12 @@ class Course:
         return Start(trial=self._trial, attempt=self.attempt, step=self._committed_step)
 
     def take_back(self) -> None:
-        """The attempt was given to a trainer that has not begun with it: nothing has happened."""
+        """Undo a start: the trainer that the attempt was given to has not begun it."""
         self.slot = None
         self._segments.pop()
 
     def end_segment(self, stop: int, outcome: str | None) -> None:
-        """The trainer has come to a checkpoint, or to the end of the attempt."""
+        """The trainer has reached a checkpoint, or the end of the attempt."""
         segment = self._segments[-1]
         segment.stop, segment.outcome, segment.ended = stop, outcome, True
         if outcome is None:
@@ -97,13 +98,15 @@ class Course:
             self.slot = None
 
     def fail(self, kind: str, error: str) -> list[Segment]:
-        """The attempt has ended in a failure; returns what it leaves unfinished."""
+        """The attempt has failed; returns the segment that it leaves unfinished, if any."""
         self.slot = None
         self._failed = (kind, error)
         return [self._segments.pop()] if self._segments and not self._segments[-1].ended else []
 
     def take_failure(self) -> tuple[str, str] | None:
-        """Kind and error of an attempt that has failed, once all that it has finished is committed; told once."""
+        """Kind and error of a failed attempt, once all its finished segments are committed; returned only once."""
+        # The next attempt starts at the last committed step. Were it started while finished segments still wait, it
+        # would train their steps again, and the same rows would be committed twice.
         if self._segments:
             return None
         failed, self._failed = self._failed, None
@@ -118,20 +121,21 @@ class Course:
         return snapshot
 
     def settle(self, snapshot: SnapshotId) -> None:
-        """A snapshot needs no estimator any more."""
+        """A snapshot is measured, or was given up: its segment no longer waits for it."""
         for segment in self._segments:
             segment.unmeasured.discard(snapshot)
 
     def lose(self, snapshot: SnapshotId, error: str) -> list[Segment]:
-        """A snapshot's bytes are gone: the attempt has failed, and its segment and all later ones are to be run again.
+        """A snapshot's bytes are gone: the attempt has failed, and its segment and all later ones must be run again.
 
         Args:
-            snapshot: Which; it has not been measured.
+            snapshot: The snapshot, which has not been measured.
             error: What happened to it.
 
         Returns:
-            These segments, the last first. The trainer is past them: see :attr:`slot`.
+            These segments, the last first. If :attr:`slot` is set, that trainer is already past them.
         """
+        # Later segments go too, even measured ones: commits are in order, and this one will not be committed.
         affected = next(i for i, segment in enumerate(self._segments) if snapshot in segment.unmeasured)
         self._failed = ("lost", error)
         return [self._segments.pop() for _ in range(len(self._segments) - affected)]
@@ -139,9 +143,11 @@ class Course:
     # Commits
 
     def complete(self) -> list[SegmentId]:
-        """Segments at the head that have become complete, in order; each is told once."""
+        """Segments at the head that have become complete, in order; each is returned only once."""
         found = []
         for segment in self._segments:
+            # Stop at the first incomplete one, even if later ones are complete: a crash may keep any prefix of the
+            # commits, and a resumed trial must not find a gap before its last committed step.
             if not segment.ended or segment.unmeasured:
                 break
             if not segment.handed_over:

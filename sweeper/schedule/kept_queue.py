@@ -29,11 +29,11 @@ __all__ = ["KeptQueue"]
 class KeptQueue:
     """Hands snapshots to estimators until all are measured or given up.
 
-    An estimator stays with a trial while that has snapshots left, in the order of their steps: it has the trial's probe
-    built, and where snapshots follow each other it takes the gradient at x_{k+1} over. Rows do not depend on it.
+    An estimator stays with a trial while that has snapshots left, in the order of their steps: it has already built the
+    trial's probe, and can reuse the gradient at x_{k+1} for the next step's snapshot. Rows do not depend on this.
 
     Args:
-        snapshots: What there is to measure.
+        snapshots: The snapshots to measure.
         max_attempts: How often a snapshot may fail before it is given up.
 
     Example:
@@ -62,12 +62,12 @@ class KeptQueue:
 
     @property
     def finished(self) -> bool:
-        """Whether nothing is left to wait for."""
+        """Whether everything is done."""
         return not self._measuring and (self._stopping or not any(self._waiting.values()))
 
     @property
     def takes_snapshots(self) -> bool:
-        """No: nothing is trained that could hand any over."""
+        """Always False: nothing is trained, so there are no new snapshots."""
         return False
 
     @property
@@ -76,16 +76,16 @@ class KeptQueue:
         return sum(map(len, self._waiting.values()))
 
     def handle(self, event: Event) -> list[Command]:
-        """Take notice of one event.
+        """Process one event.
 
         Args:
-            event: One of those of estimators, of their number, or that the user wants to stop.
+            event: One about an estimator, about the number of estimators, or a request to stop.
 
         Returns:
-            What is to be done, in order.
+            What to do, in order.
 
         Raises:
-            AssertionError: The event is one of training.
+            AssertionError: The event is about training.
         """
         match event:
             case RoomChanged(estimators=estimators):
@@ -114,10 +114,10 @@ class KeptQueue:
             case StopRequested():
                 self._stopping = True
                 return []
-        raise AssertionError(f"no event of estimators: {event!r}")
+        raise AssertionError(f"not an event of estimators: {event!r}")
 
     def _resize(self, estimators: int) -> list[Command]:
-        """Have so many estimators; of those given up, the idle go first, and what others measured waits again."""
+        """Grow or shrink to this many estimators; idle ones go first, and what the others measured waits again."""
         new, surplus = self._slots.resize(estimators, cost=lambda slot: slot in self._measuring)
         for slot in surplus:
             interrupted = self._measuring.pop(slot, None)
@@ -138,7 +138,7 @@ class KeptQueue:
         return commands
 
     def _choose(self, slot: int) -> str | None:
-        """The estimator's own trial, else one that nobody is at, else the one with most left."""
+        """The estimator's own trial, else one without an estimator, else the one with the most snapshots left."""
         left = {trial: waiting for trial, waiting in self._waiting.items() if waiting}
         if self._trial_of.get(slot) in left:
             return self._trial_of[slot]
@@ -154,5 +154,5 @@ class KeptQueue:
         return []
 
     def _put_back(self, snapshot: SnapshotId) -> None:
-        """A snapshot waits again, in front of its trial's others."""
+        """A snapshot waits again, at the front of its trial's queue."""
         self._waiting.setdefault(snapshot.trial, deque()).appendleft(snapshot)

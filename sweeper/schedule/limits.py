@@ -1,4 +1,4 @@
-"""How many snapshots may be on their way from trainers to rows; part of the schedule, and as pure."""
+"""How many snapshots may be in flight between trainers and rows, and which slots workers have; pure, too."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ class _Snapshot:
 
 
 class InFlight:
-    """Snapshots that were taken and have no rows yet: they fill memory, so there is a bound on them.
+    """Snapshots that were taken and have no rows yet: they occupy memory, so they are bounded.
 
     Args:
         most: Bound on their number.
-        most_bytes: Bound on their bytes; one snapshot is always let through.
+        most_bytes: Bound on their bytes; a single snapshot is always accepted.
 
     Example:
         >>> snapshots = InFlight(most=2, most_bytes=100)
@@ -38,7 +38,7 @@ class InFlight:
         self._snapshots: dict[SnapshotId, _Snapshot] = {}
         self._most = most
         self._most_bytes = most_bytes
-        self._an_estimator: float | None = None
+        self._per_estimator: float | None = None
 
     def __contains__(self, snapshot: object) -> bool:
         return snapshot in self._snapshots
@@ -50,29 +50,29 @@ class InFlight:
         return num == 0 or (num < self._most and nbytes < self._most_bytes)
 
     def scale(self, num_estimators: int) -> None:
-        """The bound on the number follows the estimators: what it was for the first of these, it is in proportion."""
+        """Scale the bound on the number in proportion to the estimators; the first call sets the reference."""
         num_estimators = max(1, num_estimators)
-        if self._an_estimator is None:
-            self._an_estimator = self._most / num_estimators
-        self._most = max(1, round(self._an_estimator * num_estimators))
+        if self._per_estimator is None:
+            self._per_estimator = self._most / num_estimators
+        self._most = max(1, round(self._per_estimator * num_estimators))
 
     def add(self, snapshot: SnapshotId, *, nbytes: int) -> None:
         """A snapshot was taken."""
         self._snapshots[snapshot] = _Snapshot(nbytes)
 
     def remove(self, snapshot: SnapshotId) -> None:
-        """A snapshot has its rows, or is not wanted any more."""
+        """A snapshot has its rows, or is no longer wanted."""
         self._snapshots.pop(snapshot, None)
 
     def fail(self, snapshot: SnapshotId) -> int:
-        """A snapshot could not be measured; returns how often that was so."""
+        """A snapshot could not be measured; returns how often that has happened to it."""
         held = self._snapshots[snapshot]
         held.failures += 1
         return held.failures
 
 
 class Slots:
-    """Numbers of the workers that are wanted, whether they are up or not.
+    """Slots of the workers that should exist, whether they are up yet or not.
 
     Example:
         >>> slots = Slots()
@@ -95,14 +95,14 @@ class Slots:
         self._slots.add(slot)
 
     def resize(self, size: int, *, cost: Callable[[int], int]) -> tuple[list[int], list[int]]:
-        """Have so many slots from now on.
+        """Change the number of slots.
 
         Args:
-            size: How many.
-            cost: What giving up a slot costs; the cheapest go first, of equal ones the last.
+            size: The new number of slots.
+            cost: What giving up a slot costs; the cheapest go first, among equals the highest.
 
         Returns:
-            The slots that are new, and those that are given up.
+            The slots that were added, and those that were given up.
         """
         surplus = max(0, len(self._slots) - size)
         given_up = sorted(self._slots, key=lambda slot: (cost(slot), -slot))[:surplus]

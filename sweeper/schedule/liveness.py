@@ -1,4 +1,4 @@
-"""Whether workers make progress with what they were given, or hang; by no clock of its own."""
+"""Whether busy workers make progress or hang; the caller passes the time."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from dataclasses import dataclass
 __all__ = ["EstimatorHeartbeats", "TrainerTimeouts"]
 
 _ASK_TIMES = 4
-"""How often an estimator is asked within the time after which it counts as hanging."""
+"""How often an estimator is asked for its count within the timeout after which it counts as hanging."""
 
 
 @dataclass
 class _Heartbeat:
-    """What is known of one estimator at one snapshot; seconds of the monotonic clock."""
+    """What is known about one estimator measuring one snapshot; times in seconds of the monotonic clock."""
 
     since: float
     ask_at: float
@@ -21,12 +21,12 @@ class _Heartbeat:
 
 
 class EstimatorHeartbeats:
-    """Signs of life of estimators at work.
+    """Heartbeats of estimators at work.
 
-    One snapshot may take hours, so it is not time that counts but whether a count of theirs grows.
+    One snapshot may take hours, so what matters is not the time it takes but whether the estimator's own count grows.
 
     Args:
-        timeout_s: An estimator whose count does not grow for so long hangs; None where none ever does.
+        timeout_s: An estimator whose count does not grow for this long counts as hanging; None for no limit.
 
     Example:
         >>> heartbeats = EstimatorHeartbeats(8.0)
@@ -53,13 +53,13 @@ class EstimatorHeartbeats:
         self._heartbeats.pop(slot, None)
 
     def hear(self, slot: int, beats: int, *, now: float) -> None:
-        """It has answered; what answers is another thread than measures, so that alone says nothing."""
+        """It has answered. Another thread than the measuring one answers, so only a larger count is a sign of life."""
         heartbeat = self._heartbeats.get(slot)
         if heartbeat is not None and beats != heartbeat.beats:
             heartbeat.beats, heartbeat.since = beats, now
 
     def to_ask(self, *, now: float) -> Iterator[int]:
-        """Those whose count is to be asked for.
+        """Estimators that should be asked for their count now.
 
         Yields:
             Their slots.
@@ -71,7 +71,7 @@ class EstimatorHeartbeats:
                 yield slot
 
     def hanging(self, *, now: float) -> list[tuple[int, str]]:
-        """Those that hang.
+        """Estimators that hang.
 
         Returns:
             Their slots, and what is wrong, in words.
@@ -80,10 +80,10 @@ class EstimatorHeartbeats:
 
 
 class TrainerTimeouts:
-    """How long trainers at work have said nothing: they talk by themselves, and need not be asked.
+    """How long busy trainers have been silent: they send messages unasked.
 
     Args:
-        timeout_s: A trainer that says nothing for so long hangs; None where none ever does.
+        timeout_s: A trainer that sends nothing for this long counts as hanging; None for no limit.
 
     Example:
         >>> timeouts = TrainerTimeouts(8.0)
@@ -99,16 +99,16 @@ class TrainerTimeouts:
         self._heard_at: dict[int, float] = {}
 
     def hear(self, slot: int, *, now: float) -> None:
-        """It has said something, or was given something to do."""
+        """It has sent something, or was given something to do."""
         self._heard_at[slot] = now
 
     def hanging(self, at_work: Collection[int], *, now: float, listening: bool) -> list[tuple[int, str]]:
-        """Those that hang.
+        """Trainers that hang.
 
         Args:
-            at_work: Trainers that have something to do.
+            at_work: Trainers that have work.
             now: Seconds of the monotonic clock.
-            listening: Whether they are listened to: while not, they wait for the estimators, as they should.
+            listening: Whether their messages are being read: while not, they wait for the estimators, as intended.
 
         Returns:
             Their slots, and what is wrong, in words.

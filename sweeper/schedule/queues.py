@@ -1,4 +1,4 @@
-"""Which trials wait for a trainer, and how many it is given at once; part of the schedule, and as pure."""
+"""Which trials and snapshots wait for a worker, and how many trials a trainer is given at once; pure, too."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from sweeper.protocol.events import Command, Measure, SnapshotId
 __all__ = ["SnapshotQueue", "TrialQueue"]
 
 _BATCH_S = 0.25
-"""Trials shorter than this are handed out several at a time: sending one costs some milliseconds."""
+"""Trials shorter than this are handed out several at a time: sending one costs a few milliseconds."""
 
 
 class TrialQueue:
-    """Trials that wait, in the order in which they are to run.
+    """Trials that wait, in the order in which they will run.
 
     A trainer is given one at a time, unless they are very short: then as many as it runs in a quarter of a second, and
-    fewer as the end comes near. Trials that one trainer runs side by side go out in shares, never mixed with others.
+    fewer when not many are left. Trials that one trainer runs side by side go out in shares, never mixed with others.
 
     Args:
         trials: Those that wait.
-        side_by_side: Trials that one trainer runs all at once.
+        side_by_side: Trials that one trainer runs simultaneously.
         share: How many of these a trainer is given at a time.
 
     Example:
@@ -49,26 +49,26 @@ class TrialQueue:
         return len(self._waiting)
 
     def add(self, trial: str) -> None:
-        """A trial waits, behind the others."""
+        """A trial waits, at the back of the queue."""
         self._waiting.append(trial)
 
     def put_back(self, trial: str) -> None:
-        """A trial waits again, in front."""
+        """A trial waits again, at the front of the queue."""
         self._waiting.appendleft(trial)
 
     def ran(self, seconds: float) -> None:
-        """A trial has taken so long."""
-        # The longest of late: one slow trial among quick ones ends the batches for a while.
+        """A trial took this long."""
+        # A decaying maximum: one slow trial among quick ones ends the batches for a while.
         self._trial_s = max(seconds, 0.0 if self._trial_s == math.inf else 0.5 * self._trial_s)
 
     def take(self, *, num_trainers: int) -> list[str]:
-        """What a trainer is given next.
+        """Take what a trainer is given next.
 
         Args:
-            num_trainers: How many there are to share what waits.
+            num_trainers: How many trainers share what waits.
 
         Returns:
-            Trials, at least one; they wait no longer.
+            Trials, at least one; they no longer wait.
         """
         return [self._waiting.popleft() for _ in range(self._batch_size(num_trainers))]
 
@@ -84,14 +84,14 @@ class TrialQueue:
 
 
 _MOST_PASSED = 3
-"""How often the oldest snapshot may be passed over before it is next whatever happens."""
+"""How often the oldest snapshot may be passed over before it must be next."""
 
 
 class SnapshotQueue:
-    """Snapshots that wait, and the estimators that have none.
+    """Snapshots that wait, and idle estimators.
 
     The oldest snapshot comes first, unless one follows the snapshot that the estimator has just measured: then x_k and
-    its gradient are at hand. The oldest is not passed over for ever, since its segment waits for it.
+    its gradient are already in its memory. The oldest is not passed over forever, since its segment waits for it.
 
     Example:
         >>> queue = SnapshotQueue()
@@ -132,15 +132,15 @@ class SnapshotQueue:
         return slot in self._measuring
 
     def add(self, snapshot: SnapshotId) -> None:
-        """A snapshot waits, behind the others."""
+        """A snapshot waits, at the back of the queue."""
         self._waiting.append(snapshot)
 
     def put_back(self, snapshot: SnapshotId) -> None:
-        """A snapshot that could not be measured waits again, in front."""
+        """A snapshot that could not be measured waits again, at the front."""
         self._waiting.appendleft(snapshot)
 
     def withdraw(self, snapshot: SnapshotId) -> None:
-        """A snapshot is not to be measured any more; an estimator that has it goes on with it."""
+        """A snapshot is no longer wanted; an estimator that has it still finishes it."""
         if snapshot in self._waiting:
             self._waiting.remove(snapshot)
 

@@ -57,7 +57,7 @@ class Progress:
     """Where a trial stands when the schedule takes it over.
 
     Attributes:
-        committed_step: The step from which it goes on; 0 for a new one.
+        committed_step: The step from which it continues; 0 for a new one.
         failures: Attempts that ended in a failure so far.
     """
 
@@ -69,12 +69,12 @@ class Schedule:
     """Decides which trial runs where, which snapshot is measured where, and what may be committed.
 
     Args:
-        waiting: Unresolved trials in the order in which they are to run, with where each stands.
+        waiting: Unresolved trials in the order in which they will run, each with its progress.
         max_attempts: How often a trial may fail before it is given up; and a snapshot, before it counts as
             unmeasurable.
         max_snapshots: Bound on the snapshots in flight, queued or being measured.
-        max_snapshot_bytes: Bound on their bytes; one snapshot is always let through.
-        side_by_side: Trials that one trainer runs all at once, and that are therefore handed out in large shares.
+        max_snapshot_bytes: Bound on their bytes; a single snapshot is always accepted.
+        side_by_side: Trials that one trainer runs simultaneously, and that are therefore handed out in large shares.
         share: How many of them a trainer is given at a time.
 
     Example:
@@ -115,14 +115,14 @@ class Schedule:
 
     @property
     def finished(self) -> bool:
-        """Whether there is nothing left to wait for: all resolved, or stopped and everything ended is committed."""
+        """Whether everything is done: all trials resolved, or stopped and every ended segment committed."""
         if self._stopping:
             return not any(course.under_way for course in self._courses.values())
         return not self._courses
 
     @property
     def takes_snapshots(self) -> bool:
-        """Whether trainers may hand over more; while not, their streams are left unread and they wait."""
+        """Whether trainers may hand over more; while not, their messages are left unread and they wait."""
         return self._in_flight.room
 
     @property
@@ -151,10 +151,10 @@ class Schedule:
         return queue[0] if queue else None
 
     def handle(self, event: Event) -> Commands:
-        """Take notice of one event.
+        """Process one event.
 
         Returns:
-            What is to be done, in order.
+            What to do, in order.
         """
         match event:
             case TrainerReady(slot=slot):
@@ -170,7 +170,7 @@ class Schedule:
             case SegmentEnded():
                 return self._end_segment(event)
             case TrialRaised(slot=slot, error=error):
-                return self._fail_attempt(self._next_trial(slot), "raised", error) + self._fill_trainers()
+                return self._fail_attempt(self._pop_trial(slot), "raised", error) + self._fill_trainers()
             case TrialDiffered(slot=slot, error=error):
                 return self._give_up(slot, error)
             case TrainerDied(slot=slot, error=error):
@@ -204,11 +204,11 @@ class Schedule:
     # Room
 
     def _resize(self, trainers: int, estimators: int) -> Commands:
-        """Grow and shrink both pools; those that are not up go first, then idle ones."""
+        """Grow and shrink both pools; workers that are not up go first, then idle ones."""
         if self._stopping:
             return []
         self._in_flight.scale(estimators)
-        # More than there are trials for would idle.
+        # Trainers beyond the number of trials would be idle.
         wanted = min(trainers, len(self._trainer_slots) + len(self._waiting))
         new, surplus = self._trainer_slots.resize(wanted, cost=self._cost_of_trainer)
         commands: Commands = []
@@ -231,7 +231,7 @@ class Schedule:
         return 2 if self._snapshots.is_measuring(slot) else 1 if self._snapshots.is_idle(slot) else 0
 
     def _retire_trainer(self, slot: int) -> Commands:
-        """End a trainer; its trial waits again, in front, and goes on from its last committed segment."""
+        """End a trainer; its trial waits again, at the front, and continues from its last committed segment."""
         name = self.trial_on(slot)
         self._take_back(slot)
         self._trainers.pop(slot, None)
@@ -265,14 +265,14 @@ class Schedule:
         assert queue, f"trainer {slot} reported without a trial"
         return queue[0]
 
-    def _next_trial(self, slot: int) -> str:
-        """Take the trial that has ended off a trainer's queue; it goes on with the next by itself."""
+    def _pop_trial(self, slot: int) -> str:
+        """Remove the trial that has ended from a trainer's queue; the trainer starts the next one by itself."""
         name = self._current(slot)
         self._trainers[slot].popleft()
         return name
 
     def _take_back(self, slot: int) -> None:
-        """Trials of a trainer's queue that it has not begun wait again, in front; nothing has happened to them."""
+        """Trials that a trainer has not begun wait again, at the front; their attempts are undone."""
         queue = self._trainers.get(slot, deque())
         while len(queue) > 1:
             name = queue.pop()
@@ -287,22 +287,22 @@ class Schedule:
         if event.outcome == "stopped":
             self._take_back(event.slot)
         self._waiting.ran(event.seconds)
-        self._next_trial(event.slot)
+        self._pop_trial(event.slot)
         return self._hand_over(course) + self._fill_trainers()
 
     def _fail_attempt(self, name: str, kind: str, error: str) -> Commands:
-        """Drop what the attempt left unfinished; try again once the rest is committed."""
+        """Drop what the attempt left unfinished; the trial is tried again once the rest is committed."""
         discards = self._drop(self._courses[name].fail(kind, error))
         return discards + self._requeue_when_drained(name)
 
     def _give_up(self, slot: int, error: str) -> Commands:
-        """A trial whose rows cannot be trusted: another attempt would only add a third version."""
+        """Give up a trial whose rows cannot be trusted: another attempt would only add a third version."""
         name = self._current(slot)
         self._courses[name].failures = self._max_attempts
         return [*self._abandon(slot), *self._fail_attempt(name, "differed", error)]
 
     def _abandon(self, slot: int) -> Commands:
-        """End a trainer in the middle of its trial, for another in its place."""
+        """End a trainer in the middle of its trial, and start another in its place."""
         self._courses[self._current(slot)].slot = None
         self._take_back(slot)
         del self._trainers[slot]
@@ -339,7 +339,7 @@ class Schedule:
         return self._snapshots.hand_out()
 
     def _settle(self, snapshot: SnapshotId) -> Commands:
-        """A snapshot needs no estimator any more."""
+        """A snapshot is measured, or was given up: its segment no longer waits for it."""
         self._in_flight.remove(snapshot)
         course = self._courses.get(snapshot.trial)
         if course is None:
@@ -362,12 +362,12 @@ class Schedule:
             return []
         commands = self._drop(course.lose(snapshot, error))
         if course.slot is not None:
-            # Its trainer is past the segment that is lost, and cannot be called back: end it.
+            # Its trainer is already past the lost segment and cannot go back: end it.
             commands += self._abandon(course.slot)
         return commands + self._requeue_when_drained(snapshot.trial)
 
     def _drop(self, segments: Sequence[Segment]) -> Commands:
-        """Forget segments and their snapshots; one that is with an estimator is ignored when it comes back."""
+        """Forget segments and their snapshots; if an estimator has one, its result will be ignored."""
         for snapshot in [snapshot for segment in segments for snapshot in segment.unmeasured]:
             self._in_flight.remove(snapshot)
             self._snapshots.withdraw(snapshot)

@@ -1,4 +1,4 @@
-"""What a run directory says of its driver: who it is, whether it lives, what it is doing, how the last one ended."""
+"""What a run directory says about its driver: who it is, whether it is alive, what it does, how the last one ended."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ JOB = "CLIPSWEEP_JOB"
 """Environment variable with the id of the Ray job that a driver runs as."""
 
 SAID = "sweeper.said"
-"""The logger of what a driver tells its user; ``clipsweep attach`` finds it in the driver's log."""
+"""The logger of a driver's messages to the user; ``clipsweep attach`` finds them in the driver's log by this name."""
 
 STALE_AFTER_S = 30.0
-"""A driver of another host that has shown no sign of life for so long is taken for dead."""
+"""A driver on another host without a heartbeat for this long is considered dead."""
 
 _SAME_PROCESS_S = 1.0
-"""How far two readings of the time at which one process was created may lie apart."""
+"""How much two readings of the creation time of the same process may differ."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,8 +45,8 @@ class Holder:
     Attributes:
         host: Its host.
         pid: Its process there.
-        job: The Ray job that it is; None for a command.
-        created: When its process was created, in seconds since 1970; None where an earlier version did not say.
+        job: The Ray job it runs as; None if it was started directly.
+        created: When its process was created, in seconds since 1970; None if an earlier version did not record it.
         beat_at: Its last heartbeat, by the clock of the file system.
     """
 
@@ -58,18 +58,18 @@ class Holder:
 
     @property
     def words(self) -> str:
-        """The same for people."""
+        """The driver in words."""
         return f"pid {self.pid} on {self.host}"
 
 
 def holder_of(run_dir: RunDir) -> Holder | None:
-    """Who holds a run directory by its own word, dead or alive.
+    """The driver that a run directory names as its holder, dead or alive.
 
     Args:
         run_dir: The run.
 
     Returns:
-        The driver; None where nobody does, or where the file is not what a driver writes.
+        The driver; None if there is none, or if the file is not what a driver writes.
     """
     try:
         document = json.loads(run_dir.driver.read_bytes())
@@ -86,14 +86,14 @@ def holder_of(run_dir: RunDir) -> Holder | None:
 
 
 def driver_of(run_dir: RunDir) -> dict[str, Any] | None:
-    """Who is running the sweep now.
+    """The driver that is running the sweep now.
 
     Args:
         run_dir: The run.
 
     Returns:
-        ``host``, ``pid``, ``job`` where it is a Ray job, and ``quiet_s``, the seconds since its last sign of life; None
-        where nobody is.
+        ``host``, ``pid``, ``job`` if it is a Ray job, and ``quiet_s``, the seconds since its last heartbeat; None if
+        there is none.
     """
     holder = holder_of(run_dir)
     if holder is None:
@@ -106,8 +106,8 @@ def driver_of(run_dir: RunDir) -> dict[str, Any] | None:
 
 
 def _is_running(holder: Holder, quiet_s: float) -> bool:
-    """Whether a driver of this host is there: its process, and not another that was given its id."""
-    import psutil  # takes 25 ms, and most runs that are looked at have no driver
+    """Whether a driver of this host is alive: its own process, not another one that was given the same id."""
+    import psutil  # takes 25 ms, and most inspected runs have no driver
 
     try:
         process = psutil.Process(holder.pid)
@@ -117,21 +117,22 @@ def _is_running(holder: Holder, quiet_s: float) -> bool:
     except psutil.NoSuchProcess:
         return False
     except psutil.Error:
-        return True  # it is there, and its owner alone may know more
+        return True  # it exists, but only its owner may see more
     if holder.created is None:
         return True
-    # The time moves where this machine's clock is set, so that it does not count against a driver that still beats.
+    # Creation times shift when this machine's clock is set, so a mismatch alone does not make a driver dead while its
+    # heartbeat is recent.
     return abs(holder.created - created) < _SAME_PROCESS_S or quiet_s < STALE_AFTER_S
 
 
 def refusal(run_dir: RunDir) -> RunDirectoryError:
-    """What to say to a second driver.
+    """The error for a second driver.
 
     Args:
-        run_dir: The run, which another holds.
+        run_dir: The run, which another driver holds.
 
     Returns:
-        The error to raise; it names the other's host and pid.
+        The error to raise; it names the other driver's host and pid.
     """
     holder = holder_of(run_dir)
     who = holder.words if holder is not None else "another process"
@@ -142,13 +143,13 @@ def refusal(run_dir: RunDir) -> RunDirectoryError:
 
 
 def live_document(run_dir: RunDir) -> dict[str, Any] | None:
-    """What a driver said last of what it is doing.
+    """What the driver is doing, as it last reported.
 
     Args:
         run_dir: The run.
 
     Returns:
-        The view that it showed, as a document; None where there is none, or it is not what a driver writes.
+        The view that it showed, as a document; None if there is none, or if it is not what a driver writes.
     """
     try:
         document: dict[str, Any] = json.loads(run_dir.live.read_bytes())
@@ -164,8 +165,8 @@ class Ending:
 
     Attributes:
         exit_code: What its command returned.
-        text: Why, or what came of it, in words.
-        job: The Ray job that it was; None where it was a command.
+        text: Why, or with which result, in words.
+        job: The Ray job it ran as; None if it was started directly.
         ended_at: When, UTC in ISO 8601.
     """
 
@@ -182,7 +183,7 @@ def ending_of(run_dir: RunDir) -> Ending | None:
         run_dir: The run.
 
     Returns:
-        The record; None while a driver is at work, or where it was killed.
+        The record; None while a driver is at work, or if it was killed.
     """
     try:
         document = json.loads(run_dir.ended.read_bytes())

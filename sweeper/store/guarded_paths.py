@@ -1,4 +1,4 @@
-"""Files and folders that nobody else decides about: no symbolic link is followed, no stranger may write."""
+"""Access to files and folders that other users cannot redirect: no symbolic link is followed, only the owner writes."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _STRANGERS = stat.S_IWGRP | stat.S_IWOTH
 
 
 def make_folder(folder: Path) -> None:
-    """Make a folder, and those above it that are missing; only their owner may write there, whatever the umask."""
+    """Create a folder and missing parents; only their owner may write there, whatever the umask."""
     if folder.is_dir():
         return
     make_folder(folder.parent)
@@ -25,19 +25,19 @@ def make_folder(folder: Path) -> None:
 
 
 def open_new(path: Path) -> IO[bytes]:
-    """A file that was not there before, to be written.
+    """Create a new file, open for writing.
 
     Returns:
         The open file.
 
     Raises:
-        FileExistsError: Something of that name is there, if only a link to nowhere.
+        FileExistsError: Something of that name exists, even if it is only a dangling link.
     """
     return os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o644), "wb")
 
 
 def open_to_append(path: Path) -> IO[bytes]:
-    """A file to be written at its end, made where it is missing.
+    """Open a file for appending; create it if it is missing.
 
     Returns:
         The open file.
@@ -62,15 +62,15 @@ def read_file(path: Path) -> bytes:
 
 
 def refuse_strangers(root: Path, *, to_write: bool) -> None:
-    """Go through a run directory once, before anything in it is opened.
+    """Check a whole run directory once, before anything in it is opened.
 
-    It costs a directory listing a folder, and no look at a single file: the listing itself says what is a link. Whoever
-    could put a link there later could do so only where :data:`to_write` has found that others may not write.
+    This costs one directory listing per folder and opens no file: the listing itself says what is a link. One check is
+    enough: with ``to_write``, it also makes sure that nobody else can add a link later.
 
     Args:
-        root: The directory itself; links above it are its owner's business.
-        to_write: Whether it is to be written in: then neither a folder nor a file directly in ``root`` may be
-            writable by others than its owner.
+        root: The directory itself; links above it are up to its owner.
+        to_write: Whether it will be written to: then neither a folder nor a file directly in ``root`` may be writable
+            by anyone but its owner.
 
     Raises:
         RunDirectoryError: There is a symbolic link, something that is neither file nor folder, or others may write.
@@ -80,13 +80,13 @@ def refuse_strangers(root: Path, *, to_write: bool) -> None:
     folders = [str(root)]
     while folders:
         folder = folders.pop()
-        # A driver that is at work removes folders under our eyes.
+        # A running driver may remove folders in the meantime.
         with contextlib.suppress(FileNotFoundError), os.scandir(folder) as entries:
             for entry in entries:
                 if entry.is_symlink():
                     raise RunDirectoryError(
                         f"{entry.path}: is a symbolic link, which is not followed in a run directory; "
-                        "put what it names in its place, or remove it"
+                        "replace it with what it points to, or remove it"
                     )
                 is_folder = entry.is_dir(follow_symlinks=False)
                 if not is_folder and not entry.is_file(follow_symlinks=False):

@@ -1,4 +1,4 @@
-"""The journal: what has happened to a run, one checked line each; append, read, replay.
+"""The journal: what has happened to a run, one checked line per record; append, read, replay.
 
 What the journal does not name does not exist. Only the driver that holds the run directory appends.
 """
@@ -49,15 +49,15 @@ __all__ = [
 ]
 
 Line = dict[str, Any]
-"""A line of the journal as JSON reads it, its hash checked."""
+"""A line of the journal as parsed JSON, its hash checked."""
 
 
 class Journal:
     """Appends records, each durable before :meth:`append` returns.
 
     Args:
-        path: The journal file; created where it is missing. A torn last line, left by a crash, must have been
-            removed (:func:`repair_journal`) before.
+        path: The journal file; created if it is missing. A torn last line, left by a crash, must have been removed
+            before (:func:`repair_journal`).
         next_number: Number of the next record.
     """
 
@@ -72,7 +72,7 @@ class Journal:
             record: What has happened.
 
         Raises:
-            OSError: The disk is full or gone. The line may be torn; reading leaves it out.
+            OSError: The disk is full or gone. The line may be torn; readers ignore it.
         """
         line = _seal({"n": self._number, **dump_record(record)})
         descriptor = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW, 0o644)
@@ -93,10 +93,10 @@ def read_journal(path: Path) -> tuple[list[Line], int]:
         path: The journal.
 
     Returns:
-        The lines in order, and the length in bytes of what they take: anything beyond is a torn tail.
+        The lines in order, and their total length in bytes: anything beyond that is a torn tail.
 
     Raises:
-        IntegrityError: A damaged line stands *before* a whole one: that is no crash, but a damaged file.
+        IntegrityError: A damaged line comes *before* an intact one: that is not a crash, but a damaged file.
 
     Example:
         >>> import tempfile
@@ -119,7 +119,7 @@ def read_journal(path: Path) -> tuple[list[Line], int]:
             damaged = damaged or number
         elif damaged is not None:
             raise IntegrityError(
-                f"{path}:{damaged}: damaged line before whole ones; restore the file from a backup, "
+                f"{path}:{damaged}: damaged line before intact ones; restore the file from a backup, "
                 "or move the run directory aside and run the spec again"
             )
         else:
@@ -128,7 +128,7 @@ def read_journal(path: Path) -> tuple[list[Line], int]:
     written_as = records[0].get("format", 0) if records else 0
     if not isinstance(written_as, int):
         raise IntegrityError(
-            f"{path}: its format is {written_as!r:.80}, which is no number; this is no journal of ours"
+            f"{path}: its format is {written_as!r:.80}, which is not a number; this is not a clipsweep journal"
         )
     if written_as > FORMAT:
         raise IntegrityError(
@@ -138,7 +138,7 @@ def read_journal(path: Path) -> tuple[list[Line], int]:
 
 
 def repair_journal(path: Path, whole: int, quarantine: Path) -> bool:
-    """Cut a torn tail off, keeping its bytes in ``quarantine``. Only under the lock.
+    """Cut off a torn tail, keeping its bytes in ``quarantine``. Only under the lock.
 
     Returns:
         Whether there was one.
@@ -161,7 +161,7 @@ def _seal(record: Line) -> bytes:
 
 
 def _unseal(line: bytes, number: int) -> Line | None:
-    """The record of a line, or None where the line is torn, damaged or out of order."""
+    """The record of a line, or None if the line is torn, damaged or out of order."""
     body, mark, seal = line.rpartition(b',"xxh3":"')
     if not mark or seal != xxhash.xxh3_64_hexdigest(body).encode() + b'"}\n':
         return None
@@ -177,13 +177,13 @@ def _unseal(line: bytes, number: int) -> Line | None:
 
 @dataclass
 class TrialState:
-    """What the journal says of one trial.
+    """What the journal says about one trial.
 
     Attributes:
         record: The trial as it was planned.
         segments: Its committed segments, in order.
         failures: (kind, error) of its failed attempts since the last retry.
-        attempts: Distinct attempts that left a trace.
+        attempts: Distinct attempts that the journal mentions.
         given_up: Whether it failed in all its attempts.
     """
 
@@ -200,7 +200,7 @@ class TrialState:
 
     @property
     def outcome(self) -> str | None:
-        """``done`` or ``diverged``; None for a trial that has not ended by itself."""
+        """``done`` or ``diverged``; None for a trial that has not finished."""
         outcome = self.segments[-1].outcome if self.segments else None
         return outcome if outcome in {"done", "diverged"} else None
 
@@ -210,13 +210,13 @@ class TrialState:
         return self.given_up or self.outcome is not None
 
     def status(self, *, running: bool = False) -> str:
-        """How it stands, in one word.
+        """Its status, in one word.
 
         Args:
-            running: Whether a trainer works on it now, which the journal cannot know.
+            running: Whether a trainer is working on it, which the journal cannot know.
 
         Returns:
-            One of ``queued running done diverged failed lost``; a trial that was begun and that nobody works on is
+            One of ``queued running done diverged failed lost``; an unfinished trial that no trainer is working on is
             queued.
         """
         if self.outcome is not None:
@@ -228,7 +228,7 @@ class TrialState:
 
 @dataclass
 class RunState:
-    """A run as its journal tells it.
+    """A run as its journal describes it.
 
     Attributes:
         trials: By id, in the order in which they were planned.
@@ -237,9 +237,9 @@ class RunState:
         measurements: Ids of the measure sections that the run has had, with the sections themselves.
         remeasurements: Ids under which kept snapshots were measured again, with what was measured.
         remeasured: By these ids, trial and step of every snapshot that is done.
-        superseded: Trials in whose place others were trained, by the user's word, after spec or code had changed.
+        superseded: Trials that were replaced by others, with the user's consent, after spec or code had changed.
         environment: What the last driver ran on, as far as results depend on it.
-        environments: The same of every driver, by its epoch.
+        environments: The same for every driver, by driver epoch.
         next_number: Number of the next record.
     """
 
@@ -297,16 +297,16 @@ class Unmeasured:
 
 
 def replay(lines: list[Line]) -> RunState:
-    """Add up the records of a journal.
+    """Rebuild the state of a run from the lines of its journal.
 
     Args:
-        lines: As :func:`read_journal` gives them.
+        lines: As :func:`read_journal` returns them.
 
     Returns:
         The state of the run.
 
     Raises:
-        IntegrityError: A record is of a kind, or about a trial, that is not known.
+        IntegrityError: A record is of an unknown kind, or about an unknown trial.
     """
     state = RunState()
     for line in lines:
@@ -364,7 +364,7 @@ def apply(state: RunState, record: Record) -> None:
 
 
 def _forget(state: RunState, record: Damaged) -> None:
-    """Take back what damaged parts held: their trials go on from before it, and later rows no longer count."""
+    """Take back what damaged parts held: their trials resume from before it, and later rows no longer count."""
     cut = {one.trial: one.step for one in record.trials}
     parts = [part for part in state.parts if part.file not in record.parts]
     state.parts[:] = [
@@ -391,10 +391,10 @@ def _earliest(one: Mapping[str, int], other: Mapping[str, int]) -> dict[str, int
 
 
 def open_state(run_dir: RunDir) -> RunState:
-    """The state of a run, read without touching it; a torn tail of the journal is left out.
+    """The state of a run, read without changing it; a torn tail of the journal is ignored.
 
     Returns:
-        The state; an empty one where no run was begun.
+        The state; an empty one if no run was begun.
 
     Raises:
         IntegrityError: The journal is damaged.

@@ -1,4 +1,4 @@
-"""One driver a run directory: who it is, whether it lives, and how it is asked to stop."""
+"""One driver per run directory: the lock, the heartbeat, and the request to stop."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _HEARTBEAT_S = 2.0
 
 
 class DriverLock:
-    """One driver a run directory: an advisory lock, and a heartbeat for file systems whose locks stop at the host.
+    """Ensures one driver per run directory: an advisory lock, and a heartbeat where locks do not reach other hosts.
 
     Args:
         run_dir: The directory.
@@ -36,19 +36,19 @@ class DriverLock:
 
     @contextlib.contextmanager
     def hold(self, *, create: bool = False) -> Iterator[DriverLock]:
-        """Hold the directory for the length of a ``with`` block.
+        """Hold the directory for the duration of a ``with`` block.
 
         Args:
-            create: Make the directory where it is missing; otherwise it must exist.
+            create: Create the directory if it is missing; otherwise it must exist.
 
         Yields:
-            This lock, whose :meth:`beat` is to be called now and then.
+            This lock, whose :meth:`beat` must be called from time to time.
 
         Raises:
             RunDirectoryError: Another driver holds it; the message names its host and pid. Or others may write to the
-                directory, or it holds a symbolic link, or it cannot be made.
+                directory, or it holds a symbolic link, or it cannot be created.
         """
-        # Either goes through the whole directory, once, before anything in it is opened.
+        # Either branch checks the whole directory once, before anything in it is opened.
         if create:
             self._run_dir.create()
         else:
@@ -72,16 +72,16 @@ class DriverLock:
             self._file = None
 
     def beat(self, *, force: bool = False) -> None:
-        """Show that this driver lives; at most every two seconds."""
+        """Show that this driver is alive; at most every two seconds."""
         now = time.monotonic()
         if not force and now - self._beat_at < _HEARTBEAT_S:
             return
         self._beat_at = now
         if force:
             holder: dict[str, Any] = {"host": socket.gethostname(), "pid": os.getpid()}
-            import psutil  # takes 25 ms, which only who holds a directory has to spend
+            import psutil  # takes 25 ms, which only the holder of a directory needs to spend
 
-            # Tells this process from a later one with the same id.
+            # Distinguishes this process from a later one with the same id.
             holder["created"] = psutil.Process().create_time()
             if job := os.environ.get(JOB):
                 holder["job"] = job
@@ -91,7 +91,7 @@ class DriverLock:
                 os.utime(self._run_dir.driver)
 
     def asked_to_stop(self) -> bool:
-        """Whether ``clipsweep cancel`` wants this driver to end in order."""
+        """Whether ``clipsweep cancel`` asked this driver to stop cleanly."""
         return self._run_dir.stop_request.exists()
 
     def _beats_elsewhere(self) -> bool:
@@ -99,6 +99,6 @@ class DriverLock:
         holder = holder_of(self._run_dir)
         if holder is None or holder.host == socket.gethostname():
             return False
-        # Both times are the file system's own, so that clocks which disagree don't matter.
+        # Both times come from the file system's clock, so it does not matter if the hosts' clocks disagree.
         os.utime(self._lock_path)
         return self._lock_path.stat().st_mtime - holder.beat_at < STALE_AFTER_S

@@ -1,7 +1,7 @@
 """The journal's language: one frozen dataclass for each kind of record, and its form as a line of JSON.
 
-``shapes`` says what a line must hold before it is believed; this module makes typed records of such lines, and lines
-of records. The keys of the lines are those of format 1, whatever the fields here are called.
+``shapes`` says what a line must hold before it is trusted; this module turns such lines into typed records, and records
+into lines. The keys of the lines are those of format 1, whatever the fields here are called.
 """
 
 from __future__ import annotations
@@ -58,14 +58,14 @@ class TrialRecord:
     """A trial as it was planned.
 
     Attributes:
-        trial_id: Its id, which depends on all that it is trained with.
-        cell_id: Of its cell.
+        trial_id: Its id, which depends on everything that it is trained with.
+        cell_id: Id of its cell.
         arm: The update rule up to its swept numbers.
-        seed: Of weights, batches and dropout.
-        swept: Path to value.
-        learning_rate: Of the update rule; None where a theorem sets it.
-        clip_norm: Of the update rule; None for no clipping.
-        steps: To be trained.
+        seed: Seed of weights, batches and dropout.
+        swept: Swept path to value.
+        learning_rate: Learning rate of the update rule; None if a theorem sets it.
+        clip_norm: Clip norm of the update rule; None for no clipping.
+        steps: Steps to train.
         code: The user's own code; None for a registered problem.
     """
 
@@ -89,8 +89,9 @@ class Part:
         file: Name within ``parts/``.
         rows: How many.
         xxh3: Hash of the file's bytes.
-        remeasurement: Under which id kept snapshots were measured again; None for what trials gave. Not in the line.
-        void: Trial to the step from which its rows here no longer count, since it is trained again from there. Not in
+        remeasurement: The id under which kept snapshots were measured again; None for rows from training. Not in the
+            line.
+        void: Trial to the step from which its rows here no longer count, because it is trained again from there. Not in
             the line.
     """
 
@@ -104,7 +105,7 @@ class Part:
 
 @dataclass(frozen=True, kw_only=True)
 class CommittedSegment:
-    """A committed stretch of one trial.
+    """A committed segment of one trial.
 
     Attributes:
         trial: Trial id.
@@ -112,10 +113,10 @@ class CommittedSegment:
         attempt: Which attempt of that driver.
         start: First step.
         stop: One past the last step.
-        outcome: None between checkpoints; else done, diverged or stopped.
+        outcome: None if it ended at a checkpoint; otherwise done, diverged or stopped.
         checkpoint: File below ``checkpoints/<trial>/`` and its hash, or None.
         measurement: Id of the measure section under which its snapshots were measured.
-        facts: What is known of it besides its rows.
+        facts: What is known about it besides its rows.
     """
 
     trial: str
@@ -151,9 +152,9 @@ class Planned:
 
     Attributes:
         measurement: Id of the measure section in force.
-        measure: The section; None where nothing is measured.
+        measure: The section; None if nothing is measured.
         trials: The new trials.
-        superseded: All trials that others have taken the place of; None where that is as before.
+        superseded: All trials that have been replaced by others; None if unchanged.
     """
 
     measurement: str
@@ -177,7 +178,7 @@ class Remeasuring:
     Attributes:
         measurement: Id of what is measured.
         measure: ``data_fraction``, ``probe``, ``audit`` and ``estimators``.
-        environment: What the rows depend on besides; empty where an earlier version did not say.
+        environment: What else the rows depend on; empty if an earlier version did not record it.
     """
 
     measurement: str
@@ -217,7 +218,7 @@ class Failed:
 
 @dataclass(frozen=True, kw_only=True)
 class DamagedTrial:
-    """A trial that goes on from before a damaged part: from ``step``, or from one of the checkpoints that are there."""
+    """A trial that lost rows to a damaged part: committed up to ``step`` now, with the checkpoints that are left."""
 
     trial: str
     step: int
@@ -250,7 +251,7 @@ Record: TypeAlias = Opened | Planned | Committed | Remeasuring | Remeasured | Fa
 
 
 def dump_record(record: Record) -> dict[str, Any]:
-    """A record as a JSON-able section, as a line of the journal holds it.
+    """A record as a JSON-serialisable mapping, as in a line of the journal.
 
     Args:
         record: The record.
@@ -311,13 +312,13 @@ def parse_record(section: Mapping[str, Any]) -> Record:
     """The record of a line.
 
     Args:
-        section: As it was read; keys that are not known are ignored.
+        section: As it was read; unknown keys are ignored.
 
     Returns:
         The record.
 
     Raises:
-        ValueError: It is of an unknown type, or holds what such a record cannot hold; the text says where.
+        ValueError: Its type is unknown, or a value is invalid; the text says where.
 
     Example:
         >>> parse_record({"type": "retried", "trials": ["a"]})
@@ -446,7 +447,7 @@ def _dump_segment(segment: CommittedSegment) -> dict[str, Any]:
 
 
 def _facts(section: Mapping[str, Any]) -> SegmentFacts:
-    """Facts of any version: what an earlier one did not say yet is None."""
+    """Facts of any version: what an earlier one did not record is None."""
     unsaid = {"waited_s": None, "num_snapshots": None}
     return SegmentFacts(**unsaid | {name: section[name] for name in _FACTS_FIELDS if name in section})
 
@@ -455,17 +456,17 @@ _FACTS_FIELDS = tuple(one.name for one in fields(SegmentFacts))
 
 
 def _dump_facts(facts: SegmentFacts) -> dict[str, Any]:
-    """Without what is not known, and without columns where there are none."""
+    """Facts without unknown values, and without columns if there are none."""
     values = _values(facts)
     optional = ("columns", "node", "pid", "data", "unmeasured")
     return {name: value for name, value in values.items() if name not in optional or value}
 
 
 def _values(record: Any) -> dict[str, Any]:
-    """Field to value; unlike ``asdict``, which copies what is in the values, too."""
+    """Field to value; unlike ``asdict``, this does not copy the values deeply."""
     return {one.name: getattr(record, one.name) for one in fields(record)}
 
 
 def _with_epoch(section: dict[str, Any]) -> dict[str, Any]:
-    """With the key that format 1 has for the driver's epoch, in its place."""
+    """The same, with the driver epoch under its key in format 1, in its original position."""
     return {"epoch" if key == "driver_epoch" else key: value for key, value in section.items()}

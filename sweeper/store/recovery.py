@@ -1,4 +1,4 @@
-"""What every command does first that adds to a run: repair what a crash or a bad disk left behind."""
+"""What every command that adds to a run does first: repair what a crash or a bad disk left behind."""
 
 from __future__ import annotations
 
@@ -16,31 +16,34 @@ _log = logging.getLogger(__name__)
 
 
 def recover(run_dir: RunDir, say: Callable[[str], None] = _log.warning) -> RunState:
-    """The state of the run, after repairing what a crash or a bad disk left behind. Only under the lock.
+    """Repair what a crash or a bad disk left behind, and return the state of the run. Only under the lock.
 
     A torn line is cut off the journal. Parts that are missing or hold other bytes than were written are set aside, and
-    the journal is told that their trials go on from before them: training is deterministic, so the same rows come back.
+    the journal records that their trials resume from before them: training is deterministic, so it gives the same rows.
 
     Args:
         run_dir: The run.
-        say: Called with what was repaired.
+        say: Receives one message per repair.
 
     Returns:
-        The state; an empty one where no run was begun.
+        The state; an empty one if no run was begun.
 
     Raises:
         IntegrityError: The journal is damaged before its end.
     """
     if not run_dir.exists:
         return RunState()
+    # First of all, cut the torn tail: a record appended behind it would turn it into a damaged line before an intact
+    # one, which no longer looks like a crash and is refused.
     lines, whole = read_journal(run_dir.journal)
     if repair_journal(run_dir.journal, whole, run_dir.quarantine):
-        say(f"cut a torn line off the journal; its bytes are in {run_dir.quarantine}")
+        say(f"the journal ended with a torn line; it was cut off, and its bytes are in {run_dir.quarantine}")
     state = replay(lines)
     _set_damaged_parts_aside(run_dir, lines, state, say)
     keep = {run_dir.parts / part.file for part in state.parts}
     for name, trial in state.trials.items():
         keep |= {run_dir.checkpoints / name / s.checkpoint[0] for s in trial.segments if s.checkpoint is not None}
+    # Last, when every damaged part is in quarantine: this deletes what the journal does not name.
     run_dir.clean(keep=keep)
     return state
 
@@ -63,10 +66,12 @@ def _set_damaged_parts_aside(
     for record in map(parse_record, lines):
         match record:
             case Committed() if parts & _files(record):
+                # A part holds rows of its whole group, so every trial of the group lost rows or measurements. Each
+                # resumes from its first such segment: later segments continue from rows that are gone.
                 for segment in record.segments:
                     first[segment.trial] = min(segment.start, first.get(segment.trial, segment.start))
             case Remeasured() if parts & _files(record):
-                # All that came with it is measured again, so the whole of its parts goes too.
+                # All snapshots of the record are measured again, so its intact parts have to go, too.
                 parts |= _files(record)
                 snapshots += [(record.measurement, trial, step) for trial, step in record.snapshots]
     found = Damaged(
@@ -80,6 +85,8 @@ def _set_damaged_parts_aside(
     for name, why in damaged.items():
         say(f"damaged: {why}; {_consequence(len(first), len(snapshots))}")
         run_dir.set_aside(run_dir.parts / name)
+    # Only after the move: if it crashes in between, the next driver finds these parts missing and does the same again.
+    # In the other order, it would find parts that the journal no longer names, and delete the bytes.
     Journal(run_dir.journal, state.next_number).append(found)
     apply(state, found)
     state.next_number += 1
@@ -90,12 +97,12 @@ def _files(record: Committed | Remeasured) -> set[str]:
 
 
 def _checkpoints_there(run_dir: RunDir, trial: str) -> tuple[str, ...]:
-    """Of a trial that had ended there are none, of others the last two."""
+    """The checkpoints that are left: none for a trial that had ended, the last two for others."""
     return tuple(sorted(path.name for path in (run_dir.checkpoints / trial).glob("*")))
 
 
 def _consequence(num_trials: int, num_snapshots: int) -> str:
-    """What a run loses for now."""
-    again = [f"{num_trials} trials go on from before it"] if num_trials else []
-    again += [f"{num_snapshots} snapshots are to be measured again"] if num_snapshots else []
+    """What has to be done again."""
+    again = [f"{num_trials} trials resume from before it"] if num_trials else []
+    again += [f"{num_snapshots} snapshots will be measured again"] if num_snapshots else []
     return " and ".join(again)

@@ -1,4 +1,4 @@
-"""``resolved.yaml`` of a run, read as what anybody may have written."""
+"""``resolved.yaml`` of a run, read without trusting its contents."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from sweeper.store.run_dir import RunDir
 __all__ = ["resolved_settings"]
 
 _MAX_VALUES = 1_000_000
-"""Aliases written out: a few lines of them may stand for more than any memory holds."""
+"""Bound on values with aliases expanded: a few lines of aliases may expand to more than fits in any memory."""
 
 
 def resolved_settings(run_dir: RunDir) -> dict[str, Any]:
-    """The spec of a run's last call, with all defaults.
+    """The spec of a run's latest `clipsweep run`, with all defaults.
 
     Args:
         run_dir: The run.
@@ -29,23 +29,23 @@ def resolved_settings(run_dir: RunDir) -> dict[str, Any]:
         IntegrityError: The file cannot be read, or is not what a run writes.
     """
     path = run_dir.resolved
-    mend = "`clipsweep run` with the run's spec writes it anew"
+    fix = "`clipsweep run` with the run's spec rewrites it"
     try:
         document = yaml.safe_load(read_file(path))
     except OSError as error:
-        raise IntegrityError(f"{path}: cannot be read: {error.strerror}; {mend}") from error
+        raise IntegrityError(f"{path}: cannot be read: {error.strerror}; {fix}") from error
     except (ValueError, yaml.YAMLError, RecursionError, TypeError) as error:
-        raise IntegrityError(f"{path}: is not what a run writes ({type(error).__name__}); {mend}") from error
+        raise IntegrityError(f"{path}: is not what a run writes ({type(error).__name__}); {fix}") from error
     if not isinstance(document, dict) or _is_larger(document, _MAX_VALUES):
-        raise IntegrityError(f"{path}: is not what a run writes; {mend}")
+        raise IntegrityError(f"{path}: is not what a run writes; {fix}")
     for section, kind in (("resources", dict), ("cluster", dict), ("measure", dict | None)):
         if section in document and not isinstance(document[section], kind):
-            raise IntegrityError(f"{path}: {section} is not what a run writes; {mend}")
+            raise IntegrityError(f"{path}: {section} is not what a run writes; {fix}")
     return document
 
 
 def _is_larger(document: Any, most: int) -> bool:
-    """Whether a tree has more values than that, what several places share counted in each."""
+    """Whether a tree has more than ``most`` values, counting shared ones once per place."""
     left = most
     waiting = [document]
     while waiting:

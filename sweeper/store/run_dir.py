@@ -25,7 +25,7 @@ _TABLE = re.compile(r"^[a-z][a-z0-9_]*(/[a-z][a-z0-9_]*)?$")
 
 
 def file_hash(data: bytes | memoryview) -> str:
-    """The xxh3 hash of stored bytes; against accidents, not against attackers.
+    """The xxh3 hash of stored bytes; detects accidents, not attacks.
 
     Returns:
         32 hexadecimal digits.
@@ -38,7 +38,7 @@ def file_hash(data: bytes | memoryview) -> str:
 
 
 def checked_name(name: object) -> str:
-    """A name that a run's files give to another file or folder of it, if it leads nowhere else.
+    """A file or folder name from a run's files, checked so that it cannot lead out of the run directory.
 
     Args:
         name: From a journal.
@@ -47,7 +47,8 @@ def checked_name(name: object) -> str:
         ``name``.
 
     Raises:
-        ValueError: It is no text of letters, digits, dots, dashes and underscores, or begins with one of the latter.
+        ValueError: It is not a string of letters, digits, dots, dashes and underscores, or it begins with one of the
+            last three.
 
     Example:
         >>> checked_name("metrics-0001-000001.parquet")
@@ -55,15 +56,15 @@ def checked_name(name: object) -> str:
         >>> checked_name("../../.bashrc")
         Traceback (most recent call last):
         ...
-        ValueError: not a name of a file of a run: '../../.bashrc'
+        ValueError: not a valid file name of a run: '../../.bashrc'
     """
     if not isinstance(name, str) or not _NAME.fullmatch(name):
-        raise ValueError(f"not a name of a file of a run: {name!r:.80}")
+        raise ValueError(f"not a valid file name of a run: {name!r:.80}")
     return name
 
 
 def checked_table(name: object) -> str:
-    """The name of a table, if it leads nowhere out of the directory.
+    """The name of a table, checked so that it cannot lead out of the run directory.
 
     Args:
         name: ``trials``, ``metrics``, ``telemetry`` or ``measurements/<estimator>``.
@@ -80,18 +81,18 @@ def checked_table(name: object) -> str:
 
 
 def publish(target: Path, write: bytes | Callable[[IO[bytes]], object], *, staging: Path) -> None:
-    """Put a whole file in its place, or leave everything as it was, whenever the machine stops.
+    """Put a complete file in place, or leave everything as it was, even if the machine stops at any moment.
 
     The bytes are written and flushed to ``staging`` on the same file system, then renamed over ``target``, then the
-    renaming itself is flushed: a reader sees the old file or the new one, never a part.
+    rename itself is flushed: a reader sees the old file or the new one, never part of one.
 
     Args:
-        target: Where the file is to stand; an older one is replaced.
+        target: Where the file goes; an older one is replaced.
         write: The bytes, or a function that writes them to the open file that it is given.
-        staging: Folder for the unfinished file; created where it is missing.
+        staging: Folder for the unfinished file; created if it is missing.
 
     Raises:
-        OSError: The disk is full or not writable; the unfinished file is removed, ``target`` untouched.
+        OSError: The disk is full or not writable; the unfinished file is removed and ``target`` is unchanged.
     """
     make_folder(staging)
     make_folder(target.parent)
@@ -112,7 +113,7 @@ def publish(target: Path, write: bytes | Callable[[IO[bytes]], object], *, stagi
 
 
 def _sync_folder(folder: Path) -> None:
-    """Flush a folder's entries, so that a rename outlives a power cut."""
+    """Flush a folder's entries, so that a rename survives a power cut."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(descriptor)
@@ -132,7 +133,7 @@ class RunDir:
 
     @property
     def journal(self) -> Path:
-        """What has happened, one checked JSON line each; the truth."""
+        """What has happened, one checked JSON line per record; the source of truth."""
         return self.path / "journal.jsonl"
 
     @property
@@ -152,12 +153,12 @@ class RunDir:
 
     @property
     def checkpoints(self) -> Path:
-        """Training states, a folder a trial."""
+        """Training states, one folder per trial."""
         return self.path / "checkpoints"
 
     @property
     def logs(self) -> Path:
-        """The driver's log, a log per trial that has something to say, and Ray's."""
+        """The driver's log, one log per trial that had problems, and Ray's logs."""
         return self.path / "logs"
 
     @property
@@ -177,7 +178,7 @@ class RunDir:
 
     @property
     def driver(self) -> Path:
-        """Which driver holds the directory: host, pid, and a heartbeat in the file's time."""
+        """Which driver holds the directory: host and pid; the file's modification time is the heartbeat."""
         return self.path / "driver.json"
 
     @property
@@ -192,7 +193,7 @@ class RunDir:
 
     @property
     def stop_request(self) -> Path:
-        """Is there where somebody has asked the driver to end in order, from whatever machine."""
+        """Exists if somebody, on any machine, has asked the driver to stop cleanly."""
         return self.path / "stop"
 
     def table(self, name: str) -> Path:
@@ -214,11 +215,11 @@ class RunDir:
         return self.path / f"{checked_table(name)}.parquet"
 
     def checkpoint(self, trial: str, step: int, *, driver_epoch: int, attempt: int) -> Path:
-        """A checkpoint's place; the driver's epoch and the attempt keep an outlived trainer from overwriting it."""
+        """A checkpoint's place; no trainer of an earlier driver or attempt writes to the same name."""
         return self.checkpoints / trial / f"step-{step:010d}-e{driver_epoch}-a{attempt}.safetensors"
 
     def snapshot(self, trial: str, step: int) -> Path:
-        """The place of a snapshot that is kept."""
+        """The place of a kept snapshot."""
         return self.path / "snapshots" / trial / f"step-{step:010d}.safetensors"
 
     def trial_log(self, trial: str) -> Path:
@@ -256,34 +257,34 @@ class RunDir:
         return data
 
     def set_aside(self, path: Path) -> None:
-        """Move a damaged file into quarantine."""
+        """Move a damaged file to quarantine."""
         make_folder(self.quarantine)
         with contextlib.suppress(FileNotFoundError):
             path.replace(self.quarantine / f"{path.parent.name}-{path.name}")
 
     def create(self) -> None:
-        """Make the directory, or accept one that a run was begun in.
+        """Create the directory, or accept one in which a run was begun.
 
         Raises:
             RunDirectoryError: The path is a file, holds something else, cannot be written, can be written by others,
                 or holds a symbolic link.
         """
         if self.path.exists() and not self.path.is_dir():
-            raise RunDirectoryError(f"{self.path}: is a file; --out names a directory")
+            raise RunDirectoryError(f"{self.path}: is a file; --out must be a directory")
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            # Whatever the umask: nobody else is to change what a driver trusts.
+            # Whatever the umask: nobody else may change what a driver trusts.
             self.path.mkdir(mode=0o755, exist_ok=True)
             names = {entry.name for entry in self.path.iterdir()}
             known = {self.driver.name, self.ended.name, self.stop_request.name, self.staging.name, ".lock"}
             if self.staging.name in names:
-                # A driver died here before it had anything to say.
+                # A driver died here before it wrote to the journal.
                 known |= {self.parts.name, self.logs.name}
             if not self.exists and names - known:
                 raise RunDirectoryError(
-                    f"{self.path}: is not empty and holds no run; choose another directory with --out"
+                    f"{self.path}: is not empty and does not hold a run; choose another directory with --out"
                 )
-            # Not before it is known to be a run's: somebody's home may be large, and full of links.
+            # Only once it is known to be a run directory: it might be somebody's home, large and full of links.
             refuse_strangers(self.path, to_write=True)
             for folder in (self.staging, self.parts, self.logs):
                 make_folder(folder)
@@ -293,7 +294,7 @@ class RunDir:
             ) from error
 
     def refuse_links(self) -> None:
-        """Refuse to read a run in which a symbolic link leads elsewhere.
+        """Refuse to read a run that contains a symbolic link.
 
         Raises:
             RunDirectoryError: There is one, or a folder that cannot be listed.
@@ -309,14 +310,14 @@ class RunDir:
 
         Args:
             trial: Trial id.
-            heading: What this is about; the time is put in front.
-            text: What to keep; what cannot be encoded is replaced.
+            heading: What this is about; the time is prepended.
+            text: The text; what cannot be encoded is replaced.
         """
         with self.append_to(self.trial_log(trial)) as log:
             log.write(f"--- {time.strftime('%F %T')} {heading}\n{text}\n".encode(errors="replace"))
 
     def append_to(self, path: Path) -> IO[bytes]:
-        """One of this run's logs, open to be written at its end."""
+        """Open one of this run's logs for appending."""
         make_folder(path.parent)
         return open_to_append(path)
 
@@ -335,8 +336,8 @@ class RunDir:
         if not self.path.exists():
             siblings = sorted(p.parent.name for p in self.path.parent.glob("*/journal.jsonl"))
             known = f"; runs there: {', '.join(siblings[:10])}" if siblings else ""
-            raise RunDirectoryError(f"{self.path}: there is no such directory{known}")
-        raise RunDirectoryError(f"{self.path}: holds no run (no {self.journal.name})")
+            raise RunDirectoryError(f"{self.path}: no such directory{known}")
+        raise RunDirectoryError(f"{self.path}: does not hold a run (no {self.journal.name})")
 
     def clean(self, *, keep: set[Path]) -> None:
         """Remove what no journal line names: staging, and unnamed parts and checkpoints. Only under the lock."""

@@ -1,6 +1,6 @@
-"""What a line of the journal must hold before anything is believed: keys, types, ranges, and names that lead nowhere.
+"""What a line of the journal must hold before it is trusted: keys, types, ranges, and harmless names.
 
-Hashes find accidents. A journal that somebody has made up has hashes too, so what readers rely on is looked at.
+Hashes detect accidents. A forged journal has valid hashes too, so everything that readers rely on is checked.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ _LAST_MOMENT = 253_402_300_800  # the end of the year 9999, beyond which there a
 
 
 def check_record(record: Mapping[str, Any]) -> None:
-    """Look at a record of a kind that is known.
+    """Check a record of the journal.
 
     Args:
-        record: As it was read; further keys are nobody's business.
+        record: As it was read; unknown keys are ignored.
 
     Raises:
-        ValueError: A key is missing, or holds what it cannot hold; the text says where.
+        ValueError: Its type is unknown, a key is missing, or a value is invalid; the text says where.
     """
     shape = _RECORDS.get(record["type"]) if isinstance(record["type"], str) else None
     if shape is None:
@@ -33,25 +33,25 @@ def check_record(record: Mapping[str, Any]) -> None:
 
 
 def check_driver(document: Any) -> None:
-    """Look at what a driver says of itself in ``driver.json``.
+    """Check what a driver wrote about itself in ``driver.json``.
 
     Args:
         document: As it was read.
 
     Raises:
-        ValueError: It says something else.
+        ValueError: A key is missing, or a value is invalid.
     """
     _section({"host": _text, "pid": _whole}, {"created": _number, "job": _text})(document)
 
 
 def check_live(document: Any) -> None:
-    """Look at what a driver says that it does, in ``live.json``.
+    """Check what a driver wrote about its progress in ``live.json``.
 
     Args:
         document: As it was read.
 
     Raises:
-        ValueError: It says something else.
+        ValueError: A key is missing, or a value is invalid.
     """
     active = _section({"trial": _text, "step": _whole, "steps": _whole, "loss": _maybe(_real)})
     _section({"active": _list(active)}, {"waiting_for": _maybe(_text)})(document)
@@ -68,7 +68,7 @@ def _text(value: Any) -> None:
 
 def _whole(value: Any) -> None:
     if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 2**63:
-        _refuse("a whole number that is not negative", value)
+        _refuse("a non-negative whole number", value)
 
 
 def _number(value: Any) -> None:
@@ -77,7 +77,7 @@ def _number(value: Any) -> None:
 
 
 def _real(value: Any) -> None:
-    """A loss that diverges is infinite, or NaN."""
+    """Accepts infinity and NaN, too: losses may diverge."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         _refuse("a number", value)
 
@@ -102,7 +102,7 @@ def _flag(value: Any) -> None:
 
 def _scalar(value: Any) -> None:
     if isinstance(value, dict | list):
-        _refuse("one value", value)
+        _refuse("a single value", value)
 
 
 def _anything(value: Any) -> None:
@@ -192,7 +192,7 @@ _PART_KEYS = {"table": checked_table, "file": checked_name, "rows": _whole, "xxh
 def _part(value: Any) -> None:
     _section(_PART_KEYS)(value)
     if len(value) > len(_PART_KEYS):
-        raise ValueError(f"{sorted(set(value) - set(_PART_KEYS))[0]!r:.80} is no key of a part")
+        raise ValueError(f"{sorted(set(value) - set(_PART_KEYS))[0]!r:.80} is not a key of a part")
 
 
 _FACTS = _section(

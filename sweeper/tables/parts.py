@@ -1,6 +1,6 @@
 """The tables: their schemas, parts of committed rows, and the readable files compacted from them.
 
-Rows hold nothing that differs between two runs of the same trial; times and hosts stand in ``telemetry``.
+Rows hold nothing that differs between two runs of the same trial; times and hosts are in ``telemetry``.
 """
 
 from __future__ import annotations
@@ -39,10 +39,10 @@ _TRAINING = ("train_loss", "grad_norm", "step_size", "clipped", "update_norm", "
 
 
 def metric_rows(segments: Sequence[tuple[str, Mapping[str, np.ndarray[Any, Any]], int]]) -> pa.Table:
-    """The rows of several segments in one table; one by one they would cost a millisecond each.
+    """The rows of several segments in one table; separate tables would cost a millisecond each.
 
     Args:
-        segments: Trial id, columns as the training loop gives them (equal lengths; NaN where a metric was not
+        segments: Trial id, columns as the training loop returns them (equal lengths; NaN where a metric was not
             evaluated), and the trial's number of steps. The row of the last iterate x_steps has no batch, so its
             training columns are null.
 
@@ -85,7 +85,7 @@ def write_metrics(
     Args:
         run_dir: The run.
         segments: As for :func:`metric_rows`.
-        suffix: What the file's name ends in; no other part of the table may have the same.
+        suffix: What the file's name ends with; unique among the parts of the table.
 
     Returns:
         The part, to be named in the journal.
@@ -103,7 +103,7 @@ def write_measurements(run_dir: RunDir, estimator: str, rows: Sequence[Mapping[s
         run_dir: The run.
         estimator: Its name.
         rows: As for :func:`measurement_rows`.
-        suffix: What the file's name ends in; no other part of the table may have the same.
+        suffix: What the file's name ends with; unique among the parts of the table.
 
     Returns:
         The part, to be named in the journal.
@@ -122,7 +122,7 @@ def _write(run_dir: RunDir, table: str, rows: pa.Table, suffix: str) -> Part:
 
 
 def encode(table: pa.Table) -> bytes:
-    """A Parquet file: zstd, and a checksum a page, without which bit flips go unnoticed.
+    """A Parquet file: zstd, and one checksum per page, without which bit flips go unnoticed.
 
     Returns:
         The file's bytes.
@@ -136,7 +136,7 @@ def concatenate(tables: Iterable[pa.Table]) -> pa.Table:
     """The rows of all tables; columns that only some have are null in the others.
 
     Returns:
-        One table, with the columns of the first in front.
+        One table, with the columns of the first table first.
     """
     return pa.concat_tables(tables, promote_options="default")
 
@@ -170,15 +170,15 @@ def read_parts(run_dir: RunDir, parts: Iterable[Part]) -> dict[str, list[pa.Tabl
 
 
 def _decode(data: bytes, path: Path) -> pa.Table:
-    """The rows of a part, which are of trials and their steps."""
+    """The rows of a part; each belongs to a trial and a step."""
     try:
         rows = pq.read_table(pa.BufferReader(data))
     except _UNREADABLE as error:
-        raise IntegrityError(f"{path}: holds no rows: {error}") from error
+        raise IntegrityError(f"{path}: cannot be read as rows: {error}") from error
     for column, kind in (("trial_id", pa.string()), ("step", pa.int64())):
         index = rows.schema.get_all_field_indices(column)
         if len(index) != 1 or rows.schema.field(index[0]).type != kind:
-            raise IntegrityError(f"{path}: has no column {column} of type {kind}; it is no part of a run")
+            raise IntegrityError(f"{path}: has no column {column} of type {kind}; it is not a part of a run")
     return rows
 
 
@@ -186,7 +186,7 @@ _UNREADABLE = (pa.ArrowException, OSError, ValueError, KeyError, TypeError, Over
 
 
 def _without(rows: pa.Table, void: Mapping[str, int]) -> pa.Table:
-    """The rows that still count: those of trials that are trained again end where these begin anew."""
+    """The rows that still count: for trials that are trained again, those before the step where they restart."""
     place = pc.index_in(rows["trial_id"], value_set=pa.array(list(void), pa.string()))
     first_void = pa.array(list(void.values()), pa.int64()).take(place.combine_chunks())
     return rows.filter(pc.fill_null(pc.less(rows["step"], first_void), True))
@@ -199,27 +199,27 @@ def read_table(path: Path) -> pa.Table:
         The table.
 
     Raises:
-        IntegrityError: The file is no Parquet file, or damaged.
+        IntegrityError: The file is not a Parquet file, or is damaged.
     """
     try:
         return pq.read_table(path, page_checksum_verification=True)
     except _UNREADABLE as error:
         raise IntegrityError(
-            f"{path}: cannot be read: {error}; `clipsweep run` writes it anew from the committed parts"
+            f"{path}: cannot be read: {error}; `clipsweep run` rewrites it from the committed parts"
         ) from error
 
 
 def refuse_other_rows(
     run_dir: RunDir, parts: Sequence[Part], table: str, again: pa.Table, *, trial: str, start: int, stop: int
 ) -> None:
-    """Compare rows with those that are committed under the same keys; where they differ, keep both copies.
+    """Compare rows with those committed under the same keys; if they differ, keep both copies.
 
     Args:
         run_dir: The run.
-        parts: What is committed.
+        parts: The committed parts.
         table: ``metrics`` or ``measurements/<estimator>``.
-        again: The rows that came back.
-        trial: Whose they are.
+        again: The new rows.
+        trial: The trial they belong to.
         start: First step to compare.
         stop: One past the last.
 
@@ -229,7 +229,7 @@ def refuse_other_rows(
     committed = read_parts(run_dir, [part for part in parts if part.table == table and part.remeasurement is None])
     first = _of(concatenate(committed.get(table, [again.slice(0, 0)])), trial, start, stop)
     if "measurement_id" in again.column_names:
-        # Other settings of the same estimator have rows of their own.
+        # Different settings of the same estimator have separate rows.
         first = first.filter(pc.is_in(first["measurement_id"], value_set=again["measurement_id"].combine_chunks()))
     second = _of(again, trial, start, stop)
     found = _difference(first.to_pylist(), second.to_pylist())
@@ -241,9 +241,9 @@ def refuse_other_rows(
         run_dir.publish(run_dir.quarantine / name, encode(rows))
         names.append(name)
     raise IntegrityError(
-        f"trial {trial} does not give the same rows twice: {table}, {found}; what is committed stays, both copies "
-        f"are kept: {run_dir.quarantine / names[0]} and {names[1]}; `clipsweep check` with its spec looks for what is "
-        "random in a problem"
+        f"trial {trial} does not give the same rows twice: {table}, {found}; the committed rows stay, and both copies "
+        f"are kept: {run_dir.quarantine / names[0]} and {names[1]}; `clipsweep check` with its spec looks for "
+        "randomness in a problem"
     )
 
 
@@ -255,14 +255,14 @@ def _of(table: pa.Table, trial: str, start: int, stop: int) -> pa.Table:
 
 
 def _difference(first: list[dict[str, Any]], second: list[dict[str, Any]]) -> str | None:
-    """Where rows differ first, in words; None where they are the same to the last bit."""
+    """Where rows first differ, in words; None if they are the same to the last bit."""
     one, other = ({row["step"]: row for row in rows} for rows in (first, second))
     for step in sorted({*one, *other}):
         if step not in one or step not in other:
             return f"step {step} has a row {'only this time' if step not in one else 'only the first time'}"
         for column in dict.fromkeys([*one[step], *other[step]]):
             before, now = one[step].get(column), other[step].get(column)
-            # Its text says all of a float, and NaN is NaN there.
+            # The text of a float is exact, and as text NaN equals NaN.
             if repr(before) != repr(now):
-                return f"step {step}, {column} was {before!r} and is {now!r} now"
+                return f"step {step}, {column} was {before!r} and is now {now!r}"
     return None

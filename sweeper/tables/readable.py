@@ -1,6 +1,6 @@
 """What people read: ``trials``, ``metrics``, ``measurements/*`` and ``telemetry``, made from journal and parts.
 
-Each file is replaced whole, so that reading it at any moment works. All of it can be made again from the journal.
+Each file is replaced as a whole, so it can be read at any moment. All of them can be rebuilt from journal and parts.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ TAIL_FRACTION = 0.1
 
 
 class Compactor:
-    """Writes the readable tables; keeps the rows that it has read, so that refreshing costs what is new.
+    """Writes the readable tables; keeps the rows that it has read, so refreshing reads only new parts.
 
     Args:
         run_dir: The run.
@@ -43,12 +43,12 @@ class Compactor:
         """Write every readable table as of ``state``.
 
         Args:
-            state: The run as its journal tells it.
-            running: Trials that a trainer works on now.
+            state: The run as its journal describes it.
+            running: Trials that a trainer is working on.
 
         Raises:
             IntegrityError: A part is missing or damaged.
-            OSError: The disk is full; the old tables stand.
+            OSError: The disk is full; the old tables stay.
         """
         self._read(state.parts)
         order = list(state.trials)
@@ -69,15 +69,15 @@ class Compactor:
 
 
 def trials_table(state: RunState, metrics: pa.Table | None, *, running: frozenset[str] = frozenset()) -> pa.Table:
-    """A row a trial: what it was, how it ended, and its losses.
+    """One row per trial: what it was, how it ended, and its losses.
 
     Args:
-        state: The run as its journal tells it.
+        state: The run as its journal describes it.
         metrics: All committed metric rows; None for none.
-        running: Trials that a trainer works on now.
+        running: Trials that a trainer is working on.
 
     Returns:
-        The columns of DESIGN's ``trials`` table, one column per swept path among them, in the order of the plan.
+        The ``trials`` table, including one column per swept path; rows in the order of the plan.
     """
     losses = _losses(metrics)
     metric_names = sorted({name for values in losses.values() for name in values})
@@ -131,23 +131,23 @@ def _ending_line(text: str) -> str:
 
 
 def _conditions(trial: TrialState, state: RunState) -> dict[str, Any]:
-    """Under which versions, processor and threads a trial was trained last, and whether they changed on its way."""
+    """The versions, processor and threads a trial was last trained with, and whether they changed along the way."""
     known = [_environment_id(state.environments.get(segment.driver_epoch, {})) for segment in trial.segments]
     return {"environment_id": known[-1] if known else None, "drift": len(set(known)) > 1}
 
 
 def _environment_id(environment: Mapping[str, Any]) -> str:
-    """Names what results depend on besides the spec: equal ids may be compared bit for bit."""
+    """Identifies what results depend on besides the spec: results with equal ids may be compared bit for bit."""
     return file_hash(json.dumps(environment, sort_keys=True).encode())[:12]
 
 
 def _own_columns(trial: TrialState) -> Mapping[str, Any]:
-    """What the trainer itself has to say of a trial, for example its hitting time."""
+    """Extra columns from the trainer, for example a trial's hitting time."""
     return trial.segments[-1].facts.columns if trial.segments else {}
 
 
 def _losses(metrics: pa.Table | None) -> dict[str, dict[str, float]]:
-    """Per trial: the mean training loss of the last tenth of its logged steps, and of each metric the best and last."""
+    """Per trial: the mean training loss over the last tenth of its logged steps; best and last value of each metric."""
     if metrics is None or metrics.num_rows == 0:
         return {}
     own = [name for name in metrics.column_names if name not in METRICS.names]
@@ -180,7 +180,7 @@ def _floats(column: pa.ChunkedArray) -> np.ndarray[Any, np.dtype[np.float64]]:
 
 
 def _column(name: str, values: Sequence[Any]) -> pa.Array:
-    """An array of the type that the values need, also where all of them are null."""
+    """An array of the type that the values need, even if all of them are null."""
     if name in TRIAL_TYPES:
         return pa.array(values, TRIAL_TYPES[name])
     present = [value for value in values if value is not None]
@@ -193,7 +193,7 @@ def _column(name: str, values: Sequence[Any]) -> pa.Array:
 
 
 def _telemetry_table(state: RunState) -> pa.Table:
-    """A row a segment: where it ran and what it cost."""
+    """One row per segment: where it ran and what it cost."""
     segments = [segment for trial in state.trials.values() for segment in trial.segments]
     return pa.Table.from_pylist([_telemetry_row(segment, state) for segment in segments], schema=TELEMETRY)
 

@@ -21,22 +21,22 @@ _RENAMED_TELEMETRY = {"epoch": "driver_epoch"}
 
 
 class Run:
-    """What a run has produced so far; also while it runs.
+    """What a run has produced so far; usable while it runs.
 
-    The frames are those of the files, which pandas reads by itself just as well:
+    The frames have the contents of the files, which pandas can also read directly:
     ``pd.read_parquet("runs/x/metrics.parquet")``.
 
     Args:
         path: The run directory.
 
     Raises:
-        RunDirectoryError: There is no run.
+        RunDirectoryError: There is no run in this directory.
 
     Example:
         >>> Run("runs/nowhere")
         Traceback (most recent call last):
         ...
-        sweeper.errors.RunDirectoryError: runs/nowhere: there is no such directory
+        sweeper.errors.RunDirectoryError: runs/nowhere: no such directory
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -52,7 +52,7 @@ class Run:
 
     @cached_property
     def state(self) -> RunState:
-        """The run as its journal tells it."""
+        """The run as its journal describes it."""
         records, _ = read_journal(self._run_dir.journal)
         return replay(records)
 
@@ -74,11 +74,11 @@ class Run:
 
     @cached_property
     def telemetry(self) -> pd.DataFrame:
-        """One row per segment: where it ran and what it cost; of runs of any version, with today's column names."""
+        """One row per segment: where it ran and what it cost; for runs of any version, with today's column names."""
         return self._frame("telemetry").rename(columns=_RENAMED_TELEMETRY)
 
     def has(self, table: str) -> bool:
-        """Whether a table is written yet."""
+        """Whether a table has been written."""
         return self._run_dir.table(table).exists()
 
     @property
@@ -100,12 +100,14 @@ class Run:
         """
         if estimator not in self.estimators:
             known = ", ".join(self.estimators) or "none"
-            raise RunDirectoryError(f"{self.path}: no measurements by {estimator!r}; there are: {known}")
+            raise RunDirectoryError(f"{self.path}: no measurements by {estimator!r}; available: {known}")
         return self._frame(f"measurements/{estimator}")
 
     def _frame(self, table: str) -> pd.DataFrame:
         path = self._run_dir.table(table)
         if not path.exists():
-            raise RunDirectoryError(f"{self.path}: table {table} is not written yet; it follows the first results")
+            raise RunDirectoryError(
+                f"{self.path}: table {table} is not written yet; it appears after the first results"
+            )
         frame: pd.DataFrame = read_table(path).to_pandas()
         return frame

@@ -1,4 +1,4 @@
-"""The columns of every table: the one place where Arrow types are written down."""
+"""The columns of every table: the only place where Arrow types are defined."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _CONDITIONS = [
     ("measurement_id", _WORD),
     ("error", _WORD),
 ]
-"""What f was, how it was computed, under which settings; and why there is nothing, where there is nothing."""
+"""What f was, how it was computed, and under which settings; and, if a value is missing, why."""
 
 
 def _table(*columns: tuple[str, pa.DataType]) -> pa.Schema:
@@ -143,7 +143,7 @@ TRIAL_TYPES: Mapping[str, pa.DataType] = {
     "started_at": pa.timestamp("ms", tz="UTC"),
     "ended_at": pa.timestamp("ms", tz="UTC"),
 }
-"""Of the columns of ``trials`` whose type does not depend on what is swept."""
+"""Types of the columns of ``trials`` that do not depend on what is swept."""
 
 
 TELEMETRY = pa.schema([

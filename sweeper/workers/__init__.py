@@ -1,1 +1,1 @@
-"""The workers, plain classes without Ray: one trains, one measures. Their modules import torch."""
+"""The workers, plain classes without Ray: one trains, one measures. These modules import torch."""

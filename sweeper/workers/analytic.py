@@ -1,4 +1,4 @@
-"""Analytic trials: assignments to lanes of one vectorised run, and results back to what trainers send."""
+"""Analytic trials: turns assignments into lanes of one vectorised run, and results into what trainers send."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ def train_side_by_side(
 
     Args:
         assignments: The trials.
-        should_stop: Asked every few steps; once True, the first unfinished trial is told to be stopped.
+        should_stop: Called every few steps; once True, the first unfinished trial is reported as stopped.
 
     Yields:
-        One item a trial that ends it, in the order of the assignments, and signs of life of the first unfinished one.
+        One final item per trial, in the order of the assignments, and heartbeats of the first unfinished one.
     """
     started = time.time()
     host, pid = socket.gethostname(), os.getpid()
@@ -97,7 +97,7 @@ def train_side_by_side(
 
 
 def lane_of(assignment: Assignment) -> tuple[Lane, Setting]:
-    """The lane that a trial runs in, and what the theorems make of its function.
+    """The lane that a trial runs in, and what the theorems derive for its function.
 
     Args:
         assignment: A trial of an analytic problem.
@@ -155,7 +155,7 @@ def lane_of(assignment: Assignment) -> tuple[Lane, Setting]:
 
 
 def _rule(section: Mapping[str, Any]) -> StepRule:
-    """Eq. (4), (5) or (6) with the spec's own numbers."""
+    """Eq. (4), (5) or (6) with the numbers in the spec."""
     rate = section["learning_rate"]
     if section["normalize"] is not None:
         return StepRule(eta=np.inf, numerator=rate, offset=section["normalize"])
@@ -165,7 +165,7 @@ def _rule(section: Mapping[str, Any]) -> StepRule:
 
 
 def _columns(assignment: Assignment, lane: Lane, setting: Setting, result: LaneResult) -> dict[str, Any]:
-    """What the trials table says of an analytic trial besides the usual."""
+    """The extra columns of an analytic trial in the trials table."""
     theory = assignment.update_rule["from_theory"]
     rule = lane.rule
     columns = {
@@ -183,7 +183,7 @@ def _columns(assignment: Assignment, lane: Lane, setting: Setting, result: LaneR
         "tail_grad_norm": result.tail_grad_norm,
     }
     if theory is not None:
-        # What the theorem set, where a spec's own numbers would stand.
+        # Numbers that the theorem set, in the columns for those of the spec.
         columns["learning_rate"] = rule.numerator if np.isinf(rule.eta) else rule.eta
         columns["clip_norm"] = rule.threshold
     return columns
@@ -195,7 +195,7 @@ def _segment_of(assignment: Assignment) -> SegmentId:
 
 
 def _stopped(assignment: Assignment, started: float, host: str, pid: int) -> SegmentItem:
-    """The end of a run that was called off: nothing to keep, nothing to go on from."""
+    """The end of a run that was stopped: nothing to keep, and nothing to resume from."""
     now = time.time()
     facts = SegmentFacts(
         num_steps=0,

@@ -1,4 +1,4 @@
-"""The worker that measures: a snapshot to a row of each estimator."""
+"""The worker that measures: one row per estimator from each snapshot."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ __all__ = ["EstimatorWorker", "build_probe"]
 
 
 class EstimatorWorker(Worker):
-    """Measures one snapshot after the other; what it says depends on the snapshot alone.
+    """Measures one snapshot after another; its rows depend only on the snapshot.
 
     Args:
-        run_dir: As for every worker, like ``threads``, ``device`` and ``search``.
+        run_dir: As for every worker; so are ``threads``, ``device`` and ``search``.
         threads: Threads of each numerical kernel.
         device: ``cpu`` or ``cuda``.
-        search: Folders in which a problem's code is looked for.
+        search: Folders that are searched for a problem's code.
         cuda_graphs: Whether the gradient is recorded as a CUDA graph and replayed at every point.
     """
 
@@ -46,15 +46,15 @@ class EstimatorWorker(Worker):
         self._beats = 0
 
     def beats(self) -> int:
-        """How often the loss was evaluated, or an estimator begun, so far: while that grows, this worker gets on."""
+        """Evaluations of the loss plus estimators begun so far: while this grows, the worker makes progress."""
         return self._beats
 
     def measure(self, slot: int, snapshot: SnapshotId, header: SnapshotHeader, payload: Any) -> Rows | Raised:
         """Let every estimator of the spec measure one snapshot.
 
         Args:
-            slot: This worker's slot, given back in the verdict.
-            snapshot: The snapshot's id, given back too.
+            slot: This worker's slot, returned in the verdict.
+            snapshot: The snapshot's id, also returned.
             header: What it belongs to.
             payload: The iterates, float32, shape (2, n).
 
@@ -64,15 +64,15 @@ class EstimatorWorker(Worker):
         return self._verdict(slot, snapshot, lambda: self._rows(header, np.asarray(payload)))
 
     def measure_kept(self, slot: int, snapshot: SnapshotId, kept: KeptSnapshot) -> Rows | Raised:
-        """Let estimators measure a snapshot that lies in the run directory.
+        """Let estimators measure a snapshot in the run directory.
 
         Args:
-            slot: This worker's slot, given back in the verdict.
-            snapshot: The snapshot's id, given back too.
-            kept: Which one, and what is to be measured of it.
+            slot: This worker's slot, returned in the verdict.
+            snapshot: The snapshot's id, also returned.
+            kept: Which one, and what to measure on it.
 
         Returns:
-            A row per estimator, or what was raised; also where the file is damaged, or names code that it may not.
+            A row per estimator, or what was raised, even if the file is damaged or names code that it must not.
         """
         return self._verdict(slot, snapshot, lambda: self._rows(*self._read(kept)))
 
@@ -88,12 +88,12 @@ class EstimatorWorker(Worker):
         return Rows(slot=slot, snapshot=snapshot, rows=rows, estimate_s=time.perf_counter() - started)
 
     def _read(self, kept: KeptSnapshot) -> tuple[SnapshotHeader, np.ndarray[Any, Any]]:
-        """A kept snapshot; its file names the problem, but of code none that the driver has not named too."""
+        """A kept snapshot; its file names the problem, but may only name user code that the driver has named, too."""
         path = self._run_dir.snapshot(kept.trial, kept.step)
         header = read_header(path, kept.measure)
         use = header.problem["use"]
         if ":" in use and use != kept.use:
-            raise IntegrityError(f"{path}: would run {use}, which its trial was not trained with")
+            raise IntegrityError(f"{path}: would run {use}, but its trial was not trained with that")
         return header, read_iterates(path)
 
     def _rows(self, header: SnapshotHeader, payload: np.ndarray[Any, Any]) -> dict[str, dict[str, Any]]:
@@ -104,7 +104,7 @@ class EstimatorWorker(Worker):
             raise IntegrityError(
                 f"the data changed since the trial was trained (then {header.data}, now {fingerprint}); restore it"
             )
-        # A copy: Ray's arrays are read-only memory that the object store may want back.
+        # A copy: Ray's arrays are read-only views of memory that the object store may reclaim.
         iterates = torch.from_numpy(payload.copy()).to(self._device)
         described = {"trial_id": header.trial, "step": header.step, "epoch": header.epoch}
         conditions = {
@@ -128,7 +128,7 @@ class EstimatorWorker(Worker):
         return build_probe(problem, json.loads(definition_json), record=self._record), problem.fingerprint
 
     def _beating_record(self, work: Callable[[], object]) -> Callable[[], object]:
-        """A CUDA graph whose every replay is a sign of life: the loss itself is not called by one."""
+        """A CUDA graph whose every replay counts as a heartbeat: replays do not call the loss."""
         replay = record_cuda_graph(work)
 
         def beating() -> None:
@@ -138,7 +138,7 @@ class EstimatorWorker(Worker):
         return beating
 
     def _beating(self, loss: Loss) -> Loss:
-        """A loss whose every evaluation is a sign of life."""
+        """A loss whose every evaluation counts as a heartbeat."""
 
         def beating(model: nn.Module, batch: Batch, carry: Carry) -> tuple[torch.Tensor, Carry]:
             self._beats += 1
@@ -156,11 +156,11 @@ def build_probe(problem: Problem, measure: Mapping[str, Any], *, record: Recorde
         record: As for :class:`~estimators.probe.probe.Probe`.
 
     Returns:
-        f, ready to be measured.
+        The probe that defines f, ready to be measured on.
     """
     fraction, audit = measure["data_fraction"], measure["audit"]
     policy = ProbePolicy(**measure["probe"])
-    # What f is without penalties; a problem that trains without any has one loss.
+    # f has no penalties; a problem that trains without any has only one loss.
     bare = problem.measured_loss or problem.loss
 
     def training_batches(count: int) -> Iterator[Any]:
@@ -182,5 +182,5 @@ def build_probe(problem: Problem, measure: Mapping[str, Any], *, record: Recorde
 
 
 def _definition_of_f(measure: Mapping[str, Any]) -> str:
-    """What of a measure section decides f and its audit, as a key."""
+    """The part of a measure section that determines f and its audit, as a key."""
     return json.dumps({key: measure[key] for key in ("data_fraction", "probe", "audit")}, sort_keys=True)

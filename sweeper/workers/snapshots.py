@@ -1,4 +1,4 @@
-"""Kept snapshots: files that say what they are of, so that they can be measured again by themselves."""
+"""Kept snapshots: self-describing files, so that they can be measured again later."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ _UNREADABLE = (SafetensorError, OSError, ValueError, KeyError, TypeError, Overfl
 
 
 def keep_snapshot(run_dir: RunDir, header: SnapshotHeader, iterates: np.ndarray[Any, Any]) -> None:
-    """Write a snapshot where it stays.
+    """Write a snapshot to the run directory, where it is kept.
 
     Args:
         run_dir: The run.
-        header: What it is of; its measure section is not kept.
+        header: What it belongs to; its measure section is not kept.
         iterates: x_k and x_{k+1}, float32, shape (2, n).
     """
     described = {
@@ -45,33 +45,35 @@ def keep_snapshot(run_dir: RunDir, header: SnapshotHeader, iterates: np.ndarray[
 
 
 def kept_steps(run_dir: RunDir, trial: str) -> list[int]:
-    """The steps of which a trial's snapshots are there, in order."""
+    """The steps of a trial's kept snapshots, in order."""
     folder = run_dir.snapshot(trial, 0).parent
-    # What is named otherwise, nobody here has written.
+    # Files with other names were not written by a run.
     found = (_STEP.fullmatch(path.name) for path in folder.glob("step-*.safetensors"))
     return sorted(int(match[1]) for match in found if match is not None)
 
 
 def read_header(path: Path, measure: Mapping[str, Any]) -> SnapshotHeader:
-    """What a kept snapshot is of.
+    """What a kept snapshot belongs to.
 
     Args:
         path: The file.
-        measure: What is to be measured of it.
+        measure: What to measure on it.
 
     Returns:
         The header, as a trainer would send it.
 
     Raises:
-        IntegrityError: The file is damaged, or of an earlier clipsweep that did not write down the problem.
+        IntegrityError: The file is damaged, or from an earlier clipsweep that did not record the problem.
     """
     described = _metadata(path)
     if "problem" not in described:
-        raise IntegrityError(f"{path}: does not say of which problem it is; run the sweep anew to keep such that do")
+        raise IntegrityError(
+            f"{path}: does not say which problem it belongs to; run the sweep again to keep snapshots that do"
+        )
     try:
         problem = json.loads(described["problem"])
         if not isinstance(problem, dict) or not isinstance(problem.get("use"), str):
-            raise ValueError("its problem is none")
+            raise ValueError("its problem is not a problem")
         return SnapshotHeader(
             trial=checked_name(described["trial_id"]),
             seed=int(described["seed"]),
@@ -83,11 +85,11 @@ def read_header(path: Path, measure: Mapping[str, Any]) -> SnapshotHeader:
             data=described["data"] or None,
         )
     except (ValueError, KeyError, RecursionError) as error:
-        raise IntegrityError(f"{path}: does not say what it is of: {error!r:.200}") from error
+        raise IntegrityError(f"{path}: does not say what it belongs to: {error!r:.200}") from error
 
 
 def read_iterates(path: Path) -> np.ndarray[Any, Any]:
-    """x_k and x_{k+1}, checked against the hash that was taken when they were written.
+    """x_k and x_{k+1}, checked against the hash that was stored when they were written.
 
     Args:
         path: The file.
@@ -105,7 +107,7 @@ def read_iterates(path: Path) -> np.ndarray[Any, Any]:
     except _UNREADABLE as error:
         raise IntegrityError(f"{path}: cannot be read: {error}") from error
     if iterates.dtype != np.float32 or iterates.ndim != 2 or len(iterates) != 2:
-        raise IntegrityError(f"{path}: holds no two iterates, but {iterates.dtype} of shape {iterates.shape}")
+        raise IntegrityError(f"{path}: expected two iterates, found {iterates.dtype} of shape {iterates.shape}")
     if _hash(iterates) != expected:
         raise IntegrityError(f"{path}: holds other numbers than were written (xxh3 differs)")
     return iterates

@@ -1,4 +1,4 @@
-"""The worker that trains: attempts to segments, with snapshots and checkpoints on the way."""
+"""The worker that trains: turns attempts into segments, with snapshots and checkpoints along the way."""
 
 from __future__ import annotations
 
@@ -39,12 +39,12 @@ __all__ = ["TrainerWorker", "update_rule_of"]
 
 
 class _DiskError(Exception):
-    """The run directory cannot be written: number of the system's error, and path. Not the fault of any trial."""
+    """The run directory cannot be written: number of the system's error, and path. No trial is at fault."""
 
 
 @contextmanager
 def _writing(path: Path) -> Iterator[None]:
-    """Tell the run directory's troubles from those of users' code, which may raise the same."""
+    """Mark errors of the run directory, since users' code may raise the same exceptions."""
     try:
         yield
     except OSError as error:
@@ -52,29 +52,29 @@ def _writing(path: Path) -> Iterator[None]:
 
 
 class TrainerWorker(Worker):
-    """Trains one trial after the other."""
+    """Trains one trial after another."""
 
     def __init__(self, *, run_dir: str, threads: int, device: str, search: Sequence[str] = ()) -> None:
         super().__init__(run_dir=run_dir, threads=threads, device=device, search=search)
         self._stop = threading.Event()
 
     def stop(self) -> None:
-        """End the trial that is running, and any later one, at its next step, with a checkpoint."""
+        """Stop the running trial, and any later one, at its next step, with a checkpoint."""
         self._stop.set()
 
     def train(self, assignments: Sequence[Assignment]) -> Iterator[TrainerItem]:
-        """Run attempts one after the other, each from its last committed step to its end.
+        """Run attempts one after another, each from its last committed step to its end.
 
         Args:
-            assignments: The attempts; those behind one that is stopped are not begun.
+            assignments: The attempts; those after a stopped one are not begun.
 
         Yields:
-            Snapshots, signs of life, and segments, of which the last of an attempt has an outcome; or, as an attempt's
-            last item, what the trial's code raised.
+            Snapshots, heartbeats and segments; an attempt's last segment has an outcome. If the trial's code raises,
+            the attempt's last item is what was raised.
         """
         self._settle_thread()
         if assignments and assignments[0].problem["use"] == "analytic":
-            # The schedule hands trials that run side by side out among themselves.
+            # The schedule never mixes trials that run side by side with others.
             yield from train_side_by_side(assignments, should_stop=self._stop.is_set)
             return
         for assignment in assignments:
@@ -132,7 +132,7 @@ class TrainerWorker(Worker):
                         repeated.append(item)
                     if item.stop < assignment.committed_step and item.outcome is None:
                         continue
-                    # A GPU may add in another order, and promises nothing.
+                    # Not on a GPU, which may sum in a different order each time.
                     if repeated and self._device == "cpu":
                         yield _repeated(segment, repeated, assignment.committed_step)
                     repeated = []
@@ -169,7 +169,7 @@ class TrainerWorker(Worker):
                     started, num_snapshots, damaged = now, 0, []
 
     def _resume(self, assignment: Assignment) -> tuple[TrainingState | None, list[str]]:
-        """The newest training state that is whole, and the names of those that are not."""
+        """The newest intact training state, and the names of the damaged ones."""
         damaged: list[str] = []
         folder = self._run_dir.checkpoints / assignment.trial
         for name, expected in assignment.checkpoints:
@@ -180,13 +180,13 @@ class TrainerWorker(Worker):
         return None, damaged
 
     def _keep(self, header: SnapshotHeader, iterates: np.ndarray[Any, Any]) -> None:
-        """Write a snapshot where it stays, if the spec wants that."""
+        """Keep a snapshot in the run directory, if the spec says so."""
         if header.measure["keep"]:
             with _writing(self._run_dir.snapshot(header.trial, header.step)):
                 keep_snapshot(self._run_dir, header, iterates)
 
     def _checkpoint(self, assignment: Assignment, segment: Segment) -> tuple[str, str] | None:
-        """Make the state at the end of a segment durable; its file name and hash, None where a trial has ended."""
+        """Make the state at the end of a segment durable; returns file name and hash, None if the trial has ended."""
         if segment.state is None or segment.outcome not in {None, "stopped"}:
             return None
         path = self._run_dir.checkpoint(
@@ -212,7 +212,7 @@ def _header(assignment: Assignment, measure: Mapping[str, Any], snapshot: Snapsh
 
 
 def _repeated(segment: SegmentId, segments: Sequence[Segment], committed_step: int) -> RepeatedItem:
-    """What segments say of steps that are committed."""
+    """The rows of segments for steps that are already committed."""
     pieces = [segment.rows for segment in segments]
     # A segment without an evaluation has no column for it.
     rows = {
@@ -231,7 +231,7 @@ def _repeated(segment: SegmentId, segments: Sequence[Segment], committed_step: i
 def update_rule_of(section: Mapping[str, Any]) -> UpdateRule:
     """The update rule of a resolved section of a spec."""
     options: dict[str, Any] = {**section, "betas": tuple(section["betas"])}
-    del options["from_theory"]  # of analytic functions alone
+    del options["from_theory"]  # only for analytic functions
     return UpdateRule(**options)
 
 

@@ -1,4 +1,4 @@
-"""What trainers and estimators share: threads, device, how a problem is built, and how an exception is told."""
+"""What trainers and estimators share: threads, device, how a problem is built, and how an exception is shown."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from sweeper.errors import mend_of_memory
+from sweeper.errors import memory_advice
 from sweeper.protocol.messages import WorkerFacts
 from sweeper.store.run_dir import RunDir
 from trainers.problem import Problem
@@ -26,7 +26,7 @@ class Worker:
         run_dir: The run directory, on a file system that every node sees.
         threads: Threads of each numerical kernel.
         device: ``cpu`` or ``cuda``; Ray has already chosen which one is visible.
-        search: Folders in which the user's own modules lie.
+        search: Folders that contain the user's own modules.
     """
 
     def __init__(self, *, run_dir: str, threads: int, device: str, search: Sequence[str] = ()) -> None:
@@ -37,17 +37,19 @@ class Worker:
         self._settle_thread()
 
     def facts(self) -> WorkerFacts:
-        """Where this worker runs and what it computes with."""
+        """Where this worker runs and which hardware and software it computes with."""
         return WorkerFacts(
             host=socket.gethostname(),
             pid=os.getpid(),
-            torch=str(torch.__version__),  # a plain string: its own type would have the driver import torch
+            torch=str(
+                torch.__version__
+            ),  # a plain string: unpickling torch's own type would import torch in the driver
             threads=torch.get_num_threads(),
             device=torch.cuda.get_device_name() if self._device == "cuda" else "cpu",
         )
 
     def _settle_thread(self) -> None:
-        """Set the thread count; OpenMP keeps it per calling thread, and a method may run in any."""
+        """Set the thread count; OpenMP keeps it per calling thread, and a method may run in any thread."""
         torch.set_num_threads(self._threads)
 
     def _build(self, problem: Mapping[str, Any], seed: int) -> Problem:
@@ -56,13 +58,13 @@ class Worker:
 
 
 def one_line(error: BaseException) -> str:
-    """What a table shows of an exception.
+    """An exception as shown in a table.
 
     Args:
         error: What was raised.
 
     Returns:
-        Its type and the first line of its text, and what to do where memory did not suffice.
+        Its type and the first line of its text, and what to do if memory ran out.
 
     Example:
         >>> one_line(ValueError("no such width"))
@@ -71,8 +73,8 @@ def one_line(error: BaseException) -> str:
     text = str(error).strip().splitlines()
     line = f"{type(error).__name__}: {text[0]}" if text else type(error).__name__
     if isinstance(error, torch.OutOfMemoryError):
-        line += f"; {mend_of_memory('gpus')}"
+        line += f"; {memory_advice('gpus')}"
     elif isinstance(error, MemoryError) or "can't allocate memory" in line:
         # The latter is a bare RuntimeError of torch's allocator on the host.
-        line += f"; {mend_of_memory('cpus')}"
+        line += f"; {memory_advice('cpus')}"
     return line

@@ -71,7 +71,7 @@ def mend(disk: Path) -> None:
     ("spoil", "said"),
     [
         pytest.param(fill_space, "No space left on device", marks=pytest.mark.slow),
-        (take_inodes, "it has space, but holds as many files as it can: no inode is free"),
+        (take_inodes, "it has free space, but no free inodes, so it cannot hold more files"),
     ],
     ids=["space", "inodes"],
 )
@@ -86,7 +86,7 @@ def test_a_disk_that_fills_up_ends_the_sweep_blames_no_trial_and_the_next_run_en
     _, err = process.communicate(timeout=120)
     assert process.returncode == 2, err
     assert said in err
-    assert "what was committed is safe: mend the disk and run the same command to go on" in err
+    assert "what was committed is safe: fix the disk and run the same command to continue" in err
     assert "Traceback" not in err
     assert list((run / "staging").iterdir()) == []
     state = Run(run).state

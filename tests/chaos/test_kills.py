@@ -160,7 +160,8 @@ def test_a_trainer_that_outlives_its_driver_is_fenced_off(finished: Cli, make_cl
         first.communicate()
     assert not stale.exists()
     assert re.search(
-        r"-e1-a\d+\.safetensors: stale, of epoch 1; it is 2 now: rejected", (run / "logs/driver.log").read_text()
+        r"-e1-a\d+\.safetensors: stale, written under driver epoch 1; the epoch is now 2: removed",
+        (run / "logs/driver.log").read_text(),
     )
     cli.assert_same("runs/small", str(finished.folder / "runs" / "small"))
     assert not pd.read_parquet(run / "metrics.parquet").duplicated(["trial_id", "step"]).any()

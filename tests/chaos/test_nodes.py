@@ -95,7 +95,7 @@ def test_when_the_last_node_is_gone_the_sweep_ends_with_how_to_go_on_and_goes_on
     nodes.find("only", "raylet").kill()
     _, err = process.communicate(timeout=180)
     assert process.returncode == 3, err
-    assert "run the same command to go on" in err
+    assert "run the same command to continue" in err
     assert "Traceback" not in err
     nodes.kill("only")
     nodes.add("other")
@@ -115,7 +115,7 @@ def test_when_the_clusters_head_dies_the_sweep_ends_with_how_to_go_on_and_never_
     nodes.find("head", "gcs_server").send_signal(signal.SIGKILL)
     _, err = process.communicate(timeout=180)
     assert process.returncode == 3, err
-    assert "run the same command to go on" in err
+    assert "run the same command to continue" in err
     assert "Traceback" not in err
     # Anywhere that there is a Ray, here too.
     joined("run", "small.yaml", *LONGER)

@@ -122,7 +122,7 @@ def test_trials_that_run_out_of_memory_or_are_killed_for_it_fail_after_their_att
     assert pd.isna(errors["none"])
     assert "can't allocate memory" in errors["tensors"]
     assert errors["bytes"].startswith("MemoryError")
-    assert errors["killed"].startswith("the trainer's process was ended from outside or crashed, as when the system")
+    assert errors["killed"].startswith("the trainer's process was killed from outside or crashed, for example because")
     for fault in ("tensors", "bytes", "killed"):
         assert "have fewer workers share the memory" in errors[fault]
         assert errors[fault] in cli("logs", "runs/faults", trials.loc[fault, "trial_id"]).stdout
@@ -139,7 +139,7 @@ def test_a_machine_that_is_short_of_memory_for_rays_taste_ends_the_sweep_with_th
     write(cli, faults="none", steps=600)
     failed = cli("run", "faults.yaml", code=3)
     assert "Traceback" not in failed.stderr
-    assert "since its node ran short of memory" in failed.stderr
+    assert "because its node ran short of memory" in failed.stderr
     assert "have fewer workers share the memory" in failed.stderr
 
 

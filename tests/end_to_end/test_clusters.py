@@ -129,7 +129,7 @@ def test_what_another_job_holds_is_waited_for_aloud_and_used_when_it_is_given_ba
         said = []
         for line in iter(process.stderr.readline, ""):
             said.append(line)
-            if "the workers that waited have a place" in line:
+            if "the waiting workers now have a place" in line:
                 process.send_signal(signal.SIGINT)
         process.communicate(timeout=120)
     finally:
@@ -138,7 +138,7 @@ def test_what_another_job_holds_is_waited_for_aloud_and_used_when_it_is_given_ba
             process.kill()
     assert "only 0 of 2 CPUs are free, the rest is taken by other jobs" in status
     assert any("waiting for 0.5 CPUs (2 trainers): only 0 of 2 CPUs are free" in line for line in said)
-    assert any("the workers that waited have a place" in line for line in said)
+    assert any("the waiting workers now have a place" in line for line in said)
     assert process.returncode == 130
 
 
@@ -152,7 +152,7 @@ def test_an_open_cluster_is_refused_unless_it_is_accepted(ray_nodes: Callable[..
     with ray_nodes(guarded=False) as nodes:
         nodes.start_head("--num-cpus=2")
         refused = cli("run", "tiny.yaml", "--address", nodes.address, code=3).stderr
-        assert "asks for no token" in refused
+        assert "does not ask for a token" in refused
         assert "--insecure-cluster" in refused
         said = cli("run", "tiny.yaml", "--address", nodes.address, "--insecure-cluster").stderr
         assert "insecure: anybody who reaches" in said
@@ -348,8 +348,8 @@ def test_a_job_whose_driver_dies_is_not_taken_for_one_that_ended(with_jobs: Node
     finally:
         follower.kill()
     assert follower.returncode == 2
-    assert "is gone without a word" in said
-    assert "run the same command to go on" in said
+    assert "disappeared without a message" in said
+    assert "run the same command to continue" in said
 
 
 def test_what_takes_no_jobs_is_told_so(guarded: Nodes, cli: Any):

@@ -23,14 +23,14 @@ def paired_measurements(run: Run) -> pd.DataFrame:
     """Snapshots that were measured under two settings.
 
     Args:
-        run: The run; of its settings, the first and the last count.
+        run: The run; only the first and the last of its settings are used.
 
     Returns:
         ``trial_id``, ``step``, and ``grad_norm``, ``smoothness`` and ``data_fraction`` with the suffixes ``_first`` and
         ``_last``.
 
     Raises:
-        ClipsweepError: The run was measured under one setting only.
+        ClipsweepError: The run was measured under only one setting.
     """
     name = "directional_smoothness"
     rows = run.measurements(name) if name in run.estimators else None
@@ -39,7 +39,7 @@ def paired_measurements(run: Run) -> pd.DataFrame:
     ids = known + [measurement for measurement in ids if measurement not in known]
     if rows is None or len(ids) < 2:
         raise ClipsweepError(
-            f"{run.path}: its snapshots were measured under one setting only; with measure.keep: true, "
+            f"{run.path}: its snapshots were measured under only one setting; with measure.keep: true, "
             "`clipsweep estimate RUN --estimator directional_smoothness --set data_fraction=1` measures them again"
         )
     columns = ["trial_id", "step", *_VALUES, "data_fraction"]
@@ -56,15 +56,15 @@ def agreement(run: Run, trials: pd.DataFrame) -> Figure:
         trials: The trials to draw.
 
     Returns:
-        The figure; each panel tells the median ratio and the range of nine tenths of the ratios.
+        The figure; each panel shows the median ratio and the range of nine tenths of the ratios.
 
     Raises:
-        ClipsweepError: The run was measured under one setting only, or the chosen trials were not.
+        ClipsweepError: The run, or the chosen trials, were measured under only one setting.
     """
     pairs = paired_measurements(run)
     pairs = pairs[pairs["trial_id"].isin(trials["trial_id"])].dropna()
     if pairs.empty:
-        raise ClipsweepError(f"{run.path}: none of the chosen trials was measured twice")
+        raise ClipsweepError(f"{run.path}: none of the chosen trials was measured under both settings")
     shares = [float(pairs[f"data_fraction_{which}"].iloc[0]) for which in ("first", "last")]
     figure, axes = panels(len(_VALUES), columns=len(_VALUES), width=3.6, height=3.4)
     for axis, (column, words) in zip(axes, _VALUES.items(), strict=True):

@@ -1,4 +1,4 @@
-"""Pictures of answers: the stability frontier with theory's advice on it, and fitted lines through the points."""
+"""Figures of answers: the stability frontier with theory's advice on it, and fitted lines through the points."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def frontier(run: Run, trials: pd.DataFrame) -> Figure:
         trials: The trials to draw.
 
     Returns:
-        The figure; unclipped trials stand to the right of all thresholds.
+        The figure; unclipped trials are to the right of all thresholds.
 
     Raises:
         ClipsweepError: No trial ended, or fewer than two learning rates were swept.
@@ -95,7 +95,7 @@ def fit(run: Run, trials: pd.DataFrame) -> Figure:
         The figure, with a panel per cell.
 
     Raises:
-        ClipsweepError: Nothing was measured that can be trusted.
+        ClipsweepError: There are no trusted measurements.
     """
     points = positive(trusted_points(run))
     cells = fit_cells(run, trials, resamples=0)[:_MAX_PANELS]

@@ -1,4 +1,4 @@
-"""Panels of one figure, and logarithmic axes whose labels do not run into one another."""
+"""Panels of one figure, and logarithmic axes whose labels do not overlap."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 __all__ = ["log_axes", "panels"]
 
 _FEW_DECADES = 1.9
-"""Below it, powers of ten alone would leave an axis without labels: 2 and 5 are labelled as well."""
+"""Below this, powers of ten alone could leave an axis without labels, so 2 and 5 are labelled as well."""
 
 
 def panels(
@@ -25,13 +25,13 @@ def panels(
 
     Args:
         count: How many panels, at least one.
-        width: Of a panel, in inches.
-        height: Of a panel, in inches.
-        columns: Panels in a row; about as many as there are rows if not given.
-        options: Of matplotlib's ``subplots``, for example ``sharex=True``.
+        width: Width of a panel, in inches.
+        height: Height of a panel, in inches.
+        columns: Panels per row; by default about as many as there are rows.
+        options: Options of matplotlib's ``subplots``, for example ``sharex=True``.
 
     Returns:
-        The figure, which belongs to no window system, and the axes of the panels; what is left of the grid is blank.
+        The figure, without any window system, and the axes of the panels; the rest of the grid is blank.
 
     Example:
         >>> figure, axes = panels(5, width=3, height=2)
@@ -48,10 +48,10 @@ def panels(
 
 
 def log_axes(axis: Axes) -> None:
-    """Make both axes logarithmic, with labels that suit what is drawn; to be called after drawing.
+    """Make both axes logarithmic, with labels that suit the data; call it after drawing.
 
     Args:
-        axis: Of a panel, with positive data.
+        axis: Axes of a panel with positive data.
     """
     axis.set(xscale="log", yscale="log")
     for one, (low, high) in ((axis.xaxis, axis.get_xlim()), (axis.yaxis, axis.get_ylim())):

@@ -44,7 +44,7 @@ def draw(run: Run, kind: str, file: Path, *, where: Sequence[str] = ()) -> None:
     Args:
         run: The run.
         kind: One of :data:`PLOTS`.
-        file: Where to; the suffix chooses PNG, SVG or PDF.
+        file: The file to write; the suffix chooses PNG, SVG or PDF.
         where: ``column=value`` conditions on the trials.
 
     Raises:
@@ -53,8 +53,8 @@ def draw(run: Run, kind: str, file: Path, *, where: Sequence[str] = ()) -> None:
     if kind not in PLOTS:
         raise ClipsweepError(f"no plot {kind!r}; known: {', '.join(PLOTS)}")
     if file.suffix.lower() not in SUFFIXES:
-        raise ClipsweepError(f"{file}: unknown kind of picture {file.suffix!r}; known: {', '.join(SUFFIXES)}")
-    # Without pyplot: no window system is asked for, and nothing global is left behind.
+        raise ClipsweepError(f"{file}: unknown picture format {file.suffix!r}; known: {', '.join(SUFFIXES)}")
+    # Without pyplot: it would look for a window system and keep global state.
     with mpl.rc_context(_STYLE):
         figure = PLOTS[kind](run, select(run, where))
         try:

@@ -1,4 +1,4 @@
-"""Pictures of theory sweeps: the phase diagram, the speed-up against M, the floor that noise leaves."""
+"""Figures of theory sweeps: the phase diagram, the speed-up against M, the floor that noise leaves."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def phase(run: Run, trials: pd.DataFrame) -> Figure:
         trials: The trials to draw.
 
     Returns:
-        The figure: a panel a function and start; diverged and capped cells in colours of their own.
+        The figure: one panel per function and start; diverged and capped cells have their own colours.
 
     Raises:
         ClipsweepError: Fewer than two rates or two thresholds were swept.
@@ -95,7 +95,7 @@ def _phase_legend(figure: Figure) -> None:
 
 
 def speedup(run: Run, trials: pd.DataFrame) -> Figure:
-    """How many times as long gradient descent takes as each rule, on the worse of Theorem 4's instances, against M.
+    """How much longer gradient descent takes than each rule, on the worse of Theorem 4's instances, against M.
 
     Args:
         run: The run.
@@ -105,7 +105,7 @@ def speedup(run: Run, trials: pd.DataFrame) -> Figure:
         The figure, with M / (log M + 1) as a guide for the slope.
 
     Raises:
-        ClipsweepError: The run has not both instances.
+        ClipsweepError: The run does not have both instances.
     """
     speedups = build_theory(run).speedups
     if not speedups:
@@ -135,10 +135,10 @@ def floor(run: Run, trials: pd.DataFrame) -> Figure:
         trials: The trials to draw.
 
     Returns:
-        The figure: a curve a learning rate, mean and range over seeds.
+        The figure: one curve per learning rate, mean and range over seeds.
 
     Raises:
-        ClipsweepError: No trial with noise and a threshold goes on after its hit.
+        ClipsweepError: No trial with noise and a threshold continues after its hit.
     """
     ended = _chosen(run, trials)
     noisy = ended[(ended["noise"] > 0) & ended["clip_norm"].notna() & ended["tail_grad_norm"].notna()]

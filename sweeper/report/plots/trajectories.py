@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 MAX_PANELS = 16
-"""Cells that one figure of panels holds; more would be stamps."""
+"""The most panels in one figure; more would be too small to read."""
 
 
 def _cells(run: Run, trials: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
@@ -37,17 +37,17 @@ def _cells(run: Run, trials: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
 
 
 def smoothness(run: Run, trials: pd.DataFrame) -> Figure:
-    """Local smoothness against gradient norm on log axes, a panel a cell, coloured by step.
+    """Local smoothness against gradient norm on log axes, one panel per cell, coloured by step.
 
     Args:
         run: The run.
         trials: The trials to draw.
 
     Returns:
-        The figure; axes are shared, so that panels can be compared.
+        The figure; panels share axes, so that they can be compared.
 
     Raises:
-        ClipsweepError: No trustworthy smoothness was measured.
+        ClipsweepError: There are no trusted measurements.
     """
     rows = positive(trusted_points(run))
     cells = [(label, group, rows[rows["trial_id"].isin(group["trial_id"])]) for label, group in _cells(run, trials)]
@@ -82,18 +82,18 @@ def smoothness(run: Run, trials: pd.DataFrame) -> Figure:
     figure.supylabel("local smoothness, eq. (20)")
     figure.colorbar(dots, ax=axes, label="step", shrink=0.8)
     if left_out:
-        figure.suptitle(f"the first {MAX_PANELS} cells; {left_out} more: choose with --where")
+        figure.suptitle(f"the first {MAX_PANELS} cells; {left_out} more not shown: choose with --where")
     return figure
 
 
 def _wrapped(label: str) -> str:
-    """A label of several pairs, two a line, so that titles of neighbours do not meet."""
+    """A label of several pairs, two per line, so that titles of neighbours do not overlap."""
     pairs = label.split(" ")
     return "\n".join(" ".join(pairs[begin : begin + 2]) for begin in range(0, len(pairs), 2))
 
 
 def _columns(run: Run, trials: pd.DataFrame, num_cells: int) -> int:
-    """As many columns as the last axis of the grid has values, if that fills the rows; else about a square."""
+    """As many columns as the last axis of the grid has values, if that fills the rows; otherwise roughly a square."""
     names = list(short_names(run.swept).values())
     values = trials[names[-1]].nunique(dropna=False) if names else 1
     return values if 1 < values <= 4 and num_cells % values == 0 else math.ceil(math.sqrt(num_cells))
@@ -102,7 +102,7 @@ def _columns(run: Run, trials: pd.DataFrame, num_cells: int) -> int:
 def loss(run: Run, trials: pd.DataFrame) -> Figure:
     """Training and validation loss against the step: mean over seeds, band from the lowest to the highest seed.
 
-    Arms differ by line style; what else is swept, by colour.
+    Arms differ by line style; everything else that is swept, by colour.
 
     Args:
         run: The run.
@@ -142,7 +142,7 @@ _AXES = {"train_loss": "training loss", "valid_loss": "validation loss"}
 
 
 def _beside_the_arm(label: str) -> str:
-    """A cell's label without what makes it another arm."""
+    """A cell's label without what distinguishes its arm."""
     return " ".join(pair for pair in label.split() if not pair.startswith(("clip_norm=", "normalize=")))
 
 

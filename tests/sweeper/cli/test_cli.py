@@ -59,8 +59,8 @@ def test_errors_of_a_spec_go_to_stderr_with_exit_code_2_and_never_a_traceback(tm
 
 def test_a_missing_spec_run_or_folder_is_one_clear_line(tmp_path: Path) -> None:
     assert "nowhere.yaml" in clipsweep("run", "nowhere.yaml", folder=tmp_path, code=2).stderr
-    assert "runs/x: there is no such directory" in clipsweep("report", "runs/x", folder=tmp_path, code=2).stderr
-    assert "runs are made by `clipsweep run SPEC`" in clipsweep("ls", folder=tmp_path, code=2).stderr
+    assert "runs/x: no such directory" in clipsweep("report", "runs/x", folder=tmp_path, code=2).stderr
+    assert "`clipsweep run SPEC` creates runs" in clipsweep("ls", folder=tmp_path, code=2).stderr
     assert "No such command" in clipsweep("rum", folder=tmp_path, code=2).stderr
 
 

@@ -78,7 +78,7 @@ def test_a_token_in_a_file_is_shown_too(serve: Callable[..., str], tmp_path: Pat
 
 @pytest.mark.parametrize("document", [[], {}, {"version": "4"}, "ray_version"])
 def test_another_server_is_told_from_rays(serve: Callable[..., str], document: Any):
-    with pytest.raises(ClusterError, match=r"is no job server of Ray; .*port 8265 .*ray\[default\]"):
+    with pytest.raises(ClusterError, match=r"is not a Ray job server; .*port 8265 .*ray\[default\]"):
         find_job_server(serve(document))
 
 
@@ -95,7 +95,7 @@ def test_something_that_speaks_no_http_is_no_job_server():
             connection.close()
 
         threading.Thread(target=babble, daemon=True).start()
-        with pytest.raises(ClusterError, match="is no job server of Ray"):
+        with pytest.raises(ClusterError, match="is not a Ray job server"):
             find_job_server(f"http://127.0.0.1:{server.getsockname()[1]}")
 
 
@@ -122,7 +122,7 @@ def test_a_server_that_is_out_of_reach_behind_ray_client_says_which_port_to_forw
     ("found", "said"),
     [
         ({"problem": "silent", "text": "timeout"}, r"port is 10001 by default, or there is no token here"),
-        ({"problem": "mismatch", "text": "2.9 is not 2.60"}, r"2.9 is not 2.60; Ray Client wants the same versions"),
+        ({"problem": "mismatch", "text": "2.9 is not 2.60"}, r"2.9 is not 2.60; Ray Client needs the same versions"),
         ({"problem": "token", "text": ""}, "the cluster asks for a token"),
         ({"problem": None, "dashboard": None}, r"ray\[default\]"),
     ],

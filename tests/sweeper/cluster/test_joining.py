@@ -62,7 +62,7 @@ def test_where_nothing_listens_the_message_says_how_to_start_a_cluster():
 
 
 def test_a_name_that_nobody_has_is_named():
-    with pytest.raises(ClusterError, match=r"there is no machine of the name 'nowhere.invalid' here"):
+    with pytest.raises(ClusterError, match=r"no machine named 'nowhere.invalid' is known here"):
         join("nowhere.invalid:6379")
 
 
@@ -102,10 +102,12 @@ def test_what_is_no_address_is_said_to_be_none(address: str):
 
 @pytest.mark.parametrize("address", ["ray://head:10001", "http://head:8265"])
 def test_where_only_jobs_are_taken_no_driver_joins(address: str, monkeypatch: pytest.MonkeyPatch):
-    with pytest.raises(ClusterError, match=r"takes jobs, .*`clipsweep run` puts its driver inside.*`--address auto`"):
+    with pytest.raises(
+        ClusterError, match=r"takes jobs at .*`clipsweep run` starts its driver inside.*`--address auto`"
+    ):
         join(address)
     monkeypatch.setenv("RAY_ADDRESS", address)
-    with pytest.raises(ClusterError, match=rf"RAY_ADDRESS={address}\): from there"):
+    with pytest.raises(ClusterError, match=rf"RAY_ADDRESS={address}\): a cluster takes jobs at this address"):
         join("auto")
 
 
@@ -153,7 +155,9 @@ def test_a_token_that_others_can_read_is_used_and_said_to_be_open(monkeypatch: p
 
 def test_a_cluster_open_to_its_network_is_refused_unless_it_is_accepted(monkeypatch: pytest.MonkeyPatch):
     stand_in(monkeypatch, bare=FOUND)
-    with pytest.raises(ClusterError, match=r"asks for no token, so anybody who reaches 192.0.2.1:6379 .*--insecure-cl"):
+    with pytest.raises(
+        ClusterError, match=r"does not ask for a token, so anybody who reaches 192.0.2.1:6379 .*--insecure-cl"
+    ):
         join("head:6379")
     joined = join("head:6379", insecure=True)
     assert not joined.guarded

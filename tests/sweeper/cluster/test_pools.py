@@ -34,9 +34,9 @@ DEATHS = pytest.mark.parametrize(
     [
         (
             CRASHED,
-            "was ended from outside or crashed, as when the system is short of memory; if so, lower the",
+            "was killed from outside or crashed, for example because the system was short of memory; if so, lower the",
         ),
-        (SHORT, "since its node ran short of memory; lower the problem's batch_size, or have fewer workers share"),
+        (SHORT, "because its node ran short of memory; lower the problem's batch_size, or have fewer workers share"),
         (NodeDiedError("node 7 is gone"), "NodeDiedError: node 7 is gone"),
     ],
 )

@@ -37,9 +37,9 @@ def node(cpus: float, gpus: float = 0, *, free: tuple[float, float] | None = Non
             0,
             [node(4, free=(1, 0)), node(4, free=(0.5, 0)), node(1)],
             "2 CPUs (2 trainers): only 1.5 of 8 CPUs are free, the rest is taken by other jobs or by this sweep's own "
-            "workers; they start when it is given back; lower resources.*.count to go on with fewer",
+            "workers; they start when it is released; lower resources.*.count to continue with fewer",
         ),
-        (1, 0, [node(4)], "1 CPU (2 trainers): 4 of 4 CPUs are free, Ray has not placed them yet"),
+        (1, 0, [node(4)], "1 CPU (2 trainers): 4 of 4 CPUs are free, but Ray has not placed the workers yet"),
         (1, 0, [], "1 CPU (2 trainers): the cluster has none; set resources.trainers.cpus: 0"),
     ],
 )
@@ -98,7 +98,7 @@ def test_a_reason_is_told_within_ten_seconds_then_rarely_and_its_end_too():
     assert 5 <= len(clock.said) <= 12
     clock.reason = None
     clock.pass_s(5)
-    assert clock.said[-1][1] == "the workers that waited have a place"
+    assert clock.said[-1][1] == "the waiting workers now have a place"
     assert clock.waiting.reason is None
 
 

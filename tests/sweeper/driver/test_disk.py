@@ -76,7 +76,7 @@ def test_on_a_disk_that_is_really_full_what_was_published_stays_and_the_rest_fol
             fill_up(ballast)
 
     full.pools.before_poll = fill
-    with pytest.raises(RunDirectoryError, match="No space left on device; what was committed is safe: mend the disk"):
+    with pytest.raises(RunDirectoryError, match="No space left on device; what was committed is safe: fix the disk"):
         with disk_errors(full.run_dir):
             full()
     state = Run(full.run_dir.path).state

@@ -180,7 +180,7 @@ def test_a_driver_that_was_killed_is_told_from_one_that_ended(run_dir: RunDir, n
             driver.wait()
 
         with pytest.raises(
-            RunDirectoryError, match=rf"pid {driver.pid} on .*gone without a word.*run the same command"
+            RunDirectoryError, match=rf"pid {driver.pid} on .*disappeared without a message.*run the same command"
         ):
             follow(run_dir, new_listener(), sleep=kill)
     with pytest.raises(RunDirectoryError, match="nobody is running this sweep"):
@@ -200,7 +200,7 @@ def test_a_driver_elsewhere_lives_while_it_beats_whatever_its_clock_says(
             beats[0] += 1
             os.utime(run_dir.driver, (beats[0], beats[0]))
 
-    with pytest.raises(RunDirectoryError, match="pid 7 on elsewhere, is gone without a word"):
+    with pytest.raises(RunDirectoryError, match="pid 7 on elsewhere, disappeared without a message"):
         follow(run_dir, new_listener(), sleep=wait)
     assert 1020 <= now[0] <= 1060
 
@@ -215,7 +215,7 @@ def test_a_driver_hears_that_it_is_to_stop_and_an_old_request_does_not_count(run
 
 
 def test_nobody_drives_a_run_that_nobody_has_begun(run_dir: RunDir, new_listener: NewListener):
-    with pytest.raises(RunDirectoryError, match="nobody is running this sweep; `clipsweep run` does"):
+    with pytest.raises(RunDirectoryError, match="nobody is running this sweep; start it with `clipsweep run`"):
         follow(run_dir, new_listener())
 
 

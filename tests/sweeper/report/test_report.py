@@ -177,7 +177,7 @@ def test_one_seed_says_nothing_of_chance(tmp_path: Path) -> None:
     run.add(1.0, None, 0, loss=2.0)
     run.add(1.0, 0.25, 0, loss=1.0)
     (comparison,) = build_report(run.read()).comparisons
-    assert comparison.verdict == "one seed says nothing of chance"
+    assert comparison.verdict == "one seed says nothing about chance"
 
 
 def test_an_arm_that_always_fails_has_no_best_and_is_named(tmp_path: Path) -> None:
@@ -264,5 +264,5 @@ def test_a_plot_of_nothing_is_an_error(tmp_path: Path) -> None:
         draw(run.read(), "smoothness", tmp_path / "x.png")
     with pytest.raises(ClipsweepError, match="no plot 'histogram'; known: smoothness, loss"):
         draw(run.read(), "histogram", tmp_path / "x.png")
-    with pytest.raises(ClipsweepError, match=r"unknown kind of picture '.gif'"):
+    with pytest.raises(ClipsweepError, match=r"unknown picture format '.gif'"):
         draw(run.read(), "loss", tmp_path / "x.gif")

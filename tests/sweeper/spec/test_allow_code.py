@@ -274,6 +274,6 @@ def test_a_snapshots_file_cannot_have_other_code_run_than_its_trial_was_trained_
         asked = KeptSnapshot(trial=path.parent.name, step=0, use=use, measure=section)
         verdict = worker.measure_kept(0, SnapshotId(path.parent.name, 0, 0), asked)
         assert isinstance(verdict, Raised)
-        assert "would run os:system, which its trial was not trained with" in verdict.error
+        assert "would run os:system, but its trial was not trained with that" in verdict.error
     assert not (tmp_path / "owned").exists()
     assert uses_of(open_state(run_dir), [SnapshotId(path.parent.name, 0, 0)]) == {}

@@ -123,7 +123,7 @@ def test_a_line_written_twice_is_refused(tmp_path: Path) -> None:
     data = write(tmp_path / "journal", RECORDS)
     first = data.splitlines(keepends=True)[0]
     (tmp_path / "journal").write_bytes(first + data)
-    with pytest.raises(IntegrityError, match=r"journal:2: damaged line before whole ones"):
+    with pytest.raises(IntegrityError, match=r"journal:2: damaged line before intact ones"):
         read_journal(tmp_path / "journal")
 
 

@@ -57,7 +57,9 @@ def test_a_file_is_whole_whenever_its_writer_is_killed(tmp_path: Path) -> None:
 
 def test_a_directory_with_something_else_in_it_is_refused(tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").write_text("precious")
-    with pytest.raises(RunDirectoryError, match="is not empty and holds no run; choose another directory with --out"):
+    with pytest.raises(
+        RunDirectoryError, match="is not empty and does not hold a run; choose another directory with --out"
+    ):
         RunDir(tmp_path).create()
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
 
@@ -74,7 +76,7 @@ def test_a_missing_run_is_named_with_its_neighbours(tmp_path: Path) -> None:
     with pytest.raises(RunDirectoryError, match="no such directory; runs there: lstm"):
         RunDir(tmp_path / "lstn").require()
     (tmp_path / "empty").mkdir()
-    with pytest.raises(RunDirectoryError, match="holds no run"):
+    with pytest.raises(RunDirectoryError, match="does not hold a run"):
         RunDir(tmp_path / "empty").require()
 
 
@@ -200,5 +202,5 @@ def test_a_directory_in_which_a_driver_died_at_its_very_start_is_taken_up_again(
     run_dir.create()
     assert not run_dir.exists
     (tmp_path / "mine" / "logs").mkdir(parents=True)
-    with pytest.raises(RunDirectoryError, match="is not empty and holds no run"):
+    with pytest.raises(RunDirectoryError, match="is not empty and does not hold a run"):
         RunDir(tmp_path / "mine").create()

@@ -181,5 +181,5 @@ def test_a_measurement_that_comes_back_another_is_refused_by_its_table(committer
 
 def test_equal_rows_are_not_committed_twice_either(committer: Committer) -> None:
     committer.add(SECOND, segment(SECOND, rows()))
-    with pytest.raises(IntegrityError, match="trial a: steps 0 to 4 were to be committed twice"):
+    with pytest.raises(IntegrityError, match="trial a: steps 0 to 4 would be committed twice"):
         committer.commit(force=True, running=frozenset())
