@@ -24,7 +24,7 @@ from sweeper.spec.syntax.overlay import laid_over, read_text
 from sweeper.spec.syntax.overrides import apply_overrides
 from sweeper.spec.syntax.reader import MAX_BYTES, read
 from sweeper.spec.syntax.tree import Mark, Node, Source, plain
-from sweeper.spec.validation import validated
+from sweeper.spec.validation import known_paths, validated
 from sweeper.spec.variants import check_alone
 
 __all__ = ["NAME_PATTERN", "SECTIONS", "check_measure", "load_spec", "loads_spec"]
@@ -116,10 +116,11 @@ def _load(text: str, name: str, folder: Path, path: Path | None, overrides: Sequ
     if not isinstance(top.value, dict):
         raise_if_any([at(top, f"must be sections, found {shown(plain(top))}", f"keys: {', '.join(SECTIONS)}")])
     top = laid_over(top, folder, problems)
-    top = apply_overrides(top, overrides, SECTIONS, problems)
+    top = apply_overrides(top, overrides, SECTIONS, problems, paths=_all_paths)
     for key, node in top.children():
         if key not in SECTIONS:
-            problems.append(at(node, "unknown key", key=True, found=key, known=(*SECTIONS, "overlay")))
+            known = (*SECTIONS, "overlay")
+            problems.append(at(node, "unknown key", key=True, found=key, known=known, elsewhere=_all_paths()))
 
     run_name = _name(top, path, problems)
     measure = _optional(Measure, top.child("measure"), problems)
@@ -164,6 +165,19 @@ def _load(text: str, name: str, folder: Path, path: Path | None, overrides: Sequ
         overrides=tuple(overrides),
         written={key: plain(node) for key, node in base.items()},
     )
+
+
+def _all_paths() -> list[str]:
+    """Every dotted path of a spec, those that people mean most often first."""
+    sections: dict[str, list[type[Section]]] = {
+        "update_rule": [UpdateRule],
+        "train": [Train],
+        "problem": list(PROBLEM_OPTIONS.values()),
+        "measure": [Measure],
+        "sweep": [SweepBlock],
+    }
+    paths = (path for name, models in sections.items() for model in models for path in known_paths(model, name))
+    return list(dict.fromkeys(paths))
 
 
 def _name(top: Node, path: Path | None, problems: list[Diagnostic]) -> str:

@@ -9,7 +9,7 @@ from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
 from sweeper.spec.sections.values import Section
-from sweeper.spec.syntax.diagnostics import Diagnostic, at, shown
+from sweeper.spec.syntax.diagnostics import Diagnostic, at, nearest, shown
 from sweeper.spec.syntax.tree import Node, Path, plain
 
 __all__ = ["known_paths", "sections_in", "validated"]
@@ -117,7 +117,7 @@ def _translate(model: type[Section], top: Node, error: Any) -> Diagnostic:
             field = _field(model, error["loc"])
             return at(node, f"found {shown(error['input'])}", (field.description or "") if field else "")
         case "model_type" | "dict_type" | "model_attributes_type":
-            return at(node, f"must be a section, found {shown(error['input'])}", "keys with values")
+            return at(node, f"must be a section, found {shown(error['input'])}", _as_section(model, error))
         case "tuple_type" | "list_type":
             return at(node, f"must be a list, found {shown(error['input'])}", "[a, b, ...]")
         case _ if kind in _BOUNDS:
@@ -125,6 +125,19 @@ def _translate(model: type[Section], top: Node, error: Any) -> Diagnostic:
             bound = shown(context[name])
             return at(node, f"must be {words} {bound}, found {shown(error['input'])}", _accepted(model, error["loc"]))
     return at(node, f"{error['msg']}, found {shown(error['input'])}")
+
+
+def _as_section(model: type[Section], error: Any) -> str:
+    """How to write what stands in the place of a section, where its meaning is clear."""
+    found = error["input"]
+    sections = _models_at(model, error["loc"])
+    names = [name for section in sections for name in _names(section)]
+    if isinstance(found, str) and names:
+        name = nearest(found, names)
+        return f"write {{use: {name}}}" if name is not None else f"write {{use: NAME}}; known: {', '.join(names)}"
+    if isinstance(found, int) and not isinstance(found, bool) and any("count" in s.model_fields for s in sections):
+        return f"write {{count: {found}}}"
+    return f"keys: {', '.join(dict.fromkeys(name for section in sections for name in section.model_fields))}"
 
 
 def _missing(node: Node, key: str, field: FieldInfo | None, hint: str = "") -> Diagnostic:

@@ -86,7 +86,7 @@ def wrong(message: str, hint: str) -> PydanticCustomError:
 def _number(value: Any) -> Any:
     match value:
         case bool() | None | list() | dict():
-            raise wrong(f"must be a number, found {shown(value)}", "a number")
+            raise wrong(f"must be a number, found {shown(value)}", "")
         case str():
             raise wrong(f"must be a number, found the text {shown(value)}", _numeric_hint(value))
         case int() if abs(value) > 10**300:
@@ -112,7 +112,7 @@ def _numeric_hint(text: str) -> str:
         digits = re.sub(r"[_\s]", "", text).replace(",", ".")
         if re.search(r"\d", digits):
             return f"write {digits}"
-    return "a number"
+    return ""
 
 
 def _threshold(value: Any) -> Any:

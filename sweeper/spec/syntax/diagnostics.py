@@ -19,6 +19,27 @@ _MAX_SHOWN = 40
 _MAX_WIDTH = 100
 _MAX_CHOICES = 12
 
+_ALSO_CALLED = {
+    "learning_rate": ("lr", "eta", "step_size", "learningrate", "base_lr"),
+    "clip_norm": ("max_norm", "clip", "max_grad_norm", "grad_clip", "gradient_clip_val", "clip_grad_norm", "threshold"),
+    "weight_decay": ("wd", "l2"),
+    "steps": ("epochs", "num_steps", "max_steps", "iterations", "num_epochs", "max_epochs", "iters"),
+    "schedule": ("scheduler", "lr_scheduler", "lr_schedule"),
+    "optimizer": ("optim", "opt", "optimiser"),
+    "batch_size": ("bs", "batch", "batchsize", "train_batch_size"),
+    "count": ("num_workers", "workers", "replicas", "num"),
+    "cpus": ("cpu", "num_cpus"),
+    "gpus": ("gpu", "num_gpus"),
+    "evaluate_every": ("eval_every", "eval_interval"),
+    "checkpoint_every": ("save_every", "checkpoint_interval"),
+    "sequence_length": ("bptt", "seq_len", "block_size"),
+    "hidden": ("hidden_size", "nhid", "n_hidden"),
+    "embedding": ("emsize", "embedding_size", "n_embd"),
+    "layers": ("num_layers", "nlayers", "n_layer", "depth"),
+    "seeds": ("seed", "num_seeds", "repeats", "num_samples"),
+}
+"""What other tools call what a spec has by another name."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Diagnostic:
@@ -31,6 +52,7 @@ class Diagnostic:
         hint: What is accepted, or how to fix it; "" if the message says it all.
         found: A name that is not known.
         known: The names that are; listed with the nearest one, in place of a hint.
+        elsewhere: Dotted paths that may be meant, which are not listed.
     """
 
     mark: Mark | None
@@ -39,13 +61,14 @@ class Diagnostic:
     hint: str = ""
     found: str = ""
     known: tuple[str, ...] = ()
+    elsewhere: tuple[str, ...] = ()
 
     def render(self) -> str:
         """File, line, column, key and message; then the line with a caret and the hint."""
         key = f"{show(format_path(self.path))}: " if self.path else ""
         message = printable(self.message)
         # Searching for the nearest name is slow, so only problems that are shown do it.
-        hint = printable(choices(self.found, self.known) if self.known else self.hint)
+        hint = printable(choices(self.found, self.known, self.elsewhere) if self.known else self.hint)
         if self.mark is None or not self.mark.source.shows_lines:
             name = "" if self.mark is None else f"{printable(self.mark.source.name)}: "
             return f"{name}{key}{message}" + (f"\n      {hint}" if hint else "")
@@ -58,7 +81,14 @@ class Diagnostic:
 
 
 def at(
-    node: Node, message: str, hint: str = "", *, key: bool = False, found: object = "", known: Iterable[str] = ()
+    node: Node,
+    message: str,
+    hint: str = "",
+    *,
+    key: bool = False,
+    found: object = "",
+    known: Iterable[str] = (),
+    elsewhere: Iterable[str] = (),
 ) -> Diagnostic:
     """A problem of a node.
 
@@ -69,22 +99,30 @@ def at(
         key: Whether the key is at fault, and not the value.
         found: A name that is not known.
         known: The names that are.
+        elsewhere: Dotted paths that may be meant, which are not listed.
 
     Returns:
         The problem, marked at the value or at its key.
     """
     mark = node.key_mark if key and node.key_mark is not None else node.mark
     return Diagnostic(
-        mark=mark, path=node.path, message=message, hint=hint, found=str(found), known=tuple(dict.fromkeys(known))
+        mark=mark,
+        path=node.path,
+        message=message,
+        hint=hint,
+        found=str(found),
+        known=tuple(dict.fromkeys(known)),
+        elsewhere=tuple(elsewhere),
     )
 
 
-def choices(found: object, known: Iterable[str]) -> str:
+def choices(found: object, known: Iterable[str], elsewhere: Sequence[str] = ()) -> str:
     """The known names, and the nearest one.
 
     Args:
         found: What the spec says.
         known: Accepted names.
+        elsewhere: Dotted paths that may be meant, which are not listed.
 
     Returns:
         A hint.
@@ -95,7 +133,7 @@ def choices(found: object, known: Iterable[str]) -> str:
     """
     names = list(known)
     listed = ", ".join(names[:_MAX_CHOICES]) + (", ..." if len(names) > _MAX_CHOICES else "")
-    closest = nearest(str(found), names)
+    closest = nearest(str(found), names) or nearest(f".{found}", elsewhere)
     return f"known: {listed}" + (f"; did you mean {closest!r}?" if closest else "")
 
 
@@ -104,7 +142,8 @@ def nearest(found: str, known: Sequence[str]) -> str | None:
 
     Args:
         found: A name.
-        known: Accepted names; of dotted paths, one with the same last part wins.
+        known: Accepted names; of dotted paths, one with the same last part wins, whatever its case, and after that one
+            that other tools call so.
 
     Returns:
         The nearest name.
@@ -112,15 +151,21 @@ def nearest(found: str, known: Sequence[str]) -> str | None:
     Example:
         >>> nearest("problem.hiden", ["problem.model.hidden", "problem.use"])
         'problem.model.hidden'
+        >>> nearest("lr", ["learning_rate", "clip_norm"]), nearest("SGD", ["sgd", "adam"])
+        ('learning_rate', 'sgd')
     """
     # Imported here, so that only a broken spec pays for it.
     import difflib
 
     found = found[:200]
-    if "." in found:
-        by_ending = {name.rsplit(".", 1)[-1]: name for name in known}
-        if close := difflib.get_close_matches(found.rsplit(".", 1)[-1], by_ending, n=1, cutoff=0.75):
-            return by_ending[close[0]]
+    ending = found.rsplit(".", 1)[-1]
+    by_ending = {name.rsplit(".", 1)[-1]: name for name in known}
+    alike = next((name for name in by_ending if name.lower() == ending.lower()), None)
+    also = next((name for name, others in _ALSO_CALLED.items() if name in by_ending and ending.lower() in others), None)
+    if alike is not None or also is not None:
+        return by_ending[alike or also or ""]
+    if "." in found and (close := difflib.get_close_matches(ending, by_ending, n=1, cutoff=0.75)):
+        return by_ending[close[0]]
     close = difflib.get_close_matches(found, known, n=1, cutoff=0.6 if "." not in found else 0.85)
     return close[0] if close else None
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from sweeper.errors import SpecError
@@ -17,7 +17,14 @@ _STEP = re.compile(r"([^.\[\]=\s]+)((?:\[[0-9]{1,6}\])*)(?:\.|$)")
 _FORM = "write --set path=value, as in --set update_rule.clip_norm=0.25"
 
 
-def apply_overrides(top: Node, overrides: Sequence[str], sections: Sequence[str], problems: list[Diagnostic]) -> Node:
+def apply_overrides(
+    top: Node,
+    overrides: Sequence[str],
+    sections: Sequence[str],
+    problems: list[Diagnostic],
+    *,
+    paths: Callable[[], Sequence[str]] = tuple,
+) -> Node:
     """The tree with values from the command line.
 
     Args:
@@ -25,6 +32,7 @@ def apply_overrides(top: Node, overrides: Sequence[str], sections: Sequence[str]
         overrides: Each ``path=value``, the value in YAML. Later ones win.
         sections: Keys of the top level.
         problems: Where problems are added, each with the override's text.
+        paths: The dotted paths that an unknown key may mean; asked only where there is one.
 
     Returns:
         The new tree. Whether a path below the top level exists is left to later checks, which know the
@@ -38,8 +46,16 @@ def apply_overrides(top: Node, overrides: Sequence[str], sections: Sequence[str]
             problems.append(Diagnostic(mark=mark, path=(), message="not an override", hint=_FORM))
             continue
         if path[0] not in sections:
-            found = Diagnostic(mark=mark, path=path, message="unknown key", found=str(path[0]), known=tuple(sections))
-            problems.append(found)
+            problems.append(
+                Diagnostic(
+                    mark=mark,
+                    path=path,
+                    message="unknown key",
+                    found=str(path[0]),
+                    known=tuple(sections),
+                    elsewhere=tuple(paths()),
+                )
+            )
             continue
         try:
             value = read(source)

@@ -180,3 +180,34 @@ def test_a_great_many_problems_are_counted_not_listed():
 def assert_complains(text: str, message: str) -> None:
     with pytest.raises(SpecError, match=message):
         loads_spec(text, name="s.yaml", folder=Path())
+
+
+@pytest.mark.parametrize(
+    ("override", "hint"),
+    [
+        ("update_rule.lr=3", "did you mean 'learning_rate'?"),
+        ("update_rule.max_norm=1", "did you mean 'clip_norm'?"),
+        ("update_rule.optimizer=SGD", "did you mean 'sgd'?"),
+        ("train.epochs=3", "did you mean 'steps'?"),
+        ("update_rule.schedule=cosine", "write {use: cosine}"),
+        ("update_rule.schedule=step", "write {use: NAME}; known: constant, step_decay, cosine"),
+        ("measure.estimators=[directional_smoothness]", "write {use: directional_smoothness}"),
+        ("resources.trainers=4", "write {count: 4}"),
+        ("learning_rate=3", "did you mean 'update_rule.learning_rate'?"),
+        ("LR=3", "did you mean 'update_rule.learning_rate'?"),
+        ("train=4", "keys: steps, log_every"),
+    ],
+)
+def test_what_other_tools_call_otherwise_is_understood_by_the_suggestion(override: str, hint: str) -> None:
+    spec = "{problem: {use: deep_linear}, update_rule: {learning_rate: 1}, train: {steps: 5}, measure: {every: 1}}"
+    with pytest.raises(SpecError) as refused:
+        loads_spec(spec, folder=Path(), overrides=[override])
+    assert hint in str(refused.value)
+
+
+def test_a_message_that_says_it_all_has_no_hint_that_says_it_again() -> None:
+    spec = "{problem: {use: deep_linear}, update_rule: {learning_rate: 1}, train: {steps: many}}"
+    with pytest.raises(SpecError) as refused:
+        loads_spec(spec, folder=Path())
+    assert str(refused.value).splitlines()[-1].rstrip().endswith("^")
+    assert "must be a number, found the text 'many'" in str(refused.value)
