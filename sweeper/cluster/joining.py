@@ -210,7 +210,8 @@ def open_to_others(where: str, address: str, hosts: Iterable[str], *, insecure: 
     if not insecure:
         raise ClusterError(
             f"{where}: the cluster does not ask for a token, so anybody who reaches {address} can run code there; "
-            "start its nodes with RAY_AUTH_MODE=token and one token (docs/cluster.md), or accept it with --insecure-cluster"
+            "start its nodes with RAY_AUTH_MODE=token and one token (docs/cluster.md), or accept it with "
+            "--insecure-cluster"
         )
     return [f"insecure: anybody who reaches {address} can run code on this cluster"]
 
