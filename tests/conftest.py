@@ -1,4 +1,4 @@
-"""Shared by all: one thread a process, real data where there is any, the command line and Ray's nodes as processes."""
+"""Shared by all tests: one thread per process, real data if available, the command line and Ray nodes as processes."""
 
 from __future__ import annotations
 
@@ -25,21 +25,21 @@ from hypothesis import settings
 
 from sweeper.store.journal import read_journal
 
-# How long an example takes is up to the machine, which may be busy.
+# No deadline: how long an example takes depends on the machine, which may be busy.
 settings.register_profile("clipsweep", deadline=None)
 settings.load_profile("clipsweep")
 
-# Results are compared bit for bit, and two OpenMP threads on a busy machine collapse.
+# Results are compared bit for bit, and with two OpenMP threads a busy machine slows to a crawl.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-# Nobody's own cache decides what a test sees, or is written to by one; there is nothing in this one.
+# An empty cache: the user's own must neither influence tests nor be written to by them.
 os.environ["CLIPSWEEP_CACHE"] = tempfile.mkdtemp(prefix="clipsweep-test-cache-")
 atexit.register(shutil.rmtree, os.environ["CLIPSWEEP_CACHE"], ignore_errors=True)
 
 
 @pytest.fixture(scope="session")
 def real_data() -> Path:
-    """The folder with real PTB and CIFAR-10 files, where there is one."""
+    """The folder with real PTB and CIFAR-10 files; skips the test if there is none."""
     root = Path(__file__).resolve().parents[1]
     folder = Path(os.environ.get("CLIPSWEEP_TEST_DATA", root.parent / "shared" / "data"))
     if not folder.is_dir():
@@ -98,7 +98,7 @@ class Cli:
         return subprocess.CompletedProcess(process.args, process.returncode, out, err)
 
     def num_commits(self, run: str) -> int:
-        """How many commits a run's journal holds; none where there is no journal yet."""
+        """How many commits a run's journal holds; 0 if there is no journal yet."""
         journal = self.folder / run / "journal.jsonl"
         if not journal.exists():
             return 0
@@ -113,7 +113,7 @@ class Cli:
             time.sleep(0.02)
 
     def tables(self, run: str) -> dict[str, pd.DataFrame]:
-        """The tables as anybody reads them, without what differs between two runs of the same trial."""
+        """The readable tables, without the columns that differ between two runs of the same trial."""
         path = self.folder / run
         return {
             "trials": pd.read_parquet(path / "trials.parquet").drop(columns=TIMINGS),
@@ -122,7 +122,7 @@ class Cli:
         }
 
     def assert_same(self, run: str, reference: str) -> None:
-        """The tables of two runs agree row for row, bit for bit."""
+        """Check that the tables of two runs agree row for row, bit for bit."""
         left, right = self.tables(run), self.tables(reference)
         for name in left:
             pd.testing.assert_frame_equal(left[name], right[name], check_exact=True, obj=f"{run}: {name}")
@@ -138,7 +138,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Cli:
 
 @pytest.fixture(scope="session")
 def cli_in() -> Callable[[Path], Cli]:
-    """``clipsweep`` in a folder of the caller's, for fixtures that serve several tests."""
+    """``clipsweep`` in the caller's folder, for fixtures that serve several tests."""
     return Cli
 
 
@@ -152,12 +152,12 @@ def make_cli(tmp_path: Path) -> Callable[[], Cli]:
 
 
 class Nodes:
-    """A cluster of Ray nodes, each of which is started as its users do, and can be killed.
+    """A cluster of Ray nodes, each started as users start them, that can be killed.
 
     Args:
         folder: Where Ray keeps its files: a short path, for Unix sockets.
         guarded: Whether it asks for a token.
-        loopback: Whether nobody else's machine can reach it.
+        loopback: Whether only this machine can reach it.
     """
 
     def __init__(self, folder: Path, *, guarded: bool, loopback: bool) -> None:
@@ -167,22 +167,22 @@ class Nodes:
             **{name: value for name, value in os.environ.items() if not name.startswith("RAY_")},
             **({"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": self.token} if guarded else {"RAY_AUTH_MODE": "disabled"}),
             "RAY_USAGE_STATS_ENABLED": "0",
-            # At Ray's own +15, workers on a machine with other things to do get next to none of it.
+            # At Ray's default of +15, workers on a busy machine get almost no CPU time.
             "RAY_worker_niceness": "0",
-            # How long Ray Client waits for the process that it starts for each of its users.
+            # How long Ray Client waits for the process that it starts for each client.
             "RAY_CLIENT_SERVER_CHECK_CHANNEL_TIMEOUT_S": "120",
         }
-        # Ports that Ray finds for itself: what is free now, somebody else may have by then.
+        # Ray chooses these ports itself: one that is free now may be taken by the time it starts.
         self.options = ["--dashboard-agent-listen-port=0", "--min-worker-port=0", "--max-worker-port=0"]
         if loopback:
             self.options.append("--node-ip-address=127.0.0.1")
-            # Ray would make another address of it.
+            # Ray would replace it by another address.
             self.environment["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
         self.address = self.client = self.job_server = ""
 
     def start_head(self, *options: str, dashboard: bool = False) -> None:
-        """The first node, and where it is reached; it takes jobs where it has a dashboard."""
+        """Start the first node and note its address; it takes jobs if it has a dashboard."""
         client = quiet_port()
         options += (f"--include-dashboard={str(dashboard).lower()}", "--dashboard-port=0")
         options += (f"--ray-client-server-port={client}", f"--temp-dir={self.folder}/ray")
@@ -193,11 +193,11 @@ class Nodes:
             (self.job_server,) = re.findall(r"RAY_API_SERVER_ADDRESS='(http://[^']+)'", said)
 
     def add(self, name: str) -> None:
-        """A node of one CPU joins."""
+        """Add a node with one CPU."""
         self._start(name, f"--address={self.address}", "--num-cpus=1")
 
     def kill(self, name: str) -> None:
-        """Every process of a node is killed at once."""
+        """Kill every process of a node at once."""
         process = self.processes.pop(name)
         with contextlib.suppress(psutil.NoSuchProcess):
             for victim in [*psutil.Process(process.pid).children(recursive=True), psutil.Process(process.pid)]:
@@ -206,7 +206,7 @@ class Nodes:
         process.wait(timeout=30)
 
     def find(self, name: str, program: str) -> psutil.Process:
-        """A node's process that runs a program."""
+        """The process of a node that runs a program."""
         for process in psutil.Process(self.processes[name].pid).children(recursive=True):
             with contextlib.suppress(psutil.NoSuchProcess):
                 if Path(process.exe()).name == program:
@@ -214,7 +214,7 @@ class Nodes:
         raise AssertionError(f"{name} runs no {program}")
 
     def close(self) -> None:
-        """All of it is killed."""
+        """Kill all nodes."""
         for name in list(self.processes):
             self.kill(name)
 
@@ -234,8 +234,8 @@ class Nodes:
 
 
 def quiet_port() -> int:
-    """A free port that neither systems nor Ray hand out to whoever asks for any."""
-    # Linux gives away those from 32,768 on, Ray those from 10,002 to 19,999 and from 23,000 to 24,000.
+    """A free port outside the ranges that Linux and Ray assign automatically."""
+    # Linux assigns ports from 32,768 on, Ray those from 10,002 to 19,999 and from 23,000 to 24,000.
     for port in random.sample(range(24_001, 32_768), 100):
         with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", port)):
             return port
@@ -254,5 +254,5 @@ def _ray_nodes(*, guarded: bool = True, loopback: bool = False) -> Iterator[Node
 
 @pytest.fixture(scope="session")
 def ray_nodes() -> Callable[..., AbstractContextManager[Nodes]]:
-    """``with ray_nodes() as nodes``: a cluster that has no node yet, and none any more after the block."""
+    """``with ray_nodes() as nodes``: a cluster without nodes at first; all nodes are killed after the block."""
     return _ray_nodes

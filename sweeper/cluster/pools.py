@@ -196,9 +196,6 @@ class RayPools:
     def held_up(self) -> str | None:
         """Why requested workers have no place yet; None if all have one. May be called from any thread."""
         # Copies, each made at once: the driver's thread starts and ends workers meanwhile.
-        """Expect nothing more from a worker."""
-        # All its handles at once. A dead worker may have several, and each of them would report the death again; by
-        # then the slot may have a new worker, which would be taken for dead.
         pending, actors = list(self._pending.values()), dict(self._actors)
         starting = [of for of in pending if isinstance(of, _Start)]
         for kind, settings in self._settings.items():

@@ -77,7 +77,7 @@ def _set_damaged_parts_aside(
     found = Damaged(
         parts=frozenset(parts),
         trials=tuple(
-            DamagedTrial(trial=name, step=step, checkpoints=_checkpoints_there(run_dir, name))
+            DamagedTrial(trial=name, step=step, checkpoints=_remaining_checkpoints(run_dir, name))
             for name, step in first.items()
         ),
         snapshots=tuple(snapshots),
@@ -96,7 +96,7 @@ def _files(record: Committed | Remeasured) -> set[str]:
     return {part.file for part in record.parts}
 
 
-def _checkpoints_there(run_dir: RunDir, trial: str) -> tuple[str, ...]:
+def _remaining_checkpoints(run_dir: RunDir, trial: str) -> tuple[str, ...]:
     """The checkpoints that are left: none for a trial that had ended, the last two for others."""
     return tuple(sorted(path.name for path in (run_dir.checkpoints / trial).glob("*")))
 

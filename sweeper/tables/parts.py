@@ -227,11 +227,11 @@ def refuse_other_rows(
         IntegrityError: They differ; the text names trial, table, step, column and both files.
     """
     committed = read_parts(run_dir, [part for part in parts if part.table == table and part.remeasurement is None])
-    first = _of(concatenate(committed.get(table, [again.slice(0, 0)])), trial, start, stop)
+    first = _rows_of(concatenate(committed.get(table, [again.slice(0, 0)])), trial, start, stop)
     if "measurement_id" in again.column_names:
         # Different settings of the same estimator have separate rows.
         first = first.filter(pc.is_in(first["measurement_id"], value_set=again["measurement_id"].combine_chunks()))
-    second = _of(again, trial, start, stop)
+    second = _rows_of(again, trial, start, stop)
     found = _difference(first.to_pylist(), second.to_pylist())
     if found is None:
         return
@@ -247,7 +247,7 @@ def refuse_other_rows(
     )
 
 
-def _of(table: pa.Table, trial: str, start: int, stop: int) -> pa.Table:
+def _rows_of(table: pa.Table, trial: str, start: int, stop: int) -> pa.Table:
     """The rows of some steps of one trial, in order."""
     steps = table["step"]
     wanted = pc.and_(pc.greater_equal(steps, start), pc.less(steps, stop))

@@ -79,7 +79,7 @@ class EstimatorWorker(Worker):
     def _verdict(
         self, slot: int, snapshot: SnapshotId, measure: Callable[[], dict[str, dict[str, Any]]]
     ) -> Rows | Raised:
-        self._settle_thread()
+        self._set_num_threads()
         started = time.perf_counter()
         try:
             rows = measure()

@@ -72,7 +72,7 @@ class TrainerWorker(Worker):
             Snapshots, heartbeats and segments; an attempt's last segment has an outcome. If the trial's code raises,
             the attempt's last item is what was raised.
         """
-        self._settle_thread()
+        self._set_num_threads()
         if assignments and assignments[0].problem["use"] == "analytic":
             # The schedule never mixes trials that run side by side with others.
             yield from train_side_by_side(assignments, should_stop=self._stop.is_set)

@@ -34,7 +34,7 @@ class Worker:
         self._threads = threads
         self._device = device
         self._search = tuple(search)
-        self._settle_thread()
+        self._set_num_threads()
 
     def facts(self) -> WorkerFacts:
         """Where this worker runs and which hardware and software it computes with."""
@@ -48,7 +48,7 @@ class Worker:
             device=torch.cuda.get_device_name() if self._device == "cuda" else "cpu",
         )
 
-    def _settle_thread(self) -> None:
+    def _set_num_threads(self) -> None:
         """Set the thread count; OpenMP keeps it per calling thread, and a method may run in any thread."""
         torch.set_num_threads(self._threads)
 

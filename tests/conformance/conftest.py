@@ -1,4 +1,4 @@
-"""What conformance suites share: a trial trained in one go, or cut into pieces, and all that it gave."""
+"""Shared by the conformance suites: a trial trained in one go or in pieces, and everything it produced."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class TrialRecord:
 
 @pytest.fixture(scope="session")
 def record() -> Callable[..., TrialRecord]:
-    """Trains a trial to its end and gives all that came of it, comparable with ==."""
+    """Trains a trial to its end and returns everything it produced, comparable with ==."""
     return _record
 
 
@@ -43,7 +43,7 @@ def _record(
     seed: int = 7,
     snapshots: SnapshotSchedule | None = None,
 ) -> TrialRecord:
-    """Train to the end; at every step in ``stops`` stop gracefully, and resume in a problem built anew, from bytes."""
+    """Train to the end; stop gracefully at every step in ``stops``, and resume from bytes in a newly built problem."""
     segments: list[Segment] = []
     taken: dict[int, bytes] = {}
     state = None

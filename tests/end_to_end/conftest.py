@@ -21,7 +21,7 @@ Measured = Callable[..., Iterator[tuple[dict[str, Any], ...]]]
 
 @pytest.fixture
 def measured_along() -> Measured:
-    """Measures eq. (20) along SGD on a problem: at every so many steps, a row for each of some methods."""
+    """Measures eq. (20) along SGD on a problem: every few steps, one row per method."""
 
     def measured(
         problem: Problem,

@@ -60,7 +60,7 @@ def test_status_ls_and_logs_read_the_run_without_ray(finished: Cli) -> None:
     trial = document["trial_rows"][0]["trial_id"]
     assert "steps 0 to 40" in finished("logs", "runs/small", trial[:6]).stdout
     assert "driver starts" in finished("logs", "runs/small").stdout
-    assert "no trial of this run begin" in finished("logs", "runs/small", "zzz", code=2).stderr
+    assert "'zzz' matches no trial of this run" in finished("logs", "runs/small", "zzz", code=2).stderr
 
 
 def test_plots_are_written_where_they_are_said_to_be(finished: Cli) -> None:

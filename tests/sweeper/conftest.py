@@ -46,13 +46,13 @@ from sweeper.workers.trainer import TrainerWorker
 
 
 class InlinePools:
-    """Keeps the promises of ``sweeper.protocol.pools.Pools`` in one thread.
+    """Implements ``sweeper.protocol.pools.Pools`` in one thread.
 
     Args:
         run_dir: The run directory.
         chaos: Probability, at each poll, that some worker dies; and that a measurement fails or a snapshot is lost.
-        seed: Of the chaos.
-        measure_every: A snapshot is measured at every so-many-th poll: above 1, estimators are the slower side.
+        seed: Seed of the chaos.
+        measure_every: Polls per measured snapshot: above 1, estimators are the slower side.
     """
 
     def __init__(self, run_dir: Path, *, chaos: float = 0.0, seed: int = 0, measure_every: int = 1) -> None:
@@ -77,7 +77,7 @@ class InlinePools:
         self.asked: list[int] = []
 
     def start_trainer(self, slot: int) -> None:
-        # The user's own code lies beside the spec, or here.
+        # The user's own code is next to the spec, or here.
         search = (str(Path(__file__).parent), str(self.run_dir.parent))
         worker = TrainerWorker(run_dir=str(self.run_dir), threads=1, device="cpu", search=search)
         self.trainers[slot] = worker
@@ -89,7 +89,7 @@ class InlinePools:
         self.news.append(EstimatorUp(slot=slot, facts=worker.facts()))
 
     def train(self, slot: int, assignments: Sequence[Assignment]) -> None:
-        assert slot not in self.streams, "one batch a trainer"
+        assert slot not in self.streams, "a trainer has only one batch"
         self.assignments += assignments
         self.unfinished[slot] = len(assignments)
         self.streams[slot] = iter(self.trainers[slot].train(assignments))
@@ -160,7 +160,7 @@ class InlinePools:
 
 
 class Remembering:
-    """A listener that remembers what it was told."""
+    """A listener that remembers everything it received."""
 
     def __init__(self) -> None:
         self.lines: list[str] = []
@@ -244,13 +244,13 @@ class ScriptedRoom:
 
 @pytest.fixture
 def new_listener() -> Callable[[], Remembering]:
-    """Makes listeners that remember what they were told, as ``lines`` and ``views``."""
+    """Makes listeners that remember what they received, as ``lines`` and ``views``."""
     return Remembering
 
 
 @pytest.fixture
 def inline_run(tmp_path: Path) -> Callable[..., InlineRun]:
-    """``inline_run(spec text, name="a", chaos=0.1)``: a run below a folder of its own."""
+    """``inline_run(spec text, name="a", chaos=0.1)``: a run in its own folder."""
 
     def make(text: str, *, name: str = "here", **chaos: Any) -> InlineRun:
         folder = tmp_path / name
@@ -268,7 +268,7 @@ def module_inline_run(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str
 
 @pytest.fixture(scope="module")
 def module_hostile_run() -> Callable[[str, Path], InlineRun]:
-    """One run in a folder of the module's own, whose trials are tried once."""
+    """One run in the module's own folder, whose trials are attempted only once."""
 
     def make(text: str, folder: Path) -> InlineRun:
         sys.path.insert(0, str(folder))
@@ -282,7 +282,7 @@ def module_hostile_run() -> Callable[[str, Path], InlineRun]:
 
 @pytest.fixture(scope="module")
 def module_stopped_run(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, int], InlineRun]:
-    """One run that was asked to stop after so many polls, for tests that copy it."""
+    """One run that was asked to stop after a number of polls, for tests that copy it."""
 
     def make(text: str, polls: int) -> InlineRun:
         stopped = InlineRun(text, tmp_path_factory.mktemp("stopped"))

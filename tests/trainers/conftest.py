@@ -1,4 +1,4 @@
-"""What the tests of training share."""
+"""Shared by the tests of training."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Point(nn.Module):
 
 @pytest.fixture
 def problem_of() -> Callable[..., Problem]:
-    """Makes a problem of a function of the point and the step."""
+    """Makes a problem from a function of the point and the step."""
 
     def make(
         function: Callable[[Tensor, int], Tensor], *, start: float | list[float] = 1.0, steps_per_epoch: int = 5

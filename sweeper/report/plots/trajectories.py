@@ -116,11 +116,11 @@ def loss(run: Run, trials: pd.DataFrame) -> Figure:
     figure, axes = panels(len(columns), columns=len(columns), width=4.2, height=3.2)
     cells = _cells(run, trials)
     styles = dict(zip(dict.fromkeys(trials["arm"]), itertools.cycle(["-", "--", ":", "-."])))
-    beside = [_beside_the_arm(label) for label, _ in cells]
-    colours = dict(zip(dict.fromkeys(beside), itertools.cycle(mpl.colormaps["tab10"].colors)))  # type: ignore[attr-defined]
+    labels_without_arm = [_without_arm(label) for label, _ in cells]
+    colours = dict(zip(dict.fromkeys(labels_without_arm), itertools.cycle(mpl.colormaps["tab10"].colors)))  # type: ignore[attr-defined]
     for axis, column in zip(axes, columns, strict=True):
         top = _readable_top(metrics, column)
-        for (label, group), rest in zip(cells, beside, strict=True):
+        for (label, group), rest in zip(cells, labels_without_arm, strict=True):
             look = {"color": colours[rest], "linestyle": styles[group.iloc[0]["arm"]]}
             rows = metrics[metrics["trial_id"].isin(group["trial_id"])]
             _curve(axis, rows, column, label, look, smooth=column == "train_loss")
@@ -141,7 +141,7 @@ def loss(run: Run, trials: pd.DataFrame) -> Figure:
 _AXES = {"train_loss": "training loss", "valid_loss": "validation loss"}
 
 
-def _beside_the_arm(label: str) -> str:
+def _without_arm(label: str) -> str:
     """A cell's label without what distinguishes its arm."""
     return " ".join(pair for pair in label.split() if not pair.startswith(("clip_norm=", "normalize=")))
 
