@@ -5,7 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-__all__ = ["describe", "describe_problem", "duration", "plain_value", "plot_label", "printable", "short_names"]
+__all__ = [
+    "counted",
+    "describe",
+    "describe_problem",
+    "duration",
+    "plain_value",
+    "plot_label",
+    "printable",
+    "short_names",
+]
 
 
 _TAKEN = {"trial_id", "cell_id", "arm", "seed", "seeds", "status", "diverged", "error", "attempts"}
@@ -79,6 +88,24 @@ def plot_label(values: Mapping[str, Any]) -> str:
 
 
 _MAX_LABEL = 60
+
+
+def counted(number: float, noun: str) -> str:
+    """A number of things.
+
+    Args:
+        number: How many.
+        noun: What they are, in the singular; its plural ends in s.
+
+    Returns:
+        Both, with the noun in the right form.
+
+    Example:
+        >>> counted(1, "trial"), counted(2, "trial"), counted(0.5, "CPU")
+        ('1 trial', '2 trials', '0.5 CPUs')
+    """
+    shown = str(number) if isinstance(number, int) else f"{number:g}"
+    return f"{shown} {noun}{'' if number == 1 else 's'}"
 
 
 def duration(seconds: float) -> str:

@@ -12,7 +12,7 @@ from sweeper.cluster.capacity import num_estimators, worker_settings
 from sweeper.driver.interrupts import listen_for_interrupts
 from sweeper.driver.session import Driving, driving
 from sweeper.errors import ClipsweepError, IntegrityError, RunDirectoryError
-from sweeper.labels import duration
+from sweeper.labels import counted, duration
 from sweeper.planning.environment import check_drift, environment_of
 from sweeper.planning.plan import remeasurement_id
 from sweeper.protocol.consent import Consent
@@ -121,7 +121,7 @@ def estimate_run(
         before = known.environment if known is not None else environment
         check_drift(run_dir, before, environment, begun=bool(done), accepted=consent.drift)
         code = code_of(run_dir, state, {snapshot.trial for snapshot in todo}, allow_code=consent.code)
-        say(f"{len(kept)} snapshots kept: {len(kept) - len(todo)} measured, {len(todo)} to measure")
+        say(f"{counted(len(kept), 'snapshot')} kept: {len(kept) - len(todo)} measured, {len(todo)} to measure")
         from sweeper.driver.commit import Committer
 
         committer = Committer(run_dir, Journal(run_dir.journal, state.next_number), state, measurement=measurement)
@@ -201,7 +201,7 @@ def _on_ray(
         settings = worker_settings(resources.estimators)
         count = num_estimators(cluster, settings, count=resources.estimators.count, num_snapshots=len(todo))
         size = PoolSize(trainers=0, estimators=count)
-        say(f"{count} estimators on {cluster.cpus:g} CPUs")
+        say(f"{counted(count, 'estimator')} on {counted(cluster.cpus, 'CPU')}")
         pool = RayPools(run_dir=held.run_dir.path, trainer=settings, estimator=settings)
         driver = driver_of_kept(
             KeptQueue(todo, max_attempts=resources.max_attempts),

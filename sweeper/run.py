@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING
 import yaml
 
 from sweeper.cluster.capacity import Wanted, pool_size, worker_settings
+from sweeper.cluster.machine import misfit
 from sweeper.driver.interrupts import listen_for_interrupts
 from sweeper.driver.session import Driving, driving
-from sweeper.errors import RunDirectoryError
-from sweeper.labels import duration
+from sweeper.errors import ClusterError, RunDirectoryError
+from sweeper.labels import counted, duration
 from sweeper.planning.environment import check_drift, environment_of, provenance
 from sweeper.planning.plan import Plan, Trial, expand, measurement_id, require_allowed
 from sweeper.planning.spec_change import SpecChange, check_change, code_record, spec_change
@@ -25,7 +26,7 @@ from sweeper.protocol.view import Listener, Silent
 from sweeper.schedule.schedule import Progress, Schedule
 from sweeper.spec import Sweep
 from sweeper.spec.user_code import shipped
-from sweeper.store.journal import Journal, RunState, Unmeasured
+from sweeper.store.journal import Journal, RunState, Unmeasured, open_state
 from sweeper.store.records import CodeRecord, Opened, Planned, TrialRecord
 from sweeper.store.recovery import recover
 from sweeper.store.run_dir import RunDir
@@ -104,6 +105,8 @@ def run_sweep(
     plan = expand(sweep)
     require_allowed(plan.code, sweep.folder, allow_code=consent.code)
     run_dir = RunDir((out or default_run_dir(sweep)).resolve())
+    address = address or sweep.cluster.address
+    _check_room(sweep, plan, run_dir, address, insecure=consent.insecure_cluster)
     with driving(run_dir, listener or Silent(), create=True) as held:
         say = held.listener.say
         state = recover(run_dir, say)
@@ -133,7 +136,7 @@ def run_sweep(
                     todo,
                     held=held,
                     committer=committer,
-                    address=address or sweep.cluster.address,
+                    address=address,
                     insecure=consent.insecure_cluster,
                 )
         except BaseException:
@@ -155,6 +158,24 @@ def run_sweep(
         )
         held.exit_code, held.text = outcome.exit_code, outcome.text
         return outcome
+
+
+def _check_room(sweep: Sweep, plan: Plan, run_dir: RunDir, address: str, *, insecure: bool) -> None:
+    """Refuse at once, before anything is written, a local Ray without room for the workers, or a cluster not to be had.
+
+    Raises:
+        ClusterError: It would not fit, or cannot be joined.
+    """
+    state = open_state(run_dir)
+    left = sum(1 for trial in plan.trials if (known := state.trials.get(trial.trial_id)) is None or not known.resolved)
+    if address == "local":
+        why = misfit(sweep.resources, measures=sweep.measure is not None, num_trials=left)
+        if why is not None:
+            raise ClusterError(why)
+    elif left:
+        from sweeper.cluster.ray_environment import prepare
+
+        prepare(address, insecure=insecure)
 
 
 def _drive(
@@ -195,7 +216,7 @@ def _drive(
         connect(address, logs=held.run_dir.logs, code=code) as cluster,
     ):
         size = pool_size(cluster, trainer, estimator, wanted)
-        say(f"{size} on {cluster.cpus:g} CPU{'s' if cluster.cpus != 1 else ''}")
+        say(f"{size} on {counted(cluster.cpus, 'CPU')}")
         pools = RayPools(run_dir=held.run_dir.path, trainer=trainer, estimator=estimator)
         elastic = None
         if address != "local":
@@ -295,7 +316,7 @@ def _check_measurement(run_dir: RunDir, sweep: Sweep, state: RunState, *, accept
     known = ", ".join(state.measurements)
     raise RunDirectoryError(
         f"{run_dir.path}: the measure section changed (now {measurement}, before {known}).\n"
-        f"  {begun} trials have rows measured under the earlier one; they stay, and are not trained again.\n"
+        f"  {counted(begun, 'trial')} with rows measured under the earlier one: they stay, and are not trained again.\n"
         "  What is trained from now on would be measured under the new one; column measurement_id distinguishes them.\n"
         "Continue with --new-measurement, restore the section, or choose another directory with --out."
     )
@@ -303,7 +324,7 @@ def _check_measurement(run_dir: RunDir, sweep: Sweep, state: RunState, *, accept
 
 def _announce(say: Callable[[str], object], plan: Plan, now: Standing, change: SpecChange | None) -> None:
     say(
-        f"{len(plan.trials)} trials: {len(now.new)} new, {len(now.under_way)} under way, "
+        f"{counted(len(plan.trials), 'trial')}: {len(now.new)} new, {len(now.under_way)} under way, "
         f"{len(now.done)} done, {len(now.failed)} failed"
     )
     if now.failed:
@@ -311,7 +332,7 @@ def _announce(say: Callable[[str], object], plan: Plan, now: Standing, change: S
     if now.foreign and change is None:
         say(f"{len(now.foreign)} unfinished trials of an earlier spec are not in this one: kept, not continued")
     if change is not None:
-        say(f"{change.new} trials replace {len(change.replaced)} of an earlier spec:\n{change.text}")
+        say(f"{counted(change.new, 'new trial')} in place of {len(change.replaced)} of an earlier spec:\n{change.text}")
 
 
 def order(trials: Iterable[str], progress: Mapping[str, Progress]) -> dict[str, Progress]:

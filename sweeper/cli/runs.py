@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from sweeper.cli.options import AsJson, RunPath, note, show
+from sweeper.labels import counted
 
 __all__ = ["logs", "ls", "retry", "status"]
 
@@ -98,6 +99,6 @@ def retry(
     retried = retry_trials(run, trials or [])
     for label in retried.queued:
         note(f"queued again: {label}")
-    note(f"{len(retried.queued)} trials queued; `clipsweep run` with the same spec trains them")
+    note(f"{counted(len(retried.queued), 'trial')} queued; `clipsweep run` with the same spec trains them")
     if retried.left_out:
         note(f"{retried.left_out} failed trials left out: a changed spec has replaced them")

@@ -10,6 +10,7 @@ import typer
 
 from sweeper.cli.options import AllowCode, AsJson, Out, Overrides, SpecPath, note, show
 from sweeper.errors import ClipsweepError
+from sweeper.labels import counted
 
 __all__ = ["check", "init", "null_test", "plan", "schema", "validate"]
 
@@ -36,7 +37,7 @@ def validate(spec: SpecPath, overrides: Overrides = None) -> None:
     from sweeper.spec import load_spec
 
     plan = expand(load_spec(spec, overrides or []))
-    note(f"{spec}: valid, {len(plan.trials)} trials")
+    note(f"{spec}: valid, {counted(len(plan.trials), 'trial')}")
 
 
 def check(spec: SpecPath, overrides: Overrides = None, allow_code: AllowCode = False, as_json: AsJson = False) -> None:
@@ -62,7 +63,7 @@ def check(spec: SpecPath, overrides: Overrides = None, allow_code: AllowCode = F
     if as_json:
         typer.echo(json.dumps(rows, indent=2))
     broken = sum(not row["holds"] for row in rows)
-    note(f"{broken} of {len(rows)} promises are broken" if broken else f"all {len(rows)} promises hold")
+    note(f"{broken} of {counted(len(rows), 'promise')} broken" if broken else f"all {len(rows)} promises hold")
     raise typer.Exit(1 if broken else 0)
 
 
@@ -84,10 +85,15 @@ def null_test(
 
 def plan(spec: SpecPath, overrides: Overrides = None, out: Out = None, as_json: AsJson = False) -> None:
     """Show what a run would do: cells, seeds, what is new and done, time and disk. Starts nothing."""
+    from sweeper.cluster.machine import misfit
     from sweeper.planning.cost import plan_document, plan_text
     from sweeper.spec import load_spec
 
-    document = plan_document(load_spec(spec, overrides or []), out)
+    sweep = load_spec(spec, overrides or [])
+    document = plan_document(sweep, out)
+    if sweep.cluster.address == "local":
+        left = document["new"] + document["under_way"]
+        document["misfit"] = misfit(sweep.resources, measures=sweep.measure is not None, num_trials=left)
     show(json.dumps(document, indent=2) if as_json else plan_text(document))
 
 

@@ -8,6 +8,7 @@ from typing import Literal
 
 from sweeper.cluster.waiting import NodeRoom, Want, explain
 from sweeper.errors import ClusterError
+from sweeper.labels import counted
 from sweeper.protocol.pools import PoolSize
 from sweeper.spec.sections.settings import EstimatorPool, Pool
 
@@ -117,7 +118,7 @@ def pool_size(
     ):
         if need > there + 1e-9:
             raise ClusterError(
-                f"resources: {size.trainers} trainers and {size.estimators} estimators take {need:g} {what}, "
+                f"resources: {size} take {need:g} {what}, "
                 f"but the cluster has {there:g}; lower resources.*.count or resources.*.{what.lower()}"
             )
     return size
@@ -165,8 +166,8 @@ def num_estimators(
     wanted = max(1, min(by_threads if count == "auto" else count, num_snapshots))
     if wanted > room:
         raise ClusterError(
-            f"resources: {wanted} estimators do not fit: the cluster has {cluster.cpus:g} CPUs and "
-            f"{cluster.gpus:g} GPUs; lower resources.estimators.count, cpus or gpus"
+            f"resources: no room for {counted(wanted, 'estimator')}: the cluster has {counted(cluster.cpus, 'CPU')} "
+            f"and {counted(cluster.gpus, 'GPU')}; lower resources.estimators.count, cpus or gpus"
         )
     return wanted
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -18,6 +17,7 @@ from ray.exceptions import RayError
 
 from sweeper.cluster.capacity import Cluster, Wanted, WorkerSettings, pool_size
 from sweeper.cluster.joining import listens
+from sweeper.cluster.machine import usable_cores
 from sweeper.cluster.ray_private import (
     free_resources,
     job_without_folders,
@@ -76,7 +76,7 @@ def connect(address: str, *, logs: Path, code: Path | None = None) -> Iterator[C
     if session is not None:
         options |= {
             "include_dashboard": False,
-            "num_cpus": _usable_cores(),
+            "num_cpus": usable_cores(),
             "object_store_memory": _local_store_bytes(),
             **local_options(session),
         }
@@ -209,11 +209,6 @@ def without_place(actor: Any) -> bool:
     if known is None:
         return False
     return known["State"] in {"DEPENDENCIES_UNREADY", "PENDING_CREATION"} and not known["Address"]["Port"]
-
-
-def _usable_cores() -> int:
-    """Cores that this process may use, which in a container or under a batch system are fewer than there are."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _local_store_bytes() -> int:

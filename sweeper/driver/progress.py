@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from sweeper.labels import describe
+from sweeper.labels import counted, describe
 from sweeper.planning.plan import Trial
 from sweeper.protocol.messages import ProgressItem, SegmentItem
 from sweeper.protocol.view import Active, Listener, View
@@ -165,7 +165,7 @@ def ending(item: SegmentItem) -> str:
         case "stopped":
             return f"stopped at step {item.stop}, checkpointed"
         case _:
-            return f"done after {item.stop} steps{_last_values(item.rows)}"
+            return f"done after {counted(item.stop, 'step')}{_last_values(item.rows)}"
 
 
 def _last_values(rows: Mapping[str, Any]) -> str:

@@ -8,7 +8,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from sweeper.labels import describe, duration
+from sweeper.labels import counted, describe, duration
 from sweeper.planning.plan import Plan, Trial, UserCode, expand
 from sweeper.planning.spec_change import SpecChange, spec_change
 from sweeper.planning.standing import default_run_dir, standing
@@ -104,7 +104,8 @@ def plan_text(document: Mapping[str, Any], *, max_cells: int = 40) -> str:
         Lines, joined.
     """
     lines = [
-        f"{document['run']}: {document['cells']} cells x {document['seeds']} seeds = {document['trials']} trials",
+        f"{document['run']}: {counted(document['cells'], 'cell')} x {counted(document['seeds'], 'seed')} = "
+        f"{counted(document['trials'], 'trial')}",
         f"  {document['new']} new, {document['under_way']} under way, {document['done']} done, "
         f"{document['failed']} failed" + (" (queue them again with `clipsweep retry`)" if document["failed"] else ""),
         f"  time: {_time_text(document)}   disk: about {_size(document['bytes'])}",
@@ -119,6 +120,8 @@ def plan_text(document: Mapping[str, Any], *, max_cells: int = 40) -> str:
         lines += ["  what is trained has changed since the run was begun:", document["change"]]
     if accept := [option for option in document["asks_for"] if option != "--allow-code"]:
         lines.append(f"  a run in this directory asks for {' '.join(accept)}, or for another --out")
+    if document.get("misfit"):
+        lines.append(f"  a run would be refused: {document['misfit']}")
     lines.append("")
     for row in document["table"][:max_cells]:
         state = ", ".join(f"{count} {kind.replace('_', ' ')}" for kind, count in row["seeds"].items())

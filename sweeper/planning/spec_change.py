@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from sweeper.errors import IntegrityError, RunDirectoryError
-from sweeper.labels import printable
+from sweeper.labels import counted, printable
 from sweeper.planning.plan import Plan, Trial, UserCode
 from sweeper.protocol.consent import Consent
 from sweeper.spec import Sweep
@@ -124,7 +124,7 @@ def check_change(run_dir: RunDir, change: SpecChange | None, consent: Consent) -
         *(["the spec"] if change.spec_changed else []),
         *(["your own code"] if change.code_changed else []),
     ])
-    kept = f"{change.begun} trials ({change.unfinished} of them unfinished)"
+    kept = f"{counted(change.begun, 'trial')} ({change.unfinished} unfinished)"
     raise RunDirectoryError(
         f"{run_dir.path}: {what} changed, so other trials would replace those that were begun:\n"
         f"{change.text}\n"

@@ -146,6 +146,7 @@ def _load(text: str, name: str, folder: Path, path: Path | None, overrides: Sequ
         if measure is not None and any(cell.problem["use"] == "analytic" for cell in cells):
             message = "has no meaning for analytic functions, whose L0 and L1 are known exactly"
             problems.append(at(top.child("measure") or top, message, "leave it out", key=True))
+        problems += _measures_nothing(measure, top, cells)
     raise_if_any(problems)
     assert block is not None
     first = cells[0]
@@ -213,6 +214,22 @@ def _base(top: Node, start: Mark, sweep: Node, problems: list[Diagnostic]) -> di
                 problems.append(at(node, "is required", hint))
         base[name] = node
     return base
+
+
+def _measures_nothing(measure: Measure | None, top: Node, cells: Sequence[Cell]) -> list[Diagnostic]:
+    """Steps at which snapshots are to be taken, and that no trial reaches."""
+    section = top.child("measure")
+    if measure is None or section is None or not cells:
+        return []
+    steps = max(cell.train["steps"] for cell in cells)
+    reach = f"the longest trial has steps 0 to {steps - 1}"
+    found = []
+    for key, numbers in (("steps", measure.steps), ("from_step", (measure.from_step,))):
+        node = section.child(key)
+        beyond = [number for number in numbers if number >= steps]
+        if node is not None and beyond:
+            found.append(at(node, f"no trial has a step {beyond[0]}, so that nothing is measured there", reach))
+    return found
 
 
 def _without_effect(top: Node, block: SweepBlock) -> list[Diagnostic]:

@@ -16,6 +16,7 @@ from typing import Any
 import xxhash
 
 from sweeper.errors import IntegrityError
+from sweeper.labels import counted
 from sweeper.store.guarded_paths import make_folder
 from sweeper.store.records import (
     FORMAT,
@@ -291,9 +292,8 @@ class Unmeasured:
     @property
     def lines(self) -> tuple[str, ...]:
         """The same in words, one line per distinct error; none where all were measured."""
-        return tuple(
-            f"{count} of {self.total} snapshots could not be measured: {error}" for error, count in self.errors.items()
-        )
+        total = counted(self.total, "snapshot")
+        return tuple(f"{count} of {total} could not be measured: {error}" for error, count in self.errors.items())
 
 
 def replay(lines: list[Line]) -> RunState:

@@ -147,7 +147,7 @@ def test_an_accepted_change_leaves_the_earlier_trials_out_of_reports_and_is_aske
     before = set(open_state(run_dir).trials)
     changed = SPEC.replace("batch_size: 4", "batch_size: 8")
     lines = run_again(run_dir, changed, change=True)
-    assert any("4 trials replace 4 of an earlier spec" in line for line in lines)
+    assert any("4 new trials in place of 4 of an earlier spec" in line for line in lines)
     assert open_state(run_dir).superseded == before
     # From here on more seeds are only more seeds.
     grown = changed.replace("seeds: 2", "seeds: 3")

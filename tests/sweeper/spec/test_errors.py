@@ -211,3 +211,18 @@ def test_a_message_that_says_it_all_has_no_hint_that_says_it_again() -> None:
         loads_spec(spec, folder=Path())
     assert str(refused.value).splitlines()[-1].rstrip().endswith("^")
     assert "must be a number, found the text 'many'" in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("measure", "message"),
+    [
+        ("{steps: [1, 5]}", "measure.steps: no trial has a step 5, so that nothing is measured there"),
+        ("{every: 1, from_step: 5}", "measure.from_step: no trial has a step 5, so that nothing is measured there"),
+    ],
+)
+def test_a_step_that_no_trial_reaches_is_refused(measure: str, message: str) -> None:
+    text = f"{PROBLEM}{RULE}{TRAIN}measure: {measure}\n"
+    assert message in complaint(text)
+    assert "the longest trial has steps 0 to 4" in complaint(text)
+    longer = text.replace("steps: 5}", "steps: 5}\nsweep: {grid: {train.steps: [2, 9]}}")
+    assert loads_spec(longer, folder=Path()).cells
