@@ -14,9 +14,10 @@ from sweeper.cluster.capacity import Wanted, pool_size, worker_settings
 from sweeper.cluster.machine import misfit
 from sweeper.driver.interrupts import listen_for_interrupts
 from sweeper.driver.session import Driving, driving
-from sweeper.errors import ClusterError, RunDirectoryError
+from sweeper.errors import ClusterError
 from sweeper.labels import counted, duration
 from sweeper.planning.environment import check_drift, environment_of, provenance
+from sweeper.planning.measurement_change import check_measurement, measurement_change
 from sweeper.planning.plan import Plan, Trial, expand, measurement_id, require_allowed
 from sweeper.planning.spec_change import SpecChange, check_change, code_record, spec_change
 from sweeper.planning.standing import Standing, default_run_dir, standing
@@ -115,7 +116,8 @@ def run_sweep(
         check_drift(run_dir, state.environment, environment, begun=begun, accepted=consent.drift)
         change = spec_change(run_dir, sweep, plan, state)
         check_change(run_dir, change, consent)
-        measurement = _check_measurement(run_dir, sweep, state, accepted=consent.new_measurement)
+        check_measurement(run_dir, measurement_change(sweep, state), consent)
+        measurement = measurement_id(sweep.measure)
         now = standing(plan, state)
         _announce(say, plan, now, change)
         journal = Journal(run_dir.journal, state.next_number)
@@ -304,21 +306,6 @@ def _trial_record(trial: Trial, plan: Plan) -> TrialRecord:
         clip_norm=trial.update_rule["clip_norm"],
         steps=trial.train["steps"],
         code=None if code is None else CodeRecord(use=code.use, root=code.root, sha256=code.sha256),
-    )
-
-
-def _check_measurement(run_dir: RunDir, sweep: Sweep, state: RunState, *, accepted: bool) -> str:
-    """The id of the measure section; a new section needs the user's consent if the run has measured already."""
-    measurement = measurement_id(sweep.measure)
-    begun = sum(1 for trial in state.trials.values() if trial.segments)
-    if measurement in state.measurements or not begun or accepted:
-        return measurement
-    known = ", ".join(state.measurements)
-    raise RunDirectoryError(
-        f"{run_dir.path}: the measure section changed (now {measurement}, before {known}).\n"
-        f"  {counted(begun, 'trial')} with rows measured under the earlier one: they stay, and are not trained again.\n"
-        "  What is trained from now on would be measured under the new one; column measurement_id distinguishes them.\n"
-        "Continue with --new-measurement, restore the section, or choose another directory with --out."
     )
 
 

@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from sweeper.cli.options import RunPath, Where, show
+from sweeper.cli.options import Measurement, RunPath, Where, show
 from sweeper.errors import ClipsweepError
 from sweeper.labels import printable
 
@@ -25,6 +25,7 @@ def report(
     where: Where = None,
     sort: Annotated[str | None, typer.Option("--sort", metavar="[-]COLUMN", help="Order of the rows.")] = None,
     style: Annotated[str, typer.Option("--format", metavar="table|md|csv|json", help="How to print it.")] = "table",
+    measurement: Measurement = None,
 ) -> None:
     """Aggregate a run over its seeds: losses with intervals, divergence, clipping, smoothness, best of each arm."""
     from sweeper.report.render.summary import FORMATS, render
@@ -32,7 +33,7 @@ def report(
     from sweeper.tables.run import Run
 
     _known_format(style, FORMATS)
-    document = build_report(Run(run), by=by or [], where=where or [], sort=sort)
+    document = build_report(Run(run, measurement=measurement), by=by or [], where=where or [], sort=sort)
     width, color = _terminal()
     _show(render(document, style, width=width, color=color), style, color)
 
@@ -41,6 +42,7 @@ def fit(
     run: RunPath,
     where: Where = None,
     style: Annotated[str, typer.Option("--format", metavar="table|md|json", help="How to print it.")] = "table",
+    measurement: Measurement = None,
 ) -> None:
     """Fit L0 and L1 to every cell: the upper edge of smoothness against gradient norm, with intervals."""
     from sweeper.report.fits import build_fits
@@ -49,7 +51,7 @@ def fit(
 
     _known_format(style, ANSWER_FORMATS)
     width, color = _terminal()
-    opened = Run(run)
+    opened = Run(run, measurement=measurement)
     # JSON has the intervals of every trajectory, tables only those of cells with a single one.
     cells = build_fits(opened, where=where or [], resamples=400 if style == "json" else None)
     _show(render_fits(str(opened.path), cells, style, width=width, color=color), style, color)
@@ -59,6 +61,7 @@ def advise(
     run: RunPath,
     where: Where = None,
     style: Annotated[str, typer.Option("--format", metavar="table|md|json", help="How to print it.")] = "table",
+    measurement: Measurement = None,
 ) -> None:
     """Interpret a sweep: stability, what clipping did, edges of the grid, what theory advises."""
     from sweeper.report.answers import build_answers
@@ -67,7 +70,7 @@ def advise(
 
     _known_format(style, ANSWER_FORMATS)
     width, color = _terminal()
-    answers = build_answers(Run(run), where=where or [])
+    answers = build_answers(Run(run, measurement=measurement), where=where or [])
     _show(render_answers(answers, style, width=width, color=color), style, color)
 
 
@@ -102,13 +105,14 @@ def plot(
     out: Annotated[
         Path | None, typer.Option("--out", help="File; .png, .svg or .pdf. RUN/plots/KIND.png by default.")
     ] = None,
+    measurement: Measurement = None,
 ) -> None:
     """Draw the paper's figures, and those of its theory."""
     from sweeper.report.plots.draw import draw
     from sweeper.tables.run import Run
 
     file = out or run / "plots" / f"{kind}.png"
-    draw(Run(run), kind, file, where=where or [])
+    draw(Run(run, measurement=measurement), kind, file, where=where or [])
     show(str(file))
 
 

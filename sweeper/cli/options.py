@@ -13,6 +13,7 @@ __all__ = [
     "AllowCode",
     "AsJson",
     "Insecure",
+    "Measurement",
     "Out",
     "Overrides",
     "RunPath",
@@ -33,6 +34,12 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document.")
 Where = Annotated[
     list[str] | None,
     typer.Option("--where", metavar="COLUMN=VALUE", help="Only these trials; may be repeated; none means null."),
+]
+Measurement = Annotated[
+    str | None,
+    typer.Option(
+        "--measurement", metavar="ID", help="Count these measurements alone; by default each snapshot's latest."
+    ),
 ]
 Insecure = Annotated[
     bool, typer.Option("--insecure-cluster", help="Join a cluster without a token, open to its whole network.")

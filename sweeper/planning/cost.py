@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from sweeper.labels import counted, describe, duration
+from sweeper.planning.measurement_change import measurement_change
 from sweeper.planning.plan import Plan, Trial, UserCode, expand
 from sweeper.planning.spec_change import SpecChange, spec_change
 from sweeper.planning.standing import default_run_dir, standing
@@ -41,7 +42,8 @@ def plan_document(sweep: Sweep, out: Path | None = None) -> dict[str, Any]:
         ``steps`` left to train, ``seconds`` (None where unknown) with ``seconds_from`` (how it is known), ``bytes`` on
         disk, ``code`` (the user's own modules that would be imported: ``use``, ``module``, ``path``, where a link
         leads as ``real_path``, number of Python ``files``, ``sha256`` over them, and whether it is ``beside_spec``),
-        ``change`` (what is trained differently from when the run was begun, or None), ``asks_for`` (options that a run
+        ``change`` (what is trained differently from when the run was begun, or None), ``measurement_change`` (the same
+        of what is measured), ``asks_for`` (options that a run
         would ask for), and the ``table`` of cells.
 
     Raises:
@@ -56,6 +58,7 @@ def plan_document(sweep: Sweep, out: Path | None = None) -> dict[str, Any]:
     left += [(trial, state.trials[trial.trial_id].step) for trial in now.under_way]
     seconds, source = _seconds(sweep, plan, state, left)
     change = spec_change(run_dir, sweep, plan, state)
+    measured_change = measurement_change(sweep, state)
     status = {trial.trial_id: kind for kind in _KINDS for trial in getattr(now, kind)}
     return {
         "run": str(out or default_run_dir(sweep)),
@@ -68,8 +71,13 @@ def plan_document(sweep: Sweep, out: Path | None = None) -> dict[str, Any]:
         "seconds_from": source,
         "bytes": _bytes(sweep, left),
         "code": [_code(found) for found in plan.code],
-        "asks_for": [*([] if all(found.beside for found in plan.code) else ["--allow-code"]), *_options(change)],
+        "asks_for": [
+            *([] if all(found.beside for found in plan.code) else ["--allow-code"]),
+            *_options(change),
+            *(["--new-measurement"] if measured_change else []),
+        ],
         "change": change.text if change else None,
+        "measurement_change": measured_change.text if measured_change else None,
         "table": _table(plan, status),
     }
 
@@ -118,6 +126,8 @@ def plan_text(document: Mapping[str, Any], *, max_cells: int = 40) -> str:
         lines.append(f"    {where}" + ("" if code["beside_spec"] else ", so a run asks for --allow-code"))
     if document["change"]:
         lines += ["  what is trained has changed since the run was begun:", document["change"]]
+    if document["measurement_change"]:
+        lines += ["  what is measured has changed since the run was begun:", document["measurement_change"]]
     if accept := [option for option in document["asks_for"] if option != "--allow-code"]:
         lines.append(f"  a run in this directory asks for {' '.join(accept)}, or for another --out")
     if document.get("misfit"):

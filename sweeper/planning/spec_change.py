@@ -22,7 +22,7 @@ from sweeper.store.journal import RunState, TrialState
 from sweeper.store.resolved import resolved_settings
 from sweeper.store.run_dir import RunDir
 
-__all__ = ["SpecChange", "check_change", "code_record", "spec_change"]
+__all__ = ["SpecChange", "check_change", "code_record", "differences", "spec_change"]
 
 _MAX_LINES = 40
 _NOT_TRAINED = "train.checkpoint_every"
@@ -160,10 +160,24 @@ def _diff(before: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[tuple[s
     if not before:
         return
     for section in (*TRAINED, "sweep"):
-        old, new = dict(_leaves(before.get(section), section)), dict(_leaves(now.get(section), section))
-        for path in dict.fromkeys([*old, *new]):
-            if old.get(path) != new.get(path):
-                yield from ((path, sign, side[path]) for sign, side in (("-", old), ("+", new)) if path in side)
+        yield from differences(section, before.get(section), now.get(section))
+
+
+def differences(section: str, before: Any, now: Any) -> Iterator[tuple[str, str, str]]:
+    """How a section of a spec differs from an earlier one.
+
+    Args:
+        section: Its name.
+        before: The earlier one, in plain values.
+        now: The present one.
+
+    Yields:
+        Path, sign and value: ``-`` for what was, ``+`` for what is.
+    """
+    old, new = dict(_leaves(before, section)), dict(_leaves(now, section))
+    for path in dict.fromkeys([*old, *new]):
+        if old.get(path) != new.get(path):
+            yield from ((path, sign, side[path]) for sign, side in (("-", old), ("+", new)) if path in side)
 
 
 def _leaves(value: Any, path: str) -> Iterator[tuple[str, str]]:

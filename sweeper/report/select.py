@@ -92,7 +92,8 @@ def _is_number(value: Any) -> bool:
 def trusted_points(run: Run) -> pd.DataFrame:
     """The points that every answer uses: each snapshot's latest smoothness that is above its noise floor.
 
-    Kept snapshots measured again by ``clipsweep estimate`` do not count: only settings that the run itself has used.
+    Kept snapshots measured again by ``clipsweep estimate`` do not count, only settings that the run itself has had; but
+    where the run was opened with the id of a measurement, that one alone counts.
 
     Args:
         run: The run.
@@ -109,7 +110,8 @@ def trusted_points(run: Run) -> pd.DataFrame:
         )
     rows = run.measurements(_SMOOTHNESS).reset_index(drop=True)
     # Kept snapshots that were measured again, on other shares of the data, belong to another f.
-    age = rows["measurement_id"].map({measurement: at for at, measurement in enumerate(run.state.measurements)})
+    ids = run.state.measurements if run.measurement is None else [run.measurement]
+    age = rows["measurement_id"].map({measurement: at for at, measurement in enumerate(ids)})
     kept = age.notna() & rows["smoothness"].notna() & ((rows["snr"] >= MIN_SNR) | rows["snr"].isna())
     latest = rows[kept].assign(_age=age[kept]).sort_values("_age", kind="stable")
     return latest.drop_duplicates(["trial_id", "step"], keep="last").sort_index().drop(columns="_age")

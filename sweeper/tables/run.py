@@ -28,9 +28,11 @@ class Run:
 
     Args:
         path: The run directory.
+        measurement: Id, or the beginning of one, of the settings whose measurements count in answers; by default the
+            latest measurement of each snapshot by the sweep itself.
 
     Raises:
-        RunDirectoryError: There is no run in this directory.
+        RunDirectoryError: There is no run in this directory, or it was never measured under such an id.
 
     Example:
         >>> Run("runs/nowhere")
@@ -39,8 +41,9 @@ class Run:
         sweeper.errors.RunDirectoryError: runs/nowhere: no such directory
     """
 
-    def __init__(self, path: str | Path) -> None:
+    def __init__(self, path: str | Path, *, measurement: str | None = None) -> None:
         self._run_dir = RunDir(Path(path)).require()
+        self.measurement = None if measurement is None else self._known_measurement(measurement)
 
     def __repr__(self) -> str:
         return f"Run({str(self.path)!r})"
@@ -55,6 +58,17 @@ class Run:
         """The run as its journal describes it."""
         records, _ = read_journal(self._run_dir.journal)
         return replay(records)
+
+    def _known_measurement(self, wanted: str) -> str:
+        ids = [*self.state.measurements, *self.state.remeasurements]
+        fitting = [known for known in ids if known.startswith(wanted)]
+        if len(fitting) != 1:
+            what = "no measurement" if not fitting else f"more than one measurement ({', '.join(fitting)})"
+            raise RunDirectoryError(
+                f"{self.path}: {what} of this run has an id that begins with {wanted!r}; there are: "
+                f"{', '.join(ids) or 'none'}"
+            )
+        return fitting[0]
 
     @property
     def swept(self) -> list[str]:

@@ -11,12 +11,13 @@ import pandas as pd
 import pytest
 from matplotlib.collections import PathCollection
 
+from sweeper.errors import RunDirectoryError
 from sweeper.planning.plan import measurement_id
 from sweeper.protocol.consent import Consent
 from sweeper.report.fits import build_fits
 from sweeper.report.plots.answers import fit
 from sweeper.report.plots.trajectories import smoothness
-from sweeper.report.select import select, trusted_points
+from sweeper.report.select import positive, select, trusted_points
 from sweeper.report.summary import build_report
 from sweeper.run import run_sweep
 from sweeper.spec import loads_spec
@@ -111,3 +112,25 @@ def test_a_report_names_the_settings_under_which_its_points_were_measured(change
     run = measured_as(changed_run, lambda rows: rows.assign(measurement_id=["m", LATER] * (len(rows) // 2)))
     (note,) = (note for note in build_report(run).notes if "several settings" in note)
     assert f"measurement_id m, {LATER}" in note
+
+
+def test_a_measurement_can_be_chosen_by_the_beginning_of_its_id(changed_run: Run) -> None:
+    run = measured_as(changed_run, under_two_settings)
+    latest, chosen = trusted_points(run), trusted_points(Run(run.path, measurement="m"))
+    assert set(chosen["measurement_id"]) == {"m"}
+    assert len(positive(chosen)) == len(positive(latest))
+    assert build_report(Run(run.path, measurement=LATER[:6])).cells[0].points == 20
+    with pytest.raises(RunDirectoryError, match=f"no measurement .* begins with 'zzz'; there are: m, {LATER}"):
+        Run(run.path, measurement="zzz")
+
+
+def test_a_new_measure_section_with_nothing_left_to_train_leaves_the_correlations_as_they_were(
+    inline_run: Callable[..., Any], new_listener: Callable[[], Any]
+) -> None:
+    first = inline_run(SPEC)()
+    before = build_report(Run(first.run_dir.path)).cells
+    sweep = loads_spec(SPEC.replace("every: 2", "every: 3"), folder=first.run_dir.path.parent)
+    run_sweep(sweep, out=first.run_dir.path, listener=new_listener(), consent=Consent(new_measurement=True))
+    after = build_report(Run(first.run_dir.path)).cells
+    assert [cell.correlation for cell in after] == [cell.correlation for cell in before]
+    assert all(cell.points == 20 for cell in after)
