@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from estimators.fits.statistics import Interval, log_log_correlation, mean_interval, rank_correlation
 from sweeper.errors import ClipsweepError
 from sweeper.labels import describe, plain_value, short_names
+from sweeper.report.cells import TRAIN_LOSS, Cell, cell_of, status_counts
 from sweeper.report.nodes import NodeShare, node_shares
 from sweeper.report.select import _column, _superseded, positive, select, trusted_points
 from sweeper.tables.run import Run
@@ -20,46 +21,7 @@ from sweeper.tables.run import Run
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["ArmBest", "Cell", "Comparison", "Report", "build_report"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Cell:
-    """One row of the report: a cell, or the trials that share the values asked for with ``--by``.
-
-    Attributes:
-        values: Short name to value of what is swept.
-        arm: The update rule up to its numbers; several are joined.
-        seeds: Trials in the row.
-        statuses: Status word to count.
-        losses: Name to interval over the trials that ended; ``final_train_loss`` and the best of each metric.
-        clipped_fraction: Mean share of clipped steps; NaN where nothing was trained.
-        correlation: Of log smoothness with log gradient norm, Pearson; interval over seeds.
-        rank_correlation: The same by ranks, Spearman.
-        points: Snapshots that went into the correlations.
-        trial_losses: Seed to primary loss, of the trials that are done.
-    """
-
-    values: dict[str, Any]
-    arm: str
-    seeds: int
-    statuses: dict[str, int]
-    losses: dict[str, Interval]
-    clipped_fraction: float
-    correlation: Interval
-    rank_correlation: Interval
-    points: int
-    trial_losses: dict[int, float]
-
-    @property
-    def diverged(self) -> int:
-        """How many of its trials diverged."""
-        return self.statuses.get("diverged", 0)
-
-    @property
-    def label(self) -> str:
-        """``name=value`` pairs."""
-        return describe(self.values)
+__all__ = ["ArmBest", "Comparison", "Report", "build_report"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -159,14 +121,14 @@ def build_report(
     points = positive(trusted_points(run)) if "directional_smoothness" in run.estimators else None
     correlations = _correlations(points)
     primary = _primary(trials)
-    cells = tuple(_cell(group, columns, correlations, primary) for group in _groups(trials, columns))
+    cells = tuple(cell_of(group, columns, correlations, primary) for group in _groups(trials, columns))
     context_columns = [short for path, short in names.items() if not path.startswith("update_rule.")]
     bests, comparisons = _arms(trials, list(names.values()), context_columns, correlations, primary)
     if sort is not None:
         cells = _sorted(cells, sort)
     return Report(
         path=str(run.path),
-        statuses=_counts(trials),
+        statuses=status_counts(trials),
         primary=primary,
         cells=cells,
         bests=bests,
@@ -178,10 +140,7 @@ def build_report(
 
 def _primary(trials: pd.DataFrame) -> str:
     """Validation loss where there is one, else training loss."""
-    return "best_valid_loss" if "best_valid_loss" in trials and trials["best_valid_loss"].notna().any() else _TRAIN
-
-
-_TRAIN = "final_train_loss"
+    return "best_valid_loss" if "best_valid_loss" in trials and trials["best_valid_loss"].notna().any() else TRAIN_LOSS
 
 
 def _groups(trials: pd.DataFrame, columns: list[str]) -> list[pd.DataFrame]:
@@ -189,10 +148,6 @@ def _groups(trials: pd.DataFrame, columns: list[str]) -> list[pd.DataFrame]:
     if not columns:
         return [trials]
     return [group for _, group in trials.groupby(columns, sort=False, dropna=False)]
-
-
-def _counts(trials: pd.DataFrame) -> dict[str, int]:
-    return {str(status): int(count) for status, count in trials["status"].value_counts(sort=False).items()}
 
 
 def _correlations(points: pd.DataFrame | None) -> dict[str, tuple[float, float, int]]:
@@ -204,29 +159,6 @@ def _correlations(points: pd.DataFrame | None) -> dict[str, tuple[float, float, 
         x, y = group["grad_norm"].to_numpy(), group["smoothness"].to_numpy(dtype=float)
         results[str(trial)] = (log_log_correlation(x, y), rank_correlation(x, y), len(group))
     return results
-
-
-def _cell(
-    group: pd.DataFrame, columns: list[str], correlations: dict[str, tuple[float, float, int]], primary: str
-) -> Cell:
-    ended = group[group["status"] == "done"]
-    losses = [_TRAIN] + [name for name in group.columns if name.startswith("best_")]
-    found = [correlations[trial] for trial in group["trial_id"] if trial in correlations]
-    first = group.iloc[0]
-    return Cell(
-        values={name: plain_value(first[name]) for name in columns},
-        arm=" / ".join(dict.fromkeys(group["arm"])),
-        seeds=len(group),
-        statuses=_counts(group),
-        losses={name: mean_interval(ended[name].to_numpy(dtype=float)) for name in losses if name in group},
-        clipped_fraction=float(group["clipped_fraction"].astype(float).mean()),
-        correlation=mean_interval([pearson for pearson, _, _ in found]),
-        rank_correlation=mean_interval([spearman for _, spearman, _ in found]),
-        points=sum(points for _, _, points in found),
-        trial_losses=dict(zip(ended["seed"].tolist(), ended[primary].astype(float).tolist(), strict=True))
-        if primary in ended
-        else {},
-    )
 
 
 def _arms(
@@ -244,7 +176,7 @@ def _arms(
         here = [
             _best(
                 arm,
-                [_cell(group, columns, correlations, primary) for group in _groups(of_arm, columns)],
+                [cell_of(group, columns, correlations, primary) for group in _groups(of_arm, columns)],
                 context,
                 primary,
             )
@@ -257,7 +189,7 @@ def _arms(
 
 
 def _best(arm: Any, cells: list[Cell], context: str, primary: str) -> ArmBest:
-    whole = [cell for cell in cells if cell.statuses.get("done", 0) == cell.seeds and cell.losses[primary].count]
+    whole = [cell for cell in cells if cell.done == cell.trials and cell.losses[primary].count]
     best = min(whole, key=lambda cell: cell.losses[primary].mean, default=None)
     return ArmBest(arm=str(arm), cell=best, cells_tried=len(cells), context=context)
 
@@ -265,14 +197,23 @@ def _best(arm: Any, cells: list[Cell], context: str, primary: str) -> ArmBest:
 def _compare(one: ArmBest, other: ArmBest, context: str) -> Comparison:
     assert one.cell is not None
     assert other.cell is not None
-    common = sorted(one.cell.trial_losses.keys() & other.cell.trial_losses.keys())
-    differences = [other.cell.trial_losses[seed] - one.cell.trial_losses[seed] for seed in common]
+    common = sorted(one.cell.seed_losses.keys() & other.cell.seed_losses.keys())
+    differences = [other.cell.seed_losses[seed] - one.cell.seed_losses[seed] for seed in common]
     return Comparison(first=other.arm, second=one.arm, difference=mean_interval(differences), context=context)
 
 
 def _sorted(cells: tuple[Cell, ...], sort: str) -> tuple[Cell, ...]:
     name, reverse = sort.removeprefix("-"), sort.startswith("-")
-    known = [*cells[0].values, *cells[0].losses, "arm", "seeds", "diverged", "clipped_fraction", "correlation"]
+    known = [
+        *cells[0].values,
+        *cells[0].losses,
+        "arm",
+        "seeds",
+        "trials",
+        "diverged",
+        "clipped_fraction",
+        "correlation",
+    ]
     if name not in known:
         raise ClipsweepError(f"--sort {sort!r}: no such column; known: {', '.join(known)}")
 

@@ -8,8 +8,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from estimators.fits.statistics import Interval
+from sweeper.report.cells import Cell
 from sweeper.report.render.tables import csv_table, markdown_table, terminal_lines, terminal_table, value_text
-from sweeper.report.summary import Cell, Report
+from sweeper.report.summary import Report
 
 __all__ = ["FORMATS", "render"]
 
@@ -53,6 +54,12 @@ def _interval(interval: Interval, *, digits: int = 4) -> str:
     return f"{interval.mean:.{digits}g} ± {half:.2g}"
 
 
+def _loss(cell: Cell, interval: Interval) -> str:
+    """A loss that says so where it is of survivors alone."""
+    mark = f" ({cell.done} of {cell.trials} done)" if cell.left_out and interval.count else ""
+    return _interval(interval) + mark
+
+
 def _percent(fraction: float) -> str:
     return "–" if math.isnan(fraction) else f"{100 * fraction:.0f} %"
 
@@ -65,12 +72,14 @@ def _heads(report: Report) -> list[str]:
 
 def _row(cell: Cell) -> list[str]:
     bad = cell.statuses.get("failed", 0) + cell.statuses.get("lost", 0)
-    seeds = str(cell.seeds) + (f" ({bad} failed)" if bad else "")
+    apart = [f"{cell.trials} trials"] if cell.trials != cell.seeds else []
+    apart += [f"{bad} failed"] if bad else []
+    seeds = str(cell.seeds) + (f" ({', '.join(apart)})" if apart else "")
     return [
         *(value_text(value) for value in cell.values.values()),
         seeds,
-        f"{cell.diverged}/{cell.seeds}" if cell.diverged else "–",
-        *(_interval(interval) for interval in cell.losses.values()),
+        f"{cell.diverged}/{cell.trials}" if cell.diverged else "–",
+        *(_loss(cell, interval) for interval in cell.losses.values()),
         _percent(cell.clipped_fraction),
         _interval(cell.rank_correlation, digits=2),
     ]
@@ -80,10 +89,26 @@ def _statuses(report: Report) -> str:
     return ", ".join(f"{count} {status}" for status, count in report.statuses.items())
 
 
+_MAX_NAMED = 4
+
+
+def _survivors(report: Report) -> list[str]:
+    """Which rows are means over survivors, one line for all rows of which the same is to be said."""
+    rows: dict[str, list[str]] = {}
+    for cell in report.cells:
+        if cell.left_out:
+            rows.setdefault(cell.left_out, []).append(cell.label or "the only row")
+    lines = []
+    for sentence, labels in rows.items():
+        more = f" and {len(labels) - _MAX_NAMED} more rows" if len(labels) > _MAX_NAMED else ""
+        lines.append(f"{'; '.join(labels[:_MAX_NAMED])}{more}: {sentence}")
+    return lines
+
+
 def _answers(report: Report) -> list[str]:
     """The sentences below the table."""
     loss = report.primary.replace("_", " ")
-    lines = []
+    lines = _survivors(report)
     for best in report.bests:
         within = f" [{best.context}]" if best.context else ""
         tried = f"{best.cells_tried} cell{'s' if best.cells_tried != 1 else ''} tried"
@@ -143,11 +168,12 @@ def _markdown(report: Report) -> str:
 
 def _flat(cell: Cell) -> dict[str, Any]:
     """A cell as one flat record, for CSV."""
-    record: dict[str, Any] = {**cell.values, "arm": cell.arm, "seeds": cell.seeds}
+    record: dict[str, Any] = {**cell.values, "arm": cell.arm, "seeds": cell.seeds, "trials": cell.trials}
     for status in ("done", "diverged", "failed", "lost", "running", "queued"):
         record[status] = cell.statuses.get(status, 0)
     for name, interval in cell.losses.items():
         record |= {name: interval.mean, f"{name}_low": interval.low, f"{name}_high": interval.high}
+    record["left_out"] = cell.left_out
     record["clipped_fraction"] = cell.clipped_fraction
     for name, interval in (("correlation", cell.correlation), ("rank_correlation", cell.rank_correlation)):
         record |= {name: interval.mean, f"{name}_low": interval.low, f"{name}_high": interval.high}
@@ -168,7 +194,9 @@ def _document(report: Report) -> dict[str, Any]:
                 "values": cell.values,
                 "arm": cell.arm,
                 "seeds": cell.seeds,
+                "trials": cell.trials,
                 "statuses": cell.statuses,
+                "left_out": cell.left_out or None,
                 "losses": {name: _plain_interval(interval) for name, interval in cell.losses.items()},
                 "clipped_fraction": _plain(cell.clipped_fraction),
                 "correlation": _plain_interval(cell.correlation),

@@ -192,13 +192,65 @@ def test_an_arm_that_always_fails_has_no_best_and_is_named(tmp_path: Path) -> No
 
 def test_rows_can_be_grouped_filtered_and_sorted(made_up: MadeUpRun) -> None:
     run = made_up.read()
-    assert [cell.seeds for cell in build_report(run, by=["clip_norm"]).cells] == [6, 6]
-    assert [cell.seeds for cell in build_report(run, by=[CLIP]).cells] == [6, 6]
+    assert [(cell.seeds, cell.trials) for cell in build_report(run, by=["clip_norm"]).cells] == [(3, 6), (3, 6)]
+    assert [(cell.seeds, cell.trials) for cell in build_report(run, by=[CLIP]).cells] == [(3, 6), (3, 6)]
     assert len(build_report(run, where=["learning_rate=20", "clip_norm=none"]).cells) == 1
     losses = [cell.losses["final_train_loss"].mean for cell in build_report(run, sort="-final_train_loss").cells]
     assert losses == sorted(losses, reverse=True)
     by_clip = [cell.values["clip_norm"] for cell in build_report(run, sort="clip_norm").cells]
     assert by_clip == [0.25, 0.25, None, None], "what has no value stands last"
+
+
+def test_a_row_of_several_cells_averages_within_each_seed_and_its_interval_is_over_seeds(tmp_path: Path) -> None:
+    run = MadeUpRun(tmp_path / "run")
+    for rate in (1.0, 2.0, 3.0):
+        for seed in (0, 1):
+            run.add(rate, None, seed, loss=rate + 0.1 * seed)
+    report = build_report(run.read(), by=["clip_norm"])
+    (cell,) = report.cells
+    assert (cell.seeds, cell.trials) == (2, 6)
+    loss = cell.losses["final_train_loss"]
+    # Seeds 2.0 and 2.1: the rates, which differ by 1, are not replications.
+    assert (loss.count, loss.mean) == (2, pytest.approx(2.05))
+    assert loss.high - loss.mean == pytest.approx(12.7062 * 0.05, rel=1e-4)
+    assert "2 (6 trials)" in render(report, "table")
+    assert "done)" not in render(report, "table"), "nothing is left out"
+    (row,) = csv.DictReader(io.StringIO(render(report, "csv")))
+    assert (row["seeds"], row["trials"], row["left_out"]) == ("2", "6", "")
+
+
+def test_a_mean_over_survivors_says_so_at_the_loss_in_every_format(tmp_path: Path) -> None:
+    run = MadeUpRun(tmp_path / "run")
+    for seed in (0, 1, 2):
+        run.add(1.0, None, seed, loss=1.0 + seed, outcome="diverged" if seed == 2 else "done")
+        run.add(2.0, None, seed, loss=3.0 + seed, outcome="diverged" if seed else "done")
+        run.add(3.0, None, seed, outcome="diverged" if seed else "failed")
+    report = build_report(run.read(), by=["clip_norm"])
+    (cell,) = report.cells
+    # Seed 0 is the mean of 1 and 3, seed 1 is 2; all trials of seed 2 diverged.
+    assert (cell.losses["final_train_loss"].count, cell.losses["final_train_loss"].mean) == (2, 2.0)
+    sentence = "5 of 9 trials diverged and 1 failed; the mean is of the 3 that are done"
+    for style in ("table", "md"):
+        assert "2 ± 0 (3 of 9 done)" in render(report, style)
+        assert f"clip_norm=none: {sentence}" in render(report, style)
+    assert json.loads(render(report, "json"))["cells"][0]["left_out"] == sentence
+    (row,) = csv.DictReader(io.StringIO(render(report, "csv")))
+    assert row["left_out"] == sentence
+    # A row that is a single cell is marked, too; one without any loss has none to mark.
+    shown = render(build_report(Run(run.run_dir.path)), "md")
+    assert "(2 of 3 done)" in shown
+    assert "learning_rate=2 clip_norm=none: 2 of 3 trials diverged; the mean is of the 1 that is done" in shown
+    assert "learning_rate=3" not in shown
+
+
+def test_rows_of_which_the_same_is_to_be_said_share_a_line(tmp_path: Path) -> None:
+    run = MadeUpRun(tmp_path / "run")
+    for rate in range(1, 8):
+        for seed in (0, 1):
+            run.add(float(rate), None, seed, outcome="diverged" if seed else "done")
+    shown = render(build_report(run.read(), by=["learning_rate"]), "table")
+    (line,) = (line for line in shown.splitlines() if "the mean is of" in line)
+    assert line.endswith("learning_rate=4 and 3 more rows: 1 of 2 trials diverged; the mean is of the 1 that is done")
 
 
 @pytest.mark.parametrize(
