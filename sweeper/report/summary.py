@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from estimators.fits.statistics import Interval, log_log_correlation, mean_interval, rank_correlation
@@ -16,6 +16,7 @@ from sweeper.labels import describe, plain_value, short_names
 from sweeper.report.cells import TRAIN_LOSS, Cell, cell_of, status_counts
 from sweeper.report.nodes import NodeShare, node_shares
 from sweeper.report.select import _column, _superseded, positive, select, trusted_points
+from sweeper.tables.directions import direction_of, is_known
 from sweeper.tables.run import Run
 
 if TYPE_CHECKING:
@@ -33,12 +34,16 @@ class ArmBest:
         cell: Its best cell; None where no cell has all its seeds done.
         cells_tried: How many cells the arm was given: more tries find a better best.
         context: Swept values outside the update rule within which arms are compared.
+        why_none: Why there is no best cell; empty where there is one.
+        unranked: How many of the cells have all their seeds done, but not the loss by which cells are ranked.
     """
 
     arm: str
     cell: Cell | None
     cells_tried: int
     context: str
+    why_none: str = ""
+    unranked: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,24 +53,27 @@ class Comparison:
     Attributes:
         first: Name of the arm whose loss is taken.
         second: Name of the arm whose loss is subtracted.
-        difference: first - second over the common seeds; negative where the first is better.
+        difference: first - second over the common seeds; negative where the first has the smaller loss.
         context: As in :class:`ArmBest`.
+        larger_is_better: Whether the spec has the loss maximised.
     """
 
     first: str
     second: str
     difference: Interval
     context: str
+    larger_is_better: bool = False
 
     @property
     def verdict(self) -> str:
         """What the interval allows to say."""
         if self.difference.count < 2:
             return "one seed says nothing of chance"
+        smaller, larger = (self.second, self.first) if self.larger_is_better else (self.first, self.second)
         if self.difference.high < 0:
-            return f"{self.first} is better"
+            return f"{smaller} is better"
         if self.difference.low > 0:
-            return f"{self.second} is better"
+            return f"{larger} is better"
         return "undecided at 95 %"
 
 
@@ -82,6 +90,7 @@ class Report:
         comparisons: Arms against each other.
         notes: What a reader should know about these numbers.
         nodes: Which node did how much.
+        directions: Column of a metric's best to ``min`` or ``max``; ``min or max`` where trials differ in it.
     """
 
     path: str
@@ -92,6 +101,7 @@ class Report:
     comparisons: tuple[Comparison, ...]
     notes: tuple[str, ...]
     nodes: tuple[NodeShare, ...] = ()
+    directions: dict[str, str] = field(default_factory=dict)
 
 
 def build_report(
@@ -123,7 +133,9 @@ def build_report(
     primary = _primary(trials)
     cells = tuple(cell_of(group, columns, correlations, primary) for group in _groups(trials, columns))
     context_columns = [short for path, short in names.items() if not path.startswith("update_rule.")]
-    bests, comparisons = _arms(trials, list(names.values()), context_columns, correlations, primary)
+    directions, metric_notes = _directions(run, trials)
+    larger = directions.get(primary) == "max"
+    bests, comparisons = _arms(trials, list(names.values()), context_columns, correlations, primary, larger=larger)
     if sort is not None:
         cells = _sorted(cells, sort)
     return Report(
@@ -133,14 +145,34 @@ def build_report(
         cells=cells,
         bests=bests,
         comparisons=comparisons,
-        notes=_notes(run, trials, cells, points),
+        notes=_notes(run, trials, cells, points) + metric_notes,
         nodes=node_shares(run, set(trials["trial_id"])),
+        directions=directions,
     )
 
 
 def _primary(trials: pd.DataFrame) -> str:
     """Validation loss where there is one, else training loss."""
     return "best_valid_loss" if "best_valid_loss" in trials and trials["best_valid_loss"].notna().any() else TRAIN_LOSS
+
+
+def _directions(run: Run, trials: pd.DataFrame) -> tuple[dict[str, str], tuple[str, ...]]:
+    """Which way each metric gets better, and what is to be said of those of which nobody says it."""
+    directions, notes = {}, []
+    declared = [run.state.declared_metrics(str(trial)) for trial in trials["trial_id"]]
+    names = [str(name).removeprefix("best_") for name in trials.columns if str(name).startswith("best_")]
+    for name in names:
+        with_it = [one for one, value in zip(declared, trials[f"best_{name}"], strict=True) if value == value]
+        found = {direction_of(name, one) for one in with_it or declared}
+        directions[f"best_{name}"] = " or ".join(sorted(found, reverse=True))
+        if not all(is_known(name, one) for one in with_it):
+            fix = f"metrics: {{{name}: max}} in the spec"
+            notes.append(f"best_{name} is its minimum: no direction is declared for {name} ({fix})")
+    unknown = [name for name in run.state.metrics if name not in names]
+    if unknown and (trials["status"] == "done").any():
+        known = ", ".join(names) or "none"
+        notes.append(f"the spec's metrics name {', '.join(unknown)}, which no trial has; known: {known}")
+    return directions, tuple(notes)
 
 
 def _groups(trials: pd.DataFrame, columns: list[str]) -> list[pd.DataFrame]:
@@ -167,6 +199,8 @@ def _arms(
     context_columns: list[str],
     correlations: dict[str, tuple[float, float, int]],
     primary: str,
+    *,
+    larger: bool,
 ) -> tuple[tuple[ArmBest, ...], tuple[Comparison, ...]]:
     """The best cell of each arm, and each pair of arms compared at their best, within each context."""
     bests: list[ArmBest] = []
@@ -179,27 +213,46 @@ def _arms(
                 [cell_of(group, columns, correlations, primary) for group in _groups(of_arm, columns)],
                 context,
                 primary,
+                larger=larger,
             )
             for arm, of_arm in within.groupby("arm", sort=False)
         ]
         bests += here
         found = [best for best in here if best.cell is not None]
-        comparisons += [_compare(one, other, context) for i, one in enumerate(found) for other in found[i + 1 :]]
+        comparisons += [
+            _compare(one, other, context, larger=larger) for i, one in enumerate(found) for other in found[i + 1 :]
+        ]
     return tuple(bests), tuple(comparisons)
 
 
-def _best(arm: Any, cells: list[Cell], context: str, primary: str) -> ArmBest:
-    whole = [cell for cell in cells if cell.done == cell.trials and cell.losses[primary].count]
-    best = min(whole, key=lambda cell: cell.losses[primary].mean, default=None)
-    return ArmBest(arm=str(arm), cell=best, cells_tried=len(cells), context=context)
+def _best(arm: Any, cells: list[Cell], context: str, primary: str, *, larger: bool) -> ArmBest:
+    whole = [cell for cell in cells if cell.done == cell.trials]
+    ranked = [cell for cell in whole if primary in cell.losses and cell.losses[primary].count]
+    sign = -1 if larger else 1
+    best = min(ranked, key=lambda cell: sign * cell.losses[primary].mean, default=None)
+    why = "" if best is not None else f"has no {primary}" if whole else "no cell finished with all its seeds"
+    return ArmBest(
+        arm=str(arm),
+        cell=best,
+        cells_tried=len(cells),
+        context=context,
+        why_none=why,
+        unranked=len(whole) - len(ranked),
+    )
 
 
-def _compare(one: ArmBest, other: ArmBest, context: str) -> Comparison:
+def _compare(one: ArmBest, other: ArmBest, context: str, *, larger: bool) -> Comparison:
     assert one.cell is not None
     assert other.cell is not None
     common = sorted(one.cell.seed_losses.keys() & other.cell.seed_losses.keys())
     differences = [other.cell.seed_losses[seed] - one.cell.seed_losses[seed] for seed in common]
-    return Comparison(first=other.arm, second=one.arm, difference=mean_interval(differences), context=context)
+    return Comparison(
+        first=other.arm,
+        second=one.arm,
+        difference=mean_interval(differences),
+        context=context,
+        larger_is_better=larger,
+    )
 
 
 def _sorted(cells: tuple[Cell, ...], sort: str) -> tuple[Cell, ...]:

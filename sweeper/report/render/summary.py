@@ -66,8 +66,13 @@ def _percent(fraction: float) -> str:
 
 def _heads(report: Report) -> list[str]:
     first = report.cells[0]
-    losses = [name.replace("_", " ") for name in first.losses]
+    losses = [name.replace("_", " ") + _direction(report, name) for name in first.losses]
     return [*first.values, "seeds", "diverged", *losses, "clipped", "rank corr(L, ‖∇f‖)"]
+
+
+def _direction(report: Report, name: str) -> str:
+    """Which value of a metric is its best, in brackets."""
+    return f" ({report.directions[name]})" if name in report.directions else ""
 
 
 def _row(cell: Cell) -> list[str]:
@@ -112,8 +117,10 @@ def _answers(report: Report) -> list[str]:
     for best in report.bests:
         within = f" [{best.context}]" if best.context else ""
         tried = f"{best.cells_tried} cell{'s' if best.cells_tried != 1 else ''} tried"
+        if best.unranked:
+            tried += f", {best.unranked} of them without {report.primary}"
         if best.cell is None:
-            lines.append(f"best {best.arm}{within}: no cell finished with all its seeds ({tried})")
+            lines.append(f"best {best.arm}{within}: {best.why_none} ({tried})")
         else:
             value = _interval(best.cell.losses[report.primary])
             label = best.cell.label or "the only cell"
@@ -166,13 +173,15 @@ def _markdown(report: Report) -> str:
     return "\n".join(lines)
 
 
-def _flat(cell: Cell) -> dict[str, Any]:
+def _flat(report: Report, cell: Cell) -> dict[str, Any]:
     """A cell as one flat record, for CSV."""
     record: dict[str, Any] = {**cell.values, "arm": cell.arm, "seeds": cell.seeds, "trials": cell.trials}
     for status in ("done", "diverged", "failed", "lost", "running", "queued"):
         record[status] = cell.statuses.get(status, 0)
     for name, interval in cell.losses.items():
         record |= {name: interval.mean, f"{name}_low": interval.low, f"{name}_high": interval.high}
+        if name in report.directions:
+            record[f"{name}_direction"] = report.directions[name]
     record["left_out"] = cell.left_out
     record["clipped_fraction"] = cell.clipped_fraction
     for name, interval in (("correlation", cell.correlation), ("rank_correlation", cell.rank_correlation)):
@@ -181,7 +190,7 @@ def _flat(cell: Cell) -> dict[str, Any]:
 
 
 def _csv(report: Report) -> str:
-    return csv_table([_flat(cell) for cell in report.cells])
+    return csv_table([_flat(report, cell) for cell in report.cells])
 
 
 def _document(report: Report) -> dict[str, Any]:
@@ -189,6 +198,7 @@ def _document(report: Report) -> dict[str, Any]:
         "run": report.path,
         "statuses": report.statuses,
         "primary": report.primary,
+        "directions": report.directions,
         "cells": [
             {
                 "values": cell.values,
@@ -211,6 +221,8 @@ def _document(report: Report) -> dict[str, Any]:
                 "context": best.context,
                 "cells_tried": best.cells_tried,
                 "values": None if best.cell is None else best.cell.values,
+                "why_none": best.why_none or None,
+                "unranked": best.unranked,
                 report.primary: None if best.cell is None else _plain_interval(best.cell.losses[report.primary]),
             }
             for best in report.bests

@@ -6,12 +6,14 @@ import csv
 import io
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from sweeper.driver.commit import Committer
@@ -64,6 +66,8 @@ class MadeUpRun:
         outcome: str = "done",
         clipped: float = 0.0,
         exponent: float | None = None,
+        metrics: Mapping[str, tuple[float, float]] | None = None,
+        declared: Mapping[str, str] | None = None,
     ) -> None:
         name = f"trial-{rate}-{clip}-{seed}"
         trial = TrialRecord(
@@ -86,6 +90,8 @@ class MadeUpRun:
         columns["learning_rate"] = np.full(11, rate)
         if valid is not None:
             columns["valid_loss"] = np.where(step == 10, valid, np.nan)
+        for metric, (middle, last) in (metrics or {}).items():
+            columns[metric] = np.where(step == 10, last, np.where(step == 5, middle, np.nan))
         diverged = {"diverged_step": 7, "last_finite_loss": 3.0} if outcome == "diverged" else {}
         item = SegmentItem(
             segment=SegmentId(name, 1, 0),
@@ -94,7 +100,7 @@ class MadeUpRun:
             rows=columns,
             checkpoint=None,
             outcome=outcome,
-            facts=replace(FACTS, num_clipped=round(10 * clipped), **diverged),
+            facts=replace(FACTS, num_clipped=round(10 * clipped), metrics=declared or {}, **diverged),
         )
         segment = OpenSegment(item=item)
         if exponent is not None:
@@ -251,6 +257,100 @@ def test_rows_of_which_the_same_is_to_be_said_share_a_line(tmp_path: Path) -> No
     shown = render(build_report(run.read(), by=["learning_rate"]), "table")
     (line,) = (line for line in shown.splitlines() if "the mean is of" in line)
     assert line.endswith("learning_rate=4 and 3 more rows: 1 of 2 trials diverged; the mean is of the 1 that is done")
+
+
+def best_of(run: Run, metric: str) -> float:
+    return float(run.trials[f"best_{metric}"].iloc[0])
+
+
+@pytest.mark.parametrize("metric", ["valid_acc", "acc", "f1", "auc", "r2", "accuracy_top5", "Accuracy"])
+def test_the_best_of_a_metric_whose_name_says_so_is_its_maximum(tmp_path: Path, metric: str) -> None:
+    run = MadeUpRun(tmp_path / "run")
+    run.add(1.0, None, 0, metrics={metric: (0.9, 0.5)})
+    read = run.read()
+    assert best_of(read, metric) == 0.9
+    report = build_report(read)
+    assert f"best {metric.replace('_', ' ')} (max)" in render(report, "table")
+    assert f"best {metric.replace('_', ' ')} (max)" in render(report, "md")
+    assert json.loads(render(report, "json"))["directions"] == {f"best_{metric}": "max"}
+    (row,) = csv.DictReader(io.StringIO(render(report, "csv")))
+    assert (row[f"best_{metric}"], row[f"best_{metric}_direction"]) == ("0.9", "max")
+    assert "no direction is declared" not in render(report, "table")
+
+
+@pytest.mark.parametrize("metric", ["valid_loss", "top1_error", "fid_score", "valid_ppl"])
+def test_losses_and_errors_are_minimised(tmp_path: Path, metric: str) -> None:
+    run = MadeUpRun(tmp_path / "run")
+    run.add(1.0, None, 0, metrics={metric: (0.4, 0.5)})
+    assert best_of(run.read(), metric) == 0.4
+    assert f"best {metric.replace('_', ' ')} (min)" in render(build_report(run.read()), "table")
+
+
+def test_an_unknown_metric_is_minimised_and_the_report_says_so_once(tmp_path: Path) -> None:
+    run = MadeUpRun(tmp_path / "run")
+    run.add(1.0, None, 0, metrics={"foo": (0.9, 0.5)})
+    run.add(1.0, None, 1, metrics={"foo": (0.9, 0.5)})
+    assert best_of(run.read(), "foo") == 0.5
+    shown = render(build_report(run.read()), "table")
+    line = "best_foo is its minimum: no direction is declared for foo (metrics: {foo: max} in the spec)"
+    assert shown.count(line) == 1
+
+
+def test_the_problem_declares_a_direction_and_the_last_spec_overrides_it(tmp_path: Path) -> None:
+    run = MadeUpRun(tmp_path / "run")
+    run.add(1.0, None, 0, metrics={"foo": (0.9, 0.5), "acc": (0.9, 0.5)}, declared={"foo": "max", "acc": "min"})
+    read = run.read()
+    assert (best_of(read, "foo"), best_of(read, "acc")) == (0.9, 0.5)
+    assert build_report(read).directions == {"best_acc": "min", "best_foo": "max"}
+    run.committer.record(Planned(measurement="m1", measure={}, metrics={"foo": "min", "fo": "max"}))
+    # The journal is ahead of the table, as after a crash: the table is corrected as it is read.
+    assert best_of(Run(run.run_dir.path), "foo") == 0.5
+    read = run.read()
+    assert (best_of(read, "foo"), best_of(read, "acc")) == (0.5, 0.5)
+    assert "the spec's metrics name fo, which no trial has; known: acc, foo" in render(build_report(read), "table")
+    run.committer.record(Planned(measurement="m1", measure={}, metrics={}))
+    assert best_of(run.read(), "foo") == 0.9
+
+
+def test_a_table_of_an_earlier_version_is_corrected_as_it_is_read(tmp_path: Path) -> None:
+    run = MadeUpRun(tmp_path / "run")
+    run.add(1.0, None, 0, metrics={"valid_acc": (0.9, 0.5), "valid_loss": (0.4, 0.6)})
+    read = run.read()
+    path = run.run_dir.path / "trials.parquet"
+    old = pq.read_table(path)
+    place = old.column_names.index("best_valid_acc")
+    old = old.set_column(place, "best_valid_acc", pa.array([0.5])).replace_schema_metadata(None)
+    pq.write_table(old, path)
+    read = Run(run.run_dir.path)
+    assert (best_of(read, "valid_acc"), best_of(read, "valid_loss")) == (0.9, 0.4)
+
+
+def test_an_arm_without_the_metric_by_which_cells_are_ranked_is_named_as_that(tmp_path: Path) -> None:
+    run = MadeUpRun(tmp_path / "run")
+    run.add(1.0, None, 0, valid=2.0)
+    run.add(2.0, None, 0, loss=0.1)
+    run.add(1.0, 0.25, 0, loss=0.1)
+    report = build_report(run.read())
+    shown = render(report, "table")
+    assert "best sgd + clip_norm: has no best_valid_loss (1 cell tried" in shown
+    assert "no cell finished" not in shown
+    assert "best sgd: learning_rate=1 clip_norm=none" in shown
+    assert "(2 cells tried, 1 of them without best_valid_loss)" in shown
+    bests = json.loads(render(report, "json"))["best"]
+    assert [(best["why_none"], best["unranked"]) for best in bests] == [(None, 1), ("has no best_valid_loss", 1)]
+
+
+def test_a_loss_that_the_spec_maximises_is_ranked_and_compared_that_way(tmp_path: Path) -> None:
+    run = MadeUpRun(tmp_path / "run")
+    for seed in (0, 1):
+        run.add(1.0, None, seed, valid=2.0 + 0.01 * seed)
+        run.add(1.0, 0.25, seed, valid=1.0 + 0.01 * seed)
+        run.add(2.0, None, seed, valid=0.5)
+    run.committer.record(Planned(measurement="m1", measure={}, metrics={"valid_loss": "max"}))
+    report = build_report(run.read())
+    assert report.bests[0].cell is not None
+    assert report.bests[0].cell.values["learning_rate"] == 1.0
+    assert report.comparisons[0].verdict == "sgd is better"
 
 
 @pytest.mark.parametrize(
