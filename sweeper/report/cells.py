@@ -12,7 +12,7 @@ from sweeper.labels import describe, plain_value
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["TRAIN_LOSS", "Cell", "cell_of", "status_counts"]
+__all__ = ["TRAIN_LOSS", "Cell", "cell_of", "deterministic", "status_counts"]
 
 TRAIN_LOSS = "final_train_loss"
 
@@ -84,6 +84,21 @@ class Cell:
 def _verb(word: str, count: int) -> str:
     """``lost`` is no verb of what a trial does."""
     return word if word != "lost" else "was lost" if count == 1 else "were lost"
+
+
+def deterministic(trials: pd.DataFrame) -> bool:
+    """Whether trials are analytic ones without noise, of one seed: another seed would give the same.
+
+    Args:
+        trials: Rows of the trials table; those that have not ended say nothing.
+
+    Returns:
+        False also where none has ended.
+    """
+    if "hitting_status" not in trials or trials["seed"].nunique() > 1:
+        return False
+    ended = trials[trials["status"].isin(["done", "diverged"])]
+    return bool(len(ended) and ended["hitting_status"].notna().all() and (ended["noise"] == 0).all())
 
 
 def status_counts(trials: pd.DataFrame) -> dict[str, int]:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from estimators.fits.statistics import Interval, log_log_correlation, mean_interval, rank_correlation
 from sweeper.errors import ClipsweepError
 from sweeper.labels import describe, plain_value, short_names
-from sweeper.report.cells import TRAIN_LOSS, Cell, cell_of, status_counts
+from sweeper.report.cells import TRAIN_LOSS, Cell, cell_of, deterministic, status_counts
 from sweeper.report.nodes import NodeShare, node_shares
 from sweeper.report.select import _column, _superseded, positive, select, trusted_points
 from sweeper.tables.directions import direction_of, is_known
@@ -133,8 +133,13 @@ def build_report(
     primary = _primary(trials)
     cells = tuple(cell_of(group, columns, correlations, primary) for group in _groups(trials, columns))
     context_columns = [short for path, short in names.items() if not path.startswith("update_rule.")]
-    directions, metric_notes = _directions(run, trials)
+    directions, more_notes = _directions(run, trials)
     larger = directions.get(primary) == "max"
+    if any(deterministic(within) for within in _groups(trials, context_columns)):
+        more_notes += (
+            "without noise one seed says all: there are no intervals, and arms are not compared seed by seed; "
+            f"`clipsweep theory {run.path}` compares hitting times with the theorems' bounds",
+        )
     bests, comparisons = _arms(trials, list(names.values()), context_columns, correlations, primary, larger=larger)
     if sort is not None:
         cells = _sorted(cells, sort)
@@ -145,7 +150,7 @@ def build_report(
         cells=cells,
         bests=bests,
         comparisons=comparisons,
-        notes=_notes(run, trials, cells, points) + metric_notes,
+        notes=_notes(run, trials, cells, points) + more_notes,
         nodes=node_shares(run, set(trials["trial_id"])),
         directions=directions,
     )
@@ -218,6 +223,8 @@ def _arms(
             for arm, of_arm in within.groupby("arm", sort=False)
         ]
         bests += here
+        if deterministic(within):
+            continue
         found = [best for best in here if best.cell is not None]
         comparisons += [
             _compare(one, other, context, larger=larger) for i, one in enumerate(found) for other in found[i + 1 :]

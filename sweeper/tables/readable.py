@@ -85,7 +85,9 @@ def trials_table(state: RunState, metrics: pa.Table | None, *, running: frozense
         The columns of DESIGN's ``trials`` table, one column per swept path among them, in the order of the plan.
     """
     losses = _losses(metrics, {name: state.declared_metrics(name) for name in state.trials})
-    metric_names = sorted({name for values in losses.values() for name in values})
+    metric_names = sorted(
+        {"final_train_loss", *(name for values in losses.values() for name in values)} if losses else ()
+    )
     swept = list(dict.fromkeys(path for trial in state.trials.values() for path in trial.record.swept))
     rows = []
     for name, trial in state.trials.items():
@@ -102,6 +104,8 @@ def trials_table(state: RunState, metrics: pa.Table | None, *, running: frozense
         known = losses.get(name, {})
         if trial.outcome == "diverged":
             known = {metric: value for metric, value in known.items() if metric != "final_train_loss"}
+        elif (last := _last_iterate(trial)) is not None:
+            known = {**known, "final_train_loss": last}
         row |= {metric: known.get(metric) for metric in metric_names}
         row["superseded"] = name in state.superseded
         row["code_id"] = record.code.sha256[:12] if record.code is not None else None
@@ -125,6 +129,12 @@ def declared_in(table: pa.Table) -> Mapping[str, str] | None:
     except (KeyError, ValueError, RecursionError):
         return None
     return declared if isinstance(declared, dict) else None
+
+
+def _last_iterate(trial: TrialState) -> float | None:
+    """f at the last iterate of an analytic trial, whose rows have a loss only where a step was taken."""
+    facts = trial.segments[-1].facts if trial.outcome == "done" else None
+    return facts.last_finite_loss if facts is not None and "hitting_status" in facts.columns else None
 
 
 def _ending(trial: TrialState) -> dict[str, Any]:

@@ -68,12 +68,20 @@ class Run:
 
     @cached_property
     def trials(self) -> pd.DataFrame:
-        """One row per trial; the best of each metric by the direction that the journal declares.
+        """One row per trial; of tables that an earlier version has made, with what this version says of best and final.
 
-        A table that an earlier version has made took other directions; what differs is taken from :attr:`metrics`.
+        The best of each metric is by the direction that the journal declares, and the final loss of an analytic trial
+        is that of its last iterate.
         """
         table = self._table("trials")
         frame: pd.DataFrame = table.to_pandas()
+        if "hitting_status" in frame and "final_train_loss" in frame:
+            analytic = frame["hitting_status"].notna() & (frame["status"] == "done") & frame["last_finite_loss"].notna()
+            frame["final_train_loss"] = frame["final_train_loss"].mask(analytic, frame["last_finite_loss"])
+        return self._turned(frame, table)
+
+    def _turned(self, frame: pd.DataFrame, table: pa.Table) -> pd.DataFrame:
+        """The same with the best of every metric by today's direction."""
         known = declared_in(table)
         if known == self.state.metrics or not self.has("metrics"):
             return frame
