@@ -277,7 +277,8 @@ def _record_plan(
     state: RunState = committer.state
     unknown = [trial for trial in plan.trials if trial.trial_id not in state.trials]
     superseded = (state.superseded | replaced) - {trial.trial_id for trial in plan.trials}
-    if unknown or measurement not in state.measurements or superseded != state.superseded:
+    metrics = None if sweep.metrics == state.metrics else sweep.metrics
+    if unknown or measurement not in state.measurements or superseded != state.superseded or metrics is not None:
         measure = sweep.measure.model_dump(mode="json") if sweep.measure is not None else None
         committer.record(
             Planned(
@@ -285,6 +286,7 @@ def _record_plan(
                 measure=measure,
                 trials=tuple(_trial_record(trial, plan) for trial in unknown),
                 superseded=superseded if superseded != state.superseded else None,
+                metrics=metrics,
             )
         )
     run_dir.publish(run_dir.spec, sweep.text.encode())

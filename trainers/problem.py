@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
 from torch import Tensor, nn
 
@@ -49,11 +49,13 @@ class Problem:
         measured_loss: What f is the mean of, where that is not ``loss``: without regularisers that only training needs.
         learning_rate_factor: What the learning rate of a step is multiplied by, a pure function of the step.
         evaluate: Metrics by name, in evaluation mode and without gradients.
+        metrics: Metric to ``min`` or ``max``: which of its values is the best. A metric that is not named here is
+            judged by the words of its name.
         steps_per_epoch: Number of steps in one pass over the training data.
         fingerprint: Identifies the data; equal fingerprints mean equal data.
 
     Raises:
-        TrainerError: ``steps_per_epoch`` is not a positive integer.
+        TrainerError: ``steps_per_epoch`` is not a positive integer, or ``metrics`` says something else.
     """
 
     model: nn.Module
@@ -66,7 +68,15 @@ class Problem:
     measured_loss: Loss | None = None
     learning_rate_factor: Callable[[int], float] = _unchanged
     evaluate: Callable[[nn.Module], dict[str, float]] = _no_metrics
+    metrics: Mapping[str, Literal["min", "max"]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not isinstance(self.steps_per_epoch, int) or self.steps_per_epoch < 1:
             raise TrainerError(f"steps_per_epoch must be a positive integer, not {self.steps_per_epoch!r}")
+        if not isinstance(self.metrics, Mapping):
+            raise TrainerError(f"metrics must map names of metrics to min or max, not {self.metrics!r:.80}")
+        for name, direction in self.metrics.items():
+            if not isinstance(name, str) or direction not in ("min", "max"):
+                raise TrainerError(
+                    f"metrics must map names of metrics to min or max, found {name!r}: {direction!r:.80}"
+                )

@@ -162,6 +162,7 @@ class SegmentFacts:
         pid: The trainer's process.
         node: Ray's id of the node; None in one process.
         data: Fingerprint of the data.
+        metrics: Metric to ``min`` or ``max``, as the problem declares.
         columns: Extra columns of the trial in the trials table, such as an analytic trial's hitting time.
     """
 
@@ -181,6 +182,7 @@ class SegmentFacts:
     pid: int | None = None
     node: str | None = None
     data: str | None = None
+    metrics: Mapping[str, str] = field(default_factory=dict)
     columns: Mapping[str, Any] = field(default_factory=dict)
 
     @property

@@ -20,6 +20,7 @@ from sweeper.report.stability import (
     Proportion,
     divergence_rate,
     edge_of,
+    ended_above_start,
     frontier_ratios,
     frontiers,
     grid_override,
@@ -66,6 +67,7 @@ class Answers:
         activity: One row per cell.
         frontiers: One row per rule and threshold.
         ratios: Largest stable learning rate of clipped over unclipped rules.
+        above_start: Cells of which trials are done, but ended above their start, and how many.
         edges: Where the best cell of an arm is at the end of the grid.
         grid: Path to all values tried, for the paths with an edge.
         advice: What theory advises.
@@ -76,6 +78,7 @@ class Answers:
     activity: tuple[Activity, ...]
     frontiers: tuple[Frontier, ...]
     ratios: tuple[FrontierRatio, ...]
+    above_start: tuple[str, ...] = ()
     edges: tuple[Edge, ...]
     grid: dict[str, list[Any]]
     advice: tuple[Advice, ...]
@@ -105,10 +108,17 @@ def build_answers(run: Run, *, where: Sequence[str] = ()) -> Answers:
     ended = ended.assign(
         learning_rate=own["learning_rate"], clip_norm=own["clip_norm"], diverged=(ended["status"] == "diverged") * 1.0
     )
+    ended = ended.assign(above_start=ended_above_start(run, ended))
     context = [short for path, short in names.items() if not path.startswith("update_rule.")]
     found = frontiers(ended, context)
     edges = find_edges(build_report(run, where=where), trials, names)
+    above = _above_start(ended, list(names.values()))
     notes = []
+    if above:
+        notes.append(
+            f"done, but ended above their start: {'; '.join(above)}; counted as unstable; max_loss in the spec would "
+            "have stopped them"
+        )
     try:
         fits = build_fits(run, where=where, resamples=0)
         advice = build_advice(fits, steps=int(ended["steps"].max()), tau=_noise(run, ended))
@@ -123,6 +133,7 @@ def build_answers(run: Run, *, where: Sequence[str] = ()) -> Answers:
         activity=_activity(run, ended, list(names.values())),
         frontiers=found,
         ratios=frontier_ratios(found),
+        above_start=above,
         edges=edges,
         grid={edge.path: sorted_values(trials[names[edge.path]]) for edge in edges},
         advice=advice,
@@ -190,6 +201,17 @@ def sorted_values(column: pd.Series[Any]) -> list[Any]:
     """
     values = {plain_value(value) for value in column}
     return ([None] if None in values else []) + sorted(value for value in values if value is not None)
+
+
+def _above_start(ended: pd.DataFrame, names: list[str]) -> tuple[str, ...]:
+    """Which cells have trials that are done, but ended above their start."""
+    cells = []
+    for _, group in ended.groupby("cell_id", sort=False):
+        count = int(group["above_start"].sum())
+        if count:
+            label = describe({name: plain_value(group.iloc[0][name]) for name in names}) or "the only cell"
+            cells.append(label if count == len(group) else f"{label} ({count} of {len(group)} seeds)")
+    return tuple(cells)
 
 
 def _activity(run: Run, ended: pd.DataFrame, names: list[str]) -> tuple[Activity, ...]:

@@ -1,4 +1,7 @@
-"""Divergence as data: how often a cell diverges, and up to which learning rate each threshold is stable."""
+"""Divergence as data: how often a cell diverges, and up to which learning rate each threshold is stable.
+
+A trial is unstable if it diverged, or if it is done but its loss ended above its start.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from scipy import stats
 
 from sweeper.labels import describe, plain_value
+from sweeper.tables.run import Run
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -21,14 +25,56 @@ __all__ = [
     "Proportion",
     "divergence_rate",
     "edge_of",
+    "ended_above_start",
     "frontier_ratios",
     "frontiers",
     "grid_override",
     "grown",
+    "unstable",
 ]
 
 UNSTABLE = 0.5
-"""A cell is unstable if at least this share of its seeds diverged."""
+"""A cell is unstable if at least this share of its seeds is."""
+
+_ROUNDING = 1e-9
+"""Relative: a mean of equal losses may be a little above them."""
+
+
+def unstable(run: Run, trials: pd.DataFrame) -> pd.Series[bool]:
+    """Which trials were unstable: those that diverged, and those that are done but ended above their start.
+
+    Args:
+        run: The run.
+        trials: Rows of its trials table.
+
+    Returns:
+        One flag per row.
+    """
+    return (trials["status"] == "diverged") | ended_above_start(run, trials)
+
+
+def ended_above_start(run: Run, trials: pd.DataFrame) -> pd.Series[bool]:
+    """Which trials are done although their final training loss is above the first one logged, or not finite.
+
+    Without ``train.max_loss`` only a loss that is not finite counts as divergence.
+
+    Args:
+        run: The run.
+        trials: Rows of its trials table.
+
+    Returns:
+        One flag per row.
+    """
+    done = trials["status"] == "done"
+    if "final_train_loss" not in trials or not run.has("metrics"):
+        return done & False
+    logged = run.metrics.loc[run.metrics["trial_id"].isin(trials["trial_id"]), ["trial_id", "step", "train_loss"]]
+    first = logged.dropna(subset=["train_loss"]).sort_values("step").groupby("trial_id")["train_loss"].first()
+    start = trials["trial_id"].map(first).astype(float)
+    final = trials["final_train_loss"].astype(float)
+    # Of a trial of which nothing was logged, nothing is known.
+    below = (final <= start + _ROUNDING * start.abs()) & (final < math.inf)
+    return done & start.notna() & ~below
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,6 +128,7 @@ class Frontier:
         stable: The largest rate tried below the first unstable one; None if the smallest is unstable.
         unstable: The smallest unstable rate; None if all rates tried are stable.
         rates: How many rates were tried.
+        above_start: The rates at which some trial is done, but ended above its start.
         by_seed: Seed to the same bracket, for the seeds that every rate has.
     """
 
@@ -91,6 +138,7 @@ class Frontier:
     stable: float | None
     unstable: float | None
     rates: int
+    above_start: tuple[float, ...] = ()
     by_seed: dict[int, tuple[float | None, float | None]]
 
 
@@ -119,18 +167,21 @@ def frontiers(trials: pd.DataFrame, context_columns: Sequence[str]) -> tuple[Fro
     """The stability frontier of every rule and threshold that was tried with at least two rates.
 
     Args:
-        trials: Trials that ended, swept columns under their short names.
+        trials: Trials that ended, swept columns under their short names; ``diverged`` is 1 for those that did, and
+            ``above_start``, where there is such a column, is true for those that are done but ended above their start.
         context_columns: Swept columns outside the update rule.
 
     Returns:
         Frontiers, in the order of the trials.
     """
     found = []
+    above = trials["above_start"] if "above_start" in trials else trials["diverged"] != trials["diverged"]
+    trials = trials.assign(above_start=above.astype(bool), unstable=(trials["diverged"] > 0) | above.astype(bool))
     for values, group in _groups(trials, [*context_columns, "arm", "clip_norm"]):
         rates = sorted(group["learning_rate"].dropna().unique())
         if len(rates) < 2:
             continue
-        share = group.groupby("learning_rate")["diverged"].mean()
+        share = group.groupby("learning_rate")["unstable"].mean()
         stable, unstable = _bracket(rates, {rate: share[rate] >= UNSTABLE for rate in rates})
         found.append(
             Frontier(
@@ -140,9 +191,12 @@ def frontiers(trials: pd.DataFrame, context_columns: Sequence[str]) -> tuple[Fro
                 stable=stable,
                 unstable=unstable,
                 rates=len(rates),
+                above_start=tuple(
+                    float(rate) for rate in sorted(group.loc[group["above_start"], "learning_rate"].unique())
+                ),
                 by_seed={
                     int(of_seed["seed"].iloc[0]): _bracket(
-                        rates, dict(zip(of_seed["learning_rate"], of_seed["diverged"] > 0, strict=True))
+                        rates, dict(zip(of_seed["learning_rate"], of_seed["unstable"], strict=True))
                     )
                     for _, of_seed in group.groupby("seed")
                     if len(of_seed) == len(rates)

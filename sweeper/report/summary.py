@@ -7,59 +7,22 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from estimators.fits.statistics import Interval, log_log_correlation, mean_interval, rank_correlation
 from sweeper.errors import ClipsweepError
 from sweeper.labels import describe, plain_value, short_names
+from sweeper.report.cells import TRAIN_LOSS, Cell, cell_of, deterministic, status_counts
 from sweeper.report.nodes import NodeShare, node_shares
 from sweeper.report.select import _column, _superseded, positive, select, trusted_points
+from sweeper.tables.directions import direction_of, is_known
 from sweeper.tables.run import Run
 
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["ArmBest", "Cell", "Comparison", "Report", "build_report"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Cell:
-    """One row of the report: a cell, or the trials that share the values of the ``--by`` columns.
-
-    Attributes:
-        values: Short name of each swept path to its value.
-        arm: The update rule up to its numbers; several are joined.
-        seeds: Trials in the row.
-        statuses: Status to count.
-        losses: Name to interval over the trials that ended; ``final_train_loss`` and the best of each metric.
-        clipped_fraction: Mean share of clipped steps; NaN where nothing was trained.
-        correlation: Pearson correlation of log smoothness with log gradient norm; interval over seeds.
-        rank_correlation: Spearman's rank correlation of the same.
-        points: Snapshots used in the correlations.
-        trial_losses: Seed to primary loss, for the trials that are done.
-    """
-
-    values: dict[str, Any]
-    arm: str
-    seeds: int
-    statuses: dict[str, int]
-    losses: dict[str, Interval]
-    clipped_fraction: float
-    correlation: Interval
-    rank_correlation: Interval
-    points: int
-    trial_losses: dict[int, float]
-
-    @property
-    def diverged(self) -> int:
-        """How many of its trials diverged."""
-        return self.statuses.get("diverged", 0)
-
-    @property
-    def label(self) -> str:
-        """``name=value`` pairs."""
-        return describe(self.values)
+__all__ = ["ArmBest", "Comparison", "Report", "build_report"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,12 +34,16 @@ class ArmBest:
         cell: Its best cell; None if no cell has all its seeds done.
         cells_tried: How many cells the arm had: more tries find a better best.
         context: Swept values outside the update rule; arms are compared only within the same context.
+        why_none: Why there is no best cell; empty where there is one.
+        unranked: How many of the cells have all their seeds done, but not the loss by which cells are ranked.
     """
 
     arm: str
     cell: Cell | None
     cells_tried: int
     context: str
+    why_none: str = ""
+    unranked: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,22 +55,25 @@ class Comparison:
         second: Name of the arm whose loss is subtracted.
         difference: first - second over the common seeds; negative if the first is better.
         context: As in :class:`ArmBest`.
+        larger_is_better: Whether the spec has the loss maximised.
     """
 
     first: str
     second: str
     difference: Interval
     context: str
+    larger_is_better: bool = False
 
     @property
     def verdict(self) -> str:
         """What can be concluded from the interval."""
         if self.difference.count < 2:
             return "one seed says nothing about chance"
+        smaller, larger = (self.second, self.first) if self.larger_is_better else (self.first, self.second)
         if self.difference.high < 0:
-            return f"{self.first} is better"
+            return f"{smaller} is better"
         if self.difference.low > 0:
-            return f"{self.second} is better"
+            return f"{larger} is better"
         return "undecided at 95 %"
 
 
@@ -120,6 +90,7 @@ class Report:
         comparisons: Arms compared with each other.
         notes: What a reader should know about these numbers.
         nodes: How much each node did.
+        directions: Column of a metric's best to ``min`` or ``max``; ``min or max`` where trials differ in it.
     """
 
     path: str
@@ -130,6 +101,7 @@ class Report:
     comparisons: tuple[Comparison, ...]
     notes: tuple[str, ...]
     nodes: tuple[NodeShare, ...] = ()
+    directions: dict[str, str] = field(default_factory=dict)
 
 
 def build_report(
@@ -159,29 +131,53 @@ def build_report(
     points = positive(trusted_points(run)) if "directional_smoothness" in run.estimators else None
     correlations = _correlations(points)
     primary = _primary(trials)
-    cells = tuple(_cell(group, columns, correlations, primary) for group in _groups(trials, columns))
+    cells = tuple(cell_of(group, columns, correlations, primary) for group in _groups(trials, columns))
     context_columns = [short for path, short in names.items() if not path.startswith("update_rule.")]
-    bests, comparisons = _arms(trials, list(names.values()), context_columns, correlations, primary)
+    directions, more_notes = _directions(run, trials)
+    larger = directions.get(primary) == "max"
+    if any(deterministic(within) for within in _groups(trials, context_columns)):
+        more_notes += (
+            "without noise one seed says all: there are no intervals, and arms are not compared seed by seed; "
+            f"`clipsweep theory {run.path}` compares hitting times with the theorems' bounds",
+        )
+    bests, comparisons = _arms(trials, list(names.values()), context_columns, correlations, primary, larger=larger)
     if sort is not None:
         cells = _sorted(cells, sort)
     return Report(
         path=str(run.path),
-        statuses=_counts(trials),
+        statuses=status_counts(trials),
         primary=primary,
         cells=cells,
         bests=bests,
         comparisons=comparisons,
-        notes=_notes(run, trials, cells, points),
+        notes=_notes(run, trials, cells, points) + more_notes,
         nodes=node_shares(run, set(trials["trial_id"])),
+        directions=directions,
     )
 
 
 def _primary(trials: pd.DataFrame) -> str:
     """Validation loss if there is one, otherwise training loss."""
-    return "best_valid_loss" if "best_valid_loss" in trials and trials["best_valid_loss"].notna().any() else _TRAIN
+    return "best_valid_loss" if "best_valid_loss" in trials and trials["best_valid_loss"].notna().any() else TRAIN_LOSS
 
 
-_TRAIN = "final_train_loss"
+def _directions(run: Run, trials: pd.DataFrame) -> tuple[dict[str, str], tuple[str, ...]]:
+    """Which way each metric gets better, and what is to be said of those of which nobody says it."""
+    directions, notes = {}, []
+    declared = [run.state.declared_metrics(str(trial)) for trial in trials["trial_id"]]
+    names = [str(name).removeprefix("best_") for name in trials.columns if str(name).startswith("best_")]
+    for name in names:
+        with_it = [one for one, value in zip(declared, trials[f"best_{name}"], strict=True) if value == value]
+        found = {direction_of(name, one) for one in with_it or declared}
+        directions[f"best_{name}"] = " or ".join(sorted(found, reverse=True))
+        if not all(is_known(name, one) for one in with_it):
+            fix = f"metrics: {{{name}: max}} in the spec"
+            notes.append(f"best_{name} is its minimum: no direction is declared for {name} ({fix})")
+    unknown = [name for name in run.state.metrics if name not in names]
+    if unknown and (trials["status"] == "done").any():
+        known = ", ".join(names) or "none"
+        notes.append(f"the spec's metrics name {', '.join(unknown)}, which no trial has; known: {known}")
+    return directions, tuple(notes)
 
 
 def _groups(trials: pd.DataFrame, columns: list[str]) -> list[pd.DataFrame]:
@@ -189,10 +185,6 @@ def _groups(trials: pd.DataFrame, columns: list[str]) -> list[pd.DataFrame]:
     if not columns:
         return [trials]
     return [group for _, group in trials.groupby(columns, sort=False, dropna=False)]
-
-
-def _counts(trials: pd.DataFrame) -> dict[str, int]:
-    return {str(status): int(count) for status, count in trials["status"].value_counts(sort=False).items()}
 
 
 def _correlations(points: pd.DataFrame | None) -> dict[str, tuple[float, float, int]]:
@@ -206,35 +198,14 @@ def _correlations(points: pd.DataFrame | None) -> dict[str, tuple[float, float, 
     return results
 
 
-def _cell(
-    group: pd.DataFrame, columns: list[str], correlations: dict[str, tuple[float, float, int]], primary: str
-) -> Cell:
-    ended = group[group["status"] == "done"]
-    losses = [_TRAIN] + [name for name in group.columns if name.startswith("best_")]
-    found = [correlations[trial] for trial in group["trial_id"] if trial in correlations]
-    first = group.iloc[0]
-    return Cell(
-        values={name: plain_value(first[name]) for name in columns},
-        arm=" / ".join(dict.fromkeys(group["arm"])),
-        seeds=len(group),
-        statuses=_counts(group),
-        losses={name: mean_interval(ended[name].to_numpy(dtype=float)) for name in losses if name in group},
-        clipped_fraction=float(group["clipped_fraction"].astype(float).mean()),
-        correlation=mean_interval([pearson for pearson, _, _ in found]),
-        rank_correlation=mean_interval([spearman for _, spearman, _ in found]),
-        points=sum(points for _, _, points in found),
-        trial_losses=dict(zip(ended["seed"].tolist(), ended[primary].astype(float).tolist(), strict=True))
-        if primary in ended
-        else {},
-    )
-
-
 def _arms(
     trials: pd.DataFrame,
     columns: list[str],
     context_columns: list[str],
     correlations: dict[str, tuple[float, float, int]],
     primary: str,
+    *,
+    larger: bool,
 ) -> tuple[tuple[ArmBest, ...], tuple[Comparison, ...]]:
     """The best cell of each arm, and the best cells of each pair of arms compared, within each context."""
     bests: list[ArmBest] = []
@@ -244,35 +215,65 @@ def _arms(
         here = [
             _best(
                 arm,
-                [_cell(group, columns, correlations, primary) for group in _groups(of_arm, columns)],
+                [cell_of(group, columns, correlations, primary) for group in _groups(of_arm, columns)],
                 context,
                 primary,
+                larger=larger,
             )
             for arm, of_arm in within.groupby("arm", sort=False)
         ]
         bests += here
+        if deterministic(within):
+            continue
         found = [best for best in here if best.cell is not None]
-        comparisons += [_compare(one, other, context) for i, one in enumerate(found) for other in found[i + 1 :]]
+        comparisons += [
+            _compare(one, other, context, larger=larger) for i, one in enumerate(found) for other in found[i + 1 :]
+        ]
     return tuple(bests), tuple(comparisons)
 
 
-def _best(arm: Any, cells: list[Cell], context: str, primary: str) -> ArmBest:
-    whole = [cell for cell in cells if cell.statuses.get("done", 0) == cell.seeds and cell.losses[primary].count]
-    best = min(whole, key=lambda cell: cell.losses[primary].mean, default=None)
-    return ArmBest(arm=str(arm), cell=best, cells_tried=len(cells), context=context)
+def _best(arm: Any, cells: list[Cell], context: str, primary: str, *, larger: bool) -> ArmBest:
+    whole = [cell for cell in cells if cell.done == cell.trials]
+    ranked = [cell for cell in whole if primary in cell.losses and cell.losses[primary].count]
+    sign = -1 if larger else 1
+    best = min(ranked, key=lambda cell: sign * cell.losses[primary].mean, default=None)
+    why = "" if best is not None else f"has no {primary}" if whole else "no cell finished with all its seeds"
+    return ArmBest(
+        arm=str(arm),
+        cell=best,
+        cells_tried=len(cells),
+        context=context,
+        why_none=why,
+        unranked=len(whole) - len(ranked),
+    )
 
 
-def _compare(one: ArmBest, other: ArmBest, context: str) -> Comparison:
+def _compare(one: ArmBest, other: ArmBest, context: str, *, larger: bool) -> Comparison:
     assert one.cell is not None
     assert other.cell is not None
-    common = sorted(one.cell.trial_losses.keys() & other.cell.trial_losses.keys())
-    differences = [other.cell.trial_losses[seed] - one.cell.trial_losses[seed] for seed in common]
-    return Comparison(first=other.arm, second=one.arm, difference=mean_interval(differences), context=context)
+    common = sorted(one.cell.seed_losses.keys() & other.cell.seed_losses.keys())
+    differences = [other.cell.seed_losses[seed] - one.cell.seed_losses[seed] for seed in common]
+    return Comparison(
+        first=other.arm,
+        second=one.arm,
+        difference=mean_interval(differences),
+        context=context,
+        larger_is_better=larger,
+    )
 
 
 def _sorted(cells: tuple[Cell, ...], sort: str) -> tuple[Cell, ...]:
     name, reverse = sort.removeprefix("-"), sort.startswith("-")
-    known = [*cells[0].values, *cells[0].losses, "arm", "seeds", "diverged", "clipped_fraction", "correlation"]
+    known = [
+        *cells[0].values,
+        *cells[0].losses,
+        "arm",
+        "seeds",
+        "trials",
+        "diverged",
+        "clipped_fraction",
+        "correlation",
+    ]
     if name not in known:
         raise ClipsweepError(f"--sort {sort!r}: no such column; known: {', '.join(known)}")
 

@@ -29,7 +29,7 @@ from sweeper.spec.variants import check_alone
 
 __all__ = ["NAME_PATTERN", "SECTIONS", "check_measure", "load_spec", "loads_spec"]
 
-SECTIONS = ("name", *TRAINED, "measure", "sweep", "resources", "cluster")
+SECTIONS = ("name", *TRAINED, "measure", "metrics", "sweep", "resources", "cluster")
 """Keys of the top level, in the order in which the manual explains them."""
 
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
@@ -124,6 +124,7 @@ def _load(text: str, name: str, folder: Path, path: Path | None, overrides: Sequ
 
     run_name = _name(top, path, problems)
     measure = _optional(Measure, top.child("measure"), problems)
+    metrics = _metrics(top.child("metrics"), problems)
     resources = _optional(Resources, top.child("resources"), problems) or Resources()
     cluster = _optional(Cluster, top.child("cluster"), problems) or Cluster()
     sweep_node = top.child("sweep")
@@ -156,6 +157,7 @@ def _load(text: str, name: str, folder: Path, path: Path | None, overrides: Sequ
         update_rule=UpdateRule.model_validate(first.update_rule),
         train=Train.model_validate(first.train),
         measure=measure,
+        metrics=metrics,
         sweep=block,
         resources=resources,
         cluster=cluster,
@@ -191,6 +193,20 @@ def _name(top: Node, path: Path | None, problems: list[Diagnostic]) -> str:
         problems.append(at(node, f"cannot be the name of a run directory, found {shown(value)}", hint))
         return "sweep"
     return value
+
+
+def _metrics(node: Node | None, problems: list[Diagnostic]) -> dict[str, str]:
+    """The directions of metrics that the spec declares."""
+    if node is None or node.value is None:
+        return {}
+    if not isinstance(node.value, dict):
+        problems.append(at(node, f"must be a section, found {shown(plain(node))}", "as in {f1: max}"))
+        return {}
+    found = {str(name): plain(child) for name, child in node.children()}
+    for name, child in node.children():
+        if found[str(name)] not in ("min", "max"):
+            problems.append(at(child, f"must be min or max, found {shown(plain(child))}", "which value is the best"))
+    return found
 
 
 def _optional(model: type[_S], node: Node | None, problems: list[Diagnostic]) -> _S | None:

@@ -24,6 +24,7 @@ _MAX_PATHS = 100
 _MAX_PROBLEMS = 200
 _WHY_NOT = {
     "measure": "all trials of a run are measured in the same way; another measure section is another run of estimators",
+    "metrics": "which value of a metric is the best does not change what is trained",
     "resources": "resources do not change what is trained",
     "cluster": "the cluster does not change what is trained",
     "name": "a spec describes one sweep",

@@ -31,6 +31,7 @@ _DESCRIPTIONS = {
     "update_rule": "How a step is taken: a gradient transform, then an optimiser's direction.",
     "train": "How long a trial trains, and what is written along the way.",
     "measure": "When snapshots are taken, and what is measured of them; nothing if left out.",
+    "metrics": "Metric to min or max: which of its values is the best.",
     "sweep": "Which values vary.",
     "resources": "What the workers use of the cluster.",
     "cluster": "Where the workers run.",
@@ -67,8 +68,9 @@ def json_schema() -> dict[str, Any]:
         "overlay": {"type": "string", "examples": ["../paper/figure2.yaml"]},
         "problem": {},
         **{name: models[name] for name in _SECTIONS},
+        "metrics": {"type": "object", "additionalProperties": {"enum": ["min", "max"]}, "examples": [{"f1": "max"}]},
     }
-    for name in ("measure", "sweep", "resources", "cluster"):
+    for name in ("measure", "metrics", "sweep", "resources", "cluster"):
         properties[name] = {"anyOf": [properties[name], {"type": "null"}]}
     for name, text in _DESCRIPTIONS.items():
         properties[name]["description"] = text

@@ -31,6 +31,7 @@ class Sweep:
         update_rule: How a step is taken, as the first cell has it.
         train: How long, as the first cell has it.
         measure: When and what is measured; None for nothing.
+        metrics: Metric to ``min`` or ``max``: which of its values is the best, where the problem does not say it.
         sweep: Which values vary.
         resources: What the workers use.
         cluster: Where they run.
@@ -47,6 +48,7 @@ class Sweep:
     update_rule: UpdateRule
     train: Train
     measure: Measure | None
+    metrics: Mapping[str, str] = field(default_factory=dict)
     sweep: SweepBlock
     resources: Resources
     cluster: Cluster
@@ -73,6 +75,7 @@ class Sweep:
             "name": self.name,
             **trained,
             "measure": None if self.measure is None else self.measure.model_dump(mode="json"),
+            "metrics": dict(self.metrics),
             "sweep": self.sweep.model_dump(mode="json"),
             "resources": self.resources.model_dump(mode="json"),
             "cluster": self.cluster.model_dump(mode="json"),

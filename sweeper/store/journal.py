@@ -239,6 +239,7 @@ class RunState:
         remeasurements: Ids under which kept snapshots were measured again, with what was measured.
         remeasured: By these ids, trial and step of every snapshot that is done.
         superseded: Trials that were replaced by others, with the user's consent, after spec or code had changed.
+        metrics: Metric to ``min`` or ``max``, as the last spec declares.
         environment: What the last driver ran on, as far as results depend on it.
         environments: The same for every driver, by driver epoch.
         next_number: Number of the next record.
@@ -251,9 +252,24 @@ class RunState:
     remeasurements: dict[str, Remeasuring] = field(default_factory=dict)
     remeasured: dict[str, set[tuple[str, int]]] = field(default_factory=dict)
     superseded: frozenset[str] = frozenset()
+    metrics: Mapping[str, str] = field(default_factory=dict)
     environment: Mapping[str, Any] = field(default_factory=dict)
     environments: dict[int, Mapping[str, Any]] = field(default_factory=dict)
     next_number: int = 0
+
+    def declared_metrics(self, trial: str, spec: Mapping[str, str] | None = None) -> Mapping[str, str]:
+        """Which way the metrics of a trial get better, where its problem or the last spec says so; the spec overrides.
+
+        Args:
+            trial: Its id; one that is not known declares nothing.
+            spec: What the spec declares, in place of the last one.
+
+        Returns:
+            Metric to ``min`` or ``max``.
+        """
+        known = self.trials.get(trial)
+        by_problem = known.segments[-1].facts.metrics if known is not None and known.segments else {}
+        return {**by_problem, **(self.metrics if spec is None else spec)}
 
     def unmeasured(self, trials: Collection[str] | None = None) -> Unmeasured:
         """Which snapshots could not be measured.
@@ -339,6 +355,8 @@ def apply(state: RunState, record: Record) -> None:
                 state.trials.setdefault(planned.trial_id, TrialState(planned))
             if record.superseded is not None:
                 state.superseded = record.superseded
+            if record.metrics is not None:
+                state.metrics = record.metrics
         case Committed():
             state.parts.extend(record.parts)
             for segment in record.segments:

@@ -155,12 +155,14 @@ class Planned:
         measure: The section; None if nothing is measured.
         trials: The new trials.
         superseded: All trials that have been replaced by others; None if unchanged.
+        metrics: Metric to ``min`` or ``max``, as the spec declares; None where that is as before.
     """
 
     measurement: str
     measure: Mapping[str, Any] | None
     trials: tuple[TrialRecord, ...] = ()
     superseded: frozenset[str] | None = None
+    metrics: Mapping[str, str] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -279,6 +281,7 @@ def dump_record(record: Record) -> dict[str, Any]:
                 "measure": record.measure,
                 "trials": [_dump_trial(trial) for trial in record.trials],
                 **superseded,
+                **({} if record.metrics is None else {"metrics": dict(record.metrics)}),
             }
         case Committed():
             return {
@@ -338,6 +341,7 @@ def _planned(section: Mapping[str, Any]) -> Planned:
         measure=section["measure"],
         trials=tuple(map(_trial, section["trials"])),
         superseded=frozenset(map(str, section["superseded"])) if "superseded" in section else None,
+        metrics=section.get("metrics"),
     )
 
 
@@ -458,7 +462,7 @@ _FACTS_FIELDS = tuple(one.name for one in fields(SegmentFacts))
 def _dump_facts(facts: SegmentFacts) -> dict[str, Any]:
     """Facts without unknown values, and without columns if there are none."""
     values = _values(facts)
-    optional = ("columns", "node", "pid", "data", "unmeasured")
+    optional = ("columns", "metrics", "node", "pid", "data", "unmeasured")
     return {name: value for name, value in values.items() if name not in optional or value}
 
 

@@ -29,7 +29,7 @@ def check_record(record: Mapping[str, Any]) -> None:
     shape = _RECORDS.get(record["type"]) if isinstance(record["type"], str) else None
     if shape is None:
         raise ValueError(f"a record of an unknown type {record['type']!r:.80}")
-    _section(shape)(record)
+    _section(shape, _OPTIONAL.get(record["type"]))(record)
 
 
 def check_driver(document: Any) -> None:
@@ -112,6 +112,11 @@ def _anything(value: Any) -> None:
 def _outcome(value: Any) -> None:
     if value not in {"done", "diverged", "stopped"}:
         _refuse("done, diverged or stopped", value)
+
+
+def _direction(value: Any) -> None:
+    if value not in ("min", "max"):
+        _refuse("min or max", value)
 
 
 def _maybe(check: _Check) -> _Check:
@@ -216,6 +221,7 @@ _FACTS = _section(
         "data": _text,
         "columns": _map(_scalar),
         "unmeasured": _map(_whole),
+        "metrics": _map(_direction),
     },
 )
 
@@ -252,3 +258,6 @@ _RECORDS: Mapping[str, Mapping[str, _Check]] = {
     },
     "retried": {"trials": _list(checked_name)},
 }
+
+_OPTIONAL: Mapping[str, Mapping[str, _Check]] = {"planned": {"metrics": _map(_direction)}}
+"""Keys that later versions have added."""

@@ -18,13 +18,18 @@ import pyarrow.compute as pc
 from sweeper.store.journal import RunState, TrialState
 from sweeper.store.records import CommittedSegment, Part
 from sweeper.store.run_dir import RunDir, file_hash
+from sweeper.tables.directions import direction_of
 from sweeper.tables.parts import concatenate, encode, read_parts, sort_rows
 from sweeper.tables.schemas import METRICS, TELEMETRY, TRIAL_TYPES
 
-__all__ = ["Compactor", "trials_table"]
+__all__ = ["DECLARED", "Compactor", "declared_in", "trials_table"]
 
 TAIL_FRACTION = 0.1
 """Share of the last logged steps over which ``final_train_loss`` is the mean: one batch's loss is mostly noise."""
+
+
+DECLARED = b"clipsweep.metrics"
+"""Metadata of ``trials``: the directions of metrics that the spec declared when the table was made, as JSON."""
 
 
 class Compactor:
@@ -79,8 +84,10 @@ def trials_table(state: RunState, metrics: pa.Table | None, *, running: frozense
     Returns:
         The ``trials`` table, including one column per swept path; rows in the order of the plan.
     """
-    losses = _losses(metrics)
-    metric_names = sorted({name for values in losses.values() for name in values})
+    losses = _losses(metrics, {name: state.declared_metrics(name) for name in state.trials})
+    metric_names = sorted(
+        {"final_train_loss", *(name for values in losses.values() for name in values)} if losses else ()
+    )
     swept = list(dict.fromkeys(path for trial in state.trials.values() for path in trial.record.swept))
     rows = []
     for name, trial in state.trials.items():
@@ -97,13 +104,37 @@ def trials_table(state: RunState, metrics: pa.Table | None, *, running: frozense
         known = losses.get(name, {})
         if trial.outcome == "diverged":
             known = {metric: value for metric, value in known.items() if metric != "final_train_loss"}
+        elif (last := _last_iterate(trial)) is not None:
+            known = {**known, "final_train_loss": last}
         row |= {metric: known.get(metric) for metric in metric_names}
         row["superseded"] = name in state.superseded
         row["code_id"] = record.code.sha256[:12] if record.code is not None else None
         rows.append({**row, **_ending(trial), **_conditions(trial, state), **_own_columns(trial)})
     columns = list(dict.fromkeys(key for row in rows for key in row))
     typed = {column: _column(column, [row.get(column) for row in rows]) for column in columns}
-    return pa.table(typed)
+    return pa.table(typed, metadata={DECLARED: json.dumps(dict(state.metrics))})
+
+
+def declared_in(table: pa.Table) -> Mapping[str, str] | None:
+    """The directions of metrics that the spec declared when a table ``trials`` was made.
+
+    Args:
+        table: The table as it was read.
+
+    Returns:
+        Metric to direction; None for a table of an earlier version, which asked only how a name ends.
+    """
+    try:
+        declared = json.loads((table.schema.metadata or {})[DECLARED])
+    except (KeyError, ValueError, RecursionError):
+        return None
+    return declared if isinstance(declared, dict) else None
+
+
+def _last_iterate(trial: TrialState) -> float | None:
+    """f at the last iterate of an analytic trial, whose rows have a loss only where a step was taken."""
+    facts = trial.segments[-1].facts if trial.outcome == "done" else None
+    return facts.last_finite_loss if facts is not None and "hitting_status" in facts.columns else None
 
 
 def _ending(trial: TrialState) -> dict[str, Any]:
@@ -146,8 +177,8 @@ def _own_columns(trial: TrialState) -> Mapping[str, Any]:
     return trial.segments[-1].facts.columns if trial.segments else {}
 
 
-def _losses(metrics: pa.Table | None) -> dict[str, dict[str, float]]:
-    """Per trial: the mean training loss over the last tenth of its logged steps; best and last value of each metric."""
+def _losses(metrics: pa.Table | None, declared: Mapping[str, Mapping[str, str]]) -> dict[str, dict[str, float]]:
+    """Per trial: the mean training loss of the last tenth of its logged steps, and of each metric the best and last."""
     if metrics is None or metrics.num_rows == 0:
         return {}
     own = [name for name in metrics.column_names if name not in METRICS.names]
@@ -159,6 +190,7 @@ def _losses(metrics: pa.Table | None) -> dict[str, dict[str, float]]:
     results = {}
     for low, high in itertools.pairwise(bounds):
         values: dict[str, float] = {}
+        trial = names[low].as_py()
         logged = columns["train_loss"][low:high]
         logged = logged[~np.isnan(logged)]
         if logged.size:
@@ -167,10 +199,11 @@ def _losses(metrics: pa.Table | None) -> dict[str, dict[str, float]]:
             evaluated = columns[name][low:high]
             evaluated = evaluated[~np.isnan(evaluated)]
             if evaluated.size:
-                best = evaluated.max() if name.endswith("accuracy") else evaluated.min()
+                largest = direction_of(name, declared.get(trial, {})) == "max"
+                best = evaluated.max() if largest else evaluated.min()
                 values[f"best_{name}"] = float(best)
                 values[f"final_{name}"] = float(evaluated[-1])
-        results[names[low].as_py()] = values
+        results[trial] = values
     return results
 
 

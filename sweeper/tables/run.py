@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -9,10 +10,13 @@ from typing import TYPE_CHECKING
 from sweeper.errors import RunDirectoryError
 from sweeper.store.journal import RunState, read_journal, replay
 from sweeper.store.run_dir import RunDir
+from sweeper.tables.directions import direction_before, direction_of
 from sweeper.tables.parts import MEASUREMENTS, read_table
+from sweeper.tables.readable import declared_in
 
 if TYPE_CHECKING:
     import pandas as pd
+    import pyarrow as pa
 
 __all__ = ["Run"]
 
@@ -78,8 +82,43 @@ class Run:
 
     @cached_property
     def trials(self) -> pd.DataFrame:
-        """One row per trial."""
-        return self._frame("trials")
+        """One row per trial; of tables that an earlier version has made, with what this version says of best and final.
+
+        The best of each metric is by the direction that the journal declares, and the final loss of an analytic trial
+        is that of its last iterate.
+        """
+        table = self._table("trials")
+        frame: pd.DataFrame = table.to_pandas()
+        if "hitting_status" in frame and "final_train_loss" in frame:
+            analytic = frame["hitting_status"].notna() & (frame["status"] == "done") & frame["last_finite_loss"].notna()
+            frame["final_train_loss"] = frame["final_train_loss"].mask(analytic, frame["last_finite_loss"])
+        return self._turned(frame, table)
+
+    def _turned(self, frame: pd.DataFrame, table: pa.Table) -> pd.DataFrame:
+        """The same with the best of every metric by today's direction."""
+        known = declared_in(table)
+        if known == self.state.metrics or not self.has("metrics"):
+            return frame
+        names = [name.removeprefix("best_") for name in table.column_names if name.startswith("best_")]
+        for name in names:
+            turned = {
+                trial: now
+                for trial in frame["trial_id"]
+                if (now := direction_of(name, self.state.declared_metrics(trial)))
+                != self._direction_then(name, trial, known)
+            }
+            if not turned or name not in self.metrics:
+                continue
+            rows = self.metrics[self.metrics["trial_id"].isin(turned)].dropna(subset=[name]).groupby("trial_id")[name]
+            best = {trial: values.max() if turned[trial] == "max" else values.min() for trial, values in rows}
+            frame[f"best_{name}"] = frame["trial_id"].map(best).fillna(frame[f"best_{name}"])
+        return frame
+
+    def _direction_then(self, metric: str, trial: str, spec: Mapping[str, str] | None) -> str:
+        """Which direction a metric had when the table was made."""
+        if spec is None:
+            return direction_before(metric)
+        return direction_of(metric, self.state.declared_metrics(trial, spec))
 
     @cached_property
     def metrics(self) -> pd.DataFrame:
@@ -118,10 +157,11 @@ class Run:
         return self._frame(f"measurements/{estimator}")
 
     def _frame(self, table: str) -> pd.DataFrame:
+        frame: pd.DataFrame = self._table(table).to_pandas()
+        return frame
+
+    def _table(self, table: str) -> pa.Table:
         path = self._run_dir.table(table)
         if not path.exists():
-            raise RunDirectoryError(
-                f"{self.path}: table {table} is not written yet; it appears after the first results"
-            )
-        frame: pd.DataFrame = read_table(path).to_pandas()
-        return frame
+            raise RunDirectoryError(f"{self.path}: table {table} is not written yet; it follows the first results")
+        return read_table(path)

@@ -162,6 +162,7 @@ class TrainerWorker(Worker):
                             host=socket.gethostname(),
                             pid=os.getpid(),
                             data=problem.fingerprint,
+                            metrics=dict(problem.metrics),
                         ),
                         damaged=tuple(damaged),
                     )

@@ -124,6 +124,11 @@ def test_a_sound_problem_keeps_all_its_promises():
         (hidden_state, "a resumed trial continues bit for bit", "after a resume gave loss"),
         (seeded_probe, "the probe is frozen, and its batches all have the same size", "depends on the seed"),
         (ragged_probe, "the probe is frozen, and its batches all have the same size", "of different sizes"),
+        (
+            lambda seed: replace(sound(seed), metrics={"valid_f1": "max"}),
+            "evaluating gives numbers and changes nothing",
+            "metrics declares 'valid_f1', which evaluate does not return",
+        ),
         (training_evaluation, "evaluating gives numbers and changes nothing", "evaluating changed the weights"),
     ],
 )

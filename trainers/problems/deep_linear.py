@@ -102,6 +102,7 @@ def deep_linear(
         batch=batch,
         probe=probe,
         evaluate=evaluate,
+        metrics={"valid_loss": "min"},
         steps_per_epoch=steps_per_epoch,
         fingerprint=fingerprint,
     )

@@ -109,6 +109,7 @@ def image_classification(
         batch=batch,
         probe=probe,
         evaluate=evaluate,
+        metrics={"valid_loss": "min", "valid_accuracy": "max"},
         steps_per_epoch=steps_per_epoch,
         fingerprint=data.fingerprint,
     )

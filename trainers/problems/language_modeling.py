@@ -144,6 +144,7 @@ def language_modeling(
         batch=batch,
         probe=probe,
         evaluate=evaluate,
+        metrics={"valid_loss": "min"},
         steps_per_epoch=steps_per_epoch,
         fingerprint=text.fingerprint,
     )

@@ -154,6 +154,8 @@ def _evaluates(build: Build, seed: int, fraction: float) -> str:
     for name, value in metrics.items():
         if not isinstance(name, str) or not isinstance(float(value), float):
             return f"metric {name!r} is not a number with a name"
+    if unknown := problem.metrics.keys() - metrics.keys():
+        return f"metrics declares {min(unknown)!r}, which evaluate does not return; it returns {', '.join(metrics)}"
     return "" if torch.equal(before, flat_parameters(problem.model)) else "evaluating changed the weights"
 
 

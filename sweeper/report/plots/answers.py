@@ -12,6 +12,7 @@ from sweeper.report.advice import build_advice
 from sweeper.report.fits import build_fits, fit_cells
 from sweeper.report.plots.axes import log_axes, panels
 from sweeper.report.select import positive, trusted_points
+from sweeper.report.stability import unstable
 from sweeper.tables.run import Run
 
 if TYPE_CHECKING:
@@ -39,7 +40,7 @@ def frontier(run: Run, trials: pd.DataFrame) -> Figure:
     """
     ended = trials[trials["status"].isin(["done", "diverged"])]
     own = run.trials.loc[ended.index, ["learning_rate", "clip_norm"]].astype(float)
-    ended = ended.assign(rate=own["learning_rate"], threshold=own["clip_norm"], lost=ended["status"] == "diverged")
+    ended = ended.assign(rate=own["learning_rate"], threshold=own["clip_norm"], lost=unstable(run, ended))
     if ended["rate"].nunique() < 2:
         raise ClipsweepError(f"{run.path}: a frontier needs several learning rates")
     advised = [rule for advice in _advice(run, ended) for rule in advice.rules if rule.clip_norm is not None]
@@ -62,7 +63,7 @@ def frontier(run: Run, trials: pd.DataFrame) -> Figure:
         axis.annotate("no clipping", (right, 1), xycoords=("data", "axes fraction"), ha="center", va="bottom")
     if advised:
         figure.legend(loc="outside lower center", ncols=3, title="theory advises, from the fitted L0 and L1")
-    figure.colorbar(dots, label="share of seeds that diverged")
+    figure.colorbar(dots, label="share of seeds that were unstable")
     return figure
 
 

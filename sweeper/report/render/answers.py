@@ -41,7 +41,10 @@ def render_answers(answers: Answers, style: str, *, width: int | None = None, co
         return _json({**_document(answers), "patch": patch_of(answers)})
     blocks: list[Block] = [("what the rule did", _ACTIVITY, [_activity(row) for row in answers.activity])]
     if answers.frontiers:
-        blocks.append(("how large a rate is stable", _FRONTIER, [_frontier(row) for row in answers.frontiers]))
+        above = any(row.above_start for row in answers.frontiers)
+        heads = [*_FRONTIER, *([_ABOVE] if above else [])]
+        rows = [_frontier(row) + ([_rates(row.above_start)] if above else []) for row in answers.frontiers]
+        blocks.append(("how large a rate is stable", heads, rows))
     if answers.ratios:
         blocks.append(("largest stable rate, clipped / unclipped", _RATIO, [_ratio(row) for row in answers.ratios]))
     lines = [line for edge in answers.edges for line in _edge(edge)]
@@ -143,6 +146,13 @@ def _activity(row: Activity) -> list[str]:
     ]
 
 
+_ABOVE = "done, but ended above their start"
+
+
+def _rates(rates: Sequence[float]) -> str:
+    return ", ".join(_number(rate) for rate in rates) or "–"
+
+
 _FRONTIER = ["rule", "threshold", "within", "stable up to", "unstable at", "rates tried"]
 
 
@@ -157,11 +167,18 @@ def _frontier(row: Frontier) -> list[str]:
     ]
 
 
+_UNBOUNDED = "not bounded by this grid"
+
 _RATIO = ["rule", "threshold", "within", "at least", "at most", "seeds"]
 
 
 def _ratio(row: FrontierRatio) -> list[str]:
-    return [row.arm, _number(row.clip_norm), row.context or "–", _number(row.low), _number(row.high), str(row.seeds)]
+    return [row.arm, _number(row.clip_norm), row.context or "–", _bound(row.low), _bound(row.high), str(row.seeds)]
+
+
+def _bound(value: float) -> str:
+    """A ratio that the brackets allow; 0 and infinity are no bounds."""
+    return _number(value) if 0 < value < math.inf else _UNBOUNDED
 
 
 def _edge(edge: Edge) -> list[str]:

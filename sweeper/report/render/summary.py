@@ -8,8 +8,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from estimators.fits.statistics import Interval
+from sweeper.report.cells import Cell
 from sweeper.report.render.tables import csv_table, markdown_table, terminal_lines, terminal_table, value_text
-from sweeper.report.summary import Cell, Report
+from sweeper.report.summary import Report
 
 __all__ = ["FORMATS", "render"]
 
@@ -53,24 +54,37 @@ def _interval(interval: Interval, *, digits: int = 4) -> str:
     return f"{interval.mean:.{digits}g} ± {half:.2g}"
 
 
+def _loss(cell: Cell, interval: Interval) -> str:
+    """A loss that says so where it is of survivors alone."""
+    mark = f" ({cell.done} of {cell.trials} done)" if cell.left_out and interval.count else ""
+    return _interval(interval) + mark
+
+
 def _percent(fraction: float) -> str:
     return "–" if math.isnan(fraction) else f"{100 * fraction:.0f} %"
 
 
 def _heads(report: Report) -> list[str]:
     first = report.cells[0]
-    losses = [name.replace("_", " ") for name in first.losses]
+    losses = [name.replace("_", " ") + _direction(report, name) for name in first.losses]
     return [*first.values, "seeds", "diverged", *losses, "clipped", "rank corr(L, ‖∇f‖)"]
+
+
+def _direction(report: Report, name: str) -> str:
+    """Which value of a metric is its best, in brackets."""
+    return f" ({report.directions[name]})" if name in report.directions else ""
 
 
 def _row(cell: Cell) -> list[str]:
     bad = cell.statuses.get("failed", 0) + cell.statuses.get("lost", 0)
-    seeds = str(cell.seeds) + (f" ({bad} failed)" if bad else "")
+    apart = [f"{cell.trials} trials"] if cell.trials != cell.seeds else []
+    apart += [f"{bad} failed"] if bad else []
+    seeds = str(cell.seeds) + (f" ({', '.join(apart)})" if apart else "")
     return [
         *(value_text(value) for value in cell.values.values()),
         seeds,
-        f"{cell.diverged}/{cell.seeds}" if cell.diverged else "–",
-        *(_interval(interval) for interval in cell.losses.values()),
+        f"{cell.diverged}/{cell.trials}" if cell.diverged else "–",
+        *(_loss(cell, interval) for interval in cell.losses.values()),
         _percent(cell.clipped_fraction),
         _interval(cell.rank_correlation, digits=2),
     ]
@@ -80,15 +94,33 @@ def _statuses(report: Report) -> str:
     return ", ".join(f"{count} {status}" for status, count in report.statuses.items())
 
 
+_MAX_NAMED = 4
+
+
+def _survivors(report: Report) -> list[str]:
+    """Which rows are means over survivors, one line for all rows of which the same is to be said."""
+    rows: dict[str, list[str]] = {}
+    for cell in report.cells:
+        if cell.left_out:
+            rows.setdefault(cell.left_out, []).append(cell.label or "the only row")
+    lines = []
+    for sentence, labels in rows.items():
+        more = f" and {len(labels) - _MAX_NAMED} more rows" if len(labels) > _MAX_NAMED else ""
+        lines.append(f"{'; '.join(labels[:_MAX_NAMED])}{more}: {sentence}")
+    return lines
+
+
 def _answers(report: Report) -> list[str]:
     """The sentences below the table."""
     loss = report.primary.replace("_", " ")
-    lines = []
+    lines = _survivors(report)
     for best in report.bests:
         within = f" [{best.context}]" if best.context else ""
         tried = f"{best.cells_tried} cell{'s' if best.cells_tried != 1 else ''} tried"
+        if best.unranked:
+            tried += f", {best.unranked} of them without {report.primary}"
         if best.cell is None:
-            lines.append(f"best {best.arm}{within}: no cell finished with all its seeds ({tried})")
+            lines.append(f"best {best.arm}{within}: {best.why_none} ({tried})")
         else:
             value = _interval(best.cell.losses[report.primary])
             label = best.cell.label or "the only cell"
@@ -141,13 +173,16 @@ def _markdown(report: Report) -> str:
     return "\n".join(lines)
 
 
-def _flat(cell: Cell) -> dict[str, Any]:
+def _flat(report: Report, cell: Cell) -> dict[str, Any]:
     """A cell as one flat record, for CSV."""
-    record: dict[str, Any] = {**cell.values, "arm": cell.arm, "seeds": cell.seeds}
+    record: dict[str, Any] = {**cell.values, "arm": cell.arm, "seeds": cell.seeds, "trials": cell.trials}
     for status in ("done", "diverged", "failed", "lost", "running", "queued"):
         record[status] = cell.statuses.get(status, 0)
     for name, interval in cell.losses.items():
         record |= {name: interval.mean, f"{name}_low": interval.low, f"{name}_high": interval.high}
+        if name in report.directions:
+            record[f"{name}_direction"] = report.directions[name]
+    record["left_out"] = cell.left_out
     record["clipped_fraction"] = cell.clipped_fraction
     for name, interval in (("correlation", cell.correlation), ("rank_correlation", cell.rank_correlation)):
         record |= {name: interval.mean, f"{name}_low": interval.low, f"{name}_high": interval.high}
@@ -155,7 +190,7 @@ def _flat(cell: Cell) -> dict[str, Any]:
 
 
 def _csv(report: Report) -> str:
-    return csv_table([_flat(cell) for cell in report.cells])
+    return csv_table([_flat(report, cell) for cell in report.cells])
 
 
 def _document(report: Report) -> dict[str, Any]:
@@ -163,12 +198,15 @@ def _document(report: Report) -> dict[str, Any]:
         "run": report.path,
         "statuses": report.statuses,
         "primary": report.primary,
+        "directions": report.directions,
         "cells": [
             {
                 "values": cell.values,
                 "arm": cell.arm,
                 "seeds": cell.seeds,
+                "trials": cell.trials,
                 "statuses": cell.statuses,
+                "left_out": cell.left_out or None,
                 "losses": {name: _plain_interval(interval) for name, interval in cell.losses.items()},
                 "clipped_fraction": _plain(cell.clipped_fraction),
                 "correlation": _plain_interval(cell.correlation),
@@ -183,6 +221,8 @@ def _document(report: Report) -> dict[str, Any]:
                 "context": best.context,
                 "cells_tried": best.cells_tried,
                 "values": None if best.cell is None else best.cell.values,
+                "why_none": best.why_none or None,
+                "unranked": best.unranked,
                 report.primary: None if best.cell is None else _plain_interval(best.cell.losses[report.primary]),
             }
             for best in report.bests

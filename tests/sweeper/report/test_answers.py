@@ -12,9 +12,20 @@ from sweeper.errors import ClipsweepError
 from sweeper.report.advice import build_advice
 from sweeper.report.answers import build_answers, extended_grid
 from sweeper.report.fits import build_fits
+from sweeper.report.plots.answers import frontier as frontier_figure
 from sweeper.report.plots.draw import draw
-from sweeper.report.render.answers import render_answers, render_fits
-from sweeper.report.stability import Edge, divergence_rate, edge_of, frontier_ratios, frontiers, grid_override, grown
+from sweeper.report.render.answers import _ratio, render_answers, render_fits
+from sweeper.report.select import select
+from sweeper.report.stability import (
+    Edge,
+    divergence_rate,
+    edge_of,
+    frontier_ratios,
+    frontiers,
+    grid_override,
+    grown,
+    unstable,
+)
 from sweeper.spec import loads_spec
 from sweeper.tables.run import Run
 
@@ -102,6 +113,86 @@ def test_rules_are_compared_with_their_own_optimiser_only():
     plain = trials_of({1: 0, 2: 1}, arm="adam")
     clipped = trials_of({1: 0, 2: 0}, clip=0.5, arm="sgd + clip_norm")
     assert frontier_ratios(frontiers(pd.concat([plain, clipped]), [])) == ()
+
+
+OVERSHOOT = """
+problem: {use: deep_linear, layers: 2, width: 6, samples: 32, batch_size: 16}
+update_rule: {learning_rate: 0.01}
+train: {steps: 40}
+sweep:
+  grid:
+    update_rule.learning_rate: [0.01, 0.1, 1]
+    update_rule.clip_norm: [null, 0.5, 50]
+  seeds: 2
+"""
+"""A threshold of 50 keeps the loss finite at rate 1, and far above its start."""
+
+
+@pytest.fixture(scope="module")
+def overshoot(module_inline_run):
+    return Run(module_inline_run(OVERSHOOT).run_dir.path)
+
+
+def test_a_trial_that_is_done_but_ended_above_its_start_is_unstable(overshoot):
+    trials = overshoot.trials
+    high = trials[(trials["learning_rate"] == 1) & (trials["clip_norm"] == 50)]
+    assert set(high["status"]) == {"done"}
+    flags = unstable(overshoot, trials)
+    assert set(trials.loc[flags & (trials["status"] == "done"), "trial_id"]) == set(high["trial_id"])
+    assert flags[trials["status"] == "diverged"].all()
+    found = {row.clip_norm: row for row in build_answers(overshoot).frontiers}
+    assert (found[50].stable, found[50].unstable, found[50].above_start) == (0.1, 1, (1.0,))
+    assert (found[0.5].stable, found[0.5].unstable, found[0.5].above_start) == (1, None, ())
+    assert found[None].above_start == ()
+
+
+def test_advise_names_the_cells_that_ended_above_their_start(overshoot):
+    answers = build_answers(overshoot)
+    for style in ("table", "md"):
+        shown = render_answers(answers, style)
+        assert "done, but ended above their start: learning_rate=1 clip_norm=50; counted as unstable" in shown
+        assert "max_loss in the spec would have stopped them" in shown
+        assert "not bounded by this grid" in shown
+        assert "∞" not in shown
+    document = json.loads(render_answers(answers, "json"))
+    assert document["above_start"] == ["learning_rate=1 clip_norm=50"]
+
+
+def test_where_nothing_ended_above_its_start_nothing_is_said_of_it(overshoot):
+    answers = build_answers(overshoot, where=["clip_norm=0.5"])
+    assert answers.above_start == ()
+    assert "above their start" not in render_answers(answers, "table")
+
+
+def test_the_picture_of_the_frontier_has_the_table_s_stability(overshoot):
+    figure = frontier_figure(overshoot, select(overshoot, ()))
+    dots = figure.axes[0].collections[0]
+    drawn = {tuple(place): share for place, share in zip(dots.get_offsets().tolist(), dots.get_array(), strict=True)}
+    assert (drawn[50.0, 1.0], drawn[0.5, 1.0], drawn[50.0, 0.1]) == (1, 0, 0)
+
+
+def test_a_loss_that_is_not_finite_is_above_any_start_and_one_of_which_nothing_was_logged_is_not(overshoot):
+    trials = overshoot.trials[overshoot.trials["status"] == "done"].head(3).copy()
+    trials["final_train_loss"] = [math.inf, math.nan, 0.0]
+    assert unstable(overshoot, trials).tolist() == [True, True, False]
+    assert unstable(overshoot, trials.assign(trial_id="nobody")).tolist() == [False, False, False]
+
+
+def test_half_of_the_seeds_above_their_start_make_a_rate_unstable():
+    trials = pd.concat([trials_of({1: 0, 2: 0, 4: 0}, seed=seed) for seed in (0, 1)])
+    trials["above_start"] = (trials["learning_rate"] == 2) & (trials["seed"] == 1)
+    (found,) = frontiers(trials, [])
+    assert (found.stable, found.unstable, found.above_start) == (1, 2, (2.0,))
+    assert found.by_seed == {0: (4.0, None), 1: (1.0, 2.0)}
+
+
+def test_a_ratio_without_bounds_says_so_in_words():
+    plain = trials_of({1: 0, 2: 0})
+    clipped = trials_of({1: 1, 2: 1}, clip=0.5, arm="sgd + clip_norm")
+    (low,) = frontier_ratios(frontiers(pd.concat([plain, clipped]), []))
+    assert _ratio(low)[3:5] == ["not bounded by this grid", "0.5"]
+    (both,) = frontier_ratios(frontiers(pd.concat([plain, clipped.assign(diverged=0.0)]), []))
+    assert _ratio(both)[3:5] == ["not bounded by this grid"] * 2
 
 
 # Edges

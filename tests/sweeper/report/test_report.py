@@ -6,12 +6,14 @@ import csv
 import io
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from sweeper.driver.commit import Committer
@@ -64,6 +66,8 @@ class MadeUpRun:
         outcome: str = "done",
         clipped: float = 0.0,
         exponent: float | None = None,
+        metrics: Mapping[str, tuple[float, float]] | None = None,
+        declared: Mapping[str, str] | None = None,
     ) -> None:
         name = f"trial-{rate}-{clip}-{seed}"
         trial = TrialRecord(
@@ -86,6 +90,8 @@ class MadeUpRun:
         columns["learning_rate"] = np.full(11, rate)
         if valid is not None:
             columns["valid_loss"] = np.where(step == 10, valid, np.nan)
+        for metric, (middle, last) in (metrics or {}).items():
+            columns[metric] = np.where(step == 10, last, np.where(step == 5, middle, np.nan))
         diverged = {"diverged_step": 7, "last_finite_loss": 3.0} if outcome == "diverged" else {}
         item = SegmentItem(
             segment=SegmentId(name, 1, 0),
@@ -94,7 +100,7 @@ class MadeUpRun:
             rows=columns,
             checkpoint=None,
             outcome=outcome,
-            facts=replace(FACTS, num_clipped=round(10 * clipped), **diverged),
+            facts=replace(FACTS, num_clipped=round(10 * clipped), metrics=declared or {}, **diverged),
         )
         segment = OpenSegment(item=item)
         if exponent is not None:
@@ -192,13 +198,159 @@ def test_an_arm_that_always_fails_has_no_best_and_is_named(tmp_path: Path) -> No
 
 def test_rows_can_be_grouped_filtered_and_sorted(made_up: MadeUpRun) -> None:
     run = made_up.read()
-    assert [cell.seeds for cell in build_report(run, by=["clip_norm"]).cells] == [6, 6]
-    assert [cell.seeds for cell in build_report(run, by=[CLIP]).cells] == [6, 6]
+    assert [(cell.seeds, cell.trials) for cell in build_report(run, by=["clip_norm"]).cells] == [(3, 6), (3, 6)]
+    assert [(cell.seeds, cell.trials) for cell in build_report(run, by=[CLIP]).cells] == [(3, 6), (3, 6)]
     assert len(build_report(run, where=["learning_rate=20", "clip_norm=none"]).cells) == 1
     losses = [cell.losses["final_train_loss"].mean for cell in build_report(run, sort="-final_train_loss").cells]
     assert losses == sorted(losses, reverse=True)
     by_clip = [cell.values["clip_norm"] for cell in build_report(run, sort="clip_norm").cells]
     assert by_clip == [0.25, 0.25, None, None], "what has no value stands last"
+
+
+def test_a_row_of_several_cells_averages_within_each_seed_and_its_interval_is_over_seeds(tmp_path: Path) -> None:
+    run = MadeUpRun(tmp_path / "run")
+    for rate in (1.0, 2.0, 3.0):
+        for seed in (0, 1):
+            run.add(rate, None, seed, loss=rate + 0.1 * seed)
+    report = build_report(run.read(), by=["clip_norm"])
+    (cell,) = report.cells
+    assert (cell.seeds, cell.trials) == (2, 6)
+    loss = cell.losses["final_train_loss"]
+    # Seeds 2.0 and 2.1: the rates, which differ by 1, are not replications.
+    assert (loss.count, loss.mean) == (2, pytest.approx(2.05))
+    assert loss.high - loss.mean == pytest.approx(12.7062 * 0.05, rel=1e-4)
+    assert "2 (6 trials)" in render(report, "table")
+    assert "done)" not in render(report, "table"), "nothing is left out"
+    (row,) = csv.DictReader(io.StringIO(render(report, "csv")))
+    assert (row["seeds"], row["trials"], row["left_out"]) == ("2", "6", "")
+
+
+def test_a_mean_over_survivors_says_so_at_the_loss_in_every_format(tmp_path: Path) -> None:
+    run = MadeUpRun(tmp_path / "run")
+    for seed in (0, 1, 2):
+        run.add(1.0, None, seed, loss=1.0 + seed, outcome="diverged" if seed == 2 else "done")
+        run.add(2.0, None, seed, loss=3.0 + seed, outcome="diverged" if seed else "done")
+        run.add(3.0, None, seed, outcome="diverged" if seed else "failed")
+    report = build_report(run.read(), by=["clip_norm"])
+    (cell,) = report.cells
+    # Seed 0 is the mean of 1 and 3, seed 1 is 2; all trials of seed 2 diverged.
+    assert (cell.losses["final_train_loss"].count, cell.losses["final_train_loss"].mean) == (2, 2.0)
+    sentence = "5 of 9 trials diverged and 1 failed; the mean is of the 3 that are done"
+    for style in ("table", "md"):
+        assert "2 ± 0 (3 of 9 done)" in render(report, style)
+        assert f"clip_norm=none: {sentence}" in render(report, style)
+    assert json.loads(render(report, "json"))["cells"][0]["left_out"] == sentence
+    (row,) = csv.DictReader(io.StringIO(render(report, "csv")))
+    assert row["left_out"] == sentence
+    # A row that is a single cell is marked, too; one without any loss has none to mark.
+    shown = render(build_report(Run(run.run_dir.path)), "md")
+    assert "(2 of 3 done)" in shown
+    assert "learning_rate=2 clip_norm=none: 2 of 3 trials diverged; the mean is of the 1 that is done" in shown
+    assert "learning_rate=3" not in shown
+
+
+def test_rows_of_which_the_same_is_to_be_said_share_a_line(tmp_path: Path) -> None:
+    run = MadeUpRun(tmp_path / "run")
+    for rate in range(1, 8):
+        for seed in (0, 1):
+            run.add(float(rate), None, seed, outcome="diverged" if seed else "done")
+    shown = render(build_report(run.read(), by=["learning_rate"]), "table")
+    (line,) = (line for line in shown.splitlines() if "the mean is of" in line)
+    assert line.endswith("learning_rate=4 and 3 more rows: 1 of 2 trials diverged; the mean is of the 1 that is done")
+
+
+def best_of(run: Run, metric: str) -> float:
+    return float(run.trials[f"best_{metric}"].iloc[0])
+
+
+@pytest.mark.parametrize("metric", ["valid_acc", "acc", "f1", "auc", "r2", "accuracy_top5", "Accuracy"])
+def test_the_best_of_a_metric_whose_name_says_so_is_its_maximum(tmp_path: Path, metric: str) -> None:
+    run = MadeUpRun(tmp_path / "run")
+    run.add(1.0, None, 0, metrics={metric: (0.9, 0.5)})
+    read = run.read()
+    assert best_of(read, metric) == 0.9
+    report = build_report(read)
+    assert f"best {metric.replace('_', ' ')} (max)" in render(report, "table")
+    assert f"best {metric.replace('_', ' ')} (max)" in render(report, "md")
+    assert json.loads(render(report, "json"))["directions"] == {f"best_{metric}": "max"}
+    (row,) = csv.DictReader(io.StringIO(render(report, "csv")))
+    assert (row[f"best_{metric}"], row[f"best_{metric}_direction"]) == ("0.9", "max")
+    assert "no direction is declared" not in render(report, "table")
+
+
+@pytest.mark.parametrize("metric", ["valid_loss", "top1_error", "fid_score", "valid_ppl"])
+def test_losses_and_errors_are_minimised(tmp_path: Path, metric: str) -> None:
+    run = MadeUpRun(tmp_path / "run")
+    run.add(1.0, None, 0, metrics={metric: (0.4, 0.5)})
+    assert best_of(run.read(), metric) == 0.4
+    assert f"best {metric.replace('_', ' ')} (min)" in render(build_report(run.read()), "table")
+
+
+def test_an_unknown_metric_is_minimised_and_the_report_says_so_once(tmp_path: Path) -> None:
+    run = MadeUpRun(tmp_path / "run")
+    run.add(1.0, None, 0, metrics={"foo": (0.9, 0.5)})
+    run.add(1.0, None, 1, metrics={"foo": (0.9, 0.5)})
+    assert best_of(run.read(), "foo") == 0.5
+    shown = render(build_report(run.read()), "table")
+    line = "best_foo is its minimum: no direction is declared for foo (metrics: {foo: max} in the spec)"
+    assert shown.count(line) == 1
+
+
+def test_the_problem_declares_a_direction_and_the_last_spec_overrides_it(tmp_path: Path) -> None:
+    run = MadeUpRun(tmp_path / "run")
+    run.add(1.0, None, 0, metrics={"foo": (0.9, 0.5), "acc": (0.9, 0.5)}, declared={"foo": "max", "acc": "min"})
+    read = run.read()
+    assert (best_of(read, "foo"), best_of(read, "acc")) == (0.9, 0.5)
+    assert build_report(read).directions == {"best_acc": "min", "best_foo": "max"}
+    run.committer.record(Planned(measurement="m1", measure={}, metrics={"foo": "min", "fo": "max"}))
+    # The journal is ahead of the table, as after a crash: the table is corrected as it is read.
+    assert best_of(Run(run.run_dir.path), "foo") == 0.5
+    read = run.read()
+    assert (best_of(read, "foo"), best_of(read, "acc")) == (0.5, 0.5)
+    assert "the spec's metrics name fo, which no trial has; known: acc, foo" in render(build_report(read), "table")
+    run.committer.record(Planned(measurement="m1", measure={}, metrics={}))
+    assert best_of(run.read(), "foo") == 0.9
+
+
+def test_a_table_of_an_earlier_version_is_corrected_as_it_is_read(tmp_path: Path) -> None:
+    run = MadeUpRun(tmp_path / "run")
+    run.add(1.0, None, 0, metrics={"valid_acc": (0.9, 0.5), "valid_loss": (0.4, 0.6)})
+    read = run.read()
+    path = run.run_dir.path / "trials.parquet"
+    old = pq.read_table(path)
+    place = old.column_names.index("best_valid_acc")
+    old = old.set_column(place, "best_valid_acc", pa.array([0.5])).replace_schema_metadata(None)
+    pq.write_table(old, path)
+    read = Run(run.run_dir.path)
+    assert (best_of(read, "valid_acc"), best_of(read, "valid_loss")) == (0.9, 0.4)
+
+
+def test_an_arm_without_the_metric_by_which_cells_are_ranked_is_named_as_that(tmp_path: Path) -> None:
+    run = MadeUpRun(tmp_path / "run")
+    run.add(1.0, None, 0, valid=2.0)
+    run.add(2.0, None, 0, loss=0.1)
+    run.add(1.0, 0.25, 0, loss=0.1)
+    report = build_report(run.read())
+    shown = render(report, "table")
+    assert "best sgd + clip_norm: has no best_valid_loss (1 cell tried" in shown
+    assert "no cell finished" not in shown
+    assert "best sgd: learning_rate=1 clip_norm=none" in shown
+    assert "(2 cells tried, 1 of them without best_valid_loss)" in shown
+    bests = json.loads(render(report, "json"))["best"]
+    assert [(best["why_none"], best["unranked"]) for best in bests] == [(None, 1), ("has no best_valid_loss", 1)]
+
+
+def test_a_loss_that_the_spec_maximises_is_ranked_and_compared_that_way(tmp_path: Path) -> None:
+    run = MadeUpRun(tmp_path / "run")
+    for seed in (0, 1):
+        run.add(1.0, None, seed, valid=2.0 + 0.01 * seed)
+        run.add(1.0, 0.25, seed, valid=1.0 + 0.01 * seed)
+        run.add(2.0, None, seed, valid=0.5)
+    run.committer.record(Planned(measurement="m1", measure={}, metrics={"valid_loss": "max"}))
+    report = build_report(run.read())
+    assert report.bests[0].cell is not None
+    assert report.bests[0].cell.values["learning_rate"] == 1.0
+    assert report.comparisons[0].verdict == "sgd is better"
 
 
 @pytest.mark.parametrize(

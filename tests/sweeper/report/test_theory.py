@@ -10,7 +10,9 @@ import pytest
 
 from sweeper.errors import ClipsweepError
 from sweeper.report.plots.draw import draw
+from sweeper.report.render.summary import render
 from sweeper.report.render.theory import render_theory
+from sweeper.report.summary import build_report
 from sweeper.report.theory import build_theory, hitting_time, largest_stable_step
 from sweeper.tables.run import Run
 
@@ -69,6 +71,37 @@ def test_hitting_times_are_columns_of_the_trials_table_that_pandas_reads(theorem
     assert (theory["learning_rate"] == 0.1).all()
     assert (theory["clip_norm"] == 1.0).all()
     assert (theory["iteration_bound"] >= theory["hitting_time"]).all()
+
+
+def test_the_final_loss_of_an_analytic_trial_is_that_of_its_last_iterate(theorem4):
+    for table in (pd.read_parquet(theorem4.path / "trials.parquet"), theorem4.trials):
+        done = table[table["status"] == "done"]
+        start = theorem4.metrics.groupby("trial_id")[["train_loss", "gap"]].first()
+        minimum = (start["train_loss"] - start["gap"]).loc[done["trial_id"]].to_numpy()
+        assert done["final_train_loss"].to_numpy() == pytest.approx(minimum + done["final_gap"].to_numpy())
+        assert (done["final_gap"] < done["initial_gap"]).all()
+        assert table.loc[table["status"] == "diverged", "final_train_loss"].isna().all()
+
+
+def test_the_final_loss_is_right_in_tables_of_an_earlier_version_too(theorem4):
+    path = theorem4.path / "trials.parquet"
+    table = pd.read_parquet(path)
+    truth = table["final_train_loss"].copy()
+    table["final_train_loss"] = table["initial_gap"]
+    table.to_parquet(path)
+    pd.testing.assert_series_equal(Run(theorem4.path).trials["final_train_loss"][truth.notna()], truth.dropna())
+
+
+def test_without_noise_a_report_points_to_theory_once_and_compares_no_single_seeds(theorem4, inline_run):
+    report = build_report(theorem4)
+    shown = render(report, "table")
+    assert "one seed says nothing of chance" not in shown
+    assert shown.count("`clipsweep theory ") == 1
+    assert report.comparisons == ()
+    assert report.bests, "the best cells are named all the same"
+    noisy = render(build_report(finished(inline_run, NOISE, name="noisy")), "table")
+    assert "clipsweep theory" not in noisy
+    assert "±" in noisy
 
 
 def test_a_rule_is_judged_by_the_worse_of_the_two_instances(theorem4):

@@ -157,6 +157,8 @@ def test_problems_of_the_update_rule(options, message):
         ("train: {steps: 5}\nresources: {trainers: {count: 0}}", "count: must be at least 1, found 0"),
         ("train: {steps: 5}\nresources: {trainers: {cpus: -1}}", "cpus: must be at least 0, found -1"),
         ("train: {steps: 5}\ncluster: {address: nowhere}", "address: found 'nowhere'(.|\n)*host:port"),
+        ("train: {steps: 5}\nmetrics: {f1: larger}", "f1: must be min or max, found 'larger'"),
+        ("train: {steps: 5}\nmetrics: [f1]", r"metrics: must be a section(.|\n)*as in \{f1: max\}"),
         ("train: {steps: 5}\ncluster: local", "cluster: must be a section, found 'local'"),
     ],
 )

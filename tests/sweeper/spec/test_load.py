@@ -54,6 +54,17 @@ def test_defaults_are_filled_in_everywhere():
     assert sweep.name == "sweep"
 
 
+def test_directions_of_metrics_can_be_declared_overridden_and_read_again():
+    sweep = loaded("metrics.f1=max", text=SPEC + "metrics: {foo: max, valid_loss: min}\n")
+    assert sweep.metrics == {"foo": "max", "valid_loss": "min", "f1": "max"}
+    assert loaded(text=yaml.safe_dump(sweep.resolved())).metrics == sweep.metrics
+    assert loaded("metrics=null").metrics == {}
+    validator = jsonschema.Draft202012Validator(json_schema())
+    spec = yaml.safe_load(SPEC)
+    assert validator.is_valid({**spec, "metrics": {"foo": "max"}})
+    assert not validator.is_valid({**spec, "metrics": {"foo": "larger"}})
+
+
 def test_whole_numbers_may_be_written_as_floats():
     assert loaded("train.steps=4e2").train.steps == 400
     assert loaded("train.steps=400.0").train.steps == 400

@@ -96,6 +96,14 @@ def test_an_epoch_has_at_least_one_step(search: list[str]) -> None:
         replace(problem, steps_per_epoch=0)
 
 
+@pytest.mark.parametrize("metrics", [{"f1": "maximum"}, {1: "max"}, {"f1": None}, ["f1"]])
+def test_a_direction_of_a_metric_is_min_or_max(search: list[str], metrics: Any) -> None:
+    problem = build_problem("my_own_problem:line", {}, seed=0, search=search)
+    assert replace(problem, metrics={"f1": "max"}).metrics == {"f1": "max"}
+    with pytest.raises(TrainerError, match="metrics must map names of metrics to min or max"):
+        replace(problem, metrics=metrics)
+
+
 def test_a_factory_with_open_options_gets_seed_and_device_too(search: list[str]) -> None:
     assert build_problem("my_own_problem:anything", {"width": 1}, seed=9, search=search).fingerprint == "line-2.0-9"
 
