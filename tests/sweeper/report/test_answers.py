@@ -248,6 +248,7 @@ class Measured:
         self.path = "made-up"
         self.swept = ["update_rule.learning_rate"]
         self.estimators = ["directional_smoothness"]
+        self.measurement = None
         self.state = SimpleNamespace(measurements={"m": None})
         rows, trials = [], []
         for rate, by_seed in cells.items():
