@@ -249,6 +249,7 @@ class Measured:
         self.swept = ["update_rule.learning_rate"]
         self.estimators = ["directional_smoothness"]
         self.state = SimpleNamespace(measurements={"m": None})
+        self.measurement = None
         rows, trials = [], []
         for rate, by_seed in cells.items():
             for seed, (g, smoothness) in by_seed.items():
