@@ -17,7 +17,19 @@ __all__ = [
 ]
 
 
-_TAKEN = {"trial_id", "cell_id", "arm", "seed", "seeds", "status", "diverged", "error", "attempts"}
+_TAKEN = {
+    "trial_id",
+    "cell_id",
+    "arm",
+    "seed",
+    "seeds",
+    "trials",
+    "left_out",
+    "status",
+    "diverged",
+    "error",
+    "attempts",
+}
 """Columns of the trials table that a user's own option must not hide."""
 
 

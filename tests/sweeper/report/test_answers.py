@@ -250,6 +250,7 @@ class Measured:
         self.estimators = ["directional_smoothness"]
         self.measurement = None
         self.state = SimpleNamespace(measurements={"m": None})
+        self.measurement = None
         rows, trials = [], []
         for rate, by_seed in cells.items():
             for seed, (g, smoothness) in by_seed.items():

@@ -393,6 +393,15 @@ def test_a_formula_in_a_value_is_defused_in_csv_and_markup_is_text_in_the_table(
     assert "[red]x" in render(report, "table")
 
 
+def test_an_option_of_ones_own_called_trials_keeps_its_column_in_csv(tmp_path: Path) -> None:
+    run = MadeUpRun(tmp_path / "run")
+    run.add(1.0, None, 0)
+    next(iter(run.committer.state.trials.values())).record.swept["problem.trials"] = 7
+    run.committer.refresh()
+    (row,) = csv.DictReader(io.StringIO(render(build_report(_frozen(run)), "csv")))
+    assert (row["problem.trials"], row["trials"]) == ("7", "1")
+
+
 def _frozen(run: MadeUpRun) -> Run:
     """The run with the state that the committer holds, in place of the journal's."""
     read = Run(run.run_dir.path)

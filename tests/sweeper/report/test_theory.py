@@ -95,7 +95,7 @@ def test_the_final_loss_is_right_in_tables_of_an_earlier_version_too(theorem4):
 def test_without_noise_a_report_points_to_theory_once_and_compares_no_single_seeds(theorem4, inline_run):
     report = build_report(theorem4)
     shown = render(report, "table")
-    assert "one seed says nothing of chance" not in shown
+    assert "one seed says nothing about chance" not in shown
     assert shown.count("`clipsweep theory ") == 1
     assert report.comparisons == ()
     assert report.bests, "the best cells are named all the same"

@@ -24,7 +24,7 @@ EXAMPLES = re.findall(r"^```yaml\n(.*?)^```$", MANUAL, flags=re.DOTALL | re.MULT
 REST = {
     "problem": "problem: {use: deep_linear}\n",
     "update_rule": "update_rule: {learning_rate: 0.1}\n",
-    "train": "train: {steps: 5}\n",
+    "train": "train: {steps: 400}\n",
 }
 HEADINGS: dict[str, type[Section]] = {
     "### `language_modeling`": PROBLEM_OPTIONS["language_modeling"],
