@@ -2,6 +2,7 @@ from .curvature.spectral_norm import largest_eigenpairs as largest_eigenpairs
 from .curvature.spectrum import Trace as Trace
 from .curvature.spectrum import hutch_plus_plus as hutch_plus_plus
 from .fits.statistics import Interval as Interval
+from .fits.statistics import correlation_interval as correlation_interval
 from .fits.statistics import log_log_correlation as log_log_correlation
 from .fits.statistics import mean_interval as mean_interval
 from .fits.statistics import rank_correlation as rank_correlation

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 
-__all__ = ["Interval", "log_log_correlation", "mean_interval", "rank_correlation"]
+__all__ = ["Interval", "correlation_interval", "log_log_correlation", "mean_interval", "rank_correlation"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,6 +54,45 @@ def mean_interval(values: ArrayLike, *, confidence: float = 0.95) -> Interval:
         return Interval(mean=mean, low=math.nan, high=math.nan, count=1)
     half = float(stats.t.ppf((1 + confidence) / 2, data.size - 1) * data.std(ddof=1) / math.sqrt(data.size))
     return Interval(mean=mean, low=mean - half, high=mean + half, count=int(data.size))
+
+
+_LARGEST_CORRELATION = 0.999
+"""Fisher's z of a correlation of 1 is infinite, and a few points in order give exactly 1."""
+
+
+def correlation_interval(values: ArrayLike, *, confidence: float = 0.95) -> Interval:
+    r"""Mean of correlations with an interval that stays between -1 and 1.
+
+    Student's t interval on Fisher's scale, z = artanh r, taken back: tanh(mean z ± t s / sqrt(n)) (Fisher, 1921).
+    On the scale of r itself the interval of a few seeds leaves [-1, 1].
+
+    Args:
+        values: One correlation per seed; those that are not finite are left out. Beyond ±0.999 they count as that.
+        confidence: Two-sided coverage.
+
+    Returns:
+        tanh(mean z) and the interval, which is not symmetric; of a single value the value itself. Its ends are NaN for
+        fewer than two values, and where all are equal, which says nothing of how far others would lie.
+
+    Example:
+        >>> interval = correlation_interval([0.9, 0.8, 0.85])
+        >>> round(interval.mean, 3), round(interval.low, 3), round(interval.high, 3)
+        (0.855, 0.669, 0.94)
+        >>> wide = correlation_interval([0.9, -0.2])
+        >>> -1 < wide.low < wide.high < 1
+        True
+    """
+    data = np.asarray(values, dtype=np.float64)
+    data = data[np.isfinite(data)]
+    if data.size < 2 or np.ptp(data) == 0:
+        mean = float(data.mean()) if data.size else math.nan
+        return Interval(mean=mean, low=math.nan, high=math.nan, count=int(data.size))
+    scaled = mean_interval(
+        np.arctanh(np.clip(data, -_LARGEST_CORRELATION, _LARGEST_CORRELATION)), confidence=confidence
+    )
+    return Interval(
+        mean=math.tanh(scaled.mean), low=math.tanh(scaled.low), high=math.tanh(scaled.high), count=scaled.count
+    )
 
 
 def log_log_correlation(grad_norm: ArrayLike, smoothness: ArrayLike) -> float:

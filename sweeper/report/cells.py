@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from estimators.fits.statistics import Interval, mean_interval
+from estimators.fits.statistics import Interval, correlation_interval, mean_interval
 from sweeper.labels import describe, plain_value
 
 if TYPE_CHECKING:
@@ -145,8 +145,8 @@ def cell_of(
         statuses=status_counts(group),
         losses={name: mean_interval(list(_by_seed(done, name).values())) for name in losses if name in group},
         clipped_fraction=float(group["clipped_fraction"].astype(float).mean()),
-        correlation=mean_interval(list(_by_seed(pearson, "value").values())),
-        rank_correlation=mean_interval(list(_by_seed(spearman, "value").values())),
+        correlation=correlation_interval(list(_by_seed(pearson, "value").values())),
+        rank_correlation=correlation_interval(list(_by_seed(spearman, "value").values())),
         points=sum(points for _, _, points in found.values()),
         seed_losses=_by_seed(done, primary) if primary in done else {},
     )

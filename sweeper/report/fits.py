@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from estimators.fits.line import SmoothnessFit, fit_smoothness
-from estimators.fits.statistics import Interval, mean_interval
+from estimators.fits.statistics import Interval, correlation_interval, mean_interval
 from sweeper.errors import ClipsweepError
 from sweeper.labels import plain_value, short_names
 from sweeper.report.select import positive, select, trusted_points, unmeasured_words
@@ -140,7 +140,7 @@ def _cell(group: pd.DataFrame, names: list[str], context: list[str], fits: dict[
         arm=str(first["arm"]),
         context={name: plain_value(first[name]) for name in context},
         trajectories=fits,
-        spearman=mean_interval([fit.spearman for fit in fits.values()]),
+        spearman=correlation_interval([fit.spearman for fit in fits.values()]),
         slope=mean_interval([fit.slope for fit in fits.values()]),
         L0=mean_interval([fit.upper[0] for fit in told]),
         L1=mean_interval([fit.upper[1] for fit in told]),

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import matplotlib as mpl
 import numpy as np
 
-from estimators.fits.statistics import log_log_correlation
+from estimators.fits.statistics import correlation_interval, log_log_correlation
 from sweeper.errors import ClipsweepError
 from sweeper.labels import plain_value, plot_label, short_names
 from sweeper.report.plots.axes import log_axes, panels
@@ -72,8 +72,8 @@ def smoothness(run: Run, trials: pd.DataFrame) -> Figure:
             log_log_correlation(of_seed["grad_norm"], of_seed["smoothness"])
             for _, of_seed in points.groupby("trial_id")
         ]
-        finite = [value for value in by_seed if math.isfinite(value)]
-        correlation = f"r = {np.mean(finite):.2f}" if finite else "r undefined"
+        mean = correlation_interval(by_seed).mean
+        correlation = f"r = {mean:.2f}" if math.isfinite(mean) else "r undefined"
         diverged = int((group["status"] == "diverged").sum())
         ending = f", {diverged}/{len(group)} diverged" if diverged else ""
         axis.set_title(f"{_wrapped(label)}\n{correlation}{ending}")

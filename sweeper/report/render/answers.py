@@ -14,7 +14,7 @@ from sweeper.labels import describe
 from sweeper.report.advice import Advice
 from sweeper.report.answers import Activity, Answers
 from sweeper.report.fits import CellFit
-from sweeper.report.render.tables import markdown_table, terminal_lines, terminal_table
+from sweeper.report.render.tables import bounds_text, interval_text, markdown_table, terminal_lines, terminal_table
 from sweeper.report.stability import Edge, Frontier, FrontierRatio, grown
 
 __all__ = ["ANSWER_FORMATS", "patch_of", "render_answers", "render_fits"]
@@ -225,12 +225,10 @@ def _fit(cell: CellFit) -> list[str]:
 
 
 def _spread(interval: Interval, bounds: Bounds | None) -> str:
-    if interval.count == 0 or math.isnan(interval.mean):
-        return "–"
-    if bounds is not None and not math.isnan(bounds.low):
-        return f"{interval.mean:.3g} [{bounds.low:.3g}, {bounds.high:.3g}]"
-    half = (interval.high - interval.low) / 2
-    return f"{interval.mean:.3g}" if math.isnan(half) else f"{interval.mean:.3g} ± {half:.2g}"
+    """A mean with the spread over seeds, or with the bootstrap interval of a single one."""
+    if interval.count and bounds is not None and math.isfinite(bounds.high - bounds.low) and bounds.low < bounds.high:
+        return bounds_text(interval.mean, bounds.low, bounds.high)
+    return interval_text(interval)
 
 
 def _document(answers: Answers) -> dict[str, Any]:

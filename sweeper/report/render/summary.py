@@ -9,7 +9,14 @@ from typing import Any
 
 from estimators.fits.statistics import Interval
 from sweeper.report.cells import Cell
-from sweeper.report.render.tables import csv_table, markdown_table, terminal_lines, terminal_table, value_text
+from sweeper.report.render.tables import (
+    csv_table,
+    interval_text,
+    markdown_table,
+    terminal_lines,
+    terminal_table,
+    value_text,
+)
 from sweeper.report.summary import Report
 
 __all__ = ["FORMATS", "render"]
@@ -44,20 +51,10 @@ def render(report: Report, style: str, *, width: int | None = None, color: bool 
     raise ValueError(f"unknown format {style!r}; known: {', '.join(FORMATS)}")
 
 
-def _interval(interval: Interval, *, digits: int = 4) -> str:
-    """Mean ± half-width, with the digits that the interval justifies."""
-    if interval.count == 0 or math.isnan(interval.mean):
-        return "–"
-    half = (interval.high - interval.low) / 2
-    if math.isnan(half):
-        return f"{interval.mean:.{digits}g}"
-    return f"{interval.mean:.{digits}g} ± {half:.2g}"
-
-
 def _loss(cell: Cell, interval: Interval) -> str:
     """A loss that says so where it is of survivors alone."""
     mark = f" ({cell.done} of {cell.trials} done)" if cell.left_out and interval.count else ""
-    return _interval(interval) + mark
+    return interval_text(interval) + mark
 
 
 def _percent(fraction: float) -> str:
@@ -86,7 +83,7 @@ def _row(cell: Cell) -> list[str]:
         f"{cell.diverged}/{cell.trials}" if cell.diverged else "–",
         *(_loss(cell, interval) for interval in cell.losses.values()),
         _percent(cell.clipped_fraction),
-        _interval(cell.rank_correlation, digits=2),
+        interval_text(cell.rank_correlation),
     ]
 
 
@@ -122,7 +119,7 @@ def _answers(report: Report) -> list[str]:
         if best.cell is None:
             lines.append(f"best {best.arm}{within}: {best.why_none} ({tried})")
         else:
-            value = _interval(best.cell.losses[report.primary])
+            value = interval_text(best.cell.losses[report.primary])
             label = best.cell.label or "the only cell"
             lines.append(f"best {best.arm}{within}: {label}, {loss} {value} ({tried})")
     for comparison in report.comparisons:

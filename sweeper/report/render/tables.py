@@ -12,9 +12,18 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from estimators.fits.statistics import Interval
 from sweeper.labels import printable
 
-__all__ = ["csv_table", "markdown_table", "terminal_lines", "terminal_table", "value_text"]
+__all__ = [
+    "bounds_text",
+    "csv_table",
+    "interval_text",
+    "markdown_table",
+    "terminal_lines",
+    "terminal_table",
+    "value_text",
+]
 
 
 def terminal_table(
@@ -96,6 +105,55 @@ def markdown_table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> list[
         return "| " + " | ".join(printable(text).replace("\n", " ").replace("|", "\\|") for text in cells) + " |"
 
     return [line(heads), line(["---:"] * len(heads)), *(line(row) for row in rows)]
+
+
+def interval_text(interval: Interval) -> str:
+    """A mean with its interval: ``±`` where that is symmetric, else the ends in brackets.
+
+    Args:
+        interval: The interval.
+
+    Returns:
+        Value and half-width with the same decimals, two significant digits of the half-width; the value alone where
+        there is no interval.
+
+    Example:
+        >>> interval_text(Interval(mean=5.09, low=5.064, high=5.116, count=2))
+        '5.090 ± 0.026'
+        >>> interval_text(Interval(mean=0.82, low=0.1, high=0.98, count=2))
+        '0.82 [0.10, 0.98]'
+        >>> interval_text(Interval(mean=4.6e-7, low=4.5e-7, high=4.7e-7, count=3))
+        '(4.60 ± 0.10)e-07'
+    """
+    if interval.count == 0 or math.isnan(interval.mean):
+        return "–"
+    half = (interval.high - interval.low) / 2
+    if not math.isfinite(half) or half <= 0:
+        return f"{interval.mean:.4g}"
+    return bounds_text(interval.mean, interval.low, interval.high)
+
+
+def bounds_text(value: float, low: float, high: float) -> str:
+    """A value between two ends, all with the same decimals.
+
+    Args:
+        value: The value.
+        low: Lower end.
+        high: Upper end, above it.
+
+    Returns:
+        As :func:`interval_text`.
+    """
+    half = (high - low) / 2
+    largest = max(abs(value), half)
+    power = 0 if 1e-3 <= largest < 1e5 else math.floor(math.log10(largest))
+    value, low, high, half = (number / 10.0**power for number in (value, low, high, half))
+    decimals = min(6, max(0, 1 - math.floor(math.log10(half))))
+    if abs((high - value) - (value - low)) <= 1e-6 * half:
+        text = f"{value:.{decimals}f} ± {half:.{decimals}f}"
+        return text if power == 0 else f"({text})e{power:+03d}"
+    text = f"{value:.{decimals}f} [{low:.{decimals}f}, {high:.{decimals}f}]"
+    return text if power == 0 else f"({text})e{power:+03d}"
 
 
 def csv_table(records: Sequence[Mapping[str, Any]]) -> str:

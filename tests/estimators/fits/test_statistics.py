@@ -6,8 +6,10 @@ import math
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from estimators import log_log_correlation, mean_interval, rank_correlation
+from estimators import correlation_interval, log_log_correlation, mean_interval, rank_correlation
 
 
 def test_a_power_law_has_correlation_one_and_its_inverse_minus_one() -> None:
@@ -42,3 +44,25 @@ def test_the_interval_covers_the_mean_as_often_as_it_says() -> None:
     covered = [i.low <= 5.0 <= i.high for i in map(mean_interval, draws)]
     # Binomial standard deviation 0.0035: four of them on either side.
     assert 0.936 < np.mean(covered) < 0.964
+
+
+@given(st.lists(st.floats(-1, 1), min_size=1, max_size=6))
+def test_an_interval_of_correlations_stays_between_minus_one_and_one(values: list[float]) -> None:
+    interval = correlation_interval(values)
+    assert -1 <= interval.mean <= 1
+    if math.isfinite(interval.low):
+        assert -1 <= interval.low <= interval.mean <= interval.high <= 1
+
+
+def test_correlations_of_seeds_have_an_interval_that_covers_as_often_as_it_says() -> None:
+    generator = np.random.default_rng(0)
+    draws = np.tanh(generator.normal(0.8, 0.3, size=(4000, 3)))
+    covered = [i.low <= math.tanh(0.8) <= i.high for i in map(correlation_interval, draws)]
+    assert 0.936 < np.mean(covered) < 0.964
+
+
+def test_equal_correlations_say_nothing_about_others() -> None:
+    interval = correlation_interval([1.0, 1.0, math.nan])
+    assert (interval.mean, interval.count) == (1.0, 2)
+    assert math.isnan(interval.low)
+    assert math.isnan(correlation_interval([]).mean)
