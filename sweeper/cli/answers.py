@@ -6,13 +6,17 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from sweeper.cli.options import Measurement, RunPath, Where, show
 from sweeper.errors import ClipsweepError
 from sweeper.labels import printable
+from sweeper.store.run_dir import RunDir
+
+if TYPE_CHECKING:
+    from sweeper.tables.run import Run
 
 __all__ = ["advise", "fit", "plot", "report", "theory"]
 
@@ -28,12 +32,12 @@ def report(
     measurement: Measurement = None,
 ) -> None:
     """Aggregate a run over its seeds: losses with intervals, divergence, clipping, smoothness, best of each arm."""
+    opened = _opened(run, measurement)
     from sweeper.report.render.summary import FORMATS, render
     from sweeper.report.summary import build_report
-    from sweeper.tables.run import Run
 
     _known_format(style, FORMATS)
-    document = build_report(Run(run, measurement=measurement), by=by or [], where=where or [], sort=sort)
+    document = build_report(opened, by=by or [], where=where or [], sort=sort)
     width, color = _terminal()
     _show(render(document, style, width=width, color=color), style, color)
 
@@ -45,13 +49,12 @@ def fit(
     measurement: Measurement = None,
 ) -> None:
     """Fit L0 and L1 to every cell: the upper edge of smoothness against gradient norm, with intervals."""
+    opened = _opened(run, measurement)
     from sweeper.report.fits import build_fits
     from sweeper.report.render.answers import ANSWER_FORMATS, render_fits
-    from sweeper.tables.run import Run
 
     _known_format(style, ANSWER_FORMATS)
     width, color = _terminal()
-    opened = Run(run, measurement=measurement)
     # JSON has the intervals of every trajectory, tables only those of cells with a single one.
     cells = build_fits(opened, where=where or [], resamples=400 if style == "json" else None)
     _show(render_fits(str(opened.path), cells, style, width=width, color=color), style, color)
@@ -64,13 +67,13 @@ def advise(
     measurement: Measurement = None,
 ) -> None:
     """Interpret a sweep: stability, what clipping did, edges of the grid, what theory advises."""
+    opened = _opened(run, measurement)
     from sweeper.report.answers import build_answers
     from sweeper.report.render.answers import ANSWER_FORMATS, render_answers
-    from sweeper.tables.run import Run
 
     _known_format(style, ANSWER_FORMATS)
     width, color = _terminal()
-    answers = build_answers(Run(run, measurement=measurement), where=where or [])
+    answers = build_answers(opened, where=where or [])
     _show(render_answers(answers, style, width=width, color=color), style, color)
 
 
@@ -80,14 +83,14 @@ def theory(
     style: Annotated[str, typer.Option("--format", metavar="table|md|csv|json", help="How to print it.")] = "table",
 ) -> None:
     """Hitting times of analytic trials next to the theorems' bounds, and gradient descent against clipping."""
+    opened = _opened(run)
     from sweeper.report.render.summary import FORMATS
     from sweeper.report.render.theory import render_theory
     from sweeper.report.theory import build_theory
-    from sweeper.tables.run import Run
 
     _known_format(style, FORMATS)
     width, color = _terminal()
-    found = build_theory(Run(run), where=where or [])
+    found = build_theory(opened, where=where or [])
     _show(render_theory(found, style, width=width, color=color), style, color)
 
 
@@ -114,6 +117,14 @@ def plot(
     file = out or run / "plots" / f"{kind}.png"
     draw(Run(run, measurement=measurement), kind, file, where=where or [])
     show(str(file))
+
+
+def _opened(path: Path, measurement: str | None = None) -> Run:
+    """The run, before pandas and SciPy are loaded: a mistyped name is told at once."""
+    RunDir(path).require()
+    from sweeper.tables.run import Run
+
+    return Run(path, measurement=measurement)
 
 
 def _show(text: str, style: str, color: bool) -> None:

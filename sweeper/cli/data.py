@@ -11,7 +11,6 @@ import typer
 from sweeper.cli.options import show
 from sweeper.errors import ClipsweepError
 from sweeper.labels import printable
-from sweeper.spec.syntax.diagnostics import choices
 from trainers.data.sources import SOURCES, Download, Source, folder_of, is_present, where_it_goes
 
 if TYPE_CHECKING:
@@ -81,6 +80,8 @@ def path(name: Name) -> None:
 
 def _known(name: str) -> Source:
     if name not in SOURCES:
+        from sweeper.spec.syntax.diagnostics import choices
+
         raise ClipsweepError(f"unknown data {name!r}; {choices(name, tuple(SOURCES))}")
     return SOURCES[name]
 

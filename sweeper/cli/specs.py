@@ -42,12 +42,14 @@ def validate(spec: SpecPath, overrides: Overrides = None) -> None:
 
 def check(spec: SpecPath, overrides: Overrides = None, allow_code: AllowCode = False, as_json: AsJson = False) -> None:
     """Test a problem's promises in seconds: deterministic, pure batches, finite gradients, resumable, shippable."""
-    from sweeper.check import check_sweep
     from sweeper.spec import load_spec
+
+    sweep = load_spec(spec, overrides or [])  # before torch is loaded: a mistyped name is told at once
+    from sweeper.check import check_sweep
 
     rows = []
     current = None
-    for checked in check_sweep(load_spec(spec, overrides or []), allow_code=allow_code):
+    for checked in check_sweep(sweep, allow_code=allow_code):
         finding = checked.finding
         rows.append({"problem": checked.problem, **vars(finding), "holds": finding.holds})
         if as_json:
@@ -71,10 +73,12 @@ def null_test(
     spec: SpecPath, overrides: Overrides = None, allow_code: AllowCode = False, as_json: AsJson = False
 ) -> None:
     """Measure the same weights twice, in every problem of a spec: the difference must be exactly 0."""
-    from sweeper.null_test import null_test_document
     from sweeper.spec import load_spec
 
-    document = null_test_document(load_spec(spec, overrides or []), allow_code=allow_code)
+    sweep = load_spec(spec, overrides or [])
+    from sweeper.null_test import null_test_document
+
+    document = null_test_document(sweep, allow_code=allow_code)
     if as_json:
         typer.echo(json.dumps(document, indent=2))
     else:

@@ -30,13 +30,14 @@ def select(run: Run, where: Sequence[str]) -> pd.DataFrame:
 
     Args:
         run: The run.
-        where: ``column=value`` conditions; ``none`` means null.
+        where: ``column=value`` conditions; ``none`` means null, and a number may have the four digits of a table.
 
     Returns:
         The rows of the trials table.
 
     Raises:
-        ClipsweepError: A column is unknown, a condition is malformed, or no trial satisfies the conditions.
+        ClipsweepError: A column is unknown, a condition is malformed or means several values, or no trial satisfies
+            the conditions.
     """
     names = short_names(run.swept)
     # learning_rate, clip_norm and steps have their own columns, which a swept path of the same name would repeat.
@@ -82,7 +83,20 @@ def _filter(trials: pd.DataFrame, condition: str, names: dict[str, str]) -> pd.D
         number = float(text)
     except ValueError:
         return trials[column.astype(str) == text]
-    return trials[column.map(lambda value: _is_number(value) and float(value) == number).astype(bool)]
+    meant = _meant(condition, number, [float(value) for value in column.unique() if _is_number(value)])
+    return trials[column.map(lambda value: _is_number(value) and float(value) in meant).astype(bool)]
+
+
+def _meant(condition: str, number: float, values: Sequence[float]) -> list[float]:
+    """The value that equals a number, or the one that tables print like it, with four digits."""
+    if number in values:
+        return [number]
+    printed = [value for value in values if f"{value:.4g}" == f"{number:.4g}"]
+    if len(printed) > 1:
+        raise ClipsweepError(
+            f"--where {condition!r}: means {' or '.join(repr(value) for value in printed)}; write all digits"
+        )
+    return printed
 
 
 def _is_number(value: Any) -> bool:

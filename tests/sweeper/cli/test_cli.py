@@ -85,6 +85,32 @@ def test_plan_loads_neither_torch_nor_ray_nor_arrow(tmp_path: Path) -> None:
     subprocess.run([sys.executable, "-c", program, spec], cwd=tmp_path, check=True, capture_output=True)
 
 
+@pytest.mark.parametrize(
+    "command",
+    [
+        *(f"{name} nowhere" for name in ("report", "fit", "advise", "theory", "status")),
+        "check no.yaml",
+        "null-test no.yaml",
+    ],
+)
+def test_a_mistyped_name_is_told_before_anything_large_is_loaded(command: str, tmp_path: Path) -> None:
+    program = (
+        "import sys; sys.argv = ['clipsweep', *sys.argv[1:]]\n"
+        "from sweeper.cli.app import app\n"
+        "from sweeper.errors import ClipsweepError, SpecError\n"
+        "try:\n"
+        "    app(standalone_mode=False)\n"
+        "except (ClipsweepError, SpecError) as error:\n"
+        "    print(error)\n"
+        "print({'torch', 'ray', 'pyarrow', 'pandas', 'scipy', 'matplotlib'} & set(sys.modules) or 'nothing large')"
+    )
+    told = subprocess.run(
+        [sys.executable, "-c", program, *command.split()], cwd=tmp_path, check=True, capture_output=True, text=True
+    ).stdout.splitlines()
+    assert "no such" in told[0]
+    assert told[1:] == ["nothing large"]
+
+
 def test_a_plan_of_one_trial_of_an_unknown_cost_says_so(tmp_path: Path) -> None:
     (tmp_path / "own.py").write_text("def make(): ...\n")
     (tmp_path / "own.yaml").write_text(

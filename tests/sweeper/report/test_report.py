@@ -207,6 +207,21 @@ def test_rows_can_be_grouped_filtered_and_sorted(made_up: MadeUpRun) -> None:
     assert by_clip == [0.25, 0.25, None, None], "what has no value stands last"
 
 
+def test_a_number_is_found_as_the_table_prints_it(tmp_path: Path) -> None:
+    run = MadeUpRun(tmp_path / "run")
+    for rate in (0.1, 10**-0.5, 1.00001, 1.00002):
+        run.add(rate, None, 0)
+    read = run.read()
+    (cell,) = build_report(read, where=["learning_rate=0.3162"]).cells
+    assert cell.values["learning_rate"] == 10**-0.5
+    assert "0.3162" in render(build_report(read), "table")
+    assert len(build_report(read, where=["learning_rate=1.00001"]).cells) == 1
+    with pytest.raises(ClipsweepError, match=r"learning_rate=1'.*means 1\.00001 or 1\.00002; write all digits"):
+        build_report(read, where=["learning_rate=1"])
+    with pytest.raises(ClipsweepError, match=r"no trial satisfies learning_rate=0\.316$"):
+        build_report(read, where=["learning_rate=0.316"])
+
+
 def test_a_row_of_several_cells_averages_within_each_seed_and_its_interval_is_over_seeds(tmp_path: Path) -> None:
     run = MadeUpRun(tmp_path / "run")
     for rate in (1.0, 2.0, 3.0):
