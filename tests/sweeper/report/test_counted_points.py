@@ -14,7 +14,7 @@ from matplotlib.collections import PathCollection
 from sweeper.planning.plan import measurement_id
 from sweeper.protocol.consent import Consent
 from sweeper.report.fits import build_fits
-from sweeper.report.plots.answers import fit
+from sweeper.report.plots.fit import fit
 from sweeper.report.plots.trajectories import smoothness
 from sweeper.report.select import select, trusted_points
 from sweeper.report.summary import build_report
