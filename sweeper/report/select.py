@@ -83,7 +83,7 @@ def _filter(trials: pd.DataFrame, condition: str, names: dict[str, str]) -> pd.D
         number = float(text)
     except ValueError:
         return trials[column.astype(str) == text]
-    meant = _meant(condition, number, [float(value) for value in column.unique() if _is_number(value)])
+    meant = _meant(condition, number, list(dict.fromkeys(float(value) for value in column if _is_number(value))))
     return trials[column.map(lambda value: _is_number(value) and float(value) in meant).astype(bool)]
 
 

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import math
+import textwrap
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+import matplotlib as mpl
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.axis import Axis
 
-__all__ = ["log_axes", "panels"]
+__all__ = ["explain", "log_axes", "log_labels", "panels"]
 
 _FEW_DECADES = 1.9
 """Below this, powers of ten alone could leave an axis without labels, so 2 and 5 are labelled as well."""
@@ -44,6 +48,10 @@ def panels(
     axes = list(np.ravel(figure.subplots(rows, columns, squeeze=False, **options)))
     for unused in axes[count:]:
         unused.set_axis_off()
+    if count > columns:
+        # Shared axes have their numbers in the last row only, where these panels have nothing below them.
+        for above in axes[count - columns : (rows - 1) * columns]:
+            above.tick_params(axis="x", which="both", labelbottom=True)
     return figure, axes[:count]
 
 
@@ -54,11 +62,45 @@ def log_axes(axis: Axes) -> None:
         axis: Axes of a panel with positive data.
     """
     axis.set(xscale="log", yscale="log")
-    for one, (low, high) in ((axis.xaxis, axis.get_xlim()), (axis.yaxis, axis.get_ylim())):
-        if not 0 < low < high or math.log10(high / low) > _FEW_DECADES:
-            one.set_minor_formatter(NullFormatter())
-            continue
-        plain = FuncFormatter(lambda value, _: f"{value:g}")
-        one.set_major_formatter(plain)
-        one.set_minor_locator(LogLocator(subs=(2.0, 5.0)))
-        one.set_minor_formatter(plain)
+    log_labels(axis.xaxis, axis.get_xlim())
+    log_labels(axis.yaxis, axis.get_ylim())
+
+
+def log_labels(one: Axis, limits: tuple[float, float]) -> None:
+    """Label a logarithmic axis: powers of ten, or 2 and 5 as well where there are few of them.
+
+    Args:
+        one: The x or the y axis of a panel.
+        limits: Where it begins and ends.
+    """
+    low, high = limits
+    if not 0 < low < high or math.log10(high / low) > _FEW_DECADES:
+        one.set_minor_formatter(NullFormatter())
+        return
+    plain = FuncFormatter(lambda value, _: f"{value:g}")
+    one.set_major_formatter(plain)
+    one.set_minor_locator(LogLocator(subs=(2.0, 5.0)))
+    one.set_minor_formatter(plain)
+
+
+def explain(figure: Figure, notes: Sequence[str] = (), handles: Sequence[Any] = ()) -> None:
+    """One legend below all panels, with sentences on how to read the figure; the figure grows by its height.
+
+    Args:
+        figure: The figure.
+        notes: The sentences, one per line.
+        handles: Artists whose labels are shown, in as many columns as fit.
+    """
+    if not notes and not handles:
+        return
+    characters = max((len(str(handle.get_label())) for handle in handles), default=0)
+    size = mpl.rcParams["font.size"] / 72
+    each = (0.6 * characters + 4) * size
+    ncols = max(1, min(len(handles), int(figure.get_figwidth() / each))) if handles else 1
+    lines = [textwrap.fill(note, max(40, int(figure.get_figwidth() / (0.52 * size)))) for note in notes]
+    legend = figure.legend(
+        handles=list(handles), loc="outside lower center", ncols=ncols, title="\n".join(lines), alignment="left"
+    )
+    legend.get_title().set_fontsize(mpl.rcParams["font.size"])
+    rows = sum(line.count("\n") + 1 for line in lines) + math.ceil(len(handles) / ncols)
+    figure.set_figheight(figure.get_figheight() + 1.5 * size * rows)

@@ -10,7 +10,8 @@ import matplotlib as mpl
 
 from sweeper.errors import ClipsweepError
 from sweeper.report.plots.agreement import agreement
-from sweeper.report.plots.answers import fit, frontier
+from sweeper.report.plots.fit import fit
+from sweeper.report.plots.frontier import frontier
 from sweeper.report.plots.theory import floor, phase, speedup
 from sweeper.report.plots.trajectories import loss, smoothness
 from sweeper.report.select import select

@@ -12,8 +12,8 @@ from sweeper.errors import ClipsweepError
 from sweeper.report.advice import build_advice
 from sweeper.report.answers import build_answers, extended_grid
 from sweeper.report.fits import build_fits
-from sweeper.report.plots.answers import frontier as frontier_figure
 from sweeper.report.plots.draw import draw
+from sweeper.report.plots.frontier import frontier as frontier_figure
 from sweeper.report.render.answers import _ratio, render_answers, render_fits
 from sweeper.report.select import select
 from sweeper.report.stability import (
@@ -166,8 +166,11 @@ def test_where_nothing_ended_above_its_start_nothing_is_said_of_it(overshoot):
 
 def test_the_picture_of_the_frontier_has_the_table_s_stability(overshoot):
     figure = frontier_figure(overshoot, select(overshoot, ()))
-    dots = figure.axes[0].collections[0]
-    drawn = {tuple(place): share for place, share in zip(dots.get_offsets().tolist(), dots.get_array(), strict=True)}
+    drawn = {
+        tuple(place): share
+        for dots in figure.axes[0].collections
+        for place, share in zip(dots.get_offsets().tolist(), dots.get_array(), strict=True)
+    }
     assert (drawn[50.0, 1.0], drawn[0.5, 1.0], drawn[50.0, 0.1]) == (1, 0, 0)
 
 

@@ -15,7 +15,7 @@ from sweeper.errors import RunDirectoryError
 from sweeper.planning.plan import measurement_id
 from sweeper.protocol.consent import Consent
 from sweeper.report.fits import build_fits
-from sweeper.report.plots.answers import fit
+from sweeper.report.plots.fit import fit
 from sweeper.report.plots.trajectories import smoothness
 from sweeper.report.select import positive, select, trusted_points
 from sweeper.report.summary import build_report

@@ -1,0 +1,221 @@
+"""Cells as pictures show them: their rule and its threshold, what is swept besides, and labels that tell them apart."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from sweeper.errors import ClipsweepError
+from sweeper.labels import describe, plain_value, printable, short_names
+from sweeper.store.resolved import resolved_settings
+from sweeper.store.run_dir import RunDir
+from sweeper.tables.run import Run
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+__all__ = ["NO_CLIPPING", "THRESHOLDS", "DrawnCell", "drawn_cells", "tell_apart", "wrapped"]
+
+THRESHOLDS = {
+    "clip_norm": "threshold on the gradient norm",
+    "normalize": "normalize offset",
+    "clip_value": "clip_value threshold",
+    "clip_layer_norm": "clip_layer_norm threshold",
+    "clip_adaptive": "clip_adaptive threshold",
+}
+"""What may be done to a gradient, and what its number is called on an axis."""
+
+NO_CLIPPING = "no clipping"
+
+_WIDTHS = (18, 28, 40, 60, 100)
+"""To how many characters names and values are shortened; the next where two labels would be equal."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DrawnCell:
+    """A cell and its trials.
+
+    Attributes:
+        cell_id: Its id.
+        trials: Its chosen trials, as :func:`sweeper.report.select.select` returns them.
+        context: Values swept outside the update rule, by short name.
+        options: Values of the update rule that are swept besides the rate, the transform and the optimiser.
+        optimizer: The arm without its transform.
+        transform: The transform in the arm, for example ``clip_norm`` or ``clip_norm(momentum)``; empty for none.
+        threshold: The transform's number; None without a transform, or where the run does not say.
+        learning_rate: The rate; None if a theorem sets it.
+        swept: Values by short name in the order of the spec, with one entry for the whole transform.
+    """
+
+    cell_id: str
+    trials: pd.DataFrame
+    context: dict[str, Any]
+    options: dict[str, Any]
+    optimizer: str
+    transform: str
+    threshold: float | None
+    learning_rate: float | None
+    swept: dict[str, Any]
+
+    @cached_property
+    def rule(self) -> str:
+        """The transform and its number, in words."""
+        return _rule_words(self.transform, self.threshold)
+
+
+def _rule_words(transform: str, threshold: float | None) -> str:
+    """A transform with its number."""
+    if not transform:
+        return NO_CLIPPING
+    return transform if threshold is None else f"{transform}={threshold:g}"
+
+
+def drawn_cells(run: Run, trials: pd.DataFrame) -> list[DrawnCell]:
+    """The cells of trials.
+
+    Args:
+        run: The run.
+        trials: Trials, as :func:`sweeper.report.select.select` returns them.
+
+    Returns:
+        The cells, in the order of the plan.
+    """
+    names = short_names(run.swept)
+    return [_cell(run, names, str(name), group) for name, group in trials.groupby("cell_id", sort=False)]
+
+
+def _cell(run: Run, names: Mapping[str, str], cell_id: str, group: pd.DataFrame) -> DrawnCell:
+    first = group.iloc[0]
+    # The numbers of rules that are not swept are in the table's own columns.
+    own = run.trials.loc[group.index[0]]
+    optimizer, transform = _parts(str(first["arm"]))
+    values = {path: plain_value(first[name]) for path, name in names.items()}
+    name = transform.partition("(")[0]
+    if not transform:
+        threshold = None
+    elif name == "clip_norm":
+        threshold = plain_value(own["clip_norm"])
+    else:
+        path = f"update_rule.{name}"
+        threshold = values[path] if path in values else _unswept_threshold(run, name)
+    transforms = {f"update_rule.{one}" for one in THRESHOLDS}
+    of_the_rule = {"update_rule.learning_rate", "update_rule.optimizer", *transforms}
+    swept: dict[str, Any] = {}
+    for path, value in values.items():
+        if path in transforms:
+            swept["rule"] = _rule_words(transform, threshold)
+        else:
+            swept[names[path]] = value
+    return DrawnCell(
+        cell_id=cell_id,
+        trials=group,
+        context={names[path]: value for path, value in values.items() if not path.startswith("update_rule.")},
+        options={
+            names[path]: value
+            for path, value in values.items()
+            if path.startswith("update_rule.") and path not in of_the_rule
+        },
+        optimizer=optimizer,
+        transform=transform,
+        threshold=threshold,
+        learning_rate=plain_value(own["learning_rate"]),
+        swept=swept,
+    )
+
+
+def _parts(arm: str) -> tuple[str, str]:
+    """The arm without its transform, and the transform."""
+    parts = arm.split(" + ")
+    transforms = [part for part in parts if part.partition("(")[0] in THRESHOLDS]
+    return " + ".join(part for part in parts if part not in transforms), " + ".join(transforms)
+
+
+def _unswept_threshold(run: Run, name: str) -> float | None:
+    """The number of a transform that all cells have alike."""
+    try:
+        section = resolved_settings(RunDir(run.path)).get("update_rule")
+    except ClipsweepError:
+        return None
+    value = section.get(name) if isinstance(section, dict) else None
+    return float(value) if isinstance(value, int | float) else None
+
+
+def tell_apart(things: Sequence[Mapping[str, Any]]) -> list[str]:
+    r"""Labels that show only what differs, shortened in the middle, and no two of them equal.
+
+    Args:
+        things: Name to value, for each thing; the value of ``rule`` needs no name beside it.
+
+    Returns:
+        One label for each; all its values if there is only one thing. A ``$`` does not begin mathematics.
+
+    Example:
+        >>> tell_apart([{"corpus": "a", "rule": "no clipping", "lr": 1.0}, {"corpus": "a", "rule": "clip", "lr": 0.5}])
+        ['no clipping lr=1', 'clip lr=0.5']
+        >>> tell_apart([{"corpus": "penn_treebank_with_split_a"}, {"corpus": "penn_treebank_with_split_b"}])
+        ['corpus=penn_tree…_split_a', 'corpus=penn_tree…_split_b']
+        >>> tell_apart([{"corpus": "$x$"}]), tell_apart([{}])
+        (['corpus=\\$x\\$'], ['the only cell'])
+    """
+    names = list(dict.fromkeys(name for thing in things for name in thing))
+    differing = [name for name in names if len({_text(thing, name, None) for thing in things}) > 1] or names
+    for width in (*_WIDTHS, None):
+        labels = [" ".join(_text(thing, name, width) for name in differing if name in thing) for thing in things]
+        if len(set(labels)) == len(labels):
+            break
+    else:
+        labels = [f"{label} ({labels[:at].count(label) + 1})".strip() for at, label in enumerate(labels)]
+    return [(label or "the only cell").replace("$", "\\$") for label in labels]
+
+
+def _text(thing: Mapping[str, Any], name: str, width: int | None) -> str:
+    """A pair of a name and a value, each shortened."""
+    if name not in thing:
+        return ""
+    value = describe({"value": thing[name]}).partition("=")[2]
+    if name == "rule":
+        return _shortened(value, width)
+    return f"{_shortened(printable(name), width)}={_shortened(value, width)}"
+
+
+def _shortened(text: str, width: int | None) -> str:
+    """A text without its middle, if it is longer than it may be."""
+    if width is None or len(text) <= width:
+        return text
+    return f"{text[: width // 2]}…{text[len(text) - (width - 1) // 2 :]}"
+
+
+def wrapped(text: str, width: int) -> str:
+    r"""A text on several lines, broken between pairs.
+
+    Args:
+        text: Lines, whose breaks are kept.
+        width: Characters that fit next to each other.
+
+    Returns:
+        The text; a pair that is longer than a line is broken after its name.
+
+    Example:
+        >>> wrapped("a=1 b=2 c=3", 7)
+        'a=1 b=2\nc=3'
+        >>> wrapped("long=valued", 7)
+        'long=\nvalued'
+    """
+    # "no clipping" must not be broken, or its halves would look like names.
+    words = text.replace(NO_CLIPPING, NO_CLIPPING.replace(" ", _HARD_SPACE)).split("\n")
+    lines = [
+        textwrap.fill(
+            " ".join(pair if len(pair) <= width else pair.replace("=", "= ", 1) for pair in line.split(" ")),
+            width,
+            break_long_words=False,
+            break_on_hyphens=False,
+        )
+        for line in words
+    ]
+    return "\n".join(lines).replace(_HARD_SPACE, " ")
+
+
+_HARD_SPACE = "\u00a0"

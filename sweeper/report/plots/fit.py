@@ -1,0 +1,55 @@
+"""Fitted lines through the points of each cell."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from sweeper.labels import plot_label
+from sweeper.report.fits import fit_cells
+from sweeper.report.plots.axes import panels
+from sweeper.report.select import positive, trusted_points
+from sweeper.tables.run import Run
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.figure import Figure
+
+__all__ = ["fit"]
+
+_MAX_PANELS = 9
+
+
+def fit(run: Run, trials: pd.DataFrame) -> Figure:
+    """Smoothness against gradient norm with the fitted upper line of each seed, on linear axes.
+
+    Args:
+        run: The run.
+        trials: The trials to draw.
+
+    Returns:
+        The figure, with a panel per cell.
+
+    Raises:
+        ClipsweepError: There are no trusted measurements.
+    """
+    points = positive(trusted_points(run))
+    cells = fit_cells(run, trials, resamples=0)[:_MAX_PANELS]
+    figure, axes = panels(len(cells), width=3.1, height=2.4)
+    for axis, cell in zip(axes, cells, strict=True):
+        own = points[points["trial_id"].isin(trials.loc[trials["cell_id"] == cell.cell_id, "trial_id"])]
+        axis.scatter(own["grad_norm"], own["smoothness"], s=6, alpha=0.5)
+        for index, fitted in enumerate(cell.trajectories.values()):
+            labels = ("95 % line", "median line") if index == 0 else (None, None)
+            x = np.linspace(*fitted.range, 50)
+            style = "-" if not fitted.unidentifiable else ":"
+            axis.plot(x, fitted.upper[0] + fitted.upper[1] * x, style, color="tab:red", linewidth=1.2, label=labels[0])
+            axis.plot(x, fitted.median[0] + fitted.median[1] * x, "--", color="grey", linewidth=0.9, label=labels[1])
+        told = f"L0 = {cell.L0.mean:.3g}, L1 = {cell.L1.mean:.3g}" if not cell.unidentifiable else "L1 not identifiable"
+        axis.set_title(f"{plot_label(cell.values)}\n{told}")
+        axis.set(xlim=(0, None), ylim=(0, None))
+    figure.supxlabel("gradient norm  ||∇f(x)||")
+    figure.supylabel("local smoothness")
+    axes[0].legend(loc="upper left", handlelength=1.2)
+    return figure

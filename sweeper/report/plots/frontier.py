@@ -1,0 +1,253 @@
+"""The stability frontier: where training diverged, over the threshold of each rule and the learning rate."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from matplotlib.lines import Line2D
+from matplotlib.ticker import FixedLocator, NullLocator
+
+from sweeper.errors import ClipsweepError
+from sweeper.labels import describe
+from sweeper.report.advice import build_advice
+from sweeper.report.fits import build_fits
+from sweeper.report.plots.axes import explain, log_labels, panels
+from sweeper.report.plots.cells import NO_CLIPPING, THRESHOLDS, DrawnCell, drawn_cells, tell_apart, wrapped
+from sweeper.report.stability import UNSTABLE, frontiers, unstable
+from sweeper.tables.run import Run
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+    from sweeper.report.advice import AdvisedRule
+
+__all__ = ["frontier"]
+
+MAX_PANELS = 16
+"""The most panels in one figure."""
+
+# One hue after the other from light to dark: in order for every kind of colour vision, and in grey.
+_COLOURS = "cividis_r"
+_ADVICE = "#d55e00"
+_MARKERS = "*PDX^v"
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Panel:
+    """The cells that share a horizontal axis: one context, one optimiser, one rule and what is not clipped."""
+
+    of: Mapping[str, Any]
+    optimizer: str
+    transform: str
+    context: str
+    cells: Sequence[DrawnCell]
+
+
+def frontier(run: Run, trials: pd.DataFrame) -> Figure:
+    """Where training diverged, over threshold and learning rate, with the rules that theory advises.
+
+    Args:
+        run: The run.
+        trials: The trials to draw.
+
+    Returns:
+        The figure: a panel for each context, optimiser and rule. No clipping is in the panel of clipping by norm,
+        to the right of all thresholds, behind a break in the axis.
+
+    Raises:
+        ClipsweepError: No trial ended, or fewer than two learning rates were swept.
+    """
+    ended = trials[trials["status"].isin(["done", "diverged"])]
+    ended = ended.assign(unstable=unstable(run, ended))
+    cells = [cell for cell in drawn_cells(run, ended) if cell.learning_rate is not None]
+    if len({cell.learning_rate for cell in cells}) < 2:
+        raise ClipsweepError(f"{run.path}: a frontier needs several learning rates")
+    found = _panels(cells)
+    shown = found[:MAX_PANELS]
+    advised = _advice(run, ended)
+    contexts = [sum(panel.context == context for panel in found) for context in {panel.context for panel in found}]
+    # A row for each context, if they have as many panels each.
+    columns = contexts[0] if len(contexts) > 1 and len(set(contexts)) == 1 and contexts[0] <= 5 else min(len(shown), 4)
+    figure, axes = panels(len(shown), columns=columns, width=4.6 if columns == 1 else 2.7, height=2.6, sharey=True)
+    things = {repr(panel.of): panel.of for panel in shown}
+    titles = dict(zip(things, tell_apart(list(things.values())), strict=True)) if len(things) > 1 else {}
+    theories = list(dict.fromkeys(rule.theory for rules in advised.values() for rule in rules))
+    drawn = set()
+    dots = None
+    for axis, panel in zip(axes, shown, strict=True):
+        rules = advised.get(panel.context, ()) if _takes_advice(panel) else ()
+        drawn |= {rule.theory for rule in rules}
+        dots = _draw(axis, panel, rules, theories)
+        axis.set_title(wrapped("\n".join([*([titles[repr(panel.of)]] if titles else []), panel.optimizer]), 36))
+    rates = [
+        *(float(cell.learning_rate) for panel in shown for cell in panel.cells if cell.learning_rate is not None),
+        *(rule.learning_rate for panel in shown if _takes_advice(panel) for rule in advised.get(panel.context, ())),
+    ]
+    for axis in axes:
+        axis.set(yscale="log", ylim=(min(rates) / 1.6, max(rates) * 1.6))
+        log_labels(axis.yaxis, axis.get_ylim())
+    for axis in axes[::columns]:
+        axis.set_ylabel("learning rate")
+    if len(found) > len(shown):
+        figure.suptitle(f"the first {len(shown)} of {len(found)} panels: choose with --where")
+    notes = ["theory's advice is from the fitted L0 and L1"] if drawn else []
+    assert dots is not None
+    explain(figure, notes, _handles([theory for theory in theories if theory in drawn], theories))
+    figure.colorbar(dots, ax=axes, label="share of seeds that were unstable")
+    return figure
+
+
+def _panels(cells: Sequence[DrawnCell]) -> list[_Panel]:
+    """The cells by what shares an axis, in the order of the plan."""
+    groups: dict[str, list[DrawnCell]] = {}
+    for cell in cells:
+        # No clipping is clipping by norm with a threshold that is never reached.
+        transform = cell.transform or "clip_norm"
+        groups.setdefault(repr((cell.context, cell.optimizer, cell.options, transform)), []).append(cell)
+    return [
+        _Panel(
+            # The optimiser has a line of its own in every title.
+            of={**group[0].context, **group[0].options},
+            optimizer=group[0].optimizer,
+            transform=group[0].transform or "clip_norm",
+            context=describe(group[0].context),
+            cells=group,
+        )
+        for group in groups.values()
+    ]
+
+
+def _takes_advice(panel: _Panel) -> bool:
+    """Whether theory's rules, which clip by norm and then descend, belong here."""
+    return panel.transform == "clip_norm" and panel.optimizer.startswith("sgd")
+
+
+def _advice(run: Run, ended: pd.DataFrame) -> dict[str, tuple[AdvisedRule, ...]]:
+    """The advised thresholds and rates of each context."""
+    try:
+        fits = build_fits(run, resamples=0)
+    except ClipsweepError:
+        return {}
+    chosen = [cell for cell in fits if cell.cell_id in set(ended["cell_id"])]
+    if not chosen:
+        return {}
+    found = build_advice(chosen, steps=int(ended["steps"].max()), tau=None)
+    return {one.context: tuple(rule for rule in one.rules if rule.clip_norm is not None) for one in found}
+
+
+def _draw(axis: Axes, panel: _Panel, rules: Sequence[AdvisedRule], theories: Sequence[str]) -> Any:
+    """One panel; returns its points."""
+    points = _points(panel)
+    tried = sorted({float(value) for value in points["clip_norm"].dropna()})
+    placed = [*tried, *(float(rule.clip_norm) for rule in rules if rule.clip_norm is not None)]
+    low, high = (min(placed), max(placed)) if placed else (1.0, 1.0)
+    gap = max(2.5, (high / low) ** 0.3)
+    right = high * gap if placed else 1.0
+    at = points["clip_norm"].fillna(right).to_numpy(float)
+    for found in frontiers(points, ["clip_norm"]):
+        if found.stable is not None and found.unstable is not None:
+            x = right if found.clip_norm is None else found.clip_norm
+            axis.plot([x, x], [found.stable, found.unstable], color="black", linewidth=2.5, alpha=0.6, zorder=1)
+    shares = points.assign(x=at).groupby(["x", "learning_rate"])["diverged"].mean().reset_index()
+    lost = shares["diverged"] >= UNSTABLE
+    dots = None
+    for chosen, marker in ((shares[~lost], "o"), (shares[lost], "s")):
+        dots = axis.scatter(
+            chosen["x"],
+            chosen["learning_rate"],
+            c=chosen["diverged"],
+            cmap=_COLOURS,
+            vmin=0,
+            vmax=1,
+            s=60,
+            marker=marker,
+            edgecolors="black",
+            linewidths=0.6,
+            zorder=2,
+        )
+    for rule in rules:
+        assert rule.clip_norm is not None
+        axis.plot(rule.clip_norm, rule.learning_rate, **_mark(rule.theory, theories), zorder=3)
+    edge = gap**0.5
+    axis.set(xscale="log", xlim=(low / edge, (right if points["clip_norm"].isna().any() else high) * edge))
+    name = panel.transform.partition("(")[0]
+    axis.set_xlabel(THRESHOLDS[name] if name == panel.transform else f"{panel.transform} threshold")
+    _threshold_ticks(axis, panel, tried, right if points["clip_norm"].isna().any() else None, gap)
+    return dots
+
+
+def _points(panel: _Panel) -> pd.DataFrame:
+    """The panel's trials with the columns that :func:`sweeper.report.stability.frontiers` reads."""
+    import pandas as pd
+
+    return pd.concat([
+        cell.trials[["seed"]].assign(
+            arm=panel.optimizer,
+            clip_norm=np.nan if cell.threshold is None else float(cell.threshold),
+            learning_rate=float(cell.learning_rate or np.nan),
+            # Like a trial that diverged counts one that is done, but ended above its start.
+            diverged=cell.trials["unstable"].astype(float),
+        )
+        for cell in panel.cells
+    ])
+
+
+def _threshold_ticks(axis: Axes, panel: _Panel, tried: Sequence[float], right: float | None, gap: float) -> None:
+    """A tick at each threshold that was tried, numbers where there is room, a break before no clipping."""
+    low, high = np.log(axis.get_xlim())
+    labels, last = [], -np.inf
+    for threshold in tried:
+        has_room = np.log(threshold) - last > 0.1 * (high - low)
+        labels.append(f"{threshold:g}" if has_room else "")
+        last = np.log(threshold) if has_room else last
+    ticks = list(tried)
+    if right is not None:
+        ticks.append(right)
+        is_unclipped = any(not cell.transform for cell in panel.cells)
+        labels.append(NO_CLIPPING.replace(" ", "\n") if is_unclipped else "not\nknown")
+    axis.xaxis.set_minor_locator(NullLocator())
+    axis.xaxis.set_major_locator(FixedLocator(ticks))
+    axis.set_xticklabels(labels)
+    if right is None or not tried:
+        return
+    middle, width = right / gap**0.5, gap**0.06
+    transform = axis.get_xaxis_transform()
+    ends = [middle / width, middle * width]
+    axis.plot(ends, [0, 0], color="white", linewidth=2, transform=transform, clip_on=False, zorder=5)
+    axis.plot(
+        ends,
+        [0, 0],
+        marker=[(-0.5, -1), (0.5, 1)],
+        markersize=7,
+        color="black",
+        linestyle="none",
+        transform=transform,
+        clip_on=False,
+        zorder=6,
+        gid="axis break",
+    )
+    axis.axvline(middle, color="grey", linewidth=0.7, linestyle=(0, (2, 3)), zorder=0)
+
+
+def _mark(theory: str, theories: Sequence[str]) -> dict[str, Any]:
+    """How a theory's rule is marked; the same in all panels."""
+    marker = _MARKERS[theories.index(theory) % len(_MARKERS)]
+    return {"marker": marker, "color": _ADVICE, "markersize": 9, "linestyle": "none", "markeredgecolor": "black"}
+
+
+def _handles(drawn: Sequence[str], theories: Sequence[str]) -> list[Line2D]:
+    """What the marks mean."""
+    cell: dict[str, Any] = {"color": "white", "markeredgecolor": "black", "linestyle": "none", "markersize": 7}
+    return [
+        Line2D([], [], marker="o", label="stable", **cell),
+        Line2D([], [], marker="s", label=f"unstable: {100 * UNSTABLE:g} % of the seeds or more", **cell),
+        Line2D(
+            [], [], color="black", alpha=0.6, linewidth=2.5, label="from the last stable rate to the first unstable"
+        ),
+        *(Line2D([], [], label=theory, **_mark(theory, theories)) for theory in drawn),
+    ]
