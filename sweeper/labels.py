@@ -11,7 +11,6 @@ __all__ = [
     "describe_problem",
     "duration",
     "plain_value",
-    "plot_label",
     "printable",
     "short_names",
 ]
@@ -78,28 +77,6 @@ def describe(swept: Mapping[str, Any], seed: int | None = None) -> str:
     if seed is not None:
         pairs.append(f"seed={seed}")
     return printable(" ".join(pairs))
-
-
-def plot_label(values: Mapping[str, Any]) -> str:
-    r"""One line for a cell, short enough for a panel, and without what Matplotlib would typeset as mathematics.
-
-    Args:
-        values: Short names and values.
-
-    Returns:
-        ``name=value`` pairs, cut after 60 characters.
-
-    Example:
-        >>> plot_label({"name": "$x$"})
-        'name=\\$x\\$'
-        >>> plot_label({})
-        'the only cell'
-    """
-    text = describe(values) or "the only cell"
-    return (text if len(text) <= _MAX_LABEL else f"{text[:_MAX_LABEL]}...").replace("$", "\\$")
-
-
-_MAX_LABEL = 60
 
 
 def counted(number: float, noun: str) -> str:

@@ -30,6 +30,7 @@ __all__ = [
     "frontiers",
     "grid_override",
     "grown",
+    "is_clipped",
     "unstable",
 ]
 
@@ -238,6 +239,22 @@ def frontier_ratios(found: Sequence[Frontier]) -> tuple[FrontierRatio, ...]:
             )
         )
     return tuple(ratios)
+
+
+def is_clipped(arm: str) -> bool:
+    """Whether an arm clips or normalises.
+
+    Args:
+        arm: As the trials table has it.
+
+    Returns:
+        Whether there is a transform in it.
+
+    Example:
+        >>> is_clipped("sgd(momentum) + clip_norm(momentum) + cosine"), is_clipped("sgd + cosine")
+        (True, False)
+    """
+    return _optimizer(arm) != arm
 
 
 def _optimizer(arm: str) -> str:

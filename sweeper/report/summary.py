@@ -16,6 +16,7 @@ from sweeper.labels import describe, plain_value, short_names
 from sweeper.report.cells import TRAIN_LOSS, Cell, cell_of, deterministic, status_counts
 from sweeper.report.nodes import NodeShare, node_shares
 from sweeper.report.select import _column, _superseded, positive, select, trusted_points
+from sweeper.report.stability import is_clipped
 from sweeper.tables.directions import direction_of, is_known
 from sweeper.tables.run import Run
 
@@ -249,6 +250,9 @@ def _best(arm: Any, cells: list[Cell], context: str, primary: str, *, larger: bo
 
 
 def _compare(one: ArmBest, other: ArmBest, context: str, *, larger: bool) -> Comparison:
+    """The best cells of two arms, the clipped one against the other."""
+    if is_clipped(one.arm) and not is_clipped(other.arm):
+        one, other = other, one
     assert one.cell is not None
     assert other.cell is not None
     common = sorted(one.cell.seed_losses.keys() & other.cell.seed_losses.keys())
@@ -303,7 +307,9 @@ def _notes(run: Run, trials: pd.DataFrame, cells: tuple[Cell, ...], points: pd.D
             f"{earlier} trials of an earlier spec or earlier code are left out; `--where superseded=True` shows them"
         )
     if any(2 <= cell.seeds <= 3 for cell in cells):
-        notes.append("with two or three seeds a 95 % interval is wide; more seeds narrow it")
+        notes.append(
+            "± and [low, high] are 95 % intervals over seeds; those of two or three seeds are wide; more seeds help"
+        )
     settings = [] if points is None else _settings(run, points[points["trial_id"].isin(trials["trial_id"])])
     if len(settings) > 1:
         notes.append(

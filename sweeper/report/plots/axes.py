@@ -16,15 +16,27 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.axis import Axis
 
-__all__ = ["explain", "log_axes", "log_labels", "panels"]
+__all__ = ["Picture", "explain", "log_axes", "log_labels", "panels"]
 
 _FEW_DECADES = 1.9
 """Below this, powers of ten alone could leave an axis without labels, so 2 and 5 are labelled as well."""
 
 
+class Picture(Figure):
+    """A figure that knows the numbers drawn in it.
+
+    Attributes:
+        drawn: A row per drawn point or sample of a curve.
+    """
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.drawn: list[dict[str, Any]] = []
+
+
 def panels(
     count: int, *, width: float, height: float, columns: int | None = None, **options: Any
-) -> tuple[Figure, list[Axes]]:
+) -> tuple[Picture, list[Axes]]:
     """A figure of equal panels on a grid, row by row.
 
     Args:
@@ -44,7 +56,7 @@ def panels(
     """
     columns = math.ceil(math.sqrt(count)) if columns is None else columns
     rows = math.ceil(count / columns)
-    figure = Figure(figsize=(columns * width, rows * height), layout="constrained")
+    figure = Picture(figsize=(columns * width, rows * height), layout="constrained")
     axes = list(np.ravel(figure.subplots(rows, columns, squeeze=False, **options)))
     for unused in axes[count:]:
         unused.set_axis_off()

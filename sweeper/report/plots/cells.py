@@ -34,6 +34,10 @@ _WIDTHS = (18, 28, 40, 60, 100)
 """To how many characters names and values are shortened; the next where two labels would be equal."""
 
 
+_RULE_WIDTH = 32
+"""Rules are ours and short; only a number with many digits makes one longer."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class DrawnCell:
     """A cell and its trials.
@@ -64,6 +68,19 @@ class DrawnCell:
     def rule(self) -> str:
         """The transform and its number, in words."""
         return _rule_words(self.transform, self.threshold)
+
+    @property
+    def columns(self) -> dict[str, Any]:
+        """What the cell is, as columns of a table."""
+        return {
+            "cell_id": self.cell_id,
+            **self.context,
+            "optimizer": self.optimizer,
+            **self.options,
+            "transform": self.transform or None,
+            "threshold": self.threshold,
+            "learning_rate": self.learning_rate,
+        }
 
 
 def _rule_words(transform: str, threshold: float | None) -> str:
@@ -177,7 +194,7 @@ def _text(thing: Mapping[str, Any], name: str, width: int | None) -> str:
         return ""
     value = describe({"value": thing[name]}).partition("=")[2]
     if name == "rule":
-        return _shortened(value, width)
+        return _shortened(value, width and max(width, _RULE_WIDTH))
     return f"{_shortened(printable(name), width)}={_shortened(value, width)}"
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import matplotlib as mpl
 
@@ -12,21 +12,19 @@ from sweeper.errors import ClipsweepError
 from sweeper.report.plots.agreement import agreement
 from sweeper.report.plots.fit import fit
 from sweeper.report.plots.frontier import frontier
+from sweeper.report.plots.loss import loss
 from sweeper.report.plots.theory import floor, phase, speedup
-from sweeper.report.plots.trajectories import loss, smoothness
+from sweeper.report.plots.trajectories import smoothness
 from sweeper.report.select import select
 from sweeper.store.guarded_paths import make_folder
 from sweeper.tables.run import Run
 
-if TYPE_CHECKING:
-    pass
-
-__all__ = ["PLOTS", "SUFFIXES", "draw"]
+__all__ = ["PLOTS", "STYLE", "SUFFIXES", "draw"]
 
 SUFFIXES = (".png", ".svg", ".pdf")
 
 
-_STYLE: Any = {
+STYLE: Any = {
     "figure.dpi": 150,
     "font.size": 8,
     "axes.titlesize": 8,
@@ -45,21 +43,27 @@ def draw(run: Run, kind: str, file: Path, *, where: Sequence[str] = ()) -> None:
     Args:
         run: The run.
         kind: One of :data:`PLOTS`.
-        file: The file to write; the suffix chooses PNG, SVG or PDF.
+        file: The file to write; the suffix chooses PNG, SVG or PDF. Only the run's own folder ``plots`` is made.
         where: ``column=value`` conditions on the trials.
 
     Raises:
-        ClipsweepError: The kind or suffix is unknown, nothing was measured, or no trial satisfies the conditions.
+        ClipsweepError: The kind or suffix is unknown, the folder does not exist, nothing was measured, or no trial
+            satisfies the conditions.
     """
     if kind not in PLOTS:
         raise ClipsweepError(f"no plot {kind!r}; known: {', '.join(PLOTS)}")
     if file.suffix.lower() not in SUFFIXES:
         raise ClipsweepError(f"{file}: unknown picture format {file.suffix!r}; known: {', '.join(SUFFIXES)}")
+    folder = file.parent
+    is_default = folder.resolve() == (run.path / "plots").resolve()
+    if not is_default and not folder.is_dir():
+        raise ClipsweepError(f"{file}: cannot be written: there is no folder {folder}")
     # Without pyplot: it would look for a window system and keep global state.
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(STYLE):
         figure = PLOTS[kind](run, select(run, where))
         try:
-            make_folder(file.parent)
+            if is_default:
+                make_folder(folder)
             figure.savefig(file, bbox_inches="tight")
         except OSError as error:
             raise ClipsweepError(f"{file}: cannot be written: {error.strerror}") from error

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from sweeper.labels import plot_label
 from sweeper.report.fits import fit_cells
 from sweeper.report.plots.axes import panels
+from sweeper.report.plots.cells import drawn_cells, tell_apart, wrapped
 from sweeper.report.select import positive, trusted_points
 from sweeper.tables.run import Run
 
@@ -36,6 +36,8 @@ def fit(run: Run, trials: pd.DataFrame) -> Figure:
     """
     points = positive(trusted_points(run))
     cells = fit_cells(run, trials, resamples=0)[:_MAX_PANELS]
+    known = drawn_cells(run, trials)
+    titles = dict(zip([cell.cell_id for cell in known], tell_apart([cell.swept for cell in known]), strict=True))
     figure, axes = panels(len(cells), width=3.1, height=2.4)
     for axis, cell in zip(axes, cells, strict=True):
         own = points[points["trial_id"].isin(trials.loc[trials["cell_id"] == cell.cell_id, "trial_id"])]
@@ -47,7 +49,7 @@ def fit(run: Run, trials: pd.DataFrame) -> Figure:
             axis.plot(x, fitted.upper[0] + fitted.upper[1] * x, style, color="tab:red", linewidth=1.2, label=labels[0])
             axis.plot(x, fitted.median[0] + fitted.median[1] * x, "--", color="grey", linewidth=0.9, label=labels[1])
         told = f"L0 = {cell.L0.mean:.3g}, L1 = {cell.L1.mean:.3g}" if not cell.unidentifiable else "L1 not identifiable"
-        axis.set_title(f"{plot_label(cell.values)}\n{told}")
+        axis.set_title(f"{wrapped(titles[cell.cell_id], 40)}\n{told}")
         axis.set(xlim=(0, None), ylim=(0, None))
     figure.supxlabel("gradient norm  ||∇f(x)||")
     figure.supylabel("local smoothness")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from estimators.fits.statistics import Interval
@@ -124,12 +125,18 @@ def _answers(report: Report) -> list[str]:
             lines.append(f"best {best.arm}{within}: {label}, {loss} {value} ({tried})")
     for comparison in report.comparisons:
         within = f" [{comparison.context}]" if comparison.context else ""
-        d = comparison.difference
-        span = f" (95 %: {d.low:+.3g} to {d.high:+.3g}, {d.count} paired seeds)" if d.count > 1 else ""
         lines.append(
-            f"{comparison.first} minus {comparison.second}{within}: {loss} {d.mean:+.4g}{span}: {comparison.verdict}"
+            f"{comparison.first} against {comparison.second}{within}: {loss} {_difference(comparison.difference)}: "
+            f"{comparison.verdict}"
         )
     return lines
+
+
+def _difference(of: Interval) -> str:
+    """A paired difference in words, as a positive number."""
+    way = "lower" if of.mean < 0 else "higher"
+    text = interval_text(replace(of, mean=-of.mean, low=-of.high, high=-of.low) if of.mean < 0 else of)
+    return f"{text} {way}" + (f" over {of.count} paired seeds" if of.count > 1 else "")
 
 
 def _nodes(report: Report) -> list[str]:

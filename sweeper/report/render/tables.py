@@ -107,6 +107,10 @@ def markdown_table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> list[
     return [line(heads), line(["---:"] * len(heads)), *(line(row) for row in rows)]
 
 
+_ROUNDING = 1e-9
+"""Relative: differences of equal losses may differ by that much."""
+
+
 def interval_text(interval: Interval) -> str:
     """A mean with its interval: ``±`` where that is symmetric, else the ends in brackets.
 
@@ -128,7 +132,7 @@ def interval_text(interval: Interval) -> str:
     if interval.count == 0 or math.isnan(interval.mean):
         return "–"
     half = (interval.high - interval.low) / 2
-    if not math.isfinite(half) or half <= 0:
+    if not math.isfinite(half) or half <= _ROUNDING * abs(interval.mean):
         return f"{interval.mean:.4g}"
     return bounds_text(interval.mean, interval.low, interval.high)
 

@@ -161,12 +161,26 @@ def test_the_best_of_an_arm_is_a_cell_all_of_whose_seeds_ended(made_up: MadeUpRu
 
 
 def test_arms_are_compared_seed_by_seed(made_up: MadeUpRun) -> None:
-    (comparison,) = build_report(made_up.read()).comparisons
+    report = build_report(made_up.read())
+    (comparison,) = report.comparisons
     assert (comparison.first, comparison.second) == ("sgd + clip_norm", "sgd")
     # Both arms get worse by 0.01 a seed: the pairing takes that out to the last digit.
     assert comparison.difference.mean == pytest.approx(-1.0)
     assert comparison.difference.high - comparison.difference.low == pytest.approx(0, abs=1e-9)
     assert comparison.verdict == "sgd + clip_norm is better"
+    assert "sgd + clip_norm against sgd: best valid loss 1 lower over 3 paired seeds: sgd" in render(report, "table")
+
+
+def test_clipping_is_compared_with_no_clipping_whichever_is_planned_first(tmp_path: Path) -> None:
+    run = MadeUpRun(tmp_path / "run")
+    for seed in (0, 1, 2):
+        run.add(1.0, 0.25, seed, loss=3.0 + 0.1 * seed)
+        run.add(1.0, None, seed, loss=2.0)
+    report = build_report(run.read())
+    (comparison,) = report.comparisons
+    assert (comparison.first, comparison.second) == ("sgd + clip_norm", "sgd")
+    line = "sgd + clip_norm against sgd: final train loss 1.10 ± 0.25 higher over 3 paired seeds: sgd is better"
+    assert line in render(report, "table")
 
 
 def test_an_interval_across_zero_decides_nothing(tmp_path: Path) -> None:
@@ -427,7 +441,7 @@ def _frozen(run: MadeUpRun) -> Run:
 @pytest.mark.parametrize("kind", ["smoothness", "loss"])
 @pytest.mark.parametrize("suffix", [".png", ".svg", ".pdf"])
 def test_plots_are_pictures(made_up: MadeUpRun, tmp_path: Path, kind: str, suffix: str) -> None:
-    file = tmp_path / "plots" / f"{kind}{suffix}"
+    file = tmp_path / f"{kind}{suffix}"
     draw(made_up.read(), kind, file)
     signature: Sequence[bytes] = {".png": (b"\x89PNG",), ".svg": (b"<?xml",), ".pdf": (b"%PDF",)}[suffix]
     assert file.read_bytes().startswith(tuple(signature))
