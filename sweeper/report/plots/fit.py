@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -66,7 +67,8 @@ def fit(run: Run, trials: pd.DataFrame) -> Picture:
         told = f"L0 = {cell.L0.mean:.3g}, L1 = {cell.L1.mean:.3g}" if not cell.unidentifiable else "L1 not identifiable"
         axis.set_title(f"{wrapped(titles[cell.cell_id], 40)}\n{told}")
         axis.set(xlim=(0, None), ylim=(0, None))
-    figure.supxlabel("gradient norm  ||∇f(x)||")
+    for axis in axes[-math.ceil(math.sqrt(len(axes))) :]:
+        axis.set_xlabel("gradient norm  ||∇f(x)||")
     figure.supylabel("local smoothness")
     if len(every) > len(cells):
         figure.suptitle(f"the first {len(cells)} of {len(every)} cells: choose with --where")

@@ -73,7 +73,9 @@ def smoothness(run: Run, trials: pd.DataFrame) -> Picture:
         ending = f", {diverged}/{len(group)} diverged" if diverged else ""
         axis.set_title(f"{wrapped(label, 40)}\n{correlation}{ending}")
     assert dots is not None
-    figure.supxlabel("gradient norm  ||∇f(x)||")
+    # Not the figure's own label: it would be in the place of the legend below all panels.
+    for axis in axes[-columns:]:
+        axis.set_xlabel("gradient norm  ||∇f(x)||")
     figure.supylabel("local smoothness, eq. (20)")
     figure.colorbar(dots, ax=axes, label="step", shrink=0.8)
     explain(

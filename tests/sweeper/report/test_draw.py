@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import matplotlib as mpl
 import numpy as np
 import pandas as pd
 import pytest
@@ -96,3 +97,14 @@ def test_a_panel_above_an_empty_place_keeps_its_numbers() -> None:
     figure.draw_without_rendering()
     shown = [any(label.get_visible() and label.get_text() for label in axis.get_xticklabels()) for axis in axes]
     assert shown == [False, False, True, True, True]
+
+
+@pytest.mark.parametrize("kind", ["smoothness", "fit", "loss", "frontier"])
+def test_the_legend_below_covers_no_label(run_of_12: Run, kind: str) -> None:
+    with mpl.rc_context(STYLE):
+        figure = PLOTS[kind](run_of_12, select(run_of_12, []))
+        figure.draw_without_rendering()
+    legend = figure.legends[0].get_window_extent()
+    labels = [axis.xaxis.label for axis in figure.axes] + [text for text in figure.texts if text.get_text()]
+    assert any(label.get_text() for label in labels)
+    assert not any(label.get_text() and label.get_window_extent().overlaps(legend) for label in labels)
