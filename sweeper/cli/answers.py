@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -108,15 +108,37 @@ def plot(
     out: Annotated[
         Path | None, typer.Option("--out", help="File; .png, .svg or .pdf. RUN/plots/KIND.png by default.")
     ] = None,
+    width: Annotated[float | None, typer.Option("--width", min=1, max=40, help="Inches; by the panels.")] = None,
+    height: Annotated[float | None, typer.Option("--height", min=1, max=40, help="Inches; by the panels.")] = None,
+    dpi: Annotated[int, typer.Option("--dpi", min=30, max=1200, help="Dots per inch of a PNG.")] = 300,
+    style: Annotated[str, typer.Option("--style", metavar="paper|talk", help="Size of the print.")] = "paper",
+    data: Annotated[
+        Path | None, typer.Option("--data", metavar="FILE.csv", help="Also write the numbers drawn, as CSV.")
+    ] = None,
     measurement: Measurement = None,
 ) -> None:
     """Draw the paper's figures, and those of its theory."""
+    opened = _opened(run, measurement)
     from sweeper.report.plots.draw import draw
-    from sweeper.tables.run import Run
 
     file = out or run / "plots" / f"{kind}.png"
-    draw(Run(run, measurement=measurement), kind, file, where=where or [])
+    rows = draw(opened, kind, file, where=where or [], style=style, width=width, height=height, dpi=dpi)
     show(str(file))
+    if data is not None:
+        _write_data(data, rows)
+        show(str(data))
+
+
+def _write_data(file: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Write rows as CSV, each with the columns of all."""
+    from sweeper.report.render.tables import csv_table
+
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    text = csv_table([{name: row.get(name) for name in names} for row in rows])
+    try:
+        file.write_text(f"{text}\n", encoding="utf-8")
+    except OSError as error:
+        raise ClipsweepError(f"{file}: cannot be written: {error.strerror}") from error
 
 
 def _opened(path: Path, measurement: str | None = None) -> Run:

@@ -139,7 +139,7 @@ def test_a_problem_of_ones_own_is_shipped_to_the_workers_and_fails_alone(make_cl
     assert trials["attempts"].to_dict() == {3: 3, 99: 1}
     assert "Traceback" in cli("logs", "runs/own", trials.loc[3, "trial_id"]).stdout
     assert "0 new, 0 under way, 1 done, 1 failed" in cli("run", "own.yaml", code=1).stderr
-    assert "1 trials queued" in cli("retry", "runs/own").stderr
+    assert "1 trial queued" in cli("retry", "runs/own").stderr
     assert "0 failed" in cli("plan", "own.yaml").stdout
 
 

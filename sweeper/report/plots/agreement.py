@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from sweeper.errors import ClipsweepError
-from sweeper.report.plots.axes import log_axes, panels
+from sweeper.report.plots.axes import Picture, explain, log_axes, panels
+from sweeper.report.plots.cells import drawn_cells, records
 from sweeper.tables.run import Run
 
 if TYPE_CHECKING:
     import pandas as pd
-    from matplotlib.figure import Figure
 
 __all__ = ["agreement", "paired_measurements"]
 
@@ -48,7 +48,7 @@ def paired_measurements(run: Run) -> pd.DataFrame:
     return pairs
 
 
-def agreement(run: Run, trials: pd.DataFrame) -> Figure:
+def agreement(run: Run, trials: pd.DataFrame) -> Picture:
     """Gradient norm and smoothness under one setting against those under another, with the diagonal.
 
     Args:
@@ -73,7 +73,13 @@ def agreement(run: Run, trials: pd.DataFrame) -> Figure:
         ends = [min(x.min(), y.min()), max(x.max(), y.max())]
         axis.plot(ends, ends, color="black", linewidth=0.8)
         low, middle, high = np.quantile(y / x, [0.05, 0.5, 0.95])
-        axis.set_title(f"{words}: ratio {middle:.3f}, nine tenths in [{low:.2f}, {high:.2f}]")
+        axis.set_title(f"ratio {middle:.3f}, nine tenths in [{low:.2f}, {high:.2f}]")
         log_axes(axis)
-        axis.set(xlabel=f"{100 * shares[0]:.3g} % of the data", ylabel=f"{100 * shares[1]:.3g} % of the data")
+        axis.set(
+            xlabel=f"{words}, {100 * shares[0]:.3g} % of the data",
+            ylabel=f"{words}, {100 * shares[1]:.3g} % of the data",
+        )
+    by_trial = {name: cell.columns for cell in drawn_cells(run, trials) for name in cell.trials["trial_id"]}
+    figure.drawn += [{**by_trial[row["trial_id"]], **row} for row in records(pairs)]
+    explain(figure, ["each dot: one snapshot of one seed, dark for the first step, light for the last; line: equality"])
     return figure

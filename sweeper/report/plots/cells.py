@@ -17,7 +17,7 @@ from sweeper.tables.run import Run
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["NO_CLIPPING", "THRESHOLDS", "DrawnCell", "drawn_cells", "tell_apart", "wrapped"]
+__all__ = ["NO_CLIPPING", "THRESHOLDS", "DrawnCell", "drawn_cells", "records", "tell_apart", "wrapped"]
 
 THRESHOLDS = {
     "clip_norm": "threshold on the gradient norm",
@@ -158,6 +158,18 @@ def _unswept_threshold(run: Run, name: str) -> float | None:
         return None
     value = section.get(name) if isinstance(section, dict) else None
     return float(value) if isinstance(value, int | float) else None
+
+
+def records(frame: pd.DataFrame) -> list[dict[str, Any]]:
+    """The rows of a frame.
+
+    Args:
+        frame: Any frame.
+
+    Returns:
+        Column to value, for each row.
+    """
+    return [{str(name): value for name, value in row.items()} for row in frame.to_dict("records")]
 
 
 def tell_apart(things: Sequence[Mapping[str, Any]]) -> list[str]:

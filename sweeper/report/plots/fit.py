@@ -2,26 +2,26 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from sweeper.report.fits import fit_cells
-from sweeper.report.plots.axes import panels
-from sweeper.report.plots.cells import drawn_cells, tell_apart, wrapped
+from sweeper.report.plots.axes import Picture, explain, panels
+from sweeper.report.plots.cells import drawn_cells, records, tell_apart, wrapped
 from sweeper.report.select import positive, trusted_points
 from sweeper.tables.run import Run
 
 if TYPE_CHECKING:
     import pandas as pd
-    from matplotlib.figure import Figure
 
 __all__ = ["fit"]
 
 _MAX_PANELS = 9
 
 
-def fit(run: Run, trials: pd.DataFrame) -> Figure:
+def fit(run: Run, trials: pd.DataFrame) -> Picture:
     """Smoothness against gradient norm with the fitted upper line of each seed, on linear axes.
 
     Args:
@@ -35,23 +35,43 @@ def fit(run: Run, trials: pd.DataFrame) -> Figure:
         ClipsweepError: There are no trusted measurements.
     """
     points = positive(trusted_points(run))
-    cells = fit_cells(run, trials, resamples=0)[:_MAX_PANELS]
+    every = fit_cells(run, trials, resamples=0)
+    cells = every[:_MAX_PANELS]
     known = drawn_cells(run, trials)
+    columns_of = {cell.cell_id: cell.columns for cell in known}
     titles = dict(zip([cell.cell_id for cell in known], tell_apart([cell.swept for cell in known]), strict=True))
     figure, axes = panels(len(cells), width=3.1, height=2.4)
     for axis, cell in zip(axes, cells, strict=True):
         own = points[points["trial_id"].isin(trials.loc[trials["cell_id"] == cell.cell_id, "trial_id"])]
         axis.scatter(own["grad_norm"], own["smoothness"], s=6, alpha=0.5)
-        for index, fitted in enumerate(cell.trajectories.values()):
+        columns = columns_of[cell.cell_id]
+        dots = records(own[["trial_id", "step", "grad_norm", "smoothness"]])
+        figure.drawn += [{**columns, "drawn": "point", **row} for row in dots]
+        for index, (seed, fitted) in enumerate(cell.trajectories.items()):
             labels = ("95 % line", "median line") if index == 0 else (None, None)
             x = np.linspace(*fitted.range, 50)
+            for name, line in (("95 % line", fitted.upper), ("median line", fitted.median)):
+                figure.drawn += [
+                    {
+                        **columns,
+                        "drawn": name,
+                        "seed": seed,
+                        "grad_norm": float(at),
+                        "smoothness": line[0] + line[1] * at,
+                    }
+                    for at in x
+                ]
             style = "-" if not fitted.unidentifiable else ":"
             axis.plot(x, fitted.upper[0] + fitted.upper[1] * x, style, color="tab:red", linewidth=1.2, label=labels[0])
             axis.plot(x, fitted.median[0] + fitted.median[1] * x, "--", color="grey", linewidth=0.9, label=labels[1])
         told = f"L0 = {cell.L0.mean:.3g}, L1 = {cell.L1.mean:.3g}" if not cell.unidentifiable else "L1 not identifiable"
         axis.set_title(f"{wrapped(titles[cell.cell_id], 40)}\n{told}")
         axis.set(xlim=(0, None), ylim=(0, None))
-    figure.supxlabel("gradient norm  ||∇f(x)||")
+    for axis in axes[-math.ceil(math.sqrt(len(axes))) :]:
+        axis.set_xlabel("gradient norm  ||∇f(x)||")
     figure.supylabel("local smoothness")
+    if len(every) > len(cells):
+        figure.suptitle(f"the first {len(cells)} of {len(every)} cells: choose with --where")
+    explain(figure, ["each dot: one snapshot; lines: one of each kind per seed, dotted where L1 is not identifiable"])
     axes[0].legend(loc="upper left", handlelength=1.2)
     return figure

@@ -14,7 +14,7 @@ from sweeper.errors import ClipsweepError
 from sweeper.labels import describe
 from sweeper.report.advice import build_advice
 from sweeper.report.fits import build_fits
-from sweeper.report.plots.axes import explain, log_labels, panels
+from sweeper.report.plots.axes import Picture, explain, log_labels, panels
 from sweeper.report.plots.cells import NO_CLIPPING, THRESHOLDS, DrawnCell, drawn_cells, tell_apart, wrapped
 from sweeper.report.stability import UNSTABLE, frontiers, unstable
 from sweeper.tables.run import Run
@@ -22,7 +22,6 @@ from sweeper.tables.run import Run
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
     from sweeper.report.advice import AdvisedRule
 
@@ -48,7 +47,7 @@ class _Panel:
     cells: Sequence[DrawnCell]
 
 
-def frontier(run: Run, trials: pd.DataFrame) -> Figure:
+def frontier(run: Run, trials: pd.DataFrame) -> Picture:
     """Where training diverged, over threshold and learning rate, with the rules that theory advises.
 
     Args:
@@ -83,6 +82,7 @@ def frontier(run: Run, trials: pd.DataFrame) -> Figure:
         rules = advised.get(panel.context, ()) if _takes_advice(panel) else ()
         drawn |= {rule.theory for rule in rules}
         dots = _draw(axis, panel, rules, theories)
+        figure.drawn += _rows(panel, rules)
         axis.set_title(wrapped("\n".join([*([titles[repr(panel.of)]] if titles else []), panel.optimizer]), 36))
     rates = [
         *(float(cell.learning_rate) for panel in shown for cell in panel.cells if cell.learning_rate is not None),
@@ -195,6 +195,21 @@ def _points(panel: _Panel) -> pd.DataFrame:
         )
         for cell in panel.cells
     ])
+
+
+def _rows(panel: _Panel, rules: Sequence[AdvisedRule]) -> list[dict[str, Any]]:
+    """What a panel shows, as numbers."""
+    rows = []
+    for cell in panel.cells:
+        share = float((cell.trials["status"] == "diverged").mean())
+        told = {"drawn": "cell", "diverged": share, "seeds": len(cell.trials), "is_unstable": share >= UNSTABLE}
+        rows.append({**cell.columns, **told})
+    where = {**panel.cells[0].context, "optimizer": panel.optimizer, "transform": "clip_norm"}
+    rows += [
+        {**where, "drawn": rule.theory, "threshold": rule.clip_norm, "learning_rate": rule.learning_rate}
+        for rule in rules
+    ]
+    return rows
 
 
 def _threshold_ticks(axis: Axes, panel: _Panel, tried: Sequence[float], right: float | None, gap: float) -> None:

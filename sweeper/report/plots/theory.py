@@ -8,21 +8,20 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from sweeper.errors import ClipsweepError
-from sweeper.report.plots.axes import panels
+from sweeper.report.plots.axes import Picture, explain, panels
 from sweeper.report.theory import build_theory, hitting_time, largest_stable_step, theory_trials
 from sweeper.tables.run import Run
 
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
 __all__ = ["floor", "phase", "speedup"]
 
 _MAX_PANELS = 9
 
 
-def phase(run: Run, trials: pd.DataFrame) -> Figure:
+def phase(run: Run, trials: pd.DataFrame) -> Picture:
     """T over learning rate and threshold, with the exact largest stable step of gradient descent.
 
     Args:
@@ -39,7 +38,8 @@ def phase(run: Run, trials: pd.DataFrame) -> Figure:
     clipped = ended[ended["clip_norm"].notna()]
     if clipped["learning_rate"].nunique() < 2 or clipped["clip_norm"].nunique() < 2:
         raise ClipsweepError(f"{run.path}: a phase diagram needs several values of learning_rate and of clip_norm")
-    starts = list(clipped.groupby(["function_name", "L0", "L1", "M"], sort=False))[:_MAX_PANELS]
+    every = list(clipped.groupby(["function_name", "L0", "L1", "M"], sort=False))
+    starts = every[:_MAX_PANELS]
     figure, axes = panels(len(starts), width=4.4, height=3.4)
     times = clipped["hitting_time"].dropna().astype(float)
     top = float(times.max()) if len(times) else 10.0
@@ -56,9 +56,15 @@ def phase(run: Run, trials: pd.DataFrame) -> Figure:
             )
         axis.set_title(f"{function}, L0 = {L0:.3g}, L1 = {L1:.3g}, M = {M:.3g}")
         axis.set(xlabel="threshold on the gradient norm", ylabel="learning rate")
+        names = ["function_name", "L0", "L1", "M", "learning_rate", "clip_norm"]
+        for key, cell in group.groupby(names, sort=False):
+            T, share = hitting_time(list(cell["time"])), float(cell["diverged"].mean())
+            figure.drawn.append({**dict(zip(names, key, strict=True)), "T": T, "diverged": share})
     assert mesh is not None
     figure.colorbar(mesh, ax=axes, label="T, eq. (7) and (8)", shrink=0.85)
     _phase_legend(figure)
+    if len(every) > len(starts):
+        figure.suptitle(f"the first {len(starts)} of {len(every)} panels: choose with --where")
     return figure
 
 
@@ -84,7 +90,7 @@ def _phase_panel(axis: Axes, group: pd.DataFrame, top: float) -> Any:
     return mesh
 
 
-def _phase_legend(figure: Figure) -> None:
+def _phase_legend(figure: Picture) -> None:
     from matplotlib.patches import Patch
 
     figure.legend(
@@ -94,7 +100,7 @@ def _phase_legend(figure: Figure) -> None:
     )
 
 
-def speedup(run: Run, trials: pd.DataFrame) -> Figure:
+def speedup(run: Run, trials: pd.DataFrame) -> Picture:
     """How much longer gradient descent takes than each rule, on the worse of Theorem 4's instances, against M.
 
     Args:
@@ -116,6 +122,7 @@ def speedup(run: Run, trials: pd.DataFrame) -> Figure:
     figure, (axis,) = panels(1, width=4.6, height=3.4)
     for rule in dict.fromkeys(row.rule for row in speedups):
         points = sorted((row.M, row.ratio) for row in speedups if row.rule == rule)
+        figure.drawn += [{"rule": rule, "M": M, "ratio": ratio} for M, ratio in points]
         axis.plot(*zip(*points, strict=True), "o-", markersize=4, label=rule)
         last_ratio = points[-1][1]
     M = np.geomspace(min(row.M for row in speedups), max(row.M for row in speedups), 50)
@@ -127,7 +134,7 @@ def speedup(run: Run, trials: pd.DataFrame) -> Figure:
     return figure
 
 
-def floor(run: Run, trials: pd.DataFrame) -> Figure:
+def floor(run: Run, trials: pd.DataFrame) -> Picture:
     """The gradient norm that noise leaves, against threshold / tau; the share of clipped steps below it.
 
     Args:
@@ -150,12 +157,17 @@ def floor(run: Run, trials: pd.DataFrame) -> Figure:
         by_threshold = group.groupby("relative")
         tail = by_threshold["tail_grad_norm"].agg(["mean", "min", "max"])
         (line,) = upper.plot(tail.index, tail["mean"], "o-", markersize=3, label=f"{rate:.3g}")
+        clipped = by_threshold["clipped_fraction"].mean()
+        figure.drawn += [
+            {"learning_rate": rate, "threshold / tau": at, **tail.loc[at].to_dict(), "clipped_fraction": clipped[at]}
+            for at in tail.index
+        ]
         upper.fill_between(tail.index, tail["min"], tail["max"], color=line.get_color(), alpha=0.15, linewidth=0)
-        lower.plot(
-            tail.index, 100 * by_threshold["clipped_fraction"].mean(), "o-", markersize=3, color=line.get_color()
-        )
+        lower.plot(tail.index, 100 * clipped, "o-", markersize=3, color=line.get_color())
     upper.set(xscale="log", yscale="log", ylabel="mean ‖∇f‖, second half")
     upper.legend(title="learning rate")
+    if (seeds := noisy["seed"].nunique()) > 1:
+        explain(figure, [f"line: mean; band: lowest to highest of {seeds} seeds"])
     lower.set(xlabel="threshold / tau", ylabel="clipped steps, %", ylim=(-3, 103))
     return figure
 

@@ -8,21 +8,20 @@ from typing import TYPE_CHECKING
 from estimators.fits.statistics import correlation_interval, log_log_correlation
 from sweeper.errors import ClipsweepError
 from sweeper.labels import short_names
-from sweeper.report.plots.axes import log_axes, panels
-from sweeper.report.plots.cells import drawn_cells, tell_apart, wrapped
+from sweeper.report.plots.axes import Picture, explain, log_axes, panels
+from sweeper.report.plots.cells import drawn_cells, records, tell_apart, wrapped
 from sweeper.report.select import positive, trusted_points, unmeasured_words
 from sweeper.tables.run import Run
 
 if TYPE_CHECKING:
     import pandas as pd
-    from matplotlib.figure import Figure
 
 
 MAX_PANELS = 16
 """The most panels in one figure; more would be too small to read."""
 
 
-def smoothness(run: Run, trials: pd.DataFrame) -> Figure:
+def smoothness(run: Run, trials: pd.DataFrame) -> Picture:
     """Local smoothness against gradient norm on log axes, one panel per cell, coloured by step.
 
     Args:
@@ -39,10 +38,10 @@ def smoothness(run: Run, trials: pd.DataFrame) -> Figure:
     every = drawn_cells(run, trials)
     labels = tell_apart([cell.swept for cell in every])
     cells = [
-        (label, cell.trials, rows[rows["trial_id"].isin(cell.trials["trial_id"])])
+        (label, cell, rows[rows["trial_id"].isin(cell.trials["trial_id"])])
         for label, cell in zip(labels, every, strict=True)
     ]
-    cells = [(label, group, points) for label, group, points in cells if len(points)]
+    cells = [(label, cell, points) for label, cell, points in cells if len(points)]
     if not cells:
         raise ClipsweepError(
             f"{run.path}: no smoothness above its noise floor was measured{unmeasured_words(run, trials)}"
@@ -53,7 +52,10 @@ def smoothness(run: Run, trials: pd.DataFrame) -> Figure:
     figure, axes = panels(len(cells), columns=columns, width=3.1, height=2.1, sharex=True, sharey=True)
     last = max(int(points["step"].max()) for _, _, points in cells)
     dots = None
-    for axis, (label, group, points) in zip(axes, cells, strict=True):
+    for axis, (label, cell, points) in zip(axes, cells, strict=True):
+        group = cell.trials
+        kept = records(points[["trial_id", "step", "grad_norm", "smoothness"]])
+        figure.drawn += [{**cell.columns, **row} for row in kept]
         shuffled = points.sample(frac=1, random_state=0)  # so that no step hides the others
         dots = axis.scatter(
             shuffled["grad_norm"], shuffled["smoothness"], c=shuffled["step"], vmin=0, vmax=last, s=7, cmap="viridis"
@@ -69,9 +71,18 @@ def smoothness(run: Run, trials: pd.DataFrame) -> Figure:
         ending = f", {diverged}/{len(group)} diverged" if diverged else ""
         axis.set_title(f"{wrapped(label, 40)}\n{correlation}{ending}")
     assert dots is not None
-    figure.supxlabel("gradient norm  ||∇f(x)||")
+    # Not the figure's own label: it would be in the place of the legend below all panels.
+    for axis in axes[-columns:]:
+        axis.set_xlabel("gradient norm  ||∇f(x)||")
     figure.supylabel("local smoothness, eq. (20)")
     figure.colorbar(dots, ax=axes, label="step", shrink=0.8)
+    explain(
+        figure,
+        [
+            "each dot: one snapshot of one seed; r: Pearson r of logs, of smoothness with gradient norm, mean over the "
+            "seeds"
+        ],
+    )
     if left_out:
         figure.suptitle(f"the first {MAX_PANELS} cells; {left_out} more not shown: choose with --where")
     return figure

@@ -4,8 +4,9 @@ import pandas as pd
 import pytest
 
 from sweeper.errors import ClipsweepError
-from sweeper.report.plots.agreement import paired_measurements
+from sweeper.report.plots.agreement import agreement, paired_measurements
 from sweeper.report.plots.draw import draw
+from sweeper.report.select import select
 from sweeper.tables.run import Run
 
 SPEC = """
@@ -47,3 +48,14 @@ def test_the_picture_is_drawn(run, tmp_path):
 def test_a_run_with_one_setting_says_how_to_measure_again(run, tmp_path):
     with pytest.raises(ClipsweepError, match="clipsweep estimate RUN"):
         draw(run, "agreement", tmp_path / "picture.png")
+
+
+def test_the_axes_name_their_quantity_and_their_setting(run):
+    run = measured_again(run, 1.1)
+    figure = agreement(run, select(run, []))
+    assert [axis.get_xlabel() for axis in figure.axes] == [
+        "gradient norm, 50 % of the data",
+        "local smoothness, 50 % of the data",
+    ]
+    assert figure.axes[1].get_ylabel() == "local smoothness, 100 % of the data"
+    assert len(figure.drawn) == 10
