@@ -132,7 +132,7 @@ class Jobs:
         Args:
             job: The job.
             run_dir: Its run.
-            say: Is told why it takes long.
+            say: Called with the reason why it takes long.
 
         Raises:
             JobEnded: The job ended without driving.
@@ -175,7 +175,7 @@ def _driven_by(run_dir: RunDir, job: str) -> bool:
 
 
 def _client(server: JobServer) -> Any:
-    # Before Ray is imported, which makes up its mind then; and before RAY_ADDRESS, which it prefers to what it is told.
+    # Before Ray is imported, as it reads this then; and RAY_ADDRESS would win over the address given.
     os.environ["RAY_API_SERVER_ADDRESS"] = server.url
     os.environ["RAY_AUTH_MODE"] = "token" if server.guarded else "disabled"
     try:

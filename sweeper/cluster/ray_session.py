@@ -25,7 +25,7 @@ from sweeper.cluster.ray_private import (
     started_processes,
     state_of_actor,
 )
-from sweeper.cluster.shield import deaf_children, ended_with
+from sweeper.cluster.shield import children_without_signals, ended_with
 from sweeper.cluster.waiting import NodeRoom, in_background
 from sweeper.errors import ClusterError
 from sweeper.own_packages import own_folder
@@ -90,7 +90,7 @@ def connect(address: str, *, logs: Path, code: Path | None = None) -> Iterator[C
         except (RayError, ConnectionError) as error:
             raise ClusterError(
                 f"the Ray cluster was lost: {reason_of(error)}; what was committed is safe: "
-                "run the same command to go on"
+                "run the same command to resume"
             ) from error
         finally:
             _leave()
@@ -104,7 +104,7 @@ def _start(options: Mapping[str, Any]) -> None:
     """Start a local Ray; that can fail on a busy machine, so it is tried again once."""
     for again in (True, False):
         try:
-            with deaf_children():
+            with children_without_signals():
                 ray.init(**options)
         except _FAILURES as error:
             _leave()
@@ -112,7 +112,7 @@ def _start(options: Mapping[str, Any]) -> None:
                 raise ClusterError(f"a local Ray could not be started: {error}") from error
             _log.warning("Ray did not start (%s); trying again", error)
         except BaseException:
-            # The user is tired of waiting.
+            # Ctrl-C while Ray starts.
             _leave()
             raise
         else:
@@ -122,26 +122,26 @@ def _start(options: Mapping[str, Any]) -> None:
 def _join(options: Mapping[str, Any]) -> None:
     """Join a cluster that answered a moment ago (see ``joining``), or say that it does not any more."""
     where = f"cluster.address {options['address']!r}: the cluster answers, but"
-    mend = "look at the logs of its head, or use `--address local`"
+    fix = "look at the logs of its head, or use `--address local`"
     # There Ray would warn that it cannot set handlers of signals, as it should not.
     logging.getLogger("ray").setLevel(logging.ERROR)
     joined = in_background(lambda: ray.init(**options))
     wait([joined], timeout=_JOIN_S)
     if not joined.done():
         # Ray is not asked to leave what it has not joined: that would wait for the same.
-        raise ClusterError(f"{where} has not let this driver join within {_JOIN_S:.0f} s; its head may hang: {mend}")
+        raise ClusterError(f"{where} has not let this driver join within {_JOIN_S:.0f} s; its head may hang: {fix}")
     try:
         joined.result()
     except _FAILURES as error:
         _leave()
-        raise ClusterError(f"{where} cannot be joined: {reason_of(error)}; {mend}") from error
+        raise ClusterError(f"{where} cannot be joined: {reason_of(error)}; {fix}") from error
 
 
 def _leave() -> None:
     """Leave a cluster, or end a local Ray with all that it has started."""
     started = started_processes()
     for process in started:
-        # Ray would ask each to go, and wait a second for it; but they are deaf.
+        # Ray would ask each to go, and wait a second for it; but SIGTERM does not reach them.
         process.terminate = process.kill  # type: ignore[method-assign]
     with ended_with([process.pid for process in started]):
         ray.shutdown()

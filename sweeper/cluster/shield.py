@@ -17,7 +17,7 @@ from contextlib import contextmanager
 
 import psutil
 
-__all__ = ["deaf_children", "ended_with", "family"]
+__all__ = ["children_without_signals", "ended_with", "family"]
 
 _SIGNALS = frozenset({signal.SIGTERM, signal.SIGUSR1})
 """Not SIGINT: Ray itself starts its processes so that they ignore it, and Ctrl-C must still end a start that hangs."""
@@ -29,7 +29,7 @@ _LOOK_EVERY_S = 0.01
 
 
 @contextmanager
-def deaf_children() -> Iterator[None]:
+def children_without_signals() -> Iterator[None]:
     """Processes started in a ``with`` block never receive SIGTERM and SIGUSR1, nor do any that they start in turn.
 
     A signal to this process stays pending until the block ends, and then meets the earlier handlers, which Ray has

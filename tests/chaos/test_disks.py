@@ -60,7 +60,7 @@ def turn_read_only(disk: Path) -> None:
     pytest.skip("there was always a file open for writing")
 
 
-def mend(disk: Path) -> None:
+def repair(disk: Path) -> None:
     subprocess.run(["mount", "-o", "remount,rw", str(disk)], check=True)
     (disk / "ballast").unlink(missing_ok=True)
     for path in disk.glob("many/*"):
@@ -94,7 +94,7 @@ def test_a_disk_that_fills_up_ends_the_sweep_blames_no_trial_and_the_next_run_en
     for part in state.parts:
         assert len(pd.read_parquet(run / "parts" / part.file)) == part.rows
     assert not any(trial.failures for trial in state.trials.values())
-    mend(disk)
+    repair(disk)
     cli("run", "small.yaml", "--out", str(run))
     cli.assert_same(str(run), str(finished.folder / "runs" / "small"))
 
@@ -109,7 +109,7 @@ def test_a_disk_that_is_read_only_or_has_no_inode_is_an_error_before_ray_starts(
     take_inodes(disk)
     refused = cli("run", "small.yaml", "--out", run, code=2)
     assert f"{run}: cannot be written: No space left on device" in refused.stderr
-    mend(disk)
+    repair(disk)
     turn_read_only(disk)
     refused = cli("run", "small.yaml", "--out", run, code=2)
     assert f"{run}: cannot be written: Read-only file system; choose another directory with --out" in refused.stderr

@@ -101,7 +101,7 @@ def unguided(reader: str, seconds: int) -> bool:
 
 
 def _keep(reader: str, data: bytes) -> None:
-    """Add an input to the corpus, for the tests to replay once the reader is mended."""
+    """Add an input to the corpus, for the tests to replay once the reader is fixed."""
     path = CORPORA / reader / f"found-{hashlib.sha256(data).hexdigest()[:12]}"
     path.write_bytes(data)
     print(f"{reader}: kept as {path}", flush=True)  # noqa: T201

@@ -215,7 +215,7 @@ def test_on_a_quadratic_nothing_exceeds_the_spectral_norm(seed: int) -> None:
 
 
 def library(name: str) -> Any:
-    """A library of the dev extra; what its own imports warn of is not ours to mend."""
+    """A library of the dev extra; what its own imports warn of is not ours to fix."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return pytest.importorskip(name, reason="a cross-check of the dev extra")

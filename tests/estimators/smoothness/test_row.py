@@ -145,7 +145,7 @@ def test_a_memory_holds_as_many_points_as_it_has_room_for() -> None:
     assert len(calls) == 6, "a point and its gradient take 8 bytes"
     memory(points[6])
     memory(points[0])
-    assert len(calls) == 8, "what was asked for longest ago has gone"
+    assert len(calls) == 8, "the least recently used has gone"
     memory(points[2])
     assert len(calls) == 8
 

@@ -1,4 +1,4 @@
-"""Each reason why a cluster cannot be joined, in one line with the mend; without any Ray."""
+"""Each reason why a cluster cannot be joined, in one line with the fix; without any Ray."""
 
 from __future__ import annotations
 
@@ -170,17 +170,17 @@ def test_a_cluster_that_only_this_machine_reaches_needs_no_token(monkeypatch: py
 
 
 @pytest.mark.parametrize(
-    ("differs", "mend"),
+    ("differs", "fix"),
     [
         ({"ray": "2.59.1"}, r"Ray 2.59.1 on Python .*must be the same; `pip install ray==2.59.1` here"),
         ({"python": "3.10.2"}, r"on Python 3.10.2, .*use an environment of Python 3.10.2 here"),
     ],
 )
 def test_another_ray_or_python_is_named_with_both_versions(
-    differs: dict[str, Any], mend: str, monkeypatch: pytest.MonkeyPatch
+    differs: dict[str, Any], fix: str, monkeypatch: pytest.MonkeyPatch
 ):
     stand_in(monkeypatch, bare={**FOUND, **differs})
-    with pytest.raises(ClusterError, match=mend):
+    with pytest.raises(ClusterError, match=fix):
         join("head:6379", insecure=True)
 
 

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 import psutil
 import pytest
 
-from sweeper.cluster.shield import deaf_children, ended_with, family
+from sweeper.cluster.shield import children_without_signals, ended_with, family
 
 PARENT = "import subprocess; child = subprocess.Popen(['sleep', '300']); print(child.pid, flush=True); child.wait()"
 
@@ -34,8 +34,8 @@ def runs(process: int) -> bool:
 
 
 @pytest.fixture
-def deaf() -> Iterator[tuple[subprocess.Popen[str], int]]:
-    with deaf_children():
+def shielded() -> Iterator[tuple[subprocess.Popen[str], int]]:
+    with children_without_signals():
         process, child = start()
     yield process, child
     with contextlib.suppress(ProcessLookupError):
@@ -46,9 +46,9 @@ def deaf() -> Iterator[tuple[subprocess.Popen[str], int]]:
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
 def test_what_is_started_behind_the_shield_hears_no_signal_nor_does_what_it_starts(
-    deaf: tuple[subprocess.Popen[str], int], number: signal.Signals
+    shielded: tuple[subprocess.Popen[str], int], number: signal.Signals
 ) -> None:
-    process, child = deaf
+    process, child = shielded
     for one in (process.pid, child):
         os.kill(one, number)
     time.sleep(0.3)
@@ -56,8 +56,8 @@ def test_what_is_started_behind_the_shield_hears_no_signal_nor_does_what_it_star
     assert runs(child)
 
 
-def test_all_of_a_family_is_gone_after_the_block_however_it_ends(deaf: tuple[subprocess.Popen[str], int]) -> None:
-    process, child = deaf
+def test_all_of_a_family_is_gone_after_the_block_however_it_ends(shielded: tuple[subprocess.Popen[str], int]) -> None:
+    process, child = shielded
     assert [one.pid for one in family([process.pid, child])] == [process.pid, child]
     with pytest.raises(KeyboardInterrupt), ended_with([process.pid]):
         raise KeyboardInterrupt
@@ -71,7 +71,7 @@ def test_a_signal_that_comes_meanwhile_waits_and_finds_the_handler_of_before() -
     heard: list[str] = []
     before = signal.signal(signal.SIGTERM, lambda *_: heard.append("mine"))
     try:
-        with deaf_children():
+        with children_without_signals():
             # As Ray does.
             signal.signal(signal.SIGTERM, lambda *_: heard.append("Ray's"))
             # To this thread: of the process, any other may take it.
@@ -90,14 +90,14 @@ def test_where_rays_handler_leaves_the_program_that_is_an_interrupt() -> None:
         signal.signal(signal.SIGTERM, lambda *_: None)
         sys.exit(1)
 
-    with pytest.raises(KeyboardInterrupt, match="SIGTERM"), deaf_children():
+    with pytest.raises(KeyboardInterrupt, match="SIGTERM"), children_without_signals():
         start_ray()
     assert signal.getsignal(signal.SIGTERM) is before
     assert signal.SIGTERM not in signal.pthread_sigmask(signal.SIG_BLOCK, ())
 
 
 def test_what_is_started_after_it_hears_again() -> None:
-    with deaf_children():
+    with children_without_signals():
         pass
     process, child = start()
     process.terminate()

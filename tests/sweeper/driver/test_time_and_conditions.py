@@ -255,10 +255,10 @@ def test_the_conditions_of_every_driver_are_known() -> None:
 
 
 @pytest.mark.parametrize(
-    ("error", "mend"), [(MemoryError(), "resources.*.cpus"), (torch.OutOfMemoryError("CUDA"), "resources.*.gpus")]
+    ("error", "fix"), [(MemoryError(), "resources.*.cpus"), (torch.OutOfMemoryError("CUDA"), "resources.*.gpus")]
 )
 def test_out_of_memory_in_one_trial_fails_that_trial_alone_with_the_mend(
-    inline_run: InlineRun, monkeypatch: pytest.MonkeyPatch, error: Exception, mend: str
+    inline_run: InlineRun, monkeypatch: pytest.MonkeyPatch, error: Exception, fix: str
 ) -> None:
     real = worker.build_problem
 
@@ -272,5 +272,5 @@ def test_out_of_memory_in_one_trial_fails_that_trial_alone_with_the_mend(
     trials = pd.read_parquet(run.run_dir.path / "trials.parquet").set_index("seed")
     assert trials["status"].to_dict() == {0: "done", 1: "failed"}
     assert trials.loc[1, "error"].startswith(type(error).__name__)
-    assert mend in trials.loc[1, "error"]
+    assert fix in trials.loc[1, "error"]
     assert len([a for a in run.pools.assignments if a.seed == 1]) == 3
