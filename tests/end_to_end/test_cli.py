@@ -43,7 +43,7 @@ def test_a_finished_run_does_nothing_again(finished: Cli) -> None:
 def test_the_report_answers_in_every_format(finished: Cli) -> None:
     table = finished("report", "runs/small").stdout
     assert "best sgd" in table
-    assert "sgd + clip_norm minus sgd" in table
+    assert "sgd + clip_norm against sgd: best valid loss" in table
     document = json.loads(finished("report", "runs/small", "--format", "json").stdout)
     assert sum(cell["seeds"] for cell in document["cells"]) == 8
     assert finished("report", "runs/small", "--format", "csv").stdout.startswith("learning_rate,clip_norm,arm")
