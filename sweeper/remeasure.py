@@ -103,7 +103,7 @@ def estimate_run(
         ClusterError: Ray cannot be started or joined.
         IntegrityError: The journal is damaged.
     """
-    started = time.monotonic()
+    started, started_at = time.monotonic(), time.time()
     consent = consent or Consent()
     run_dir = RunDir(path.resolve()).require()
     section = remeasure_section(run_dir, estimator, options)
@@ -126,22 +126,27 @@ def estimate_run(
 
         committer = Committer(run_dir, Journal(run_dir.journal, state.next_number), state, measurement=measurement)
         # The recorded environment of training is left unchanged: resuming a trial is checked against it.
-        committer.record(Opened(driver_epoch=state.driver_epoch + 1, environment=state.environment))
+        committer.record(
+            Opened(driver_epoch=state.driver_epoch + 1, environment=state.environment, started_at=started_at)
+        )
         if known is None:
             committer.record(Remeasuring(measurement=measurement, measure=section, environment=environment))
         num_done, failed, interrupted = len(done), 0, False
         if todo:
-            failed, interrupted = _on_ray(
-                todo,
-                section,
-                uses=uses_of(state, todo),
-                held=held,
-                committer=committer,
-                resources=resources,
-                code=code,
-                address=address or cluster.address,
-                insecure=consent.insecure_cluster,
-            )
+            try:
+                failed, interrupted = _on_ray(
+                    todo,
+                    section,
+                    uses=uses_of(state, todo),
+                    held=held,
+                    committer=committer,
+                    resources=resources,
+                    code=code,
+                    address=address or cluster.address,
+                    insecure=consent.insecure_cluster,
+                )
+            finally:
+                run_dir.live.unlink(missing_ok=True)
         committer.refresh()
         measured = len(state.remeasured.get(measurement, set())) - num_done
         remeasured = Remeasured(

@@ -1,4 +1,4 @@
-"""The commands that evaluate a run: ``report``, ``fit``, ``advise``, ``theory`` and ``plot``."""
+"""The commands that evaluate a run: ``report``, ``fit``, ``advise``, ``theory``, ``times`` and ``plot``."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from sweeper.store.run_dir import RunDir
 if TYPE_CHECKING:
     from sweeper.tables.run import Run
 
-__all__ = ["advise", "fit", "plot", "report", "theory"]
+__all__ = ["advise", "fit", "plot", "report", "theory", "times"]
 
 
 def report(
@@ -92,6 +92,26 @@ def theory(
     width, color = _terminal()
     found = build_theory(opened, where=where or [])
     _show(render_theory(found, style, width=width, color=color), style, color)
+
+
+def times(
+    run: RunPath,
+    by: Annotated[str, typer.Option("--by", metavar="trial|worker|node", help="A row for each.")] = "worker",
+    style: Annotated[str, typer.Option("--format", metavar="table|md|csv|json", help="How to print it.")] = "table",
+) -> None:
+    """Where a run's time went: training, evaluating, measuring, waiting, starting. Also while it runs."""
+    run_dir = RunDir(run).require()
+    from sweeper.report.render.summary import FORMATS
+    from sweeper.report.render.times import render_times
+    from sweeper.report.times import GROUPS, build_times
+    from sweeper.store.journal import open_state
+
+    _known_format(style, FORMATS)
+    if by not in GROUPS:
+        raise ClipsweepError(f"--by {by!r}: unknown; known: {', '.join(GROUPS)}")
+    width, color = _terminal()
+    found = build_times(str(run_dir.path), open_state(run_dir), by=by)
+    _show(render_times(found, style, width=width, color=color), style, color)
 
 
 def plot(

@@ -14,7 +14,7 @@ from typing import Any
 
 import typer
 
-from sweeper.cli.answers import advise, fit, plot, report, theory
+from sweeper.cli.answers import advise, fit, plot, report, theory, times
 from sweeper.cli.data import data_app
 from sweeper.cli.jobs import attach, cancel
 from sweeper.cli.options import note
@@ -53,6 +53,7 @@ _COMMANDS: dict[str, Callable[..., None]] = {
     "fit": fit,
     "advise": advise,
     "theory": theory,
+    "times": times,
     "plot": plot,
 }
 

@@ -96,7 +96,7 @@ def plan(spec: SpecPath, overrides: Overrides = None, out: Out = None, as_json: 
     sweep = load_spec(spec, overrides or [])
     document = plan_document(sweep, out)
     if sweep.cluster.address == "local":
-        left = document["new"] + document["under_way"]
+        left = document["new"] + document["paused"]
         document["misfit"] = misfit(sweep.resources, measures=sweep.measure is not None, num_trials=left)
     show(json.dumps(document, indent=2) if as_json else plan_text(document))
 

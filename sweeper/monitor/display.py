@@ -13,7 +13,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from sweeper.labels import duration, printable
+from sweeper.labels import counted, duration, printable
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -22,9 +22,12 @@ if TYPE_CHECKING:
 
 __all__ = ["LineDisplay", "LiveDisplay", "choose_display"]
 
+_LINE_EVERY_S = 60.0
+
 _STATUS_STYLES = {
     "done": "green",
     "running": "cyan",
+    "paused": "dim",
     "queued": "dim",
     "diverged": "yellow",
     "failed": "red",
@@ -41,6 +44,7 @@ class LineDisplay:
 
     def __init__(self, console: Console) -> None:
         self._console = console
+        self._show_at = time.monotonic() + _LINE_EVERY_S
 
     def __enter__(self) -> LineDisplay:
         return self
@@ -51,7 +55,14 @@ class LineDisplay:
         return None
 
     def show(self, view: View) -> None:
-        """Show nothing: a line per event is enough."""
+        """One line, if none was printed for a minute."""
+        now = time.monotonic()
+        if now < self._show_at:
+            return
+        self._show_at = now + _LINE_EVERY_S
+        counts = ", ".join(f"{count} {status}" for status, count in view.counts.items())
+        measured = f"; {counted(view.measured, 'snapshot')} measured" if view.active and view.measured else ""
+        self.say(f"{_percent(view)}: {counts}{measured}; {_times(view)}")
 
     def say(self, text: str) -> None:
         """One line."""
@@ -64,13 +75,13 @@ class LiveDisplay:
 
     Args:
         console: A terminal.
+        hint: What Ctrl-C does.
     """
 
-    def __init__(self, console: Console) -> None:
+    def __init__(self, console: Console, *, hint: str = "") -> None:
         self._console = console
+        self._hint = hint
         self._live = Live(console=console, auto_refresh=False, transient=True)
-        self._started = time.monotonic()
-        self._first_steps: int | None = None
 
     def __enter__(self) -> LiveDisplay:
         self._live.start()
@@ -88,29 +99,18 @@ class LiveDisplay:
 
     def show(self, view: View) -> None:
         """Draw the sweep as it is now."""
-        if self._first_steps is None:
-            self._first_steps, self._started = view.steps_done, time.monotonic()
-        self._live.update(Group(self._overall(view), *self._active(view), self._estimators(view)), refresh=True)
+        hint = [] if view.stopping or not self._hint else [Text(f"  {self._hint}", style="dim")]
+        shown = Group(self._overall(view), *self._active(view), self._estimators(view), *hint)
+        self._live.update(shown, refresh=True)
 
     def _overall(self, view: View) -> Table:
         row = Table.grid(padding=(0, 1))
         counts = Text(" · ").join(
             Text(f"{count} {status}", style=_STATUS_STYLES.get(status, "")) for status, count in view.counts.items()
         )
-        percent = 100 * view.steps_done / max(1, view.steps_total)
         bar = ProgressBar(total=max(1, view.steps_total), completed=view.steps_done, width=28)
-        row.add_row(bar, f"{percent:3.0f} %", counts, Text(self._time_left(view), style="dim"))
+        row.add_row(bar, _percent(view), counts, Text(_times(view), style="dim"))
         return row
-
-    def _time_left(self, view: View) -> str:
-        elapsed = time.monotonic() - self._started
-        gained = view.steps_done - (self._first_steps or 0)
-        if view.stopping:
-            return "stopping"
-        if gained <= 0 or elapsed < 2:
-            return f"{duration(elapsed)} elapsed"
-        left = elapsed * (view.steps_total - view.steps_done) / gained
-        return f"{duration(elapsed)} elapsed, {duration(left)} left"
 
     def _active(self, view: View) -> list[Table]:
         if not view.active:
@@ -130,12 +130,27 @@ class LiveDisplay:
         return Text(text, style="dim")
 
 
-def choose_display(console: Console) -> LineDisplay | LiveDisplay:
+def _percent(view: View) -> str:
+    return f"{100 * view.steps_done / max(1, view.steps_total):3.0f} %"
+
+
+def _times(view: View) -> str:
+    if view.stopping:
+        return "stopping"
+    left = "" if view.left_s is None else f", about {duration(view.left_s)} left"
+    return f"{duration(view.elapsed_s)} elapsed{left}"
+
+
+def choose_display(console: Console, *, hint: str = "") -> LineDisplay | LiveDisplay:
     """A live region if the console is a terminal that can redraw, otherwise lines.
+
+    Args:
+        console: Where to print.
+        hint: What Ctrl-C does; shown below the live region.
 
     Returns:
         A listener, to be used in a ``with`` block.
     """
     if console.is_terminal and not console.is_dumb_terminal and os.environ.get("CI") is None:
-        return LiveDisplay(console)
+        return LiveDisplay(console, hint=hint)
     return LineDisplay(console)

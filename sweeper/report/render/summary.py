@@ -180,7 +180,7 @@ def _markdown(report: Report) -> str:
 def _flat(report: Report, cell: Cell) -> dict[str, Any]:
     """A cell as one flat record, for CSV."""
     record: dict[str, Any] = {**cell.values, "arm": cell.arm, "seeds": cell.seeds, "trials": cell.trials}
-    for status in ("done", "diverged", "failed", "lost", "running", "queued"):
+    for status in ("done", "diverged", "failed", "lost", "running", "paused", "queued"):
         record[status] = cell.statuses.get(status, 0)
     for name, interval in cell.losses.items():
         record |= {name: interval.mean, f"{name}_low": interval.low, f"{name}_high": interval.high}
