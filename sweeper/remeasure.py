@@ -200,14 +200,14 @@ def _on_ray(
 
     with (
         shipped(code) as folder,
-        listen_for_interrupts() as interrupts,
+        listen_for_interrupts(say) as interrupts,
         connect(address, logs=held.run_dir.logs, code=folder) as cluster,
     ):
         settings = worker_settings(resources.estimators)
         count = num_estimators(cluster, settings, count=resources.estimators.count, num_snapshots=len(todo))
         size = PoolSize(trainers=0, estimators=count)
         say(f"{counted(count, 'estimator')} on {counted(cluster.cpus, 'CPU')}")
-        pool = RayPools(run_dir=held.run_dir.path, trainer=settings, estimator=settings)
+        pool = RayPools(run_dir=held.run_dir.path, trainer=settings, estimator=settings, private=address == "local")
         driver = driver_of_kept(
             KeptQueue(todo, max_attempts=resources.max_attempts),
             section,
@@ -215,9 +215,10 @@ def _on_ray(
             held=held,
             committer=committer,
             pool=pool,
-            room=RoomWatch(size=size, waiting=Waiting(pool.held_up, say)),
+            room=RoomWatch(size=size, waiting=Waiting(pool.held_up, say, private=address == "local")),
             stall_timeout_s=resources.stall_timeout_s,
         )
+        interrupts.finish_first()
         interrupted = driver.run(lambda: interrupts.requested() or held.lock.asked_to_stop())
         return driver.num_failed_snapshots, interrupted
 

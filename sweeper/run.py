@@ -233,12 +233,12 @@ def _drive(
     )
     with (
         shipped(plan.code) as code,
-        listen_for_interrupts() as interrupts,
+        listen_for_interrupts(say) as interrupts,
         connect(address, logs=held.run_dir.logs, code=code) as cluster,
     ):
         size = pool_size(cluster, trainer, estimator, wanted)
         say(f"{size} on {counted(cluster.cpus, 'CPU')}")
-        pools = RayPools(run_dir=held.run_dir.path, trainer=trainer, estimator=estimator)
+        pools = RayPools(run_dir=held.run_dir.path, trainer=trainer, estimator=estimator, private=address == "local")
         elastic = None
         if address != "local":
             # Nodes of a cluster come and go; a local Ray does not change.
@@ -259,9 +259,10 @@ def _drive(
             held=held,
             committer=committer,
             pools=pools,
-            room=RoomWatch(size=size, waiting=Waiting(pools.held_up, say), elastic=elastic),
+            room=RoomWatch(size=size, waiting=Waiting(pools.held_up, say, private=address == "local"), elastic=elastic),
             stall_timeout_s=resources.stall_timeout_s,
         )
+        interrupts.finish_first()
         interrupted = driver.run(lambda: interrupts.requested() or held.lock.asked_to_stop())
         # Before Ray is shut down, which takes more than a second: the results are complete now.
         committer.refresh()

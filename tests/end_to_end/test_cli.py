@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -194,3 +196,14 @@ def test_the_readme_s_recipe_works_as_it_is_written(make_cli: Callable[[], Cli])
         fewer = ["--set", "train.steps=20", "--set", "sweep.seeds=1"] if words[1] in {"plan", "run"} else []
         said = cli(*words[1:], *fewer)
     assert "best valid loss" in said.stdout
+
+
+def test_ctrl_c_while_ray_starts_is_answered_and_leaves_nothing_behind(make_cli: Callable[[], Cli]) -> None:
+    cli = make_cli()
+    process = cli.start("run", "small.yaml")
+    assert "8 trials: 8 new" in process.stderr.readline()
+    os.killpg(process.pid, signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert (process.returncode, out) == (130, "")
+    assert "the same command continues it" in err
+    assert cli("status", "runs/small").stdout.startswith("runs/small: stopped, 0 %")

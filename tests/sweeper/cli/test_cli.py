@@ -8,6 +8,7 @@ import json
 import subprocess
 import sys
 import tomllib
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -156,6 +157,33 @@ def test_the_live_region_shows_bar_trials_and_queue_and_takes_markup_for_text() 
     assert "estimators: 7 measured, 1 in progress, 3 queued; trainers wait for them" in text
 
 
+def test_the_live_region_says_how_long_it_will_take_and_what_ctrl_c_does() -> None:
+    output = io.StringIO()
+    console = Console(file=output, force_terminal=True, width=100, color_system=None)
+    with LiveDisplay(console, hint="Ctrl-C stops") as display:
+        display.show(replace(VIEW, elapsed_s=75.0, left_s=130.0))
+        assert "1 min 15 s elapsed, about 2 min 10 s left" in output.getvalue()
+        assert "Ctrl-C stops" in output.getvalue()
+        output.truncate(0)
+        display.show(replace(VIEW, elapsed_s=80.0, stopping=True))
+    assert "stopping" in output.getvalue()
+    assert "Ctrl-C" not in output.getvalue()
+
+
+def test_off_a_terminal_there_is_a_line_a_minute(monkeypatch: pytest.MonkeyPatch) -> None:
+    output, now = io.StringIO(), 500.0
+    monkeypatch.setattr("sweeper.monitor.display.time.monotonic", lambda: now)
+    display = LineDisplay(Console(file=output, width=200))
+    for _ in range(1810):
+        now += 0.1
+        display.show(replace(VIEW, elapsed_s=now - 500, left_s=61.0))
+    lines = [line[9:] for line in output.getvalue().splitlines()]
+    assert lines == [
+        f" 75 %: 1 done, 1 running; 7 snapshots measured; {minutes} elapsed, about 1 min 01 s left"
+        for minutes in ("1 min 00 s", "2 min 00 s", "3 min 00 s")
+    ]
+
+
 def test_off_a_terminal_there_is_one_line_an_event(monkeypatch: pytest.MonkeyPatch) -> None:
     output = io.StringIO()
     display: Any = choose_display(Console(file=output))
@@ -210,3 +238,18 @@ def test_the_installed_command_is_the_command_line() -> None:
     scripts = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"]
     module, _, function = scripts["clipsweep"].partition(":")
     assert getattr(importlib.import_module(module), function) is main
+
+
+def test_ctrl_c_in_any_command_is_answered(tmp_path: Path) -> None:
+    program = (
+        "import sweeper.monitor.status as status\n"
+        "def interrupted(*_): raise KeyboardInterrupt\n"
+        "status.list_runs = interrupted\n"
+        "from sweeper.cli import main\n"
+        "main()\n"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", program, "ls"], cwd=tmp_path, check=False, capture_output=True, text=True
+    )
+    assert (ended.returncode, ended.stdout) == (130, "")
+    assert ended.stderr.startswith("interrupted; what a run has committed is safe")
