@@ -201,7 +201,8 @@ def test_the_readme_s_recipe_works_as_it_is_written(make_cli: Callable[[], Cli])
 def test_ctrl_c_while_ray_starts_is_answered_and_leaves_nothing_behind(make_cli: Callable[[], Cli]) -> None:
     cli = make_cli()
     process = cli.start("run", "small.yaml")
-    assert "8 trials: 8 new" in process.stderr.readline()
+    # The last file that is written before Ray starts.
+    cli.wait_for((cli.folder / "runs" / "small" / "environment.json").exists, process, "environment.json")
     os.killpg(process.pid, signal.SIGINT)
     out, err = process.communicate(timeout=60)
     assert (process.returncode, out) == (130, "")
