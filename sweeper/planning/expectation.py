@@ -118,7 +118,8 @@ def _core_seconds(sweep: Sweep, trial: Trial) -> float | None:
     per_s = _FLOPS_PER_S[trial.problem["use"]]
     steps, every = trial.train["steps"], trial.train["evaluate_every"]
     # Forward only, over the validation data.
-    evaluations = ((steps // every if every else 0) + 1) * epoch_flops / 3 * _VALID_SHARE / per_s
+    share = _VALID_SHARE * trial.problem.get("evaluate_fraction", 1.0)
+    evaluations = ((steps // every if every else 0) + 1) * epoch_flops / 3 * share / per_s
     total: float = _TRIAL_S + steps * (_STEP_S + step_flops / per_s) + evaluations
     if sweep.measure is not None:
         gradients = sum(estimator.num_gradients for estimator in sweep.measure.estimators)
