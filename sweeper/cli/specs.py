@@ -90,7 +90,7 @@ def null_test(
 def plan(spec: SpecPath, overrides: Overrides = None, out: Out = None, as_json: AsJson = False) -> None:
     """Show what a run would do: cells, seeds, what is new and done, time and disk. Starts nothing."""
     from sweeper.cluster.machine import misfit
-    from sweeper.planning.cost import plan_document, plan_text
+    from sweeper.planning.preview import plan_document, plan_text
     from sweeper.spec import load_spec
 
     sweep = load_spec(spec, overrides or [])

@@ -20,7 +20,7 @@ from rich.console import Console
 from sweeper.cli.app import main
 from sweeper.labels import duration
 from sweeper.monitor.display import LineDisplay, LiveDisplay, choose_display
-from sweeper.planning.cost import plan_document, plan_text
+from sweeper.planning.preview import plan_document, plan_text
 from sweeper.protocol.view import Active, View
 from sweeper.spec import json_schema, load_spec
 
