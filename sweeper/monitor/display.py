@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import time
+from collections import deque
 from typing import TYPE_CHECKING
 
 from rich.console import Console, Group
+from rich.control import Control
 from rich.live import Live
 from rich.markup import escape
 from rich.progress_bar import ProgressBar
@@ -23,6 +25,13 @@ if TYPE_CHECKING:
 __all__ = ["LineDisplay", "LiveDisplay", "choose_display"]
 
 _LINE_EVERY_S = 60.0
+
+_KEPT_LINES = 200
+_FRAME_LINES = 12
+"""Lines that are printed again after the terminal was resized, and room for the live region below them."""
+
+_TIMES_WIDTH = 52
+"""Room beside the bar for the percentage and the times."""
 
 _STATUS_STYLES = {
     "done": "green",
@@ -81,6 +90,8 @@ class LiveDisplay:
     def __init__(self, console: Console, *, hint: str = "") -> None:
         self._console = console
         self._hint = hint
+        self._width = console.width
+        self._said: deque[str] = deque(maxlen=_KEPT_LINES)
         self._live = Live(console=console, auto_refresh=False, transient=True)
 
     def __enter__(self) -> LiveDisplay:
@@ -95,32 +106,56 @@ class LiveDisplay:
 
     def say(self, text: str) -> None:
         """One line above the live region."""
+        self._said.append(text)
+        self._print(text)
+
+    def _print(self, text: str) -> None:
         self._console.print(Text(printable(text), style="dim"), highlight=False, soft_wrap=True)
 
     def show(self, view: View) -> None:
         """Draw the sweep as it is now."""
+        self._clear_after_resize()
         hint = [] if view.stopping or not self._hint else [Text(f"  {self._hint}", style="dim")]
         shown = Group(self._overall(view), *self._active(view), self._estimators(view), *hint)
         self._live.update(shown, refresh=True)
 
-    def _overall(self, view: View) -> Table:
+    def _clear_after_resize(self) -> None:
+        """Begin a fresh screen with the last lines: terminals break the lines of the old frame in ways of their own."""
+        if self._console.width == self._width:
+            return
+        self._width = self._console.width
+        self._console.control(Control.clear(), Control.home())
+        for text in list(self._said)[-max(1, self._console.height - _FRAME_LINES) :]:
+            self._print(text)
+
+    def _overall(self, view: View) -> Group:
+        bar = ProgressBar(
+            total=max(1, view.steps_total),
+            completed=view.steps_done,
+            width=max(8, min(28, self._console.width - _TIMES_WIDTH)),
+        )
         row = Table.grid(padding=(0, 1))
+        row.add_row(bar, _percent(view), Text(_times(view), style="dim", no_wrap=True, overflow="ellipsis"))
         counts = Text(" · ").join(
             Text(f"{count} {status}", style=_STATUS_STYLES.get(status, "")) for status, count in view.counts.items()
         )
-        bar = ProgressBar(total=max(1, view.steps_total), completed=view.steps_done, width=28)
-        row.add_row(bar, _percent(view), counts, Text(_times(view), style="dim"))
-        return row
+        return Group(row, Text("  ").append(counts))
 
     def _active(self, view: View) -> list[Table]:
         if not view.active:
             return []
-        table = Table.grid(padding=(0, 2))
+        rows = []
         for active in view.active:
             loss = "" if active.loss is None else f"loss {active.loss:.4g}"
             clipped = "" if active.clipped_fraction is None else f"clipped {100 * active.clipped_fraction:.0f} %"
-            steps = f"{active.step}/{active.steps}"
-            table.add_row(Text("  " + printable(active.trial)), Text(steps, justify="right"), loss, clipped)
+            rows.append((f"{active.step}/{active.steps}", loss, clipped))
+        # The numbers are what changes, so it is the names that give way where there is little room.
+        taken = sum(max(map(len, column)) + 2 for column in zip(*rows, strict=True))
+        room = max(12, self._console.width - taken - 2)
+        table = Table.grid(padding=(0, 2))
+        for active, numbers in zip(view.active, rows, strict=True):
+            name = _shortened(printable(active.trial), room)
+            table.add_row(Text(f"  {name}"), *(Text(text, no_wrap=True) for text in numbers))
         return [table]
 
     def _estimators(self, view: View) -> Text:
@@ -128,6 +163,11 @@ class LiveDisplay:
         if view.held_back:
             text += "; trainers wait for them"
         return Text(text, style="dim")
+
+
+def _shortened(text: str, width: int) -> str:
+    """A text that is too long without its middle: a trial's seed is at the end."""
+    return text if len(text) <= width else f"{text[: width // 2]}…{text[len(text) - (width - 1) // 2 :]}"
 
 
 def _percent(view: View) -> str:

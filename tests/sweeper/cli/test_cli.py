@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import io
 import json
+import re
 import subprocess
 import sys
 import tomllib
@@ -15,7 +16,7 @@ from typing import Any
 import jsonschema
 import pytest
 import yaml
-from rich.console import Console
+from rich.console import Console, ConsoleDimensions
 
 from sweeper.cli.app import main
 from sweeper.labels import duration
@@ -164,10 +165,50 @@ def test_the_live_region_says_how_long_it_will_take_and_what_ctrl_c_does() -> No
         display.show(replace(VIEW, elapsed_s=75.0, left_s=130.0))
         assert "1 min 15 s elapsed, about 2 min 10 s left" in output.getvalue()
         assert "Ctrl-C stops" in output.getvalue()
-        output.truncate(0)
+        output.seek(0)
+        output.truncate()
         display.show(replace(VIEW, elapsed_s=80.0, stopping=True))
     assert "stopping" in output.getvalue()
     assert "Ctrl-C" not in output.getvalue()
+
+
+@pytest.mark.parametrize("width", [60, 80, 120])
+def test_the_live_region_fits_its_terminal_and_keeps_seed_and_numbers(width: int) -> None:
+    output = io.StringIO()
+    console = Console(file=output, force_terminal=True, width=width, height=30, color_system=None)
+    label = "learning_rate=1 clip_norm=0.25 a_rather_long_option_name=another_long_value seed=2"
+    with LiveDisplay(console) as display:
+        begun = len(output.getvalue())
+        display.show(replace(VIEW, active=(replace(VIEW.active[0], trial=label),), elapsed_s=3725.0, left_s=7325.0))
+        drawn = output.getvalue()[begun:]
+    lines = re.split(r"[\r\n]+", re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", drawn))
+    shown = next(line for line in lines if "learning" in line)
+    for number in ("seed=2", "50/100", "loss 2.5", "clipped 25 %"):
+        assert number in shown
+    assert any("1 h 02 min elapsed, about 2 h 02 min left" in line for line in lines)
+    assert max(map(len, lines)) <= width
+
+
+def test_after_a_resize_the_screen_is_begun_again_with_the_last_lines() -> None:
+    output = io.StringIO()
+    console = Console(file=output, force_terminal=True, width=100, height=20, color_system=None)
+    with LiveDisplay(console) as display:
+        for number in range(30):
+            display.say(f"trial {number} done")
+        display.show(VIEW)
+        output.seek(0)
+        output.truncate()
+        display.show(VIEW)
+        assert "\x1b[2J" not in output.getvalue(), "only after a resize"
+        console.size = ConsoleDimensions(60, 20)
+        output.seek(0)
+        output.truncate()
+        display.show(VIEW)
+    before, cleared, after = output.getvalue().partition("\x1b[2J\x1b[H")
+    assert cleared
+    assert "trial" not in before
+    assert [f"trial {number} done" in after for number in (0, 29)] == [False, True]
+    assert "75 %" in after.rpartition("trial 29 done")[2]
 
 
 def test_off_a_terminal_there_is_a_line_a_minute(monkeypatch: pytest.MonkeyPatch) -> None:
