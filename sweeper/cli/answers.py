@@ -115,7 +115,9 @@ def times(
 
 
 def plot(
-    run: RunPath,
+    runs: Annotated[
+        list[Path], typer.Argument(metavar="RUN...", help="Run directories; several in one figure.", show_default=False)
+    ],
     kind: Annotated[
         str,
         typer.Argument(
@@ -126,7 +128,7 @@ def plot(
     ],
     where: Where = None,
     out: Annotated[
-        Path | None, typer.Option("--out", help="File; .png, .svg or .pdf. RUN/plots/KIND.png by default.")
+        Path | None, typer.Option("--out", help="File; .png, .svg or .pdf. plots/KIND.png in the first RUN by default.")
     ] = None,
     width: Annotated[float | None, typer.Option("--width", min=1, max=40, help="Inches; by the panels.")] = None,
     height: Annotated[float | None, typer.Option("--height", min=1, max=40, help="Inches; by the panels.")] = None,
@@ -138,10 +140,11 @@ def plot(
     measurement: Measurement = None,
 ) -> None:
     """Draw the paper's figures, and those of its theory."""
-    opened = _opened(run, measurement)
+    opened = _opened(runs[0], measurement) if len(runs) == 1 else _several(runs, measurement)
     from sweeper.report.plots.draw import draw
 
-    file = out or run / "plots" / f"{kind}.png"
+    others = "".join(f"-{run.resolve().name}" for run in runs[1:])
+    file = out or runs[0] / "plots" / f"{kind}{others}.png"
     rows = draw(opened, kind, file, where=where or [], style=style, width=width, height=height, dpi=dpi)
     show(str(file))
     if data is not None:
@@ -167,6 +170,17 @@ def _opened(path: Path, measurement: str | None = None) -> Run:
     from sweeper.tables.run import Run
 
     return Run(path, measurement=measurement)
+
+
+def _several(paths: Sequence[Path], measurement: str | None) -> Run:
+    """Several runs as one."""
+    if measurement is not None:
+        raise ClipsweepError("--measurement: belongs to one run; leave it out where several are drawn")
+    for path in paths:
+        RunDir(path).require()
+    from sweeper.tables.several import SeveralRuns
+
+    return SeveralRuns(paths)
 
 
 def _show(text: str, style: str, color: bool) -> None:
