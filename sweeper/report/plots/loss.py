@@ -15,7 +15,7 @@ from matplotlib.lines import Line2D
 from sweeper.errors import ClipsweepError
 from sweeper.labels import counted
 from sweeper.report.cells import deterministic
-from sweeper.report.plots.axes import explain, panels
+from sweeper.report.plots.axes import UNORDERED, explain, in_order, panels
 from sweeper.report.plots.cells import DrawnCell, drawn_cells, tell_apart, wrapped
 from sweeper.tables.run import Run
 
@@ -43,9 +43,6 @@ _FEW = 2
 _MARKERS: dict[_Style, str] = {"-": "o", "--": "s", ":": "^"}
 
 _STYLES: dict[_Style, str] = {"-": "solid: no clipping", "--": "dashed: clip_norm", ":": "dotted: other rules"}
-
-# Okabe and Ito's, for values that have no order; they differ for every kind of colour vision.
-_UNORDERED = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000", "#999999")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -237,16 +234,13 @@ def _colours(cells: Sequence[DrawnCell]) -> _Colours:
     for name, of in choices.items():
         numbers = {of(cell) for cell in cells} - {None}
         if len(numbers) > 1 and all(isinstance(value, int | float) for value in numbers):
-            # By rank, so that neighbours on a geometric grid are as far apart as any; the yellow end is too light.
-            places = np.linspace(0, 0.88, len(numbers))
-            colours = {value: mpl.colormaps["viridis"](at) for value, at in zip(sorted(numbers), places, strict=True)}
-            return _Colours(name=name, of=of, colours={**colours, None: "black"})
+            return _Colours(name=name, of=of, colours={**in_order(sorted(numbers)), None: "black"})
 
     def rest(cell: DrawnCell) -> str:
         return repr((cell.context, cell.options, cell.optimizer))
 
     kinds = dict.fromkeys(rest(cell) for cell in cells)
-    return _Colours(name="", of=rest, colours=dict(zip(kinds, itertools.cycle(_UNORDERED))))
+    return _Colours(name="", of=rest, colours=dict(zip(kinds, itertools.cycle(UNORDERED))))
 
 
 def _split(cells: Sequence[DrawnCell], colours: _Colours) -> list[tuple[str, list[DrawnCell]]]:
