@@ -201,7 +201,7 @@ def _on_ray(
     with (
         shipped(code) as folder,
         listen_for_interrupts(say) as interrupts,
-        connect(address, logs=held.run_dir.logs, code=folder) as cluster,
+        connect(address, logs=held.run_dir.logs, code=folder, say=say) as cluster,
     ):
         settings = worker_settings(resources.estimators)
         count = num_estimators(cluster, settings, count=resources.estimators.count, num_snapshots=len(todo))

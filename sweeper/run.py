@@ -234,7 +234,7 @@ def _drive(
     with (
         shipped(plan.code) as code,
         listen_for_interrupts(say) as interrupts,
-        connect(address, logs=held.run_dir.logs, code=code) as cluster,
+        connect(address, logs=held.run_dir.logs, code=code, say=say) as cluster,
     ):
         size = pool_size(cluster, trainer, estimator, wanted)
         say(f"{size} on {counted(cluster.cpus, 'CPU')}")

@@ -6,7 +6,7 @@ import contextlib
 import logging
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import wait
 from dataclasses import replace
 from pathlib import Path
@@ -44,13 +44,16 @@ _JOIN_S = 60.0
 
 
 @contextlib.contextmanager
-def connect(address: str, *, logs: Path, code: Path | None = None) -> Iterator[Cluster]:
+def connect(
+    address: str, *, logs: Path, code: Path | None = None, say: Callable[[str], object] = _log.warning
+) -> Iterator[Cluster]:
     """Start a private local Ray, or join a cluster, for the length of a ``with`` block.
 
     Args:
         address: ``local`` or ``host:port``.
         logs: Where the logs of a local Ray are copied in the end.
         code: Folder with the user's own code, shipped to every worker.
+        say: Receives a line where starting takes more than one attempt.
 
     Yields:
         What the cluster has.
@@ -82,7 +85,7 @@ def connect(address: str, *, logs: Path, code: Path | None = None) -> Iterator[C
         }
     try:
         if local:
-            _start(options)
+            _start(options, say)
         else:
             _join(options)
         try:
@@ -100,17 +103,21 @@ def connect(address: str, *, logs: Path, code: Path | None = None) -> Iterator[C
             shutil.rmtree(session, ignore_errors=True)
 
 
-def _start(options: Mapping[str, Any]) -> None:
+def _start(options: Mapping[str, Any], say: Callable[[str], object]) -> None:
     """Start a local Ray; that can fail on a busy machine, so it is tried again once."""
     for again in (True, False):
         try:
             with children_without_signals():
                 ray.init(**options)
-        except _FAILURES as error:
+        except Exception as error:
+            # Whatever its type: of a node that does not come up in time Ray says so by a bare Exception.
             _leave()
             if not again:
-                raise ClusterError(f"a local Ray could not be started: {error}") from error
-            _log.warning("Ray did not start (%s); trying again", error)
+                raise ClusterError(
+                    f"a local Ray could not be started, twice: {reason_of(error)}; if this machine is busy, try again "
+                    "when it is less so"
+                ) from error
+            say(f"Ray did not start ({reason_of(error)}); trying once more")
         except BaseException:
             # Ctrl-C while Ray starts.
             _leave()

@@ -55,7 +55,7 @@ def load_corpus(name: str) -> Corpus:
             computed from it, differs between Python versions); ``ptb`` or ``wikitext2`` for what ``clipsweep data
             fetch`` brought; or a directory with three texts, ``ptb.train.txt``,
             ``train.txt`` or ``wiki.train.tokens`` and its like for valid and test: whitespace between tokens, one
-            sentence per line.
+            sentence per line, in UTF-8 with or without a byte order mark. Lines end at a line feed alone.
 
     Returns:
         The corpus; a second call in the same process costs nothing while the files stay as they are.
@@ -83,7 +83,7 @@ def load_corpus(name: str) -> Corpus:
 @lru_cache(maxsize=4)
 def _from_files(paths: tuple[Path, ...], stamps: tuple[tuple[int, int], ...]) -> Corpus:
     """A corpus from its files; ``stamps`` only tells the cache when they changed."""
-    return _named(paths[0].parent.name, decoded("text", paths, lambda: _decode(paths)))
+    return _named(paths[0].parent.name, decoded("text-2", paths, lambda: _decode(paths)))
 
 
 def _decode(paths: Sequence[Path]) -> Decoded:
@@ -91,7 +91,7 @@ def _decode(paths: Sequence[Path]) -> Decoded:
     tokens = {}
     for split, path in zip(SPLITS, paths, strict=True):
         try:
-            lines = path.read_text(encoding="utf-8").splitlines()
+            lines = _lines(path.read_bytes())
         except UnicodeDecodeError as error:
             raise DataError(f"{path}: not UTF-8 text: {error}") from error
         tokens[split] = [token for line in lines for token in (*line.split(), _END)]
@@ -100,6 +100,13 @@ def _decode(paths: Sequence[Path]) -> Decoded:
     # The training text's words, in the order of their first appearance; a preprocessed text has no others.
     vocabulary = dict.fromkeys(tokens["train"])
     return _numbered(tokens, vocabulary)
+
+
+def _lines(data: bytes) -> list[str]:
+    """The lines of a text, which end at a line feed alone: a form feed or U+2028 within one is a space, not an end."""
+    # A byte order mark, as some editors write it, is not part of the first word.
+    lines = data.decode("utf-8-sig").split("\n")
+    return lines if lines[-1] else lines[:-1]
 
 
 @lru_cache(maxsize=1)

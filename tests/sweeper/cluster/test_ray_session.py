@@ -51,3 +51,42 @@ def test_what_ray_says_of_a_cluster_that_cannot_be_joined_is_told_in_a_line(
         connect(ADDRESS, logs=tmp_path),
     ):
         pass
+
+
+class Flaky:
+    """A local Ray that does not come up the first few times, for which Ray raises whatever it likes."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, *, failures: int) -> None:
+        self.failures = failures
+        self.attempts = 0
+        self.said: list[str] = []
+        monkeypatch.setattr(ray, "init", self.init)
+        monkeypatch.setattr(ray, "shutdown", lambda: None)
+        monkeypatch.setattr("sweeper.cluster.ray_session._describe", lambda: "a cluster")
+
+    def init(self, **options: Any) -> None:
+        self.attempts += 1
+        if self.attempts <= self.failures:
+            raise Exception("The current node timed out during startup.\nMore lines follow.")
+
+
+def test_a_local_ray_that_does_not_come_up_is_started_once_more_and_that_is_said(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    flaky = Flaky(monkeypatch, failures=1)
+    with connect("local", logs=tmp_path, say=flaky.said.append) as cluster:
+        assert cluster == "a cluster"
+    assert flaky.said == ["Ray did not start (Exception: The current node timed out during startup.); trying once more"]
+    assert flaky.attempts == 2
+
+
+def test_a_local_ray_that_does_not_come_up_twice_is_an_error_with_the_mend(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    flaky = Flaky(monkeypatch, failures=9)
+    match = (
+        "could not be started, twice: Exception: The current node timed out during startup.; if this machine is busy"
+    )
+    with pytest.raises(ClusterError, match=match) as given_up, connect("local", logs=tmp_path, say=flaky.said.append):
+        pass
+    assert (flaky.attempts, given_up.value.exit_code) == (2, 3)

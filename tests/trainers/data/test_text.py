@@ -62,6 +62,30 @@ def test_empty_files_and_other_encodings_are_refused(text_folder: Path) -> None:
         load_corpus(str(text_folder))
 
 
+@pytest.mark.parametrize("name", ["train", "valid", "test"])
+def test_a_byte_order_mark_is_no_part_of_a_word(text_folder: Path, name: str) -> None:
+    expected = load_corpus(str(text_folder)).fingerprint
+    path = text_folder / f"{name}.txt"
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    assert load_corpus(str(text_folder)).fingerprint == expected
+
+
+@pytest.mark.parametrize(
+    "character", ["\x0b", "\x0c", "\x1c", "\x1d", "\x1e", "\x85", "\u2028", "\u2029", "\r"], ids=ascii
+)
+def test_only_a_line_feed_ends_a_line(text_folder: Path, character: str) -> None:
+    (text_folder / "valid.txt").write_text(f"a b{character}c\na{character}\nb", newline="")
+    corpus = load_corpus(str(text_folder))
+    assert words(corpus.valid, corpus.vocabulary) == "a b c <eos> a <eos> b <eos>"
+
+
+def test_a_text_from_windows_has_the_tokens_of_the_same_text_from_elsewhere(text_folder: Path) -> None:
+    expected = load_corpus(str(text_folder)).fingerprint
+    for path in text_folder.glob("*.txt"):
+        path.write_bytes(path.read_bytes().replace(b"\n", b"\r\n"))
+    assert load_corpus(str(text_folder)).fingerprint == expected
+
+
 def test_the_language_reference_comes_with_python() -> None:
     corpus = load_corpus("python-docs")
     assert corpus is load_corpus("python-docs")
