@@ -7,6 +7,7 @@ from contextlib import contextmanager
 
 import torch
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from estimators.probe.arithmetic import full_float32
 from estimators.probe.gradient import ProbeGradient
@@ -91,11 +92,12 @@ class ProbeHessian:
 
 @contextmanager
 def _native_kernels() -> Iterator[None]:
-    """cuDNN off: its recurrent layers have no double backward."""
+    """Only kernels with a double backward: neither cuDNN's recurrent layers nor fused attention have one."""
     # Not cudnn.flags(): it reads the old TF32 flag, which is an error while the precision is set per kind of kernel.
     before = torch.backends.cudnn.enabled
     torch.backends.cudnn.enabled = False
     try:
-        yield
+        with sdpa_kernel(SDPBackend.MATH):
+            yield
     finally:
         torch.backends.cudnn.enabled = before
