@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from estimators.probe.arithmetic import arithmetic_of, full_float32
 from estimators.probe.policy import BatchNorm, Statistics, freeze_stochastic_layers, load_statistics, probe_statistics
 
-__all__ = ["GradientFn", "Loss", "Params", "ProbeGradient"]
+__all__ = ["GradientFn", "Loss", "Params", "ProbeGradient", "cast"]
 
 Params = Mapping[str, Tensor]
 """A point in parameter space: named tensors."""
@@ -81,7 +81,7 @@ class ProbeGradient:
         self._model = freeze_stochastic_layers(copy.deepcopy(model), batch_norm=batch_norm)
         if dtype is not None:
             self._model = self._model.to(dtype)
-            self._batches = [_cast(batch, dtype) for batch in self._batches]
+            self._batches = [cast(batch, dtype) for batch in self._batches]
         named = [(name, p) for name, p in self._model.named_parameters() if p.requires_grad]
         if not named:
             raise ValueError("the model has no parameter that requires a gradient")
@@ -161,7 +161,7 @@ class ProbeGradient:
         for batch in self._batches:
             carry = self._initial_carry()
             if self._dtype is not None:
-                carry = _cast(carry, self._dtype)
+                carry = cast(carry, self._dtype)
             yield self._loss(self._model, batch, carry)[0]
 
     def each(self, flat: Tensor) -> Iterator[Tensor]:
@@ -219,14 +219,22 @@ def _aligned(values: Tensor, sizes: list[int]) -> Tensor:
     return values.new_empty(len(values) + shift)[shift:].copy_(values)
 
 
-def _cast(tree: Any, dtype: torch.dtype) -> Any:
-    """The tree with its floating-point tensors in ``dtype``; everything else as it is."""
+def cast(tree: Any, dtype: torch.dtype) -> Any:
+    """A batch or a carry in another arithmetic.
+
+    Args:
+        tree: Tensors in any nesting of mappings, tuples and lists.
+        dtype: The type.
+
+    Returns:
+        The tree with its floating-point tensors in ``dtype``; everything else as it is.
+    """
     if isinstance(tree, Tensor):
         return tree.to(dtype) if tree.is_floating_point() else tree
     if isinstance(tree, Mapping):
-        return {key: _cast(value, dtype) for key, value in tree.items()}
+        return {key: cast(value, dtype) for key, value in tree.items()}
     if isinstance(tree, tuple) and hasattr(tree, "_fields"):
-        return type(tree)(*(_cast(value, dtype) for value in tree))
+        return type(tree)(*(cast(value, dtype) for value in tree))
     if isinstance(tree, (list, tuple)):
-        return type(tree)(_cast(value, dtype) for value in tree)
+        return type(tree)(cast(value, dtype) for value in tree)
     return tree

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterable
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
-from estimators.probe.gradient import Loss, ProbeGradient
+from estimators.probe.gradient import Loss, ProbeGradient, cast
 from estimators.probe.graphed import GraphedGradient, Recorder
 from estimators.probe.hessian import ProbeHessian
 from estimators.probe.memory import GradientMemory
@@ -17,11 +18,16 @@ from estimators.probe.rounding import RoundingProbe, UnauditableError
 
 __all__ = ["AuditAt", "Probe"]
 
+_HALF = (torch.bfloat16, torch.float16)
+
 AuditAt = Literal["snapshot", "start"]
 
 
 class Probe:
     """f, ready to be evaluated many times: its gradients, their error, its Hessian, and the noise of training batches.
+
+    f is computed in the model's own arithmetic, but at least in float32: of differences of gradients in bfloat16 or
+    float16 most is rounding.
 
     What it returns for a snapshot depends on the snapshot alone, never on those measured before: the error of a
     gradient is audited at the snapshot's own x_k, or at the point that every worker knows, the initial weights.
@@ -60,12 +66,20 @@ class Probe:
         record: Recorder | None = None,
     ) -> None:
         self.policy = policy or ProbePolicy()
+        self._is_half = any(tensor.dtype in _HALF for tensor in (*model.parameters(), *model.buffers()))
+        if self._is_half:
+            model = copy.deepcopy(model).float()
+            batches, given_carry = self._whole(batches), initial_carry
+
+            def initial_carry() -> Any:
+                return cast(given_carry(), torch.float32)
+
         self.model = model
         self.loss = loss
         self.training_loss = training_loss or loss
         self.batches = list(batches)
         self.initial_carry = initial_carry
-        self._audit = self.batches if audit is None else list(audit)
+        self._audit = self.batches if audit is None else self._whole(audit)
         self._audit_at = audit_at
         self._training_batches = training_batches
         self.gradient = self._gradient_over(self.batches)
@@ -162,13 +176,17 @@ class Probe:
         Raises:
             ValueError: There are fewer than two batches.
         """
-        batches = self.batches[:count] if self._training_batches is None else list(self._training_batches(count))
+        batches = self.batches[:count] if self._training_batches is None else self._whole(self._training_batches(count))
         if len(batches) < 2:
             raise ValueError(f"the noise of a gradient needs at least 2 batches, found {len(batches)}")
         gradient = self._gradient_over(batches)
         if self._settled is not None:
             gradient.set_statistics(self._statistics)
         return gradient
+
+    def _whole(self, batches: Iterable[Any]) -> list[Any]:
+        """Batches in the arithmetic of f."""
+        return [cast(batch, torch.float32) if self._is_half else batch for batch in batches]
 
     def _gradient_over(self, batches: Iterable[Any]) -> ProbeGradient:
         return ProbeGradient(

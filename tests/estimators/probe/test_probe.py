@@ -251,3 +251,35 @@ def trajectory_of(model: nn.Module, loss: Any, batch: Any) -> list[Tensor]:
     slopes = torch.autograd.grad(value, list(model.parameters()))
     here = torch.cat([p.detach().reshape(-1) for p in model.parameters()])
     return [torch.stack([here, here - 0.1 * torch.cat([slope.reshape(-1) for slope in slopes])])]
+
+
+@pytest.mark.parametrize("half", [torch.bfloat16, torch.float16], ids=["bfloat16", "float16"])
+@pytest.mark.parametrize("name", ESTIMATORS)
+def test_a_model_in_half_precision_is_measured_in_float32(name: str, half: torch.dtype) -> None:
+    trained = network(nn.BatchNorm1d(5)).to(half)
+    (snapshot,) = trajectory(network(nn.BatchNorm1d(5)), 1)
+    snapshot = snapshot.to(half).float()
+    of_half = Probe(trained, regression, [(x.to(half), y.to(half)) for x, y in batches()])
+    rounded = [(x.to(half).float(), y.to(half).float()) for x, y in batches()]
+    of_float = Probe(network(nn.BatchNorm1d(5)).to(half).float(), regression, rounded)
+    assert of_half.arithmetic == "float32 ieee"
+    assert same(ESTIMATORS[name](of_half, snapshot), ESTIMATORS[name](of_float, snapshot))
+    assert next(trained.parameters()).dtype == half, "the caller's model stays as it is"
+
+
+def test_one_layer_in_half_precision_is_enough_for_float32_throughout() -> None:
+    model = network()
+    model[2].to(torch.bfloat16)
+    mixed = nn.Sequential(model[0], model[1], Rounded(model[2]))
+    assert Probe(mixed, regression, batches()).arithmetic == "float32 ieee"
+
+
+class Rounded(nn.Module):
+    """A layer whose input has its own weights' type."""
+
+    def __init__(self, layer: nn.Module) -> None:
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layer(x.to(next(self.layer.parameters()).dtype)).float()
