@@ -8,7 +8,18 @@ from pydantic import ConfigDict, Field, model_validator
 
 from sweeper.spec.sections.analytic import Analytic
 from sweeper.spec.sections.models import ImageModel, LanguageModel, Lstm, ResNet20
-from sweeper.spec.sections.values import AS_NUMBER, Count, Flag, FreeValue, NonNegative, Section, Share, Text, conflict
+from sweeper.spec.sections.values import (
+    AS_NUMBER,
+    Count,
+    Flag,
+    FreeValue,
+    NonNegative,
+    Section,
+    Share,
+    Text,
+    conflict,
+    nested,
+)
 
 __all__ = [
     "ADDED_OPTIONS",
@@ -104,6 +115,10 @@ class OwnProblem(Section):
         for name in ("seed", "device"):
             if name in self.__pydantic_extra__:
                 raise conflict(f"clipsweep itself passes {name} to the factory", name, hint="choose another name")
+        for name in self.__pydantic_extra__:
+            if "." in name:
+                # `problem.opt.lr` in a sweep sets lr in the section opt, and would leave an option opt.lr as it is.
+                raise conflict("the name has a dot, which would lead into a section", name, hint=nested(name))
         return self
 
 

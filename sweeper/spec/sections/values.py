@@ -31,6 +31,7 @@ __all__ = [
     "Threshold",
     "conflict",
     "missing",
+    "nested",
     "wrong",
 ]
 
@@ -135,12 +136,31 @@ def _text(value: Any) -> Any:
     return value
 
 
+def nested(key: str) -> str:
+    """How to write a key with a dot, which no path of a sweep could reach.
+
+    Args:
+        key: The key.
+
+    Returns:
+        A hint.
+
+    Example:
+        >>> nested("opt.lr")
+        'write opt: {lr: ...}, or a name without a dot'
+    """
+    outer, _, inner = str(key).partition(".")
+    return f"write {outer}: {{{inner}: ...}}, or a name without a dot"
+
+
 def _free(value: Any) -> Any:
     """Any value that JSON can hold and a table can show."""
     stack = [value]
     while stack:
         match stack.pop():
             case dict() as section:
+                if dotted := next((key for key in section if "." in str(key)), None):
+                    raise wrong(f"has the key {shown(dotted)}, whose dot would lead into a section", nested(dotted))
                 stack.extend(section.values())
             case list() as items:
                 stack.extend(items)

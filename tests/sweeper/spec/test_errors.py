@@ -71,6 +71,14 @@ def test_all_problems_are_shown_at_once_in_the_order_of_the_file():
         ("problem: {use: 'a.b:'}", r"problem\.use: found 'a\.b:'(.|\n)*package\.module:factory"),
         ("problem: {use: 'a:b', x: .nan}", r"problem\.x: must be finite"),
         ("problem: {use: 'a:b', x: [1, {y: 99999999999999999999}]}", "is too large"),
+        (
+            "problem: {use: 'a:b', opt.lr: 3}",
+            r"problem\.opt\.lr: the name has a dot, which would lead into a section(.|\n)*write opt: \{lr: \.\.\.\}",
+        ),
+        (
+            "problem: {use: 'a:b', deep: [{opt.lr: 3}]}",
+            r"problem\.deep: has the key 'opt\.lr', whose dot would(.|\n)*write opt: \{lr: \.\.\.\}",
+        ),
         ("problem: {use: 'a:b', seed: 1}", r"problem\.seed: clipsweep itself passes seed"),
     ],
 )
