@@ -72,6 +72,7 @@ def run(
     from rich.console import Console
 
     from sweeper.cluster.job_server import takes_jobs_only
+    from sweeper.errors import SpecError
     from sweeper.monitor.display import choose_display
     from sweeper.planning.standing import default_run_dir
     from sweeper.run import run_sweep
@@ -122,8 +123,13 @@ def run(
             break
         for override in longer:
             note(f"the best cell is at an edge: continuing with --set '{override}'")
+        try:
+            sweep = load_spec(spec, [*wanted, *longer])
+        except SpecError as error:
+            # What is done stands, whatever an option of the user's own allows.
+            note(f"the grid is not extended, as the longer one is not a spec:\n{error}")
+            break
         wanted += longer
-        sweep = load_spec(spec, wanted)
     path = shorten(outcome.run_dir)
     if as_json:
         document = {

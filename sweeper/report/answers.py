@@ -27,6 +27,7 @@ from sweeper.report.stability import (
 )
 from sweeper.report.summary import Report, build_report
 from sweeper.spec import Sweep
+from sweeper.spec.bounds import bounds_of
 from sweeper.tables.run import Run
 
 if TYPE_CHECKING:
@@ -181,7 +182,7 @@ def find_edges(report: Report, trials: pd.DataFrame, names: dict[str, str]) -> t
             beside = trials[trials["arm"] == best.arm]
             for other, held in others.items():
                 beside = beside[beside[other].isna() if held is None else beside[other] == held]
-            at_edge = edge_of([float(v) for v in beside[name].dropna()], float(value))
+            at_edge = edge_of([float(v) for v in beside[name].dropna()], float(value), bounds_of(path))
             if at_edge is not None:
                 side, add = at_edge
                 edges.append(

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from sweeper.labels import describe, plain_value
+from sweeper.spec.bounds import Bounds
 from sweeper.tables.run import Run
 
 if TYPE_CHECKING:
@@ -34,6 +35,8 @@ __all__ = [
 
 UNSTABLE = 0.5
 """A cell is unstable if at least this share of its seeds is."""
+
+_ANY_NUMBER = Bounds()
 
 _ROUNDING = 1e-9
 """Relative: a mean of equal losses may be a little above them."""
@@ -305,33 +308,44 @@ class Edge:
     add: tuple[float, ...]
 
 
-def edge_of(values: Sequence[float], best: float) -> tuple[str, tuple[float, ...]] | None:
+def edge_of(values: Sequence[float], best: float, bounds: Bounds = _ANY_NUMBER) -> tuple[str, tuple[float, ...]] | None:
     """Whether the best value is the largest or smallest of those tried, and how to extend the grid there.
 
     Args:
-        values: Values tried, positive.
+        values: Values tried.
         best: One of them.
+        bounds: What values there can be.
 
     Returns:
-        The side and two more values, with the ratio of the outermost two; None if the best value is inside, or if there
-        are fewer than three values.
+        The side and up to two more values, with the ratio of the outermost two; where that would leave the bounds, with
+        the ratio of their distances to the bound. None if the best value is inside, if there are fewer than three
+        values, or if nothing lies beyond.
 
     Example:
         >>> edge_of([0.01, 0.03, 0.1], 0.1)
         ('largest', (0.333, 1.11))
         >>> edge_of([1, 2, 4], 2) is None
         True
+        >>> edge_of([0.8, 0.9, 0.99], 0.99, Bounds(low=0, high=1, has_high=False))
+        ('largest', (0.999, 0.9999))
     """
     tried = sorted(set(values))
-    if len(tried) < 3 or tried[0] <= 0:
+    if len(tried) < 3 or best not in {tried[0], tried[-1]}:
         return None
-    if best == tried[-1]:
-        ratio = tried[-1] / tried[-2]
-        return "largest", tuple(_rounded(best * ratio**power) for power in range(1, _ADDED + 1))
-    if best == tried[0]:
-        ratio = tried[1] / tried[0]
-        return "smallest", tuple(_rounded(best / ratio**power) for power in range(1, _ADDED + 1))
-    return None
+    side, beside, bound = (
+        ("largest", tried[-2], bounds.high) if best == tried[-1] else ("smallest", tried[1], bounds.low)
+    )
+    added: list[float] = []
+    if min(best, beside) > 0:
+        ratio = best / beside
+        added = [_rounded(best * ratio**power) for power in range(1, _ADDED + 1)]
+    if math.isfinite(bound) and not all(value in bounds for value in added):
+        ratio = (best - bound) / (beside - bound)
+        added = [_rounded_from(bound, (best - bound) * ratio**power) for power in range(1, _ADDED + 1)]
+    if bounds.is_whole:
+        added = [float(round(value)) for value in added]
+    beyond = [value for value in dict.fromkeys(added) if value in bounds and value not in tried]
+    return (side, tuple(beyond)) if beyond else None
 
 
 def grown(values: Sequence[Any], edges: Sequence[Edge]) -> list[Any]:
@@ -371,3 +385,8 @@ def grid_override(grid: Mapping[str, Sequence[Any]], edges: Sequence[Edge]) -> d
 def _rounded(value: float) -> float:
     """Rounded to three digits, as a person would write it."""
     return float(f"{value:.3g}") if math.isfinite(value) else value
+
+
+def _rounded_from(bound: float, distance: float) -> float:
+    """A value near a bound, its distance rounded to three digits: 0.99912 is 0.99912, not 0.999."""
+    return float(f"{bound + _rounded(distance):.12g}")

@@ -27,6 +27,7 @@ from sweeper.report.stability import (
     unstable,
 )
 from sweeper.spec import loads_spec
+from sweeper.spec.bounds import bounds_of
 from sweeper.tables.run import Run
 
 SPEC = """
@@ -208,11 +209,41 @@ def test_a_ratio_without_bounds_says_so_in_words():
         ([1.0, 10.0, 100.0], 1.0, ("smallest", (0.1, 0.01))),
         ([1.0, 10.0, 100.0], 10.0, None),
         ([1.0, 10.0], 10.0, None),
-        ([0.0, 1.0, 2.0], 2.0, None),
+        ([0.0, 1.0, 2.0], 2.0, ("largest", (4.0, 8.0))),
+        ([0.0, 1.0, 2.0], 0.0, None),
     ],
 )
 def test_an_edge_goes_on_in_the_grid_s_own_spacing(values, best, expected):
     assert edge_of(values, best) == expected
+
+
+@pytest.mark.parametrize(
+    ("path", "values", "best", "expected"),
+    [
+        ("update_rule.momentum", [0.8, 0.9, 0.99], 0.99, ("largest", (0.999, 0.9999))),
+        ("update_rule.momentum", [0.0, 0.5, 0.9], 0.9, ("largest", (0.98, 0.996))),
+        ("update_rule.momentum", [0.0, 0.5, 0.9], 0.0, None),
+        ("update_rule.momentum", [0.1, 0.2, 0.3], 0.1, ("smallest", (0.05, 0.025))),
+        ("update_rule.learning_rate", [1.0, 10.0, 100.0], 1.0, ("smallest", (0.1, 0.01))),
+        ("update_rule.schedule.final_fraction", [0.1, 0.5, 1.0], 1.0, None),
+        ("problem.batch_size", [1, 2, 4], 1, None),
+        ("problem.batch_size", [2, 3, 4], 2, ("smallest", (1.0,))),
+        ("problem.batch_size", [4, 6, 9], 9, ("largest", (14.0, 20.0))),
+    ],
+)
+def test_an_edge_never_leaves_what_the_option_can_be(path, values, best, expected):
+    found = edge_of(values, best, bounds_of(path))
+    assert found == expected
+    assert all(value in bounds_of(path) for value in (found or ("", ()))[1])
+
+
+def test_a_momentum_at_its_edge_gives_an_override_that_loads(inline_run):
+    text = SPEC.replace("learning_rate: [0.01, 0.1, 1, 10]", "momentum: [0.6, 0.8, 0.9]")
+    text = text.replace("learning_rate: 0.01", "learning_rate: 0.0003")
+    run = inline_run(text)()
+    overrides = extended_grid(run.run_dir.path, run.sweep)
+    assert overrides == ["sweep.grid.update_rule.momentum=[0.6, 0.8, 0.9, 0.95, 0.975]"]
+    assert len(loads_spec(text, folder=run.run_dir.path, overrides=overrides).cells) == 10
 
 
 def test_only_paths_of_the_grid_grow():
