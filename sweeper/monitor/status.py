@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from sweeper.errors import RunDirectoryError
-from sweeper.labels import describe
 from sweeper.store.driver_files import driver_of, ending_of, live_document
 from sweeper.store.journal import Journal, RunState, TrialState, read_journal, repair_journal, replay
 from sweeper.store.lock import DriverLock
@@ -51,21 +50,21 @@ def run_status(path: Path) -> dict[str, Any]:
     ending = ending_of(run_dir) if driver is None else None
     unmeasured = state.unmeasured()
     counts = {status: 0 for status in STATUSES}
-    current = [trial for name, trial in state.trials.items() if name not in state.superseded]
-    for trial in current:
+    current = {name: trial for name, trial in state.trials.items() if name not in state.superseded}
+    for trial in current.values():
         counts[_status(trial, driven=driver is not None)] += 1
+    failed = {name: trial for name, trial in current.items() if trial.given_up}
+    labels = state.labels() if failed else {}
     return {
         "path": str(path),
         "driver": driver,
         "counts": {status: count for status, count in counts.items() if count},
         "trials": len(current),
         "superseded": len(state.superseded),
-        "steps_done": sum(trial.record.steps if trial.resolved else trial.step for trial in current),
-        "steps_total": sum(trial.record.steps for trial in current),
+        "steps_done": sum(trial.record.steps if trial.resolved else trial.step for trial in current.values()),
+        "steps_total": sum(trial.record.steps for trial in current.values()),
         "failures": [
-            {"trial_id": name, "trial": _label(trial), "error": trial.failures[-1][1]}
-            for name, trial in state.trials.items()
-            if trial.given_up and name not in state.superseded
+            {"trial_id": name, "trial": labels[name], "error": trial.failures[-1][1]} for name, trial in failed.items()
         ],
         "unmeasured": {"snapshots": unmeasured.total, "errors": dict(unmeasured.errors)},
         "live": live,
@@ -76,10 +75,6 @@ def run_status(path: Path) -> dict[str, Any]:
 def _status(trial: TrialState, *, driven: bool) -> str:
     """A trial's status; a half-done one counts as running while a driver is at work."""
     return trial.status(running=driven and bool(trial.segments))
-
-
-def _label(trial: TrialState) -> str:
-    return describe(trial.record.swept, trial.record.seed)
 
 
 def list_runs(folder: Path) -> list[dict[str, Any]]:
@@ -112,10 +107,11 @@ def trial_rows(path: Path) -> list[dict[str, Any]]:
     run_dir = RunDir(path)
     state = _load(run_dir)
     driven = driver_of(run_dir) is not None
+    labels = state.labels()
     return [
         {
             "trial_id": name,
-            "trial": _label(trial),
+            "trial": labels[name],
             "status": _status(trial, driven=driven),
             "step": trial.step,
             "steps": trial.record.steps,
@@ -169,7 +165,7 @@ def trial_log(path: Path, name: str) -> list[str]:
     state = _load(run_dir)
     (trial,) = find_trials(state, [name], path)
     known = state.trials[trial]
-    lines = [f"{trial}  {_label(known)}  {_status(known, driven=driver_of(run_dir) is not None)}"]
+    lines = [f"{trial}  {state.labels()[trial]}  {_status(known, driven=driver_of(run_dir) is not None)}"]
     for segment in known.segments:
         facts = segment.facts
         ended = time.strftime("%F %T", time.localtime(facts.ended_at))
@@ -231,7 +227,8 @@ def retry(path: Path, names: Sequence[str]) -> Retried:
                 )
         if chosen:
             Journal(run_dir.journal, state.next_number).append(RetriedRecord(trials=tuple(chosen)))
+    labels = state.labels()
     return Retried(
-        queued=tuple(_label(state.trials[name]) for name in chosen),
+        queued=tuple(labels[name] for name in chosen),
         left_out=0 if names else len(failed) - len(current),
     )

@@ -6,16 +6,34 @@ Seeds are the unit of replication: every interval is Student's t over seeds, nev
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from estimators.fits.statistics import Interval, log_log_correlation, mean_interval, rank_correlation
+from estimators.fits.statistics import (
+    Interval,
+    holm,
+    log_log_correlation,
+    mean_interval,
+    p_value,
+    rank_correlation,
+)
+from sweeper.cell_labels import CellLabels
 from sweeper.errors import ClipsweepError
-from sweeper.labels import describe, plain_value, short_names
+from sweeper.labels import counted, plain_value, short_names
 from sweeper.report.cells import TRAIN_LOSS, Cell, cell_of, deterministic, status_counts
 from sweeper.report.nodes import NodeShare, node_shares
-from sweeper.report.select import _column, _superseded, positive, select, trusted_points
+from sweeper.report.select import (
+    _column,
+    _superseded,
+    labels_of,
+    positive,
+    select,
+    thresholded,
+    trusted_points,
+)
 from sweeper.report.stability import is_clipped
 from sweeper.tables.directions import direction_of, is_known
 from sweeper.tables.run import Run
@@ -25,6 +43,9 @@ if TYPE_CHECKING:
 
 __all__ = ["ArmBest", "Comparison", "Report", "build_report"]
 
+_LEVEL = 0.05
+"""How often chance alone may decide any of the comparisons of a report."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class ArmBest:
@@ -33,8 +54,10 @@ class ArmBest:
     Attributes:
         arm: The arm.
         cell: Its best cell; None if no cell has all its seeds done.
+        label: What tells that cell from the others of its context; empty without one.
         cells_tried: How many cells the arm had: more tries find a better best.
-        context: Swept values outside the update rule; arms are compared only within the same context.
+        context: What tells the swept values outside the update rule from those of other contexts; arms are compared
+            only within the same context.
         why_none: Why there is no best cell; empty where there is one.
         unranked: How many of the cells have all their seeds done, but not the loss by which cells are ranked.
     """
@@ -43,6 +66,7 @@ class ArmBest:
     cell: Cell | None
     cells_tried: int
     context: str
+    label: str = ""
     why_none: str = ""
     unranked: int = 0
 
@@ -57,6 +81,10 @@ class Comparison:
         difference: first - second over the common seeds; negative if the first is better.
         context: As in :class:`ArmBest`.
         larger_is_better: Whether the spec has the loss maximised.
+        cells_tried: Of how many cells the first and the second are the best.
+        p_value: Of the paired t test; NaN for fewer than two common seeds.
+        p_adjusted: The same by Holm's correction for all comparisons of the report.
+        num_compared: How many these are.
     """
 
     first: str
@@ -64,18 +92,30 @@ class Comparison:
     difference: Interval
     context: str
     larger_is_better: bool = False
+    cells_tried: tuple[int, int] = (1, 1)
+    p_value: float = math.nan
+    p_adjusted: float = math.nan
+    num_compared: int = 1
+
+    @property
+    def gain(self) -> Interval:
+        """By how much the first is better; negative if it is worse."""
+        of = self.difference
+        return of if self.larger_is_better else replace(of, mean=-of.mean, low=-of.high, high=-of.low)
+
+    @property
+    def is_decided(self) -> bool:
+        """Whether chance is excluded at 95 %, all comparisons of the report together."""
+        return self.p_adjusted < _LEVEL
 
     @property
     def verdict(self) -> str:
-        """What can be concluded from the interval."""
+        """What can be concluded."""
         if self.difference.count < 2:
             return "one seed says nothing about chance"
-        smaller, larger = (self.second, self.first) if self.larger_is_better else (self.first, self.second)
-        if self.difference.high < 0:
-            return f"{smaller} is better"
-        if self.difference.low > 0:
-            return f"{larger} is better"
-        return "undecided at 95 %"
+        if not self.is_decided:
+            return "undecided at 95 %"
+        return f"{self.first if self.gain.mean > 0 else self.second} is better"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,6 +132,8 @@ class Report:
         notes: What a reader should know about these numbers.
         nodes: How much each node did.
         directions: Column of a metric's best to ``min`` or ``max``; ``min or max`` where trials differ in it.
+        rows_are_cells: Whether every row is a cell, and not several.
+        is_sorted: Whether an order was asked for.
     """
 
     path: str
@@ -103,6 +145,8 @@ class Report:
     notes: tuple[str, ...]
     nodes: tuple[NodeShare, ...] = ()
     directions: dict[str, str] = field(default_factory=dict)
+    rows_are_cells: bool = True
+    is_sorted: bool = False
 
 
 def build_report(
@@ -130,9 +174,16 @@ def build_report(
     trials = select(run, where)
     columns = [_column(name, trials, names) for name in by] or list(names.values())
     points = positive(trusted_points(run)) if "directional_smoothness" in run.estimators else None
-    correlations = _correlations(points)
+    labels = labels_of(run, trials)
     primary = _primary(trials)
-    cells = tuple(cell_of(group, columns, correlations, primary) for group in _groups(trials, columns))
+    row_of = partial(
+        cell_of,
+        correlations=_correlations(points),
+        primary=primary,
+        labels=labels,
+        thresholded=thresholded(run, trials),
+    )
+    cells = tuple(row_of(group, columns) for group in _groups(trials, columns))
     context_columns = [short for path, short in names.items() if not path.startswith("update_rule.")]
     directions, more_notes = _directions(run, trials)
     larger = directions.get(primary) == "max"
@@ -141,7 +192,13 @@ def build_report(
             "without noise one seed says all: there are no intervals, and arms are not compared seed by seed; "
             f"`clipsweep theory {run.path}` compares hitting times with the theorems' bounds",
         )
-    bests, comparisons = _arms(trials, list(names.values()), context_columns, correlations, primary, larger=larger)
+    bests, comparisons = _arms(
+        trials, list(names.values()), context_columns, row_of, primary, labels=labels, larger=larger
+    )
+    rows_are_cells = set(columns) == set(names.values())
+    if rows_are_cells:
+        best = [(one.arm, one.cell.values) for one in bests if one.cell is not None]
+        cells = tuple(replace(cell, is_best=(cell.arm, cell.values) in best) for cell in cells)
     if sort is not None:
         cells = _sorted(cells, sort)
     return Report(
@@ -154,6 +211,8 @@ def build_report(
         notes=_notes(run, trials, cells, points) + more_notes,
         nodes=node_shares(run, set(trials["trial_id"])),
         directions=directions,
+        rows_are_cells=rows_are_cells,
+        is_sorted=sort is not None,
     )
 
 
@@ -203,26 +262,28 @@ def _arms(
     trials: pd.DataFrame,
     columns: list[str],
     context_columns: list[str],
-    correlations: dict[str, tuple[float, float, int]],
+    row_of: Callable[[pd.DataFrame, list[str]], Cell],
     primary: str,
     *,
+    labels: CellLabels,
     larger: bool,
 ) -> tuple[tuple[ArmBest, ...], tuple[Comparison, ...]]:
     """The best cell of each arm, and the best cells of each pair of arms compared, within each context."""
     bests: list[ArmBest] = []
     comparisons: list[Comparison] = []
     for within in _groups(trials, context_columns):
-        context = describe({name: plain_value(within.iloc[0][name]) for name in context_columns})
+        context = labels.part({name: plain_value(within.iloc[0][name]) for name in context_columns})
         here = [
             _best(
                 arm,
-                [cell_of(group, columns, correlations, primary) for group in _groups(of_arm, columns)],
+                [row_of(group, columns) for group in _groups(of_arm, columns)],
                 context,
                 primary,
                 larger=larger,
             )
             for arm, of_arm in within.groupby("arm", sort=False)
         ]
+        here = [replace(best, label=_label_within(best, context_columns, labels)) for best in here]
         bests += here
         if deterministic(within):
             continue
@@ -230,7 +291,23 @@ def _arms(
         comparisons += [
             _compare(one, other, context, larger=larger) for i, one in enumerate(found) for other in found[i + 1 :]
         ]
-    return tuple(bests), tuple(comparisons)
+    adjusted = holm([one.p_value for one in comparisons])
+    tested = sum(not math.isnan(one.p_value) for one in comparisons)
+    return tuple(bests), tuple(
+        replace(one, p_adjusted=p, num_compared=tested) for one, p in zip(comparisons, adjusted, strict=True)
+    )
+
+
+def _label_within(best: ArmBest, context_columns: list[str], labels: CellLabels) -> str:
+    """The label of a best cell without what its context says, where nothing else is lost by that."""
+    if best.cell is None:
+        return ""
+    if not best.context or best.cell.case is not None:
+        return best.cell.label
+    return (
+        labels.part({name: value for name, value in best.cell.values.items() if name not in context_columns})
+        or best.cell.label
+    )
 
 
 def _best(arm: Any, cells: list[Cell], context: str, primary: str, *, larger: bool) -> ArmBest:
@@ -263,6 +340,8 @@ def _compare(one: ArmBest, other: ArmBest, context: str, *, larger: bool) -> Com
         difference=mean_interval(differences),
         context=context,
         larger_is_better=larger,
+        cells_tried=(other.cells_tried, one.cells_tried),
+        p_value=p_value(differences),
     )
 
 
@@ -310,13 +389,20 @@ def _notes(run: Run, trials: pd.DataFrame, cells: tuple[Cell, ...], points: pd.D
         notes.append(
             "± and [low, high] are 95 % intervals over seeds; those of two or three seeds are wide; more seeds help"
         )
+    beyond = Counter(name for cell in cells for name in cell.below_zero)
+    if beyond:
+        listed = ", ".join(f"{name} in {counted(count, 'row')}" for name, count in beyond.items())
+        notes.append(
+            f"intervals that reach below 0, where none of the values lies ({listed}), say only that the seeds are too "
+            "few or too different: Student's t knows no lower bound"
+        )
     settings = [] if points is None else _settings(run, points[points["trial_id"].isin(trials["trial_id"])])
     if len(settings) > 1:
         notes.append(
             f"the points were measured under several settings (measurement_id {', '.join(settings)}); correlations and "
             "fits use the latest value of each snapshot"
         )
-    if any(cell.clipped_fraction == 0 and "clip_norm" in cell.arm for cell in cells):
+    if any(cell.clipped_fraction == 0 for cell in cells):
         notes.append("some thresholds never fired: their cells are unclipped training under another name")
     return tuple(notes)
 

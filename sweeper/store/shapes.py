@@ -259,5 +259,5 @@ _RECORDS: Mapping[str, Mapping[str, _Check]] = {
     "retried": {"trials": _list(checked_name)},
 }
 
-_OPTIONAL: Mapping[str, Mapping[str, _Check]] = {"planned": {"metrics": _map(_direction)}}
+_OPTIONAL: Mapping[str, Mapping[str, _Check]] = {"planned": {"metrics": _map(_direction), "cases": _map(_text)}}
 """Keys that later versions have added."""
