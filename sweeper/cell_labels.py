@@ -5,53 +5,30 @@ Tables, messages, plots, plans and the live view all take their labels from here
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Hashable, Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 from sweeper.labels import printable, short_names
+from sweeper.value_texts import Rule, key_of, shortened, texts_of
 
-__all__ = ["CASE", "NO_CLIPPING", "RULE", "THE_ONLY_CELL", "TRANSFORMS", "CellLabels", "Labels", "Rule", "tell_apart"]
+__all__ = ["CASE", "RULE", "THE_ONLY_CELL", "TRANSFORMS", "CellLabels", "Labels", "tell_apart"]
 
 CASE, RULE = "case", "rule"
 """Names whose values need no name beside them: that of a case, and what is done to the gradient."""
-
-NO_CLIPPING = "no clipping"
 
 THE_ONLY_CELL = "the only cell"
 
 TRANSFORMS = ("clip_norm", "normalize", "clip_value", "clip_layer_norm", "clip_adaptive")
 """Options of ``update_rule`` of which at most one is not null, so that a label has one entry for all of them."""
 
-_WIDTHS = (18, 28, 40, 60, 100)
-"""To how many characters names and values are shortened; the next where two would be equal."""
-
 _OF_A_THEOREM = {"update_rule.from_theory", "update_rule.learning_rate"}
 """Options of which a cell has one, and of the other null, which nobody misses in a label."""
 
+_NAME_WIDTH = 28
+
 _LEAST = {CASE: 64, RULE: 32}
 """Names of cases are chosen to be read, and rules are ours and short: these are shortened only beyond that."""
-
-_SECTION_WIDTH = 60
-
-_MAX_BRACKETS = 200
-"""A value with more of them is shown as the text that it is."""
-
-_DIGITS = (4, 6, 9, 12, 17)
-"""Significant digits of numbers; the next where two would be equal."""
-
-
-class Rule(NamedTuple):
-    """What is done to a gradient.
-
-    Attributes:
-        transform: For example ``clip_norm`` or ``clip_norm(momentum)``; empty for nothing.
-        threshold: Its number, where it is known.
-    """
-
-    transform: str = ""
-    threshold: float | None = None
 
 
 class Labels:
@@ -66,10 +43,10 @@ class Labels:
         names = list(dict.fromkeys(name for thing in things for name in thing))
         if CASE in names:
             names = [CASE, *(name for name in names if name != CASE)]
-        self._names = dict(zip(names, _distinct(map(printable, names), least=28), strict=True))
-        self._texts = {name: _texts([thing[name] for thing in things if name in thing], name) for name in names}
+        self._names = dict(zip(names, shortened(map(printable, names), least=_NAME_WIDTH), strict=True))
+        self._texts = {name: self._texts_of(name, (thing[name] for thing in things if name in thing)) for name in names}
         self._differing = [
-            name for name in names if len({_key(thing[name]) if name in thing else _MISSING for thing in things}) > 1
+            name for name in names if len({key_of(thing[name]) if name in thing else _MISSING for thing in things}) > 1
         ]
         self._told = _told_by_the_case(things, self._differing)
 
@@ -83,8 +60,8 @@ class Labels:
         Returns:
             One line; the value alone where no thing has it.
         """
-        known = self._texts.get(name, {}).get(_key(value))
-        return next(iter(_texts([value], name).values())) if known is None else known
+        known = self._texts.get(name, {}).get(key_of(value))
+        return next(iter(self._texts_of(name, [value]).values())) if known is None else known
 
     def label(self, values: Mapping[str, Any], *, every: bool = False) -> str:
         """``name=value`` pairs of what differs between the things.
@@ -105,6 +82,9 @@ class Labels:
             and not (name == CASE and values[name] is None)
         ]
         return " ".join(self._pair(name, values[name]) for name in shown)
+
+    def _texts_of(self, name: str, values: Iterable[Any]) -> dict[Hashable, str]:
+        return texts_of(values, least=_LEAST.get(name, 0))
 
     def _pair(self, name: str, value: Any) -> str:
         text = self.text(name, value)
@@ -213,7 +193,7 @@ def _told_by_the_case(things: Sequence[Mapping[str, Any]], names: Iterable[str])
     for name in names:
         by_case: dict[str, set[Any]] = {}
         for thing in named:
-            by_case.setdefault(thing[CASE], set()).add(_key(thing[name]) if name in thing else _MISSING)
+            by_case.setdefault(thing[CASE], set()).add(key_of(thing[name]) if name in thing else _MISSING)
         if name != CASE and all(len(values) == 1 for values in by_case.values()):
             told.add(name)
     return frozenset(told)
@@ -234,135 +214,3 @@ def _numbered(labels: Sequence[str]) -> list[str]:
         found.append(candidate if counts[label] > 1 else label)
         used.add(found[-1])
     return found
-
-
-# The texts of values
-
-
-def _key(value: Any) -> Hashable:
-    """Equal for equal values of one type: a user's own problem may tell 1, 1.0 and true apart."""
-    return type(value), json.dumps(value, sort_keys=True) if isinstance(value, dict | list) else value
-
-
-def _texts(values: Iterable[Any], name: str) -> dict[Hashable, str]:
-    """The values of one name, each once, as texts of which no two are equal."""
-    distinct = {_key(value): value for value in values}
-    short = _short(list(distinct.values()))
-    if len(set(short)) < len(short):
-        # Different values that look the same: 1 and 1.0, none and "none".
-        short = [_exact(value) for value in distinct.values()]
-    # Sections are in short already.
-    is_short = any(isinstance(_parsed(value), dict | list) for value in distinct.values())
-    least = max(_LEAST.get(name, 0), _SECTION_WIDTH if is_short else 0)
-    return dict(zip(distinct, _distinct(map(_one_line, short), least=least), strict=True))
-
-
-def _short(values: Sequence[Any]) -> list[str]:
-    """Numbers with as many digits as it takes, sections by their type and what differs, anything else as it is."""
-    parsed = [_parsed(value) for value in values]
-    floats = [value for value in parsed if isinstance(value, float)]
-    thresholds = [float(value.threshold) for value in parsed if isinstance(value, Rule) and value.threshold is not None]
-    numbers = _numbers([*floats, *thresholds])
-    sections = _sections([value for value in parsed if isinstance(value, dict)])
-    texts = []
-    for value in parsed:
-        match value:
-            case dict():
-                texts.append(sections[_exact(value)])
-            case list():
-                texts.append(f"[{','.join(_short(value))}]")
-            case float():
-                texts.append(numbers[value])
-            case Rule():
-                threshold = "" if value.threshold is None else f"={numbers[float(value.threshold)]}"
-                texts.append(f"{value.transform}{threshold}" if value.transform else NO_CLIPPING)
-            case None:
-                texts.append("none")
-            case _:
-                texts.append(str(value))
-    return texts
-
-
-def _parsed(value: Any) -> Any:
-    """A section or a list that a table holds as JSON, and anything else as it is."""
-    if not isinstance(value, str) or value[:1] not in ("{", "[") or value.count("{") + value.count("[") > _MAX_BRACKETS:
-        return value
-    try:
-        parsed = json.loads(value)
-    except (ValueError, RecursionError):
-        return value
-    return parsed if isinstance(parsed, dict | list) else value
-
-
-def _numbers(values: Sequence[float]) -> dict[float, str]:
-    distinct = list(dict.fromkeys(values))
-    for digits in _DIGITS:
-        texts = [f"{value:.{digits}g}" for value in distinct]
-        if len(set(texts)) == len(texts):
-            break
-    return dict(zip(distinct, texts, strict=True)) if distinct else {}
-
-
-def _sections(sections: Sequence[dict[str, Any]]) -> dict[str, str]:
-    """Each section by its type, with the first of its options that tell it from others of this type."""
-    by_type: dict[str, list[dict[str, Any]]] = {}
-    for section in {_exact(section): section for section in sections}.values():
-        by_type.setdefault(str(section.get("use", "")), []).append(section)
-    texts = {}
-    for kind, alike in by_type.items():
-        options = [_flat({key: value for key, value in section.items() if key != "use"}) for section in alike]
-        names = list(dict.fromkeys(name for option in options for name in option))
-        shown = _telling(names, options) if len(alike) > 1 else names if len(names) == 1 or not kind else []
-        columns = {name: _short([option.get(name) for option in options]) for name in shown}
-        for at, section in enumerate(alike):
-            pairs = [column[at] if len(names) == 1 else f"{name}={column[at]}" for name, column in columns.items()]
-            texts[_exact(section)] = f"{kind}({','.join(pairs)})" if pairs else kind or "{}"
-    return texts
-
-
-def _flat(section: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Dotted names of all options of a section and of those inside it."""
-    flat: dict[str, Any] = {}
-    for key, value in section.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) and value else {f"{prefix}{key}": value}
-    return flat
-
-
-def _telling(names: Sequence[str], options: Sequence[Mapping[str, Any]]) -> list[str]:
-    """The first name whose values all differ; otherwise the first names whose values together do."""
-
-    def is_enough(chosen: Sequence[str]) -> bool:
-        return len({repr([option.get(name, _MISSING) for name in chosen]) for option in options}) == len(options)
-
-    differing = [name for name in names if len({repr(option.get(name, _MISSING)) for option in options}) > 1]
-    for name in differing:
-        if is_enough([name]):
-            return [name]
-    for count in range(2, len(differing) + 1):
-        if is_enough(differing[:count]):
-            return differing[:count]
-    return differing
-
-
-def _exact(value: Any) -> str:
-    """A value so that no other one looks like it."""
-    return json.dumps(value, ensure_ascii=False, default=str)
-
-
-def _one_line(text: str) -> str:
-    """A text that cannot pretend to be a line of its own."""
-    return printable(text.replace("\n", "\\n"))
-
-
-def _distinct(texts: Iterable[str], *, least: int = 0) -> list[str]:
-    """Texts without their middles, as far as no two become equal."""
-    whole = list(texts)
-    for width in _WIDTHS:
-        short = [_without_middle(text, max(width, least)) for text in whole]
-        if len(set(short)) == len(set(whole)):
-            return short
-    return whole
-
-
-def _without_middle(text: str, width: int) -> str:
-    return text if len(text) <= width else f"{text[: width // 2]}…{text[len(text) - (width - 1) // 2 :]}"

@@ -13,7 +13,7 @@ from sweeper.labels import plain_value
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["TRAIN_LOSS", "Cell", "cell_of", "deterministic", "status_counts"]
+__all__ = ["TRAIN_LOSS", "Cell", "cell_of", "deterministic", "rows_of", "status_counts"]
 
 TRAIN_LOSS = "final_train_loss"
 
@@ -120,6 +120,21 @@ def status_counts(trials: pd.DataFrame) -> dict[str, int]:
         Word to count, in the order of the table.
     """
     return {str(status): int(count) for status, count in trials["status"].value_counts(sort=False).items()}
+
+
+def rows_of(trials: pd.DataFrame, columns: Sequence[str]) -> list[pd.DataFrame]:
+    """Trials that share the values of some columns.
+
+    Args:
+        trials: Rows of the trials table.
+        columns: The columns; null is a value like any other.
+
+    Returns:
+        Groups, in the order in which they first appear.
+    """
+    if not columns:
+        return [trials]
+    return [group for _, group in trials.groupby(list(columns), sort=False, dropna=False)]
 
 
 def cell_of(

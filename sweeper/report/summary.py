@@ -7,23 +7,19 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from estimators.fits.statistics import (
-    Interval,
-    holm,
     log_log_correlation,
-    mean_interval,
-    p_value,
     rank_correlation,
 )
-from sweeper.cell_labels import CellLabels
 from sweeper.errors import ClipsweepError
-from sweeper.labels import counted, plain_value, short_names
-from sweeper.report.cells import TRAIN_LOSS, Cell, cell_of, deterministic, status_counts
+from sweeper.labels import counted, short_names
+from sweeper.report.cells import TRAIN_LOSS, Cell, cell_of, deterministic, rows_of, status_counts
+from sweeper.report.comparisons import ArmBest, Comparison, compare_arms
 from sweeper.report.nodes import NodeShare, node_shares
 from sweeper.report.select import (
     _column,
@@ -34,88 +30,13 @@ from sweeper.report.select import (
     thresholded,
     trusted_points,
 )
-from sweeper.report.stability import is_clipped
 from sweeper.tables.directions import direction_of, is_known
 from sweeper.tables.run import Run
 
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["ArmBest", "Comparison", "Report", "build_report"]
-
-_LEVEL = 0.05
-"""How often chance alone may decide any of the comparisons of a report."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class ArmBest:
-    """The best cell of an arm, among the cells whose seeds are all done.
-
-    Attributes:
-        arm: The arm.
-        cell: Its best cell; None if no cell has all its seeds done.
-        label: What tells that cell from the others of its context; empty without one.
-        cells_tried: How many cells the arm had: more tries find a better best.
-        context: What tells the swept values outside the update rule from those of other contexts; arms are compared
-            only within the same context.
-        why_none: Why there is no best cell; empty where there is one.
-        unranked: How many of the cells have all their seeds done, but not the loss by which cells are ranked.
-    """
-
-    arm: str
-    cell: Cell | None
-    cells_tried: int
-    context: str
-    label: str = ""
-    why_none: str = ""
-    unranked: int = 0
-
-
-@dataclass(frozen=True, kw_only=True)
-class Comparison:
-    """The best cells of two arms, compared seed by seed.
-
-    Attributes:
-        first: Name of the arm whose loss is taken.
-        second: Name of the arm whose loss is subtracted.
-        difference: first - second over the common seeds; negative if the first is better.
-        context: As in :class:`ArmBest`.
-        larger_is_better: Whether the spec has the loss maximised.
-        cells_tried: Of how many cells the first and the second are the best.
-        p_value: Of the paired t test; NaN for fewer than two common seeds.
-        p_adjusted: The same by Holm's correction for all comparisons of the report.
-        num_compared: How many these are.
-    """
-
-    first: str
-    second: str
-    difference: Interval
-    context: str
-    larger_is_better: bool = False
-    cells_tried: tuple[int, int] = (1, 1)
-    p_value: float = math.nan
-    p_adjusted: float = math.nan
-    num_compared: int = 1
-
-    @property
-    def gain(self) -> Interval:
-        """By how much the first is better; negative if it is worse."""
-        of = self.difference
-        return of if self.larger_is_better else replace(of, mean=-of.mean, low=-of.high, high=-of.low)
-
-    @property
-    def is_decided(self) -> bool:
-        """Whether chance is excluded at 95 %, all comparisons of the report together."""
-        return self.p_adjusted < _LEVEL
-
-    @property
-    def verdict(self) -> str:
-        """What can be concluded."""
-        if self.difference.count < 2:
-            return "one seed says nothing about chance"
-        if not self.is_decided:
-            return "undecided at 95 %"
-        return f"{self.first if self.gain.mean > 0 else self.second} is better"
+__all__ = ["Report", "build_report"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -183,16 +104,16 @@ def build_report(
         labels=labels,
         thresholded=thresholded(run, trials),
     )
-    cells = tuple(row_of(group, columns) for group in _groups(trials, columns))
+    cells = tuple(row_of(group, columns) for group in rows_of(trials, columns))
     context_columns = [short for path, short in names.items() if not path.startswith("update_rule.")]
     directions, more_notes = _directions(run, trials)
     larger = directions.get(primary) == "max"
-    if any(deterministic(within) for within in _groups(trials, context_columns)):
+    if any(deterministic(within) for within in rows_of(trials, context_columns)):
         more_notes += (
             "without noise one seed says all: there are no intervals, and arms are not compared seed by seed; "
             f"`clipsweep theory {run.path}` compares hitting times with the theorems' bounds",
         )
-    bests, comparisons = _arms(
+    bests, comparisons = compare_arms(
         trials, list(names.values()), context_columns, row_of, primary, labels=labels, larger=larger
     )
     rows_are_cells = set(columns) == set(names.values())
@@ -240,13 +161,6 @@ def _directions(run: Run, trials: pd.DataFrame) -> tuple[dict[str, str], tuple[s
     return directions, tuple(notes)
 
 
-def _groups(trials: pd.DataFrame, columns: list[str]) -> list[pd.DataFrame]:
-    """Trials that share the values of the columns, in the order in which they first appear."""
-    if not columns:
-        return [trials]
-    return [group for _, group in trials.groupby(columns, sort=False, dropna=False)]
-
-
 def _correlations(points: pd.DataFrame | None) -> dict[str, tuple[float, float, int]]:
     """Trial to Pearson correlation of logs, Spearman correlation, and the number of points."""
     results: dict[str, tuple[float, float, int]] = {}
@@ -256,93 +170,6 @@ def _correlations(points: pd.DataFrame | None) -> dict[str, tuple[float, float, 
         x, y = group["grad_norm"].to_numpy(), group["smoothness"].to_numpy(dtype=float)
         results[str(trial)] = (log_log_correlation(x, y), rank_correlation(x, y), len(group))
     return results
-
-
-def _arms(
-    trials: pd.DataFrame,
-    columns: list[str],
-    context_columns: list[str],
-    row_of: Callable[[pd.DataFrame, list[str]], Cell],
-    primary: str,
-    *,
-    labels: CellLabels,
-    larger: bool,
-) -> tuple[tuple[ArmBest, ...], tuple[Comparison, ...]]:
-    """The best cell of each arm, and the best cells of each pair of arms compared, within each context."""
-    bests: list[ArmBest] = []
-    comparisons: list[Comparison] = []
-    for within in _groups(trials, context_columns):
-        context = labels.part({name: plain_value(within.iloc[0][name]) for name in context_columns})
-        here = [
-            _best(
-                arm,
-                [row_of(group, columns) for group in _groups(of_arm, columns)],
-                context,
-                primary,
-                larger=larger,
-            )
-            for arm, of_arm in within.groupby("arm", sort=False)
-        ]
-        here = [replace(best, label=_label_within(best, context_columns, labels)) for best in here]
-        bests += here
-        if deterministic(within):
-            continue
-        found = [best for best in here if best.cell is not None]
-        comparisons += [
-            _compare(one, other, context, larger=larger) for i, one in enumerate(found) for other in found[i + 1 :]
-        ]
-    adjusted = holm([one.p_value for one in comparisons])
-    tested = sum(not math.isnan(one.p_value) for one in comparisons)
-    return tuple(bests), tuple(
-        replace(one, p_adjusted=p, num_compared=tested) for one, p in zip(comparisons, adjusted, strict=True)
-    )
-
-
-def _label_within(best: ArmBest, context_columns: list[str], labels: CellLabels) -> str:
-    """The label of a best cell without what its context says, where nothing else is lost by that."""
-    if best.cell is None:
-        return ""
-    if not best.context or best.cell.case is not None:
-        return best.cell.label
-    return (
-        labels.part({name: value for name, value in best.cell.values.items() if name not in context_columns})
-        or best.cell.label
-    )
-
-
-def _best(arm: Any, cells: list[Cell], context: str, primary: str, *, larger: bool) -> ArmBest:
-    whole = [cell for cell in cells if cell.done == cell.trials]
-    ranked = [cell for cell in whole if primary in cell.losses and cell.losses[primary].count]
-    sign = -1 if larger else 1
-    best = min(ranked, key=lambda cell: sign * cell.losses[primary].mean, default=None)
-    why = "" if best is not None else f"has no {primary}" if whole else "no cell finished with all its seeds"
-    return ArmBest(
-        arm=str(arm),
-        cell=best,
-        cells_tried=len(cells),
-        context=context,
-        why_none=why,
-        unranked=len(whole) - len(ranked),
-    )
-
-
-def _compare(one: ArmBest, other: ArmBest, context: str, *, larger: bool) -> Comparison:
-    """The best cells of two arms, the clipped one against the other."""
-    if is_clipped(one.arm) and not is_clipped(other.arm):
-        one, other = other, one
-    assert one.cell is not None
-    assert other.cell is not None
-    common = sorted(one.cell.seed_losses.keys() & other.cell.seed_losses.keys())
-    differences = [other.cell.seed_losses[seed] - one.cell.seed_losses[seed] for seed in common]
-    return Comparison(
-        first=other.arm,
-        second=one.arm,
-        difference=mean_interval(differences),
-        context=context,
-        larger_is_better=larger,
-        cells_tried=(other.cells_tried, one.cells_tried),
-        p_value=p_value(differences),
-    )
 
 
 def _sorted(cells: tuple[Cell, ...], sort: str) -> tuple[Cell, ...]:

@@ -9,12 +9,13 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from sweeper import cell_labels
-from sweeper.cell_labels import CASE, NO_CLIPPING, RULE, Rule
+from sweeper.cell_labels import CASE, RULE
 from sweeper.errors import ClipsweepError
 from sweeper.labels import plain_value, short_names
 from sweeper.store.resolved import resolved_settings
 from sweeper.store.run_dir import RunDir
 from sweeper.tables.run import Run
+from sweeper.value_texts import NO_CLIPPING, Rule
 
 if TYPE_CHECKING:
     import pandas as pd

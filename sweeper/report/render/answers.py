@@ -15,9 +15,10 @@ from sweeper.report.advice import Advice
 from sweeper.report.answers import Activity, Answers
 from sweeper.report.fits import CellFit
 from sweeper.report.render.columns import listed, value_columns
-from sweeper.report.render.layout import NOTHING, Column, Table, terminal_lines, terminal_table
 from sweeper.report.render.numbers import bounds_text, clipped_text, interval_text, number_text
+from sweeper.report.render.table import NOTHING, Column, Table
 from sweeper.report.render.tables import markdown_lines
+from sweeper.report.render.terminal import terminal_lines, terminal_table
 from sweeper.report.stability import Edge, Frontier, FrontierRatio, Proportion, grown
 
 __all__ = ["ANSWER_FORMATS", "patch_of", "render_answers", "render_fits"]

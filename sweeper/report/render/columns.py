@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from sweeper.labels import counted
-from sweeper.report.render.layout import NOTHING, Column
+from sweeper.report.render.table import NOTHING, Column
 
 __all__ = ["listed", "value_columns"]
 

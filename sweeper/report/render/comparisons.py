@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from sweeper.labels import counted
+from sweeper.report.comparisons import Comparison
 from sweeper.report.render.numbers import bracket_text, ends_text
-from sweeper.report.summary import Comparison
 
 __all__ = ["comparison_notes", "comparison_text"]
 

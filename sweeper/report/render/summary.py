@@ -12,9 +12,10 @@ from sweeper.labels import counted
 from sweeper.report.cells import Cell
 from sweeper.report.render.columns import listed, value_columns
 from sweeper.report.render.comparisons import comparison_notes, comparison_text
-from sweeper.report.render.layout import NOTHING, Column, Table, terminal_lines, terminal_table
 from sweeper.report.render.numbers import clipped_text, interval_text, percent_text
+from sweeper.report.render.table import NOTHING, Column, Table
 from sweeper.report.render.tables import csv_table, markdown_lines
+from sweeper.report.render.terminal import terminal_lines, terminal_table
 from sweeper.report.summary import Report
 
 __all__ = ["FORMATS", "render"]

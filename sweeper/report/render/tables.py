@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sweeper.labels import printable
-from sweeper.report.render.layout import Table, lifted
+from sweeper.report.render.table import Table, lifted
 
 __all__ = ["csv_table", "markdown_lines", "markdown_table"]
 

@@ -8,9 +8,10 @@ from typing import Any
 
 from sweeper.labels import counted
 from sweeper.report.render.columns import value_columns
-from sweeper.report.render.layout import NOTHING, Column, Table, terminal_lines, terminal_table
 from sweeper.report.render.numbers import clipped_text
+from sweeper.report.render.table import NOTHING, Column, Table
 from sweeper.report.render.tables import csv_table, markdown_lines
+from sweeper.report.render.terminal import terminal_lines, terminal_table
 from sweeper.report.theory import TheoryReport, TheoryRow
 
 __all__ = ["render_theory"]

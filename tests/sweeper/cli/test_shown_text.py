@@ -17,8 +17,9 @@ from sweeper.cli.app import app, main
 from sweeper.labels import printable
 from sweeper.monitor.display import LineDisplay
 from sweeper.monitor.status import trial_rows
-from sweeper.report.render.layout import Column, Table, terminal_lines, terminal_table
+from sweeper.report.render.table import Column, Table
 from sweeper.report.render.tables import csv_table, markdown_table
+from sweeper.report.render.terminal import terminal_lines, terminal_table
 
 HOSTILE = "\x1b]0;owned\x07\x1b[2J[bold]lr=[1e-3][/bold]\r\x9b31m\u202egpj.exe"
 

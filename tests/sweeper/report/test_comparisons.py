@@ -12,9 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from estimators.fits.statistics import holm, mean_interval, p_value
+from sweeper.report.comparisons import Comparison
 from sweeper.report.render.comparisons import comparison_notes, comparison_text
 from sweeper.report.render.summary import render
-from sweeper.report.summary import Comparison, build_report
+from sweeper.report.summary import build_report
 from sweeper.tables.run import Run
 
 CLIPPED, PLAIN = "sgd + clip_norm", "sgd"

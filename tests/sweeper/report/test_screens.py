@@ -11,8 +11,9 @@ import pytest
 from sweeper.report.answers import build_answers
 from sweeper.report.fits import build_fits
 from sweeper.report.render.answers import render_answers, render_fits
-from sweeper.report.render.layout import MAX_BLOCKS, MAX_ROWS, Column, Table, lifted, terminal_lines, terminal_table
 from sweeper.report.render.summary import render
+from sweeper.report.render.table import Column, Table, lifted
+from sweeper.report.render.terminal import MAX_BLOCKS, MAX_ROWS, terminal_lines, terminal_table
 from sweeper.report.render.theory import render_theory
 from sweeper.report.select import labels_of, select
 from sweeper.report.summary import build_report
