@@ -175,6 +175,7 @@ def _correlations(points: pd.DataFrame | None) -> dict[str, tuple[float, float, 
 def _sorted(cells: tuple[Cell, ...], sort: str) -> tuple[Cell, ...]:
     name, reverse = sort.removeprefix("-"), sort.startswith("-")
     known = [
+        *(["case"] if any(cell.case for cell in cells) else []),
         *cells[0].values,
         *cells[0].losses,
         "arm",

@@ -76,6 +76,7 @@ def test_data_has_the_name_and_the_values(named: Run) -> None:
 def test_rows_are_grouped_and_chosen_by_name_and_by_what_a_table_shows(named: Run) -> None:
     assert [cell.trials for cell in build_report(named, by=["case"]).cells] == [2, 2]
     assert [cell.label for cell in build_report(named, by=["case"]).cells] == ["plain", "as published"]
+    assert [cell.case for cell in build_report(named, sort="case").cells] == ["as published"] * 2 + ["plain"] * 2
     (cell,) = build_report(named, where=["case=as published", "learning_rate=0.02"]).cells
     assert cell.values["clip_norm"] == 0.5
     assert len(build_report(named, where=["schedule=cosine(0.1)"]).cells) == 2
