@@ -103,7 +103,7 @@ def estimate_run(
         ClusterError: Ray cannot be started or joined.
         IntegrityError: The journal is damaged.
     """
-    started = time.monotonic()
+    started, started_at = time.monotonic(), time.time()
     consent = consent or Consent()
     run_dir = RunDir(path.resolve()).require()
     section = remeasure_section(run_dir, estimator, options)
@@ -126,22 +126,27 @@ def estimate_run(
 
         committer = Committer(run_dir, Journal(run_dir.journal, state.next_number), state, measurement=measurement)
         # The recorded environment of training is left unchanged: resuming a trial is checked against it.
-        committer.record(Opened(driver_epoch=state.driver_epoch + 1, environment=state.environment))
+        committer.record(
+            Opened(driver_epoch=state.driver_epoch + 1, environment=state.environment, started_at=started_at)
+        )
         if known is None:
             committer.record(Remeasuring(measurement=measurement, measure=section, environment=environment))
         num_done, failed, interrupted = len(done), 0, False
         if todo:
-            failed, interrupted = _on_ray(
-                todo,
-                section,
-                uses=uses_of(state, todo),
-                held=held,
-                committer=committer,
-                resources=resources,
-                code=code,
-                address=address or cluster.address,
-                insecure=consent.insecure_cluster,
-            )
+            try:
+                failed, interrupted = _on_ray(
+                    todo,
+                    section,
+                    uses=uses_of(state, todo),
+                    held=held,
+                    committer=committer,
+                    resources=resources,
+                    code=code,
+                    address=address or cluster.address,
+                    insecure=consent.insecure_cluster,
+                )
+            finally:
+                run_dir.live.unlink(missing_ok=True)
         committer.refresh()
         measured = len(state.remeasured.get(measurement, set())) - num_done
         remeasured = Remeasured(
@@ -195,14 +200,14 @@ def _on_ray(
 
     with (
         shipped(code) as folder,
-        listen_for_interrupts() as interrupts,
+        listen_for_interrupts(say) as interrupts,
         connect(address, logs=held.run_dir.logs, code=folder) as cluster,
     ):
         settings = worker_settings(resources.estimators)
         count = num_estimators(cluster, settings, count=resources.estimators.count, num_snapshots=len(todo))
         size = PoolSize(trainers=0, estimators=count)
         say(f"{counted(count, 'estimator')} on {counted(cluster.cpus, 'CPU')}")
-        pool = RayPools(run_dir=held.run_dir.path, trainer=settings, estimator=settings)
+        pool = RayPools(run_dir=held.run_dir.path, trainer=settings, estimator=settings, private=address == "local")
         driver = driver_of_kept(
             KeptQueue(todo, max_attempts=resources.max_attempts),
             section,
@@ -210,9 +215,10 @@ def _on_ray(
             held=held,
             committer=committer,
             pool=pool,
-            room=RoomWatch(size=size, waiting=Waiting(pool.held_up, say)),
+            room=RoomWatch(size=size, waiting=Waiting(pool.held_up, say, private=address == "local")),
             stall_timeout_s=resources.stall_timeout_s,
         )
+        interrupts.finish_first()
         interrupted = driver.run(lambda: interrupts.requested() or held.lock.asked_to_stop())
         return driver.num_failed_snapshots, interrupted
 

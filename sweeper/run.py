@@ -17,6 +17,7 @@ from sweeper.driver.session import Driving, driving
 from sweeper.errors import ClusterError
 from sweeper.labels import counted, duration
 from sweeper.planning.environment import check_drift, environment_of, provenance
+from sweeper.planning.expectation import expected
 from sweeper.planning.measurement_change import check_measurement, measurement_change
 from sweeper.planning.plan import Plan, Trial, expand, measurement_id, require_allowed
 from sweeper.planning.spec_change import SpecChange, check_change, code_record, spec_change
@@ -24,6 +25,7 @@ from sweeper.planning.standing import Standing, default_run_dir, standing
 from sweeper.protocol.consent import Consent
 from sweeper.protocol.pools import PoolSize
 from sweeper.protocol.view import Listener, Silent
+from sweeper.report.times import closing_line
 from sweeper.schedule.schedule import Progress, Schedule
 from sweeper.spec import Sweep
 from sweeper.spec.user_code import shipped
@@ -31,6 +33,7 @@ from sweeper.store.journal import Journal, RunState, Unmeasured, open_state
 from sweeper.store.records import CodeRecord, Opened, Planned, TrialRecord
 from sweeper.store.recovery import recover
 from sweeper.store.run_dir import RunDir
+from sweeper.store.spans import worked_s
 
 if TYPE_CHECKING:
     from sweeper.driver.commit import Committer
@@ -49,28 +52,40 @@ class Outcome:
         run_dir: Where its tables are.
         counts: Trials of the plan by status.
         interrupted: Whether the user stopped it early.
-        seconds: Wall time.
+        seconds: Wall time of this driver; None if nothing was left to do.
+        earlier_s: Wall time of the run's earlier drivers, pauses between them left out.
         unmeasured: Which snapshots of the plan's trials could not be measured.
+        spent: Where this driver's time went, in one line; None if it committed nothing.
     """
 
     run_dir: Path
     counts: Mapping[str, int]
     interrupted: bool
-    seconds: float
+    seconds: float | None
+    earlier_s: float
     unmeasured: Unmeasured
+    spent: str | None
 
     @property
     def text(self) -> str:
         """The outcome in words."""
         counts = ", ".join(f"{count} {status}" for status, count in self.counts.items())
-        return f"{counts} in {duration(self.seconds)}"
+        if self.seconds is None:
+            return f"{counts}; nothing was left to do"
+        whole = f" ({duration(self.seconds + self.earlier_s)} with earlier runs)" if self.earlier_s >= 1 else ""
+        return f"{counts} in {duration(self.seconds)}{whole}"
+
+    @property
+    def num_failed(self) -> int:
+        """Trials that were given up."""
+        return self.counts.get("failed", 0) + self.counts.get("lost", 0)
 
     @property
     def exit_code(self) -> int:
         """0 all resolved, 1 some failed, 130 interrupted."""
         if self.interrupted:
             return 130
-        return 1 if self.counts.get("failed", 0) or self.counts.get("lost", 0) else 0
+        return 1 if self.num_failed else 0
 
 
 def run_sweep(
@@ -101,7 +116,7 @@ def run_sweep(
         ClusterError: Ray cannot be started or joined, or does not have the resources.
         IntegrityError: The journal is damaged.
     """
-    started = time.monotonic()
+    started, started_at = time.monotonic(), time.time()
     consent = consent or Consent()
     plan = expand(sweep)
     require_allowed(plan.code, sweep.folder, allow_code=consent.code)
@@ -124,9 +139,9 @@ def run_sweep(
         from sweeper.driver.commit import Committer
 
         committer = Committer(run_dir, journal, state, measurement=measurement)
-        committer.record(Opened(driver_epoch=state.driver_epoch + 1, environment=environment))
+        committer.record(Opened(driver_epoch=state.driver_epoch + 1, environment=environment, started_at=started_at))
         _record_plan(run_dir, committer, plan, sweep, measurement, replaced=change.replaced if change else frozenset())
-        todo = [*now.under_way, *now.new]
+        todo = [*now.paused, *now.new]
         interrupted = False
         try:
             if not todo:
@@ -140,6 +155,7 @@ def run_sweep(
                     committer=committer,
                     address=address,
                     insecure=consent.insecure_cluster,
+                    started=started,
                 )
         except BaseException:
             committer.refresh()
@@ -150,15 +166,17 @@ def run_sweep(
         for trial in plan.trials:
             status = state.trials[trial.trial_id].status()
             counts[status] = counts.get(status, 0) + 1
-        seconds = time.monotonic() - started
+        seconds = time.monotonic() - started if todo else None
         outcome = Outcome(
             run_dir=run_dir.path,
             counts=counts,
             interrupted=interrupted,
             seconds=seconds,
+            earlier_s=worked_s(state, before=state.driver_epoch),
             unmeasured=state.unmeasured([trial.trial_id for trial in plan.trials]),
+            spent=closing_line(state),
         )
-        held.exit_code, held.text = outcome.exit_code, outcome.text
+        held.exit_code, held.text, held.did_nothing = outcome.exit_code, outcome.text, not todo
         return outcome
 
 
@@ -189,6 +207,7 @@ def _drive(
     committer: Committer,
     address: str,
     insecure: bool,
+    started: float,
 ) -> bool:
     """Start workers and drive the schedule; returns whether the user stopped it early."""
     from sweeper.cluster.ray_environment import prepare
@@ -214,12 +233,12 @@ def _drive(
     )
     with (
         shipped(plan.code) as code,
-        listen_for_interrupts() as interrupts,
+        listen_for_interrupts(say) as interrupts,
         connect(address, logs=held.run_dir.logs, code=code) as cluster,
     ):
         size = pool_size(cluster, trainer, estimator, wanted)
         say(f"{size} on {counted(cluster.cpus, 'CPU')}")
-        pools = RayPools(run_dir=held.run_dir.path, trainer=trainer, estimator=estimator)
+        pools = RayPools(run_dir=held.run_dir.path, trainer=trainer, estimator=estimator, private=address == "local")
         elastic = None
         if address != "local":
             # Nodes of a cluster come and go; a local Ray does not change.
@@ -230,14 +249,20 @@ def _drive(
                 patience_s=sweep.cluster.patience_s,
             )
         driver = driver_of_training(
-            Training(trials={trial.trial_id: trial for trial in todo}, measure=measure),
+            Training(
+                trials={trial.trial_id: trial for trial in todo},
+                measure=measure,
+                expectation=expected(sweep, plan, committer.state, num_left=len(todo)),
+                started=started,
+            ),
             _schedule(todo, committer.state, sweep, size, max_snapshot_bytes=cluster.object_store_bytes // 3),
             held=held,
             committer=committer,
             pools=pools,
-            room=RoomWatch(size=size, waiting=Waiting(pools.held_up, say), elastic=elastic),
+            room=RoomWatch(size=size, waiting=Waiting(pools.held_up, say, private=address == "local"), elastic=elastic),
             stall_timeout_s=resources.stall_timeout_s,
         )
+        interrupts.finish_first()
         interrupted = driver.run(lambda: interrupts.requested() or held.lock.asked_to_stop())
         # Before Ray is shut down, which takes more than a second: the results are complete now.
         committer.refresh()
@@ -317,7 +342,7 @@ def _trial_record(trial: Trial, plan: Plan) -> TrialRecord:
 
 def _announce(say: Callable[[str], object], plan: Plan, now: Standing, change: SpecChange | None) -> None:
     say(
-        f"{counted(len(plan.trials), 'trial')}: {len(now.new)} new, {len(now.under_way)} under way, "
+        f"{counted(len(plan.trials), 'trial')}: {len(now.new)} new, {len(now.paused)} paused, "
         f"{len(now.done)} done, {len(now.failed)} failed"
     )
     if now.failed:

@@ -10,8 +10,11 @@ import pytest
 import typer
 
 from sweeper.cli.app import app
+from sweeper.planning.expectation import expected
+from sweeper.planning.plan import expand
 from sweeper.report.plots.draw import PLOTS
-from sweeper.spec import load_spec, starter_spec
+from sweeper.spec import load_spec, loads_spec, starter_spec
+from sweeper.store.journal import RunState
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -73,3 +76,21 @@ def test_a_starter_s_runs_go_where_its_own_comments_say(tmp_path: Path, name: st
     # What the spec would be called without the line is what it says.
     file.write_text("\n".join(line for line in file.read_text().splitlines() if not line.startswith("name:")))
     assert load_spec(file).name == sweep.name
+
+
+def test_the_spec_that_readme_shows_runs_on_a_laptop() -> None:
+    (text,) = re.findall(
+        r"^```yaml\n(name: .*?)^```", (ROOT / "README.md").read_text("utf-8"), re.DOTALL | re.MULTILINE
+    )
+    sweep = loads_spec(text, folder=ROOT)
+    plan = expand(sweep)
+    assert sum(expected(sweep, plan, RunState(), num_left=len(plan.trials)).work.values()) < 600, "seconds of one core"
+
+
+@pytest.mark.parametrize(
+    "spec", [ROOT / "specs" / "quickstart.yaml", *sorted((ROOT / "specs" / "small").glob("*.yaml"))]
+)
+def test_what_calls_itself_small_is_minutes_of_two_cores(spec: Path) -> None:
+    sweep = load_spec(spec)
+    plan = expand(sweep)
+    assert sum(expected(sweep, plan, RunState(), num_left=len(plan.trials)).work.values()) < 600, "seconds of one core"

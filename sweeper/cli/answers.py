@@ -1,4 +1,4 @@
-"""The commands that evaluate a run: ``report``, ``fit``, ``advise``, ``theory`` and ``plot``."""
+"""The commands that evaluate a run: ``report``, ``fit``, ``advise``, ``theory``, ``times`` and ``plot``."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from sweeper.store.run_dir import RunDir
 if TYPE_CHECKING:
     from sweeper.tables.run import Run
 
-__all__ = ["advise", "fit", "plot", "report", "theory"]
+__all__ = ["advise", "fit", "plot", "report", "theory", "times"]
 
 
 def report(
@@ -94,8 +94,30 @@ def theory(
     _show(render_theory(found, style, width=width, color=color), style, color)
 
 
-def plot(
+def times(
     run: RunPath,
+    by: Annotated[str, typer.Option("--by", metavar="trial|worker|node", help="A row for each.")] = "worker",
+    style: Annotated[str, typer.Option("--format", metavar="table|md|csv|json", help="How to print it.")] = "table",
+) -> None:
+    """Where a run's time went: training, evaluating, measuring, waiting, starting. Also while it runs."""
+    run_dir = RunDir(run).require()
+    from sweeper.report.render.summary import FORMATS
+    from sweeper.report.render.times import render_times
+    from sweeper.report.times import GROUPS, build_times
+    from sweeper.store.journal import open_state
+
+    _known_format(style, FORMATS)
+    if by not in GROUPS:
+        raise ClipsweepError(f"--by {by!r}: unknown; known: {', '.join(GROUPS)}")
+    width, color = _terminal()
+    found = build_times(str(run_dir.path), open_state(run_dir), by=by)
+    _show(render_times(found, style, width=width, color=color), style, color)
+
+
+def plot(
+    runs: Annotated[
+        list[Path], typer.Argument(metavar="RUN...", help="Run directories; several in one figure.", show_default=False)
+    ],
     kind: Annotated[
         str,
         typer.Argument(
@@ -106,7 +128,8 @@ def plot(
     ],
     where: Where = None,
     out: Annotated[
-        Path | None, typer.Option("--out", metavar="FILE", help=".png, .svg or .pdf; RUN/plots/KIND.png by default.")
+        Path | None,
+        typer.Option("--out", metavar="FILE", help=".png, .svg or .pdf; plots/KIND.png in the first RUN by default."),
     ] = None,
     width: Annotated[
         float | None, typer.Option("--width", metavar="INCHES", min=1, max=40, help="By default what the panels need.")
@@ -122,10 +145,11 @@ def plot(
     measurement: Measurement = None,
 ) -> None:
     """Draw the paper's figures, and those of its theory."""
-    opened = _opened(run, measurement)
+    opened = _opened(runs[0], measurement) if len(runs) == 1 else _several(runs, measurement)
     from sweeper.report.plots.draw import draw
 
-    file = out or run / "plots" / f"{kind}.png"
+    others = "".join(f"-{run.resolve().name}" for run in runs[1:])
+    file = out or runs[0] / "plots" / f"{kind}{others}.png"
     rows = draw(opened, kind, file, where=where or [], style=style, width=width, height=height, dpi=dpi)
     show(str(file))
     if data is not None:
@@ -151,6 +175,17 @@ def _opened(path: Path, measurement: str | None = None) -> Run:
     from sweeper.tables.run import Run
 
     return Run(path, measurement=measurement)
+
+
+def _several(paths: Sequence[Path], measurement: str | None) -> Run:
+    """Several runs as one."""
+    if measurement is not None:
+        raise ClipsweepError("--measurement: belongs to one run; leave it out where several are drawn")
+    for path in paths:
+        RunDir(path).require()
+    from sweeper.tables.several import SeveralRuns
+
+    return SeveralRuns(paths)
 
 
 def _show(text: str, style: str, color: bool) -> None:

@@ -12,7 +12,7 @@ import traceback
 from collections.abc import Callable
 from typing import Any
 
-from sweeper.cli.answers import advise, fit, plot, report, theory
+from sweeper.cli.answers import advise, fit, plot, report, theory, times
 from sweeper.cli.data import data_app
 from sweeper.cli.help import add_command, new_app
 from sweeper.cli.jobs import attach, cancel
@@ -50,6 +50,7 @@ _COMMANDS: dict[str, Callable[..., None]] = {
     "fit": fit,
     "advise": advise,
     "theory": theory,
+    "times": times,
     "plot": plot,
 }
 
@@ -66,9 +67,11 @@ def main() -> None:
         # A spec's errors start with file, line and column, a form that editors and terminals recognise.
         note(str(error) if isinstance(error, SpecError) else f"error: {error}")
         sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        note("interrupted; what was committed is safe, run the same command to continue")
-        _leave_at_once(130)
+    except SystemExit as error:
+        if _was_interrupted(error):
+            note("interrupted; what a run has committed is safe, and the same command continues it")
+            _leave_at_once(130)
+        raise
     except BrokenPipeError:
         # The reader of a pipe went away, as `head` does: not an error, but nothing may be flushed to it any longer.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -82,6 +85,13 @@ def main() -> None:
         name = kind.__name__ if kind is not None else "error"
         note(f"internal error: {name}: {value}\nthe traceback is in {log.name}; CLIPSWEEP_DEBUG=1 prints it")
         sys.exit(3)
+
+
+def _was_interrupted(error: BaseException | None) -> bool:
+    """Whether it comes from a KeyboardInterrupt, which typer turns into an exit without a word."""
+    while error is not None and not isinstance(error, KeyboardInterrupt):
+        error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+    return error is not None
 
 
 def _leave_at_once(code: int) -> Any:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sweeper.cli.options import AsJson, RunPath, note, shorten
+from sweeper.cli.options import AsJson, RunPath, how_to_retry, note, shorten
 from sweeper.errors import ClipsweepError
 from sweeper.protocol.consent import Consent
 from sweeper.store.run_dir import RunDir
@@ -33,7 +33,7 @@ def attach(run: RunPath, as_json: AsJson = False) -> None:
         counts = ", ".join(f"{count} {word}" for word, count in now["counts"].items())
         note(f"pid {driver['pid']} on {driver['host']} is driving it: {counts}")
     try:
-        ending = _follow(run_dir)
+        ending = _follow(run_dir, hint="Ctrl-C stops following; the run goes on")
     except KeyboardInterrupt:
         note(f"detached; the run continues: `clipsweep attach {shorten(run_dir.path)}` follows it again")
         raise typer.Exit(130) from None
@@ -139,13 +139,13 @@ def job_arguments(
     return arguments + ([f"--extend-edges={extend_edges}"] if extend_edges else [])
 
 
-def _follow(run_dir: RunDir, said: Said | None = None) -> Ending:
+def _follow(run_dir: RunDir, said: Said | None = None, *, hint: str = "") -> Ending:
     from rich.console import Console
 
     from sweeper.monitor.display import choose_display
     from sweeper.monitor.follow import follow
 
-    with choose_display(Console(stderr=True)) as listener:
+    with choose_display(Console(stderr=True), hint=hint) as listener:
         return follow(run_dir, listener, said=said)
 
 
@@ -154,7 +154,9 @@ def _follow_own(run_dir: RunDir, said: Said) -> Ending:
     from sweeper.monitor.follow import cancel as ask
 
     try:
-        return _follow(run_dir, said)
+        return _follow(
+            run_dir, said, hint="Ctrl-C stops the run: trials checkpoint, and the same command continues them"
+        )
     except KeyboardInterrupt:
         note(f"asked {ask(run_dir)} to stop; interrupt again to stop waiting for it")
         return _follow(run_dir, said)
@@ -162,13 +164,17 @@ def _follow_own(run_dir: RunDir, said: Said) -> Ending:
 
 def _tell_end(run_dir: RunDir, ending: Ending, *, as_json: bool) -> int:
     path = shorten(run_dir.path)
-    if as_json:
-        from sweeper.monitor.status import run_status
+    from sweeper.monitor.status import run_status
 
+    if as_json:
         counts = run_status(run_dir.path)["counts"]
         typer.echo(json.dumps({"run": str(run_dir.path), "counts": counts, "interrupted": ending.exit_code == 130}))
     if ending.exit_code in {0, 1}:
-        note(f"{ending.text}; tables in {path}\nread them with `clipsweep report {path}`")
+        note(f"{ending.text}; tables in {path}")
+        counts = run_status(run_dir.path)["counts"]
+        if num_failed := counts.get("failed", 0) + counts.get("lost", 0):
+            note(how_to_retry(path, num_failed))
+        note(f"read them with `clipsweep report {path}`")
     else:
         note(f"{path}: ended with exit code {ending.exit_code}: {ending.text}")
     return ending.exit_code

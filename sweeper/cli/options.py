@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from sweeper.labels import printable
+from sweeper.labels import counted, printable
 
 __all__ = [
     "AllowCode",
@@ -19,6 +19,7 @@ __all__ = [
     "RunPath",
     "SpecPath",
     "Where",
+    "how_to_retry",
     "note",
     "shorten",
     "show",
@@ -66,6 +67,22 @@ def show(text: str) -> None:
         text: One line or several.
     """
     typer.echo(printable(text))
+
+
+def how_to_retry(path: str, num_failed: int) -> str:
+    """What to do about trials that were given up.
+
+    Args:
+        path: The run directory, as the user would type it.
+        num_failed: How many trials.
+
+    Returns:
+        One line.
+    """
+    return (
+        f"{counted(num_failed, 'trial')} failed: `clipsweep status {path}` says why; once that is mended, "
+        f"`clipsweep retry {path}` queues {'it' if num_failed == 1 else 'them'} again"
+    )
 
 
 def shorten(path: Path) -> str:

@@ -10,10 +10,24 @@ from typing import Annotated
 import typer
 
 from sweeper.cli.jobs import job_arguments, run_as_job
-from sweeper.cli.options import AllowCode, AsJson, Insecure, Out, Overrides, RunPath, SpecPath, note, shorten, show
+from sweeper.cli.options import (
+    AllowCode,
+    AsJson,
+    Insecure,
+    Out,
+    Overrides,
+    RunPath,
+    SpecPath,
+    how_to_retry,
+    note,
+    shorten,
+    show,
+)
 from sweeper.protocol.consent import Consent
 
 __all__ = ["estimate", "run"]
+
+_CTRL_C = "Ctrl-C stops: trials checkpoint, and the same command continues them"
 
 
 def run(
@@ -94,7 +108,7 @@ def run(
             )
         )
     for extensions in range(extend_edges, -1, -1):
-        with choose_display(Console(stderr=True)) as listener:
+        with choose_display(Console(stderr=True), hint=_CTRL_C) as listener:
             outcome = run_sweep(
                 sweep,
                 out=out,
@@ -125,7 +139,11 @@ def run(
         typer.echo(json.dumps(document))
     for line in outcome.unmeasured.lines:
         note(line)
+    if outcome.spent is not None:
+        note(f"{outcome.spent} (`clipsweep times {path}`)")
     note(f"{outcome.text}; tables in {path}")
+    if outcome.num_failed:
+        note(how_to_retry(path, outcome.num_failed))
     if outcome.interrupted:
         note(f"interrupted: run `{_same_command()}` again to continue")
     else:
@@ -148,10 +166,11 @@ def estimate(
     """Measure the kept snapshots of a run again, with any estimator, without training anything."""
     from rich.console import Console
 
-    from sweeper.monitor.display import LineDisplay
+    from sweeper.monitor.display import choose_display
     from sweeper.remeasure import estimate_run
 
-    with LineDisplay(Console(stderr=True)) as listener:
+    hint = "Ctrl-C stops once those in progress are measured; the same command continues"
+    with choose_display(Console(stderr=True), hint=hint) as listener:
         done = estimate_run(
             run,
             estimator,

@@ -14,33 +14,41 @@ from sweeper.labels import counted
 __all__ = ["logs", "ls", "retry", "status"]
 
 
+_MAX_TRIALS = 50
+"""Trials that ``status`` shows to people."""
+
+_FIRST = {"running": 0, "failed": 1, "lost": 1, "paused": 2}
+"""What is shown of a longer run."""
+
+
 def status(run: RunPath, as_json: AsJson = False) -> None:
     """Show the state of a run. Works without Ray, also while it runs."""
-    from sweeper.monitor.status import run_status, trial_rows
+    from sweeper.monitor.status import in_words, run_status, trial_rows
     from sweeper.store.journal import Unmeasured
 
     document = run_status(run)
     if as_json:
         typer.echo(json.dumps({**document, "trial_rows": trial_rows(run)}, indent=2))
         return
-    driver = document["driver"]
-    job = f", job {driver['job']}" if driver and "job" in driver else ""
-    who = f"running (pid {driver['pid']} on {driver['host']}{job})" if driver else "not running"
-    percent = 100 * document["steps_done"] / max(1, document["steps_total"])
-    show(f"{run}: {who}, {percent:.0f} % of {document['steps_total']} steps")
+    show(f"{run}: {in_words(document)}")
     show("  " + ", ".join(f"{count} {word}" for word, count in document["counts"].items()))
-    if document["ended"] and document["ended"]["exit_code"] not in {0, 1}:
-        ended = document["ended"]
-        show(f"  ended {ended['ended_at']} with exit code {ended['exit_code']}: {ended['text']}")
+    if ended := document["ended"]:
+        code = "" if ended["exit_code"] in {0, 1} else f" with exit code {ended['exit_code']}"
+        show(f"  last ended {ended['ended_at']}{code}: {ended['text']}")
     if document["live"] and document["live"].get("waiting_for"):
         show(f"  {document['live']['waiting_for']}")
     for active in document["live"]["active"] if document["live"] else ():
         loss = "" if active["loss"] is None else f", loss {active['loss']:.4g}"
         show(f"  now: {active['trial']}, step {active['step']} of {active['steps']}{loss}")
-    for row in trial_rows(run):
+    rows = trial_rows(run)
+    if len(rows) > _MAX_TRIALS:
+        rows.sort(key=lambda row: _FIRST.get(row["status"], len(_FIRST)))
+    for row in rows[:_MAX_TRIALS]:
         earlier = " (of an earlier spec)" if row["superseded"] else ""
         show(f"  {row['trial_id']}  {row['status']:9} {row['step']:>8}/{row['steps']:<8} {row['trial']}{earlier}")
-    for failure in document["failures"]:
+    if len(rows) > _MAX_TRIALS:
+        show(f"  ... and {len(rows) - _MAX_TRIALS} more trials; --json lists all")
+    for failure in document["failures"][:_MAX_TRIALS]:
         show(f"  {failure['trial_id']} failed: {failure['error']}")
     unmeasured = document["unmeasured"]
     for line in Unmeasured(total=unmeasured["snapshots"], errors=unmeasured["errors"]).lines:
@@ -63,7 +71,8 @@ def ls(
             show(f"{document['path']}: {document['error']}")
             continue
         counts = ", ".join(f"{count} {word}" for word, count in document["counts"].items())
-        show(f"{document['path']}: {'running, ' if document['driver'] else ''}{counts}")
+        state = "" if document["state"] == "finished" else f"{document['state']}, "
+        show(f"{document['path']}: {state}{counts or 'no trials'}")
     if not documents:
         note(f"{folder}: no runs")
 

@@ -90,13 +90,13 @@ def null_test(
 def plan(spec: SpecPath, overrides: Overrides = None, out: Out = None, as_json: AsJson = False) -> None:
     """Show what a run would do: cells, seeds, what is new and done, time and disk. Starts nothing."""
     from sweeper.cluster.machine import misfit
-    from sweeper.planning.cost import plan_document, plan_text
+    from sweeper.planning.preview import plan_document, plan_text
     from sweeper.spec import load_spec
 
     sweep = load_spec(spec, overrides or [])
     document = plan_document(sweep, out)
     if sweep.cluster.address == "local":
-        left = document["new"] + document["under_way"]
+        left = document["new"] + document["paused"]
         document["misfit"] = misfit(sweep.resources, measures=sweep.measure is not None, num_trials=left)
     show(json.dumps(document, indent=2) if as_json else plan_text(document))
 

@@ -25,6 +25,7 @@ from sweeper.cluster.capacity import WorkerSettings
 from sweeper.cluster.ray_session import node_rooms, reason_of, without_place
 from sweeper.cluster.waiting import Want, explain
 from sweeper.errors import ClusterError, memory_advice
+from sweeper.labels import counted
 from sweeper.protocol.events import SnapshotId
 from sweeper.protocol.messages import (
     Assignment,
@@ -113,10 +114,14 @@ class RayPools:
         run_dir: The run directory, as every node sees it.
         trainer: Resources of a trainer.
         estimator: Resources of an estimator.
+        private: Whether this Ray is the driver's own, so that nothing else can be in the way of its workers.
     """
 
-    def __init__(self, *, run_dir: Path, trainer: WorkerSettings, estimator: WorkerSettings) -> None:
+    def __init__(
+        self, *, run_dir: Path, trainer: WorkerSettings, estimator: WorkerSettings, private: bool = False
+    ) -> None:
         self._run_dir = run_dir
+        self._private = private
         self._settings: dict[Kind, WorkerSettings] = {"trainer": trainer, "estimator": estimator}
         # A separate thread for ``stop`` and ``beats``, so that they are served while the actor trains or measures.
         self._classes: dict[Kind, Any] = {
@@ -195,16 +200,22 @@ class RayPools:
 
     def held_up(self) -> str | None:
         """Why requested workers have no place yet; None if all have one. May be called from any thread."""
+        still: dict[str, int] = {}
         # Copies, each made at once: the driver's thread starts and ends workers meanwhile.
         pending, actors = list(self._pending.values()), dict(self._actors)
         starting = [of for of in pending if isinstance(of, _Start)]
         for kind, settings in self._settings.items():
             slots = [of.slot for of in starting if of.kind == kind]
             count = sum(without_place(actors[kind, slot]) for slot in slots if (kind, slot) in actors)
-            if count:
+            if count and self._private:
+                still[kind] = count
+            elif count:
                 each = {"cpus": settings.cpus, "gpus": settings.gpus}
                 return explain(Want(kind=kind, count=count, each=each), node_rooms())
-        return None
+        if not still:
+            return None
+        who = " and ".join(counted(count, kind) for kind, count in still.items())
+        return f"{who} still starting: this machine is busy"
 
     def _start(self, kind: Kind, slot: int) -> None:
         settings = self._settings[kind]

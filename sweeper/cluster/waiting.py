@@ -85,6 +85,9 @@ class Question(Generic[Answer]):
 _FIRST_S = 5.0
 """How long workers may wait for a place before the user is told."""
 
+_FIRST_PRIVATE_S = 20.0
+"""The same where they only have to start."""
+
 _AGAIN_S = 60.0
 """When the same reason is repeated, at first; the interval doubles each time, up to ten minutes."""
 
@@ -173,6 +176,7 @@ class Waiting:
         say: Receives the reasons.
         clock: Returns seconds.
         start: Runs a question in the background.
+        private: Whether nothing but this sweep is in the way, so that workers only wait for a busy machine.
     """
 
     def __init__(
@@ -181,12 +185,15 @@ class Waiting:
         say: Callable[[str], object],
         clock: Callable[[], float] = time.monotonic,
         start: Callable[[Callable[[], str | None]], Future[str | None]] = in_background,
+        *,
+        private: bool = False,
     ) -> None:
         self.reason: str | None = None
         """Why workers wait now; None if none do."""
         self._say = say
         self._clock = clock
         self._since: float | None = None
+        self._patience_s = _FIRST_PRIVATE_S if private else _FIRST_S
         self._question = Question(ask, every_s=_FIRST_S / 2, clock=clock, start=start)
         self._say_at = 0.0
         self._again_s = _AGAIN_S
@@ -205,6 +212,7 @@ class Waiting:
         if self._since is None:
             # Not at once: most are placed within a second.
             self._since = now
+        if now - self._since < self._patience_s - _FIRST_S / 2 - 1e-9:
             return
         if self.reason is None or now >= self._say_at:
             self._say(reason)

@@ -207,7 +207,7 @@ def driver_of_training(
     segments = OpenSegments()
     progress = TrainingProgress(
         run_dir=held.run_dir,
-        trials=training.trials,
+        training=training,
         states=committer.state.trials,
         schedule=schedule,
         listener=held.listener,
@@ -282,6 +282,6 @@ def driver_of_kept(
             stall_timeout_s=stall_timeout_s,
         ),
         trainers=None,
-        progress=KeptProgress(total=queue.num_waiting, say=say),
+        progress=KeptProgress(run_dir=held.run_dir, queue=queue, listener=held.listener),
         room=room,
     )

@@ -1,10 +1,10 @@
-"""Signals: the first asks the sweep to stop cleanly, the second ends it at once."""
+"""Signals: the first asks a sweep to stop cleanly, or ends it at once if it has not begun; the second always does."""
 
 from __future__ import annotations
 
 import signal
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 __all__ = ["Interrupts", "listen_for_interrupts"]
@@ -14,10 +14,20 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 
 
 class Interrupts:
-    """The first SIGINT, SIGTERM or SIGUSR1 is a request to stop; the second stops at once."""
+    """While there is something to finish first, one signal is a request to stop; before that, and again, it stops now.
 
-    def __init__(self) -> None:
+    Args:
+        say: Receives a line as soon as a signal has been taken.
+    """
+
+    def __init__(self, say: Callable[[str], object]) -> None:
+        self._say = say
         self._requested = False
+        self._finish_first = False
+
+    def finish_first(self) -> None:
+        """From now on there is work whose end is worth waiting for."""
+        self._finish_first = True
 
     def requested(self) -> bool:
         """Whether the sweep should stop early."""
@@ -30,18 +40,30 @@ class Interrupts:
             number: The signal's number.
 
         Raises:
-            KeyboardInterrupt: It is the second.
+            KeyboardInterrupt: It is the second, or nothing has begun that could be finished.
         """
-        if self._requested:
+        if self._requested or not self._finish_first:
+            if not self._requested:
+                self._requested = True
+                # A handler runs between two steps of the program, which may be printing at this moment.
+                with suppress(RuntimeError):
+                    self._say("stopping before anything has begun: Ray is shut down")
             raise KeyboardInterrupt(signal.Signals(number).name)
         self._requested = True
 
 
 @contextmanager
-def listen_for_interrupts() -> Iterator[Interrupts]:
-    """Handle signals for the duration of a ``with`` block."""
+def listen_for_interrupts(say: Callable[[str], object]) -> Iterator[Interrupts]:
+    """Handle signals for the duration of a ``with`` block.
+
+    Args:
+        say: Receives a line as soon as a signal has been taken.
+
+    Yields:
+        What has been asked for.
+    """
     before: dict[int, Callable[..., Any] | int | None] = {number: signal.getsignal(number) for number in _SIGNALS}
-    interrupts = Interrupts()
+    interrupts = Interrupts(say)
     for taken in _SIGNALS:
         signal.signal(taken, interrupts.take)
     try:

@@ -4,25 +4,28 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Collection, Mapping
-from typing import Any
+from collections.abc import Collection, Mapping
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from sweeper.driver.time_left import TimeLeft
 from sweeper.labels import counted
-from sweeper.planning.plan import Trial
 from sweeper.protocol.messages import ProgressItem, SegmentItem
 from sweeper.protocol.view import Active, Listener, View
+from sweeper.schedule.kept_queue import KeptQueue
 from sweeper.schedule.schedule import Schedule
 from sweeper.store.journal import TrialState
 from sweeper.store.run_dir import RunDir
 from sweeper.tables.schemas import METRICS
 
+if TYPE_CHECKING:
+    from sweeper.driver.trainers import Training
+
 __all__ = ["KeptProgress", "TrainingProgress", "ending"]
 
 _SHOW_EVERY_S = 0.2
 _LIVE_EVERY_S = 1.0
-_SAY_EVERY_S = 10.0
 
 
 class TrainingProgress:
@@ -30,7 +33,7 @@ class TrainingProgress:
 
     Args:
         run_dir: The run directory.
-        trials: Every trial of the plan by id.
+        training: The trials, and how long they are expected to take.
         states: Their states according to the journal; kept up to date by others.
         schedule: Knows what waits and which trainer works on what.
         listener: Receives the view and the messages.
@@ -41,22 +44,26 @@ class TrainingProgress:
         self,
         *,
         run_dir: RunDir,
-        trials: Mapping[str, Trial],
+        training: Training,
         states: Mapping[str, TrialState],
         schedule: Schedule,
         listener: Listener,
         labels: Mapping[str, str],
     ) -> None:
         self.say = listener.say
-        self._run_dir = run_dir
-        self._trials = trials
+        self._shown = _Shown(run_dir, listener)
+        self._trials = training.trials
         self._labels = labels
         self._states = states
         self._schedule = schedule
-        self._listener = listener
         self._heard: dict[str, ProgressItem] = {}
-        self._live_at = 0.0
-        self._show_at = 0.0
+        self._started = time.monotonic() if training.started is None else training.started
+        expectation = training.expectation
+        self._work = {name: float(trial.train["steps"]) for name, trial in training.trials.items()}
+        if expectation is not None:
+            self._work = {name: expectation.work[name] for name in training.trials}
+        self._left = TimeLeft(per_s=expectation.per_s if expectation is not None else None)
+        self._begun = {name: states[name].step for name in training.trials}
 
     def label(self, trial: str) -> str:
         """A trial's readable name."""
@@ -79,11 +86,10 @@ class TrainingProgress:
             waiting_for: Why requested workers do not start; None if they do.
             force: Show it even if no update is due.
         """
-        started = time.monotonic()
-        if not force and started < self._show_at:
+        if not force and not self._shown.due:
             return
         running = [trial for _, trial in sorted(self._schedule.at_work.items())]
-        counts, steps_done = self._counted(frozenset(running))
+        counts, steps_done, left_s = self._counted(frozenset(running))
         view = View(
             counts=counts,
             steps_done=steps_done,
@@ -97,32 +103,39 @@ class TrainingProgress:
             held_back=not self._schedule.takes_snapshots,
             stopping=stopping,
             waiting_for=waiting_for,
+            elapsed_s=time.monotonic() - self._started,
+            left_s=None if stopping else left_s,
         )
-        self._listener.show(view)
-        now = time.monotonic()
-        # A view of many trials costs a few milliseconds; spend at most a twentieth of the driver's time on it.
-        self._show_at = now + max(_SHOW_EVERY_S, 20 * (now - started))
-        if force or now - self._live_at > _LIVE_EVERY_S:
-            self._live_at = now
-            active = [vars(active) for active in view.active]
-            document = {**vars(view), "counts": dict(view.counts), "active": active}
-            self._run_dir.publish(self._run_dir.live, json.dumps(document).encode())
+        self._shown.show(view, force=force)
 
-    def _counted(self, running: Collection[str]) -> tuple[dict[str, int], int]:
-        """The number of trials by status, and how many steps are done."""
+    def _counted(self, running: Collection[str]) -> tuple[dict[str, int], int, float | None]:
+        """The number of trials by status, how many steps are done, and how long the rest will take."""
         counts: dict[str, int] = {}
-        done = 0
+        done, gained, left, longest = 0, 0.0, 0.0, 0.0
         for name, trial in self._trials.items():
-            state = self._states[name]
+            state, steps = self._states[name], trial.train["steps"]
             status = state.status(running=name in running)
             counts[status] = counts.get(status, 0) + 1
             at = self._heard.get(name) if name in running else None
-            done += trial.train["steps"] if state.resolved else max(state.step, at.step if at else 0)
-        return counts, done
+            step = max(state.step, at.step if at else 0)
+            each = self._work[name] / max(1, steps)
+            # The steps that a diverged trial did not take are done, but nobody has worked on them.
+            gained += each * (step - self._begun[name])
+            if state.resolved:
+                done += steps
+                continue
+            done += step
+            left += each * (steps - step)
+            longest = max(longest, each * (steps - step))
+        left_s = self._left.estimate(
+            now=time.monotonic(), gained=gained, left=left, longest=longest, lanes=max(1, len(running))
+        )
+        return counts, done, left_s
 
     def _active(self, trial: str) -> Active:
         at = self._heard.get(trial)
         return Active(
+            trial_id=trial,
             trial=self.label(trial),
             step=at.step if at else self._states[trial].step,
             steps=self._trials[trial].train["steps"],
@@ -132,24 +145,83 @@ class TrainingProgress:
 
 
 class KeptProgress:
-    """Reports from time to time how many of the kept snapshots are measured.
+    """Shows how many of the kept snapshots are measured again.
 
     Args:
-        total: How many snapshots to measure.
-        say: Receives one line.
+        run_dir: The run directory.
+        queue: Knows which snapshots wait, and which are being measured.
+        listener: Receives the view.
     """
 
-    def __init__(self, *, total: int, say: Callable[[str], object]) -> None:
-        self._total = total
-        self._say = say
-        self._said_at = time.monotonic()
+    def __init__(self, *, run_dir: RunDir, queue: KeptQueue, listener: Listener) -> None:
+        self._shown = _Shown(run_dir, listener)
+        self._queue = queue
+        self._total = queue.num_waiting
+        self._started = time.monotonic()
+        self._left = TimeLeft(per_s=None)
 
     def show(self, *, measured: int, stopping: bool, waiting_for: str | None, force: bool = False) -> None:
-        """Report it, if an update is due; stopping and waiting were reported when they began."""
+        """Show it, if an update is due.
+
+        Args:
+            measured: Snapshots measured by this driver.
+            stopping: Whether it is ending early.
+            waiting_for: Why requested workers do not start; None if they do.
+            force: Show it even if no update is due.
+        """
+        if not force and not self._shown.due:
+            return
+        waiting, measuring = self._queue.num_waiting, self._queue.num_measuring
+        done = self._total - waiting - measuring
+        counts = {"measured": measured, "without a result": done - measured, "waiting": waiting + measuring}
         now = time.monotonic()
-        if now - self._said_at > _SAY_EVERY_S:
-            self._said_at = now
-            self._say(f"{measured} of {self._total} measured")
+        view = View(
+            counts={what: count for what, count in counts.items() if count},
+            total=self._total,
+            steps_done=done,
+            steps_total=self._total,
+            active=(),
+            waiting=waiting,
+            queued_snapshots=waiting,
+            measuring=measuring,
+            measured=measured,
+            held_back=False,
+            stopping=stopping,
+            waiting_for=waiting_for,
+            elapsed_s=now - self._started,
+            left_s=None
+            if stopping
+            else self._left.estimate(now=now, gained=done, left=waiting + measuring, longest=0.0, lanes=1),
+        )
+        self._shown.show(view, force=force)
+
+
+class _Shown:
+    """Shows views, and writes them for ``clipsweep status``, as often as their cost allows."""
+
+    def __init__(self, run_dir: RunDir, listener: Listener) -> None:
+        self._run_dir = run_dir
+        self._listener = listener
+        self._live_at = 0.0
+        self._show_at = 0.0
+        self._asked = 0.0
+
+    @property
+    def due(self) -> bool:
+        """Whether it is time for another view, which is then made."""
+        self._asked = time.monotonic()
+        return self._asked >= self._show_at
+
+    def show(self, view: View, *, force: bool) -> None:
+        self._listener.show(view)
+        now = time.monotonic()
+        # A view of many trials costs a few milliseconds; spend at most a twentieth of the driver's time on it.
+        self._show_at = now + max(_SHOW_EVERY_S, 20 * (now - self._asked) if not force else 0.0)
+        if force or now - self._live_at > _LIVE_EVERY_S:
+            self._live_at = now
+            active = [vars(active) for active in view.active]
+            document = {**vars(view), "counts": dict(view.counts), "active": active}
+            self._run_dir.publish(self._run_dir.live, json.dumps(document).encode())
 
 
 def ending(item: SegmentItem) -> str:

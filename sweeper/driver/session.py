@@ -8,15 +8,16 @@ import io
 import logging
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from sweeper.errors import ClipsweepError, RunDirectoryError
 from sweeper.protocol.view import Listener, View
-from sweeper.store.driver_files import JOB, SAID
+from sweeper.store.driver_files import JOB, SAID, ending_of
 from sweeper.store.guarded_paths import open_to_append
 from sweeper.store.lock import DriverLock
 from sweeper.store.run_dir import RunDir
@@ -38,6 +39,7 @@ class Driving:
         listener: Receives progress; messages also go to the driver's log.
         exit_code: How it ended; must be set before the end.
         text: The same in words.
+        did_nothing: Whether nothing was left to do, so that the record of how an earlier driver ended stays.
     """
 
     run_dir: RunDir
@@ -45,6 +47,7 @@ class Driving:
     listener: Listener
     exit_code: int = 0
     text: str = ""
+    did_nothing: bool = False
 
 
 @contextmanager
@@ -64,6 +67,7 @@ def driving(run_dir: RunDir, listener: Listener, *, create: bool = False) -> Ite
     """
     lock_held = DriverLock(run_dir).hold(create=create)
     with disk_errors(run_dir), lock_held as lock, logging_to(run_dir.logs / "driver.log"):
+        before = ending_of(run_dir)
         run_dir.ended.unlink(missing_ok=True)
         held = Driving(run_dir=run_dir, lock=lock, listener=_Recorded(listener))
         try:
@@ -79,7 +83,10 @@ def driving(run_dir: RunDir, listener: Listener, *, create: bool = False) -> Ite
         except BaseException as error:
             _record(run_dir, 3, f"internal error: {type(error).__name__}: {error}")
             raise
-        _record(run_dir, held.exit_code, held.text)
+        if held.did_nothing and before is not None and before.exit_code == held.exit_code:
+            _publish(run_dir, vars(before))
+        else:
+            _record(run_dir, held.exit_code, held.text)
 
 
 def _record(run_dir: RunDir, exit_code: int, text: str) -> None:
@@ -87,6 +94,10 @@ def _record(run_dir: RunDir, exit_code: int, text: str) -> None:
     _log.info("driver ends with exit code %d: %s", exit_code, text)
     now = datetime.now(UTC).isoformat(timespec="seconds")
     document = {"exit_code": exit_code, "text": text, "job": os.environ.get(JOB), "ended_at": now}
+    _publish(run_dir, document)
+
+
+def _publish(run_dir: RunDir, document: Mapping[str, Any]) -> None:
     with contextlib.suppress(OSError):
         run_dir.publish_json(run_dir.ended, document)
 

@@ -13,6 +13,7 @@ from sweeper.driver.commit import Committer
 from sweeper.driver.open_segments import OpenSegments
 from sweeper.driver.progress import TrainingProgress, ending
 from sweeper.errors import IntegrityError
+from sweeper.planning.expectation import Expectation
 from sweeper.planning.plan import Trial
 from sweeper.protocol import events
 from sweeper.protocol.events import (
@@ -64,10 +65,14 @@ class Training:
     Attributes:
         trials: Every unfinished trial of the plan, by id.
         measure: The resolved measure section; None to measure nothing.
+        expectation: How long they are expected to take; None if that was not asked.
+        started: When the driver started, by the monotonic clock; None for now.
     """
 
     trials: Mapping[str, Trial]
     measure: Mapping[str, Any] | None
+    expectation: Expectation | None = None
+    started: float | None = None
 
 
 class Trainers:

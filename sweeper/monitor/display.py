@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import os
 import time
+from collections import deque
 from typing import TYPE_CHECKING
 
 from rich.console import Console, Group
+from rich.control import Control
 from rich.live import Live
 from rich.markup import escape
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from sweeper.labels import duration, printable
+from sweeper.labels import counted, duration, printable
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -22,9 +24,19 @@ if TYPE_CHECKING:
 
 __all__ = ["LineDisplay", "LiveDisplay", "choose_display"]
 
+_LINE_EVERY_S = 60.0
+
+_KEPT_LINES = 200
+_FRAME_LINES = 12
+"""Lines that are printed again after the terminal was resized, and room for the live region below them."""
+
+_TIMES_WIDTH = 52
+"""Room beside the bar for the percentage and the times."""
+
 _STATUS_STYLES = {
     "done": "green",
     "running": "cyan",
+    "paused": "dim",
     "queued": "dim",
     "diverged": "yellow",
     "failed": "red",
@@ -41,6 +53,7 @@ class LineDisplay:
 
     def __init__(self, console: Console) -> None:
         self._console = console
+        self._show_at = time.monotonic() + _LINE_EVERY_S
 
     def __enter__(self) -> LineDisplay:
         return self
@@ -51,7 +64,14 @@ class LineDisplay:
         return None
 
     def show(self, view: View) -> None:
-        """Show nothing: a line per event is enough."""
+        """One line, if none was printed for a minute."""
+        now = time.monotonic()
+        if now < self._show_at:
+            return
+        self._show_at = now + _LINE_EVERY_S
+        counts = ", ".join(f"{count} {status}" for status, count in view.counts.items())
+        measured = f"; {counted(view.measured, 'snapshot')} measured" if view.active and view.measured else ""
+        self.say(f"{_percent(view)}: {counts}{measured}; {_times(view)}")
 
     def say(self, text: str) -> None:
         """One line."""
@@ -64,13 +84,15 @@ class LiveDisplay:
 
     Args:
         console: A terminal.
+        hint: What Ctrl-C does.
     """
 
-    def __init__(self, console: Console) -> None:
+    def __init__(self, console: Console, *, hint: str = "") -> None:
         self._console = console
+        self._hint = hint
+        self._width = console.width
+        self._said: deque[str] = deque(maxlen=_KEPT_LINES)
         self._live = Live(console=console, auto_refresh=False, transient=True)
-        self._started = time.monotonic()
-        self._first_steps: int | None = None
 
     def __enter__(self) -> LiveDisplay:
         self._live.start()
@@ -84,43 +106,56 @@ class LiveDisplay:
 
     def say(self, text: str) -> None:
         """One line above the live region."""
+        self._said.append(text)
+        self._print(text)
+
+    def _print(self, text: str) -> None:
         self._console.print(Text(printable(text), style="dim"), highlight=False, soft_wrap=True)
 
     def show(self, view: View) -> None:
         """Draw the sweep as it is now."""
-        if self._first_steps is None:
-            self._first_steps, self._started = view.steps_done, time.monotonic()
-        self._live.update(Group(self._overall(view), *self._active(view), self._estimators(view)), refresh=True)
+        self._clear_after_resize()
+        hint = [] if view.stopping or not self._hint else [Text(f"  {self._hint}", style="dim")]
+        shown = Group(self._overall(view), *self._active(view), self._estimators(view), *hint)
+        self._live.update(shown, refresh=True)
 
-    def _overall(self, view: View) -> Table:
+    def _clear_after_resize(self) -> None:
+        """Begin a fresh screen with the last lines: terminals break the lines of the old frame in ways of their own."""
+        if self._console.width == self._width:
+            return
+        self._width = self._console.width
+        self._console.control(Control.clear(), Control.home())
+        for text in list(self._said)[-max(1, self._console.height - _FRAME_LINES) :]:
+            self._print(text)
+
+    def _overall(self, view: View) -> Group:
+        bar = ProgressBar(
+            total=max(1, view.steps_total),
+            completed=view.steps_done,
+            width=max(8, min(28, self._console.width - _TIMES_WIDTH)),
+        )
         row = Table.grid(padding=(0, 1))
+        row.add_row(bar, _percent(view), Text(_times(view), style="dim", no_wrap=True, overflow="ellipsis"))
         counts = Text(" · ").join(
             Text(f"{count} {status}", style=_STATUS_STYLES.get(status, "")) for status, count in view.counts.items()
         )
-        percent = 100 * view.steps_done / max(1, view.steps_total)
-        bar = ProgressBar(total=max(1, view.steps_total), completed=view.steps_done, width=28)
-        row.add_row(bar, f"{percent:3.0f} %", counts, Text(self._time_left(view), style="dim"))
-        return row
-
-    def _time_left(self, view: View) -> str:
-        elapsed = time.monotonic() - self._started
-        gained = view.steps_done - (self._first_steps or 0)
-        if view.stopping:
-            return "stopping"
-        if gained <= 0 or elapsed < 2:
-            return f"{duration(elapsed)} elapsed"
-        left = elapsed * (view.steps_total - view.steps_done) / gained
-        return f"{duration(elapsed)} elapsed, {duration(left)} left"
+        return Group(row, Text("  ").append(counts))
 
     def _active(self, view: View) -> list[Table]:
         if not view.active:
             return []
-        table = Table.grid(padding=(0, 2))
+        rows = []
         for active in view.active:
             loss = "" if active.loss is None else f"loss {active.loss:.4g}"
             clipped = "" if active.clipped_fraction is None else f"clipped {100 * active.clipped_fraction:.0f} %"
-            steps = f"{active.step}/{active.steps}"
-            table.add_row(Text("  " + printable(active.trial)), Text(steps, justify="right"), loss, clipped)
+            rows.append((f"{active.step}/{active.steps}", loss, clipped))
+        # The numbers are what changes, so it is the names that give way where there is little room.
+        taken = sum(max(map(len, column)) + 2 for column in zip(*rows, strict=True))
+        room = max(12, self._console.width - taken - 2)
+        table = Table.grid(padding=(0, 2))
+        for active, numbers in zip(view.active, rows, strict=True):
+            name = _shortened(printable(active.trial), room)
+            table.add_row(Text(f"  {name}"), *(Text(text, no_wrap=True) for text in numbers))
         return [table]
 
     def _estimators(self, view: View) -> Text:
@@ -130,12 +165,32 @@ class LiveDisplay:
         return Text(text, style="dim")
 
 
-def choose_display(console: Console) -> LineDisplay | LiveDisplay:
+def _shortened(text: str, width: int) -> str:
+    """A text that is too long without its middle: a trial's seed is at the end."""
+    return text if len(text) <= width else f"{text[: width // 2]}…{text[len(text) - (width - 1) // 2 :]}"
+
+
+def _percent(view: View) -> str:
+    return f"{100 * view.steps_done / max(1, view.steps_total):3.0f} %"
+
+
+def _times(view: View) -> str:
+    if view.stopping:
+        return "stopping"
+    left = "" if view.left_s is None else f", about {duration(view.left_s)} left"
+    return f"{duration(view.elapsed_s)} elapsed{left}"
+
+
+def choose_display(console: Console, *, hint: str = "") -> LineDisplay | LiveDisplay:
     """A live region if the console is a terminal that can redraw, otherwise lines.
+
+    Args:
+        console: Where to print.
+        hint: What Ctrl-C does; shown below the live region.
 
     Returns:
         A listener, to be used in a ``with`` block.
     """
     if console.is_terminal and not console.is_dumb_terminal and os.environ.get("CI") is None:
-        return LiveDisplay(console)
+        return LiveDisplay(console, hint=hint)
     return LineDisplay(console)

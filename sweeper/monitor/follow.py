@@ -19,6 +19,7 @@ __all__ = ["Said", "cancel", "follow"]
 
 _POLL_S = 0.5
 _NUMBERS = ("total", "steps_done", "steps_total", "waiting", "queued_snapshots", "measuring", "measured")
+_TIMES = ("elapsed_s", "left_s")
 _LINE = re.compile(r"^\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3} [A-Z]+ (?P<logger>[\w.]+): (?P<text>.*)$")
 
 
@@ -141,13 +142,15 @@ def _view(run_dir: RunDir) -> View | None:
     if document is None:
         return None
     try:
-        known = {field.name: document[field.name] for field in fields(View)}
+        # What has a default was added by a later version than the first.
+        known = {field.name: document[field.name] for field in fields(View) if field.name in document}
         active = tuple(Active(**active) for active in known.pop("active"))
         known["counts"] = {str(word): int(count) for word, count in known["counts"].items()}
         known |= {name: int(known[name]) for name in _NUMBERS}
+        known |= {name: None if known[name] is None else float(known[name]) for name in _TIMES if name in known}
+        return View(**known, active=active)
     except (ValueError, KeyError, TypeError, AttributeError):
         return None
-    return View(**known, active=active)
 
 
 def _said(lines: list[str]) -> Iterator[str]:

@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from sweeper.errors import RunDirectoryError
-from sweeper.store.driver_files import driver_of, ending_of, live_document
-from sweeper.store.journal import Journal, RunState, TrialState, read_journal, repair_journal, replay
+from sweeper.labels import counted, duration
+from sweeper.store.driver_files import Ending, driver_of, ending_of, live_document
+from sweeper.store.journal import STATUSES, Journal, RunState, TrialState, read_journal, repair_journal, replay
 from sweeper.store.lock import DriverLock
 from sweeper.store.records import Retried as RetriedRecord
 from sweeper.store.run_dir import RunDir
 
-__all__ = ["Retried", "find_trials", "list_runs", "retry", "run_status", "trial_log", "trial_rows"]
-
-STATUSES = ("queued", "running", "done", "diverged", "failed", "lost")
-"""The statuses, in the order in which they are shown."""
+__all__ = ["Retried", "find_trials", "in_words", "list_runs", "retry", "run_status", "trial_log", "trial_rows"]
 
 
 def _load(run_dir: RunDir) -> RunState:
@@ -33,10 +31,12 @@ def run_status(path: Path) -> dict[str, Any]:
         path: The run directory.
 
     Returns:
-        ``path``, ``driver`` (or None), ``counts`` by status, ``trials``, ``superseded`` (trials of an earlier spec that
-        were replaced by others; the other numbers leave them out), ``steps_done``, ``steps_total``, ``failures`` (label
-        and error of the trials given up), ``live`` (what the driver is doing, or None) and ``ended`` (how the last
-        driver ended: ``exit_code``, ``text``, ``job``, ``ended_at``; None while a driver is at work, or if it was
+        ``path``, ``driver`` (or None), ``state`` (``running``, ``finished``, ``stopped`` by its user, ``ended`` with an
+        error, ``killed``, or ``empty`` where no trial was ever planned), ``counts`` by status, ``trials``,
+        ``superseded`` (trials of an earlier spec that were replaced by others; the other numbers leave them out),
+        ``steps_done``, ``steps_total``, ``failures`` (label and error of the trials given up), ``unmeasured``
+        (snapshots, and errors with their counts), ``live`` (what the driver is doing, or None) and ``ended`` (how the
+        last driver ended: ``exit_code``, ``text``, ``job``, ``ended_at``; None while a driver is at work, or if it was
         killed).
 
     Raises:
@@ -51,17 +51,21 @@ def run_status(path: Path) -> dict[str, Any]:
     unmeasured = state.unmeasured()
     counts = {status: 0 for status in STATUSES}
     current = {name: trial for name, trial in state.trials.items() if name not in state.superseded}
+    at_work = _at_work(live)
     for trial in current.values():
-        counts[_status(trial, driven=driver is not None)] += 1
+        counts[_status(trial, at_work)] += 1
     failed = {name: trial for name, trial in current.items() if trial.given_up}
     labels = state.labels() if failed else {}
     return {
         "path": str(path),
         "driver": driver,
+        "state": "running" if driver is not None else _state(list(current.values()), ending),
         "counts": {status: count for status, count in counts.items() if count},
         "trials": len(current),
         "superseded": len(state.superseded),
-        "steps_done": sum(trial.record.steps if trial.resolved else trial.step for trial in current.values()),
+        "steps_done": sum(
+            trial.record.steps if trial.outcome is not None else trial.step for trial in current.values()
+        ),
         "steps_total": sum(trial.record.steps for trial in current.values()),
         "failures": [
             {"trial_id": name, "trial": labels[name], "error": trial.failures[-1][1]} for name, trial in failed.items()
@@ -72,9 +76,58 @@ def run_status(path: Path) -> dict[str, Any]:
     }
 
 
-def _status(trial: TrialState, *, driven: bool) -> str:
-    """A trial's status; a half-done one counts as running while a driver is at work."""
-    return trial.status(running=driven and bool(trial.segments))
+def _at_work(live: Mapping[str, Any] | None) -> frozenset[str]:
+    """The trials that a trainer is working on, according to their driver."""
+    return frozenset(str(active.get("trial_id")) for active in live["active"]) if live is not None else frozenset()
+
+
+def _status(trial: TrialState, at_work: Collection[str]) -> str:
+    return trial.status(running=trial.record.trial_id in at_work)
+
+
+def _state(trials: Sequence[TrialState], ending: Ending | None) -> str:
+    """What a run without a driver is."""
+    if not trials:
+        return "empty"
+    if all(trial.resolved for trial in trials):
+        return "finished"
+    if ending is None:
+        return "killed"
+    return "stopped" if ending.exit_code == 130 else "ended"
+
+
+def in_words(document: Mapping[str, Any]) -> str:
+    """What a run is now, and how far it is.
+
+    Args:
+        document: As :func:`run_status` gives it.
+
+    Returns:
+        One line, without the run's name.
+    """
+    driver, state = document["driver"], document["state"]
+    steps = document["steps_total"]
+    done = f"{100 * document['steps_done'] / max(1, steps):.0f} % of {counted(steps, 'step')}"
+    if driver:
+        job = f", job {driver['job']}" if "job" in driver else ""
+        left = (document["live"] or {}).get("left_s")
+        rest = "" if left is None else f", about {duration(left)} left"
+        return f"running (pid {driver['pid']} on {driver['host']}{job}), {done}{rest}"
+    failed = sum(document["counts"].get(status, 0) for status in ("failed", "lost"))
+    match state:
+        case "finished":
+            return f"finished, {counted(failed, 'trial')} failed, {done}" if failed else f"finished, {done}"
+        case "stopped":
+            return f"stopped, {done}; the same command continues it"
+        case "ended":
+            return f"ended early, {done}; the same command continues it"
+        case "killed":
+            return f"its driver disappeared, {done}; the same command continues it"
+    return "no trial was begun"
+
+
+def _running(run_dir: RunDir) -> frozenset[str]:
+    return _at_work(live_document(run_dir)) if driver_of(run_dir) is not None else frozenset()
 
 
 def list_runs(folder: Path) -> list[dict[str, Any]]:
@@ -106,13 +159,13 @@ def trial_rows(path: Path) -> list[dict[str, Any]]:
     """
     run_dir = RunDir(path)
     state = _load(run_dir)
-    driven = driver_of(run_dir) is not None
+    at_work = _running(run_dir)
     labels = state.labels()
     return [
         {
             "trial_id": name,
             "trial": labels[name],
-            "status": _status(trial, driven=driven),
+            "status": _status(trial, at_work),
             "step": trial.step,
             "steps": trial.record.steps,
             "attempts": len(trial.attempts),
@@ -165,7 +218,7 @@ def trial_log(path: Path, name: str) -> list[str]:
     state = _load(run_dir)
     (trial,) = find_trials(state, [name], path)
     known = state.trials[trial]
-    lines = [f"{trial}  {state.labels()[trial]}  {_status(known, driven=driver_of(run_dir) is not None)}"]
+    lines = [f"{trial}  {state.labels()[trial]}  {_status(known, _running(run_dir))}"]
     for segment in known.segments:
         facts = segment.facts
         ended = time.strftime("%F %T", time.localtime(facts.ended_at))

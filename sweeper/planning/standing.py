@@ -1,4 +1,4 @@
-"""The state of a plan in a run directory: what is new, under way, done, failed."""
+"""The state of a plan in a run directory: what is new, paused, done, failed."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ class Standing:
 
     Attributes:
         new: Trials that were never begun.
-        under_way: Trials with a committed segment but no end.
+        paused: Trials with a committed segment but no end; a driver may be at work on them now.
         done: Trials that ended, including diverged ones.
         failed: Trials given up; `clipsweep retry` queues them again.
         foreign: Unresolved trials of an earlier spec that this one neither has nor replaces.
     """
 
     new: tuple[Trial, ...]
-    under_way: tuple[Trial, ...]
+    paused: tuple[Trial, ...]
     done: tuple[Trial, ...]
     failed: tuple[Trial, ...]
     foreign: tuple[str, ...]
@@ -46,7 +46,7 @@ def standing(plan: Plan, state: RunState) -> Standing:
     Returns:
         The plan's trials by kind, each in the order of the plan.
     """
-    kinds: dict[str, list[Trial]] = {"new": [], "under_way": [], "done": [], "failed": []}
+    kinds: dict[str, list[Trial]] = {"new": [], "paused": [], "done": [], "failed": []}
     for trial in plan.trials:
         known = state.trials.get(trial.trial_id)
         kinds[_kind(known)].append(trial)
@@ -63,4 +63,4 @@ def _kind(known: TrialState | None) -> str:
         return "failed"
     if known.resolved:
         return "done"
-    return "under_way" if known.segments else "new"
+    return "paused" if known.segments else "new"

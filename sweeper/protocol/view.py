@@ -18,6 +18,7 @@ class Active:
     steps: int
     loss: float | None
     clipped_fraction: float | None
+    trial_id: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,10 +26,10 @@ class View:
     """The sweep at one moment, for people.
 
     Attributes:
-        counts: Number of trials by status.
-        total: All trials of this run.
-        steps_done: Steps trained so far, over all trials of this run.
-        steps_total: Steps to train in total.
+        counts: Number of trials by status; of snapshots, where kept ones are measured again.
+        total: All trials of this run, or all these snapshots.
+        steps_done: Steps trained so far, over all trials of this run, or snapshots measured.
+        steps_total: Steps to train in total, or snapshots to measure.
         active: What the trainers are doing.
         waiting: Trials waiting for a trainer.
         queued_snapshots: Snapshots waiting for an estimator.
@@ -37,6 +38,8 @@ class View:
         held_back: Whether trainers wait for the estimators.
         stopping: Whether the sweep is ending early.
         waiting_for: Why requested workers do not start; None if they do.
+        elapsed_s: Seconds since the driver started.
+        left_s: Seconds until it is done, as far as can be told; None where that is unknown.
     """
 
     counts: Mapping[str, int]
@@ -51,6 +54,8 @@ class View:
     held_back: bool
     stopping: bool
     waiting_for: str | None = None
+    elapsed_s: float = 0.0
+    left_s: float | None = None
 
 
 class Listener(Protocol):

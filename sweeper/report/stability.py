@@ -10,8 +10,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from scipy import stats
-
 from sweeper.cell_labels import Labels
 from sweeper.labels import plain_value
 from sweeper.tables.run import Run
@@ -113,6 +111,8 @@ def divergence_rate(diverged: int, count: int) -> Proportion:
     """
     if count == 0:
         return Proportion(hits=0, count=0, low=math.nan, high=math.nan)
+    from scipy import stats  # half a second, which other answers need not wait for
+
     interval = stats.binomtest(diverged, count).proportion_ci(method="wilson")
     return Proportion(
         hits=diverged, count=count, low=max(0.0, float(interval.low)), high=min(1.0, float(interval.high))

@@ -206,7 +206,7 @@ def _sorted(cells: tuple[Cell, ...], sort: str) -> tuple[Cell, ...]:
 
 def _notes(run: Run, trials: pd.DataFrame, cells: tuple[Cell, ...], points: pd.DataFrame | None) -> tuple[str, ...]:
     notes = list(run.state.unmeasured(trials["trial_id"]).lines)
-    unfinished = int(trials["status"].isin(["queued", "running"]).sum())
+    unfinished = int(trials["status"].isin(["queued", "paused", "running"]).sum())
     if unfinished:
         notes.append(f"{unfinished} of {len(trials)} trials are unfinished: the numbers will change")
     if earlier := int(_superseded(run.trials).sum()) - int(_superseded(trials).sum()):

@@ -75,6 +75,11 @@ class KeptQueue:
         """Snapshots that no estimator has yet."""
         return sum(map(len, self._waiting.values()))
 
+    @property
+    def num_measuring(self) -> int:
+        """Snapshots that are being measured."""
+        return len(self._measuring)
+
     def handle(self, event: Event) -> list[Command]:
         """Process one event.
 

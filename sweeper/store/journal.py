@@ -39,6 +39,7 @@ from sweeper.store.records import (
 from sweeper.store.run_dir import RunDir
 
 __all__ = [
+    "STATUSES",
     "Journal",
     "Line",
     "RunState",
@@ -177,6 +178,10 @@ def _unseal(line: bytes, number: int) -> Line | None:
 # What the records add up to
 
 
+STATUSES = ("queued", "paused", "running", "done", "diverged", "failed", "lost")
+"""What a trial can be, in the order in which it is shown."""
+
+
 @dataclass
 class TrialState:
     """What the journal says about one trial.
@@ -218,14 +223,16 @@ class TrialState:
             running: Whether a trainer is working on it, which the journal cannot know.
 
         Returns:
-            One of ``queued running done diverged failed lost``; an unfinished trial that no trainer is working on is
-            queued.
+            One of :data:`STATUSES`; an unfinished trial that no trainer is working on is paused if anything of it is
+            committed, else queued.
         """
         if self.outcome is not None:
             return self.outcome
         if self.given_up:
             return "failed" if self.failures[-1][0] in {"raised", "differed"} else "lost"
-        return "running" if running else "queued"
+        if running:
+            return "running"
+        return "paused" if self.segments else "queued"
 
 
 @dataclass
@@ -244,6 +251,7 @@ class RunState:
         cases: Cell id to the name of its case, as the last spec that has the cell gives it.
         environment: What the last driver ran on, as far as results depend on it.
         environments: The same for every driver, by driver epoch.
+        opened_at: When every driver started, in seconds since 1970, by driver epoch; None of an earlier version.
         next_number: Number of the next record.
     """
 
@@ -258,6 +266,7 @@ class RunState:
     cases: Mapping[str, str] = field(default_factory=dict)
     environment: Mapping[str, Any] = field(default_factory=dict)
     environments: dict[int, Mapping[str, Any]] = field(default_factory=dict)
+    opened_at: dict[int, float | None] = field(default_factory=dict)
     next_number: int = 0
 
     def labels(self) -> dict[str, str]:
@@ -366,6 +375,7 @@ def apply(state: RunState, record: Record) -> None:
         case Opened():
             state.driver_epoch = record.driver_epoch
             state.environment = state.environments[record.driver_epoch] = record.environment
+            state.opened_at[record.driver_epoch] = record.started_at
         case Planned():
             state.measurements[record.measurement] = record.measure
             for planned in record.trials:

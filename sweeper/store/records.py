@@ -140,10 +140,12 @@ class Opened:
     Attributes:
         driver_epoch: Which one, counted from 1.
         environment: What results depend on besides the spec.
+        started_at: When, in seconds since 1970; None in a run of an earlier version.
     """
 
     driver_epoch: int
     environment: Mapping[str, Any]
+    started_at: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -275,6 +277,7 @@ def dump_record(record: Record) -> dict[str, Any]:
                 "format": FORMAT,
                 "epoch": record.driver_epoch,
                 "environment": dict(record.environment),
+                **({} if record.started_at is None else {"started_at": record.started_at}),
             }
         case Planned():
             superseded = {} if record.superseded is None else {"superseded": sorted(record.superseded)}
@@ -336,7 +339,9 @@ def parse_record(section: Mapping[str, Any]) -> Record:
 
 
 def _opened(section: Mapping[str, Any]) -> Opened:
-    return Opened(driver_epoch=section["epoch"], environment=section["environment"])
+    return Opened(
+        driver_epoch=section["epoch"], environment=section["environment"], started_at=section.get("started_at")
+    )
 
 
 def _planned(section: Mapping[str, Any]) -> Planned:

@@ -53,8 +53,8 @@ def check_live(document: Any) -> None:
     Raises:
         ValueError: A key is missing, or a value is invalid.
     """
-    active = _section({"trial": _text, "step": _whole, "steps": _whole, "loss": _maybe(_real)})
-    _section({"active": _list(active)}, {"waiting_for": _maybe(_text)})(document)
+    active = _section({"trial": _text, "step": _whole, "steps": _whole, "loss": _maybe(_real)}, {"trial_id": _text})
+    _section({"active": _list(active)}, {"waiting_for": _maybe(_text), "left_s": _maybe(_number)})(document)
 
 
 def _refuse(what: str, value: object) -> None:
@@ -259,5 +259,8 @@ _RECORDS: Mapping[str, Mapping[str, _Check]] = {
     "retried": {"trials": _list(checked_name)},
 }
 
-_OPTIONAL: Mapping[str, Mapping[str, _Check]] = {"planned": {"metrics": _map(_direction), "cases": _map(_text)}}
+_OPTIONAL: Mapping[str, Mapping[str, _Check]] = {
+    "opened": {"started_at": _moment},
+    "planned": {"metrics": _map(_direction), "cases": _map(_text)},
+}
 """Keys that later versions have added."""

@@ -57,6 +57,10 @@ class Run:
         """The run directory."""
         return self._run_dir.path
 
+    def folder_of(self, trial: str) -> Path:
+        """The run directory that holds a trial."""
+        return self.path
+
     @cached_property
     def state(self) -> RunState:
         """The run as its journal describes it."""

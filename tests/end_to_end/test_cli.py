@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -35,7 +37,7 @@ def test_a_sweep_ends_with_its_tables_and_says_where_they_are(finished: Cli) -> 
 def test_a_finished_run_does_nothing_again(finished: Cli) -> None:
     before = (finished.folder / "runs" / "small" / "metrics.parquet").read_bytes()
     again = finished("run", "small.yaml")
-    assert "8 trials: 0 new, 0 under way, 8 done, 0 failed" in again.stderr
+    assert "8 trials: 0 new, 0 paused, 8 done, 0 failed" in again.stderr
     assert "trainers and" not in again.stderr, "Ray is not even started"
     assert (finished.folder / "runs" / "small" / "metrics.parquet").read_bytes() == before
 
@@ -53,7 +55,7 @@ def test_the_report_answers_in_every_format(finished: Cli) -> None:
 
 
 def test_status_ls_and_logs_read_the_run_without_ray(finished: Cli) -> None:
-    assert "not running, 100 %" in finished("status", "runs/small").stdout
+    assert "finished, 100 %" in finished("status", "runs/small").stdout
     document = json.loads(finished("status", "runs/small", "--json").stdout)
     assert document["counts"] == {"done": 6, "diverged": 2}
     assert "runs/small: 6 done, 2 diverged" in finished("ls").stdout
@@ -87,7 +89,7 @@ def test_a_new_measurement_is_kept_apart_and_trains_nothing_again(finished: Cli,
     shutil.copytree(finished.folder / "runs", cli.folder / "runs")
     before = len(cli.tables("runs/small")["smoothness"])
     grown = ["small.yaml", "--set", "measure.every=50", "--set", "sweep.seeds=3", "--new-measurement"]
-    assert "4 new, 0 under way, 8 done" in cli("run", *grown).stderr
+    assert "4 new, 0 paused, 8 done" in cli("run", *grown).stderr
     rows = cli.tables("runs/small")["smoothness"]
     assert rows["measurement_id"].nunique() == 2
     counts = rows.groupby("measurement_id").size()
@@ -98,7 +100,7 @@ def test_a_new_measurement_is_kept_apart_and_trains_nothing_again(finished: Cli,
 def test_plan_tells_what_is_done_and_what_is_new(finished: Cli) -> None:
     grown = finished("plan", "small.yaml", "--set", "sweep.seeds=3")
     assert "4 cells x 3 seeds = 12 trials" in grown.stdout
-    assert "4 new, 0 under way, 8 done, 0 failed" in grown.stdout
+    assert "4 new, 0 paused, 8 done, 0 failed" in grown.stdout
 
 
 OWN = """
@@ -138,7 +140,7 @@ def test_a_problem_of_ones_own_is_shipped_to_the_workers_and_fails_alone(make_cl
     assert trials["status"].to_dict() == {3: "failed", 99: "done"}
     assert trials["attempts"].to_dict() == {3: 3, 99: 1}
     assert "Traceback" in cli("logs", "runs/own", trials.loc[3, "trial_id"]).stdout
-    assert "0 new, 0 under way, 1 done, 1 failed" in cli("run", "own.yaml", code=1).stderr
+    assert "0 new, 0 paused, 1 done, 1 failed" in cli("run", "own.yaml", code=1).stderr
     assert "1 trial queued" in cli("retry", "runs/own").stderr
     assert "0 failed" in cli("plan", "own.yaml").stdout
 
@@ -194,3 +196,15 @@ def test_the_readme_s_recipe_works_as_it_is_written(make_cli: Callable[[], Cli])
         fewer = ["--set", "train.steps=20", "--set", "sweep.seeds=1"] if words[1] in {"plan", "run"} else []
         said = cli(*words[1:], *fewer)
     assert "best valid loss" in said.stdout
+
+
+def test_ctrl_c_while_ray_starts_is_answered_and_leaves_nothing_behind(make_cli: Callable[[], Cli]) -> None:
+    cli = make_cli()
+    process = cli.start("run", "small.yaml")
+    # The last file that is written before Ray starts.
+    cli.wait_for((cli.folder / "runs" / "small" / "environment.json").exists, process, "environment.json")
+    os.killpg(process.pid, signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert (process.returncode, out) == (130, "")
+    assert "the same command continues it" in err
+    assert cli("status", "runs/small").stdout.startswith("runs/small: stopped, 0 %")

@@ -11,7 +11,7 @@ import pytest
 
 from sweeper.errors import ClipsweepError
 from sweeper.monitor.status import run_status, trial_rows
-from sweeper.planning.cost import plan_document, plan_text
+from sweeper.planning.preview import plan_document, plan_text
 from sweeper.report.answers import build_answers
 from sweeper.report.fits import build_fits
 from sweeper.report.plots.cells import drawn_cells, tell_apart

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -38,6 +39,7 @@ def image_classification(
     model: Mapping[str, Any] = DEFAULT_MODEL,
     batch_size: int = 128,
     augment: bool = False,
+    evaluate_fraction: float = 1.0,
     seed: int = 0,
     device: str = "cpu",
 ) -> Problem:
@@ -52,6 +54,7 @@ def image_classification(
         batch_size: Images per step.
         augment: Shift training images at random, and mirror them where that keeps their meaning. Never applied to the
             probe.
+        evaluate_fraction: Share of the validation images that is evaluated, from the first, in (0, 1].
         seed: Of order and augmentation. The initial weights come from torch's global generator.
         device: Where the data live.
 
@@ -62,6 +65,8 @@ def image_classification(
         TrainerError: An option is out of range.
         DataError: The data cannot be read.
     """
+    if not 0 < evaluate_fraction <= 1:
+        raise TrainerError(f"image_classification: evaluate_fraction must lie in (0, 1], not {evaluate_fraction!r}")
     data = load_images(dataset)
     num_images, channels, side, _ = data.train_images.shape
     if not 1 <= batch_size <= num_images:
@@ -71,7 +76,8 @@ def image_classification(
     offered = {"channels": channels, "side": side, "num_classes": data.num_classes}
     network = call_factory(choose(MODELS, use, "model"), options, offered, called=f"model {use!r}")
     images, labels = data.train_images.to(device), data.train_labels.to(device)
-    valid_images, valid_labels = data.valid_images.to(device), data.valid_labels.to(device)
+    num_evaluated = math.ceil(evaluate_fraction * len(data.valid_labels))
+    valid_images, valid_labels = (part[:num_evaluated].to(device) for part in (data.valid_images, data.valid_labels))
     mean, deviation = (part.to(device) for part in _moments(data.train_images))
     steps_per_epoch = num_images // batch_size
 

@@ -49,6 +49,7 @@ def language_modeling(
     batch_size: int = 20,
     sequence_length: int = 35,
     evaluate_sequences: int = 20,
+    evaluate_fraction: float = 1.0,
     random_length: Mapping[str, float] | None = None,
     seed: int = 0,
     device: str = "cpu",
@@ -69,6 +70,7 @@ def language_modeling(
         sequence_length: Tokens per stream and step.
         evaluate_sequences: Number of parallel streams into which the validation text is cut; a few tokens that do not
             fill a row are left out.
+        evaluate_fraction: Share of the validation text that is evaluated, from its beginning, in (0, 1].
         random_length: None for sequences of one length, or ``{"halved": 0.05, "jitter": 5.0}``, the probability of half
             the length and the standard deviation in tokens of Merity et al. (2018).
         seed: Of random lengths; otherwise batches follow the text. Initial weights come from torch's global generator.
@@ -85,6 +87,8 @@ def language_modeling(
     for name, size in sizes.items():
         if size < 1:
             raise TrainerError(f"language_modeling: {name} must be at least 1, not {size!r}")
+    if not 0 < evaluate_fraction <= 1:
+        raise TrainerError(f"language_modeling: evaluate_fraction must lie in (0, 1], not {evaluate_fraction!r}")
     text = load_corpus(corpus)
     halved, jitter = _checked(random_length)
     options = dict(model)
@@ -95,7 +99,8 @@ def language_modeling(
     }
     network = call_factory(choose(MODELS, use, "model"), options, offered, called=f"model {use!r}")
     streams = _streams(text.train, batch_size, "batch_size").to(device)
-    valid = _streams(text.valid, evaluate_sequences, "evaluate_sequences").to(device)
+    evaluated = text.valid[: math.ceil(evaluate_fraction * len(text.valid))]
+    valid = _streams(evaluated, evaluate_sequences, "evaluate_sequences").to(device)
     total = len(streams) - 1
     steps_per_epoch = num_sequences(total, sequence_length, halved=halved)
     if steps_per_epoch < 1:

@@ -16,7 +16,10 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.axis import Axis
 
-__all__ = ["Picture", "explain", "log_axes", "log_labels", "panels"]
+__all__ = ["UNORDERED", "Picture", "explain", "in_order", "log_axes", "log_labels", "panels"]
+
+UNORDERED = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000", "#999999")
+"""Okabe and Ito's colours, for values that have no order; they differ for every kind of colour vision."""
 
 _FEW_DECADES = 1.9
 """Below this, powers of ten alone could leave an axis without labels, so 2 and 5 are labelled as well."""
@@ -32,6 +35,20 @@ class Picture(Figure):
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
         self.drawn: list[dict[str, Any]] = []
+
+
+def in_order(values: Sequence[Any]) -> dict[Any, Any]:
+    """Colours of numbers, dark to light.
+
+    Args:
+        values: The numbers, in their order.
+
+    Returns:
+        Number to colour, by rank, so that neighbours on a geometric grid are as far apart as any.
+    """
+    # The yellow end is too light for a line on white.
+    places = np.linspace(0, 0.88, len(values))
+    return {value: mpl.colormaps["viridis"](at) for value, at in zip(values, places, strict=True)}
 
 
 def panels(

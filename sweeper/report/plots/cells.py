@@ -113,7 +113,7 @@ def _cell(run: Run, names: Mapping[str, str], cell_id: str, group: pd.DataFrame)
         threshold = plain_value(own["clip_norm"])
     else:
         path = f"update_rule.{name}"
-        threshold = values[path] if path in values else _unswept_threshold(run, name)
+        threshold = values[path] if path in values else _unswept_threshold(run, str(first["trial_id"]), name)
     transforms = {f"update_rule.{one}" for one in THRESHOLDS}
     of_the_rule = {"update_rule.learning_rate", "update_rule.optimizer", *transforms}
     case = plain_value(first["case"])
@@ -149,10 +149,10 @@ def _parts(arm: str) -> tuple[str, str]:
     return " + ".join(part for part in parts if part not in transforms), " + ".join(transforms)
 
 
-def _unswept_threshold(run: Run, name: str) -> float | None:
+def _unswept_threshold(run: Run, trial: str, name: str) -> float | None:
     """The number of a transform that all cells have alike."""
     try:
-        section = resolved_settings(RunDir(run.path)).get("update_rule")
+        section = resolved_settings(RunDir(run.folder_of(trial))).get("update_rule")
     except ClipsweepError:
         return None
     value = section.get(name) if isinstance(section, dict) else None

@@ -14,7 +14,8 @@ from matplotlib.lines import Line2D
 
 from sweeper.errors import ClipsweepError
 from sweeper.labels import counted
-from sweeper.report.plots.axes import explain, panels
+from sweeper.report.cells import deterministic
+from sweeper.report.plots.axes import UNORDERED, explain, in_order, panels
 from sweeper.report.plots.cells import DrawnCell, drawn_cells, tell_apart, wrapped
 from sweeper.tables.run import Run
 
@@ -36,10 +37,12 @@ _AXES = {"train_loss": "training loss", "valid_loss": "validation loss"}
 
 _Style: TypeAlias = Literal["-", "--", ":"]
 
-_STYLES: dict[_Style, str] = {"-": "solid: no clipping", "--": "dashed: clip_norm", ":": "dotted: other rules"}
+_FEW = 2
+"""Logged losses of a trial that are drawn as dots, not as a line."""
 
-# Okabe and Ito's, for values that have no order; they differ for every kind of colour vision.
-_UNORDERED = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000", "#999999")
+_MARKERS: dict[_Style, str] = {"-": "o", "--": "s", ":": "^"}
+
+_STYLES: dict[_Style, str] = {"-": "solid: no clipping", "--": "dashed: clip_norm", ":": "dotted: other rules"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,7 +81,7 @@ def loss(run: Run, trials: pd.DataFrame) -> Picture:
     Raises:
         ClipsweepError: None of the trials has a loss yet.
     """
-    metrics = run.metrics[run.metrics["trial_id"].isin(trials["trial_id"])]
+    metrics = _with_last_iterates(run.metrics[run.metrics["trial_id"].isin(trials["trial_id"])], trials)
     columns = [name for name in _AXES if name in metrics and metrics[name].notna().any()]
     every = drawn_cells(run, trials)
     begun = set(metrics["trial_id"])
@@ -90,17 +93,21 @@ def loss(run: Run, trials: pd.DataFrame) -> Picture:
     shown = found[:MAX_PANELS]
     pairs_per_row = 1 if len(shown) <= 3 else 2 if len(shown) <= 12 else 3
     width, height = (4.2, 3.2) if len(shown) == 1 else (3.2, 2.3) if pairs_per_row == 1 else (2.2, 1.8)
+    scales = _scales(shown, metrics, columns)
     figure, axes = panels(
         len(shown) * len(columns),
         columns=pairs_per_row * len(columns),
         width=width,
         height=height,
-        sharex=True,
-        sharey=True,
+        sharex=len(set(scales)) == 1,
+        sharey=len(set(scales)) == 1,
     )
     labels = dict(zip([cell.cell_id for cell in cells], tell_apart([cell.swept for cell in cells]), strict=True))
-    top = max(_readable_top(metrics, column) for column in columns)
-    for axis, ((of, group), column) in zip(axes, itertools.product(shown, columns), strict=True):
+    # Without noise there is nothing to smooth.
+    smooth = "train_loss" in columns and not deterministic(trials)
+    marks = set()
+    places = itertools.product(zip(shown, scales, strict=True), columns)
+    for axis, (((of, group), scale), column) in zip(axes, places, strict=True):
         for cell in group:
             colour, style = colours.look(cell)
             rows = metrics[metrics["trial_id"].isin(cell.trials["trial_id"])]
@@ -108,28 +115,107 @@ def loss(run: Run, trials: pd.DataFrame) -> Picture:
                 axis,
                 rows,
                 column,
-                smooth=column == "train_loss",
+                smooth=smooth and column == "train_loss",
                 label=labels[cell.cell_id],
                 color=colour,
                 linestyle=style,
             )
             figure.drawn += [{**cell.columns, "quantity": column, **sample} for sample in curve]
+            if 0 < len(curve) <= _FEW * len(cell.trials):
+                marks.add("dots: few losses were logged; train.log_every logs those between")
             if column == "train_loss":
-                _crosses(axis, cell, top, colour)
+                _crosses(axis, cell, scale.top, colour)
         axis.set(ylabel=_AXES[column], title=wrapped(of, int(width * 14)))
-    for axis in axes[-pairs_per_row * len(columns) :]:
+        if not axis.lines:
+            # Not an empty frame: this problem has no such loss.
+            axis.set_axis_off()
+            axis.set_title("")
+        if scale.is_log:
+            axis.set_yscale("log")
+        axis.set_ylim(scale.limits)
+        axis.set_xlim(-0.03 * scale.steps, 1.03 * scale.steps)
+    for axis in axes if len(set(scales)) > 1 else axes[-pairs_per_row * len(columns) :]:
         axis.set_xlabel("step")
-    lowest = float(min(metrics[column][np.isfinite(metrics[column])].min() for column in columns))
-    is_cut = axes[0].get_ylim()[1] > top * (1 + 1e-9) and _highest(metrics, columns) > top
-    if is_cut:
-        axes[0].set_ylim(lowest - 0.05 * (top - lowest), top)
     if len(found) > len(shown):
         figure.suptitle(f"the first {len(shown)} of {len(found)} panels: choose with --where")
-    notes = _notes(shown, is_cut=is_cut, top=top, smooth="train_loss" in columns)
+    notes = _notes(shown, scales, smooth=smooth) + sorted(marks)
     if len(cells) < len(every):
         notes.append(f"{counted(len(every) - len(cells), 'cell')} of {len(every)} not drawn: no losses yet")
     explain(figure, notes, _handles(shown, colours, labels))
     return figure
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Scale:
+    """The axes that panels share.
+
+    Attributes:
+        lowest: The smallest loss.
+        highest: The largest.
+        top: Where the axis ends, so that one exploding run does not flatten all others.
+        steps: The last step.
+    """
+
+    lowest: float
+    highest: float
+    top: float
+    steps: int
+
+    @property
+    def is_log(self) -> bool:
+        """Whether a linear axis would show most of the curves as zero."""
+        return 0 < self.lowest * _MOST_LINEAR < self.top
+
+    @property
+    def is_cut(self) -> bool:
+        """Whether there are losses above its end."""
+        return self.highest > self.top * (1 + 1e-9)
+
+    @property
+    def limits(self) -> tuple[float, float]:
+        """Lower and upper end."""
+        if self.is_log:
+            room = (self.top / self.lowest) ** 0.05
+            return self.lowest / room, self.top * (1 if self.is_cut else room)
+        room = 0.05 * (self.top - self.lowest) or 0.05 * abs(self.top) or 1.0
+        return self.lowest - room, self.top + (0 if self.is_cut else room)
+
+
+_MOST_LINEAR = 1000.0
+"""Ratio of the largest to the smallest loss above which the axis is logarithmic."""
+
+_ALIKE = 3.0
+"""Problems whose losses, and whose steps, differ by less than this factor share their axes."""
+
+
+def _scales(
+    shown: Sequence[tuple[str, list[DrawnCell]]], metrics: pd.DataFrame, columns: Sequence[str]
+) -> list[_Scale]:
+    """The axes of each panel: one for all, unless their problems are of different sizes."""
+    contexts = [{repr(cell.context) for cell in group} for _, group in shown]
+    own: list[_Scale] = []
+    for context in contexts:
+        # Panels of a problem share their axes.
+        cells = [cell for _, group in shown for cell in group if repr(cell.context) in context]
+        own.append(_scale(cells, metrics, columns))
+    tops, steps = [scale.top for scale in own], [scale.steps for scale in own]
+    apart = [abs(max(values)) > _ALIKE * abs(min(values)) for values in (tops, steps)]
+    if any(apart) or len({scale.is_log for scale in own}) > 1:
+        return own
+    return [_scale([cell for _, group in shown for cell in group], metrics, columns)] * len(shown)
+
+
+def _scale(cells: Sequence[DrawnCell], metrics: pd.DataFrame, columns: Sequence[str]) -> _Scale:
+    rows = metrics[metrics["trial_id"].isin({name for cell in cells for name in cell.trials["trial_id"]})]
+    finite = [values for column in columns if len(values := rows[column][np.isfinite(rows[column])])]
+    if not finite:
+        return _Scale(lowest=0.0, highest=1.0, top=1.0, steps=1)
+    return _Scale(
+        lowest=float(min(values.min() for values in finite)),
+        highest=float(max(values.max() for values in finite)),
+        top=max(_readable_top(rows, column) for column in columns),
+        steps=max(1, int(rows["step"].max())),
+    )
 
 
 def _style(cell: DrawnCell) -> _Style:
@@ -148,16 +234,13 @@ def _colours(cells: Sequence[DrawnCell]) -> _Colours:
     for name, of in choices.items():
         numbers = {of(cell) for cell in cells} - {None}
         if len(numbers) > 1 and all(isinstance(value, int | float) for value in numbers):
-            # By rank, so that neighbours on a geometric grid are as far apart as any; the yellow end is too light.
-            places = np.linspace(0, 0.88, len(numbers))
-            colours = {value: mpl.colormaps["viridis"](at) for value, at in zip(sorted(numbers), places, strict=True)}
-            return _Colours(name=name, of=of, colours={**colours, None: "black"})
+            return _Colours(name=name, of=of, colours={**in_order(sorted(numbers)), None: "black"})
 
     def rest(cell: DrawnCell) -> str:
         return repr((cell.context, cell.options, cell.optimizer))
 
     kinds = dict.fromkeys(rest(cell) for cell in cells)
-    return _Colours(name="", of=rest, colours=dict(zip(kinds, itertools.cycle(_UNORDERED))))
+    return _Colours(name="", of=rest, colours=dict(zip(kinds, itertools.cycle(UNORDERED))))
 
 
 def _split(cells: Sequence[DrawnCell], colours: _Colours) -> list[tuple[str, list[DrawnCell]]]:
@@ -215,6 +298,17 @@ def _parts(group: Sequence[DrawnCell], colours: _Colours) -> list[list[DrawnCell
     return parts
 
 
+def _with_last_iterates(metrics: pd.DataFrame, trials: pd.DataFrame) -> pd.DataFrame:
+    """Metrics in which an analytic trial has a loss at its last iterate too, where no batch is evaluated."""
+    if "hitting_status" not in trials or "train_loss" not in metrics:
+        return metrics
+    ended = trials[trials["hitting_status"].notna() & (trials["status"] == "done")]
+    last = metrics["trial_id"].map(dict(zip(ended["trial_id"], ended["committed_step"], strict=True)))
+    loss_of = metrics["trial_id"].map(dict(zip(ended["trial_id"], ended["final_train_loss"], strict=True)))
+    at_the_end = metrics["train_loss"].isna() & (metrics["step"] == last)
+    return metrics.assign(train_loss=metrics["train_loss"].mask(at_the_end, loss_of))
+
+
 def _curve(axis: Axes, rows: pd.DataFrame, column: str, *, smooth: bool, **look: Any) -> list[dict[str, Any]]:
     """Mean over seeds and the band between them; one batch's loss is noisy, so training loss is smoothed."""
     by_seed = rows.pivot(index="step", columns="trial_id", values=column).dropna(how="all")
@@ -222,7 +316,13 @@ def _curve(axis: Axes, rows: pd.DataFrame, column: str, *, smooth: bool, **look:
     if smooth:
         by_seed = by_seed.rolling(max(1, len(by_seed) // 40), min_periods=1).mean()
     mean, low, high = by_seed.mean(axis=1), by_seed.min(axis=1), by_seed.max(axis=1)
-    axis.plot(by_seed.index, mean, linewidth=0.8 * mpl.rcParams["lines.linewidth"], **look)
+    if not len(by_seed):
+        return []
+    if by_seed.count().max() <= _FEW:
+        # A line would claim to know what lies between.
+        axis.plot(by_seed.index, mean, marker=_MARKERS[look.pop("linestyle")], markersize=4, linestyle="none", **look)
+    else:
+        axis.plot(by_seed.index, mean, linewidth=0.8 * mpl.rcParams["lines.linewidth"], **look)
     axis.fill_between(by_seed.index, low, high, color=look["color"], alpha=0.15, linewidth=0)
     drawn = zip(by_seed.index, mean, low, high, by_seed.count(axis=1), strict=True)
     return [
@@ -248,11 +348,7 @@ def _readable_top(metrics: pd.DataFrame, column: str) -> float:
     return float(min(highest, 1.5 * start) if np.isfinite(start) and start > 0 else highest)
 
 
-def _highest(metrics: pd.DataFrame, columns: Sequence[str]) -> float:
-    return max(float(metrics[column][np.isfinite(metrics[column])].max()) for column in columns)
-
-
-def _notes(shown: Sequence[tuple[str, list[DrawnCell]]], *, is_cut: bool, top: float, smooth: bool) -> list[str]:
+def _notes(shown: Sequence[tuple[str, list[DrawnCell]]], scales: Sequence[_Scale], *, smooth: bool) -> list[str]:
     """Sentences on how to read the curves."""
     seeds = sorted({cell.trials["seed"].nunique() for _, group in shown for cell in group})
     count = f"{seeds[0]} to {seeds[-1]}" if len(seeds) > 1 else str(seeds[0])
@@ -261,8 +357,11 @@ def _notes(shown: Sequence[tuple[str, list[DrawnCell]]], *, is_cut: bool, top: f
         notes.append(f"line: mean; band: lowest to highest of {count} seeds")
     if smooth:
         notes.append("training loss: running mean over a fortieth of the steps")
-    if is_cut:
-        notes.append(f"axis cut at {top:.3g}")
+    if any(scale.is_cut for scale in scales):
+        tops = list(dict.fromkeys(f"{scale.top:.3g}" for scale in scales if scale.is_cut))
+        notes.append(f"axis cut at {tops[0]}" if len(tops) == 1 else "axes cut half above the first losses")
+    if len(set(scales)) > 1:
+        notes.append("problems of different sizes have axes of their own")
     return ["; ".join(notes)] if notes else []
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from sweeper.errors import ClipsweepError
-from sweeper.report.plots.axes import Picture, explain, panels
+from sweeper.report.plots.axes import UNORDERED, Picture, explain, in_order, panels
 from sweeper.report.theory import build_theory, hitting_time, largest_stable_step, theory_trials
 from sweeper.tables.run import Run
 
@@ -68,7 +69,8 @@ def phase(run: Run, trials: pd.DataFrame) -> Picture:
     return figure
 
 
-_DIVERGED, _CAPPED = "#c44e52", "#d9d9d9"
+# Vermilion differs from all of viridis for every kind of colour vision.
+_DIVERGED, _CAPPED = "#d55e00", "#d9d9d9"
 
 
 def _phase_panel(axis: Axes, group: pd.DataFrame, top: float) -> Any:
@@ -120,17 +122,17 @@ def speedup(run: Run, trials: pd.DataFrame) -> Picture:
             "each with sgd and with another rule"
         )
     figure, (axis,) = panels(1, width=4.6, height=3.4)
-    for rule in dict.fromkeys(row.rule for row in speedups):
+    for rule, colour in zip(dict.fromkeys(row.rule for row in speedups), itertools.cycle(UNORDERED)):
         points = sorted((row.M, row.ratio) for row in speedups if row.rule == rule)
         figure.drawn += [{"rule": rule, "M": M, "ratio": ratio} for M, ratio in points]
-        axis.plot(*zip(*points, strict=True), "o-", markersize=4, label=rule)
+        axis.plot(*zip(*points, strict=True), "o-", color=colour, markersize=4, label=rule)
         last_ratio = points[-1][1]
     M = np.geomspace(min(row.M for row in speedups), max(row.M for row in speedups), 50)
     guide = M / (np.log(M) + 1)
     axis.plot(M, guide / guide[-1] * last_ratio, ":", color="grey", label="slope of M / (log M + 1)")
     axis.axhline(1, color="black", linewidth=0.8)
     axis.set(xscale="log", yscale="log", xlabel="M, gradient norm at the start", ylabel="T descent / T rule")
-    axis.legend()
+    explain(figure, ["above the line at 1 a rule needs fewer steps than descent"], axis.get_legend_handles_labels()[0])
     return figure
 
 
@@ -153,10 +155,11 @@ def floor(run: Run, trials: pd.DataFrame) -> Picture:
         raise ClipsweepError(f"{run.path}: needs noise, thresholds, and after_hit: go_on")
     noisy = noisy.assign(relative=noisy["clip_norm"] / noisy["noise"])
     figure, (upper, lower) = panels(2, columns=1, width=4.8, height=2.3, sharex=True, height_ratios=[2, 1])
+    colours = in_order(sorted(noisy["learning_rate"].unique()))
     for rate, group in noisy.groupby("learning_rate"):
         by_threshold = group.groupby("relative")
         tail = by_threshold["tail_grad_norm"].agg(["mean", "min", "max"])
-        (line,) = upper.plot(tail.index, tail["mean"], "o-", markersize=3, label=f"{rate:.3g}")
+        (line,) = upper.plot(tail.index, tail["mean"], "o-", color=colours[rate], markersize=3, label=f"{rate:.3g}")
         clipped = by_threshold["clipped_fraction"].mean()
         figure.drawn += [
             {"learning_rate": rate, "threshold / tau": at, **tail.loc[at].to_dict(), "clipped_fraction": clipped[at]}

@@ -69,7 +69,7 @@ def smoothness(run: Run, trials: pd.DataFrame) -> Picture:
         correlation = f"r = {mean:.2f}" if math.isfinite(mean) else "r undefined"
         diverged = int((group["status"] == "diverged").sum())
         ending = f", {diverged}/{len(group)} diverged" if diverged else ""
-        axis.set_title(f"{wrapped(label, 40)}\n{correlation}{ending}")
+        axis.set_title(f"{wrapped(label, 34)}\n{correlation}{ending}")
     assert dots is not None
     # Not the figure's own label: it would be in the place of the legend below all panels.
     for axis in axes[-columns:]:

@@ -189,7 +189,7 @@ def _flat(report: Report, cell: Cell) -> dict[str, Any]:
     case = {"case": cell.case} if any(other.case for other in report.cells) else {}
     record: dict[str, Any] = {**case, **cell.values, "arm": cell.arm, "is_best": cell.is_best}
     record |= {"seeds": cell.seeds, "trials": cell.trials}
-    for status in ("done", "diverged", "failed", "lost", "running", "queued"):
+    for status in ("done", "diverged", "failed", "lost", "running", "paused", "queued"):
         record[status] = cell.statuses.get(status, 0)
     for name, interval in cell.losses.items():
         record |= {name: interval.mean, f"{name}_low": interval.low, f"{name}_high": interval.high}

@@ -8,7 +8,7 @@ from pydantic import ConfigDict, Field, model_validator
 
 from sweeper.spec.sections.analytic import Analytic
 from sweeper.spec.sections.models import ImageModel, LanguageModel, Lstm, ResNet20
-from sweeper.spec.sections.values import AS_NUMBER, Count, Flag, FreeValue, NonNegative, Section, Text, conflict
+from sweeper.spec.sections.values import AS_NUMBER, Count, Flag, FreeValue, NonNegative, Section, Share, Text, conflict
 
 __all__ = [
     "ADDED_OPTIONS",
@@ -44,6 +44,9 @@ class LanguageModeling(Section):
     batch_size: Count = Field(default=20, description="Parallel text streams.")
     sequence_length: Count = Field(default=35, description="Words a step back-propagates through.")
     evaluate_sequences: Count = Field(default=20, description="Streams into which the validation text is cut.")
+    evaluate_fraction: Share = Field(
+        default=1.0, description="Share of the validation text that is evaluated, from its beginning."
+    )
     random_length: RandomLength | None = Field(
         default=None, description="Sequences of random length, the learning rate scaled by it; null means one length."
     )
@@ -61,6 +64,9 @@ class ImageClassification(Section):
     model: ImageModel = Field(default=ResNet20(), description="The network.")
     batch_size: Count = Field(default=128, description="Images per step.")
     augment: Flag = Field(default=False, description="Random crops and mirror images.")
+    evaluate_fraction: Share = Field(
+        default=1.0, description="Share of the validation images that is evaluated, from the first."
+    )
 
 
 class DeepLinear(Section):
@@ -115,5 +121,8 @@ EMBEDDED_DATA: dict[str, dict[str, tuple[str, ...]]] = {
 }
 """Options that name data, with what clipsweep includes; other values name ``trainers.data.sources``, or folders."""
 
-ADDED_OPTIONS: dict[str, dict[str, Any]] = {"language_modeling": {"random_length": None}}
+ADDED_OPTIONS: dict[str, dict[str, Any]] = {
+    "language_modeling": {"random_length": None, "evaluate_fraction": 1.0},
+    "image_classification": {"evaluate_fraction": 1.0},
+}
 """Options added after the first ids were made, with their defaults, at which they are left out so that ids stay."""

@@ -5,21 +5,23 @@ from __future__ import annotations
 import importlib
 import io
 import json
+import re
 import subprocess
 import sys
 import tomllib
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import jsonschema
 import pytest
 import yaml
-from rich.console import Console
+from rich.console import Console, ConsoleDimensions
 
 from sweeper.cli.app import main
 from sweeper.labels import duration
 from sweeper.monitor.display import LineDisplay, LiveDisplay, choose_display
-from sweeper.planning.cost import plan_document, plan_text
+from sweeper.planning.preview import plan_document, plan_text
 from sweeper.protocol.view import Active, View
 from sweeper.spec import json_schema, load_spec
 
@@ -156,6 +158,73 @@ def test_the_live_region_shows_bar_trials_and_queue_and_takes_markup_for_text() 
     assert "estimators: 7 measured, 1 in progress, 3 queued; trainers wait for them" in text
 
 
+def test_the_live_region_says_how_long_it_will_take_and_what_ctrl_c_does() -> None:
+    output = io.StringIO()
+    console = Console(file=output, force_terminal=True, width=100, color_system=None)
+    with LiveDisplay(console, hint="Ctrl-C stops") as display:
+        display.show(replace(VIEW, elapsed_s=75.0, left_s=130.0))
+        assert "1 min 15 s elapsed, about 2 min 10 s left" in output.getvalue()
+        assert "Ctrl-C stops" in output.getvalue()
+        output.seek(0)
+        output.truncate()
+        display.show(replace(VIEW, elapsed_s=80.0, stopping=True))
+    assert "stopping" in output.getvalue()
+    assert "Ctrl-C" not in output.getvalue()
+
+
+@pytest.mark.parametrize("width", [60, 80, 120])
+def test_the_live_region_fits_its_terminal_and_keeps_seed_and_numbers(width: int) -> None:
+    output = io.StringIO()
+    console = Console(file=output, force_terminal=True, width=width, height=30, color_system=None)
+    label = "learning_rate=1 clip_norm=0.25 a_rather_long_option_name=another_long_value seed=2"
+    with LiveDisplay(console) as display:
+        begun = len(output.getvalue())
+        display.show(replace(VIEW, active=(replace(VIEW.active[0], trial=label),), elapsed_s=3725.0, left_s=7325.0))
+        drawn = output.getvalue()[begun:]
+    lines = re.split(r"[\r\n]+", re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", drawn))
+    shown = next(line for line in lines if "learning" in line)
+    for number in ("seed=2", "50/100", "loss 2.5", "clipped 25 %"):
+        assert number in shown
+    assert any("1 h 02 min elapsed, about 2 h 02 min left" in line for line in lines)
+    assert max(map(len, lines)) <= width
+
+
+def test_after_a_resize_the_screen_is_begun_again_with_the_last_lines() -> None:
+    output = io.StringIO()
+    console = Console(file=output, force_terminal=True, width=100, height=20, color_system=None)
+    with LiveDisplay(console) as display:
+        for number in range(30):
+            display.say(f"trial {number} done")
+        display.show(VIEW)
+        output.seek(0)
+        output.truncate()
+        display.show(VIEW)
+        assert "\x1b[2J" not in output.getvalue(), "only after a resize"
+        console.size = ConsoleDimensions(60, 20)
+        output.seek(0)
+        output.truncate()
+        display.show(VIEW)
+    before, cleared, after = output.getvalue().partition("\x1b[2J\x1b[H")
+    assert cleared
+    assert "trial" not in before
+    assert [f"trial {number} done" in after for number in (0, 29)] == [False, True]
+    assert "75 %" in after.rpartition("trial 29 done")[2]
+
+
+def test_off_a_terminal_there_is_a_line_a_minute(monkeypatch: pytest.MonkeyPatch) -> None:
+    output, now = io.StringIO(), 500.0
+    monkeypatch.setattr("sweeper.monitor.display.time.monotonic", lambda: now)
+    display = LineDisplay(Console(file=output, width=200))
+    for _ in range(1810):
+        now += 0.1
+        display.show(replace(VIEW, elapsed_s=now - 500, left_s=61.0))
+    lines = [line[9:] for line in output.getvalue().splitlines()]
+    assert lines == [
+        f" 75 %: 1 done, 1 running; 7 snapshots measured; {minutes} elapsed, about 1 min 01 s left"
+        for minutes in ("1 min 00 s", "2 min 00 s", "3 min 00 s")
+    ]
+
+
 def test_off_a_terminal_there_is_one_line_an_event(monkeypatch: pytest.MonkeyPatch) -> None:
     output = io.StringIO()
     display: Any = choose_display(Console(file=output))
@@ -210,3 +279,18 @@ def test_the_installed_command_is_the_command_line() -> None:
     scripts = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"]
     module, _, function = scripts["clipsweep"].partition(":")
     assert getattr(importlib.import_module(module), function) is main
+
+
+def test_ctrl_c_in_any_command_is_answered(tmp_path: Path) -> None:
+    program = (
+        "import sweeper.monitor.status as status\n"
+        "def interrupted(*_): raise KeyboardInterrupt\n"
+        "status.list_runs = interrupted\n"
+        "from sweeper.cli import main\n"
+        "main()\n"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", program, "ls"], cwd=tmp_path, check=False, capture_output=True, text=True
+    )
+    assert (ended.returncode, ended.stdout) == (130, "")
+    assert ended.stderr.startswith("interrupted; what a run has committed is safe")

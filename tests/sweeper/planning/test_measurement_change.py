@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from sweeper.errors import RunDirectoryError
-from sweeper.planning.cost import plan_document, plan_text
+from sweeper.planning.preview import plan_document, plan_text
 from sweeper.protocol.consent import Consent
 from sweeper.run import run_sweep
 from sweeper.spec import loads_spec

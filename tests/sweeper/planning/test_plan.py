@@ -37,6 +37,7 @@ LANGUAGE: dict[str, Any] = {
     "batch_size": 20,
     "sequence_length": 35,
     "evaluate_sequences": 20,
+    "evaluate_fraction": 0.5,
     "random_length": {"halved": 0.05, "jitter": 5.0},
 }
 IMAGES: dict[str, Any] = {
@@ -45,6 +46,7 @@ IMAGES: dict[str, Any] = {
     "model": {"use": "resnet20", "width": 16},
     "batch_size": 128,
     "augment": False,
+    "evaluate_fraction": 0.5,
 }
 ADAM: dict[str, Any] = {
     "optimizer": "adam",

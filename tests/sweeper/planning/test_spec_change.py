@@ -11,7 +11,7 @@ import pytest
 
 from sweeper.errors import RunDirectoryError
 from sweeper.monitor.status import retry, run_status
-from sweeper.planning.cost import plan_document, plan_text
+from sweeper.planning.preview import plan_document, plan_text
 from sweeper.protocol.consent import Consent
 from sweeper.report.summary import build_report
 from sweeper.run import run_sweep

@@ -164,3 +164,27 @@ def test_labels_stay_different_however_alike_the_names_are() -> None:
     assert not any("depth" in label for label in labels)
     twins = tell_apart([{"corpus": "a"}, {"corpus": "a"}])
     assert twins == ["corpus=a (1)", "corpus=a (2)"]
+
+
+ANALYTIC = """
+problem: {use: analytic, function: {use: quadratic, eigenvalues: [1]}, start: 20}
+update_rule: {learning_rate: 0.5}
+train: {steps: 100, log_every: LOG}
+sweep: {grid: {update_rule.learning_rate: [0.5, 1.5], update_rule.clip_norm: [null, 0.1]}}
+"""
+
+
+@pytest.mark.parametrize(("log_every", "marker"), [("null", ["o", "s"]), ("1", ["None", "None"])])
+def test_what_lies_between_two_logged_losses_is_not_drawn(
+    log_every: str, marker: list[str], inline_run: Callable[..., Any]
+) -> None:
+    run = Run(inline_run(ANALYTIC.replace("LOG", log_every))().run_dir.path)
+    figure = drawn(run)
+    lines = [line for axis in panels_of(figure) for line in axis.lines]
+    assert sorted({line.get_marker() for line in lines}) == sorted(set(marker))
+    assert ("train.log_every logs those between" in notes_of(figure)) == (log_every == "null")
+    ends = {line.get_label(): line.get_ydata()[-1] for line in lines}
+    expected = run.trials["final_train_loss"].to_numpy(float)
+    assert sorted(ends.values()) == pytest.approx(sorted(expected), rel=1e-6)
+    assert {axis.get_yscale() for axis in panels_of(figure)} == {"log"}, "from 200 to 1e-9 and less"
+    assert not [axis for axis in figure.axes if axis.axison and not axis.lines], "no empty frames"

@@ -138,7 +138,7 @@ def test_replay_adds_up_to_where_each_trial_stands(tmp_path: Path) -> None:
     state = replay(read_journal(tmp_path / "journal")[0])
     assert (state.driver_epoch, state.next_number, len(state.parts)) == (1, 3, 1)
     assert (state.trials["a"].step, state.trials["a"].resolved) == (10, False)
-    assert (state.trials["a"].status(), state.trials["a"].status(running=True)) == ("queued", "running")
+    assert (state.trials["a"].status(), state.trials["a"].status(running=True)) == ("paused", "running")
     assert state.trials["a"].segments[0].checkpoint == ("c", "1")
 
 

@@ -1,0 +1,160 @@
+"""What a run would do, cost and leave on disk, without starting anything or loading torch and Ray."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from sweeper.labels import counted, duration
+from sweeper.planning.expectation import STARTUP_S, expected, expected_bytes
+from sweeper.planning.measurement_change import measurement_change
+from sweeper.planning.plan import Plan, UserCode, expand
+from sweeper.planning.spec_change import SpecChange, spec_change
+from sweeper.planning.standing import default_run_dir, standing
+from sweeper.spec import Sweep
+from sweeper.store.journal import open_state
+from sweeper.store.run_dir import RunDir
+
+__all__ = ["plan_document", "plan_text"]
+
+
+def plan_document(sweep: Sweep, out: Path | None = None) -> dict[str, Any]:
+    """A sweep's plan as a JSON-able document.
+
+    Args:
+        sweep: The spec.
+        out: The run directory; ``runs/<name>`` by default.
+
+    Returns:
+        ``run``, ``cells``, ``seeds``, ``trials``, counts of ``new``, ``paused``, ``done`` and ``failed`` trials,
+        ``steps`` left to train, ``seconds`` (None where unknown) with ``seconds_from`` (how it is known), ``bytes`` on
+        disk, ``code`` (the user's own modules that would be imported: ``use``, ``module``, ``path``, where a link
+        leads as ``real_path``, number of Python ``files``, ``sha256`` over them, and whether it is ``beside_spec``),
+        ``change`` (what is trained differently from when the run was begun, or None), ``measurement_change`` (the same
+        of what is measured), ``asks_for`` (options that a run
+        would ask for), and the ``table`` of cells.
+
+    Raises:
+        SpecError: The sweep cannot be expanded.
+        IntegrityError: The run's journal is damaged.
+    """
+    plan = expand(sweep)
+    run_dir = RunDir((out or default_run_dir(sweep)).absolute())
+    state = open_state(run_dir)
+    now = standing(plan, state)
+    left = [(trial, 0) for trial in now.new]
+    left += [(trial, state.trials[trial.trial_id].step) for trial in now.paused]
+    expectation = expected(sweep, plan, state, num_left=len(left))
+    seconds = expectation.left_s(left)
+    change = spec_change(run_dir, sweep, plan, state)
+    measured_change = measurement_change(sweep, state)
+    status = {trial.trial_id: kind for kind in _KINDS for trial in getattr(now, kind)}
+    return {
+        "run": str(out or default_run_dir(sweep)),
+        "cells": plan.num_cells,
+        "seeds": plan.num_seeds,
+        "trials": len(plan.trials),
+        **{kind: len(getattr(now, kind)) for kind in _KINDS},
+        "steps": sum(trial.train["steps"] - done for trial, done in left),
+        "seconds": seconds if seconds is None or not left else STARTUP_S + seconds,
+        "seconds_from": expectation.source,
+        "bytes": expected_bytes(sweep, left),
+        "code": [_code(found) for found in plan.code],
+        "asks_for": [
+            *([] if all(found.beside for found in plan.code) else ["--allow-code"]),
+            *_options(change),
+            *(["--new-measurement"] if measured_change else []),
+        ],
+        "change": change.text if change else None,
+        "measurement_change": measured_change.text if measured_change else None,
+        "table": _table(plan, status),
+    }
+
+
+def _code(found: UserCode) -> dict[str, Any]:
+    return {
+        "use": found.use,
+        "module": found.use.partition(":")[0],
+        "path": str(found.root),
+        "real_path": str(found.root.resolve()),
+        "files": len(found.files),
+        "sha256": found.sha256,
+        "beside_spec": found.beside,
+    }
+
+
+def _options(change: SpecChange | None) -> tuple[str, ...]:
+    return change.options if change is not None else ()
+
+
+_KINDS = ("new", "paused", "done", "failed")
+
+
+def plan_text(document: Mapping[str, Any], *, max_cells: int = 40) -> str:
+    """The document for people.
+
+    Args:
+        document: As :func:`plan_document` gives it.
+        max_cells: Number of cells to list.
+
+    Returns:
+        Lines, joined.
+    """
+    lines = [
+        f"{document['run']}: {counted(document['cells'], 'cell')} x {counted(document['seeds'], 'seed')} = "
+        f"{counted(document['trials'], 'trial')}",
+        f"  {document['new']} new, {document['paused']} paused, {document['done']} done, "
+        f"{document['failed']} failed" + (" (queue them again with `clipsweep retry`)" if document["failed"] else ""),
+        f"  time: {_time_text(document)}   disk: about {_size(document['bytes'])}",
+    ]
+    for code in document["code"]:
+        link = "" if code["path"] == code["real_path"] else f", a link to {code['real_path']}"
+        files = f"{code['files']} Python file" + ("s" if code["files"] != 1 else "")
+        where = "next to the spec" if code["beside_spec"] else "not in the spec's own folder"
+        lines.append(f"  runs code: {code['use']} from {code['path']}{link} ({files}, sha256 {code['sha256'][:12]})")
+        lines.append(f"    {where}" + ("" if code["beside_spec"] else ", so a run asks for --allow-code"))
+    if document["change"]:
+        lines += ["  what is trained has changed since the run was begun:", document["change"]]
+    if document["measurement_change"]:
+        lines += ["  what is measured has changed since the run was begun:", document["measurement_change"]]
+    if accept := [option for option in document["asks_for"] if option != "--allow-code"]:
+        lines.append(f"  a run in this directory asks for {' '.join(accept)}, or for another --out")
+    if document.get("misfit"):
+        lines.append(f"  a run would be refused: {document['misfit']}")
+    lines.append("")
+    for row in document["table"][:max_cells]:
+        state = ", ".join(f"{count} {kind.replace('_', ' ')}" for kind, count in row["seeds"].items())
+        lines.append(f"  {row['cell_id']}  {row['arm']:<22} {row['cell']:<48} {state}")
+    if len(document["table"]) > max_cells:
+        lines.append(f"  ... and {len(document['table']) - max_cells} more cells; --json lists all")
+    return "\n".join(lines)
+
+
+def _time_text(document: Mapping[str, Any]) -> str:
+    if document["steps"] == 0:
+        return "nothing left to do"
+    if document["seconds"] is None:
+        return f"unknown ({document['seconds_from']})"
+    return f"about {duration(document['seconds'])} ({document['seconds_from']})"
+
+
+def _size(count: float) -> str:
+    for unit in ("B", "KB", "MB", "GB"):
+        if count < 1000:
+            return f"{count:.0f} {unit}"
+        count /= 1000
+    return f"{count:.1f} TB"
+
+
+def _table(plan: Plan, status: Mapping[str, str]) -> list[dict[str, Any]]:
+    labels = plan.labels
+    cells: dict[str, dict[str, Any]] = {}
+    for trial in plan.trials:
+        row = cells.setdefault(
+            trial.cell_id,
+            {"cell_id": trial.cell_id, "arm": trial.arm, "cell": labels[trial.cell_id], "seeds": {}},
+        )
+        kind = status[trial.trial_id]
+        row["seeds"][kind] = row["seeds"].get(kind, 0) + 1
+    return list(cells.values())
