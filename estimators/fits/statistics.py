@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import stats
+from scipy.special import stdtr
 
 __all__ = [
     "Interval",
@@ -87,7 +88,7 @@ def p_value(values: ArrayLike) -> float:
     mean, spread = float(data.mean()), float(data.std(ddof=1))
     if spread == 0:
         return 1.0 if mean == 0 else 0.0
-    return float(2 * stats.t.sf(abs(mean) * math.sqrt(data.size) / spread, data.size - 1))
+    return float(2 * stdtr(data.size - 1, -abs(mean) * math.sqrt(data.size) / spread))
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
