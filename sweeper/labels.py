@@ -1,4 +1,4 @@
-"""Short, readable names for cells and trials."""
+"""Short names of swept paths, and words for numbers, durations, problems and what others have written."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from typing import Any
 
 __all__ = [
     "counted",
-    "describe",
     "describe_problem",
     "duration",
     "plain_value",
@@ -19,6 +18,8 @@ __all__ = [
 _TAKEN = {
     "trial_id",
     "cell_id",
+    "case",
+    "is_best",
     "arm",
     "seed",
     "seeds",
@@ -56,27 +57,6 @@ def short_names(paths: list[str]) -> dict[str, str]:
                 break
         names[path] = name
     return names
-
-
-def describe(swept: Mapping[str, Any], seed: int | None = None) -> str:
-    """One line for a cell, or for a trial of it.
-
-    Args:
-        swept: Swept paths and their values.
-        seed: The trial's seed; None for the cell.
-
-    Returns:
-        ``name=value`` pairs; numbers in their shortest form.
-
-    Example:
-        >>> describe({"update_rule.learning_rate": 20.0, "update_rule.clip_norm": None}, 1)
-        'learning_rate=20 clip_norm=none seed=1'
-    """
-    names = short_names(list(swept))
-    pairs = [f"{names[path]}={_text(value)}" for path, value in swept.items()]
-    if seed is not None:
-        pairs.append(f"seed={seed}")
-    return printable(" ".join(pairs))
 
 
 def counted(number: float, noun: str) -> str:
@@ -131,12 +111,6 @@ def printable(text: str) -> str:
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in text)
-
-
-def _text(value: Any) -> str:
-    if value is None:
-        return "none"
-    return f"{value:g}" if isinstance(value, float) else _one_line(value)
 
 
 def _one_line(value: Any) -> str:

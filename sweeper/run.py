@@ -303,7 +303,10 @@ def _record_plan(
     unknown = [trial for trial in plan.trials if trial.trial_id not in state.trials]
     superseded = (state.superseded | replaced) - {trial.trial_id for trial in plan.trials}
     metrics = None if sweep.metrics == state.metrics else sweep.metrics
-    if unknown or measurement not in state.measurements or superseded != state.superseded or metrics is not None:
+    here = {trial.cell_id for trial in plan.trials}
+    cases = {**{cell: name for cell, name in state.cases.items() if cell not in here}, **plan.cases}
+    is_new = bool(unknown) or measurement not in state.measurements or superseded != state.superseded
+    if is_new or metrics is not None or cases != state.cases:
         measure = sweep.measure.model_dump(mode="json") if sweep.measure is not None else None
         committer.record(
             Planned(
@@ -312,6 +315,7 @@ def _record_plan(
                 trials=tuple(_trial_record(trial, plan) for trial in unknown),
                 superseded=superseded if superseded != state.superseded else None,
                 metrics=metrics,
+                cases=cases if cases != state.cases else None,
             )
         )
     run_dir.publish(run_dir.spec, sweep.text.encode())

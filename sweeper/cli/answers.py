@@ -128,11 +128,16 @@ def plot(
     ],
     where: Where = None,
     out: Annotated[
-        Path | None, typer.Option("--out", help="File; .png, .svg or .pdf. plots/KIND.png in the first RUN by default.")
+        Path | None,
+        typer.Option("--out", metavar="FILE", help=".png, .svg or .pdf; plots/KIND.png in the first RUN by default."),
     ] = None,
-    width: Annotated[float | None, typer.Option("--width", min=1, max=40, help="Inches; by the panels.")] = None,
-    height: Annotated[float | None, typer.Option("--height", min=1, max=40, help="Inches; by the panels.")] = None,
-    dpi: Annotated[int, typer.Option("--dpi", min=30, max=1200, help="Dots per inch of a PNG.")] = 300,
+    width: Annotated[
+        float | None, typer.Option("--width", metavar="INCHES", min=1, max=40, help="By default what the panels need.")
+    ] = None,
+    height: Annotated[
+        float | None, typer.Option("--height", metavar="INCHES", min=1, max=40, help="By default what the panels need.")
+    ] = None,
+    dpi: Annotated[int, typer.Option("--dpi", metavar="N", min=30, max=1200, help="Dots per inch of a PNG.")] = 300,
     style: Annotated[str, typer.Option("--style", metavar="paper|talk", help="Size of the print.")] = "paper",
     data: Annotated[
         Path | None, typer.Option("--data", metavar="FILE.csv", help="Also write the numbers drawn, as CSV.")

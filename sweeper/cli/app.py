@@ -12,10 +12,9 @@ import traceback
 from collections.abc import Callable
 from typing import Any
 
-import typer
-
 from sweeper.cli.answers import advise, fit, plot, report, theory, times
 from sweeper.cli.data import data_app
+from sweeper.cli.help import add_command, new_app
 from sweeper.cli.jobs import attach, cancel
 from sweeper.cli.options import note
 from sweeper.cli.run import estimate, run
@@ -25,13 +24,11 @@ from sweeper.errors import ClipsweepError, SpecError
 
 __all__ = ["app", "main"]
 
-app = typer.Typer(
+app = new_app(
+    "Train with and without gradient clipping on Ray, and measure how smooth the loss is along the way.",
     name="clipsweep",
-    help="Train with and without gradient clipping on Ray, and measure how smooth the loss is along the way.",
-    no_args_is_help=True,
     pretty_exceptions_enable=False,
     add_completion=True,
-    context_settings={"help_option_names": ["-h", "--help"]},
 )
 
 _COMMANDS: dict[str, Callable[..., None]] = {
@@ -58,8 +55,8 @@ _COMMANDS: dict[str, Callable[..., None]] = {
 }
 
 for _name, _command in _COMMANDS.items():
-    app.command(_name)(_command)
-app.add_typer(data_app, name="data")
+    add_command(app, _name, _command)
+app.add_typer(data_app, name="data", short_help="Published data: fetch it, list it, say where it is.")
 
 
 def main() -> None:

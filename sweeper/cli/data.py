@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from sweeper.cli.help import add_command, new_app
 from sweeper.cli.options import show
 from sweeper.errors import ClipsweepError
 from sweeper.labels import printable
@@ -18,12 +19,11 @@ if TYPE_CHECKING:
 
 __all__ = ["data_app"]
 
-data_app = typer.Typer(help="Published data: fetch it, list it, say where it is.", no_args_is_help=True)
+data_app = new_app("Published data: fetch it, list it, say where it is.")
 
 Name = Annotated[str, typer.Argument(metavar="NAME", help=f"{', '.join(SOURCES)}.", show_default=False)]
 
 
-@data_app.command()
 def fetch(
     name: Name,
     origin: Annotated[
@@ -54,7 +54,6 @@ def fetch(
     show(str(folder))
 
 
-@data_app.command("list")
 def list_data(as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False) -> None:
     """Show which data has a name, how large it is, and whether and where it is on this machine."""
     rows = [_row(source) for source in SOURCES.values()]
@@ -69,7 +68,6 @@ def list_data(as_json: Annotated[bool, typer.Option("--json", help="Print one JS
         typer.echo(f"{'':<10} {row['about']}")
 
 
-@data_app.command()
 def path(name: Name) -> None:
     """Print the folder that data is in."""
     source = _known(name)
@@ -120,3 +118,8 @@ def _bar(shown: Progress | None, download: Download) -> _Bar | None:
     if shown is None:
         return None
     return _Bar(shown, shown.add_task(download.file_name, total=download.num_bytes), download.num_bytes)
+
+
+add_command(data_app, "fetch", fetch)
+add_command(data_app, "list", list_data)
+add_command(data_app, "path", path)

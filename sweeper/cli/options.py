@@ -48,7 +48,7 @@ Insecure = Annotated[
 AllowCode = Annotated[
     bool, typer.Option("--allow-code", help="Import the spec's problem even from outside the spec's folder.")
 ]
-Out = Annotated[Path | None, typer.Option("--out", help="The run directory; runs/<name> by default.")]
+Out = Annotated[Path | None, typer.Option("--out", metavar="DIR", help="The run directory; runs/<name> by default.")]
 
 
 def note(text: str) -> None:

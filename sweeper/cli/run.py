@@ -36,7 +36,11 @@ def run(
     out: Out = None,
     address: Annotated[
         str | None,
-        typer.Option("--address", help="local, auto, host:port, ray://host:port or http://host:port of a job server."),
+        typer.Option(
+            "--address",
+            metavar="ADDRESS",
+            help="local, auto, host:port, ray://host:port or http://host:port of a job server.",
+        ),
     ] = None,
     detach: Annotated[
         bool, typer.Option("--detach", help="Have the cluster run the driver as a job, and return.")
@@ -160,7 +164,7 @@ def estimate(
         list[str] | None,
         typer.Option("--set", metavar="OPTION=VALUE", help="An option of the estimator, or of f; may be repeated."),
     ] = None,
-    address: Annotated[str | None, typer.Option("--address", help="As for run.")] = None,
+    address: Annotated[str | None, typer.Option("--address", metavar="ADDRESS", help="As for run.")] = None,
     accept_drift: Annotated[bool, typer.Option("--accept-drift", help="As for run.")] = False,
     insecure_cluster: Insecure = False,
     allow_code: AllowCode = False,

@@ -211,6 +211,7 @@ def driver_of_training(
         states=committer.state.trials,
         schedule=schedule,
         listener=held.listener,
+        labels=committer.state.labels(),
     )
     return Driver(
         held=held,

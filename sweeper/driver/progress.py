@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from sweeper.driver.time_left import TimeLeft
-from sweeper.labels import counted, describe
+from sweeper.labels import counted
 from sweeper.protocol.messages import ProgressItem, SegmentItem
 from sweeper.protocol.view import Active, Listener, View
 from sweeper.schedule.kept_queue import KeptQueue
@@ -37,6 +37,7 @@ class TrainingProgress:
         states: Their states according to the journal; kept up to date by others.
         schedule: Knows what waits and which trainer works on what.
         listener: Receives the view and the messages.
+        labels: Trial id to its readable name.
     """
 
     def __init__(
@@ -47,10 +48,12 @@ class TrainingProgress:
         states: Mapping[str, TrialState],
         schedule: Schedule,
         listener: Listener,
+        labels: Mapping[str, str],
     ) -> None:
         self.say = listener.say
         self._shown = _Shown(run_dir, listener)
         self._trials = training.trials
+        self._labels = labels
         self._states = states
         self._schedule = schedule
         self._heard: dict[str, ProgressItem] = {}
@@ -64,8 +67,7 @@ class TrainingProgress:
 
     def label(self, trial: str) -> str:
         """A trial's readable name."""
-        planned = self._trials[trial]
-        return describe(planned.swept, planned.seed)
+        return self._labels[trial]
 
     def begin(self, trial: str) -> None:
         """An attempt begins at the last committed step: progress of earlier attempts no longer counts."""

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from sweeper.errors import RunDirectoryError
-from sweeper.labels import counted, describe, duration
+from sweeper.labels import counted, duration
 from sweeper.store.driver_files import Ending, driver_of, ending_of, live_document
 from sweeper.store.journal import STATUSES, Journal, RunState, TrialState, read_journal, repair_journal, replay
 from sweeper.store.lock import DriverLock
@@ -50,23 +50,25 @@ def run_status(path: Path) -> dict[str, Any]:
     ending = ending_of(run_dir) if driver is None else None
     unmeasured = state.unmeasured()
     counts = {status: 0 for status in STATUSES}
-    current = [trial for name, trial in state.trials.items() if name not in state.superseded]
+    current = {name: trial for name, trial in state.trials.items() if name not in state.superseded}
     at_work = _at_work(live)
-    for trial in current:
+    for trial in current.values():
         counts[_status(trial, at_work)] += 1
+    failed = {name: trial for name, trial in current.items() if trial.given_up}
+    labels = state.labels() if failed else {}
     return {
         "path": str(path),
         "driver": driver,
-        "state": "running" if driver is not None else _state(current, ending),
+        "state": "running" if driver is not None else _state(list(current.values()), ending),
         "counts": {status: count for status, count in counts.items() if count},
         "trials": len(current),
         "superseded": len(state.superseded),
-        "steps_done": sum(trial.record.steps if trial.outcome is not None else trial.step for trial in current),
-        "steps_total": sum(trial.record.steps for trial in current),
+        "steps_done": sum(
+            trial.record.steps if trial.outcome is not None else trial.step for trial in current.values()
+        ),
+        "steps_total": sum(trial.record.steps for trial in current.values()),
         "failures": [
-            {"trial_id": name, "trial": _label(trial), "error": trial.failures[-1][1]}
-            for name, trial in state.trials.items()
-            if trial.given_up and name not in state.superseded
+            {"trial_id": name, "trial": labels[name], "error": trial.failures[-1][1]} for name, trial in failed.items()
         ],
         "unmeasured": {"snapshots": unmeasured.total, "errors": dict(unmeasured.errors)},
         "live": live,
@@ -124,10 +126,6 @@ def in_words(document: Mapping[str, Any]) -> str:
     return "no trial was begun"
 
 
-def _label(trial: TrialState) -> str:
-    return describe(trial.record.swept, trial.record.seed)
-
-
 def _running(run_dir: RunDir) -> frozenset[str]:
     return _at_work(live_document(run_dir)) if driver_of(run_dir) is not None else frozenset()
 
@@ -162,10 +160,11 @@ def trial_rows(path: Path) -> list[dict[str, Any]]:
     run_dir = RunDir(path)
     state = _load(run_dir)
     at_work = _running(run_dir)
+    labels = state.labels()
     return [
         {
             "trial_id": name,
-            "trial": _label(trial),
+            "trial": labels[name],
             "status": _status(trial, at_work),
             "step": trial.step,
             "steps": trial.record.steps,
@@ -219,7 +218,7 @@ def trial_log(path: Path, name: str) -> list[str]:
     state = _load(run_dir)
     (trial,) = find_trials(state, [name], path)
     known = state.trials[trial]
-    lines = [f"{trial}  {_label(known)}  {_status(known, _running(run_dir))}"]
+    lines = [f"{trial}  {state.labels()[trial]}  {_status(known, _running(run_dir))}"]
     for segment in known.segments:
         facts = segment.facts
         ended = time.strftime("%F %T", time.localtime(facts.ended_at))
@@ -281,7 +280,8 @@ def retry(path: Path, names: Sequence[str]) -> Retried:
                 )
         if chosen:
             Journal(run_dir.journal, state.next_number).append(RetriedRecord(trials=tuple(chosen)))
+    labels = state.labels()
     return Retried(
-        queued=tuple(_label(state.trials[name]) for name in chosen),
+        queued=tuple(labels[name] for name in chosen),
         left_out=0 if names else len(failed) - len(current),
     )

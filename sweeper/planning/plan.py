@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from sweeper.cell_labels import CellLabels
 from sweeper.errors import SpecError
 from sweeper.spec.cells import Cell
 from sweeper.spec.sections.measure import Measure
@@ -48,6 +49,7 @@ class Trial:
         arm: The update rule in words, without numbers.
         seed: Seed of the initial weights, the batch order and the dropout.
         index: Position in the plan.
+        case: The name that the spec gives the cell's case; None for none. Not in its id.
         swept: Swept paths with this cell's values, all scalars.
         problem: The resolved section, folders of data absolute.
         update_rule: The resolved section.
@@ -63,6 +65,7 @@ class Trial:
     problem: Mapping[str, Any]
     update_rule: Mapping[str, Any]
     train: Mapping[str, Any]
+    case: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,6 +91,16 @@ class Plan:
         """Every problem that has a model and data, each once: all except analytic functions."""
         problems = {canonical(dict(t.problem)): t.problem for t in self.trials if t.problem["use"] != "analytic"}
         return tuple(problems.values())
+
+    @property
+    def cases(self) -> dict[str, str]:
+        """Cell id to the name of its case, of the cells whose case has one."""
+        return {trial.cell_id: trial.case for trial in self.trials if trial.case is not None}
+
+    @property
+    def labels(self) -> CellLabels:
+        """What its cells are called."""
+        return CellLabels({trial.cell_id: trial.swept for trial in self.trials}, self.cases)
 
     @property
     def num_steps(self) -> int:
@@ -143,6 +156,7 @@ def expand(sweep: Sweep) -> Plan:
                     problem=problem,
                     update_rule=cell.update_rule,
                     train=cell.train,
+                    case=cell.case,
                 )
             )
     return Plan(

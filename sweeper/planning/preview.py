@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from sweeper.labels import counted, describe, duration
+from sweeper.labels import counted, duration
 from sweeper.planning.expectation import STARTUP_S, expected, expected_bytes
 from sweeper.planning.measurement_change import measurement_change
 from sweeper.planning.plan import Plan, UserCode, expand
@@ -148,11 +148,12 @@ def _size(count: float) -> str:
 
 
 def _table(plan: Plan, status: Mapping[str, str]) -> list[dict[str, Any]]:
+    labels = plan.labels
     cells: dict[str, dict[str, Any]] = {}
     for trial in plan.trials:
         row = cells.setdefault(
             trial.cell_id,
-            {"cell_id": trial.cell_id, "arm": trial.arm, "cell": describe(trial.swept) or "the only cell", "seeds": {}},
+            {"cell_id": trial.cell_id, "arm": trial.arm, "cell": labels[trial.cell_id], "seeds": {}},
         )
         kind = status[trial.trial_id]
         row["seeds"][kind] = row["seeds"].get(kind, 0) + 1

@@ -17,6 +17,7 @@ from sweeper.planning.plan import Plan, Trial, UserCode
 from sweeper.protocol.consent import Consent
 from sweeper.spec import Sweep
 from sweeper.spec.paths import TRAINED, swept_paths
+from sweeper.spec.sections.axes import CASE_NAME
 from sweeper.spec.variants import canonical
 from sweeper.store.journal import RunState, TrialState
 from sweeper.store.resolved import resolved_settings
@@ -206,7 +207,7 @@ def _swept_before(before: Mapping[str, Any]) -> Iterator[str]:
     for part in ("grid", "zip"):
         yield from (str(path) for path in block.get(part) or {})
     for case in block.get("cases") or ():
-        yield from (str(path) for path in case)
+        yield from (str(path) for path in case if path != CASE_NAME)
 
 
 def _same_place(new: list[Trial], gone: Mapping[str, TrialState]) -> bool:

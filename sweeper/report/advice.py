@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
-from sweeper.labels import describe
+from sweeper.cell_labels import Labels
 from sweeper.report.fits import CellFit
 from trainers.analytic.theory import Setting, rule_of
 
@@ -45,7 +46,8 @@ class Advice:
     """What theory advises for one problem.
 
     Attributes:
-        context: Swept values outside the update rule.
+        context: What tells the swept values outside the update rule from those of other problems.
+        context_values: These values, by short name.
         source: The cell whose fit is used: the one that visited the widest range of gradient norms.
         L0: L0 of its upper line, median over the seeds.
         L1: L1 of its upper line, median over the seeds.
@@ -57,6 +59,7 @@ class Advice:
     """
 
     context: str
+    context_values: dict[str, Any]
     source: str
     L0: float
     L1: float
@@ -80,8 +83,9 @@ def build_advice(cells: Sequence[CellFit], *, steps: int, tau: float | None = No
     """
     contexts: dict[str, list[CellFit]] = {}
     for cell in cells:
-        contexts.setdefault(describe(cell.context), []).append(cell)
-    return tuple(_advice(context, found, steps, tau) for context, found in contexts.items())
+        contexts.setdefault(repr(cell.context), []).append(cell)
+    labels = Labels([found[0].context for found in contexts.values()])
+    return tuple(_advice(labels.label(found[0].context), found, steps, tau) for found in contexts.values())
 
 
 def _advice(context: str, cells: Sequence[CellFit], steps: int, tau: float | None) -> Advice:
@@ -99,7 +103,8 @@ def _advice(context: str, cells: Sequence[CellFit], steps: int, tau: float | Non
         silent = "the fitted L0 is 0: no gradient norm near zero was visited, so the learning rate is unbounded"
     return Advice(
         context=context,
-        source=describe(best.values) or "the only cell",
+        context_values=best.context,
+        source=best.label,
         L0=L0,
         L1=L1,
         range=best.range,

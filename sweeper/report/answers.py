@@ -8,11 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sweeper.cell_labels import CellLabels
 from sweeper.errors import ClipsweepError
-from sweeper.labels import describe, plain_value, short_names
+from sweeper.labels import plain_value, short_names
 from sweeper.report.advice import Advice, build_advice
 from sweeper.report.fits import build_fits
-from sweeper.report.select import select
+from sweeper.report.select import labels_of, select, thresholded
 from sweeper.report.stability import (
     Edge,
     Frontier,
@@ -43,7 +44,10 @@ class Activity:
     """What the rule did in one cell.
 
     Attributes:
-        label: The cell.
+        label: What differs from the other cells.
+        case: The name that the spec gives its case; None for none.
+        values: Short name of each swept path to its value.
+        texts: The same as tables show it.
         diverged: How often it diverged.
         clipped: Share of clipped steps, mean over the trials; NaN for rules without a threshold.
         effective_rate: Median effective step size.
@@ -52,6 +56,9 @@ class Activity:
     """
 
     label: str
+    case: str | None
+    values: dict[str, Any]
+    texts: dict[str, str]
     diverged: Proportion
     clipped: float
     effective_rate: float
@@ -101,6 +108,7 @@ def build_answers(run: Run, *, where: Sequence[str] = ()) -> Answers:
     """
     trials = select(run, where)
     names = short_names(run.swept)
+    labels = labels_of(run, trials)
     ended = trials[trials["status"].isin(_ENDED)]
     if ended.empty:
         raise ClipsweepError(f"{run.path}: no trial has ended yet")
@@ -112,8 +120,8 @@ def build_answers(run: Run, *, where: Sequence[str] = ()) -> Answers:
     ended = ended.assign(above_start=ended_above_start(run, ended))
     context = [short for path, short in names.items() if not path.startswith("update_rule.")]
     found = frontiers(ended, context)
-    edges = find_edges(build_report(run, where=where), trials, names)
-    above = _above_start(ended, list(names.values()))
+    edges = find_edges(build_report(run, where=where), trials, names, labels)
+    above = _above_start(ended, labels)
     notes = []
     if above:
         notes.append(
@@ -131,7 +139,7 @@ def build_answers(run: Run, *, where: Sequence[str] = ()) -> Answers:
         notes.append(f"{unfinished} of {len(trials)} trials have not ended: the answers will change")
     return Answers(
         path=str(run.path),
-        activity=_activity(run, ended, list(names.values())),
+        activity=_activity(run, ended, list(names.values()), labels),
         frontiers=found,
         ratios=frontier_ratios(found),
         above_start=above,
@@ -154,18 +162,19 @@ def extended_grid(run_dir: Path, sweep: Sweep) -> list[str]:
     """
     run = Run(run_dir)
     trials, names = select(run, ()), short_names(run.swept)
-    edges = find_edges(build_report(run), trials, names)
+    edges = find_edges(build_report(run), trials, names, labels_of(run, trials))
     grid = {path: sorted_values(trials[names[path]]) for path in sweep.sweep.grid if path in names}
     return [f"sweep.grid.{path}={json.dumps(values)}" for path, values in grid_override(grid, edges).items()]
 
 
-def find_edges(report: Report, trials: pd.DataFrame, names: dict[str, str]) -> tuple[Edge, ...]:
+def find_edges(report: Report, trials: pd.DataFrame, names: dict[str, str], labels: CellLabels) -> tuple[Edge, ...]:
     """Where the best cell of an arm has the largest or smallest value that was tried with its other values.
 
     Args:
         report: The report on the same trials.
         trials: The trials, swept columns under their short names.
         names: Swept path to short name.
+        labels: What the cells are called.
 
     Returns:
         Edges of numeric paths of the update rule, arm by arm.
@@ -186,7 +195,7 @@ def find_edges(report: Report, trials: pd.DataFrame, names: dict[str, str]) -> t
             if at_edge is not None:
                 side, add = at_edge
                 edges.append(
-                    Edge(path=path, arm=best.arm, context=describe(others), side=side, value=float(value), add=add)
+                    Edge(path=path, arm=best.arm, context=labels.part(others), side=side, value=float(value), add=add)
                 )
     return tuple(edges)
 
@@ -204,29 +213,34 @@ def sorted_values(column: pd.Series[Any]) -> list[Any]:
     return ([None] if None in values else []) + sorted(value for value in values if value is not None)
 
 
-def _above_start(ended: pd.DataFrame, names: list[str]) -> tuple[str, ...]:
+def _above_start(ended: pd.DataFrame, labels: CellLabels) -> tuple[str, ...]:
     """Which cells have trials that are done, but ended above their start."""
     cells = []
-    for _, group in ended.groupby("cell_id", sort=False):
+    for cell, group in ended.groupby("cell_id", sort=False):
         count = int(group["above_start"].sum())
         if count:
-            label = describe({name: plain_value(group.iloc[0][name]) for name in names}) or "the only cell"
+            label = labels[str(cell)]
             cells.append(label if count == len(group) else f"{label} ({count} of {len(group)} seeds)")
     return tuple(cells)
 
 
-def _activity(run: Run, ended: pd.DataFrame, names: list[str]) -> tuple[Activity, ...]:
+def _activity(run: Run, ended: pd.DataFrame, names: list[str], labels: CellLabels) -> tuple[Activity, ...]:
     metrics = run.metrics
+    clipping = thresholded(run, ended)
     rows = []
-    for _, group in ended.groupby("cell_id", sort=False):
+    for cell, group in ended.groupby("cell_id", sort=False):
         steps = metrics[metrics["trial_id"].isin(group["trial_id"])]
         norms = steps["grad_norm"].astype(float).replace([float("inf")], float("nan")).dropna()
-        clips = "clip" in str(group["arm"].iloc[0])
+        clips = not clipping.isdisjoint(group["trial_id"])
         clipped = float(group["clipped_fraction"].astype(float).mean()) if clips else float("nan")
         low, middle, high = norms.quantile([0.05, 0.5, 0.95]) if len(norms) else (float("nan"),) * 3
+        values = {name: plain_value(group.iloc[0][name]) for name in names}
         rows.append(
             Activity(
-                label=describe({name: plain_value(group.iloc[0][name]) for name in names}) or "the only cell",
+                label=labels[str(cell)],
+                case=plain_value(group.iloc[0]["case"]),
+                values=values,
+                texts=labels.texts(values),
                 diverged=divergence_rate(int(group["diverged"].sum()), len(group)),
                 clipped=clipped,
                 effective_rate=float(steps["step_size"].astype(float).median()),

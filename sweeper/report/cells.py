@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from estimators.fits.statistics import Interval, correlation_interval, mean_interval
-from sweeper.labels import describe, plain_value
+from sweeper.cell_labels import CellLabels
+from sweeper.labels import plain_value
 
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["TRAIN_LOSS", "Cell", "cell_of", "deterministic", "status_counts"]
+__all__ = ["TRAIN_LOSS", "Cell", "cell_of", "deterministic", "rows_of", "status_counts"]
 
 TRAIN_LOSS = "final_train_loss"
 
@@ -26,30 +27,43 @@ class Cell:
 
     Attributes:
         values: Short name to value of what is swept.
+        texts: The same as tables show it: structured values in short, and different ones always as different texts.
+        label: What differs from the other rows; empty if there is none or nothing differs.
+        case: The name that the spec gives its case; None for none, and for a row of several.
         arm: The update rule up to its numbers; several are joined.
         seeds: Different seeds in the row: the unit of replication.
         trials: Trials in the row; more than seeds where a row is of several cells.
         statuses: Status word to count of trials.
         losses: Name to interval over the seeds, of the trials that are done; ``final_train_loss`` and the best of each
             metric.
-        clipped_fraction: Mean share of clipped steps; NaN where nothing was trained.
+        clipped_fraction: Mean share of clipped steps, of the trials whose rule has a threshold; NaN if none has, and
+            where nothing was trained.
+        has_threshold: Whether the rule of any trial clips at all.
         correlation: Of log smoothness with log gradient norm, Pearson; interval over seeds.
         rank_correlation: The same by ranks, Spearman.
         points: Snapshots that went into the correlations.
         seed_losses: Seed to primary loss, of the seeds of which a trial is done.
+        is_best: Whether it is the best cell of its arm in its context.
+        below_zero: Losses whose interval reaches below 0, where none of their values lies.
     """
 
     values: dict[str, Any]
+    texts: dict[str, str] = field(repr=False)
+    label: str
+    case: str | None
     arm: str
     seeds: int
     trials: int
     statuses: dict[str, int]
     losses: dict[str, Interval]
     clipped_fraction: float
+    has_threshold: bool
     correlation: Interval
     rank_correlation: Interval
     points: int
     seed_losses: dict[int, float]
+    is_best: bool = False
+    below_zero: tuple[str, ...] = ()
 
     @property
     def diverged(self) -> int:
@@ -60,11 +74,6 @@ class Cell:
     def done(self) -> int:
         """How many of its trials are done."""
         return self.statuses.get("done", 0)
-
-    @property
-    def label(self) -> str:
-        """``name=value`` pairs."""
-        return describe(self.values)
 
     @property
     def left_out(self) -> str:
@@ -113,8 +122,29 @@ def status_counts(trials: pd.DataFrame) -> dict[str, int]:
     return {str(status): int(count) for status, count in trials["status"].value_counts(sort=False).items()}
 
 
+def rows_of(trials: pd.DataFrame, columns: Sequence[str]) -> list[pd.DataFrame]:
+    """Trials that share the values of some columns.
+
+    Args:
+        trials: Rows of the trials table.
+        columns: The columns; null is a value like any other.
+
+    Returns:
+        Groups, in the order in which they first appear.
+    """
+    if not columns:
+        return [trials]
+    return [group for _, group in trials.groupby(list(columns), sort=False, dropna=False)]
+
+
 def cell_of(
-    group: pd.DataFrame, columns: Sequence[str], correlations: Mapping[str, tuple[float, float, int]], primary: str
+    group: pd.DataFrame,
+    columns: Sequence[str],
+    *,
+    correlations: Mapping[str, tuple[float, float, int]],
+    primary: str,
+    labels: CellLabels,
+    thresholded: frozenset[str],
 ) -> Cell:
     """Sum up the trials of one row.
 
@@ -125,6 +155,8 @@ def cell_of(
         columns: Columns whose values they share.
         correlations: Trial to Pearson of logs, Spearman, and the number of points.
         primary: The loss by which cells are ranked.
+        labels: What the cells are called.
+        thresholded: Trials whose rule has a threshold.
 
     Returns:
         The row.
@@ -137,18 +169,31 @@ def cell_of(
         measured.assign(value=[found[trial][index] for trial in measured["trial_id"]]) for index in (0, 1)
     )
     first = group.iloc[0]
+    values = {name: plain_value(first[name]) for name in columns}
+    cells, cases = group["cell_id"].unique(), group["case"].unique()
+    is_cell = len(cells) == 1 and set(columns) >= set(labels.names.values())
+    clips = group[group["trial_id"].isin(thresholded)]
+    by_seed = {name: _by_seed(done, name) for name in losses if name in group}
+    intervals = {name: mean_interval(list(of_seed.values())) for name, of_seed in by_seed.items()}
     return Cell(
-        values={name: plain_value(first[name]) for name in columns},
+        values=values,
+        texts=labels.texts(values),
+        label=labels[cells[0]] if is_cell else labels.part(values),
+        case=plain_value(cases[0]) if len(cases) == 1 else None,
         arm=" / ".join(dict.fromkeys(group["arm"])),
         seeds=int(group["seed"].nunique()),
         trials=len(group),
         statuses=status_counts(group),
-        losses={name: mean_interval(list(_by_seed(done, name).values())) for name in losses if name in group},
-        clipped_fraction=float(group["clipped_fraction"].astype(float).mean()),
+        losses=intervals,
+        clipped_fraction=float(clips["clipped_fraction"].astype(float).mean()),
+        has_threshold=len(clips) > 0,
         correlation=correlation_interval(list(_by_seed(pearson, "value").values())),
         rank_correlation=correlation_interval(list(_by_seed(spearman, "value").values())),
         points=sum(points for _, _, points in found.values()),
-        seed_losses=_by_seed(done, primary) if primary in done else {},
+        seed_losses=by_seed.get(primary, {}),
+        below_zero=tuple(
+            name for name, of_seed in by_seed.items() if min(of_seed.values(), default=-1) >= 0 > intervals[name].low
+        ),
     )
 
 

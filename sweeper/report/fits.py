@@ -11,9 +11,10 @@ import numpy as np
 
 from estimators.fits.line import SmoothnessFit, fit_smoothness
 from estimators.fits.statistics import Interval, correlation_interval, mean_interval
+from sweeper.cell_labels import CellLabels
 from sweeper.errors import ClipsweepError
 from sweeper.labels import plain_value, short_names
-from sweeper.report.select import positive, select, trusted_points, unmeasured_words
+from sweeper.report.select import labels_of, positive, select, trusted_points, unmeasured_words
 from sweeper.tables.run import Run
 
 if TYPE_CHECKING:
@@ -31,6 +32,9 @@ class CellFit:
 
     Attributes:
         cell_id: The cell.
+        label: What differs from the other cells.
+        case: The name that the spec gives its case; None for none.
+        texts: The values as tables show them.
         values: Short name of each swept path to its value.
         arm: The arm of the cell.
         context: Values swept outside the update rule.
@@ -44,6 +48,9 @@ class CellFit:
     """
 
     cell_id: str
+    label: str
+    case: str | None
+    texts: dict[str, str]
     values: dict[str, Any]
     arm: str
     context: dict[str, Any]
@@ -110,6 +117,7 @@ def fit_cells(run: Run, trials: pd.DataFrame, *, resamples: int | None = None) -
     points = positive(trusted_points(run))
     names = short_names(run.swept)
     context = [short for path, short in names.items() if not path.startswith("update_rule.")]
+    labels = labels_of(run, trials)
     cells = []
     for _, group in trials.groupby("cell_id", sort=False):
         fits = {}
@@ -119,7 +127,7 @@ def fit_cells(run: Run, trials: pd.DataFrame, *, resamples: int | None = None) -
             if len(own):
                 fits[int(seed)] = fit_smoothness(own["grad_norm"], own["smoothness"], resamples=drawn, seed=int(seed))
         if fits:
-            cells.append(_cell(group, list(names.values()), context, fits))
+            cells.append(_cell(group, list(names.values()), context, fits, labels))
     if not cells:
         raise ClipsweepError(
             f"{run.path}: no smoothness above its noise floor was measured, so there is nothing to fit"
@@ -128,15 +136,21 @@ def fit_cells(run: Run, trials: pd.DataFrame, *, resamples: int | None = None) -
     return tuple(cells)
 
 
-def _cell(group: pd.DataFrame, names: list[str], context: list[str], fits: dict[int, SmoothnessFit]) -> CellFit:
+def _cell(
+    group: pd.DataFrame, names: list[str], context: list[str], fits: dict[int, SmoothnessFit], labels: CellLabels
+) -> CellFit:
     first = group.iloc[0]
     told = [fit for fit in fits.values() if not fit.unidentifiable]
     why = ""
     if 2 * len(told) < len(fits):
         why = next(fit.unidentifiable for fit in fits.values() if fit.unidentifiable)
+    values = {name: plain_value(first[name]) for name in names}
     return CellFit(
         cell_id=str(first["cell_id"]),
-        values={name: plain_value(first[name]) for name in names},
+        label=labels[str(first["cell_id"])],
+        case=plain_value(first["case"]),
+        texts=labels.texts(values),
+        values=values,
         arm=str(first["arm"]),
         context={name: plain_value(first[name]) for name in context},
         trajectories=fits,

@@ -6,14 +6,15 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from sweeper.cell_labels import CellLabels, Labels
 from sweeper.errors import ClipsweepError
-from sweeper.labels import short_names
+from sweeper.labels import plain_value, short_names
 from sweeper.tables.run import Run
 
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["MIN_SNR", "positive", "select", "trusted_points", "unmeasured_words"]
+__all__ = ["MIN_SNR", "labels_of", "positive", "select", "thresholded", "trusted_points", "unmeasured_words"]
 
 
 MIN_SNR = 3.0
@@ -30,7 +31,8 @@ def select(run: Run, where: Sequence[str]) -> pd.DataFrame:
 
     Args:
         run: The run.
-        where: ``column=value`` conditions; ``none`` means null, and a number may have the four digits of a table.
+        where: ``column=value`` conditions; ``none`` means null, a number may have the four digits of a table, and a
+            section its short form, as in ``schedule=cosine(0.01)``.
 
     Returns:
         The rows of the trials table.
@@ -45,11 +47,44 @@ def select(run: Run, where: Sequence[str]) -> pd.DataFrame:
     trials = run.trials.drop(columns=repeated).rename(columns=names)
     if not any(condition.partition("=")[0].strip() == _SUPERSEDED for condition in where):
         trials = trials[~_superseded(trials)]
+    every = trials
     for condition in where:
-        trials = _filter(trials, condition, names)
+        trials = _filter(trials, condition, names, every)
     if trials.empty:
         raise ClipsweepError(f"{run.path}: no trial satisfies {' and '.join(where) or 'anything: there are none'}")
     return trials
+
+
+def labels_of(run: Run, trials: pd.DataFrame) -> CellLabels:
+    """What the cells of some trials are called.
+
+    Args:
+        run: The run.
+        trials: Rows, as :func:`select` returns them.
+
+    Returns:
+        The labels, which show what differs between these cells.
+    """
+    firsts = trials.drop_duplicates("cell_id")
+    cells = [str(cell) for cell in firsts["cell_id"]]
+    columns = {path: [plain_value(value) for value in firsts[name]] for path, name in short_names(run.swept).items()}
+    swept = {cell: {path: values[at] for path, values in columns.items()} for at, cell in enumerate(cells)}
+    return CellLabels(swept, {cell: run.state.cases[cell] for cell in cells if cell in run.state.cases})
+
+
+def thresholded(run: Run, trials: pd.DataFrame) -> frozenset[str]:
+    """The trials whose rule has a threshold above which it clips.
+
+    Args:
+        run: The run.
+        trials: Rows, as :func:`select` returns them.
+
+    Returns:
+        Their ids; rules that only normalise have no threshold.
+    """
+    # A theorem's own threshold is in the table, and not in the name of the arm.
+    own = run.trials.loc[trials.index, "clip_norm"]
+    return frozenset(trials.loc[own.notna() | trials["arm"].str.contains("clip"), "trial_id"])
 
 
 _SUPERSEDED = "superseded"
@@ -66,25 +101,39 @@ def _column(name: str, trials: pd.DataFrame, names: dict[str, str]) -> str:
     """A column by its short or dotted name."""
     found = names.get(name, name)
     if found not in trials.columns:
-        known = ", ".join([*names.values(), "arm", "seed", "status"])
+        case = ["case"] if trials["case"].notna().any() else []
+        known = ", ".join([*case, *names.values(), "arm", "seed", "status"])
         raise ClipsweepError(f"no column {name!r}; known: {known}")
     return found
 
 
-def _filter(trials: pd.DataFrame, condition: str, names: dict[str, str]) -> pd.DataFrame:
+def _filter(trials: pd.DataFrame, condition: str, names: dict[str, str], every: pd.DataFrame) -> pd.DataFrame:
     name, mark, text = condition.partition("=")
     if not mark:
         raise ClipsweepError(f"--where {condition!r}: expected column=value, for example learning_rate=20")
-    column = trials[_column(name.strip(), trials, names)]
+    found = _column(name.strip(), trials, names)
+    column = trials[found]
     text = text.strip()
     if text.lower() in {"none", "null"}:
         return trials[column.isna()]
     try:
         number = float(text)
     except ValueError:
-        return trials[column.astype(str) == text]
+        exact = trials[column.astype(str) == text]
+        return exact if len(exact) else _as_shown(trials, found, text, every)
     meant = _meant(condition, number, list(dict.fromkeys(float(value) for value in column if _is_number(value))))
     return trials[column.map(lambda value: _is_number(value) and float(value) in meant).astype(bool)]
+
+
+def _as_shown(trials: pd.DataFrame, name: str, text: str, every: pd.DataFrame) -> pd.DataFrame:
+    """The trials of whose value a table shows this text: one of these trials, or one of all."""
+    for shown in (trials, every):
+        values = [plain_value(value) for value in shown[name].unique()]
+        labels = Labels([{name: value} for value in values])
+        meant = [value for value in values if labels.text(name, value) == text]
+        if meant:
+            return trials[trials[name].isin(meant)]
+    return trials[:0]
 
 
 def _meant(condition: str, number: float, values: Sequence[float]) -> list[float]:

@@ -10,7 +10,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from sweeper.labels import describe, plain_value
+from sweeper.cell_labels import Labels
+from sweeper.labels import plain_value
 from sweeper.spec.bounds import Bounds
 from sweeper.tables.run import Run
 
@@ -128,7 +129,7 @@ class Frontier:
     Attributes:
         arm: The arm.
         clip_norm: The threshold; None for no clipping.
-        context: Values of everything else that is swept.
+        context: What tells the values of everything else that is swept from those of other contexts.
         stable: The largest rate tried below the first unstable one; None if the smallest is unstable.
         unstable: The smallest unstable rate; None if all rates tried are stable.
         rates: How many rates were tried.
@@ -179,6 +180,7 @@ def frontiers(trials: pd.DataFrame, context_columns: Sequence[str]) -> tuple[Fro
         Frontiers, in the order of the trials.
     """
     found = []
+    contexts = Labels([values for values, _ in _groups(trials, context_columns)] if context_columns else [])
     above = trials["above_start"] if "above_start" in trials else trials["diverged"] != trials["diverged"]
     trials = trials.assign(above_start=above.astype(bool), unstable=(trials["diverged"] > 0) | above.astype(bool))
     for values, group in _groups(trials, [*context_columns, "arm", "clip_norm"]):
@@ -191,7 +193,7 @@ def frontiers(trials: pd.DataFrame, context_columns: Sequence[str]) -> tuple[Fro
             Frontier(
                 arm=str(values["arm"]),
                 clip_norm=values["clip_norm"],
-                context=describe({name: values[name] for name in context_columns}),
+                context=contexts.label({name: values[name] for name in context_columns}),
                 stable=stable,
                 unstable=unstable,
                 rates=len(rates),

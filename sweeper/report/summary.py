@@ -6,76 +6,37 @@ Seeds are the unit of replication: every interval is Student's t over seeds, nev
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from estimators.fits.statistics import Interval, log_log_correlation, mean_interval, rank_correlation
+from estimators.fits.statistics import (
+    log_log_correlation,
+    rank_correlation,
+)
 from sweeper.errors import ClipsweepError
-from sweeper.labels import describe, plain_value, short_names
-from sweeper.report.cells import TRAIN_LOSS, Cell, cell_of, deterministic, status_counts
+from sweeper.labels import counted, short_names
+from sweeper.report.cells import TRAIN_LOSS, Cell, cell_of, deterministic, rows_of, status_counts
+from sweeper.report.comparisons import ArmBest, Comparison, compare_arms
 from sweeper.report.nodes import NodeShare, node_shares
-from sweeper.report.select import _column, _superseded, positive, select, trusted_points
-from sweeper.report.stability import is_clipped
+from sweeper.report.select import (
+    _column,
+    _superseded,
+    labels_of,
+    positive,
+    select,
+    thresholded,
+    trusted_points,
+)
 from sweeper.tables.directions import direction_of, is_known
 from sweeper.tables.run import Run
 
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["ArmBest", "Comparison", "Report", "build_report"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class ArmBest:
-    """The best cell of an arm, among the cells whose seeds are all done.
-
-    Attributes:
-        arm: The arm.
-        cell: Its best cell; None if no cell has all its seeds done.
-        cells_tried: How many cells the arm had: more tries find a better best.
-        context: Swept values outside the update rule; arms are compared only within the same context.
-        why_none: Why there is no best cell; empty where there is one.
-        unranked: How many of the cells have all their seeds done, but not the loss by which cells are ranked.
-    """
-
-    arm: str
-    cell: Cell | None
-    cells_tried: int
-    context: str
-    why_none: str = ""
-    unranked: int = 0
-
-
-@dataclass(frozen=True, kw_only=True)
-class Comparison:
-    """The best cells of two arms, compared seed by seed.
-
-    Attributes:
-        first: Name of the arm whose loss is taken.
-        second: Name of the arm whose loss is subtracted.
-        difference: first - second over the common seeds; negative if the first is better.
-        context: As in :class:`ArmBest`.
-        larger_is_better: Whether the spec has the loss maximised.
-    """
-
-    first: str
-    second: str
-    difference: Interval
-    context: str
-    larger_is_better: bool = False
-
-    @property
-    def verdict(self) -> str:
-        """What can be concluded from the interval."""
-        if self.difference.count < 2:
-            return "one seed says nothing about chance"
-        smaller, larger = (self.second, self.first) if self.larger_is_better else (self.first, self.second)
-        if self.difference.high < 0:
-            return f"{smaller} is better"
-        if self.difference.low > 0:
-            return f"{larger} is better"
-        return "undecided at 95 %"
+__all__ = ["Report", "build_report"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,6 +53,8 @@ class Report:
         notes: What a reader should know about these numbers.
         nodes: How much each node did.
         directions: Column of a metric's best to ``min`` or ``max``; ``min or max`` where trials differ in it.
+        rows_are_cells: Whether every row is a cell, and not several.
+        is_sorted: Whether an order was asked for.
     """
 
     path: str
@@ -103,6 +66,8 @@ class Report:
     notes: tuple[str, ...]
     nodes: tuple[NodeShare, ...] = ()
     directions: dict[str, str] = field(default_factory=dict)
+    rows_are_cells: bool = True
+    is_sorted: bool = False
 
 
 def build_report(
@@ -130,18 +95,31 @@ def build_report(
     trials = select(run, where)
     columns = [_column(name, trials, names) for name in by] or list(names.values())
     points = positive(trusted_points(run)) if "directional_smoothness" in run.estimators else None
-    correlations = _correlations(points)
+    labels = labels_of(run, trials)
     primary = _primary(trials)
-    cells = tuple(cell_of(group, columns, correlations, primary) for group in _groups(trials, columns))
+    row_of = partial(
+        cell_of,
+        correlations=_correlations(points),
+        primary=primary,
+        labels=labels,
+        thresholded=thresholded(run, trials),
+    )
+    cells = tuple(row_of(group, columns) for group in rows_of(trials, columns))
     context_columns = [short for path, short in names.items() if not path.startswith("update_rule.")]
     directions, more_notes = _directions(run, trials)
     larger = directions.get(primary) == "max"
-    if any(deterministic(within) for within in _groups(trials, context_columns)):
+    if any(deterministic(within) for within in rows_of(trials, context_columns)):
         more_notes += (
             "without noise one seed says all: there are no intervals, and arms are not compared seed by seed; "
             f"`clipsweep theory {run.path}` compares hitting times with the theorems' bounds",
         )
-    bests, comparisons = _arms(trials, list(names.values()), context_columns, correlations, primary, larger=larger)
+    bests, comparisons = compare_arms(
+        trials, list(names.values()), context_columns, row_of, primary, labels=labels, larger=larger
+    )
+    rows_are_cells = set(columns) == set(names.values())
+    if rows_are_cells:
+        best = [(one.arm, one.cell.values) for one in bests if one.cell is not None]
+        cells = tuple(replace(cell, is_best=(cell.arm, cell.values) in best) for cell in cells)
     if sort is not None:
         cells = _sorted(cells, sort)
     return Report(
@@ -154,6 +132,8 @@ def build_report(
         notes=_notes(run, trials, cells, points) + more_notes,
         nodes=node_shares(run, set(trials["trial_id"])),
         directions=directions,
+        rows_are_cells=rows_are_cells,
+        is_sorted=sort is not None,
     )
 
 
@@ -181,13 +161,6 @@ def _directions(run: Run, trials: pd.DataFrame) -> tuple[dict[str, str], tuple[s
     return directions, tuple(notes)
 
 
-def _groups(trials: pd.DataFrame, columns: list[str]) -> list[pd.DataFrame]:
-    """Trials that share the values of the columns, in the order in which they first appear."""
-    if not columns:
-        return [trials]
-    return [group for _, group in trials.groupby(columns, sort=False, dropna=False)]
-
-
 def _correlations(points: pd.DataFrame | None) -> dict[str, tuple[float, float, int]]:
     """Trial to Pearson correlation of logs, Spearman correlation, and the number of points."""
     results: dict[str, tuple[float, float, int]] = {}
@@ -199,76 +172,10 @@ def _correlations(points: pd.DataFrame | None) -> dict[str, tuple[float, float, 
     return results
 
 
-def _arms(
-    trials: pd.DataFrame,
-    columns: list[str],
-    context_columns: list[str],
-    correlations: dict[str, tuple[float, float, int]],
-    primary: str,
-    *,
-    larger: bool,
-) -> tuple[tuple[ArmBest, ...], tuple[Comparison, ...]]:
-    """The best cell of each arm, and the best cells of each pair of arms compared, within each context."""
-    bests: list[ArmBest] = []
-    comparisons: list[Comparison] = []
-    for within in _groups(trials, context_columns):
-        context = describe({name: plain_value(within.iloc[0][name]) for name in context_columns})
-        here = [
-            _best(
-                arm,
-                [cell_of(group, columns, correlations, primary) for group in _groups(of_arm, columns)],
-                context,
-                primary,
-                larger=larger,
-            )
-            for arm, of_arm in within.groupby("arm", sort=False)
-        ]
-        bests += here
-        if deterministic(within):
-            continue
-        found = [best for best in here if best.cell is not None]
-        comparisons += [
-            _compare(one, other, context, larger=larger) for i, one in enumerate(found) for other in found[i + 1 :]
-        ]
-    return tuple(bests), tuple(comparisons)
-
-
-def _best(arm: Any, cells: list[Cell], context: str, primary: str, *, larger: bool) -> ArmBest:
-    whole = [cell for cell in cells if cell.done == cell.trials]
-    ranked = [cell for cell in whole if primary in cell.losses and cell.losses[primary].count]
-    sign = -1 if larger else 1
-    best = min(ranked, key=lambda cell: sign * cell.losses[primary].mean, default=None)
-    why = "" if best is not None else f"has no {primary}" if whole else "no cell finished with all its seeds"
-    return ArmBest(
-        arm=str(arm),
-        cell=best,
-        cells_tried=len(cells),
-        context=context,
-        why_none=why,
-        unranked=len(whole) - len(ranked),
-    )
-
-
-def _compare(one: ArmBest, other: ArmBest, context: str, *, larger: bool) -> Comparison:
-    """The best cells of two arms, the clipped one against the other."""
-    if is_clipped(one.arm) and not is_clipped(other.arm):
-        one, other = other, one
-    assert one.cell is not None
-    assert other.cell is not None
-    common = sorted(one.cell.seed_losses.keys() & other.cell.seed_losses.keys())
-    differences = [other.cell.seed_losses[seed] - one.cell.seed_losses[seed] for seed in common]
-    return Comparison(
-        first=other.arm,
-        second=one.arm,
-        difference=mean_interval(differences),
-        context=context,
-        larger_is_better=larger,
-    )
-
-
 def _sorted(cells: tuple[Cell, ...], sort: str) -> tuple[Cell, ...]:
     name, reverse = sort.removeprefix("-"), sort.startswith("-")
     known = [
+        *(["case"] if any(cell.case for cell in cells) else []),
         *cells[0].values,
         *cells[0].losses,
         "arm",
@@ -310,13 +217,20 @@ def _notes(run: Run, trials: pd.DataFrame, cells: tuple[Cell, ...], points: pd.D
         notes.append(
             "± and [low, high] are 95 % intervals over seeds; those of two or three seeds are wide; more seeds help"
         )
+    beyond = Counter(name for cell in cells for name in cell.below_zero)
+    if beyond:
+        listed = ", ".join(f"{name} in {counted(count, 'row')}" for name, count in beyond.items())
+        notes.append(
+            f"intervals that reach below 0, where none of the values lies ({listed}), say only that the seeds are too "
+            "few or too different: Student's t knows no lower bound"
+        )
     settings = [] if points is None else _settings(run, points[points["trial_id"].isin(trials["trial_id"])])
     if len(settings) > 1:
         notes.append(
             f"the points were measured under several settings (measurement_id {', '.join(settings)}); correlations and "
             "fits use the latest value of each snapshot"
         )
-    if any(cell.clipped_fraction == 0 and "clip_norm" in cell.arm for cell in cells):
+    if any(cell.clipped_fraction == 0 for cell in cells):
         notes.append("some thresholds never fired: their cells are unclipped training under another name")
     return tuple(notes)
 

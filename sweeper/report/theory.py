@@ -8,9 +8,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from sweeper.cell_labels import CellLabels, Labels
 from sweeper.errors import ClipsweepError
 from sweeper.labels import plain_value, short_names
-from sweeper.report.select import select
+from sweeper.report.select import labels_of, select, thresholded
 from sweeper.tables.run import Run
 
 if TYPE_CHECKING:
@@ -35,20 +36,28 @@ class TheoryRow:
     """One cell.
 
     Attributes:
+        label: What differs from the other cells.
+        case: The name that the spec gives its case; None for none.
         values: Short names and values of what is swept.
+        texts: The same as tables show it.
         arm: The rule.
         function: Name of the function, with its numbers if the sweep sets both together.
+        short_function: The same as tables show it.
         seeds: Trials that ended.
         time: T of eq. (8), over the seeds; infinite if fewer than half of them have hit.
         statuses: Counts of ``hit``, ``diverged`` and ``capped``.
         bound: The bound of the rule's theorem; None if there is none.
-        clipped_fraction: Share of shortened steps.
+        clipped_fraction: Share of shortened steps; NaN for rules without a threshold.
         tail_grad_norm: Mean gradient norm over the second half, of trials that continue after their hit; NaN otherwise.
     """
 
+    label: str
+    case: str | None
     values: dict[str, Any]
+    texts: dict[str, str]
     arm: str
     function: str
+    short_function: str
     seeds: int
     time: float
     statuses: dict[str, int]
@@ -124,7 +133,23 @@ def build_theory(run: Run, *, where: Sequence[str] = ()) -> TheoryReport:
     # The function and the rule have their own columns.
     names = {path: short for path, short in short_names(run.swept).items() if path not in _SHOWN_APART}
     whole = short_names(run.swept).get("problem.function")
-    rows = tuple(_row(group, list(names.values()), whole) for _, group in trials.groupby("cell_id", sort=False))
+    groups = [(str(cell), group) for cell, group in trials.groupby("cell_id", sort=False)]
+    values = [{name: plain_value(group.iloc[0][name]) for name in names.values()} for _, group in groups]
+    # The numbers in the table are those of a theorem, the labels are of what the spec says.
+    shown, labels = Labels(values), labels_of(run, select(run, where))
+    clipping = thresholded(run, trials)
+    rows = tuple(
+        _row(
+            group,
+            label=labels[cell],
+            values=of_cell,
+            texts={name: shown.text(name, value) for name, value in of_cell.items()},
+            short_function=_short_function(group.iloc[0], whole, labels),
+            function=_function(group.iloc[0], whole),
+            clips=not clipping.isdisjoint(group["trial_id"]),
+        )
+        for (cell, group), of_cell in zip(groups, values, strict=True)
+    )
     counts = trials["hitting_status"].value_counts()
     return TheoryReport(
         path=str(run.path),
@@ -206,19 +231,25 @@ def _function(first: Any, whole: str | None) -> str:
     return " ".join([section["use"], *numbers])
 
 
-def _row(group: pd.DataFrame, names: Sequence[str], whole: str | None) -> TheoryRow:
+def _short_function(first: Any, whole: str | None, labels: CellLabels) -> str:
+    """The function with those of its numbers in which it differs from the others."""
+    value = None if whole is None else plain_value(first[whole])
+    return str(first["function_name"]) if whole is None or value is None else labels.text(whole, value)
+
+
+def _row(group: pd.DataFrame, *, clips: bool, **known: Any) -> TheoryRow:
     first = group.iloc[0]
     counts = group["hitting_status"].value_counts()
     bound = float(first["iteration_bound"])
     return TheoryRow(
-        values={name: plain_value(first[name]) for name in names},
+        **known,
+        case=plain_value(first["case"]),
         arm=str(first["arm"]),
-        function=_function(first, whole),
         seeds=len(group),
         time=hitting_time(_times(group)),
         statuses={status: int(counts.get(status, 0)) for status in _STATUSES},
         bound=None if math.isnan(bound) else bound,
-        clipped_fraction=float(group["clipped_fraction"].astype(float).mean()),
+        clipped_fraction=float(group["clipped_fraction"].astype(float).mean()) if clips else math.nan,
         tail_grad_norm=float(group["tail_grad_norm"].astype(float).mean()),
     )
 

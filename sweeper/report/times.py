@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from sweeper.labels import counted, describe, duration
+from sweeper.labels import counted, duration
 from sweeper.store.journal import RunState
 from sweeper.store.records import CommittedSegment
 from sweeper.store.spans import Span, spans_of
@@ -106,10 +106,11 @@ def build_times(run: str, state: RunState, *, by: str = "worker") -> Times:
                 for name, of in _grouped(segments, _node).items()
             ]
         case "trial":
+            labels = state.labels()
             shared = {id(segment) for of in workers.values() for segment in _side_by_side(of)}
             rows = [
                 _spent(
-                    _label(state, name),
+                    labels[name],
                     of,
                     other=_other([segment for segment in of if id(segment) not in shared]),
                     idle=math.nan,
@@ -175,11 +176,6 @@ def _worker(segment: CommittedSegment) -> str:
 def _node(segment: CommittedSegment) -> str:
     facts = segment.facts
     return facts.host if facts.node is None else f"{facts.host} ({facts.node[:8]})"
-
-
-def _label(state: RunState, trial: str) -> str:
-    record = state.trials[trial].record
-    return describe(record.swept, record.seed)
 
 
 def _spent(label: str, segments: Sequence[CommittedSegment], *, other: float, idle: float) -> Spent:

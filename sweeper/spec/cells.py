@@ -11,7 +11,7 @@ from typing import Any
 
 from sweeper.spec.paths import TRAINED, swept_paths
 from sweeper.spec.sections.analytic import analytic_conflicts
-from sweeper.spec.sections.axes import MAX_TRIALS, Axis, SweepBlock, generated, num_values
+from sweeper.spec.sections.axes import CASE_NAME, MAX_TRIALS, Axis, SweepBlock, generated, num_values
 from sweeper.spec.syntax.diagnostics import MAX_PROBLEMS, Diagnostic, at
 from sweeper.spec.syntax.tree import Node, format_path, num_nodes
 from sweeper.spec.variants import Chosen, Sets, Variant, Variants, look_up
@@ -41,6 +41,7 @@ class Cell:
         train: The same.
         use: Where the name of the problem is written.
         data: Where a folder of data is named, if it is.
+        case: The name that the spec gives its case; None for none. It changes nothing in what is trained.
     """
 
     swept: dict[str, Any]
@@ -49,6 +50,7 @@ class Cell:
     train: dict[str, Any]
     use: Node
     data: tuple[Node, ...] = ()
+    case: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,6 +128,7 @@ def build_cells(base: Mapping[str, Node], block: SweepBlock, node: Node) -> tupl
     variants = {name: Variants(name, base[name], alternatives) for name in TRAINED}
     excludes = [Exclude(entry, where) for entry, where in zip(block.exclude, _items(node, "exclude"), strict=True)]
     paths = swept_paths(block)
+    names = [case.get(CASE_NAME) for case in block.cases or ()]
     cells: list[Cell] = []
     problems: dict[Diagnostic, None] = {}
     first_with: dict[tuple[int, ...], Chosen] = {}
@@ -153,7 +156,8 @@ def build_cells(base: Mapping[str, Node], block: SweepBlock, node: Node) -> tupl
         if (before := first_with.setdefault(identity, chosen)) != chosen:
             problems[_duplicate(blocks, before, chosen)] = None
             continue
-        cells.append(_cell(sections, paths))
+        # The cases are the last block.
+        cells.append(_cell(sections, paths, names[chosen[-1]] if names else None))
     if not problems:
         problems.update(dict.fromkeys(exclude.unused() for exclude in excludes if not exclude.matched))
         if not cells and not problems:
@@ -173,7 +177,10 @@ def _blocks(block: SweepBlock, node: Node) -> list[list[_Choice]]:
         blocks.append([_Choice(node=row[0], sets=tuple(zip(columns, row, strict=True))) for row in rows])
     if block.cases:
         cases = _items(node, "cases")
-        blocks.append([_Choice(node=c, sets=tuple((str(p), v) for p, v in c.children())) for c in cases])
+        blocks.append([
+            _Choice(node=case, sets=tuple((str(path), value) for path, value in case.children() if path != CASE_NAME))
+            for case in cases
+        ])
     return blocks
 
 
@@ -196,14 +203,18 @@ def _items(node: Node, part: str) -> list[Node]:
     return [] if section is None else [child for _, child in section.children()]
 
 
-def _cell(sections: Mapping[str, Variant], paths: Sequence[str]) -> Cell:
+def _cell(sections: Mapping[str, Variant], paths: Sequence[str], case: str | None) -> Cell:
     resolved = {name: section.resolved for name, section in sections.items()}
     problem = sections["problem"].node
     use = problem.child("use")
     assert use is not None
     data = tuple(child for key in ("corpus", "dataset") if (child := problem.child(key)) is not None)
     return Cell(
-        swept={path: _scalar(look_up(resolved, path.split("."))) for path in paths}, use=use, data=data, **resolved
+        swept={path: _scalar(look_up(resolved, path.split("."))) for path in paths},
+        use=use,
+        data=data,
+        case=case,
+        **resolved,
     )
 
 

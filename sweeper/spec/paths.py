@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from itertools import islice
 
-from sweeper.spec.sections.axes import SweepBlock
+from sweeper.spec.sections.axes import CASE_NAME, MAX_CASE_NAME, SweepBlock
 from sweeper.spec.sections.problems import PROBLEM_OPTIONS
 from sweeper.spec.sections.settings import Train
 from sweeper.spec.sections.update_rule import UpdateRule
-from sweeper.spec.syntax.diagnostics import Diagnostic, at
+from sweeper.spec.syntax.diagnostics import Diagnostic, at, shown
 from sweeper.spec.syntax.reader import MAX_DEPTH
-from sweeper.spec.syntax.tree import Node, plain
+from sweeper.spec.syntax.tree import Node, format_path, plain
 from sweeper.spec.validation import known_paths
 
 __all__ = ["TRAINED", "check_paths", "swept_paths", "written_paths"]
@@ -20,6 +20,7 @@ TRAINED = ("problem", "update_rule", "train")
 """The sections that decide what is trained, and so those in which cells differ."""
 
 _PARTS = ("grid", "zip", "cases")
+_NO_NAMES = {"none", "null"}
 _MAX_PATHS = 100
 _MAX_PROBLEMS = 200
 _WHY_NOT = {
@@ -42,7 +43,7 @@ def swept_paths(block: SweepBlock) -> tuple[str, ...]:
     Returns:
         Paths of the grid, of ``zip`` and of the cases, in that order.
     """
-    in_cases = [path for case in block.cases or () for path in case]
+    in_cases = [path for case in block.cases or () for path in case if path != CASE_NAME]
     return tuple(dict.fromkeys([*block.grid, *block.zip, *in_cases]))
 
 
@@ -75,8 +76,8 @@ def check_paths(block: SweepBlock, node: Node, base: Mapping[str, Node]) -> list
         base: The sections ``problem``, ``update_rule`` and ``train``, as written.
 
     Returns:
-        Unknown paths, paths that cannot be swept, paths that conflict with one another, and entries of ``exclude``
-        about something that is not swept.
+        Unknown paths, paths that cannot be swept, paths that conflict with one another, entries of ``exclude``
+        about something that is not swept, and names of cases that are no names, or that two cases have.
     """
     swept = swept_paths(block)
     if len(swept) > _MAX_PATHS:
@@ -84,6 +85,7 @@ def check_paths(block: SweepBlock, node: Node, base: Mapping[str, Node]) -> list
     known = _known(block, base)
     found = (problem for part in _PARTS for _, key in _keys(node, part) for problem in _check(key, known))
     problems = [*islice(found, _MAX_PROBLEMS), *islice(_clashes(node), _MAX_PROBLEMS)]
+    problems += islice(_bad_names(node), _MAX_PROBLEMS)
     for path, key in _keys(node, "exclude"):
         if not any(path == other or path.startswith(f"{other}.") for other in swept):
             problems.append(at(key, f"{path} is not swept, so nothing can be excluded by it", _listed(swept), key=True))
@@ -128,12 +130,39 @@ def _known(block: SweepBlock, base: Mapping[str, Node]) -> dict[str, list[str] |
 
 def _keys(node: Node, part: str) -> Iterator[tuple[str, Node]]:
     """The dotted paths in one part of the sweep section, each with the node it is the key of."""
+    for mapping in _mappings(node, part):
+        for key, child in mapping.children():
+            if part != "cases" or key != CASE_NAME:
+                yield str(key), child
+
+
+def _mappings(node: Node, part: str) -> tuple[Node, ...]:
     section = node.child(part)
     if section is None:
-        return
-    for mapping in section.value if isinstance(section.value, tuple) else (section,):
-        for key, child in mapping.children():
-            yield str(key), child
+        return ()
+    return section.value if isinstance(section.value, tuple) else (section,)
+
+
+def _bad_names(node: Node) -> Iterator[Diagnostic]:
+    """Names of cases that are no names, or that an earlier case has."""
+    seen: dict[str, Node] = {}
+    hint = f"a text of at most {MAX_CASE_NAME} characters on one line; quotes make text of a number"
+    for case in _mappings(node, "cases"):
+        named = case.child(CASE_NAME)
+        if named is None:
+            continue
+        name = plain(named)
+        if not isinstance(name, str):
+            yield at(named, f"must be text, found {shown(name)}", hint)
+        elif not name.isprintable() or not 0 < len(name.strip()) == len(name) <= MAX_CASE_NAME:
+            yield at(named, f"cannot be the name of a case, found {shown(name)}", hint)
+        elif name.lower() in _NO_NAMES:
+            yield at(named, f"cannot be the name of a case, found {shown(name)}", "--where takes it for no name at all")
+        elif name in seen:
+            where = format_path(seen[name].path[:-1])
+            yield at(named, f"{shown(name)} is already the name of {where}", "each case has a name of its own")
+        else:
+            seen[name] = named
 
 
 def _clashes(node: Node) -> Iterator[Diagnostic]:

@@ -6,7 +6,7 @@ from typing import Any
 
 from sweeper.spec.load import NAME_PATTERN
 from sweeper.spec.paths import TRAINED
-from sweeper.spec.sections.axes import Axis, SweepBlock
+from sweeper.spec.sections.axes import CASE_NAME, MAX_CASE_NAME, Axis, SweepBlock
 from sweeper.spec.sections.measure import Measure
 from sweeper.spec.sections.problems import PROBLEM_OPTIONS, OwnProblem
 from sweeper.spec.sections.settings import Cluster, Resources, Train
@@ -102,6 +102,16 @@ def _let_sweep_complete(sweep: dict[str, Any]) -> None:
             "patternProperties": {own: reference},
             "additionalProperties": False,
         }
+    (cases,) = (kind for kind in sweep["properties"]["cases"]["anyOf"] if kind.get("type") == "array")
+    cases["items"]["properties"] = {
+        CASE_NAME: {
+            "type": "string",
+            "minLength": 1,
+            "maxLength": MAX_CASE_NAME,
+            "description": "What its cells are called; it changes nothing in what is trained.",
+            "examples": ["as published"],
+        }
+    }
     sweep["properties"]["seeds"] = {
         **{key: value for key, value in sweep["properties"]["seeds"].items() if key in {"description", "examples"}},
         "default": 1,

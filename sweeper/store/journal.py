@@ -15,6 +15,7 @@ from typing import Any
 
 import xxhash
 
+from sweeper.cell_labels import CellLabels
 from sweeper.errors import IntegrityError
 from sweeper.labels import counted
 from sweeper.store.guarded_paths import make_folder
@@ -247,6 +248,7 @@ class RunState:
         remeasured: By these ids, trial and step of every snapshot that is done.
         superseded: Trials that were replaced by others, with the user's consent, after spec or code had changed.
         metrics: Metric to ``min`` or ``max``, as the last spec declares.
+        cases: Cell id to the name of its case, as the last spec that has the cell gives it.
         environment: What the last driver ran on, as far as results depend on it.
         environments: The same for every driver, by driver epoch.
         opened_at: When every driver started, in seconds since 1970, by driver epoch; None of an earlier version.
@@ -261,10 +263,25 @@ class RunState:
     remeasured: dict[str, set[tuple[str, int]]] = field(default_factory=dict)
     superseded: frozenset[str] = frozenset()
     metrics: Mapping[str, str] = field(default_factory=dict)
+    cases: Mapping[str, str] = field(default_factory=dict)
     environment: Mapping[str, Any] = field(default_factory=dict)
     environments: dict[int, Mapping[str, Any]] = field(default_factory=dict)
     opened_at: dict[int, float | None] = field(default_factory=dict)
     next_number: int = 0
+
+    def labels(self) -> dict[str, str]:
+        """What the trials are called.
+
+        Returns:
+            Trial id to label. Those that others stand in the place of, which may have the same values, are told apart
+            from one another only.
+        """
+        found: dict[str, str] = {}
+        for is_superseded in (False, True):
+            records = [self.trials[name].record for name in self.trials if (name in self.superseded) == is_superseded]
+            labels = CellLabels({record.cell_id: record.swept for record in records}, self.cases)
+            found |= {record.trial_id: labels.trial(record.cell_id, record.seed) for record in records}
+        return found
 
     def declared_metrics(self, trial: str, spec: Mapping[str, str] | None = None) -> Mapping[str, str]:
         """Which way the metrics of a trial get better, where its problem or the last spec says so; the spec overrides.
@@ -367,6 +384,8 @@ def apply(state: RunState, record: Record) -> None:
                 state.superseded = record.superseded
             if record.metrics is not None:
                 state.metrics = record.metrics
+            if record.cases is not None:
+                state.cases = record.cases
         case Committed():
             state.parts.extend(record.parts)
             for segment in record.segments:

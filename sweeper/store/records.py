@@ -158,6 +158,8 @@ class Planned:
         trials: The new trials.
         superseded: All trials that have been replaced by others; None if unchanged.
         metrics: Metric to ``min`` or ``max``, as the spec declares; None where that is as before.
+        cases: Cell id to the name that the spec gives its case, of all cells of the run that have one; None where
+            that is as before. Names are no part of any id: a later spec may change them.
     """
 
     measurement: str
@@ -165,6 +167,7 @@ class Planned:
     trials: tuple[TrialRecord, ...] = ()
     superseded: frozenset[str] | None = None
     metrics: Mapping[str, str] | None = None
+    cases: Mapping[str, str] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -285,6 +288,7 @@ def dump_record(record: Record) -> dict[str, Any]:
                 "trials": [_dump_trial(trial) for trial in record.trials],
                 **superseded,
                 **({} if record.metrics is None else {"metrics": dict(record.metrics)}),
+                **({} if record.cases is None else {"cases": dict(record.cases)}),
             }
         case Committed():
             return {
@@ -347,6 +351,7 @@ def _planned(section: Mapping[str, Any]) -> Planned:
         trials=tuple(map(_trial, section["trials"])),
         superseded=frozenset(map(str, section["superseded"])) if "superseded" in section else None,
         metrics=section.get("metrics"),
+        cases=section.get("cases"),
     )
 
 

@@ -261,6 +261,6 @@ _RECORDS: Mapping[str, Mapping[str, _Check]] = {
 
 _OPTIONAL: Mapping[str, Mapping[str, _Check]] = {
     "opened": {"started_at": _moment},
-    "planned": {"metrics": _map(_direction)},
+    "planned": {"metrics": _map(_direction), "cases": _map(_text)},
 }
 """Keys that later versions have added."""

@@ -95,6 +95,7 @@ def trials_table(state: RunState, metrics: pa.Table | None, *, running: frozense
         row: dict[str, Any] = {
             "trial_id": name,
             "cell_id": record.cell_id,
+            "case": state.cases.get(record.cell_id),
             "arm": record.arm,
             "seed": record.seed,
             "status": trial.status(running=name in running),

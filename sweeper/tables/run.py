@@ -88,14 +88,19 @@ class Run:
     def trials(self) -> pd.DataFrame:
         """One row per trial; of tables that an earlier version has made, with what this version says of best and final.
 
-        The best of each metric is by the direction that the journal declares, and the final loss of an analytic trial
-        is that of its last iterate.
+        The best of each metric is by the direction that the journal declares, the final loss of an analytic trial is
+        that of its last iterate, and cases have the names that the journal has.
         """
         table = self._table("trials")
         frame: pd.DataFrame = table.to_pandas()
         if "hitting_status" in frame and "final_train_loss" in frame:
             analytic = frame["hitting_status"].notna() & (frame["status"] == "done") & frame["last_finite_loss"].notna()
             frame["final_train_loss"] = frame["final_train_loss"].mask(analytic, frame["last_finite_loss"])
+        if "case" not in frame:
+            frame.insert(list(frame.columns).index("cell_id") + 1, "case", None)
+        names = [self.state.cases.get(cell) for cell in frame["cell_id"]]
+        if list(frame["case"]) != names:
+            frame["case"] = names
         return self._turned(frame, table)
 
     def _turned(self, frame: pd.DataFrame, table: pa.Table) -> pd.DataFrame:

@@ -117,6 +117,7 @@ METRICS = pa.schema([
 
 
 TRIAL_TYPES: Mapping[str, pa.DataType] = {
+    "case": pa.string(),
     "seed": pa.int64(),
     "steps": pa.int64(),
     "committed_step": pa.int64(),

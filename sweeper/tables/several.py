@@ -70,6 +70,7 @@ class SeveralRuns(Run):
             merged.remeasurements |= {**run.state.remeasurements, **merged.remeasurements}
             merged.superseded |= run.state.superseded
             merged.metrics = {**run.state.metrics, **merged.metrics}
+            merged.cases = {**run.state.cases, **merged.cases}
         return merged
 
     @property

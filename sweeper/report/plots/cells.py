@@ -8,11 +8,14 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from sweeper import cell_labels
+from sweeper.cell_labels import CASE, RULE
 from sweeper.errors import ClipsweepError
-from sweeper.labels import describe, plain_value, printable, short_names
+from sweeper.labels import plain_value, short_names
 from sweeper.store.resolved import resolved_settings
 from sweeper.store.run_dir import RunDir
 from sweeper.tables.run import Run
+from sweeper.value_texts import NO_CLIPPING, Rule
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -28,15 +31,6 @@ THRESHOLDS = {
 }
 """What may be done to a gradient, and what its number is called on an axis."""
 
-NO_CLIPPING = "no clipping"
-
-_WIDTHS = (18, 28, 40, 60, 100)
-"""To how many characters names and values are shortened; the next where two labels would be equal."""
-
-
-_RULE_WIDTH = 32
-"""Rules are ours and short; only a number with many digits makes one longer."""
-
 
 @dataclass(frozen=True, kw_only=True)
 class DrawnCell:
@@ -51,7 +45,8 @@ class DrawnCell:
         transform: The transform in the arm, for example ``clip_norm`` or ``clip_norm(momentum)``; empty for none.
         threshold: The transform's number; None without a transform, or where the run does not say.
         learning_rate: The rate; None if a theorem sets it.
-        swept: Values by short name in the order of the spec, with one entry for the whole transform.
+        swept: The name of its case, if the spec gives one, and values by short name in the order of the spec, with one
+            entry for the whole transform.
     """
 
     cell_id: str
@@ -74,6 +69,7 @@ class DrawnCell:
         """What the cell is, as columns of a table."""
         return {
             "cell_id": self.cell_id,
+            **({CASE: self.swept[CASE]} if CASE in self.swept else {}),
             **self.context,
             "optimizer": self.optimizer,
             **self.options,
@@ -120,10 +116,13 @@ def _cell(run: Run, names: Mapping[str, str], cell_id: str, group: pd.DataFrame)
         threshold = values[path] if path in values else _unswept_threshold(run, str(first["trial_id"]), name)
     transforms = {f"update_rule.{one}" for one in THRESHOLDS}
     of_the_rule = {"update_rule.learning_rate", "update_rule.optimizer", *transforms}
-    swept: dict[str, Any] = {}
+    case = plain_value(first["case"])
+    swept: dict[str, Any] = {} if case is None else {CASE: case}
     for path, value in values.items():
         if path in transforms:
-            swept["rule"] = _rule_words(transform, threshold)
+            # A theorem has a threshold of its own.
+            if values.get("update_rule.from_theory") is None:
+                swept[RULE] = Rule(transform, threshold)
         else:
             swept[names[path]] = value
     return DrawnCell(
@@ -173,48 +172,19 @@ def records(frame: pd.DataFrame) -> list[dict[str, Any]]:
 
 
 def tell_apart(things: Sequence[Mapping[str, Any]]) -> list[str]:
-    r"""Labels that show only what differs, shortened in the middle, and no two of them equal.
+    r"""Labels as in tables, see :func:`sweeper.cell_labels.tell_apart`, in which a ``$`` does not begin mathematics.
 
     Args:
-        things: Name to value, for each thing; the value of ``rule`` needs no name beside it.
+        things: Name to value, for each thing.
 
     Returns:
-        One label for each; all its values if there is only one thing. A ``$`` does not begin mathematics.
+        One label for each.
 
     Example:
-        >>> tell_apart([{"corpus": "a", "rule": "no clipping", "lr": 1.0}, {"corpus": "a", "rule": "clip", "lr": 0.5}])
-        ['no clipping lr=1', 'clip lr=0.5']
-        >>> tell_apart([{"corpus": "penn_treebank_with_split_a"}, {"corpus": "penn_treebank_with_split_b"}])
-        ['corpus=penn_tree…_split_a', 'corpus=penn_tree…_split_b']
         >>> tell_apart([{"corpus": "$x$"}]), tell_apart([{}])
         (['corpus=\\$x\\$'], ['the only cell'])
     """
-    names = list(dict.fromkeys(name for thing in things for name in thing))
-    differing = [name for name in names if len({_text(thing, name, None) for thing in things}) > 1] or names
-    for width in (*_WIDTHS, None):
-        labels = [" ".join(_text(thing, name, width) for name in differing if name in thing) for thing in things]
-        if len(set(labels)) == len(labels):
-            break
-    else:
-        labels = [f"{label} ({labels[:at].count(label) + 1})".strip() for at, label in enumerate(labels)]
-    return [(label or "the only cell").replace("$", "\\$") for label in labels]
-
-
-def _text(thing: Mapping[str, Any], name: str, width: int | None) -> str:
-    """A pair of a name and a value, each shortened."""
-    if name not in thing:
-        return ""
-    value = describe({"value": thing[name]}).partition("=")[2]
-    if name == "rule":
-        return _shortened(value, width and max(width, _RULE_WIDTH))
-    return f"{_shortened(printable(name), width)}={_shortened(value, width)}"
-
-
-def _shortened(text: str, width: int | None) -> str:
-    """A text without its middle, if it is longer than it may be."""
-    if width is None or len(text) <= width:
-        return text
-    return f"{text[: width // 2]}…{text[len(text) - (width - 1) // 2 :]}"
+    return [label.replace("$", "\\$") for label in cell_labels.tell_apart(things)]
 
 
 def wrapped(text: str, width: int) -> str:

@@ -11,7 +11,6 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, NullLocator
 
 from sweeper.errors import ClipsweepError
-from sweeper.labels import describe
 from sweeper.report.advice import build_advice
 from sweeper.report.fits import build_fits
 from sweeper.report.plots.axes import Picture, explain, log_labels, panels
@@ -115,7 +114,7 @@ def _panels(cells: Sequence[DrawnCell]) -> list[_Panel]:
             of={**group[0].context, **group[0].options},
             optimizer=group[0].optimizer,
             transform=group[0].transform or "clip_norm",
-            context=describe(group[0].context),
+            context=repr(group[0].context),
             cells=group,
         )
         for group in groups.values()
@@ -137,7 +136,7 @@ def _advice(run: Run, ended: pd.DataFrame) -> dict[str, tuple[AdvisedRule, ...]]
     if not chosen:
         return {}
     found = build_advice(chosen, steps=int(ended["steps"].max()), tau=None)
-    return {one.context: tuple(rule for rule in one.rules if rule.clip_norm is not None) for one in found}
+    return {repr(one.context_values): tuple(rule for rule in one.rules if rule.clip_norm is not None) for one in found}
 
 
 def _draw(axis: Axes, panel: _Panel, rules: Sequence[AdvisedRule], theories: Sequence[str]) -> Any:

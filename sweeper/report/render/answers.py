@@ -10,19 +10,20 @@ from typing import Any
 
 from estimators.fits.line import Bounds
 from estimators.fits.statistics import Interval
-from sweeper.labels import describe
+from sweeper.labels import counted
 from sweeper.report.advice import Advice
 from sweeper.report.answers import Activity, Answers
 from sweeper.report.fits import CellFit
-from sweeper.report.render.tables import bounds_text, interval_text, markdown_table, terminal_lines, terminal_table
-from sweeper.report.stability import Edge, Frontier, FrontierRatio, grown
+from sweeper.report.render.columns import listed, value_columns
+from sweeper.report.render.numbers import bounds_text, clipped_text, interval_text, number_text
+from sweeper.report.render.table import NOTHING, Column, Table
+from sweeper.report.render.tables import markdown_lines
+from sweeper.report.render.terminal import terminal_lines, terminal_table
+from sweeper.report.stability import Edge, Frontier, FrontierRatio, Proportion, grown
 
 __all__ = ["ANSWER_FORMATS", "patch_of", "render_answers", "render_fits"]
 
 ANSWER_FORMATS = ("table", "md", "json")
-
-Block = tuple[str, list[str], list[list[str]]]
-"""Title, column heads and rows of a table."""
 
 
 def render_answers(answers: Answers, style: str, *, width: int | None = None, color: bool = False) -> str:
@@ -39,14 +40,11 @@ def render_answers(answers: Answers, style: str, *, width: int | None = None, co
     """
     if style == "json":
         return _json({**_document(answers), "patch": patch_of(answers)})
-    blocks: list[Block] = [("what the rule did", _ACTIVITY, [_activity(row) for row in answers.activity])]
+    tables = [_activity(answers.activity)]
     if answers.frontiers:
-        above = any(row.above_start for row in answers.frontiers)
-        heads = [*_FRONTIER, *([_ABOVE] if above else [])]
-        rows = [_frontier(row) + ([_rates(row.above_start)] if above else []) for row in answers.frontiers]
-        blocks.append(("how large a rate is stable", heads, rows))
+        tables.append(_frontiers(answers.frontiers))
     if answers.ratios:
-        blocks.append(("largest stable rate, clipped / unclipped", _RATIO, [_ratio(row) for row in answers.ratios]))
+        tables.append(_ratios(answers.ratios))
     lines = [line for edge in answers.edges for line in _edge(edge)]
     if patch := patch_of(answers):
         lines += [
@@ -57,7 +55,7 @@ def render_answers(answers: Answers, style: str, *, width: int | None = None, co
         ]
     lines += [line for advice in answers.advice for line in _advice(advice)]
     lines += [f"note: {note}" for note in answers.notes]
-    return _text(answers.path, blocks, lines, style, width, color)
+    return _text(answers.path, tables, lines, style, width, color)
 
 
 def render_fits(
@@ -76,13 +74,13 @@ def render_fits(
         The text, without a trailing newline.
     """
     if style == "json":
-        return _json({"run": path, "cells": [dataclasses.asdict(cell) for cell in cells]})
-    lines = [
+        return _json({"run": path, "cells": [_without_texts(dataclasses.asdict(cell)) for cell in cells]})
+    notes = [
         "L0, L1: the upper line, 95 % quantile regression; ± is over seeds, [low, high] a bootstrap of a single seed",
         "they describe the range visited, along one direction at a time, not the loss as a whole",
     ]
-    blocks: list[Block] = [("smoothness against gradient norm", _FIT, [_fit(cell) for cell in cells])]
-    return _text(path, blocks, [f"note: {line}" for line in lines], style, width, color)
+    lines = [*_reasons(cells), *(f"note: {note}" for note in notes)]
+    return _text(path, [_fits(cells)], lines, style, width, color)
 
 
 def patch_of(answers: Answers) -> str:
@@ -112,73 +110,104 @@ def patch_of(answers: Answers) -> str:
     return "\n".join(lines)
 
 
-def _text(path: str, blocks: Sequence[Block], lines: Sequence[str], style: str, width: int | None, color: bool) -> str:
+def _text(path: str, tables: Sequence[Table], lines: Sequence[str], style: str, width: int | None, color: bool) -> str:
     if style == "md":
         parts = [f"**{path}**"]
-        for title, heads, rows in blocks:
-            parts += ["", f"### {title}", "", *markdown_table(heads, rows)]
+        for table in tables:
+            parts += ["", f"### {table.title}", "", *markdown_lines(table)]
         return "\n".join([*parts, "", *(f"- {line}" if line else "" for line in lines)]).rstrip()
-    tables = [
-        terminal_table(f"{path}: {title}", heads, rows, width=width, color=color) for title, heads, rows in blocks
-    ]
-    return "\n".join([*tables, terminal_lines(lines, width=width, color=color)]).rstrip()
+    titled = [dataclasses.replace(table, title=f"{path}: {table.title}") for table in tables]
+    shown = [terminal_table(table, width=width, color=color) for table in titled]
+    return "\n".join([*shown, terminal_lines(lines, width=width, color=color)]).rstrip()
 
 
-def _number(value: float | None) -> str:
-    if value is None or math.isnan(value):
-        return "–"
-    return "∞" if math.isinf(value) else f"{value:.3g}"
+_QUANTILES = ((0, 5), (1, 50), (2, 95))
+"""Places in the tuple of quantiles, and what they are in percent."""
 
 
-_ACTIVITY = ["cell", "diverged", "95 %", "clipped", "effective rate", "‖g‖ 5 %", "median", "95 %"]
+def _activity(rows: Sequence[Activity]) -> Table:
+    clipped = [clipped_text(row.clipped, has_threshold=row.fired is not None) for row in rows]
+    norms = [Column(head=f"‖g‖ {q} %", cells=[number_text(row.grad_norm[at]) for row in rows]) for at, q in _QUANTILES]
+    return Table(
+        title="what the rule did",
+        columns=[
+            *value_columns([row.texts for row in rows], [row.case for row in rows]),
+            Column(head="diverged (95 %)", cells=[_share(row.diverged) for row in rows]),
+            Column(head="clipped", cells=clipped, same=f"clipped: {clipped[0]}"),
+            Column(head="effective rate", cells=[number_text(row.effective_rate) for row in rows]),
+            *norms,
+        ],
+        labels=[row.label for row in rows],
+        more="--where chooses, --format json has all",
+    )
 
 
-def _activity(row: Activity) -> list[str]:
-    rate = row.diverged
-    clipped = "–" if math.isnan(row.clipped) else f"{100 * row.clipped:.0f} %"
+def _share(of: Proportion) -> str:
+    """How many of how many, with the interval of the share."""
+    return f"{of.hits}/{of.count} ({100 * of.low:.0f}–{100 * of.high:.0f} %)"
+
+
+def _frontiers(rows: Sequence[Frontier]) -> Table:
+    thresholds = ["none" if row.clip_norm is None else number_text(row.clip_norm) for row in rows]
+    above = Column(
+        head="rates that ended above their start",
+        cells=[", ".join(map(number_text, row.above_start)) or NOTHING for row in rows],
+    )
+    return Table(
+        title="how large a rate is stable",
+        columns=[
+            *_rule_columns(rows, thresholds),
+            Column(head="stable up to", cells=[_tried(row.stable) for row in rows]),
+            Column(head="unstable at", cells=[_tried(row.unstable) for row in rows]),
+            Column(head="rates tried", cells=[str(row.rates) for row in rows]),
+            *([above] if any(row.above_start for row in rows) else []),
+        ],
+        labels=_rule_labels(rows, thresholds),
+        rows="all rules",
+    )
+
+
+def _tried(rate: float | None) -> str:
+    return "none tried" if rate is None else number_text(rate)
+
+
+def _rule_columns(rows: Sequence[Frontier | FrontierRatio], thresholds: Sequence[str]) -> list[Column]:
+    within = Column(head="within", cells=[row.context for row in rows], is_name=True)
     return [
-        row.label,
-        f"{rate.hits}/{rate.count}",
-        f"{100 * rate.low:.0f}–{100 * rate.high:.0f} %",
-        "never fired" if row.fired is False else clipped,
-        _number(row.effective_rate),
-        *(_number(value) for value in row.grad_norm),
+        Column(head="rule", cells=[row.arm for row in rows], is_name=True),
+        Column(head="threshold", cells=thresholds, is_name=True),
+        *([within] if any(within.cells) else []),
     ]
 
 
-_ABOVE = "done, but ended above their start"
-
-
-def _rates(rates: Sequence[float]) -> str:
-    return ", ".join(_number(rate) for rate in rates) or "–"
-
-
-_FRONTIER = ["rule", "threshold", "within", "stable up to", "unstable at", "rates tried"]
-
-
-def _frontier(row: Frontier) -> list[str]:
+def _rule_labels(rows: Sequence[Frontier | FrontierRatio], thresholds: Sequence[str]) -> list[str]:
     return [
-        row.arm,
-        "none" if row.clip_norm is None else _number(row.clip_norm),
-        row.context or "–",
-        "none tried" if row.stable is None else _number(row.stable),
-        "none tried" if row.unstable is None else _number(row.unstable),
-        str(row.rates),
+        f"{row.arm}, threshold {threshold}" + (f" [{row.context}]" if row.context else "")
+        for row, threshold in zip(rows, thresholds, strict=True)
     ]
 
 
 _UNBOUNDED = "not bounded by this grid"
 
-_RATIO = ["rule", "threshold", "within", "at least", "at most", "seeds"]
 
-
-def _ratio(row: FrontierRatio) -> list[str]:
-    return [row.arm, _number(row.clip_norm), row.context or "–", _bound(row.low), _bound(row.high), str(row.seeds)]
+def _ratios(rows: Sequence[FrontierRatio]) -> Table:
+    thresholds = [number_text(row.clip_norm) for row in rows]
+    return Table(
+        title="largest stable rate, clipped / unclipped",
+        columns=[
+            *_rule_columns(rows, thresholds),
+            Column(head="at least", cells=[_bound(row.low) for row in rows]),
+            Column(head="at most", cells=[_bound(row.high) for row in rows]),
+            Column(head="seeds", cells=[str(row.seeds) for row in rows]),
+        ],
+        labels=_rule_labels(rows, thresholds),
+        rows="all rules",
+    )
 
 
 def _bound(value: float) -> str:
     """A ratio that the brackets allow; 0 and infinity are no bounds."""
-    return _number(value) if 0 < value < math.inf else _UNBOUNDED
+    return number_text(value) if 0 < value < math.inf else _UNBOUNDED
 
 
 def _edge(edge: Edge) -> list[str]:
@@ -203,24 +232,61 @@ def _advice(advice: Advice) -> list[str]:
     return [*lines, *(f"  {condition}" for condition in advice.conditions)]
 
 
-_FIT = ["cell", "seeds", "points", "n_eff", "‖∇f‖ visited", "Spearman", "log-log slope", "L0", "L1"]
+_UNIDENTIFIABLE = "not identifiable"
 
 
-def _fit(cell: CellFit) -> list[str]:
-    low, high = cell.range
-    (first, *_) = cell.trajectories.values()
-    alone = first if len(cell.trajectories) == 1 else None
-    why = f"not identifiable: {cell.unidentifiable}"
+def _fits(cells: Sequence[CellFit]) -> Table:
+    seeds, points = [str(len(cell.trajectories)) for cell in cells], [str(cell.points) for cell in cells]
+    alone = [next(iter(cell.trajectories.values())) if len(cell.trajectories) == 1 else None for cell in cells]
+    pairs = list(zip(cells, alone, strict=True))
+    return Table(
+        title="smoothness against gradient norm",
+        columns=[
+            *value_columns([cell.texts for cell in cells], [cell.case for cell in cells]),
+            Column(head="seeds", cells=seeds, same=counted(int(seeds[0]), "seed")),
+            Column(head="points", cells=points, same=counted(int(points[0]), "point")),
+            Column(head="n_eff", cells=[f"{cell.effective:.0f}" for cell in cells]),
+            Column(
+                head="‖∇f‖ visited",
+                cells=[f"{number_text(cell.range[0])} to {number_text(cell.range[1])}" for cell in cells],
+            ),
+            Column(
+                head="Spearman",
+                cells=[_spread(cell.spearman, None if one is None else one.spearman_bounds) for cell, one in pairs],
+            ),
+            Column(head="log-log slope", cells=[_spread(cell.slope, None) for cell in cells]),
+            Column(
+                head="L0",
+                cells=[
+                    NOTHING if cell.unidentifiable else _spread(cell.L0, None if one is None else one.L0)
+                    for cell, one in pairs
+                ],
+                same=f"L0 and L1 {_UNIDENTIFIABLE}" if cells[0].unidentifiable else None,
+            ),
+            Column(
+                head="L1",
+                cells=[
+                    NOTHING if cell.unidentifiable else _spread(cell.L1, None if one is None else one.L1)
+                    for cell, one in pairs
+                ],
+                same="" if cells[0].unidentifiable else None,
+            ),
+        ],
+        labels=[cell.label for cell in cells],
+        more="--where chooses, --format json has all",
+    )
+
+
+def _reasons(cells: Sequence[CellFit]) -> list[str]:
+    """Why L1 cannot be told, a line for all cells of which the same is to be said."""
+    cells_of: dict[str, list[str]] = {}
+    for cell in cells:
+        if cell.unidentifiable:
+            cells_of.setdefault(cell.unidentifiable, []).append(cell.label)
     return [
-        describe(cell.values) or "the only cell",
-        str(len(cell.trajectories)),
-        str(cell.points),
-        f"{cell.effective:.0f}",
-        f"{low:.3g} to {high:.3g}",
-        _spread(cell.spearman, None if alone is None else alone.spearman_bounds),
-        _spread(cell.slope, None),
-        "–" if cell.unidentifiable else _spread(cell.L0, None if alone is None else alone.L0),
-        why if cell.unidentifiable else _spread(cell.L1, None if alone is None else alone.L1),
+        f"L1 is {_UNIDENTIFIABLE}, {why}"
+        + (": all cells" if len(labels) == len(cells) else f": {listed(labels, noun='cell')}")
+        for why, labels in cells_of.items()
     ]
 
 
@@ -232,8 +298,15 @@ def _spread(interval: Interval, bounds: Bounds | None) -> str:
 
 
 def _document(answers: Answers) -> dict[str, Any]:
-    document = dataclasses.asdict(answers)
+    document = _without_texts(dataclasses.asdict(answers))
     return {"run": document.pop("path"), **document}
+
+
+def _without_texts(value: Any) -> Any:
+    """A document without what is there for tables alone."""
+    if isinstance(value, dict):
+        return {key: _without_texts(part) for key, part in value.items() if key != "texts"}
+    return [_without_texts(part) for part in value] if isinstance(value, list | tuple) else value
 
 
 def _json(document: Any) -> str:

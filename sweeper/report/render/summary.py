@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from estimators.fits.statistics import Interval
+from sweeper.labels import counted
 from sweeper.report.cells import Cell
-from sweeper.report.render.tables import (
-    csv_table,
-    interval_text,
-    markdown_table,
-    terminal_lines,
-    terminal_table,
-    value_text,
-)
+from sweeper.report.render.columns import listed, value_columns
+from sweeper.report.render.comparisons import comparison_notes, comparison_text
+from sweeper.report.render.numbers import clipped_text, interval_text, percent_text
+from sweeper.report.render.table import NOTHING, Column, Table
+from sweeper.report.render.tables import csv_table, markdown_lines
+from sweeper.report.render.terminal import terminal_lines, terminal_table
 from sweeper.report.summary import Report
 
 __all__ = ["FORMATS", "render"]
@@ -58,41 +56,75 @@ def _loss(cell: Cell, interval: Interval) -> str:
     return interval_text(interval) + mark
 
 
-def _percent(fraction: float) -> str:
-    return "–" if math.isnan(fraction) else f"{100 * fraction:.0f} %"
-
-
-def _heads(report: Report) -> list[str]:
-    first = report.cells[0]
-    losses = [name.replace("_", " ") + _direction(report, name) for name in first.losses]
-    return [*first.values, "seeds", "diverged", *losses, "clipped", "rank corr(L, ‖∇f‖)"]
-
-
 def _direction(report: Report, name: str) -> str:
     """Which value of a metric is its best, in brackets."""
     return f" ({report.directions[name]})" if name in report.directions else ""
 
 
-def _row(cell: Cell) -> list[str]:
+def _report_table(report: Report) -> Table:
+    """The rows, in the order that was asked for."""
+    cells = report.cells
+    losses = [
+        Column(
+            head=name.replace("_", " ") + _direction(report, name),
+            cells=[_loss(cell, cell.losses[name]) for cell in cells],
+        )
+        for name in cells[0].losses
+    ]
+    seeds = [_seeds(cell) for cell in cells]
+    diverged = [f"{cell.diverged}/{cell.trials}" if cell.diverged else NOTHING for cell in cells]
+    clipped = [clipped_text(cell.clipped_fraction, has_threshold=cell.has_threshold) for cell in cells]
+    correlations = [interval_text(cell.rank_correlation) for cell in cells]
+    return Table(
+        title=f"{report.path}: {_statuses(report)}",
+        columns=[
+            *value_columns([cell.texts for cell in cells], [cell.case for cell in cells]),
+            Column(head="seeds", cells=seeds, same=counted(cells[0].seeds, "seed") if seeds[0].isdigit() else None),
+            Column(head="diverged", cells=diverged, same="none diverged" if diverged[0] == NOTHING else None),
+            *losses,
+            Column(head="clipped", cells=clipped, same=f"clipped: {clipped[0]}"),
+            Column(
+                head="rank corr (L, ‖∇f‖)",
+                cells=correlations,
+                same=_without_correlation(cells) if correlations[0] == NOTHING else None,
+            ),
+        ],
+        labels=[cell.label or "the only row" for cell in cells],
+        rows=f"all {'cells' if report.rows_are_cells else 'rows'}",
+        marked=[cell.is_best for cell in cells],
+        styles=["yellow" if cell.diverged else "" for cell in cells],
+        order=_order(report),
+        more="--where chooses, --format csv has all",
+    )
+
+
+def _without_correlation(cells: Sequence[Cell]) -> str:
+    """Why no row has a rank correlation."""
+    return "too few points for rank correlations" if any(cell.points for cell in cells) else "no smoothness measured"
+
+
+def _seeds(cell: Cell) -> str:
     bad = cell.statuses.get("failed", 0) + cell.statuses.get("lost", 0)
     apart = [f"{cell.trials} trials"] if cell.trials != cell.seeds else []
     apart += [f"{bad} failed"] if bad else []
-    seeds = str(cell.seeds) + (f" ({', '.join(apart)})" if apart else "")
-    return [
-        *(value_text(value) for value in cell.values.values()),
-        seeds,
-        f"{cell.diverged}/{cell.trials}" if cell.diverged else "–",
-        *(_loss(cell, interval) for interval in cell.losses.values()),
-        _percent(cell.clipped_fraction),
-        interval_text(cell.rank_correlation),
-    ]
+    return str(cell.seeds) + (f" ({', '.join(apart)})" if apart else "")
+
+
+def _order(report: Report) -> list[int]:
+    """Rows in the order in which they are left out where not all fit: the best of every arm stay longest."""
+    if report.is_sorted:
+        return list(range(len(report.cells)))
+    sign = -1 if report.directions.get(report.primary) == "max" else 1
+
+    def rank(at: int) -> tuple[bool, float]:
+        loss = report.cells[at].losses.get(report.primary)
+        return not report.cells[at].is_best, sign * loss.mean if loss is not None and loss.count else math.inf
+
+    return sorted(range(len(report.cells)), key=rank)
 
 
 def _statuses(report: Report) -> str:
     return ", ".join(f"{count} {status}" for status, count in report.statuses.items())
-
-
-_MAX_NAMED = 4
 
 
 def _survivors(report: Report) -> list[str]:
@@ -101,17 +133,14 @@ def _survivors(report: Report) -> list[str]:
     for cell in report.cells:
         if cell.left_out:
             rows.setdefault(cell.left_out, []).append(cell.label or "the only row")
-    lines = []
-    for sentence, labels in rows.items():
-        more = f" and {len(labels) - _MAX_NAMED} more rows" if len(labels) > _MAX_NAMED else ""
-        lines.append(f"{'; '.join(labels[:_MAX_NAMED])}{more}: {sentence}")
-    return lines
+    return [f"{listed(labels)}: {sentence}" for sentence, labels in rows.items()]
 
 
 def _answers(report: Report) -> list[str]:
     """The sentences below the table."""
     loss = report.primary.replace("_", " ")
     lines = _survivors(report)
+    mark = "* " if any(cell.is_best for cell in report.cells) else ""
     for best in report.bests:
         within = f" [{best.context}]" if best.context else ""
         tried = f"{best.cells_tried} cell{'s' if best.cells_tried != 1 else ''} tried"
@@ -121,22 +150,8 @@ def _answers(report: Report) -> list[str]:
             lines.append(f"best {best.arm}{within}: {best.why_none} ({tried})")
         else:
             value = interval_text(best.cell.losses[report.primary])
-            label = best.cell.label or "the only cell"
-            lines.append(f"best {best.arm}{within}: {label}, {loss} {value} ({tried})")
-    for comparison in report.comparisons:
-        within = f" [{comparison.context}]" if comparison.context else ""
-        lines.append(
-            f"{comparison.first} against {comparison.second}{within}: {loss} {_difference(comparison.difference)}: "
-            f"{comparison.verdict}"
-        )
-    return lines
-
-
-def _difference(of: Interval) -> str:
-    """A paired difference in words, as a positive number."""
-    way = "lower" if of.mean < 0 else "higher"
-    text = interval_text(replace(of, mean=-of.mean, low=-of.high, high=-of.low) if of.mean < 0 else of)
-    return f"{text} {way}" + (f" over {of.count} paired seeds" if of.count > 1 else "")
+            lines.append(f"{mark}best {best.arm}{within}: {best.label}, {loss} {value} ({tried})")
+    return [*lines, *(comparison_text(comparison, loss) for comparison in report.comparisons)]
 
 
 def _nodes(report: Report) -> list[str]:
@@ -144,42 +159,36 @@ def _nodes(report: Report) -> list[str]:
     if len(report.nodes) < 2:
         return []
     return [
-        f"node {share.host}{f' ({share.node})' if share.node else ''}: {_percent(share.share)} of the steps "
+        f"node {share.host}{f' ({share.node})' if share.node else ''}: {percent_text(share.share)} of the steps "
         f"({share.trials} trial{'s' if share.trials != 1 else ''}, {share.steps} steps, "
         f"{share.train_s:.1f} s of training)"
         for share in report.nodes
     ]
 
 
+def _notes(report: Report) -> list[str]:
+    return [f"note: {note}" for note in (*comparison_notes(report.comparisons), *report.notes)]
+
+
 def _table(report: Report, width: int | None, color: bool) -> str:
-    table = terminal_table(
-        f"{report.path}: {_statuses(report)}",
-        _heads(report),
-        [_row(cell) for cell in report.cells],
-        styles=["yellow" if cell.diverged else "" for cell in report.cells],
-        width=width,
-        color=color,
-    )
+    table = terminal_table(_report_table(report), width=width, color=color)
     answers = terminal_lines(_answers(report), width=width, color=color)
     nodes = terminal_lines(_nodes(report), style="dim", width=width, color=color)
-    notes = terminal_lines([f"note: {note}" for note in report.notes], style="dim", width=width, color=color)
+    notes = terminal_lines(_notes(report), style="dim", width=width, color=color)
     return "\n".join(part for part in (table, answers, nodes, notes) if part)
 
 
 def _markdown(report: Report) -> str:
-    lines = [f"**{report.path}**: {_statuses(report)}", ""]
-    lines += markdown_table(_heads(report), [_row(cell) for cell in report.cells])
-    lines += [
-        "",
-        *(f"- {text}" for text in [*_answers(report), *_nodes(report)]),
-        *(f"- note: {note}" for note in report.notes),
-    ]
-    return "\n".join(lines)
+    lines = [f"**{report.path}**: {_statuses(report)}", "", *markdown_lines(_report_table(report)), ""]
+    answers = [line.removeprefix("* ") for line in _answers(report)]
+    return "\n".join([*lines, *(f"- {text}" for text in [*answers, *_nodes(report), *_notes(report)])])
 
 
 def _flat(report: Report, cell: Cell) -> dict[str, Any]:
     """A cell as one flat record, for CSV."""
-    record: dict[str, Any] = {**cell.values, "arm": cell.arm, "seeds": cell.seeds, "trials": cell.trials}
+    case = {"case": cell.case} if any(other.case for other in report.cells) else {}
+    record: dict[str, Any] = {**case, **cell.values, "arm": cell.arm, "is_best": cell.is_best}
+    record |= {"seeds": cell.seeds, "trials": cell.trials}
     for status in ("done", "diverged", "failed", "lost", "running", "paused", "queued"):
         record[status] = cell.statuses.get(status, 0)
     for name, interval in cell.losses.items():
@@ -205,8 +214,11 @@ def _document(report: Report) -> dict[str, Any]:
         "directions": report.directions,
         "cells": [
             {
+                "label": cell.label,
+                "case": cell.case,
                 "values": cell.values,
                 "arm": cell.arm,
+                "is_best": cell.is_best,
                 "seeds": cell.seeds,
                 "trials": cell.trials,
                 "statuses": cell.statuses,
@@ -223,6 +235,7 @@ def _document(report: Report) -> dict[str, Any]:
             {
                 "arm": best.arm,
                 "context": best.context,
+                "label": best.label or None,
                 "cells_tried": best.cells_tried,
                 "values": None if best.cell is None else best.cell.values,
                 "why_none": best.why_none or None,
@@ -237,6 +250,9 @@ def _document(report: Report) -> dict[str, Any]:
                 "second": comparison.second,
                 "context": comparison.context,
                 "difference": _plain_interval(comparison.difference),
+                "cells_tried": list(comparison.cells_tried),
+                "p_value": _plain(comparison.p_value),
+                "p_adjusted": _plain(comparison.p_adjusted),
                 "verdict": comparison.verdict,
             }
             for comparison in report.comparisons

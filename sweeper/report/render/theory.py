@@ -6,8 +6,13 @@ import json
 import math
 from typing import Any
 
-from sweeper.report.render.tables import csv_table, markdown_table, terminal_lines, terminal_table, value_text
-from sweeper.report.theory import Speedup, TheoryReport, TheoryRow
+from sweeper.labels import counted
+from sweeper.report.render.columns import value_columns
+from sweeper.report.render.numbers import clipped_text
+from sweeper.report.render.table import NOTHING, Column, Table
+from sweeper.report.render.tables import csv_table, markdown_lines
+from sweeper.report.render.terminal import terminal_lines, terminal_table
+from sweeper.report.theory import TheoryReport, TheoryRow
 
 __all__ = ["render_theory"]
 
@@ -50,52 +55,59 @@ def _number(value: float | None) -> str:
     return f"{value:,.0f}" if 1000 <= value < 1e7 and value == round(value) else f"{value:.4g}"
 
 
-def _heads(report: TheoryReport) -> list[str]:
-    tail = ["tail ‖∇f‖"] if any(not math.isnan(row.tail_grad_norm) for row in report.rows) else []
-    return [
-        "function",
-        *report.rows[0].values,
-        "rule",
-        "seeds",
-        "T",
-        "hit",
-        "diverged",
-        "capped",
-        "bound",
-        "bound/T",
-        "clipped",
-        *tail,
-    ]
+def _rows(report: TheoryReport) -> Table:
+    rows = report.rows[:_MAX_ROWS]
+    functions, rules = [row.short_function for row in rows], [row.arm for row in rows]
+    seeds, bounds = [str(row.seeds) for row in rows], [_number(row.bound) for row in rows]
+    clipped = [clipped_text(row.clipped_fraction, has_threshold=not math.isnan(row.clipped_fraction)) for row in rows]
+    tail = Column(head="tail ‖∇f‖", cells=[_number(row.tail_grad_norm) for row in rows])
+    return Table(
+        title=_title(report),
+        columns=[
+            Column(head="function", cells=functions, same=f"function={functions[0]}"),
+            *value_columns([row.texts for row in rows], [row.case for row in rows]),
+            Column(head="rule", cells=rules, same=f"rule {rules[0]}"),
+            Column(head="seeds", cells=seeds, same=counted(rows[0].seeds, "seed")),
+            Column(head="T", cells=[_number(row.time) for row in rows]),
+            Column(head="ended", cells=[_ended(row) for row in rows]),
+            Column(head="bound", cells=bounds, same="no theorem bounds T" if bounds[0] == NOTHING else None),
+            Column(
+                head="bound / T",
+                cells=[_number(row.slack) for row in rows],
+                same="" if rows[0].slack is None else None,
+            ),
+            Column(head="clipped", cells=clipped, same=f"clipped: {clipped[0]}"),
+            *([tail] if any(not math.isnan(row.tail_grad_norm) for row in rows) else []),
+        ],
+        labels=[row.label for row in rows],
+        styles=["yellow" if row.statuses["diverged"] else "" for row in rows],
+    )
 
 
-def _row(row: TheoryRow, heads: list[str]) -> list[str]:
-    cells = [
-        row.function,
-        *(value_text(value) for value in row.values.values()),
-        row.arm,
-        str(row.seeds),
-        _number(row.time),
-        *(str(row.statuses[name]) if row.statuses[name] else "–" for name in ("hit", "diverged", "capped")),
-        _number(row.bound),
-        _number(row.slack),
-        "–" if math.isnan(row.clipped_fraction) else f"{100 * row.clipped_fraction:.0f} %",
-    ]
-    return [*cells, _number(row.tail_grad_norm)] if len(heads) > len(cells) else cells
+def _ended(row: TheoryRow) -> str:
+    """How the trials of a row ended."""
+    ended = {name: count for name, count in row.statuses.items() if count}
+    if len(ended) == 1:
+        return next(iter(ended))
+    return ", ".join(f"{count} {name}" for name, count in ended.items())
 
 
-_SPEEDUP_HEADS = ["M", "rule", "T descent", "its best step", "of", "T rule", "descent / rule"]
-
-
-def _speedup(row: Speedup) -> list[str]:
-    return [
-        f"{row.M:.4g}",
-        row.rule,
-        _number(row.descent_time),
-        f"{row.descent_rate:.3g}",
-        f"{row.rates_tried} tried",
-        _number(row.rule_time),
-        _number(row.ratio),
-    ]
+def _speedups(report: TheoryReport) -> Table:
+    rows = report.speedups
+    return Table(
+        title="the worse of Theorem 4's two instances: gradient descent at its best fixed step against a rule",
+        columns=[
+            Column(head="M", cells=[f"{row.M:.4g}" for row in rows], is_name=True),
+            Column(head="rule", cells=[row.rule for row in rows], is_name=True),
+            Column(head="T descent", cells=[_number(row.descent_time) for row in rows]),
+            Column(head="its best step", cells=[f"{row.descent_rate:.3g}" for row in rows]),
+            Column(head="of", cells=[f"{row.rates_tried} tried" for row in rows]),
+            Column(head="T rule", cells=[_number(row.rule_time) for row in rows]),
+            Column(head="descent / rule", cells=[_number(row.ratio) for row in rows]),
+        ],
+        labels=[f"M={row.M:.4g} {row.rule}" for row in rows],
+        rows="all rules",
+    )
 
 
 def _title(report: TheoryReport) -> str:
@@ -108,33 +120,20 @@ def _notes(report: TheoryReport) -> list[str]:
     return [f"note: {note}" for note in (*more, *report.notes)]
 
 
+def _tables(report: TheoryReport) -> list[Table]:
+    return [_rows(report), *([_speedups(report)] if report.speedups else [])]
+
+
 def _terminal(report: TheoryReport, width: int | None, color: bool) -> str:
-    heads = _heads(report)
-    rows = report.rows[:_MAX_ROWS]
-    parts = [
-        terminal_table(
-            _title(report),
-            heads,
-            [_row(row, heads) for row in rows],
-            styles=["yellow" if row.statuses["diverged"] else "" for row in rows],
-            width=width,
-            color=color,
-        )
-    ]
-    if report.speedups:
-        title = "the worse of Theorem 4's two instances: gradient descent at its best fixed step against a rule"
-        parts.append(
-            terminal_table(title, _SPEEDUP_HEADS, [_speedup(row) for row in report.speedups], width=width, color=color)
-        )
+    parts = [terminal_table(table, width=width, color=color) for table in _tables(report)]
     parts.append(terminal_lines(_notes(report), style="dim", width=width, color=color))
     return "\n".join(part for part in parts if part)
 
 
 def _markdown(report: TheoryReport) -> str:
-    heads = _heads(report)
-    lines = [f"**{_title(report)}**", "", *markdown_table(heads, [_row(row, heads) for row in report.rows[:_MAX_ROWS]])]
-    if report.speedups:
-        lines += ["", *markdown_table(_SPEEDUP_HEADS, [_speedup(row) for row in report.speedups])]
+    lines = [f"**{_title(report)}**"]
+    for table in _tables(report):
+        lines += ["", *markdown_lines(table)]
     return "\n".join([*lines, "", *(f"- {note}" for note in _notes(report))]).rstrip()
 
 

@@ -8,7 +8,9 @@ from dataclasses import asdict
 from typing import Any
 
 from sweeper.labels import counted, duration, plain_value
-from sweeper.report.render.tables import csv_table, markdown_table, terminal_lines, terminal_table
+from sweeper.report.render.table import NOTHING, Column, Table
+from sweeper.report.render.tables import csv_table, markdown_lines
+from sweeper.report.render.terminal import terminal_lines, terminal_table
 from sweeper.report.times import Spent, Times
 
 __all__ = ["render_times"]
@@ -46,14 +48,14 @@ def render_times(times: Times, style: str, *, width: int | None = None, color: b
         case "csv":
             return csv_table([_record(row) for row in times.rows])
         case "md":
-            table = markdown_table(_heads(times), _rows(times))
+            table = markdown_lines(_table(times)) if times.drivers else []
             lines = [*_notes(times), *times.advice]
             return "\n".join([f"**{_title(times)}**", "", *table, "", *(f"- {line}" for line in lines)])
         case "table":
             if not times.drivers:
                 return terminal_lines([_title(times)], width=width, color=color)
             parts = [
-                terminal_table(_title(times), _heads(times), _rows(times), width=width, color=color),
+                terminal_table(_table(times), width=width, color=color),
                 terminal_lines(times.advice, width=width, color=color),
                 terminal_lines([f"note: {note}" for note in _notes(times)], style="dim", width=width, color=color),
             ]
@@ -69,12 +71,6 @@ def _title(times: Times) -> str:
     return f"{times.run}: {duration(times.total_s)}{of}{starting}"
 
 
-def _heads(times: Times) -> list[str]:
-    """The columns that say something: what is 0 or unknown in every row is left out."""
-    trials = [] if times.by == "trial" else ["trials"]
-    return [times.by, *trials, "steps", *(_SECONDS[name] for name in _shown(times)), "snapshots"]
-
-
 def _shown(times: Times) -> list[str]:
     return [name for name in _SECONDS if any(_is_shown(getattr(row, name)) for row in times.rows)]
 
@@ -83,16 +79,29 @@ def _is_shown(seconds: float) -> bool:
     return not math.isnan(seconds) and seconds >= 0.05
 
 
-def _rows(times: Times) -> list[list[str]]:
-    shown = _shown(times)
-
-    def row(of: Spent) -> list[str]:
-        trials = [] if times.by == "trial" else [str(of.trials)]
-        seconds = [_seconds(getattr(of, name)) for name in shown]
-        return [of.label, *trials, str(of.steps), *seconds, _count(of.snapshots)]
-
-    rows = [row(of) for of in times.rows[:_MAX_ROWS]]
-    return [*rows, row(times.whole)] if len(times.rows) > 1 else rows
+def _table(times: Times) -> Table:
+    """The longest rows, and their sum; columns that say something: what is 0 or unknown in all of them is left out."""
+    rows = times.rows[:_MAX_ROWS]
+    rows = (*rows, times.whole) if len(times.rows) > 1 else rows
+    trials = [] if times.by == "trial" else [Column(head="trials", cells=[str(row.trials) for row in rows])]
+    seconds = [
+        Column(head=_SECONDS[name], cells=[_seconds(getattr(row, name)) for row in rows]) for name in _shown(times)
+    ]
+    return Table(
+        title=_title(times),
+        columns=[
+            Column(head=times.by, cells=[row.label for row in rows], is_name=True),
+            *trials,
+            Column(head="steps", cells=[str(row.steps) for row in rows]),
+            *seconds,
+            Column(head="snapshots", cells=[_count(row.snapshots) for row in rows]),
+        ],
+        labels=[row.label for row in rows],
+        rows="all rows",
+        # On a narrow terminal the sum stays.
+        order=[len(rows) - 1, *range(len(rows) - 1)],
+        more="--format csv has all",
+    )
 
 
 def _notes(times: Times) -> list[str]:
@@ -112,11 +121,11 @@ def _notes(times: Times) -> list[str]:
 
 
 def _seconds(seconds: float) -> str:
-    return "–" if math.isnan(seconds) else f"{seconds:.1f}"
+    return NOTHING if math.isnan(seconds) else f"{seconds:.1f}"
 
 
 def _count(number: float) -> str:
-    return "–" if math.isnan(number) else f"{number:.0f}"
+    return NOTHING if math.isnan(number) else f"{number:.0f}"
 
 
 def _record(row: Spent) -> dict[str, Any]:

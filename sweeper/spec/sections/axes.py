@@ -11,7 +11,24 @@ from pydantic import BeforeValidator, Discriminator, Field, Tag, field_validator
 from sweeper.spec.sections.values import AS_INTEGER, Index, Number, Positive, Section, conflict, wrong
 from sweeper.spec.syntax.diagnostics import shown
 
-__all__ = ["MAX_TRIALS", "Axis", "Linear", "Log", "Random", "SweepBlock", "Uniform", "generated", "num_values"]
+__all__ = [
+    "CASE_NAME",
+    "MAX_CASE_NAME",
+    "MAX_TRIALS",
+    "Axis",
+    "Linear",
+    "Log",
+    "Random",
+    "SweepBlock",
+    "Uniform",
+    "generated",
+    "num_values",
+]
+
+CASE_NAME = "name"
+"""The key of a case that is no path: what its cells are called."""
+
+MAX_CASE_NAME = 64
 
 MAX_TRIALS = 100_000
 # Enough that a reader recognises a number, few enough that ids do not depend on the last bits of a power.
@@ -116,7 +133,9 @@ class SweepBlock(Section):
         default={}, description="Dotted path to values, taken in step; the same number for each."
     )
     cases: tuple[_Match, ...] | None = Field(
-        default=None, min_length=1, description="Cases written out: each maps dotted paths to a value."
+        default=None,
+        min_length=1,
+        description="Cases written out: each maps dotted paths to a value, and may have a name for its cells.",
     )
     exclude: tuple[Annotated[_Match, Field(min_length=1)], ...] = Field(
         default=(),

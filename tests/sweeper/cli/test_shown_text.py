@@ -17,7 +17,9 @@ from sweeper.cli.app import app, main
 from sweeper.labels import printable
 from sweeper.monitor.display import LineDisplay
 from sweeper.monitor.status import trial_rows
-from sweeper.report.render.tables import csv_table, markdown_table, terminal_lines, terminal_table
+from sweeper.report.render.table import Column, Table
+from sweeper.report.render.tables import csv_table, markdown_table
+from sweeper.report.render.terminal import terminal_lines, terminal_table
 
 HOSTILE = "\x1b]0;owned\x07\x1b[2J[bold]lr=[1e-3][/bold]\r\x9b31m\u202egpj.exe"
 
@@ -25,7 +27,7 @@ HOSTILE = "\x1b]0;owned\x07\x1b[2J[bold]lr=[1e-3][/bold]\r\x9b31m\u202egpj.exe"
 @pytest.mark.parametrize(
     "shown",
     [
-        terminal_table(HOSTILE, [HOSTILE], [[HOSTILE]], width=200),
+        terminal_table(Table(title=HOSTILE, columns=[Column(head=HOSTILE, cells=[HOSTILE])], labels=[HOSTILE])),
         terminal_lines([HOSTILE], width=200),
         "\n".join(markdown_table([HOSTILE], [[HOSTILE]])),
         printable(HOSTILE),

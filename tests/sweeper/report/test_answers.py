@@ -14,7 +14,8 @@ from sweeper.report.answers import build_answers, extended_grid
 from sweeper.report.fits import build_fits
 from sweeper.report.plots.draw import draw
 from sweeper.report.plots.frontier import frontier as frontier_figure
-from sweeper.report.render.answers import _ratio, render_answers, render_fits
+from sweeper.report.render.answers import _ratios, render_answers, render_fits
+from sweeper.report.render.summary import render
 from sweeper.report.select import select
 from sweeper.report.stability import (
     Edge,
@@ -26,6 +27,7 @@ from sweeper.report.stability import (
     grown,
     unstable,
 )
+from sweeper.report.summary import build_report
 from sweeper.spec import loads_spec
 from sweeper.spec.bounds import bounds_of
 from sweeper.tables.run import Run
@@ -194,9 +196,13 @@ def test_a_ratio_without_bounds_says_so_in_words():
     plain = trials_of({1: 0, 2: 0})
     clipped = trials_of({1: 1, 2: 1}, clip=0.5, arm="sgd + clip_norm")
     (low,) = frontier_ratios(frontiers(pd.concat([plain, clipped]), []))
-    assert _ratio(low)[3:5] == ["not bounded by this grid", "0.5"]
+    assert bounds_of(low) == ["not bounded by this grid", "0.5"]
     (both,) = frontier_ratios(frontiers(pd.concat([plain, clipped.assign(diverged=0.0)]), []))
-    assert _ratio(both)[3:5] == ["not bounded by this grid"] * 2
+    assert bounds_of(both) == ["not bounded by this grid"] * 2
+
+
+def bounds_of(ratio):
+    return [column.cells[0] for column in _ratios([ratio]).columns if column.head in ("at least", "at most")]
 
 
 # Edges
@@ -283,7 +289,7 @@ class Measured:
         self.swept = ["update_rule.learning_rate"]
         self.estimators = ["directional_smoothness"]
         self.measurement = None
-        self.state = SimpleNamespace(measurements={"m": None})
+        self.state = SimpleNamespace(measurements={"m": None}, cases={})
         self.measurement = None
         rows, trials = [], []
         for rate, by_seed in cells.items():
@@ -292,6 +298,7 @@ class Measured:
                 trials.append({
                     "trial_id": name,
                     "cell_id": str(rate),
+                    "case": None,
                     "arm": "sgd",
                     "seed": seed,
                     "update_rule.learning_rate": rate,
@@ -391,7 +398,8 @@ def test_the_answers_of_a_real_run(finished):
 def test_a_threshold_that_never_fired_is_called_so(inline_run):
     run = inline_run(SPEC.replace("[null, 0.5]", "[null, 1e6]"))()
     answers = build_answers(Run(run.run_dir.path))
-    assert "never fired" in render_answers(answers, "md")
+    assert "| never |" in render_answers(answers, "md")
+    assert "| never |" in render(build_report(Run(run.run_dir.path)), "md"), "in the same word"
 
 
 @pytest.mark.parametrize("style", ["table", "md", "json"])

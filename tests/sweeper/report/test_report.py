@@ -168,7 +168,10 @@ def test_arms_are_compared_seed_by_seed(made_up: MadeUpRun) -> None:
     assert comparison.difference.mean == pytest.approx(-1.0)
     assert comparison.difference.high - comparison.difference.low == pytest.approx(0, abs=1e-9)
     assert comparison.verdict == "sgd + clip_norm is better"
-    assert "sgd + clip_norm against sgd: best valid loss 1 lower over 3 paired seeds: sgd" in render(report, "table")
+    line = (
+        "sgd + clip_norm is better than sgd by 1 in best valid loss (3 paired seeds, the best of 2 cells against the "
+    )
+    assert line in render(report, "table")
 
 
 def test_clipping_is_compared_with_no_clipping_whichever_is_planned_first(tmp_path: Path) -> None:
@@ -179,7 +182,7 @@ def test_clipping_is_compared_with_no_clipping_whichever_is_planned_first(tmp_pa
     report = build_report(run.read())
     (comparison,) = report.comparisons
     assert (comparison.first, comparison.second) == ("sgd + clip_norm", "sgd")
-    line = "sgd + clip_norm against sgd: final train loss 1.10 ± 0.25 higher over 3 paired seeds: sgd is better"
+    line = "sgd + clip_norm is worse than sgd by 1.10 [0.85, 1.35] in final train loss (3 paired seeds)"
     assert line in render(report, "table")
 
 
@@ -267,14 +270,14 @@ def test_a_mean_over_survivors_says_so_at_the_loss_in_every_format(tmp_path: Pat
     sentence = "5 of 9 trials diverged and 1 failed; the mean is of the 3 that are done"
     for style in ("table", "md"):
         assert "2 (3 of 9 done)" in render(report, style)
-        assert f"clip_norm=none: {sentence}" in render(report, style)
+        assert f"the only row: {sentence}" in render(report, style)
     assert json.loads(render(report, "json"))["cells"][0]["left_out"] == sentence
     (row,) = csv.DictReader(io.StringIO(render(report, "csv")))
     assert row["left_out"] == sentence
     # A row that is a single cell is marked, too; one without any loss has none to mark.
     shown = render(build_report(Run(run.run_dir.path)), "md")
     assert "(2 of 3 done)" in shown
-    assert "learning_rate=2 clip_norm=none: 2 of 3 trials diverged; the mean is of the 1 that is done" in shown
+    assert "learning_rate=2: 2 of 3 trials diverged; the mean is of the 1 that is done" in shown
     assert "learning_rate=3" not in shown
 
 
@@ -363,7 +366,7 @@ def test_an_arm_without_the_metric_by_which_cells_are_ranked_is_named_as_that(tm
     shown = render(report, "table")
     assert "best sgd + clip_norm: has no best_valid_loss (1 cell tried" in shown
     assert "no cell finished" not in shown
-    assert "best sgd: learning_rate=1 clip_norm=none" in shown
+    assert "* best sgd: learning_rate=1 no clipping" in shown
     assert "(2 cells tried, 1 of them without best_valid_loss)" in shown
     bests = json.loads(render(report, "json"))["best"]
     assert [(best["why_none"], best["unranked"]) for best in bests] == [(None, 1), ("has no best_valid_loss", 1)]

@@ -65,6 +65,14 @@ def test_directions_of_metrics_can_be_declared_overridden_and_read_again():
     assert not validator.is_valid({**spec, "metrics": {"foo": "larger"}})
 
 
+def test_the_schema_knows_the_names_of_cases():
+    validator = jsonschema.Draft202012Validator(json_schema())
+    spec = yaml.safe_load(SPEC)
+    for name, is_valid in (("as published", True), (5, False), ("", False), ("a" * 65, False)):
+        sweep = {"cases": [{"name": name, "update_rule.momentum": 0.5}]}
+        assert validator.is_valid({**spec, "sweep": sweep}) == is_valid
+
+
 def test_whole_numbers_may_be_written_as_floats():
     assert loaded("train.steps=4e2").train.steps == 400
     assert loaded("train.steps=400.0").train.steps == 400

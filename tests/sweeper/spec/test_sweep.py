@@ -5,10 +5,12 @@ import math
 from pathlib import Path
 
 import pytest
+import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
 from sweeper.errors import SpecError
+from sweeper.planning.plan import expand
 from sweeper.spec import Sweep, loads_spec
 from sweeper.spec.sections.axes import Linear, Log, Random, Uniform, generated
 
@@ -166,6 +168,19 @@ def test_a_path_through_a_single_value_is_refused():
         ("{zip: {train.steps: [1, 2], update_rule.learning_rate: [1]}}", "equally long: train.steps has 2, .* has 1"),
         ("{cases: []}", "cases: is empty"),
         ("{cases: [5]}", r"cases\[0\]: must be a section, found 5"),
+        ("{cases: [{name: 5}]}", r"cases\[0\]\.name: must be text, found 5(.|\n)*quotes make text of a number"),
+        ("{cases: [{name: null}]}", r"cases\[0\]\.name: must be text, found null"),
+        ("{cases: [{name: ''}]}", r"cases\[0\]\.name: cannot be the name of a case, found ''"),
+        ("{cases: [{name: ' a'}]}", r"cases\[0\]\.name: cannot be the name of a case, found ' a'"),
+        ('{cases: [{name: "a\\nb"}]}', r"cases\[0\]\.name: cannot be the name of a case"),
+        (f"{{cases: [{{name: {'a' * 65}}}]}}", "a text of at most 64 characters on one line"),
+        ("{cases: [{name: None}]}", "cannot be the name of a case, found 'None'(.|\n)*takes it for no name at all"),
+        (
+            "{cases: [{name: a}, {name: b, train.steps: 6}, {name: a, train.steps: 7}]}",
+            r"s\.yaml:4:62: sweep\.cases\[2\]\.name: 'a' is already the name of sweep\.cases\[0\]",
+        ),
+        ("{cases: [{name: a}, {name: b}]}", r"cases\[1\]: gives the same cell as sweep\.cases\[0\]"),
+        ("{grid: {name: [a]}}", "cannot be swept(.|\n)*a spec describes one sweep"),
         ("{seeds: [1, 1]}", "the seed 1 appears twice"),
         ("{seeds: []}", "seeds: is empty"),
         ("{seeds: [-1]}", r"seeds\[0\]: must be at least 0"),
@@ -200,6 +215,23 @@ def test_a_path_through_a_single_value_is_refused():
 )
 def test_what_cannot_be_swept_is_refused_with_the_reason(block, message):
     assert_complains(block, message)
+
+
+def test_a_case_may_have_a_name_which_is_no_part_of_what_is_trained():
+    plain = sweep_of("{grid: {update_rule.learning_rate: [1, 2]}, cases: [{}, {train.steps: 6}]}")
+    named = sweep_of("{grid: {update_rule.learning_rate: [1, 2]}, cases: [{}, {name: 'long, once', train.steps: 6}]}")
+    assert [cell.case for cell in named.cells] == [None, "long, once", None, "long, once"]
+    assert [cell.swept for cell in named.cells] == [cell.swept for cell in plain.cells]
+    assert [t.trial_id for t in expand(named).trials] == [t.trial_id for t in expand(plain).trials]
+    assert [t.cell_id for t in expand(named).trials] == [t.cell_id for t in expand(plain).trials]
+    written = yaml.safe_dump(named.resolved())
+    assert [cell.case for cell in loads_spec(written, folder=Path()).cells] == [cell.case for cell in named.cells]
+
+
+def test_a_case_is_named_from_the_command_line_too():
+    text = f"{BASE}sweep: {{cases: [{{}}, {{train.steps: 6}}]}}\n"
+    sweep = loads_spec(text, folder=Path(), overrides=["sweep.cases[1].name=long"])
+    assert [cell.case for cell in sweep.cells] == [None, "long"]
 
 
 def test_a_sweep_that_is_too_large_is_refused_by_arithmetic():

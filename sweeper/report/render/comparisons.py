@@ -1,0 +1,72 @@
+"""Comparisons of two arms as sentences: what is better, by how much, and how sure that is."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from sweeper.labels import counted
+from sweeper.report.comparisons import Comparison
+from sweeper.report.render.numbers import bracket_text, ends_text
+
+__all__ = ["comparison_notes", "comparison_text"]
+
+
+def comparison_text(comparison: Comparison, loss: str) -> str:
+    """A comparison in words; clipping is compared with no clipping.
+
+    Args:
+        comparison: The comparison.
+        loss: What is compared.
+
+    Returns:
+        A sentence. A difference that chance may have made is told by its interval alone: its own digits say nothing.
+    """
+    one, within = comparison, f" [{comparison.context}]" if comparison.context else ""
+    gain, seeds = one.gain, counted(one.difference.count, "paired seed")
+    against = f"{one.first} against {one.second}{within}"
+    of_cells = ""
+    if max(one.cells_tried) > 1:
+        first, second = ("the only cell" if tried == 1 else f"the best of {tried} cells" for tried in one.cells_tried)
+        of_cells = f", {first} against {second}"
+    if gain.count == 0:
+        return f"{against}: no seed in common"
+    way = "better" if gain.mean >= 0 else "worse"
+    size = bracket_text(gain if gain.mean >= 0 else replace(gain, mean=-gain.mean, low=-gain.high, high=-gain.low))
+    if gain.count == 1:
+        return f"{against}: {size} {way} in {loss}, but one seed says nothing about chance{of_cells}"
+    if one.is_decided:
+        return f"{one.first} is {way} than {one.second}{within} by {size} in {loss} ({seeds}{of_cells})"
+    if gain.low > 0 or gain.high < 0:
+        return (
+            f"{against}: {way} by {size} in {loss} taken alone, but undecided among {one.num_compared} comparisons, "
+            f"p = {one.p_adjusted:.2g} ({seeds}{of_cells})"
+        )
+    if gain.low == gain.high:
+        return f"{against}: no difference in {loss} ({seeds}{of_cells})"
+    worst, best = ends_text(gain.low, gain.high)
+    return f"{against}: undecided at 95 %, from {worst} worse to {best} better in {loss} ({seeds}{of_cells})"
+
+
+def comparison_notes(comparisons: Sequence[Comparison]) -> list[str]:
+    """What to know of the comparisons of a report.
+
+    Args:
+        comparisons: The comparisons.
+
+    Returns:
+        Notes.
+    """
+    notes = []
+    tested = [one for one in comparisons if one.difference.count > 1]
+    if any(max(one.cells_tried) > 1 for one in tested):
+        notes.append(
+            "the best cells were chosen by the losses that are compared, which intervals do not account for; new seeds "
+            "for these cells would"
+        )
+    if len(tested) > 1:
+        notes.append(
+            f"{len(tested)} comparisons: each interval is 95 % by itself, and what is better is decided by Holm's "
+            "correction at 5 % for all of them together"
+        )
+    return notes

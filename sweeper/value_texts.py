@@ -1,0 +1,202 @@
+"""Values as short texts: sections by their type, numbers with few digits, and no two different values alike."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from sweeper.labels import printable
+
+__all__ = ["NO_CLIPPING", "Rule", "key_of", "shortened", "texts_of"]
+
+NO_CLIPPING = "no clipping"
+
+_WIDTHS = (18, 28, 40, 60, 100)
+"""To how many characters texts are shortened; the next where two would be equal."""
+
+_SECTION_WIDTH = 60
+"""Sections are in short already, and shortened only beyond that."""
+
+_MAX_BRACKETS = 200
+"""A value with more of them is shown as the text that it is."""
+
+_DIGITS = (4, 6, 9, 12, 17)
+"""Significant digits of numbers; the next where two would be equal."""
+
+_MISSING = object()
+
+
+class Rule(NamedTuple):
+    """What is done to a gradient.
+
+    Attributes:
+        transform: For example ``clip_norm`` or ``clip_norm(momentum)``; empty for nothing.
+        threshold: Its number, where it is known.
+    """
+
+    transform: str = ""
+    threshold: float | None = None
+
+
+def key_of(value: Any) -> Hashable:
+    """What is equal for equal values of one type: a user's own problem may tell 1, 1.0 and true apart.
+
+    Args:
+        value: A plain value.
+
+    Returns:
+        Something to look values up by.
+    """
+    return type(value), json.dumps(value, sort_keys=True) if isinstance(value, dict | list) else value
+
+
+def texts_of(values: Iterable[Any], *, least: int = 0) -> dict[Hashable, str]:
+    """Different values as different texts of one line.
+
+    Args:
+        values: Plain values, rules, and sections and lists as they are or as JSON.
+        least: Characters up to which no text is shortened.
+
+    Returns:
+        :func:`key_of` each value to its text.
+
+    Example:
+        >>> list(texts_of([None, 0.0398107, 20.0]).values())
+        ['none', '0.03981', '20']
+        >>> list(texts_of(['{"use": "constant"}', '{"use": "cosine", "final_fraction": 0.01}']).values())
+        ['constant', 'cosine(0.01)']
+        >>> list(texts_of([1, 1.0, "1"]).values())
+        ['1', '1.0', '"1"']
+    """
+    distinct = {key_of(value): value for value in values}
+    short = _short(list(distinct.values()))
+    if len(set(short)) < len(short):
+        # Different values that look the same: 1 and 1.0, none and "none".
+        short = [_exact(value) for value in distinct.values()]
+    if any(isinstance(_parsed(value), dict | list) for value in distinct.values()):
+        least = max(least, _SECTION_WIDTH)
+    return dict(zip(distinct, shortened(map(_one_line, short), least=least), strict=True))
+
+
+def shortened(texts: Iterable[str], *, least: int = 0) -> list[str]:
+    """Texts without their middles, as far as no two become equal.
+
+    Args:
+        texts: The texts.
+        least: Characters up to which none is shortened.
+
+    Returns:
+        The texts in the same order.
+
+    Example:
+        >>> shortened(["penn_treebank_with_split_a", "penn_treebank_with_split_b"])
+        ['penn_tree…_split_a', 'penn_tree…_split_b']
+    """
+    whole = list(texts)
+    for width in _WIDTHS:
+        short = [_without_middle(text, max(width, least)) for text in whole]
+        if len(set(short)) == len(set(whole)):
+            return short
+    return whole
+
+
+def _without_middle(text: str, width: int) -> str:
+    return text if len(text) <= width else f"{text[: width // 2]}…{text[len(text) - (width - 1) // 2 :]}"
+
+
+def _short(values: Sequence[Any]) -> list[str]:
+    """Numbers with as many digits as it takes, sections by their type and what differs, anything else as it is."""
+    parsed = [_parsed(value) for value in values]
+    floats = [value for value in parsed if isinstance(value, float)]
+    thresholds = [float(value.threshold) for value in parsed if isinstance(value, Rule) and value.threshold is not None]
+    numbers = _numbers([*floats, *thresholds])
+    sections = _sections([value for value in parsed if isinstance(value, dict)])
+    texts = []
+    for value in parsed:
+        match value:
+            case dict():
+                texts.append(sections[_exact(value)])
+            case list():
+                texts.append(f"[{','.join(_short(value))}]")
+            case float():
+                texts.append(numbers[value])
+            case Rule():
+                threshold = "" if value.threshold is None else f"={numbers[float(value.threshold)]}"
+                texts.append(f"{value.transform}{threshold}" if value.transform else NO_CLIPPING)
+            case None:
+                texts.append("none")
+            case _:
+                texts.append(str(value))
+    return texts
+
+
+def _parsed(value: Any) -> Any:
+    """A section or a list that a table holds as JSON, and anything else as it is."""
+    if not isinstance(value, str) or value[:1] not in ("{", "[") or value.count("{") + value.count("[") > _MAX_BRACKETS:
+        return value
+    try:
+        parsed = json.loads(value)
+    except (ValueError, RecursionError):
+        return value
+    return parsed if isinstance(parsed, dict | list) else value
+
+
+def _numbers(values: Sequence[float]) -> dict[float, str]:
+    distinct = list(dict.fromkeys(values))
+    for digits in _DIGITS:
+        texts = [f"{value:.{digits}g}" for value in distinct]
+        if len(set(texts)) == len(texts):
+            break
+    return dict(zip(distinct, texts, strict=True)) if distinct else {}
+
+
+def _sections(sections: Sequence[dict[str, Any]]) -> dict[str, str]:
+    """Each section by its type, with the first of its options that tell it from others of this type."""
+    by_type: dict[str, list[dict[str, Any]]] = {}
+    for section in {_exact(section): section for section in sections}.values():
+        by_type.setdefault(str(section.get("use", "")), []).append(section)
+    texts = {}
+    for kind, alike in by_type.items():
+        options = [_flat({key: value for key, value in section.items() if key != "use"}) for section in alike]
+        names = list(dict.fromkeys(name for option in options for name in option))
+        shown = _telling(names, options) if len(alike) > 1 else names if len(names) == 1 or not kind else []
+        columns = {name: _short([option.get(name) for option in options]) for name in shown}
+        for at, section in enumerate(alike):
+            pairs = [column[at] if len(names) == 1 else f"{name}={column[at]}" for name, column in columns.items()]
+            texts[_exact(section)] = f"{kind}({','.join(pairs)})" if pairs else kind or "{}"
+    return texts
+
+
+def _flat(section: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Dotted names of all options of a section and of those inside it."""
+    flat: dict[str, Any] = {}
+    for key, value in section.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) and value else {f"{prefix}{key}": value}
+    return flat
+
+
+def _telling(names: Sequence[str], options: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The first name whose values all differ; otherwise the first names whose values together do."""
+
+    def is_enough(chosen: Sequence[str]) -> bool:
+        return len({repr([option.get(name, _MISSING) for name in chosen]) for option in options}) == len(options)
+
+    differing = [name for name in names if len({repr(option.get(name, _MISSING)) for option in options}) > 1]
+    for name in differing:
+        if is_enough([name]):
+            return [name]
+    for count in range(2, len(differing) + 1):
+        if is_enough(differing[:count]):
+            return differing[:count]
+    return differing
+
+
+def _exact(value: Any) -> str:
+    """A value so that no other one looks like it."""
+    return json.dumps(value, ensure_ascii=False, default=str)
+
+
+def _one_line(text: str) -> str:
+    """A text that cannot pretend to be a line of its own."""
+    return printable(text.replace("\n", "\\n"))

@@ -1,0 +1,128 @@
+"""What a comparison says: which arm is better, by how much, of how many cells, and what chance may have done."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from estimators.fits.statistics import holm, mean_interval, p_value
+from sweeper.report.comparisons import Comparison
+from sweeper.report.render.comparisons import comparison_notes, comparison_text
+from sweeper.report.render.summary import render
+from sweeper.report.summary import build_report
+from sweeper.tables.run import Run
+
+CLIPPED, PLAIN = "sgd + clip_norm", "sgd"
+
+
+def compared(*differences: float, **more: Any) -> Comparison:
+    """Loss of clipped minus unclipped training, of some seeds."""
+    p = p_value(differences)
+    known: dict[str, Any] = {"p_value": p, "p_adjusted": p, "context": "", **more}
+    return Comparison(first=CLIPPED, second=PLAIN, difference=mean_interval(differences), **known)
+
+
+def said(*differences: float, **more: Any) -> str:
+    return comparison_text(compared(*differences, **more), "best valid loss")
+
+
+def test_what_is_decided_says_who_is_better_and_by_how_much() -> None:
+    assert said(-0.4, -0.5, -0.6) == (
+        "sgd + clip_norm is better than sgd by 0.50 [0.25, 0.75] in best valid loss (3 paired seeds)"
+    )
+    assert said(0.4, 0.5, 0.6).startswith("sgd + clip_norm is worse than sgd by 0.50 [0.25, 0.75]")
+    assert said(0.4, 0.5, 0.6, larger_is_better=True).startswith("sgd + clip_norm is better than sgd by 0.50")
+    assert said(-1.0, -1.0).startswith("sgd + clip_norm is better than sgd by 1 in")
+    assert "[corpus=a] by 0.50" in said(-0.4, -0.5, -0.6, context="corpus=a")
+
+
+@pytest.mark.parametrize(
+    ("differences", "words"),
+    [
+        ((0.1, -0.3, 0.15), "from 0.60 worse to 0.63 better"),
+        ((0.0003, -0.0004), "from 0.0044 worse to 0.0045 better"),
+        ((300.0, -500.0), "from 4982 worse to 5182 better"),
+    ],
+)
+def test_what_is_undecided_is_told_by_its_interval_alone(differences: tuple[float, ...], words: str) -> None:
+    text = said(*differences)
+    assert text.startswith("sgd + clip_norm against sgd: undecided at 95 %, from ")
+    assert words in text
+    assert "is better" not in text
+
+
+def test_seeds_that_say_nothing_of_chance_are_called_that() -> None:
+    assert said(-0.5) == (
+        "sgd + clip_norm against sgd: 0.5 better in best valid loss, but one seed says nothing about chance"
+    )
+    assert said() == "sgd + clip_norm against sgd: no seed in common"
+    assert said(0.0, 0.0).startswith("sgd + clip_norm against sgd: no difference in best valid loss")
+
+
+def test_the_best_of_many_says_so_and_a_note_what_that_means() -> None:
+    text = said(-0.4, -0.5, -0.6, cells_tried=(12, 1))
+    assert text.endswith("(3 paired seeds, the best of 12 cells against the only cell)")
+    (note,) = comparison_notes([compared(-0.4, -0.5, -0.6, cells_tried=(12, 1))])
+    assert "chosen by the losses that are compared" in note
+    assert comparison_notes([compared(-0.4, -0.5, -0.6)]) == []
+    assert comparison_notes([compared(-0.4, cells_tried=(2, 2))]) == [], "there is no interval"
+
+
+def test_of_several_comparisons_chance_gets_one_share() -> None:
+    alone = compared(-0.4, -0.5, -0.6)
+    assert alone.p_value == pytest.approx(0.013, abs=5e-4)
+    among = compared(-0.4, -0.5, -0.6, p_adjusted=6 * alone.p_value, num_compared=6)
+    assert (alone.verdict, among.verdict) == ("sgd + clip_norm is better", "undecided at 95 %")
+    text = comparison_text(among, "loss")
+    assert "better by 0.50 [0.25, 0.75] in loss taken alone, but undecided among 6 comparisons, p = 0.078" in text
+    assert comparison_notes([alone, among])[-1].startswith("2 comparisons: each interval is 95 % by itself")
+
+
+def test_a_report_corrects_for_all_its_comparisons(run_of: Callable[..., Run]) -> None:
+    cells: list[Mapping[str, Any]] = [
+        {"update_rule.learning_rate": 1.0, "update_rule.clip_norm": norm, "problem.corpus": corpus}
+        for corpus in "abc"
+        for norm in (None, 0.25)
+    ]
+    report = build_report(run_of(cells, seeds=3))
+    assert len(report.comparisons) == 3
+    assert [one.num_compared for one in report.comparisons] == [3, 3, 3]
+    assert [one.p_adjusted for one in report.comparisons] == holm([one.p_value for one in report.comparisons])
+    document = json.loads(render(report, "json"))["comparisons"]
+    assert [one["cells_tried"] for one in document] == [[1, 1]] * 3
+    assert all(0 <= one["p_value"] <= one["p_adjusted"] <= 1 for one in document)
+
+
+def test_holm_s_adjustment_is_his() -> None:
+    # Holm (1979), the rule worked out by hand: 3 x 0.01, 2 x 0.015 raised to the one before it, 1 x 0.06.
+    assert holm([0.06, 0.01, 0.015]) == pytest.approx([0.06, 0.03, 0.03])
+    assert holm([0.9, 0.8]) == [1.0, 1.0]
+    adjusted = holm([math.nan, 0.02])
+    assert math.isnan(adjusted[0])
+    assert adjusted[1] == 0.02
+
+
+@given(st.lists(st.floats(0, 1), max_size=8))
+def test_adjusted_p_values_are_no_smaller_keep_their_order_and_decide_no_more_than_bonferroni_allows(
+    values: list[float],
+) -> None:
+    adjusted = holm(values)
+    assert all(p <= q <= min(1.0, len(values) * p) for p, q in zip(values, adjusted, strict=True))
+    pairs = sorted(zip(values, adjusted, strict=True))
+    assert [q for _, q in pairs] == sorted(q for _, q in pairs)
+    if values:
+        assert min(adjusted) == pytest.approx(min(1.0, len(values) * min(values)))
+
+
+@given(st.lists(st.floats(-100, 100), min_size=2, max_size=6))
+def test_a_p_value_is_below_5_percent_where_the_interval_leaves_zero_out(values: list[float]) -> None:
+    interval = mean_interval(values)
+    width = interval.high - interval.low
+    if min(abs(interval.low), abs(interval.high)) > 1e-6 * (width + 1e-9):
+        assert (p_value(values) < 0.05) == (interval.low > 0 or interval.high < 0)
