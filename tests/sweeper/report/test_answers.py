@@ -196,12 +196,12 @@ def test_a_ratio_without_bounds_says_so_in_words():
     plain = trials_of({1: 0, 2: 0})
     clipped = trials_of({1: 1, 2: 1}, clip=0.5, arm="sgd + clip_norm")
     (low,) = frontier_ratios(frontiers(pd.concat([plain, clipped]), []))
-    assert bounds_of(low) == ["not bounded by this grid", "0.5"]
+    assert shown_bounds(low) == ["not bounded by this grid", "0.5"]
     (both,) = frontier_ratios(frontiers(pd.concat([plain, clipped.assign(diverged=0.0)]), []))
-    assert bounds_of(both) == ["not bounded by this grid"] * 2
+    assert shown_bounds(both) == ["not bounded by this grid"] * 2
 
 
-def bounds_of(ratio):
+def shown_bounds(ratio):
     return [column.cells[0] for column in _ratios([ratio]).columns if column.head in ("at least", "at most")]
 
 
