@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sweeper.cli.options import AllowCode, AsJson, Out, Overrides, SpecPath, note, show
+from sweeper.cli.options import AllowCode, AsJson, Out, Overrides, SpecPath, note, shorten, show
 from sweeper.errors import ClipsweepError
 from sweeper.labels import counted
+
+if TYPE_CHECKING:
+    from sweeper.check import Finding
 
 __all__ = ["check", "init", "null_test", "plan", "schema", "validate"]
 
@@ -42,42 +46,53 @@ def validate(spec: SpecPath, overrides: Overrides = None) -> None:
 
 def check(spec: SpecPath, overrides: Overrides = None, allow_code: AllowCode = False, as_json: AsJson = False) -> None:
     """Test a problem's promises in seconds: deterministic, pure batches, finite gradients, resumable, shippable."""
+    from sweeper.check import check_sweep
     from sweeper.spec import load_spec
 
-    sweep = load_spec(spec, overrides or [])  # before torch is loaded: a mistyped name is told at once
-    from sweeper.check import check_sweep
-
+    sweep = load_spec(spec, overrides or [])
     rows = []
     current = None
     for checked in check_sweep(sweep, allow_code=allow_code):
         finding = checked.finding
-        rows.append({"problem": checked.problem, **vars(finding), "holds": finding.holds})
+        rows.append({"problem": checked.problem, **asdict(finding), "holds": finding.holds})
         if as_json:
             continue
         if checked.problem != current:
             current = checked.problem
             show(current)
-        show(f"  {'ok    ' if finding.holds else 'BROKEN'}  {finding.promise}")
-        if not finding.holds:
-            show(f"          found: {finding.broken}\n          fix:   {finding.fix}")
-        elif finding.note:
-            show(f"          note:  {finding.note}")
+        _show_finding(finding)
     if as_json:
         typer.echo(json.dumps(rows, indent=2))
-    broken = sum(not row["holds"] for row in rows)
-    note(f"{broken} of {counted(len(rows), 'promise')} broken" if broken else f"all {len(rows)} promises hold")
+    broken, untested = (sum(row["status"] == status for row in rows) for status in ("broken", "untested"))
+    if broken:
+        note(f"{broken} of {counted(len(rows), 'promise')} broken" + (f", {untested} not tested" if untested else ""))
+    else:
+        note(f"all {len(rows)} promises hold")
     raise typer.Exit(1 if broken else 0)
+
+
+def _show_finding(finding: Finding) -> None:
+    if finding.status == "untested":
+        show(f"  -       {finding.promise}: not tested, {finding.untested}")
+        return
+    show(f"  {'ok    ' if finding.holds else 'BROKEN'}  {finding.promise}")
+    lines = {"found": finding.broken, "line": "", "fix": finding.fix, "note": finding.note}
+    if (line := finding.line) is not None:
+        where = shorten(Path(line.file))
+        lines["line"] = f"{where}:{line.number}, in {line.function}" + (f": {line.code}" if line.code else "")
+    for name, text in lines.items():
+        if text:
+            show(f"          {f'{name}:':6} {text}")
 
 
 def null_test(
     spec: SpecPath, overrides: Overrides = None, allow_code: AllowCode = False, as_json: AsJson = False
 ) -> None:
     """Measure the same weights twice, in every problem of a spec: the difference must be exactly 0."""
+    from sweeper.null_test import null_test_document
     from sweeper.spec import load_spec
 
     sweep = load_spec(spec, overrides or [])
-    from sweeper.null_test import null_test_document
-
     document = null_test_document(sweep, allow_code=allow_code)
     if as_json:
         typer.echo(json.dumps(document, indent=2))

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from sweeper.errors import ClipsweepError, RunDirectoryError
+from sweeper.errors import ClipsweepError, RunDirectoryError, error_line, error_text
 from sweeper.protocol.view import Listener, View
 from sweeper.store.driver_files import JOB, SAID
 from sweeper.store.guarded_paths import open_to_append
@@ -71,13 +71,13 @@ def driving(run_dir: RunDir, listener: Listener, *, create: bool = False) -> Ite
             with disk_errors(run_dir):
                 yield held
         except ClipsweepError as error:
-            _record(run_dir, error.exit_code, str(error))
+            _record(run_dir, error.exit_code, error_text(error))
             raise
         except KeyboardInterrupt:
             _record(run_dir, 130, "interrupted at once; what was committed is safe")
             raise
         except BaseException as error:
-            _record(run_dir, 3, f"internal error: {type(error).__name__}: {error}")
+            _record(run_dir, 3, f"internal error: {error_line(error)}")
             raise
         _record(run_dir, held.exit_code, held.text)
 
