@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -190,11 +190,11 @@ class Retried:
     """What was queued again.
 
     Attributes:
-        queued: Labels of the trials.
+        queued: Ids and labels of the trials.
         left_out: Failed trials that were not, because a changed spec has replaced them.
     """
 
-    queued: tuple[str, ...]
+    queued: Mapping[str, str]
     left_out: int
 
 
@@ -232,6 +232,6 @@ def retry(path: Path, names: Sequence[str]) -> Retried:
         if chosen:
             Journal(run_dir.journal, state.next_number).append(RetriedRecord(trials=tuple(chosen)))
     return Retried(
-        queued=tuple(_label(state.trials[name]) for name in chosen),
+        queued={name: _label(state.trials[name]) for name in chosen},
         left_out=0 if names else len(failed) - len(current),
     )

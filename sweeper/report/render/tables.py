@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import csv
 import io
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from rich.console import Console
@@ -13,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from estimators.fits.statistics import Interval
+from sweeper.formats import csv_table, markdown_table
 from sweeper.labels import printable
 
 __all__ = [
@@ -86,27 +86,6 @@ def value_text(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
-def markdown_table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    r"""A table in Markdown, with all columns right-aligned.
-
-    Args:
-        heads: Heads of the columns.
-        rows: Cells, as many as heads.
-
-    Returns:
-        Its lines.
-
-    Example:
-        >>> markdown_table(["a|b"], [["1"]])
-        ['| a\\|b |', '| ---: |', '| 1 |']
-    """
-
-    def line(cells: Sequence[str]) -> str:
-        return "| " + " | ".join(printable(text).replace("\n", " ").replace("|", "\\|") for text in cells) + " |"
-
-    return [line(heads), line(["---:"] * len(heads)), *(line(row) for row in rows)]
-
-
 _ROUNDING = 1e-9
 """Relative: differences of equal losses may differ by that much."""
 
@@ -158,38 +137,3 @@ def bounds_text(value: float, low: float, high: float) -> str:
         return text if power == 0 else f"({text})e{power:+03d}"
     text = f"{value:.{decimals}f} [{low:.{decimals}f}, {high:.{decimals}f}]"
     return text if power == 0 else f"({text})e{power:+03d}"
-
-
-def csv_table(records: Sequence[Mapping[str, Any]]) -> str:
-    r"""Records as CSV, with the keys of the first record as heads.
-
-    Args:
-        records: At least one.
-
-    Returns:
-        Lines, joined; missing values are empty cells.
-
-    Example:
-        >>> csv_table([{"a": None, "b": "=1+1"}])
-        "a,b\n,'=1+1"
-    """
-    output = io.StringIO()
-    writer = csv.DictWriter(output, fieldnames=list(records[0]), lineterminator="\n")
-    writer.writerow({key: _defuse(key) for key in records[0]})
-    for record in records:
-        writer.writerow({key: _defuse(value) for key, value in record.items()})
-    return output.getvalue().rstrip("\n")
-
-
-def _defuse(value: Any) -> Any:
-    """An empty cell for what is missing; text that a spreadsheet would run as a formula is prefixed with a quote."""
-    if value is None or (isinstance(value, float) and math.isnan(value)):
-        return ""
-    if not isinstance(value, str):
-        return value
-    # Some spreadsheets treat the full-width forms like the ordinary ones.
-    quote = "'" if value[:1] in _FORMULAS else ""
-    return quote + printable(value).replace("\n", "\\n")
-
-
-_FORMULAS = tuple("=+-@\t\r\n\uff1d\uff0b\uff0d\uff20")
