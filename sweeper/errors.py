@@ -1,8 +1,27 @@
-"""The user's mistakes, one family: what went wrong, where, and how to fix it."""
+"""The user's mistakes, one family: what went wrong, where, and how to fix it; and how any exception becomes text."""
 
 from __future__ import annotations
 
-__all__ = ["ClipsweepError", "ClusterError", "IntegrityError", "RunDirectoryError", "SpecError", "memory_advice"]
+import traceback
+
+__all__ = [
+    "ClipsweepError",
+    "ClusterError",
+    "IntegrityError",
+    "RunDirectoryError",
+    "SpecError",
+    "clean_text",
+    "error_line",
+    "error_text",
+    "error_traceback",
+    "memory_advice",
+]
+
+_LINE = 500
+"""Characters of an exception in a table or a message: room for a path and a remedy."""
+
+_TEXT = 64_000
+"""Characters of a whole text or traceback: a spec's thousand mistakes, or the frames of a deep recursion."""
 
 
 def memory_advice(resource: str) -> str:
@@ -45,3 +64,105 @@ class ClusterError(ClipsweepError):
     """Ray cannot be started or reached, or does not have the resources that the spec asks for."""
 
     exit_code = 3
+
+
+# An exception as text: whatever a user's code raises is shown, sent, journalled and logged, so its text must be finite
+# and can be encoded, and making it must not raise.
+
+
+def error_line(error: BaseException) -> str:
+    r"""An exception as one line of a table, a journal or a message.
+
+    Args:
+        error: What was raised, by whatever code.
+
+    Returns:
+        Its type and the first line of its text, at most about 500 characters that every encoding can hold, and what to
+        do if memory ran out.
+
+    Example:
+        >>> error_line(ValueError("no such width"))
+        'ValueError: no such width'
+        >>> error_line(FileNotFoundError("no text in caf\udce9.txt"))  # a Latin-1 name, as os.listdir gives it
+        'FileNotFoundError: no text in caf\\xe9.txt'
+    """
+    text, kind = error_text(error).strip(), type(error).__name__
+    line = _cut(f"{kind}: {text.splitlines()[0].rstrip()}" if text else kind, _LINE)
+    # By name: torch is not loaded for this.
+    if any(base.__name__ == "OutOfMemoryError" and base.__module__ == "torch" for base in type(error).__mro__):
+        return f"{line}; {memory_advice('gpus')}"
+    if isinstance(error, MemoryError) or "can't allocate memory" in line:
+        # The latter is a bare RuntimeError of torch's allocator on the host.
+        return f"{line}; {memory_advice('cpus')}"
+    return line
+
+
+def error_text(error: BaseException) -> str:
+    """The text of an exception, without its type.
+
+    Args:
+        error: What was raised, by whatever code.
+
+    Returns:
+        One line or several that every encoding can hold; cut if they are very long.
+
+    Example:
+        >>> class Unspeakable(Exception):
+        ...     def __str__(self):
+        ...         return self.args[7]
+        >>> error_text(Unspeakable("secret"))
+        '<no text: its __str__ raised IndexError>'
+    """
+    try:
+        text = str(error)
+    except BaseException as second:  # also an exit: what is asked for is a text
+        text = f"<no text: its __str__ raised {type(second).__name__}>"
+    return _cut(clean_text(text), _TEXT)
+
+
+def error_traceback(error: BaseException) -> str:
+    """An exception with its traceback and what led to it, for a log.
+
+    Args:
+        error: What was raised, by whatever code.
+
+    Returns:
+        What Python prints for it, without a line break at the end; cut in the middle if it is very long.
+
+    Example:
+        >>> print(error_traceback(ValueError("no such width")))
+        ValueError: no such width
+    """
+    try:
+        lines = "".join(traceback.format_exception(error)).splitlines()
+    except Exception as second:
+        lines = [error_line(error), f"<no traceback: formatting it raised {type(second).__name__}>"]
+    text = "\n".join(_cut(clean_text(line), _TEXT // 8) for line in lines)
+    if len(text) > _TEXT:
+        half = _TEXT // 2
+        text = f"{text[:half]}\n[... {len(text) - _TEXT} characters left out ...]\n{text[-half:]}"
+    return text
+
+
+def clean_text(text: str) -> str:
+    r"""Text that UTF-8 can encode.
+
+    Args:
+        text: Any; undecodable bytes are in it as Python reads them, as lone surrogates.
+
+    Returns:
+        The text, with those bytes written out.
+
+    Example:
+        >>> clean_text("caf\udce9"), clean_text("café")
+        ('caf\\xe9', 'café')
+    """
+    try:
+        data = text.encode(errors="surrogateescape")
+    except UnicodeEncodeError:  # half of a pair that was no byte
+        data = text.encode(errors="backslashreplace")
+    return data.decode(errors="backslashreplace")
+
+
+def _cut(text: str, limit: int) -> str:
+    return text if len(text) <= limit else f"{text[:limit]}... ({len(text)} characters)"

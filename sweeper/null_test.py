@@ -2,27 +2,15 @@
 
 from __future__ import annotations
 
-import traceback
-from collections.abc import Mapping, Sequence
-from functools import partial
-from pathlib import Path
 from typing import Any
 
-import torch
-
-from estimators import NullTest, null_test
+from sweeper.apart import Died, apart
 from sweeper.errors import ClipsweepError
 from sweeper.labels import describe_problem
-from sweeper.own_packages import BESIDE
 from sweeper.planning.plan import expand, require_allowed
 from sweeper.spec import Sweep
 from sweeper.spec.sections.measure import Measure
-from sweeper.spec.user_code import UserCode, shipped
-from sweeper.workers.estimator import build_probe
-from sweeper.workers.worker import one_line
-from trainers.errors import TrainerError
-from trainers.problems import build_problem
-from trainers.update.flat import flat_parameters
+from sweeper.spec.user_code import shipped, shipped_from
 
 __all__ = ["null_test_document"]
 
@@ -30,7 +18,7 @@ _NUMBERS = ("again", "rebuilt", "hessian", "grad_norm")
 
 
 def null_test_document(sweep: Sweep, *, allow_code: bool = False) -> dict[str, Any]:
-    """The null test of every problem of a sweep, at the first seed's initial weights, in this process.
+    """The null test of every problem of a sweep, at the first seed's initial weights, in another process.
 
     Args:
         sweep: The spec; without a measure section the defaults are tested.
@@ -38,7 +26,7 @@ def null_test_document(sweep: Sweep, *, allow_code: bool = False) -> dict[str, A
 
     Returns:
         ``passed``, and ``problems``: for each, its ``problem`` section, ``passed``, a ``verdict`` in words, and the
-        differences ``again``, ``rebuilt`` and ``hessian``, null for a problem that raised.
+        differences ``again``, ``rebuilt`` and ``hessian`` and ``grad_norm``, null for a problem that raised.
 
     Raises:
         SpecError: The sweep cannot be expanded.
@@ -47,8 +35,6 @@ def null_test_document(sweep: Sweep, *, allow_code: bool = False) -> dict[str, A
     measure = (sweep.measure or Measure(every=1)).model_dump(mode="json")
     plan = expand(sweep)
     require_allowed(plan.code, sweep.folder, allow_code=allow_code)
-    seed = plan.trials[0].seed
-    torch.set_num_threads(sweep.resources.estimators.threads)
     if not plan.trained_problems:
         raise ClipsweepError(
             f"{sweep.name}: analytic functions come with exact gradients; no probe is measured on them"
@@ -56,44 +42,21 @@ def null_test_document(sweep: Sweep, *, allow_code: bool = False) -> dict[str, A
     rows = []
     # Import from a copy: a module's original folder may hold others with the names of installed ones.
     with shipped(plan.code) as folder:
-        search = () if folder is None else (str(folder),)
-        for problem in plan.trained_problems:
-            try:
-                found = _test(problem, measure, seed=seed, search=search)
-            except Exception as error:
-                own = next((code for code in plan.code if code.use == problem["use"]), None)
-                if own is None and not isinstance(error, TrainerError):
-                    raise
-                verdict = f"raised {one_line(error)}{_where(error, own, folder)}"
-                row = {"passed": False, "verdict": verdict, **dict.fromkeys(_NUMBERS)}
-            else:
-                row = {"passed": found.passed, "verdict": _verdict(found)}
-                row |= {name: getattr(found, name) for name in _NUMBERS}
-            rows.append({"problem": describe_problem(problem), **row})
+        arguments = [
+            {
+                "problem": dict(problem),
+                "shipped": shipped_from(problem["use"], plan.code, folder),
+                "seed": plan.trials[0].seed,
+                "threads": sweep.resources.estimators.threads,
+                "measure": measure,
+            }
+            for problem in plan.trained_problems
+        ]
+        for at, item in apart("sweeper.workers.examiner:null_test_problem", arguments):
+            words = {"problem": describe_problem(plan.trained_problems[at])}
+            rows.append(words | (_died(item) if isinstance(item, Died) else item))
     return {"passed": all(row["passed"] for row in rows), "problems": rows}
 
 
-def _test(problem: Mapping[str, Any], measure: Mapping[str, Any], *, seed: int, search: Sequence[str]) -> NullTest:
-    options = {key: value for key, value in problem.items() if key != "use"}
-    build = partial(build_problem, problem["use"], options, seed=seed, search=search)
-    return null_test(lambda: build_probe(build(), measure), flat_parameters(build().model))
-
-
-def _where(error: Exception, own: UserCode | None, folder: Path | None) -> str:
-    """The last line of the user's own code that an exception passed through; empty if there is none."""
-    if own is None or folder is None:
-        return ""
-    for frame in reversed(traceback.extract_tb(error.__traceback__)):
-        file = Path(frame.filename)
-        if file.is_relative_to(folder):
-            parts = file.relative_to(folder).parts
-            shown = own.root.parent.joinpath(*parts[parts[0] == BESIDE :])
-            return f" ({shown}:{frame.lineno}, in {frame.name})"
-    return ""
-
-
-def _verdict(found: NullTest) -> str:
-    if found.passed:
-        return f"the same weights twice differ by 0, of a gradient of {found.grad_norm:.4g}"
-    worst = max(found.again, found.rebuilt)
-    return f"{found.diagnosis} (off by {worst:.3g}, of a gradient of {found.grad_norm:.4g})"
+def _died(died: Died) -> dict[str, Any]:
+    return {"passed": False, "verdict": died.words, **dict.fromkeys(_NUMBERS)}

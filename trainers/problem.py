@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import inspect
+import reprlib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from trainers.errors import TrainerError
 
@@ -54,8 +58,10 @@ class Problem:
         steps_per_epoch: Number of steps in one pass over the training data.
         fingerprint: Identifies the data; equal fingerprints mean equal data.
 
+    What the functions return is checked at every call, so that whoever calls them is told which of them returned what.
+
     Raises:
-        TrainerError: ``steps_per_epoch`` is not a positive integer, or ``metrics`` says something else.
+        TrainerError: An attribute is of another kind than said here, or the model has parameters without a shape.
     """
 
     model: nn.Module
@@ -71,6 +77,21 @@ class Problem:
     metrics: Mapping[str, Literal["min", "max"]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        if not isinstance(self.model, nn.Module):
+            raise TrainerError(f"model must be a torch.nn.Module, not {_shown(self.model)}")
+        if lazy := [name for name, parameter in self.model.named_parameters() if is_lazy(parameter)]:
+            raise TrainerError(
+                f"the model's {lazy[0]!r} has no shape yet, as its module is a lazy one: run a batch through the model "
+                "in the factory, or give the layer its number of inputs"
+            )
+        for name, checked in _CHECKED.items():
+            function = getattr(self, name)
+            if name == "measured_loss" and function is None:
+                continue
+            if not callable(function):
+                raise TrainerError(f"{name} must be a function, not {_shown(function)}")
+            if checked is not None and not isinstance(function, _Checked):
+                object.__setattr__(self, name, _Checked(name, function, checked))
         if not isinstance(self.steps_per_epoch, int) or self.steps_per_epoch < 1:
             raise TrainerError(f"steps_per_epoch must be a positive integer, not {self.steps_per_epoch!r}")
         if not isinstance(self.metrics, Mapping):
@@ -80,3 +101,96 @@ class Problem:
                 raise TrainerError(
                     f"metrics must map names of metrics to min or max, found {name!r}: {direction!r:.80}"
                 )
+
+
+class _Checked:
+    """A function of a problem whose results are checked."""
+
+    def __init__(self, name: str, function: Callable[..., Any], check: Callable[..., Any]) -> None:
+        self.__wrapped__ = function
+        self._name = name
+        self._function = function
+        self._check = check
+
+    def __call__(self, *arguments: Any) -> Any:
+        try:
+            return self._check(self._function(*arguments))
+        except _UnexpectedError as unexpected:
+            name = f"{self._name}{_line_of(self._function)}"
+            raise TrainerError(f"{name} {unexpected.text}") from unexpected.__cause__
+
+
+class _UnexpectedError(Exception):
+    """What a function returned is not what it promises."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self.text = text
+
+
+def _loss(found: Any) -> tuple[Tensor, Carry]:
+    if not isinstance(found, tuple | list) or len(found) != 2:
+        raise _UnexpectedError(
+            f"must return the mean loss and the carry, not {_shown(found)}: end it with `return loss, carry`"
+        )
+    loss, carry = found
+    if not isinstance(loss, Tensor) or loss.ndim != 0:
+        raise _UnexpectedError(f"must give a scalar tensor, the mean over the batch, not {_shown(loss)}")
+    return loss, carry
+
+
+def _metrics(found: Any) -> dict[str, float]:
+    if not isinstance(found, Mapping):
+        raise _UnexpectedError(f"must return a dict of metrics by name, not {_shown(found)}")
+    metrics = {}
+    for name, value in found.items():
+        if not isinstance(name, str):
+            raise _UnexpectedError(f"must name its metrics by texts, not {_shown(name)}")
+        try:
+            metrics[name] = float(value)
+        except (TypeError, ValueError, RuntimeError, OverflowError) as error:
+            raise _UnexpectedError(
+                f"must give a number for the metric {reprlib.repr(name)}, not {_shown(value)}"
+            ) from error
+    return metrics
+
+
+def _batches(found: Any) -> Iterable[Batch]:
+    if not isinstance(found, Iterable):
+        raise _UnexpectedError(f"must return the batches, for example in a list, not {_shown(found)}")
+    return found
+
+
+def _factor(found: Any) -> Any:
+    try:
+        float(found)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise _UnexpectedError(f"must return a number, not {_shown(found)}") from error
+    return found
+
+
+_CHECKED: Mapping[str, Callable[[Any], Any] | None] = {
+    "loss": _loss,
+    "measured_loss": _loss,
+    "batch": None,
+    "probe": _batches,
+    "initial_carry": None,
+    "learning_rate_factor": _factor,
+    "evaluate": _metrics,
+}
+"""The functions of a problem, and what is checked of what they return."""
+
+
+def _shown(value: Any) -> str:
+    """What was found, in a few words."""
+    if isinstance(value, Tensor):
+        return f"a tensor of shape {tuple(value.shape)}"
+    if isinstance(value, tuple | list):
+        return f"a {type(value).__name__} of {len(value)}"
+    return "None" if value is None else f"{type(value).__name__} {reprlib.repr(value)}"
+
+
+def _line_of(function: Callable[..., Any]) -> str:
+    """Where a function is defined, if that can be told."""
+    code = getattr(inspect.unwrap(function), "__code__", None)
+    return f" ({Path(code.co_filename).name}:{code.co_firstlineno})" if code is not None else ""

@@ -48,7 +48,7 @@ class Probe:
             :mod:`estimators.probe.graphed`; by default they are launched one by one.
 
     Attributes:
-        unaudited: Why f could not be evaluated in float64 when that was last tried; empty where it could.
+        unaudited: What was raised when f was last tried in float64; None where it could be evaluated.
     """
 
     def __init__(
@@ -93,7 +93,7 @@ class Probe:
         # Copied now: the caller may go on training the model.
         self._origin = _flat(model) if audit_at == "start" else None
         self._start: tuple[Tensor, float] | None = None
-        self.unaudited = ""
+        self.unaudited: Exception | None = None
         self._settled: Tensor | None = None
         self._statistics: Statistics = ()
 
@@ -145,7 +145,8 @@ class Probe:
         try:
             error, growth = self._audited(iterate)
         except UnauditableError as unaudited:
-            self.unaudited = str(unaudited)
+            # Without the frames, which hold the float64 graph.
+            self.unaudited = unaudited.raised.with_traceback(None)
             return None
         return [growth * float(torch.linalg.vector_norm(error[block])) for block in blocks]
 

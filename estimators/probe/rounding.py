@@ -18,7 +18,17 @@ class UnauditableError(ValueError):
     """The loss cannot be evaluated in float64, so that nothing is known of its gradient's rounding error.
 
     Usually it uses data that does not come through its batch, which therefore stays in working precision.
+
+    Args:
+        raised: What was raised instead.
+
+    Attributes:
+        raised: The same.
     """
+
+    def __init__(self, raised: Exception) -> None:
+        super().__init__(raised)
+        self.raised = raised
 
 
 class RoundingProbe:
@@ -78,9 +88,10 @@ class RoundingProbe:
             _, exact = self._exact.value_and_gradient(flat)
         except (RuntimeError, TypeError, ValueError) as error:
             # A lack of memory says nothing about the loss.
-            if isinstance(error, torch.OutOfMemoryError) or "allocate memory" in str(error):
+            texts = [part for part in error.args if isinstance(part, str)]
+            if isinstance(error, torch.OutOfMemoryError) or any("allocate memory" in text for text in texts):
                 raise
-            raise UnauditableError(f"{type(error).__name__}: {error}") from error
+            raise UnauditableError(error) from error
         _, working = self._working.value_and_gradient(flat)
         return working.double() - exact
 

@@ -10,8 +10,19 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from sweeper.cli.options import Measurement, RunPath, Where, show
+from sweeper.cli.options import (
+    TEXT_FORMATS,
+    AsJson,
+    Format,
+    Measurement,
+    RunPath,
+    TextFormat,
+    Where,
+    show,
+    show_json,
+)
 from sweeper.errors import ClipsweepError
+from sweeper.formats import choose_format, csv_table
 from sweeper.labels import printable
 from sweeper.store.run_dir import RunDir
 
@@ -28,15 +39,16 @@ def report(
     ] = None,
     where: Where = None,
     sort: Annotated[str | None, typer.Option("--sort", metavar="[-]COLUMN", help="Order of the rows.")] = None,
-    style: Annotated[str, typer.Option("--format", metavar="table|md|csv|json", help="How to print it.")] = "table",
+    wanted: Format = None,
+    as_json: AsJson = False,
     measurement: Measurement = None,
 ) -> None:
     """Aggregate a run over its seeds: losses with intervals, divergence, clipping, smoothness, best of each arm."""
+    style = choose_format(wanted, as_json=as_json)
     opened = _opened(run, measurement)
-    from sweeper.report.render.summary import FORMATS, render
+    from sweeper.report.render.summary import render
     from sweeper.report.summary import build_report
 
-    _known_format(style, FORMATS)
     document = build_report(opened, by=by or [], where=where or [], sort=sort)
     width, color = _terminal()
     _show(render(document, style, width=width, color=color), style, color)
@@ -45,15 +57,16 @@ def report(
 def fit(
     run: RunPath,
     where: Where = None,
-    style: Annotated[str, typer.Option("--format", metavar="table|md|json", help="How to print it.")] = "table",
+    wanted: Format = None,
+    as_json: AsJson = False,
     measurement: Measurement = None,
 ) -> None:
     """Fit L0 and L1 to every cell: the upper edge of smoothness against gradient norm, with intervals."""
+    style = choose_format(wanted, as_json=as_json)
     opened = _opened(run, measurement)
     from sweeper.report.fits import build_fits
-    from sweeper.report.render.answers import ANSWER_FORMATS, render_fits
+    from sweeper.report.render.answers import render_fits
 
-    _known_format(style, ANSWER_FORMATS)
     width, color = _terminal()
     # JSON has the intervals of every trajectory, tables only those of cells with a single one.
     cells = build_fits(opened, where=where or [], resamples=400 if style == "json" else None)
@@ -63,15 +76,16 @@ def fit(
 def advise(
     run: RunPath,
     where: Where = None,
-    style: Annotated[str, typer.Option("--format", metavar="table|md|json", help="How to print it.")] = "table",
+    wanted: Format = None,
+    as_json: AsJson = False,
     measurement: Measurement = None,
 ) -> None:
     """Interpret a sweep: stability, what clipping did, edges of the grid, what theory advises."""
+    style = choose_format(wanted, as_json=as_json)
     opened = _opened(run, measurement)
     from sweeper.report.answers import build_answers
-    from sweeper.report.render.answers import ANSWER_FORMATS, render_answers
+    from sweeper.report.render.answers import render_answers
 
-    _known_format(style, ANSWER_FORMATS)
     width, color = _terminal()
     answers = build_answers(opened, where=where or [])
     _show(render_answers(answers, style, width=width, color=color), style, color)
@@ -80,15 +94,15 @@ def advise(
 def theory(
     run: RunPath,
     where: Where = None,
-    style: Annotated[str, typer.Option("--format", metavar="table|md|csv|json", help="How to print it.")] = "table",
+    wanted: Format = None,
+    as_json: AsJson = False,
 ) -> None:
     """Hitting times of analytic trials next to the theorems' bounds, and gradient descent against clipping."""
+    style = choose_format(wanted, as_json=as_json)
     opened = _opened(run)
-    from sweeper.report.render.summary import FORMATS
     from sweeper.report.render.theory import render_theory
     from sweeper.report.theory import build_theory
 
-    _known_format(style, FORMATS)
     width, color = _terminal()
     found = build_theory(opened, where=where or [])
     _show(render_theory(found, style, width=width, color=color), style, color)
@@ -97,16 +111,16 @@ def theory(
 def times(
     run: RunPath,
     by: Annotated[str, typer.Option("--by", metavar="trial|worker|node", help="A row for each.")] = "worker",
-    style: Annotated[str, typer.Option("--format", metavar="table|md|csv|json", help="How to print it.")] = "table",
+    wanted: Format = None,
+    as_json: AsJson = False,
 ) -> None:
     """Where a run's time went: training, evaluating, measuring, waiting, starting. Also while it runs."""
+    style = choose_format(wanted, as_json=as_json)
     run_dir = RunDir(run).require()
-    from sweeper.report.render.summary import FORMATS
     from sweeper.report.render.times import render_times
     from sweeper.report.times import GROUPS, build_times
     from sweeper.store.journal import open_state
 
-    _known_format(style, FORMATS)
     if by not in GROUPS:
         raise ClipsweepError(f"--by {by!r}: unknown; known: {', '.join(GROUPS)}")
     width, color = _terminal()
@@ -143,28 +157,31 @@ def plot(
         Path | None, typer.Option("--data", metavar="FILE.csv", help="Also write the numbers drawn, as CSV.")
     ] = None,
     measurement: Measurement = None,
+    wanted: TextFormat = None,
+    as_json: AsJson = False,
 ) -> None:
     """Draw the paper's figures, and those of its theory."""
+    answer = choose_format(wanted, as_json=as_json, known=TEXT_FORMATS)
     opened = _opened(runs[0], measurement) if len(runs) == 1 else _several(runs, measurement)
     from sweeper.report.plots.draw import draw
 
     others = "".join(f"-{run.resolve().name}" for run in runs[1:])
     file = out or runs[0] / "plots" / f"{kind}{others}.png"
     rows = draw(opened, kind, file, where=where or [], style=style, width=width, height=height, dpi=dpi)
-    show(str(file))
     if data is not None:
         _write_data(data, rows)
+    if answer == "json":
+        show_json({"runs": runs, "kind": kind, "file": file, "data": data, "rows": len(rows)})
+        return
+    show(str(file))
+    if data is not None:
         show(str(data))
 
 
 def _write_data(file: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     """Write rows as CSV, each with the columns of all."""
-    from sweeper.report.render.tables import csv_table
-
-    names = list(dict.fromkeys(name for row in rows for name in row))
-    text = csv_table([{name: row.get(name) for name in names} for row in rows])
     try:
-        file.write_text(f"{text}\n", encoding="utf-8")
+        file.write_text(f"{csv_table(rows)}\n", encoding="utf-8")
     except OSError as error:
         raise ClipsweepError(f"{file}: cannot be written: {error.strerror}") from error
 
@@ -191,11 +208,6 @@ def _several(paths: Sequence[Path], measurement: str | None) -> Run:
 def _show(text: str, style: str, color: bool) -> None:
     """Print an answer; in a coloured table, names have been escaped one by one."""
     typer.echo(text if color and style == "table" else printable(text))
-
-
-def _known_format(style: str, known: Sequence[str]) -> None:
-    if style not in known:
-        raise ClipsweepError(f"--format {style!r}: unknown; known: {', '.join(known)}")
 
 
 def _terminal() -> tuple[int | None, bool]:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 import sys
 import tempfile
-import traceback
 from collections.abc import Callable
 from typing import Any
 
@@ -20,7 +19,7 @@ from sweeper.cli.options import note
 from sweeper.cli.run import estimate, run
 from sweeper.cli.runs import logs, ls, retry, status
 from sweeper.cli.specs import check, init, null_test, plan, schema, validate
-from sweeper.errors import ClipsweepError, SpecError
+from sweeper.errors import ClipsweepError, SpecError, error_line, error_text, error_traceback
 
 __all__ = ["app", "main"]
 
@@ -65,7 +64,8 @@ def main() -> None:
         app()
     except ClipsweepError as error:
         # A spec's errors start with file, line and column, a form that editors and terminals recognise.
-        note(str(error) if isinstance(error, SpecError) else f"error: {error}")
+        text = error_text(error)
+        note(text if isinstance(error, SpecError) else f"error: {text}")
         sys.exit(error.exit_code)
     except SystemExit as error:
         if _was_interrupted(error):
@@ -76,14 +76,12 @@ def main() -> None:
         # The reader of a pipe went away, as `head` does: not an error, but nothing may be flushed to it any longer.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
-    except Exception:
+    except Exception as error:
         if os.environ.get("CLIPSWEEP_DEBUG"):
             raise
-        with tempfile.NamedTemporaryFile("w", prefix="clipsweep-error-", suffix=".log", delete=False) as log:
-            traceback.print_exc(file=log)
-        kind, value, _ = sys.exc_info()
-        name = kind.__name__ if kind is not None else "error"
-        note(f"internal error: {name}: {value}\nthe traceback is in {log.name}; CLIPSWEEP_DEBUG=1 prints it")
+        with tempfile.NamedTemporaryFile(prefix="clipsweep-error-", suffix=".log", delete=False) as log:
+            log.write(f"{error_traceback(error)}\n".encode())
+        note(f"internal error: {error_line(error)}\nthe traceback is in {log.name}; CLIPSWEEP_DEBUG=1 prints it")
         sys.exit(3)
 
 

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from contextlib import nullcontext
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from sweeper.cli.help import add_command, new_app
-from sweeper.cli.options import show
+from sweeper.cli.options import AsJson, Format, show, show_json, show_rows
 from sweeper.errors import ClipsweepError
+from sweeper.formats import choose_format
 from sweeper.labels import printable
 from trainers.data.sources import SOURCES, Download, Source, folder_of, is_present, where_it_goes
 
@@ -54,11 +54,15 @@ def fetch(
     show(str(folder))
 
 
-def list_data(as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False) -> None:
+def list_data(wanted: Format = None, as_json: AsJson = False) -> None:
     """Show which data has a name, how large it is, and whether and where it is on this machine."""
+    style = choose_format(wanted, as_json=as_json)
     rows = [_row(source) for source in SOURCES.values()]
-    if as_json:
-        typer.echo(json.dumps(rows, indent=2))
+    if style == "json":
+        show_json(rows)
+        return
+    if style != "table":
+        show_rows(style, rows, list(rows[0]))
         return
     for row in rows:
         here = "present" if row["present"] else "not here"

@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from sweeper.cli.options import AsJson, RunPath, how_to_retry, note, shorten
+from sweeper.cli.options import (
+    TEXT_FORMATS,
+    AsJson,
+    RunPath,
+    TextFormat,
+    how_to_retry,
+    note,
+    shorten,
+    show_json,
+)
 from sweeper.errors import ClipsweepError
+from sweeper.formats import choose_format
 from sweeper.protocol.consent import Consent
 from sweeper.store.run_dir import RunDir
 
@@ -19,11 +28,12 @@ if TYPE_CHECKING:
     from sweeper.spec import Sweep
     from sweeper.store.driver_files import Ending
 
-__all__ = ["attach", "cancel", "job_arguments", "run_as_job"]
+__all__ = ["attach", "cancel", "end_document", "job_arguments", "run_as_job"]
 
 
-def attach(run: RunPath, as_json: AsJson = False) -> None:
+def attach(run: RunPath, wanted: TextFormat = None, as_json: AsJson = False) -> None:
     """Follow a run whose driver is elsewhere, until it ends; Ctrl-C stops following. Works without Ray."""
+    style = choose_format(wanted, as_json=as_json, known=TEXT_FORMATS)
     from sweeper.monitor.status import run_status
     from sweeper.store.driver_files import driver_of
 
@@ -37,23 +47,29 @@ def attach(run: RunPath, as_json: AsJson = False) -> None:
     except KeyboardInterrupt:
         note(f"detached; the run continues: `clipsweep attach {shorten(run_dir.path)}` follows it again")
         raise typer.Exit(130) from None
-    raise typer.Exit(_tell_end(run_dir, ending, as_json=as_json))
+    raise typer.Exit(_tell_end(run_dir, ending, as_json=style == "json"))
 
 
 def cancel(
     run: RunPath,
     wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Wait until its trials have checkpointed.")] = True,
+    wanted: TextFormat = None,
+    as_json: AsJson = False,
 ) -> None:
     """Stop a run cleanly, wherever its driver is: its trials checkpoint, and `clipsweep run` continues them."""
+    style = choose_format(wanted, as_json=as_json, known=TEXT_FORMATS)
     from sweeper.monitor.follow import Said
     from sweeper.monitor.follow import cancel as ask
 
     run_dir = RunDir(run.resolve()).require()
     said = Said(run_dir.logs / "driver.log")
-    note(f"asked {ask(run_dir)} to stop")
+    asked = ask(run_dir)
+    note(f"asked {asked} to stop")
     if wait:
         _follow(run_dir, said)
         note(f"{shorten(run_dir.path)}: stopped; `clipsweep run` with the same spec continues it")
+    if style == "json":
+        show_json({"run": run_dir.path, "asked": asked, "stopped": wait})
 
 
 def run_as_job(
@@ -108,7 +124,7 @@ def run_as_job(
     if detach:
         note(f"it runs; follow it with `clipsweep attach {path}`, end it with `clipsweep cancel {path}`")
         if as_json:
-            typer.echo(json.dumps({"run": str(run_dir.path), "job": job, "server": server.url}))
+            show_json({"run": run_dir.path, "job": job, "server": server.url})
         return 0
     return _tell_end(run_dir, _follow_own(run_dir, said), as_json=as_json)
 
@@ -162,16 +178,39 @@ def _follow_own(run_dir: RunDir, said: Said) -> Ending:
         return _follow(run_dir, said)
 
 
+def end_document(
+    path: Path, exit_code: int, *, counts: Mapping[str, int], unmeasured: Mapping[str, Any]
+) -> dict[str, Any]:
+    """How a run ended, for a script.
+
+    Args:
+        path: The run directory.
+        exit_code: Of its driver.
+        counts: Status to number of trials.
+        unmeasured: Number of ``snapshots``, and ``errors`` with the number of snapshots that they left without a row.
+
+    Returns:
+        The document.
+    """
+    return {
+        "run": path,
+        "counts": counts,
+        "interrupted": exit_code == 130,
+        "exit_code": exit_code,
+        "unmeasured": unmeasured,
+    }
+
+
 def _tell_end(run_dir: RunDir, ending: Ending, *, as_json: bool) -> int:
     path = shorten(run_dir.path)
     from sweeper.monitor.status import run_status
 
+    now = run_status(run_dir.path)
+    counts = now["counts"]
     if as_json:
-        counts = run_status(run_dir.path)["counts"]
-        typer.echo(json.dumps({"run": str(run_dir.path), "counts": counts, "interrupted": ending.exit_code == 130}))
+        show_json(end_document(run_dir.path, ending.exit_code, counts=counts, unmeasured=now["unmeasured"]))
     if ending.exit_code in {0, 1}:
         note(f"{ending.text}; tables in {path}")
-        counts = run_status(run_dir.path)["counts"]
         if num_failed := counts.get("failed", 0) + counts.get("lost", 0):
             note(how_to_retry(path, num_failed))
         note(f"read them with `clipsweep report {path}`")

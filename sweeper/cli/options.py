@@ -2,28 +2,38 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
+from sweeper.formats import FORMATS, csv_table, json_text, markdown_table
 from sweeper.labels import counted, printable
 
 __all__ = [
+    "TEXT_FORMATS",
     "AllowCode",
     "AsJson",
+    "Format",
     "Insecure",
     "Measurement",
     "Out",
     "Overrides",
     "RunPath",
     "SpecPath",
+    "TextFormat",
     "Where",
     "how_to_retry",
     "note",
     "shorten",
     "show",
+    "show_json",
+    "show_rows",
 ]
+
+TEXT_FORMATS = ("table", "json")
+"""Formats of commands whose answer is no table."""
 
 SpecPath = Annotated[Path, typer.Argument(metavar="SPEC", help="The sweep, a YAML file.", show_default=False)]
 RunPath = Annotated[Path, typer.Argument(metavar="RUN", help="A run directory.", show_default=False)]
@@ -31,7 +41,19 @@ Overrides = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="PATH=VALUE", help="Override a value of the spec; may be repeated."),
 ]
-AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document; short for --format json.")]
+Format = Annotated[
+    str | None,
+    typer.Option(
+        "--format", metavar="|".join(FORMATS), help="How to print it; a table by default.", show_default=False
+    ),
+]
+TextFormat = Annotated[
+    str | None,
+    typer.Option(
+        "--format", metavar="|".join(TEXT_FORMATS), help="How to print it; a table by default.", show_default=False
+    ),
+]
 Where = Annotated[
     list[str] | None,
     typer.Option("--where", metavar="COLUMN=VALUE", help="Only these trials; may be repeated; none means null."),
@@ -83,6 +105,30 @@ def how_to_retry(path: str, num_failed: int) -> str:
         f"{counted(num_failed, 'trial')} failed: `clipsweep status {path}` says why; once that is mended, "
         f"`clipsweep retry {path}` queues {'it' if num_failed == 1 else 'them'} again"
     )
+
+
+def show_json(document: Any) -> None:
+    """Print a document as JSON, alone on stdout.
+
+    Args:
+        document: As for :func:`~sweeper.formats.json_text`.
+    """
+    typer.echo(json_text(document))
+
+
+def show_rows(style: str, rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> None:
+    """Print rows as CSV or Markdown.
+
+    Args:
+        style: ``csv`` or ``md``.
+        rows: Each has all columns.
+        columns: The columns, in order.
+    """
+    if style == "csv":
+        typer.echo(csv_table([{name: row[name] for name in columns} for row in rows], columns))
+    else:
+        cells = [["–" if row[name] is None else str(row[name]) for name in columns] for row in rows]
+        typer.echo("\n".join(markdown_table(columns, cells)))
 
 
 def shorten(path: Path) -> str:

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 import sys
 from typing import Annotated
 
 import typer
 
-from sweeper.cli.jobs import job_arguments, run_as_job
+from sweeper.cli.jobs import end_document, job_arguments, run_as_job
 from sweeper.cli.options import (
+    TEXT_FORMATS,
     AllowCode,
     AsJson,
     Insecure,
@@ -18,11 +18,14 @@ from sweeper.cli.options import (
     Overrides,
     RunPath,
     SpecPath,
+    TextFormat,
     how_to_retry,
     note,
     shorten,
     show,
+    show_json,
 )
+from sweeper.formats import choose_format
 from sweeper.protocol.consent import Consent
 
 __all__ = ["estimate", "run"]
@@ -70,9 +73,11 @@ def run(
     ] = 0,
     insecure_cluster: Insecure = False,
     allow_code: AllowCode = False,
+    wanted_format: TextFormat = None,
     as_json: AsJson = False,
 ) -> None:
     """Run a sweep, or whatever is missing from it."""
+    as_json = choose_format(wanted_format, as_json=as_json, known=TEXT_FORMATS) == "json"
     from rich.console import Console
 
     from sweeper.cluster.job_server import takes_jobs_only
@@ -136,13 +141,8 @@ def run(
         wanted += longer
     path = shorten(outcome.run_dir)
     if as_json:
-        document = {
-            "run": str(outcome.run_dir),
-            "counts": dict(outcome.counts),
-            "interrupted": outcome.interrupted,
-            "unmeasured": {"snapshots": outcome.unmeasured.total, "errors": dict(outcome.unmeasured.errors)},
-        }
-        typer.echo(json.dumps(document))
+        unmeasured = {"snapshots": outcome.unmeasured.total, "errors": outcome.unmeasured.errors}
+        show_json(end_document(outcome.run_dir, outcome.exit_code, counts=outcome.counts, unmeasured=unmeasured))
     for line in outcome.unmeasured.lines:
         note(line)
     if outcome.spent is not None:
@@ -168,8 +168,11 @@ def estimate(
     accept_drift: Annotated[bool, typer.Option("--accept-drift", help="As for run.")] = False,
     insecure_cluster: Insecure = False,
     allow_code: AllowCode = False,
+    wanted_format: TextFormat = None,
+    as_json: AsJson = False,
 ) -> None:
     """Measure the kept snapshots of a run again, with any estimator, without training anything."""
+    style = choose_format(wanted_format, as_json=as_json, known=TEXT_FORMATS)
     from rich.console import Console
 
     from sweeper.monitor.display import choose_display
@@ -188,7 +191,10 @@ def estimate(
     note(done.text)
     if done.interrupted:
         note(f"interrupted: run `{_same_command()}` again to continue")
-    show(shorten(done.table))
+    if style == "json":
+        show_json({"run": run, "estimator": estimator, **vars(done), "exit_code": done.exit_code})
+    else:
+        show(shorten(done.table))
     raise typer.Exit(done.exit_code)
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import json
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from sweeper.cli.options import AsJson, RunPath, note, show
+from sweeper.cli.options import TEXT_FORMATS, AsJson, Format, RunPath, TextFormat, note, show, show_json, show_rows
+from sweeper.formats import choose_format
 from sweeper.labels import counted
 
 __all__ = ["logs", "ls", "retry", "status"]
@@ -21,14 +22,21 @@ _FIRST = {"running": 0, "failed": 1, "lost": 1, "paused": 2}
 """What is shown of a longer run."""
 
 
-def status(run: RunPath, as_json: AsJson = False) -> None:
+_TRIAL = ("trial_id", "trial", "status", "step", "steps", "attempts", "superseded")
+
+
+def status(run: RunPath, wanted: Format = None, as_json: AsJson = False) -> None:
     """Show the state of a run. Works without Ray, also while it runs."""
+    style = choose_format(wanted, as_json=as_json)
     from sweeper.monitor.status import in_words, run_status, trial_rows
     from sweeper.store.journal import Unmeasured
 
     document = run_status(run)
-    if as_json:
-        typer.echo(json.dumps({**document, "trial_rows": trial_rows(run)}, indent=2))
+    if style == "json":
+        show_json({**document, "trial_rows": trial_rows(run)})
+        return
+    if style != "table":
+        show_rows(style, trial_rows(run), _TRIAL)
         return
     show(f"{run}: {in_words(document)}")
     show("  " + ", ".join(f"{count} {word}" for word, count in document["counts"].items()))
@@ -57,14 +65,19 @@ def status(run: RunPath, as_json: AsJson = False) -> None:
 
 def ls(
     folder: Annotated[Path, typer.Argument(metavar="[DIR]", help="Folder with runs.")] = Path("runs"),
+    wanted: Format = None,
     as_json: AsJson = False,
 ) -> None:
     """List the runs in a folder."""
+    style = choose_format(wanted, as_json=as_json)
     from sweeper.monitor.status import list_runs
 
     documents = list_runs(folder)
-    if as_json:
-        typer.echo(json.dumps(documents, indent=2))
+    if style == "json":
+        show_json(documents)
+        return
+    if style != "table":
+        show_rows(style, [_row(document) for document in documents], list(_row({"path": "", "error": ""})))
         return
     for document in documents:
         if "error" in document:
@@ -75,6 +88,19 @@ def ls(
         show(f"{document['path']}: {state}{counts or 'no trials'}")
     if not documents:
         note(f"{folder}: no runs")
+
+
+def _row(document: Mapping[str, Any]) -> dict[str, Any]:
+    """A run as one row; of a run that cannot be read, its path and why."""
+    from sweeper.store.journal import STATUSES
+
+    names = ("path", "state", "driver", "trials", *STATUSES, "superseded", "steps_done", "steps_total", "error")
+    row = {name: document.get(name) for name in names}
+    if row["error"] is None:
+        row |= {status: document["counts"].get(status, 0) for status in STATUSES}
+        driver = document["driver"]
+        row["driver"] = None if driver is None else f"pid {driver['pid']} on {driver['host']}"
+    return row
 
 
 def logs(
@@ -101,12 +127,18 @@ def retry(
     trials: Annotated[
         list[str] | None, typer.Argument(metavar="[TRIAL]...", help="Trial ids; all failed ones if omitted.")
     ] = None,
+    wanted: TextFormat = None,
+    as_json: AsJson = False,
 ) -> None:
     """Queue failed trials again; the next `clipsweep run` trains them."""
+    style = choose_format(wanted, as_json=as_json, known=TEXT_FORMATS)
     from sweeper.monitor.status import retry as retry_trials
 
     retried = retry_trials(run, trials or [])
-    for label in retried.queued:
+    if style == "json":
+        queued = [{"trial_id": name, "trial": label} for name, label in retried.queued.items()]
+        show_json({"run": run, "queued": queued, "left_out": retried.left_out})
+    for label in retried.queued.values():
         note(f"queued again: {label}")
     note(f"{counted(len(retried.queued), 'trial')} queued; `clipsweep run` with the same spec trains them")
     if retried.left_out:

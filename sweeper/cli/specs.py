@@ -2,15 +2,34 @@
 
 from __future__ import annotations
 
-import json
+from collections.abc import Mapping
+from dataclasses import asdict, fields
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from sweeper.cli.options import AllowCode, AsJson, Out, Overrides, SpecPath, note, show
+from sweeper.cli.options import (
+    TEXT_FORMATS,
+    AllowCode,
+    AsJson,
+    Format,
+    Out,
+    Overrides,
+    SpecPath,
+    TextFormat,
+    note,
+    shorten,
+    show,
+    show_json,
+    show_rows,
+)
 from sweeper.errors import ClipsweepError
+from sweeper.formats import choose_format
 from sweeper.labels import counted
+
+if TYPE_CHECKING:
+    from sweeper.check import Finding
 
 __all__ = ["check", "init", "null_test", "plan", "schema", "validate"]
 
@@ -31,66 +50,116 @@ def init(
     note(f"wrote {file}; try `clipsweep plan {file}`, then `clipsweep run {file}`")
 
 
-def validate(spec: SpecPath, overrides: Overrides = None) -> None:
+def validate(spec: SpecPath, overrides: Overrides = None, wanted: TextFormat = None, as_json: AsJson = False) -> None:
     """Check a spec: every error with its line and column."""
+    style = choose_format(wanted, as_json=as_json, known=TEXT_FORMATS)
     from sweeper.planning.plan import expand
     from sweeper.spec import load_spec
 
-    plan = expand(load_spec(spec, overrides or []))
+    sweep = load_spec(spec, overrides or [])
+    plan = expand(sweep)
+    if style == "json":
+        counts = {"cells": plan.num_cells, "seeds": plan.num_seeds, "trials": len(plan.trials)}
+        show_json({"spec": spec, "name": sweep.name, "valid": True, **counts})
     note(f"{spec}: valid, {counted(len(plan.trials), 'trial')}")
 
 
-def check(spec: SpecPath, overrides: Overrides = None, allow_code: AllowCode = False, as_json: AsJson = False) -> None:
+_CHECKED = ("problem", "promise", "status", "broken", "file", "line", "fix", "note", "untested")
+
+
+def check(
+    spec: SpecPath,
+    overrides: Overrides = None,
+    allow_code: AllowCode = False,
+    wanted: Format = None,
+    as_json: AsJson = False,
+) -> None:
     """Test a problem's promises in seconds: deterministic, pure batches, finite gradients, resumable, shippable."""
+    style = choose_format(wanted, as_json=as_json)
+    from sweeper.check import check_sweep
     from sweeper.spec import load_spec
 
-    sweep = load_spec(spec, overrides or [])  # before torch is loaded: a mistyped name is told at once
-    from sweeper.check import check_sweep
-
+    sweep = load_spec(spec, overrides or [])
     rows = []
     current = None
     for checked in check_sweep(sweep, allow_code=allow_code):
         finding = checked.finding
-        rows.append({"problem": checked.problem, **vars(finding), "holds": finding.holds})
-        if as_json:
+        rows.append({"problem": checked.problem, **asdict(finding), "holds": finding.holds})
+        if style != "table":
             continue
         if checked.problem != current:
             current = checked.problem
             show(current)
-        show(f"  {'ok    ' if finding.holds else 'BROKEN'}  {finding.promise}")
-        if not finding.holds:
-            show(f"          found: {finding.broken}\n          fix:   {finding.fix}")
-        elif finding.note:
-            show(f"          note:  {finding.note}")
-    if as_json:
-        typer.echo(json.dumps(rows, indent=2))
-    broken = sum(not row["holds"] for row in rows)
-    note(f"{broken} of {counted(len(rows), 'promise')} broken" if broken else f"all {len(rows)} promises hold")
+        _show_finding(finding)
+    if style == "json":
+        show_json(rows)
+    elif style != "table":
+        show_rows(style, [row | _flat_line(row["line"]) for row in rows], _CHECKED)
+    broken, untested = (sum(row["status"] == status for row in rows) for status in ("broken", "untested"))
+    if broken:
+        note(f"{broken} of {counted(len(rows), 'promise')} broken" + (f", {untested} not tested" if untested else ""))
+    else:
+        note(f"all {len(rows)} promises hold")
     raise typer.Exit(1 if broken else 0)
 
 
+def _flat_line(line: Mapping[str, Any] | None) -> dict[str, Any]:
+    return {"file": None, "line": None} if line is None else {"file": line["file"], "line": line["number"]}
+
+
+def _show_finding(finding: Finding) -> None:
+    if finding.status == "untested":
+        show(f"  -       {finding.promise}: not tested, {finding.untested}")
+        return
+    show(f"  {'ok    ' if finding.holds else 'BROKEN'}  {finding.promise}")
+    lines = {"found": finding.broken, "line": "", "fix": finding.fix, "note": finding.note}
+    if (line := finding.line) is not None:
+        where = shorten(Path(line.file))
+        lines["line"] = f"{where}:{line.number}, in {line.function}" + (f": {line.code}" if line.code else "")
+    for name, text in lines.items():
+        if text:
+            show(f"          {f'{name}:':6} {text}")
+
+
+_TESTED = ("problem", "passed", "verdict", "again", "rebuilt", "hessian", "grad_norm")
+
+
 def null_test(
-    spec: SpecPath, overrides: Overrides = None, allow_code: AllowCode = False, as_json: AsJson = False
+    spec: SpecPath,
+    overrides: Overrides = None,
+    allow_code: AllowCode = False,
+    wanted: Format = None,
+    as_json: AsJson = False,
 ) -> None:
     """Measure the same weights twice, in every problem of a spec: the difference must be exactly 0."""
+    style = choose_format(wanted, as_json=as_json)
+    from sweeper.null_test import null_test_document
     from sweeper.spec import load_spec
 
     sweep = load_spec(spec, overrides or [])
-    from sweeper.null_test import null_test_document
-
     document = null_test_document(sweep, allow_code=allow_code)
-    if as_json:
-        typer.echo(json.dumps(document, indent=2))
+    if style == "json":
+        show_json(document)
+    elif style != "table":
+        show_rows(style, document["problems"], _TESTED)
     else:
         for row in document["problems"]:
             show(f"{'passed' if row['passed'] else 'FAILED'}  {row['problem']}: {row['verdict']}")
     raise typer.Exit(0 if document["passed"] else 1)
 
 
-def plan(spec: SpecPath, overrides: Overrides = None, out: Out = None, as_json: AsJson = False) -> None:
+def plan(
+    spec: SpecPath,
+    overrides: Overrides = None,
+    out: Out = None,
+    wanted: Format = None,
+    as_json: AsJson = False,
+) -> None:
     """Show what a run would do: cells, seeds, what is new and done, time and disk. Starts nothing."""
+    style = choose_format(wanted, as_json=as_json)
     from sweeper.cluster.machine import misfit
     from sweeper.planning.preview import plan_document, plan_text
+    from sweeper.planning.standing import Standing
     from sweeper.spec import load_spec
 
     sweep = load_spec(spec, overrides or [])
@@ -98,11 +167,18 @@ def plan(spec: SpecPath, overrides: Overrides = None, out: Out = None, as_json: 
     if sweep.cluster.address == "local":
         left = document["new"] + document["paused"]
         document["misfit"] = misfit(sweep.resources, measures=sweep.measure is not None, num_trials=left)
-    show(json.dumps(document, indent=2) if as_json else plan_text(document))
+    if style == "json":
+        show_json(document)
+    elif style == "table":
+        show(plan_text(document))
+    else:
+        kinds = [kind.name for kind in fields(Standing) if kind.name in document]
+        rows = [row | {kind: row["seeds"].get(kind, 0) for kind in kinds} for row in document["table"]]
+        show_rows(style, rows, ("cell_id", "arm", "cell", *kinds))
 
 
 def schema() -> None:
     """Print the JSON Schema of specs, for completion in an editor."""
     from sweeper.spec import json_schema
 
-    typer.echo(json.dumps(json_schema(), indent=2))
+    show_json(json_schema())

@@ -22,9 +22,9 @@ from ray.exceptions import (
 )
 
 from sweeper.cluster.capacity import WorkerSettings
-from sweeper.cluster.ray_session import node_rooms, reason_of, without_place
+from sweeper.cluster.ray_session import node_rooms, without_place
 from sweeper.cluster.waiting import Want, explain
-from sweeper.errors import ClusterError, memory_advice
+from sweeper.errors import ClusterError, error_line, memory_advice
 from sweeper.labels import counted
 from sweeper.protocol.events import SnapshotId
 from sweeper.protocol.messages import (
@@ -320,7 +320,7 @@ class RayPools:
             self._forget("estimator", of.slot)
             return EstimatorDown(slot=of.slot, error=_death_of("estimator", error))
         except (ObjectLostError, OwnerDiedError, GetTimeoutError, RayTaskError) as error:
-            return Lost(slot=of.slot, snapshot=of.snapshot, error=reason_of(error))
+            return Lost(slot=of.slot, snapshot=of.snapshot, error=error_line(error))
         return verdict
 
     def _read_beats(self, handle: Any, of: _Beats) -> list[Message]:
@@ -341,7 +341,7 @@ def _death_of(kind: Kind, error: Exception) -> str:
             f"the {kind}'s process was killed from outside or crashed, for example because the system was short of "
             f"memory; if so, {memory_advice('cpus')}"
         )
-    return reason_of(error)
+    return error_line(error)
 
 
 class _Trainer:

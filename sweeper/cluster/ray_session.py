@@ -27,12 +27,12 @@ from sweeper.cluster.ray_private import (
 )
 from sweeper.cluster.shield import children_without_signals, ended_with
 from sweeper.cluster.waiting import NodeRoom, in_background
-from sweeper.errors import ClusterError
+from sweeper.errors import ClusterError, error_line
 from sweeper.own_packages import own_folder
 from sweeper.protocol.pools import PoolSize
 from sweeper.store.guarded_paths import make_folder
 
-__all__ = ["connect", "head_answers", "node_rooms", "reason_of", "room_now", "without_place"]
+__all__ = ["connect", "head_answers", "node_rooms", "room_now", "without_place"]
 
 _log = logging.getLogger(__name__)
 
@@ -92,7 +92,7 @@ def connect(
             yield _describe()
         except (RayError, ConnectionError) as error:
             raise ClusterError(
-                f"the Ray cluster was lost: {reason_of(error)}; what was committed is safe: "
+                f"the Ray cluster was lost: {error_line(error)}; what was committed is safe: "
                 "run the same command to resume"
             ) from error
         finally:
@@ -114,10 +114,10 @@ def _start(options: Mapping[str, Any], say: Callable[[str], object]) -> None:
             _leave()
             if not again:
                 raise ClusterError(
-                    f"a local Ray could not be started, twice: {reason_of(error)}; if this machine is busy, try again "
+                    f"a local Ray could not be started, twice: {error_line(error)}; if this machine is busy, try again "
                     "when it is less so"
                 ) from error
-            say(f"Ray did not start ({reason_of(error)}); trying once more")
+            say(f"Ray did not start ({error_line(error)}); trying once more")
         except BaseException:
             # Ctrl-C while Ray starts.
             _leave()
@@ -141,7 +141,7 @@ def _join(options: Mapping[str, Any]) -> None:
         joined.result()
     except _FAILURES as error:
         _leave()
-        raise ClusterError(f"{where} cannot be joined: {reason_of(error)}; {fix}") from error
+        raise ClusterError(f"{where} cannot be joined: {error_line(error)}; {fix}") from error
 
 
 def _leave() -> None:
@@ -237,9 +237,3 @@ def _keep_logs(session: Path, logs: Path) -> None:
             if path.stat().st_size and path.suffix in {".err", ".out", ".log"}:
                 make_folder(target)
                 shutil.copyfile(path, target / path.name)
-
-
-def reason_of(error: Exception) -> str:
-    """Ray's long-winded errors in a line."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__

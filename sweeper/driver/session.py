@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from sweeper.errors import ClipsweepError, RunDirectoryError
+from sweeper.errors import ClipsweepError, RunDirectoryError, error_line, error_text
 from sweeper.protocol.view import Listener, View
 from sweeper.store.driver_files import JOB, SAID, ending_of
 from sweeper.store.guarded_paths import open_to_append
@@ -75,13 +75,13 @@ def driving(run_dir: RunDir, listener: Listener, *, create: bool = False) -> Ite
             with disk_errors(run_dir):
                 yield held
         except ClipsweepError as error:
-            _record(run_dir, error.exit_code, str(error))
+            _record(run_dir, error.exit_code, error_text(error))
             raise
         except KeyboardInterrupt:
             _record(run_dir, 130, "interrupted at once; what was committed is safe")
             raise
         except BaseException as error:
-            _record(run_dir, 3, f"internal error: {type(error).__name__}: {error}")
+            _record(run_dir, 3, f"internal error: {error_line(error)}")
             raise
         if held.did_nothing and before is not None and before.exit_code == held.exit_code:
             _publish(run_dir, vars(before))

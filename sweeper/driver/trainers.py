@@ -12,7 +12,7 @@ from typing import Any, TypeAlias
 from sweeper.driver.commit import Committer
 from sweeper.driver.open_segments import OpenSegments
 from sweeper.driver.progress import TrainingProgress, ending
-from sweeper.errors import IntegrityError
+from sweeper.errors import IntegrityError, error_line, error_text
 from sweeper.planning.expectation import Expectation
 from sweeper.planning.plan import Trial
 from sweeper.protocol import events
@@ -177,8 +177,8 @@ class Trainers:
         try:
             self._committer.compare(trial, item)
         except IntegrityError as error:
-            self._run_dir.log_trial(trial, f"attempt {item.segment.attempt}", str(error))
-            return events.TrialDiffered(slot=slot, error=f"{type(error).__name__}: {error}")
+            self._run_dir.log_trial(trial, f"attempt {item.segment.attempt}", error_text(error))
+            return events.TrialDiffered(slot=slot, error=error_line(error))
         return None
 
     def do(self, command: Command) -> None:

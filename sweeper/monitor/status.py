@@ -239,11 +239,11 @@ class Retried:
     """What was queued again.
 
     Attributes:
-        queued: Labels of the trials.
+        queued: Ids and labels of the trials.
         left_out: Failed trials that were not, because a changed spec has replaced them.
     """
 
-    queued: tuple[str, ...]
+    queued: Mapping[str, str]
     left_out: int
 
 
@@ -282,6 +282,6 @@ def retry(path: Path, names: Sequence[str]) -> Retried:
             Journal(run_dir.journal, state.next_number).append(RetriedRecord(trials=tuple(chosen)))
     labels = state.labels()
     return Retried(
-        queued=tuple(labels[name] for name in chosen),
+        queued={name: labels[name] for name in chosen},
         left_out=0 if names else len(failed) - len(current),
     )

@@ -19,7 +19,7 @@ from sweeper.own_packages import BESIDE, NAMES, own_folder
 from sweeper.spec.shadowing import bound_names, check_clashes, module_file, shadowing, wanted
 from sweeper.spec.syntax.diagnostics import nearest, show
 
-__all__ = ["UserCode", "require_allowed", "shipped", "user_code"]
+__all__ = ["UserCode", "require_allowed", "shipped", "shipped_from", "user_code"]
 
 _INSTALLED = {"site-packages", "dist-packages"}
 
@@ -220,3 +220,18 @@ def shipped(code: Sequence[UserCode]) -> Iterator[Path | None]:
                 else:
                     shutil.copyfile(root, target)
         yield folder
+
+
+def shipped_from(use: str, code: Sequence[UserCode], folder: Path | None) -> tuple[str, str] | None:
+    """Where a problem's own code is imported from, and where it came from.
+
+    Args:
+        use: A registered name, or ``package.module:factory``.
+        code: All code that was copied.
+        folder: Where to.
+
+    Returns:
+        Two folders; None for a registered name.
+    """
+    own = next((found for found in code if found.use == use), None)
+    return None if own is None or folder is None else (str(folder), str(own.root.parent))

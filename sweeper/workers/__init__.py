@@ -1,1 +1,1 @@
-"""The workers, plain classes without Ray: one trains, one measures. These modules import torch."""
+"""The workers, without Ray: one trains, one measures, one examines problems. These modules import torch."""

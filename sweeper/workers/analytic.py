@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from sweeper.errors import error_line
 from sweeper.protocol.events import SegmentId
 from sweeper.protocol.messages import Assignment, ProgressItem, RaisedItem, SegmentFacts, SegmentItem
 from trainers.analytic.functions import FUNCTIONS
@@ -45,7 +46,7 @@ def train_side_by_side(
         try:
             lane, setting = lane_of(assignment)
         except TrainerError as error:
-            text = f"TrainerError: {error}"
+            text = error_line(error)
             ready[place] = RaisedItem(segment=_segment_of(assignment), error=text, traceback=text)
             continue
         lanes.append(lane)

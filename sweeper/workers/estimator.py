@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import time
-import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache
@@ -16,11 +15,11 @@ from torch import nn
 
 from estimators import ESTIMATORS, Probe, ProbePolicy
 from estimators.probe.graphed import Recorder, record_cuda_graph
-from sweeper.errors import IntegrityError
+from sweeper.errors import IntegrityError, error_line, error_traceback
 from sweeper.protocol.events import SnapshotId
 from sweeper.protocol.messages import KeptSnapshot, Raised, Rows, SnapshotHeader
 from sweeper.workers.snapshots import read_header, read_iterates
-from sweeper.workers.worker import Worker, one_line
+from sweeper.workers.worker import Worker
 from trainers.problem import Batch, Carry, Loss, Problem
 
 __all__ = ["EstimatorWorker", "build_probe"]
@@ -84,7 +83,7 @@ class EstimatorWorker(Worker):
         try:
             rows = measure()
         except Exception as error:
-            return Raised(slot=slot, snapshot=snapshot, error=one_line(error), traceback=traceback.format_exc())
+            return Raised(slot=slot, snapshot=snapshot, error=error_line(error), traceback=error_traceback(error))
         return Rows(slot=slot, snapshot=snapshot, rows=rows, estimate_s=time.perf_counter() - started)
 
     def _read(self, kept: KeptSnapshot) -> tuple[SnapshotHeader, np.ndarray[Any, Any]]:

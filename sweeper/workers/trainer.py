@@ -6,15 +6,15 @@ import os
 import socket
 import threading
 import time
-import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
-from sweeper.errors import IntegrityError
+from sweeper.errors import IntegrityError, error_line, error_traceback
 from sweeper.protocol.events import SegmentId
 from sweeper.protocol.messages import (
     Assignment,
@@ -30,9 +30,10 @@ from sweeper.protocol.messages import (
 from sweeper.store.run_dir import file_hash
 from sweeper.workers.analytic import train_side_by_side
 from sweeper.workers.snapshots import keep_snapshot
-from sweeper.workers.worker import Worker, one_line
+from sweeper.workers.worker import Worker
 from trainers.training.checkpoint import TrainingState, dump, load
 from trainers.training.loop import Progress, Segment, Snapshot, SnapshotSchedule, TrainSettings, train
+from trainers.training.purity import require_pure_batches
 from trainers.update.rule import UpdateRule
 
 __all__ = ["TrainerWorker", "update_rule_of"]
@@ -87,12 +88,10 @@ class TrainerWorker(Worker):
                             return
                         segment = item.segment.following
             except _DiskError as error:
-                yield RaisedItem(
-                    segment=segment, error=one_line(error), traceback=traceback.format_exc(), disk=error.args
-                )
+                yield _raised(segment, error, disk=error.args)
                 return
             except Exception as error:
-                yield RaisedItem(segment=segment, error=one_line(error), traceback=traceback.format_exc())
+                yield _raised(segment, error)
 
     def _attempt(self, assignment: Assignment) -> Iterator[TrainerItem]:
         started = time.time()
@@ -103,6 +102,15 @@ class TrainerWorker(Worker):
                 "restore it, or start a new run with --out"
             )
         state, damaged = self._resume(assignment)
+        if ":" in assignment.problem["use"]:
+            # The registered ones are pure: the conformance tests hold them to it.
+            require_pure_batches(
+                problem,
+                step=0 if state is None else state.step,
+                steps=int(assignment.train["steps"]),
+                seed=assignment.seed,
+                device=torch.device(self._device),
+            )
         measure = assignment.measure
         segment = SegmentId(assignment.trial, assignment.attempt, 0)
         num_snapshots = 0
@@ -197,6 +205,10 @@ class TrainerWorker(Worker):
         with _writing(path):
             self._run_dir.publish(path, data)
         return path.name, file_hash(data)
+
+
+def _raised(segment: SegmentId, error: BaseException, disk: tuple[int, str] | None = None) -> RaisedItem:
+    return RaisedItem(segment=segment, error=error_line(error), traceback=error_traceback(error), disk=disk)
 
 
 def _header(assignment: Assignment, measure: Mapping[str, Any], snapshot: Snapshot, data: str) -> SnapshotHeader:

@@ -1,4 +1,4 @@
-"""What trainers and estimators share: threads, device, how a problem is built, and how an exception is shown."""
+"""What trainers and estimators share: threads, device, and how a problem is built."""
 
 from __future__ import annotations
 
@@ -10,13 +10,12 @@ from typing import Any
 
 import torch
 
-from sweeper.errors import memory_advice
 from sweeper.protocol.messages import WorkerFacts
 from sweeper.store.run_dir import RunDir
 from trainers.problem import Problem
 from trainers.problems import build_problem
 
-__all__ = ["Worker", "one_line"]
+__all__ = ["Worker"]
 
 
 class Worker:
@@ -55,26 +54,3 @@ class Worker:
     def _build(self, problem: Mapping[str, Any], seed: int) -> Problem:
         options = {key: value for key, value in problem.items() if key != "use"}
         return build_problem(problem["use"], options, seed=seed, device=self._device, search=self._search)
-
-
-def one_line(error: BaseException) -> str:
-    """An exception as shown in a table.
-
-    Args:
-        error: What was raised.
-
-    Returns:
-        Its type and the first line of its text, and what to do if memory ran out.
-
-    Example:
-        >>> one_line(ValueError("no such width"))
-        'ValueError: no such width'
-    """
-    text = str(error).strip().splitlines()
-    line = f"{type(error).__name__}: {text[0]}" if text else type(error).__name__
-    if isinstance(error, torch.OutOfMemoryError):
-        line += f"; {memory_advice('gpus')}"
-    elif isinstance(error, MemoryError) or "can't allocate memory" in line:
-        # The latter is a bare RuntimeError of torch's allocator on the host.
-        line += f"; {memory_advice('cpus')}"
-    return line

@@ -140,10 +140,51 @@ def test_a_broken_promise_is_found_and_says_how_to_fix_it(build, promise, found)
 
 def test_a_promise_that_raises_is_broken_and_the_others_are_tried():
     findings = list(examine(lambda seed: replace(sound(seed), probe=lambda fraction: 1 / 0)))
-    assert [finding.broken for finding in findings if not finding.holds] == [
-        "raised ZeroDivisionError: division by zero"
-    ]
+    (raised,) = [finding.raised for finding in findings if not finding.holds]
+    assert isinstance(raised, ZeroDivisionError)
     assert len(findings) == 8
+
+
+def test_a_batch_with_missing_values_is_pure_and_only_its_loss_is_broken():
+    """NaN differs from NaN, but a batch that holds it is the same batch."""
+
+    def build(seed):
+        return replace(sound(seed), batch=lambda step: torch.full((8, 1), float("nan")), loss=of_values)
+
+    def of_values(model, values, carry):
+        return (model(values) - values).square().mean(), carry
+
+    assert {promise: finding.broken for promise, finding in broken(build).items()} == {
+        "loss and gradient are finite at the initial weights": "the loss at the initial weights is nan"
+    }
+
+
+@pytest.mark.parametrize("step", [0, 5, 16])
+def test_an_empty_batch_is_one_broken_promise_that_says_how_to_take_rows(step):
+    def build(seed):
+        problem = sound(seed)
+        return replace(problem, batch=lambda k: problem.batch(k)[: 0 if k >= step else 8])
+
+    findings = [finding for finding in examine(build) if not finding.holds]
+    assert findings[0].promise == "batch(step) is a pure function of the step"
+    assert findings[0].broken == f"batch({step}) holds no example"
+    assert "step % steps_per_epoch" in findings[0].fix
+    assert {finding.untested for finding in findings[1:]} <= {"batch(0) holds no example"}
+    assert len(findings) == (4 if step == 0 else 1)
+
+
+@pytest.mark.parametrize(
+    ("probe", "found"),
+    [
+        (lambda share: [], r"probe\(0.1\) holds no batch"),
+        (lambda share: [torch.arange(8), torch.arange(0)], r"batch 1 of probe\(0.1\) holds no example"),
+        (lambda share: [torch.arange(int(80 * share))] if share > 0.05 else [], r"probe\(0.01\) holds no batch"),
+    ],
+)
+def test_an_empty_probe_is_broken_for_the_share_that_is_measured_and_for_the_one_that_is_audited(probe, found):
+    (finding,) = (f for f in examine(lambda seed: replace(sound(seed), probe=probe), shares=(0.1, 0.01)) if not f.holds)
+    assert re.match(found, finding.broken)
+    assert "max(1, int(share * number of examples))" in finding.fix
 
 
 def test_code_that_is_not_shipped_is_found_before_a_cluster_finds_it(tmp_path, monkeypatch):
@@ -189,7 +230,8 @@ def line(*, seed, how="batch"):
         return ((given(batch) - batch**2).square().mean(), carry)
 
     batch = INPUTS[:8]
-    return Problem(model=model, loss=loss, batch=lambda step: batch, probe=lambda fraction: [batch],
+    probe = {"nan probe": batch * float("nan"), "empty probe": batch[:0]}.get(how, batch)
+    return Problem(model=model, loss=loss, batch=lambda step: batch, probe=lambda fraction: [probe],
                    evaluate=lambda model: {"loss": 0.0}, steps_per_epoch=5, fingerprint=how)
 """
 
@@ -207,7 +249,9 @@ measure: {every: 1, estimators: [{use: directional_smoothness}, {use: hessian_sp
         ("batch", "", ""),
         ("closure", "", "rows say `unaudited`"),
         ("own model", "its gradient is exactly 0, where that of training is", ""),
-        ("deep copy", "raised RuntimeError: no copies, please", ""),
+        ("deep copy", "RuntimeError: no copies, please", ""),
+        ("nan probe", "the norm of its gradient is nan at the initial weights, that of training 1", ""),
+        ("empty probe", None, "the probe holds no example"),
     ],
 )
 def test_one_snapshot_is_measured_by_every_estimator_of_the_spec(tmp_path, how, broken, note):
@@ -217,6 +261,10 @@ def test_one_snapshot_is_measured_by_every_estimator_of_the_spec(tmp_path, how, 
     smoothness, spectral_norm = found
     assert smoothness.promise.endswith(": directional_smoothness")
     assert spectral_norm.promise.endswith(": hessian_spectral_norm")
+    if broken is None:
+        assert (smoothness.status, smoothness.untested) == (spectral_norm.status, spectral_norm.untested)
+        assert (smoothness.status, smoothness.untested) == ("untested", note)
+        return
     assert broken in smoothness.broken
     assert smoothness.holds == spectral_norm.holds == (not broken)
     assert note in smoothness.note

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from collections.abc import Callable
@@ -12,6 +13,8 @@ import pytest
 from sweeper.errors import ClipsweepError
 from sweeper.null_test import null_test_document
 from sweeper.spec import load_spec, loads_spec
+from sweeper.spec.sections.measure import Measure
+from sweeper.workers.examiner import null_test_problem
 
 RANDOM = """
 import torch
@@ -99,9 +102,10 @@ def test_a_problem_of_ones_own_that_raises_has_failed_and_the_line_is_named(fail
     file = spec.parent / "failing_problem.py"
     assert loss["verdict"] == f"raised RuntimeError: no loss today ({file}:9, in loss)"
     assert factory["verdict"] == f"raised KeyError: 'no data today' ({file}:13, in fails)"
-    # A float has no gradient: seen by the code that asks for one, in no line of the problem.
-    assert outside["verdict"].startswith("raised ")
-    assert "failing_problem.py" not in outside["verdict"]
+    assert outside["verdict"] == (
+        "raised TrainerError: loss (failing_problem.py:7) must give a scalar tensor, the mean over the batch, "
+        "not float 0.0"
+    )
     assert (loss["passed"], loss["again"], loss["grad_norm"]) == (False, None, None)
 
 
@@ -127,10 +131,22 @@ def test_an_exception_that_is_no_fault_of_a_problem_stays_one(monkeypatch: pytes
     def broken(*arguments: object) -> None:
         raise RuntimeError("a mistake of ours")
 
-    monkeypatch.setattr("sweeper.null_test.null_test", broken)
-    text = "problem: {use: deep_linear}\nupdate_rule: {learning_rate: 0.1}\ntrain: {steps: 1}\n"
+    monkeypatch.setattr("sweeper.workers.examiner.null_test", broken)
+    problem = {"use": "deep_linear", "layers": 2, "width": 2}
+    measure = Measure(every=1).model_dump(mode="json")
     with pytest.raises(RuntimeError, match="a mistake of ours"):
-        null_test_document(loads_spec(text, folder=Path()))
+        list(null_test_problem(problem=problem, shipped=None, seed=0, threads=1, measure=measure))
+
+
+def test_a_gradient_that_is_not_finite_is_no_verdict_about_randomness_and_valid_json(tmp_path: Path) -> None:
+    (tmp_path / "endless_problem.py").write_text(RANDOM.replace("[torch.ones(4, 3)]", "[torch.ones(4, 3) * noise]"))
+    problem = "problem: {use: 'endless_problem:noisy', noise: 1.0e+39}\n"
+    text = f"{problem}update_rule: {{learning_rate: 0.1}}\ntrain: {{steps: 1}}\n"
+    document = null_test_document(loads_spec(text, folder=tmp_path))
+    (row,) = document["problems"]
+    assert row["verdict"].startswith("the gradient of f is not finite at the initial weights")
+    assert (row["passed"], row["again"], row["grad_norm"]) == (False, None, None)
+    json.dumps(document, allow_nan=False)
 
 
 def test_functions_that_are_written_down_need_no_test() -> None:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from itertools import islice
 
 import torch
 from torch import Tensor
@@ -12,14 +12,23 @@ from torch import Tensor
 from trainers.problem import Problem
 from trainers.seeding import seed_generators
 from trainers.training.checkpoint import dump, load
-from trainers.training.stepper import Stepper
+from trainers.training.stepper import TRAINING, Stepper
+from trainers.trees import first_difference, holds_nothing, map_tensors, tensors_of
 from trainers.update.flat import flat_parameters
 from trainers.update.rule import UpdateRule
 
-__all__ = ["Finding", "examine"]
+__all__ = ["PROMISES", "Finding", "UntestableError", "examine", "require_examples"]
 
 Build = Callable[[int], Problem]
 """From a seed to a newly built problem."""
+
+_Found = str | tuple[str, str]
+"""What was found in place of what was promised, and how to fix it if not as usual; empty where the promise holds."""
+
+_NO_EXAMPLE = (
+    "give every step a full batch: steps go on beyond the first epoch, so take rows from step % steps_per_epoch"
+)
+_NO_PROBE = "give at least one batch of at least one example for every share: max(1, int(share * number of examples))"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,69 +37,94 @@ class Finding:
 
     Attributes:
         promise: What should hold.
-        broken: What was found instead; empty where it holds.
+        broken: What was found instead; empty where it holds, or where something was raised.
         fix: How to fix it.
         note: What is worth knowing although it holds.
+        raised: What was raised while it was tested.
+        untested: Why it could not be tested; empty where it was.
     """
 
     promise: str
     broken: str = ""
     fix: str = ""
     note: str = ""
+    raised: BaseException | None = None
+    untested: str = ""
 
     @property
     def holds(self) -> bool:
-        """Whether the promise holds."""
-        return not self.broken
+        """Whether the promise was tested and holds."""
+        return not self.broken and not self.untested and self.raised is None
 
 
-def examine(build: Build, *, seed: int = 0, fraction: float = 0.1) -> Iterator[Finding]:
+class UntestableError(Exception):
+    """A promise cannot be tested because another is broken, as the text says."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Tested:
+    """What the promises are tested with: how to build the problem, the seed, and the shares that its probe is for."""
+
+    build: Build
+    seed: int
+    shares: Sequence[float]
+
+
+def examine(build: Build, *, seed: int = 0, shares: Sequence[float] = (0.1,)) -> Iterator[Finding]:
     """Test a problem's promises, one after the other.
 
     Args:
         build: Builds the problem from scratch for a seed.
         seed: The seed to test with; the next one serves as "another seed".
-        fraction: Share of the training data in the probe.
+        shares: Shares of the training data for which there must be a probe.
 
     Yields:
         What was found, as soon as it is known; a promise whose test raises is broken, and the others are still tested.
     """
+    tested = _Tested(build=build, seed=seed, shares=shares)
     for promise, fix, test in _PROMISES:
         try:
-            broken = test(build, seed, fraction)
-        except Exception as error:
-            broken = f"raised {type(error).__name__}: {error}"
-        yield Finding(promise=promise, broken=broken, fix=fix if broken else "")
+            found = test(tested)
+        except UntestableError as why:
+            yield Finding(promise=promise, untested=str(why))
+            continue
+        except BaseException as error:  # an exit, too, is what the problem did
+            yield Finding(promise=promise, raised=error)
+            continue
+        broken, better = (found, fix) if isinstance(found, str) else found
+        yield Finding(promise=promise, broken=broken, fix=better if broken else "")
 
 
-def _same_weights(build: Build, seed: int, fraction: float) -> str:
-    one, other = (flat_parameters(build(seed).model) for _ in range(2))
+def _same_weights(tested: _Tested) -> _Found:
+    one, other = (flat_parameters(tested.build(tested.seed).model) for _ in range(2))
     if one.shape != other.shape:
         return f"{one.numel()} parameters the first time, {other.numel()} the second"
     return "" if torch.equal(one, other) else f"weights differ by up to {float((one - other).abs().max()):.3g}"
 
 
-def _other_weights(build: Build, seed: int, fraction: float) -> str:
-    one, other = (flat_parameters(build(s).model) for s in (seed, seed + 1))
+def _other_weights(tested: _Tested) -> _Found:
+    one, other = (flat_parameters(tested.build(s).model) for s in (tested.seed, tested.seed + 1))
     same = one.shape == other.shape and torch.equal(one, other)
-    return f"seeds {seed} and {seed + 1} start from the same weights" if same else ""
+    return f"seeds {tested.seed} and {tested.seed + 1} start from the same weights" if same else ""
 
 
-def _pure_batches(build: Build, seed: int, fraction: float) -> str:
-    problem, fresh = build(seed), build(seed)
+def _pure_batches(tested: _Tested) -> _Found:
+    problem, fresh = tested.build(tested.seed), tested.build(tested.seed)
     steps = sorted({0, 1, 2, problem.steps_per_epoch - 1, problem.steps_per_epoch, 3 * problem.steps_per_epoch + 1})
-    first = {step: problem.batch(step) for step in steps}
+    first = {step: map_tensors(Tensor.clone, problem.batch(step)) for step in steps}
+    if empty := [step for step in steps if holds_nothing(first[step])]:
+        return f"batch({empty[0]}) holds no example", _NO_EXAMPLE
     for step in reversed(steps):
-        if not _equal(first[step], problem.batch(step)):
-            return f"batch({step}) returns a different batch when it is called again"
-        if not _equal(first[step], fresh.batch(step)):
-            return f"batch({step}) returns a different batch in a newly built problem"
+        if difference := first_difference(first[step], problem.batch(step)):
+            return f"batch({step}) returns a different batch when it is called again: {difference}"
+        if difference := first_difference(first[step], fresh.batch(step)):
+            return f"batch({step}) returns a different batch in a newly built problem: {difference}"
     return ""
 
 
-def _finite(build: Build, seed: int, fraction: float) -> str:
-    problem = build(seed)
-    loss, _ = _loss_and_gradient(problem, seed)
+def _finite(tested: _Tested) -> _Found:
+    problem = tested.build(tested.seed)
+    loss, _ = _loss_and_gradient(problem, tested.seed)
     if not torch.isfinite(loss):
         return f"the loss at the initial weights is {loss.item()}"
     trained = [(name, p) for name, p in problem.model.named_parameters() if p.requires_grad]
@@ -105,39 +139,46 @@ def _finite(build: Build, seed: int, fraction: float) -> str:
     return ""
 
 
-def _repeats(build: Build, seed: int, fraction: float) -> str:
-    (one, slope), (other, again) = (_loss_and_gradient(build(seed), seed) for _ in range(2))
-    if not torch.equal(one, other):
+def _repeats(tested: _Tested) -> _Found:
+    (one, slope), (other, again) = (_loss_and_gradient(tested.build(tested.seed), tested.seed) for _ in range(2))
+    if first_difference(one, other):
         return f"the same weights and batch gave the losses {one.item()!r} and {other.item()!r}"
-    return "" if torch.equal(slope, again) else "the same weights and batch gave two different gradients"
+    return "" if not first_difference(slope, again) else "the same weights and batch gave two different gradients"
 
 
-def _resumes(build: Build, seed: int, fraction: float) -> str:
+def _resumes(tested: _Tested) -> _Found:
     rule = UpdateRule(learning_rate=1e-3)
-    whole = Stepper(build(seed), rule, total_steps=4, seed=seed)
+    problem = tested.build(tested.seed)
+    require_examples(problem)
+    whole = Stepper(problem, rule, total_steps=4, seed=tested.seed)
     for step in range(2):
         whole.take(step, keep_iterates=False)
     state = load(dump(whole.state(2, num_clipped=0, last_finite_loss=None)))
-    resumed = Stepper(build(seed), rule, total_steps=4, seed=seed)
+    resumed = Stepper(tested.build(tested.seed), rule, total_steps=4, seed=tested.seed)
     resumed.restore(state)
     for step in (2, 3):
         _, one = whole.take(step, keep_iterates=False)
         _, other = resumed.take(step, keep_iterates=False)
-        if not torch.equal(one, other):
+        if first_difference(one, other):
             return f"step {step} after a resume gave loss {other[0].item():.9g} in place of {one[0].item():.9g}"
     return ""
 
 
-def _frozen_probe(build: Build, seed: int, fraction: float) -> str:
-    problem, other_seed = build(seed), build(seed + 1)
-    batches = list(problem.probe(fraction))
-    if not batches:
-        return f"probe({fraction:g}) holds no batch"
-    if not _equal(batches, list(problem.probe(fraction))):
-        return "the probe is different when it is called again"
-    if not _equal(batches, list(other_seed.probe(fraction))):
-        return "the probe depends on the seed, so different seeds would be measured on different functions"
-    sizes = {_first_tensor(batch).shape for batch in batches}
+def _frozen_probe(tested: _Tested) -> _Found:
+    problem, other_seed = tested.build(tested.seed), tested.build(tested.seed + 1)
+    for share in tested.shares:
+        batches = list(problem.probe(share))
+        if not batches:
+            return f"probe({share:g}) holds no batch, so there is nothing to measure on", _NO_PROBE
+        if empty := [place for place, batch in enumerate(batches) if holds_nothing(batch)]:
+            return f"batch {empty[0]} of probe({share:g}) holds no example, so nothing can be measured on it", _NO_PROBE
+    share = tested.shares[0]
+    batches = list(problem.probe(share))
+    if difference := first_difference(batches, list(problem.probe(share))):
+        return f"the probe is different when it is called again: {difference}"
+    if difference := first_difference(batches, list(other_seed.probe(share))):
+        return f"the probe depends on the seed, so seeds would be measured on different functions: {difference}"
+    sizes = {tensor.shape for batch in batches for tensor in islice(tensors_of(batch), 1)}
     if len(sizes) > 1:
         return (
             f"probe batches of different sizes {sorted(map(tuple, sizes))}: their mean would not be a mean over samples"
@@ -145,21 +186,18 @@ def _frozen_probe(build: Build, seed: int, fraction: float) -> str:
     return ""
 
 
-def _evaluates(build: Build, seed: int, fraction: float) -> str:
-    problem = build(seed)
+def _evaluates(tested: _Tested) -> _Found:
+    problem = tested.build(tested.seed)
     before = flat_parameters(problem.model)
     problem.model.eval()
     with torch.no_grad():
         metrics = problem.evaluate(problem.model)
-    for name, value in metrics.items():
-        if not isinstance(name, str) or not isinstance(float(value), float):
-            return f"metric {name!r} is not a number with a name"
     if unknown := problem.metrics.keys() - metrics.keys():
         return f"metrics declares {min(unknown)!r}, which evaluate does not return; it returns {', '.join(metrics)}"
     return "" if torch.equal(before, flat_parameters(problem.model)) else "evaluating changed the weights"
 
 
-_PROMISES: tuple[tuple[str, str, Callable[[Build, int, float], str]], ...] = (
+_PROMISES: tuple[tuple[str, str, Callable[[_Tested], _Found]], ...] = (
     (
         "the same seed gives the same initial weights",
         "draw weights from torch's global generator, seeded before the factory runs, or from one made with `seed`",
@@ -202,10 +240,14 @@ _PROMISES: tuple[tuple[str, str, Callable[[Build, int, float], str]], ...] = (
     ),
 )
 
+PROMISES = tuple(promise for promise, _, _ in _PROMISES)
+"""What :func:`examine` tests, in order."""
+
 
 def _loss_and_gradient(problem: Problem, seed: int) -> tuple[Tensor, Tensor]:
     """Loss of batch 0 at the initial weights, and its flat gradient."""
-    seed_generators(torch.device("cpu"), seed, 0, 0)
+    require_examples(problem)
+    seed_generators(torch.device("cpu"), seed, 0, TRAINING)
     problem.model.train()
     loss, _ = problem.loss(problem.model, problem.batch(0), problem.initial_carry())
     loss.backward()  # type: ignore[no-untyped-call]
@@ -213,24 +255,14 @@ def _loss_and_gradient(problem: Problem, seed: int) -> tuple[Tensor, Tensor]:
     return loss.detach(), torch.cat(slopes) if slopes else torch.zeros(0)
 
 
-def _equal(one: Any, other: Any) -> bool:
-    """Whether two trees of tensors are equal bit for bit."""
-    if isinstance(one, Tensor):
-        return (
-            isinstance(other, Tensor)
-            and one.shape == other.shape
-            and one.dtype == other.dtype
-            and torch.equal(one, other)
-        )
-    if isinstance(one, tuple | list):
-        return isinstance(other, tuple | list) and len(one) == len(other) and all(map(_equal, one, other))
-    if isinstance(one, dict):
-        return isinstance(other, dict) and one.keys() == other.keys() and all(_equal(one[k], other[k]) for k in one)
-    return bool(one == other)
+def require_examples(problem: Problem) -> None:
+    """Require that there is something to compute a loss of.
 
+    Args:
+        problem: The problem.
 
-def _first_tensor(tree: Any) -> Tensor:
-    if isinstance(tree, Tensor):
-        return tree
-    parts = tree.values() if isinstance(tree, dict) else tree
-    return _first_tensor(next(iter(parts)))
+    Raises:
+        UntestableError: The first batch is empty, which another promise says.
+    """
+    if holds_nothing(problem.batch(0)):
+        raise UntestableError("batch(0) holds no example")

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from trainers.errors import CheckpointError, TrainerError
+from trainers.errors import CheckpointError
 from trainers.problem import Problem
 from trainers.seeding import seed_generators
 from trainers.training.checkpoint import TrainingState
@@ -17,10 +17,10 @@ from trainers.update.flat import FlatParameters, distance
 from trainers.update.rule import UpdateRule
 from trainers.update.updater import Updater
 
-__all__ = ["Stepper"]
+__all__ = ["TRAINING", "Stepper"]
 
 # Evaluation must not draw the same random numbers as the step at the same index.
-_TRAINING, _EVALUATION = 0, 1
+TRAINING, _EVALUATION = 0, 1
 
 
 class Stepper:
@@ -60,18 +60,12 @@ class Stepper:
         Returns:
             The learning rate, and on the device the tensor (loss, gradient norm before the transform, scale of the
             transform, norm of the update), shape (4,).
-
-        Raises:
-            TrainerError: The loss is not a scalar tensor.
         """
         problem, flat, vector = self._problem, self._flat, self._vector
-        seed_generators(self._device, self._seed, step, _TRAINING)
+        seed_generators(self._device, self._seed, step, TRAINING)
         if step % problem.steps_per_epoch == 0:
             self._carry = self._to_device(problem.initial_carry())
         loss, carry = problem.loss(problem.model, self._to_device(problem.batch(step)), self._carry)
-        if not isinstance(loss, Tensor) or loss.ndim != 0:
-            found = f"shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else type(loss).__name__
-            raise TrainerError(f"a problem's loss must give a scalar tensor, the mean over the batch, not {found}")
         # Even where the problem forgot to: a step's graph must not reach into the previous one.
         self._carry = map_tensors(Tensor.detach, carry)
         flat.differentiate(loss)
@@ -111,9 +105,8 @@ class Stepper:
             if averaged is not None:
                 self._vector.copy_(self._before)
         model.train()
-        metrics = {name: float(value) for name, value in found.items()}
-        self._updater.evaluated(step, metrics)
-        return metrics
+        self._updater.evaluated(step, found)
+        return found
 
     def state(self, step: int, *, num_clipped: int, last_finite_loss: float | None) -> TrainingState:
         """A copy of everything that step k and later ones depend on."""

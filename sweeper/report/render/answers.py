@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 from estimators.fits.line import Bounds
 from estimators.fits.statistics import Interval
+from sweeper.formats import csv_table, in_format
 from sweeper.labels import counted
 from sweeper.report.advice import Advice
 from sweeper.report.answers import Activity, Answers
@@ -21,9 +22,7 @@ from sweeper.report.render.tables import markdown_lines
 from sweeper.report.render.terminal import terminal_lines, terminal_table
 from sweeper.report.stability import Edge, Frontier, FrontierRatio, Proportion, grown
 
-__all__ = ["ANSWER_FORMATS", "patch_of", "render_answers", "render_fits"]
-
-ANSWER_FORMATS = ("table", "md", "json")
+__all__ = ["patch_of", "render_answers", "render_fits"]
 
 
 def render_answers(answers: Answers, style: str, *, width: int | None = None, color: bool = False) -> str:
@@ -31,15 +30,33 @@ def render_answers(answers: Answers, style: str, *, width: int | None = None, co
 
     Args:
         answers: The answers.
-        style: One of :data:`ANSWER_FORMATS`.
+        style: One of :data:`~sweeper.formats.FORMATS`; CSV holds the stability frontier alone.
         width: Columns of the terminal.
         color: Whether tables may use colours.
 
     Returns:
         The text, without a trailing newline.
     """
-    if style == "json":
-        return _json({**_document(answers), "patch": patch_of(answers)})
+    shown = partial(_answers_text, answers, width=width, color=color)
+    return in_format(
+        style,
+        table=lambda: shown("table"),
+        md=lambda: shown("md"),
+        csv=lambda: csv_table([_frontier_record(row) for row in answers.frontiers], _FRONTIER_COLUMNS),
+        json=lambda: {**_document(answers), "patch": patch_of(answers)},
+    )
+
+
+_FRONTIER_COLUMNS = ("arm", "clip_norm", "context", "stable", "unstable", "rates", "above_start")
+
+
+def _frontier_record(row: Frontier) -> dict[str, Any]:
+    return {name: getattr(row, name) for name in _FRONTIER_COLUMNS} | {
+        "above_start": " ".join(map(number_text, row.above_start)) or None
+    }
+
+
+def _answers_text(answers: Answers, style: str, *, width: int | None, color: bool) -> str:
     tables = [_activity(answers.activity)]
     if answers.frontiers:
         tables.append(_frontiers(answers.frontiers))
@@ -66,15 +83,35 @@ def render_fits(
     Args:
         path: The run directory.
         cells: The fits.
-        style: One of :data:`ANSWER_FORMATS`.
+        style: One of :data:`~sweeper.formats.FORMATS`.
         width: Columns of the terminal.
         color: Whether tables may use colours.
 
     Returns:
         The text, without a trailing newline.
     """
-    if style == "json":
-        return _json({"run": path, "cells": [_without_texts(dataclasses.asdict(cell)) for cell in cells]})
+    shown = partial(_fits_text, path, cells, width=width, color=color)
+    return in_format(
+        style,
+        table=lambda: shown("table"),
+        md=lambda: shown("md"),
+        csv=lambda: csv_table([_fit_record(cell) for cell in cells]),
+        json=lambda: {"run": path, "cells": [_without_texts(dataclasses.asdict(cell)) for cell in cells]},
+    )
+
+
+def _fit_record(cell: CellFit) -> dict[str, Any]:
+    """A cell as one flat record, for CSV."""
+    low, high = cell.range
+    record: dict[str, Any] = {**cell.values, "arm": cell.arm, "seeds": len(cell.trajectories), "points": cell.points}
+    record |= {"effective": cell.effective, "grad_norm_low": low, "grad_norm_high": high}
+    for name in ("spearman", "slope", "L0", "L1"):
+        interval = getattr(cell, name)
+        record |= {name: interval.mean, f"{name}_low": interval.low, f"{name}_high": interval.high}
+    return record | {"unidentifiable": cell.unidentifiable}
+
+
+def _fits_text(path: str, cells: Sequence[CellFit], style: str, *, width: int | None, color: bool) -> str:
     notes = [
         "L0, L1: the upper line, 95 % quantile regression; ± is over seeds, [low, high] a bootstrap of a single seed",
         "they describe the range visited, along one direction at a time, not the loss as a whole",
@@ -307,16 +344,3 @@ def _without_texts(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _without_texts(part) for key, part in value.items() if key != "texts"}
     return [_without_texts(part) for part in value] if isinstance(value, list | tuple) else value
-
-
-def _json(document: Any) -> str:
-    return json.dumps(_finite(document), indent=2)
-
-
-def _finite(value: Any) -> Any:
-    """JSON has no NaN and no infinity."""
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, dict):
-        return {str(key): _finite(part) for key, part in value.items()}
-    return [_finite(part) for part in value] if isinstance(value, list | tuple) else value

@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from estimators.fits.statistics import Interval
+from sweeper.formats import csv_table, in_format
 from sweeper.labels import counted
 from sweeper.report.cells import Cell
 from sweeper.report.render.columns import listed, value_columns
 from sweeper.report.render.comparisons import comparison_notes, comparison_text
 from sweeper.report.render.numbers import clipped_text, interval_text, percent_text
 from sweeper.report.render.table import NOTHING, Column, Table
-from sweeper.report.render.tables import csv_table, markdown_lines
+from sweeper.report.render.tables import markdown_lines
 from sweeper.report.render.terminal import terminal_lines, terminal_table
 from sweeper.report.summary import Report
 
-__all__ = ["FORMATS", "render"]
-
-FORMATS = ("table", "md", "csv", "json")
+__all__ = ["render"]
 
 
 def render(report: Report, style: str, *, width: int | None = None, color: bool = False) -> str:
@@ -28,7 +26,7 @@ def render(report: Report, style: str, *, width: int | None = None, color: bool 
 
     Args:
         report: The report.
-        style: One of :data:`FORMATS`.
+        style: One of :data:`~sweeper.formats.FORMATS`.
         width: Columns of the terminal; None for as wide as needed.
         color: Whether the table may use colours.
 
@@ -38,16 +36,13 @@ def render(report: Report, style: str, *, width: int | None = None, color: bool 
     Raises:
         ValueError: The format is unknown.
     """
-    match style:
-        case "table":
-            return _table(report, width, color)
-        case "md":
-            return _markdown(report)
-        case "csv":
-            return _csv(report)
-        case "json":
-            return json.dumps(_document(report), indent=2)
-    raise ValueError(f"unknown format {style!r}; known: {', '.join(FORMATS)}")
+    return in_format(
+        style,
+        table=lambda: _table(report, width, color),
+        md=lambda: _markdown(report),
+        csv=lambda: _csv(report),
+        json=lambda: _document(report),
+    )
 
 
 def _loss(cell: Cell, interval: Interval) -> str:

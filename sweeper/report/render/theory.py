@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import math
 from typing import Any
 
+from sweeper.formats import csv_table, in_format
 from sweeper.labels import counted
 from sweeper.report.render.columns import value_columns
 from sweeper.report.render.numbers import clipped_text
 from sweeper.report.render.table import NOTHING, Column, Table
-from sweeper.report.render.tables import csv_table, markdown_lines
+from sweeper.report.render.tables import markdown_lines
 from sweeper.report.render.terminal import terminal_lines, terminal_table
 from sweeper.report.theory import TheoryReport, TheoryRow
 
@@ -35,16 +35,13 @@ def render_theory(report: TheoryReport, style: str, *, width: int | None = None,
     Raises:
         ValueError: The format is unknown.
     """
-    match style:
-        case "table":
-            return _terminal(report, width, color)
-        case "md":
-            return _markdown(report)
-        case "csv":
-            return csv_table([_flat(row) for row in report.rows])
-        case "json":
-            return json.dumps(_document(report), indent=2)
-    raise ValueError(f"unknown format {style!r}")
+    return in_format(
+        style,
+        table=lambda: _terminal(report, width, color),
+        md=lambda: _markdown(report),
+        csv=lambda: csv_table([_flat(row) for row in report.rows]),
+        json=lambda: _document(report),
+    )
 
 
 def _number(value: float | None) -> str:

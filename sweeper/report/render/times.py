@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import math
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from typing import Any
 
+from sweeper.formats import csv_table, in_format
 from sweeper.labels import counted, duration, plain_value
 from sweeper.report.render.table import NOTHING, Column, Table
-from sweeper.report.render.tables import csv_table, markdown_lines
+from sweeper.report.render.tables import markdown_lines
 from sweeper.report.render.terminal import terminal_lines, terminal_table
 from sweeper.report.times import Spent, Times
 
@@ -42,25 +42,30 @@ def render_times(times: Times, style: str, *, width: int | None = None, color: b
     Raises:
         ValueError: The format is unknown.
     """
-    match style:
-        case "json":
-            return json.dumps(_document(times), indent=2)
-        case "csv":
-            return csv_table([_record(row) for row in times.rows])
-        case "md":
-            table = markdown_lines(_table(times)) if times.drivers else []
-            lines = [*_notes(times), *times.advice]
-            return "\n".join([f"**{_title(times)}**", "", *table, "", *(f"- {line}" for line in lines)])
-        case "table":
-            if not times.drivers:
-                return terminal_lines([_title(times)], width=width, color=color)
-            parts = [
-                terminal_table(_table(times), width=width, color=color),
-                terminal_lines(times.advice, width=width, color=color),
-                terminal_lines([f"note: {note}" for note in _notes(times)], style="dim", width=width, color=color),
-            ]
-            return "\n".join(part for part in parts if part)
-    raise ValueError(f"unknown format {style!r}; known: table, md, csv, json")
+    return in_format(
+        style,
+        table=lambda: _terminal(times, width, color),
+        md=lambda: _markdown(times),
+        csv=lambda: csv_table([_record(row) for row in times.rows], [field.name for field in fields(Spent)]),
+        json=lambda: _document(times),
+    )
+
+
+def _markdown(times: Times) -> str:
+    table = markdown_lines(_table(times)) if times.drivers else []
+    lines = [*_notes(times), *times.advice]
+    return "\n".join([f"**{_title(times)}**", "", *table, "", *(f"- {line}" for line in lines)])
+
+
+def _terminal(times: Times, width: int | None, color: bool) -> str:
+    if not times.drivers:
+        return terminal_lines([_title(times)], width=width, color=color)
+    parts = [
+        terminal_table(_table(times), width=width, color=color),
+        terminal_lines(times.advice, width=width, color=color),
+        terminal_lines([f"note: {note}" for note in _notes(times)], style="dim", width=width, color=color),
+    ]
+    return "\n".join(part for part in parts if part)
 
 
 def _title(times: Times) -> str:

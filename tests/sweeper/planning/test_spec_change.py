@@ -257,7 +257,7 @@ def test_a_retry_of_all_leaves_out_failed_trials_that_a_changed_spec_has_superse
     assert (state.trials[old].status(), state.trials[new].status()) == ("failed", "queued")
     with pytest.raises(RunDirectoryError, match=f"trial {old} is superseded: .*run the earlier spec with"):
         retry(run_dir.path, [old])
-    assert retry(run_dir.path, []).queued == (), "the other waits already"
+    assert retry(run_dir.path, []).queued == {}, "the other waits already"
 
     # Of the earlier spec, it may be tried again.
     run_again(run_dir, SPEC, change=True)

@@ -19,10 +19,11 @@ import pytest
 from sweeper.driver.commit import Committer
 from sweeper.driver.open_segments import OpenSegment
 from sweeper.errors import ClipsweepError
+from sweeper.formats import FORMATS
 from sweeper.protocol.events import SegmentId
 from sweeper.protocol.messages import SegmentFacts, SegmentItem
 from sweeper.report.plots.draw import draw
-from sweeper.report.render.summary import FORMATS, render
+from sweeper.report.render.summary import render
 from sweeper.report.summary import build_report
 from sweeper.store.journal import Journal, RunState
 from sweeper.store.records import Opened, Planned, TrialRecord

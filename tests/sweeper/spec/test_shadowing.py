@@ -104,7 +104,8 @@ def test_modules_of_the_user_s_stand_beside_clipsweep_s(tmp_path: Path, case: st
     sweep = load_spec(spec(tmp_path, renamed(use)))
     findings = [checked.finding for checked in check_sweep(sweep)]
     assert [finding for finding in findings if not finding.holds] == []
-    assert null_test_document(sweep)["passed"]
+    if own == "trainers":  # the same way of importing, at three seconds a case
+        assert null_test_document(sweep)["passed"]
 
 
 def test_what_a_single_file_imports_from_such_a_package_belongs_to_its_hash(tmp_path: Path) -> None:

@@ -273,7 +273,9 @@ def test_a_carry_that_still_has_a_history_is_cut(problem_of: MakeProblem) -> Non
 
 
 def test_a_loss_that_is_no_scalar_is_refused(problem_of: MakeProblem) -> None:
-    with pytest.raises(TrainerError, match=r"must give a scalar tensor, the mean over the batch, not shape \(2,\)"):
+    with pytest.raises(
+        TrainerError, match=r"must give a scalar tensor, the mean over the batch, not a tensor of shape \(2,\)"
+    ):
         list(train(problem_of(lambda x, step: x, start=[1.0, 2.0]), RULE, TrainSettings(steps=1), seed=0))
 
 

@@ -1,0 +1,237 @@
+"""The worker that examines problems, for ``clipsweep check`` and ``null-test``: it runs in a process of its own."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from estimators import ESTIMATORS, NullTest, null_test
+from sweeper.blame import Shipped, line_of, place_of, remedy
+from sweeper.errors import error_line, error_text
+from sweeper.workers.estimator import build_probe
+from sweeper.workers.trainer import update_rule_of
+from trainers.errors import TrainerError
+from trainers.problem import Problem
+from trainers.problems import build_problem
+from trainers.training.selftest import PROMISES, Finding, UntestableError, examine, require_examples
+from trainers.training.stepper import Stepper
+from trainers.trees import holds_nothing
+from trainers.update.flat import flat_parameters
+
+__all__ = ["check_problem", "null_test_problem"]
+
+_SLOW_S = 120
+
+_PROBE_BATCHES = 2
+"""Of the probe, for a check in seconds: an estimator that cannot measure these cannot measure all."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Code:
+    """A problem and its code, as a worker has it."""
+
+    problem: Mapping[str, Any]
+    shipped: Shipped | None
+
+    def build(self, seed: int) -> Problem:
+        options = {key: value for key, value in self.problem.items() if key != "use"}
+        search = () if self.shipped is None else (str(self.shipped.folder),)
+        return build_problem(self.problem["use"], options, seed=seed, search=search)
+
+
+def _code(problem: Mapping[str, Any], shipped: Sequence[str] | None) -> _Code:
+    folders = None if shipped is None else Shipped(folder=Path(shipped[0]), origin=Path(shipped[1]))
+    return _Code(problem=problem, shipped=folders)
+
+
+# clipsweep check
+
+
+def check_problem(
+    *,
+    problem: Mapping[str, Any],
+    shipped: Sequence[str] | None,
+    seed: int,
+    threads: int,
+    rule: Mapping[str, Any],
+    steps: int,
+    measure: Mapping[str, Any] | None,
+) -> Iterator[dict[str, Any]]:
+    """Test every promise of a problem.
+
+    Args:
+        problem: The resolved section.
+        shipped: The folder that its own code is imported from, and the one that it came from; None for none.
+        seed: The seed to test with.
+        threads: Threads of each numerical kernel.
+        rule: The update rule of the step that is measured.
+        steps: Number of steps of a trial.
+        measure: The resolved measure section; None where nothing is measured.
+
+    Yields:
+        First ``promises``, all of them in order, then for each of them what was found: ``status`` (``ok``, ``broken``
+        or ``untested``), ``broken``, ``line``, ``fix``, ``note`` and ``untested``. An error that breaks several is
+        told once; the others are untested because of it.
+    """
+    torch.set_num_threads(threads)
+    code = _code(problem, shipped)
+    estimators = [] if measure is None else measure["estimators"]
+    measured = [f"a snapshot can be measured: {entry['use']}" for entry in estimators]
+    yield {"promises": [_IMPORTABLE, *PROMISES, *measured]}
+    told: dict[tuple[str, str, int], str] = {}
+    first = _importable(code, seed)
+    yield _row(first, code, told)
+    if first.raised is not None:
+        for promise in (*PROMISES, *measured):
+            yield _row(Finding(promise=promise, untested="it cannot be built"), code, told)
+        return
+    share = 0.1 if measure is None else measure["data_fraction"]
+    shares = [share] if measure is None else [share, share * measure["audit"]["share"]]
+    for finding in examine(code.build, seed=seed, shares=shares):
+        yield _row(finding, code, told)
+    for promise, entry in zip(measured, estimators, strict=True):
+        assert measure is not None
+        try:
+            finding = _measured(code, rule, measure, entry, steps=steps, seed=seed)
+        except UntestableError as why:
+            finding = Finding(promise=promise, untested=str(why))
+        except BaseException as error:  # an exit, too, is what the problem did
+            fix = "try it with the estimator's other options, or leave it out; `clipsweep null-test` says more"
+            finding = Finding(promise=promise, raised=error, fix=fix)
+        yield _row(replace(finding, promise=promise), code, told)
+
+
+_IMPORTABLE = "a worker can import and build it from what is shipped"
+
+
+def _importable(code: _Code, seed: int) -> Finding:
+    """Whether a process that has only what is shipped can build the problem."""
+    started = time.monotonic()
+    try:
+        code.build(seed)
+    except BaseException as error:
+        return Finding(promise=_IMPORTABLE, raised=error)
+    took = time.monotonic() - started
+    if took > _SLOW_S:
+        fix = "load less in the factory: every attempt of every trial calls it"
+        return Finding(promise=_IMPORTABLE, broken=f"building took {took:.0f} s", fix=fix)
+    return Finding(promise=_IMPORTABLE)
+
+
+def _measured(
+    code: _Code, rule: Mapping[str, Any], measure: Mapping[str, Any], entry: Mapping[str, Any], *, steps: int, seed: int
+) -> Finding:
+    """Whether a snapshot of the sweep's first step can be measured by an estimator; the promise is left empty."""
+    options = {key: value for key, value in entry.items() if key != "use"}
+    trained, probed = code.build(seed), code.build(seed)
+    require_examples(trained)
+    small = list(islice(probed.probe(measure["data_fraction"]), _PROBE_BATCHES))
+    if not small or any(map(holds_nothing, small)):
+        raise UntestableError("the probe holds no example")
+    stepper = Stepper(trained, update_rule_of(rule), total_steps=steps, seed=seed)
+    _, scalars = stepper.take(0, keep_iterates=True)
+    assert stepper.iterates is not None
+    probe = build_probe(replace(probed, probe=lambda share: small), measure)
+    row = ESTIMATORS[entry["use"]](probe, torch.from_numpy(stepper.iterates), **options)
+    slope, trained_slope = float(row["grad_norm"]), float(scalars[1])
+    if slope == 0 and trained_slope > 0:
+        return Finding(
+            promise="",
+            broken=f"its gradient is exactly 0, where that of training is {trained_slope:.3g}",
+            fix="the loss must use the model that it is given: estimators measure a copy",
+        )
+    if not math.isfinite(slope):
+        return Finding(
+            promise="",
+            broken=f"the norm of its gradient is {slope} at the initial weights, that of training {trained_slope:.3g}",
+            fix="look at the batches that probe returns, their values and their scale",
+        )
+    if "smoothness" not in entry["use"] or probe.unaudited is None:
+        return Finding(promise="")
+    unaudited = (
+        "without a float64 audit, so that rows say `unaudited`: the loss uses data that does not come through its batch"
+    )
+    return Finding(promise="", note=f"{unaudited} ({error_line(probe.unaudited)})")
+
+
+def _row(finding: Finding, code: _Code, told: dict[tuple[str, str, int], str]) -> dict[str, Any]:
+    """A finding as it is sent; ``told`` are the errors that have been told."""
+    row: dict[str, Any] = {
+        "promise": finding.promise,
+        "status": "untested" if finding.untested else "ok" if finding.holds else "broken",
+        "broken": finding.broken,
+        "line": None,
+        "fix": finding.fix,
+        "note": finding.note,
+        "untested": finding.untested,
+    }
+    if (error := finding.raised) is None:
+        return row
+    line = line_of(error, code.shipped)
+    row["line"] = None if line is None else asdict(line)
+    # What it says of our own errors, it says in a sentence.
+    row["broken"] = error_text(error) if isinstance(error, TrainerError) else error_line(error)
+    row["fix"] = remedy(error) or (finding.fix if line is None and not isinstance(error, TrainerError) else "")
+    key = place_of(error)
+    if key in told:
+        return row | {"status": "untested", "untested": told[key], "broken": "", "fix": ""}
+    told[key] = "it raises the same"
+    if line is not None:
+        told[key] = f"{Path(line.file).name}:{line.number} raises {type(error).__name__}"
+    return row
+
+
+# clipsweep null-test
+
+
+_NUMBERS = ("again", "rebuilt", "hessian", "grad_norm")
+
+
+def null_test_problem(
+    *, problem: Mapping[str, Any], shipped: Sequence[str] | None, seed: int, threads: int, measure: Mapping[str, Any]
+) -> Iterator[dict[str, Any]]:
+    """The null test of one problem at its initial weights.
+
+    Args:
+        problem: As for :func:`check_problem`; so are ``shipped``, ``seed`` and ``threads``.
+        shipped: See there.
+        seed: See there.
+        threads: See there.
+        measure: The resolved measure section.
+
+    Yields:
+        One row: ``passed``, ``verdict`` and the differences, null where the problem raised or f is not finite.
+    """
+    torch.set_num_threads(threads)
+    code = _code(problem, shipped)
+    build = partial(code.build, seed)
+    try:
+        found = null_test(lambda: build_probe(build(), measure), flat_parameters(build().model))
+    except BaseException as error:
+        if code.shipped is None and not isinstance(error, TrainerError):
+            raise
+        line = line_of(error, code.shipped)
+        verdict = f"raised {error_line(error)}" + (f" ({line})" if line is not None else "")
+        fix = remedy(error)
+        yield {"passed": False, "verdict": f"{verdict}; {fix}" if fix else verdict, **dict.fromkeys(_NUMBERS)}
+        return
+    if not all(math.isfinite(getattr(found, name)) for name in _NUMBERS):
+        verdict = "the gradient of f is not finite at the initial weights; `clipsweep check` looks for the reason"
+        yield {"passed": False, "verdict": verdict, **dict.fromkeys(_NUMBERS)}
+        return
+    yield {"passed": found.passed, "verdict": _verdict(found)} | {name: getattr(found, name) for name in _NUMBERS}
+
+
+def _verdict(found: NullTest) -> str:
+    if found.passed:
+        return f"the same weights twice differ by 0, of a gradient of {found.grad_norm:.4g}"
+    worst = max(found.again, found.rebuilt, found.hessian)
+    return f"{found.diagnosis} (off by {worst:.3g}, of a gradient of {found.grad_norm:.4g})"
