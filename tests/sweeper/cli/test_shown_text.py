@@ -14,11 +14,11 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from sweeper.cli.app import app, main
+from sweeper.formats import csv_table, markdown_table
 from sweeper.labels import printable
 from sweeper.monitor.display import LineDisplay
 from sweeper.monitor.status import trial_rows
 from sweeper.report.render.table import Column, Table
-from sweeper.report.render.tables import csv_table, markdown_table
 from sweeper.report.render.terminal import terminal_lines, terminal_table
 
 HOSTILE = "\x1b]0;owned\x07\x1b[2J[bold]lr=[1e-3][/bold]\r\x9b31m\u202egpj.exe"
