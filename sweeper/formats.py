@@ -14,7 +14,16 @@ from typing import Any
 from sweeper.errors import ClipsweepError
 from sweeper.labels import printable
 
-__all__ = ["FORMATS", "choose_format", "csv_table", "in_format", "json_text", "markdown_cell", "markdown_table"]
+__all__ = [
+    "FORMATS",
+    "choose_format",
+    "csv_table",
+    "defused",
+    "in_format",
+    "json_text",
+    "markdown_cell",
+    "markdown_table",
+]
 
 FORMATS = ("table", "md", "csv", "json")
 """Their names, the default first."""
@@ -84,14 +93,15 @@ def in_format(
     raise ValueError(f"unknown format {style!r}; known: {', '.join(FORMATS)}")
 
 
-def json_text(document: Any) -> str:
+def json_text(document: Any, *, indent: int | None = 2) -> str:
     r"""A document as JSON that every reader takes, and that is safe for a terminal.
 
     Args:
         document: Dicts, sequences, dataclasses, paths, texts and numbers, those of NumPy too.
+        indent: Spaces per level; None for a single line.
 
     Returns:
-        Indented ASCII. What is not finite is null, as JSON has neither NaN nor infinity.
+        ASCII. What is not finite is null, as JSON has neither NaN nor infinity.
 
     Example:
         >>> print(json_text({"loss": float("nan"), "seeds": (0, 1), "name": "caf\u00e9\x7f"}))
@@ -105,7 +115,7 @@ def json_text(document: Any) -> str:
         }
     """
     # Delete is the one control character that JSON does not ask to be written out.
-    return json.dumps(_plain(document), indent=2, allow_nan=False).replace("\x7f", "\\u007f")
+    return json.dumps(_plain(document), indent=indent, allow_nan=False).replace("\x7f", "\\u007f")
 
 
 def _plain(value: Any) -> Any:
@@ -169,14 +179,26 @@ def csv_table(records: Sequence[Mapping[str, Any]], columns: Sequence[str] = ())
     output = io.StringIO()
     names = list(columns or dict.fromkeys(name for record in records for name in record))
     writer = csv.DictWriter(output, fieldnames=names, lineterminator="\n")
-    writer.writerow({key: _defuse(key) for key in names})
+    writer.writerow({key: defused(key) for key in names})
     for record in records:
-        writer.writerow({key: _defuse(value) for key, value in record.items()})
+        writer.writerow({key: defused(value) for key, value in record.items()})
     return output.getvalue().rstrip("\n")
 
 
-def _defuse(value: Any) -> Any:
-    """An empty cell for what is missing; text that a spreadsheet would run as a formula is prefixed with a quote."""
+def defused(value: Any) -> Any:
+    r"""A value as a cell of a spreadsheet.
+
+    Args:
+        value: Any value of a table.
+
+    Returns:
+        An empty text for what is missing; for text, the same in one line without control characters, with a quote in
+        front if a spreadsheet would run it as a formula; anything else as it is.
+
+    Example:
+        >>> defused("=1+1"), defused("a\n\x1b"), defused(None), defused(0.5)
+        ("'=1+1", 'a\\n\\x1b', '', 0.5)
+    """
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return ""
     if not isinstance(value, str):

@@ -18,9 +18,10 @@ import pyarrow.compute as pc
 from sweeper.store.journal import RunState, TrialState
 from sweeper.store.records import CommittedSegment, Part
 from sweeper.store.run_dir import RunDir, file_hash
+from sweeper.tables.columns import describe_columns
 from sweeper.tables.directions import direction_of
 from sweeper.tables.parts import concatenate, encode, read_parts, sort_rows
-from sweeper.tables.schemas import METRICS, TELEMETRY, TRIAL_TYPES
+from sweeper.tables.schemas import METRICS, TELEMETRY, TRIAL_TYPES, columns_of
 
 __all__ = ["DECLARED", "Compactor", "declared_in", "trials_table"]
 
@@ -70,7 +71,7 @@ class Compactor:
         self._num_parts = len(parts)
 
     def _publish(self, name: str, table: pa.Table) -> None:
-        self._run_dir.publish(self._run_dir.table(name), encode(table))
+        self._run_dir.publish(self._run_dir.table(name), encode(describe_columns(table, columns_of(name))))
 
 
 def trials_table(state: RunState, metrics: pa.Table | None, *, running: frozenset[str] = frozenset()) -> pa.Table:

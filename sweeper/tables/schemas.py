@@ -1,4 +1,4 @@
-"""The columns of every table: the only place where Arrow types are defined."""
+"""The columns of every table: the only place where types, units and meanings are defined."""
 
 from __future__ import annotations
 
@@ -6,164 +6,135 @@ from collections.abc import Mapping
 
 import pyarrow as pa
 
-__all__ = ["MEASUREMENTS", "METRICS", "TELEMETRY", "TRIAL_TYPES"]
+from sweeper.tables.columns import FLAG, NUMBER, TEXT, TIME, WHOLE, Column, schema_of
+from sweeper.tables.measured import MEASURED
+from sweeper.tables.trials import TRIALS
 
-_NUMBER, _NUMBERS, _WORD = pa.float64(), pa.list_(pa.float64()), pa.string()
-
-_SNAPSHOT = [("trial_id", _WORD), ("step", pa.int64()), ("epoch", _NUMBER)]
-"""Which snapshot a row is about."""
-
-_CONDITIONS = [
-    ("data_fraction", _NUMBER),
-    ("probe", _WORD),
-    ("arithmetic", _WORD),
-    ("measurement_id", _WORD),
-    ("error", _WORD),
+__all__ = [
+    "COLUMNS",
+    "MEASUREMENTS",
+    "METRICS",
+    "OF_ANALYTIC_METRICS",
+    "TELEMETRY",
+    "TRIAL_TYPES",
+    "columns_of",
 ]
-"""What f was, how it was computed, and under which settings; and, if a value is missing, why."""
 
+_LAST = "last iterate"
+"""In the row of x_steps, which has metrics but no batch."""
 
-def _table(*columns: tuple[str, pa.DataType]) -> pa.Schema:
-    return pa.schema([*_SNAPSHOT, *columns, *_CONDITIONS])
+_METRICS = (
+    Column(name="trial_id", type=TEXT, meaning="The trial.", kind="id", shown="status"),
+    Column(
+        name="step",
+        type=WHOLE,
+        meaning="k: the row is about x_k, the weights before step k.",
+        unit="steps",
+        shown="plot loss",
+    ),
+    Column(name="epoch", type=NUMBER, meaning="Passes over the training data before step k.", unit="passes"),
+    Column(
+        name="train_loss",
+        type=NUMBER,
+        meaning="Training loss of batch k at x_k.",
+        unit="loss",
+        null=_LAST,
+        shown="plot loss",
+    ),
+    Column(
+        name="grad_norm",
+        type=NUMBER,
+        meaning="Norm of its gradient, before clipping or normalising.",
+        unit="loss / weight",
+        null=_LAST,
+        shown="advise",
+    ),
+    Column(
+        name="step_size",
+        type=NUMBER,
+        meaning="Learning rate times the scale of clipping, eq. (5), or normalising, eq. (6).",
+        null=_LAST,
+        shown="advise",
+    ),
+    Column(name="clipped", type=FLAG, meaning="Whether the gradient was clipped.", null=_LAST),
+    Column(name="update_norm", type=NUMBER, meaning="‖x_{k+1} − x_k‖.", unit="weight", null=_LAST),
+    Column(name="learning_rate", type=NUMBER, meaning="Of step k, after schedule and warm-up.", null=_LAST),
+)
 
+_OWN = "not evaluated at this step"
 
-MEASUREMENTS = {
-    "directional_smoothness": _table(
-        ("loss", _NUMBER),
-        ("grad_norm", _NUMBER),
-        ("next_grad_norm", _NUMBER),
-        ("update_norm", _NUMBER),
-        ("smoothness", _NUMBER),
-        ("argmax_fraction", _NUMBER),
-        ("smoothness_by_fraction", _NUMBERS),
-        ("at_zero", _NUMBER),
-        ("interpolation_error", _NUMBER),
-        ("mechanical_bound", _NUMBER),
-        ("noise_floor", _NUMBER),
-        ("snr", _NUMBER),
-        ("trust", _WORD),
-        ("trusted_fractions", pa.int64()),
-        ("num_gradients", pa.int64()),
-        ("method", _WORD),
+OF_ANALYTIC_METRICS = (
+    Column(name="gap", type=NUMBER, meaning="f(x_k) − f*, of analytic functions.", unit="loss", null=_OWN),
+    Column(
+        name="full_grad_norm",
+        type=NUMBER,
+        meaning="‖∇f(x_k)‖ without the noise, of analytic functions.",
+        unit="loss / weight",
+        null=_OWN,
     ),
-    "layer_smoothness": _table(
-        ("loss", _NUMBER),
-        ("grad_norm", _NUMBER),
-        ("layers", pa.list_(_WORD)),
-        ("smoothness_by_layer", _NUMBERS),
-        ("trust_by_layer", pa.list_(_WORD)),
-        ("snr_by_layer", _NUMBERS),
-        ("grad_norm_by_layer", _NUMBERS),
-        ("update_norm_by_layer", _NUMBERS),
+)
+"""The metrics of analytic trials; those of other problems are what their ``evaluate`` returns."""
+
+_TELEMETRY = (
+    Column(name="trial_id", type=TEXT, meaning="The trial.", kind="id", shown="status"),
+    Column(
+        name="driver_epoch",
+        type=pa.int32(),
+        meaning="Which driver of the run committed the segment, from 1; called `epoch` before version 0.2.",
+        shown="logs",
     ),
-    "directional_curvature": _table(
-        ("loss", _NUMBER),
-        ("grad_norm", _NUMBER),
-        ("update_norm", _NUMBER),
-        ("smoothness", _NUMBER),
-        ("curvature", _NUMBER),
-        ("gradient_curvature", _NUMBER),
+    Column(name="attempt", type=pa.int32(), meaning="Which attempt of the trial, from 1.", shown="logs"),
+    Column(name="start", type=WHOLE, meaning="First step of the segment.", unit="steps", shown="logs"),
+    Column(name="stop", type=WHOLE, meaning="The step after its last one.", unit="steps", shown="logs"),
+    Column(name="started_at", type=TIME, meaning="When the segment began."),
+    Column(name="ended_at", type=TIME, meaning="When it ended.", shown="logs"),
+    Column(name="train_s", type=NUMBER, meaning="Spent on steps.", unit="s", shown="logs, report"),
+    Column(name="evaluate_s", type=NUMBER, meaning="Spent on evaluations.", unit="s"),
+    Column(name="waited_s", type=NUMBER, meaning="For which the trainer waited for estimators.", unit="s"),
+    Column(name="estimate_s", type=NUMBER, meaning="Spent by estimators on its snapshots.", unit="s"),
+    Column(name="num_snapshots", type=WHOLE, meaning="Snapshots taken in it.", unit="snapshots"),
+    Column(name="host", type=TEXT, meaning="Where it was trained.", shown="logs, report"),
+    Column(
+        name="node", type=TEXT, meaning="Ray's id of the node.", null="trained without Ray", kind="id", shown="report"
     ),
-    "hessian_spectral_norm": _table(
-        ("loss", _NUMBER),
-        ("grad_norm", _NUMBER),
-        ("spectral_norm", _NUMBER),
-        ("eigenvalue", _NUMBER),
-        ("residual", _NUMBER),
-        ("num_products", pa.int64()),
+    Column(name="pid", type=WHOLE, meaning="Process that trained it.", kind="id"),
+    Column(name="data", type=TEXT, meaning="The problem's fingerprint of its data.", kind="id"),
+    Column(
+        name="environment_id",
+        type=TEXT,
+        meaning="Versions, processor and threads that it was trained with.",
+        kind="id",
     ),
-    "hessian_spectrum": _table(
-        ("loss", _NUMBER),
-        ("grad_norm", _NUMBER),
-        ("eigenvalues", _NUMBERS),
-        ("residuals", _NUMBERS),
-        ("trace", _NUMBER),
-        ("trace_error", _NUMBER),
-        ("mean_eigenvalue", _NUMBER),
-        ("num_products", pa.int64()),
-    ),
-    "gradient_noise": _table(
-        ("loss", _NUMBER),
-        ("grad_norm", _NUMBER),
-        ("grad_norm_squared", _NUMBER),
-        ("split_half", _NUMBER),
-        ("noise_variance", _NUMBER),
-        ("tau", _NUMBER),
-        ("noise_scale", _NUMBER),
-        ("num_batches", pa.int64()),
-    ),
-    "authors_compat": _table(
-        ("grad_norm", _NUMBER),
-        ("smoothness", _NUMBER),
-        ("null_smoothness", _NUMBER),
-        ("update_norm", _NUMBER),
-        ("num_batches", pa.int64()),
-    ),
+)
+
+COLUMNS: Mapping[str, tuple[Column, ...]] = {
+    "trials": TRIALS,
+    "metrics": _METRICS,
+    "telemetry": _TELEMETRY,
+    **{f"measurements/{name}": columns for name, columns in MEASURED.items()},
 }
+"""Table to the columns that do not depend on the problem and on what is swept."""
+
+MEASUREMENTS: Mapping[str, pa.Schema] = {name: schema_of(columns) for name, columns in MEASURED.items()}
 """Estimator to columns, one row per snapshot; ``docs/estimators.md`` says what every column means."""
 
-METRICS = pa.schema([
-    ("trial_id", pa.string()),
-    ("step", pa.int64()),
-    ("epoch", pa.float64()),
-    ("train_loss", pa.float64()),
-    ("grad_norm", pa.float64()),
-    ("step_size", pa.float64()),
-    ("clipped", pa.bool_()),
-    ("update_norm", pa.float64()),
-    ("learning_rate", pa.float64()),
-])
+METRICS = schema_of(_METRICS)
 """One row per logged step: loss and gradient of batch k at x_k. The problem's own metrics follow as further columns."""
 
-
-TRIAL_TYPES: Mapping[str, pa.DataType] = {
-    "case": pa.string(),
-    "seed": pa.int64(),
-    "steps": pa.int64(),
-    "committed_step": pa.int64(),
-    "diverged_step": pa.int64(),
-    "attempts": pa.int32(),
-    "learning_rate": pa.float64(),
-    "clip_norm": pa.float64(),
-    "train_s": pa.float64(),
-    "estimate_s": pa.float64(),
-    "last_finite_loss": pa.float64(),
-    "clipped_fraction": pa.float64(),
-    "error": pa.string(),
-    "superseded": pa.bool_(),
-    "code_id": pa.string(),
-    "environment_id": pa.string(),
-    "drift": pa.bool_(),
-    "hitting_time": pa.int64(),
-    "hitting_status": pa.string(),
-    "function_name": pa.string(),
-    **dict.fromkeys(
-        ("epsilon", "L0", "L1", "M", "initial_gap", "noise", "iteration_bound", "min_grad_norm", "tail_grad_norm"),
-        pa.float64(),
-    ),
-    "started_at": pa.timestamp("ms", tz="UTC"),
-    "ended_at": pa.timestamp("ms", tz="UTC"),
-}
+TRIAL_TYPES: Mapping[str, pa.DataType] = {column.name: column.type for column in TRIALS}
 """Types of the columns of ``trials`` that do not depend on what is swept."""
 
-
-TELEMETRY = pa.schema([
-    ("trial_id", pa.string()),
-    ("driver_epoch", pa.int32()),
-    ("attempt", pa.int32()),
-    ("start", pa.int64()),
-    ("stop", pa.int64()),
-    ("started_at", pa.timestamp("ms", tz="UTC")),
-    ("ended_at", pa.timestamp("ms", tz="UTC")),
-    ("train_s", pa.float64()),
-    ("evaluate_s", pa.float64()),
-    ("waited_s", pa.float64()),
-    ("estimate_s", pa.float64()),
-    ("num_snapshots", pa.int64()),
-    ("host", pa.string()),
-    ("node", pa.string()),
-    ("pid", pa.int64()),
-    ("data", pa.string()),
-    ("environment_id", pa.string()),
-])
+TELEMETRY = schema_of(_TELEMETRY)
 """One row per segment: where it ran and what it cost. ``driver_epoch`` was called ``epoch`` before version 0.2."""
+
+
+def columns_of(table: str) -> tuple[Column, ...]:
+    """What is known of a table's columns.
+
+    Args:
+        table: Its name: ``trials``, ``metrics``, ``telemetry`` or ``measurements/<estimator>``.
+
+    Returns:
+        The columns; those of a problem's own metrics and of swept values are not among them.
+    """
+    return COLUMNS.get(table, ()) + (OF_ANALYTIC_METRICS if table == "metrics" else ())

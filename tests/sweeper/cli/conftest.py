@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from sweeper.cli.app import main
+from sweeper.protocol.view import Active, View
 from sweeper.remeasure import Remeasured
 from sweeper.run import Outcome
 from sweeper.store.journal import Unmeasured
@@ -55,7 +56,7 @@ measure:
   estimators: [{use: directional_smoothness, delta: 0.5}, {use: gradient_noise}]
 sweep:
   grid:
-    update_rule.learning_rate: [0.03, 0.3, 3, 30]
+    update_rule.learning_rate: [0.3, 3, 30]
     update_rule.clip_norm: [null, 0.5]
     problem.fails: [false, true]
   seeds: 2
@@ -63,14 +64,34 @@ sweep:
 
 THEORY = """
 name: theory
-problem: {use: analytic, assume: {L0: 1, L1: 1}, epsilon: 0.1, function: {use: theorem4_steep}, start_gradient_norm: 10}
+problem: {use: analytic, assume: {L0: 1, L1: 1}, epsilon: 0.1}
 train: {steps: 4000}
 sweep:
+  zip:
+    problem.function.use: [theorem4_steep, theorem4_flat]
+    problem.start_gradient_norm: [10, null]
+    problem.start_gap: [null, 1]
   cases:
     - {update_rule.from_theory: theorem3}
     - {update_rule.learning_rate: 0.6}
     - {update_rule.learning_rate: 0.01}
 """
+
+
+LIVE = View(
+    counts={"running": 1, "queued": 1},
+    total=2,
+    steps_done=30,
+    steps_total=120,
+    active=(Active(trial="learning_rate=3 seed=0", step=30, steps=60, loss=0.5, clipped_fraction=0.25),),
+    waiting=1,
+    queued_snapshots=2,
+    measuring=1,
+    measured=7,
+    held_back=False,
+    stopping=False,
+    waiting_for="waiting for 1 CPU",
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,6 +137,7 @@ def shown_folder(tmp_path_factory: pytest.TempPathFactory, module_hostile_run: C
     shutil.copytree(runs / "shown", runs / "driven")
     driven = RunDir(runs / "driven")
     driven.publish_json(driven.driver, {"host": os.uname().nodename, "pid": os.getpid(), "job": "raysubmit_1"})
+    driven.publish_json(driven.live, {**vars(LIVE), "active": [vars(active) for active in LIVE.active]})
     shutil.copytree(runs / "shown", runs / "damaged")
     journal = runs / "damaged" / "journal.jsonl"
     journal.write_bytes(b"{}\n" + journal.read_bytes())

@@ -1,0 +1,238 @@
+"""The columns of ``measurements/*``: one row per snapshot and estimator."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from sweeper.tables.columns import NUMBER, NUMBERS, TEXT, TEXTS, WHOLE, Column
+
+__all__ = ["MEASURED"]
+
+_LOSS, _GRADIENT, _WEIGHTS = "loss", "loss / weight", "weight"
+_SMOOTHNESS = "loss / weight²"
+
+_FAILED = "not measured"
+"""In a row that could not be measured, as its ``error`` says."""
+
+_SNAPSHOT = (
+    Column(name="trial_id", type=TEXT, meaning="The trial.", kind="id", shown="status"),
+    Column(name="step", type=WHOLE, meaning="k: the snapshot is the pair x_k, x_{k+1}.", unit="steps"),
+    Column(
+        name="epoch",
+        type=NUMBER,
+        meaning="Passes over the training data before step k.",
+        unit="passes",
+        null="failed in `estimate`",
+    ),
+)
+
+_CONDITIONS = (
+    Column(
+        name="data_fraction",
+        type=NUMBER,
+        meaning="Share of the training data in the probe that defines f.",
+        shown="plot agreement",
+    ),
+    Column(name="probe", type=TEXT, meaning="The policy that makes f a function.", null=_FAILED, kind="words"),
+    Column(name="arithmetic", type=TEXT, meaning="The arithmetic of f: `float32 ieee`.", null=_FAILED, kind="words"),
+    Column(
+        name="measurement_id",
+        type=TEXT,
+        meaning="The settings of the measure section; a hash of it.",
+        kind="id",
+        shown="plot agreement",
+    ),
+    Column(
+        name="error",
+        type=TEXT,
+        meaning="Why the snapshot could not be measured.",
+        null="measured",
+        kind="words",
+        shown="status, report",
+    ),
+)
+
+_F = Column(name="loss", type=NUMBER, meaning="f(x_k).", unit=_LOSS, null=_FAILED)
+_NORM = Column(
+    name="grad_norm",
+    type=NUMBER,
+    meaning="‖∇f(x_k)‖.",
+    unit=_GRADIENT,
+    null=_FAILED,
+    shown="report, fit, advise, plot smoothness, plot fit",
+)
+_UPDATE = Column(name="update_norm", type=NUMBER, meaning="‖d‖, d = x_{k+1} − x_k.", unit=_WEIGHTS, null=_FAILED)
+_PRODUCTS = Column(name="num_products", type=WHOLE, meaning="Hessian-vector products.", unit="products", null=_FAILED)
+
+
+def _of(*columns: Column) -> tuple[Column, ...]:
+    return (*_SNAPSHOT, *columns, *_CONDITIONS)
+
+
+def _column(name: str, meaning: str, unit: str = "", *, null: str = _FAILED, shown: str = "") -> Column:
+    return Column(name=name, type=NUMBER, meaning=meaning, unit=unit, null=null, shown=shown)
+
+
+def _list(name: str, meaning: str, unit: str = "") -> Column:
+    return Column(name=name, type=NUMBERS, meaning=meaning, unit=unit, null=_FAILED)
+
+
+_NO_STEP = "not measured, or x_{k+1} = x_k"
+
+MEASURED: Mapping[str, tuple[Column, ...]] = {
+    "directional_smoothness": _of(
+        _F,
+        _NORM,
+        _column("next_grad_norm", "‖∇f(x_{k+1})‖.", _GRADIENT, null=_NO_STEP),
+        _UPDATE,
+        _column(
+            "smoothness",
+            "The largest r(γ) = ‖∇f(x_k + γd) − ∇f(x_k)‖ / ‖γd‖ that can be trusted, eq. (20).",
+            _SMOOTHNESS,
+            null="not measured, no step, or all is rounding: see `trust`",
+            shown="report, fit, plot smoothness, plot fit, plot agreement",
+        ),
+        _column("argmax_fraction", "The γ of the maximum.", null="where `smoothness` is"),
+        _list(
+            "smoothness_by_fraction", "r(γ) at every γ, trusted or not; null where x_k + γd rounds to x_k.", _SMOOTHNESS
+        ),
+        _column(
+            "at_zero",
+            "The limit of r(γ) for γ → 0, which is ‖Hd‖ / ‖d‖.",
+            _SMOOTHNESS,
+            null="other methods than `chebyshev`",
+        ),
+        _column(
+            "interpolation_error",
+            "By how much a ratio that was not measured may exceed `smoothness`.",
+            _SMOOTHNESS,
+            null="every γ was measured",
+        ),
+        _column(
+            "mechanical_bound",
+            "(‖∇f(x_k)‖ + ‖∇f(x_{k+1})‖) / ‖d‖, which r(1) cannot exceed, whatever f is.",
+            _SMOOTHNESS,
+            null=_NO_STEP,
+        ),
+        _column(
+            "noise_floor",
+            "The r(γ) that rounding alone can give, at the γ of the maximum.",
+            _SMOOTHNESS,
+            null="not audited, or no step",
+        ),
+        _column("snr", "`smoothness` over `noise_floor`.", null="not audited, or no step", shown="report, fit"),
+        Column(
+            name="trust",
+            type=TEXT,
+            meaning="`trusted`, `flagged`, `noise`, `no step`, `overflow` or `unaudited`.",
+            null=_FAILED,
+        ),
+        Column(
+            name="trusted_fractions",
+            type=WHOLE,
+            meaning="At how many γ the ratio is at least ten times its noise floor.",
+            null=_FAILED,
+        ),
+        Column(
+            name="num_gradients",
+            type=WHOLE,
+            meaning="Gradients that the row uses, cached ones included.",
+            unit="gradients",
+            null=_FAILED,
+        ),
+        Column(
+            name="method",
+            type=TEXT,
+            meaning="How the maximum was found: `exact`, `chebyshev` or `adaptive`.",
+            null=_FAILED,
+        ),
+    ),
+    "layer_smoothness": _of(
+        _F,
+        _NORM,
+        Column(
+            name="layers",
+            type=TEXTS,
+            meaning="Names of the parameter tensors, in the order of the other lists.",
+            null=_FAILED,
+        ),
+        _list(
+            "smoothness_by_layer",
+            "As `smoothness`, eq. (20), of each tensor's own part of gradient and step.",
+            _SMOOTHNESS,
+        ),
+        Column(name="trust_by_layer", type=TEXTS, meaning="As `trust`, of each tensor.", null=_FAILED),
+        _list("snr_by_layer", "As `snr`, of each tensor."),
+        _list("grad_norm_by_layer", "Norm of each tensor's part of ∇f(x_k).", _GRADIENT),
+        _list("update_norm_by_layer", "Norm of each tensor's part of d.", _WEIGHTS),
+    ),
+    "directional_curvature": _of(
+        _F,
+        _NORM,
+        _UPDATE,
+        _column(
+            "smoothness", "‖Hd‖ / ‖d‖, the limit of r(γ) for γ → 0.", _SMOOTHNESS, null=_NO_STEP, shown="plot agreement"
+        ),
+        _column("curvature", "dᵀHd / ‖d‖², with its sign.", _SMOOTHNESS, null=_NO_STEP),
+        _column("gradient_curvature", "gᵀHg / ‖g‖² along the gradient.", _SMOOTHNESS, null="not measured, or g = 0"),
+    ),
+    "hessian_spectral_norm": _of(
+        _F,
+        _NORM,
+        _column(
+            "spectral_norm",
+            "‖∇²f(x_k)‖, the left side of Definition 1.",
+            _SMOOTHNESS,
+            null="not measured, or Lanczos did not converge",
+        ),
+        _column(
+            "eigenvalue",
+            "The eigenvalue largest in modulus, with its sign.",
+            _SMOOTHNESS,
+            null="where `spectral_norm` is",
+        ),
+        _column(
+            "residual", "‖Hv − λv‖: H has an eigenvalue this close to λ.", _SMOOTHNESS, null="where `spectral_norm` is"
+        ),
+        _PRODUCTS,
+    ),
+    "hessian_spectrum": _of(
+        _F,
+        _NORM,
+        _list("eigenvalues", "Largest in modulus first; those that converged.", _SMOOTHNESS),
+        _list("residuals", "‖Hv − λv‖ of each.", _SMOOTHNESS),
+        _column("trace", "Trace of H, by Hutch++.", _SMOOTHNESS),
+        _column("trace_error", "Standard error of its sampled part.", _SMOOTHNESS),
+        _column("mean_eigenvalue", "`trace` over the number of weights.", _SMOOTHNESS),
+        _PRODUCTS,
+    ),
+    "gradient_noise": _of(
+        _F,
+        _NORM,
+        _column("grad_norm_squared", "‖∇f‖² without the bias from noise; may be negative.", "(loss / weight)²"),
+        _column("split_half", "⟨g_A, g_B⟩ of the means over two halves of the batches.", "(loss / weight)²"),
+        _column("noise_variance", "Trace of the covariance of one batch's gradient.", "(loss / weight)²"),
+        _column("tau", "The largest ‖g_i − mean‖, a lower bound on τ of Assumption 5.", _GRADIENT, shown="advise"),
+        _column(
+            "noise_scale",
+            "`noise_variance` / `grad_norm_squared`.",
+            "batches",
+            null="not measured, or noise drowns the gradient",
+        ),
+        Column(name="num_batches", type=WHOLE, meaning="Batches that were used.", unit="batches", null=_FAILED),
+    ),
+    "authors_compat": _of(
+        _NORM,
+        _column(
+            "smoothness",
+            "As the authors' own script computes it, `num_batches` times too large.",
+            _SMOOTHNESS,
+            null=_NO_STEP,
+            shown="plot agreement",
+        ),
+        _column("null_smoothness", "The same of x_k against itself, where 0 is right.", _SMOOTHNESS, null=_NO_STEP),
+        _UPDATE,
+        Column(name="num_batches", type=WHOLE, meaning="Batches that were used.", unit="batches", null=_FAILED),
+    ),
+}
+"""Estimator to columns; ``docs/estimators.md`` says more of each."""
