@@ -121,7 +121,7 @@ class RayPools:
         self, *, run_dir: Path, trainer: WorkerSettings, estimator: WorkerSettings, private: bool = False
     ) -> None:
         self._run_dir = run_dir
-        self._private = private
+        self._own_ray = private
         self._settings: dict[Kind, WorkerSettings] = {"trainer": trainer, "estimator": estimator}
         # A separate thread for ``stop`` and ``beats``, so that they are served while the actor trains or measures.
         self._classes: dict[Kind, Any] = {
@@ -207,7 +207,7 @@ class RayPools:
         for kind, settings in self._settings.items():
             slots = [of.slot for of in starting if of.kind == kind]
             count = sum(without_place(actors[kind, slot]) for slot in slots if (kind, slot) in actors)
-            if count and self._private:
+            if count and self._own_ray:
                 still[kind] = count
             elif count:
                 each = {"cpus": settings.cpus, "gpus": settings.gpus}

@@ -232,13 +232,16 @@ def _known(seconds: float) -> float:
     return 0.0 if math.isnan(seconds) else seconds
 
 
+_LEAST_S = 1.0
+"""Less time than that is not worth advice."""
+
 _STANDS_OUT = 0.25
 """A share of the trainers' time that is worth a line."""
 
 
 def _advice(whole: Spent) -> Iterable[str]:
     working = whole.train_s + whole.evaluate_s + _known(whole.waited_s) + whole.other_s
-    if working + whole.idle_s < 1.0:
+    if working + whole.idle_s < _LEAST_S:
         return
     found = []
     if (waited := _known(whole.waited_s)) > _STANDS_OUT * working:

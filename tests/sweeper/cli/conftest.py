@@ -172,6 +172,8 @@ def without_ray(shown_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         counts={"done": 20, "failed": 2},
         interrupted=False,
         seconds=3.0,
+        earlier_s=0.0,
+        spent=None,
         unmeasured=Unmeasured(total=10, errors={"RuntimeError: too few rows": 2}),
     )
     table = path / "measurements" / "directional_curvature.parquet"

@@ -83,6 +83,7 @@ COMMANDS: dict[str, list[list[str]]] = {
     "fit": [["fit", "runs/shown"]],
     "advise": [["advise", "runs/shown"]],
     "theory": [["theory", "runs/theory"]],
+    "times": [["times", "runs/shown"], ["times", "runs/shown", "--by", "trial"]],
     "plot": [
         ["plot", "runs/shown", "loss", "--out", "loss.png", "--data", "loss.csv"],
         ["plot", "runs/shown", "loss", "--out", "loss.png"],
@@ -109,6 +110,9 @@ def test_the_keys_that_are_printed_are_those_that_are_documented(
     server = SimpleNamespace(url="http://head:8265", notes=(), guarded=True)
     monkeypatch.setattr("sweeper.cluster.job_server.find_job_server", lambda *arguments, **options: server)
     monkeypatch.setattr("sweeper.cluster.jobs.Jobs", _Jobs)
+    # So that something stands out in runs of a second, too.
+    monkeypatch.setattr("sweeper.report.times._STANDS_OUT", 0.0)
+    monkeypatch.setattr("sweeper.report.times._LEAST_S", 0.0)
     shutil.copytree(shown_folder / "runs" / "shown", shown_folder / "runs" / "copy", dirs_exist_ok=True)
     found: dict[str, set[str]] = {}
     for words in COMMANDS[command]:

@@ -31,6 +31,7 @@ TABLES = {
     "fit": ["fit", "runs/shown"],
     "advise": ["advise", "runs/shown"],
     "theory": ["theory", "runs/theory"],
+    "times": ["times", "runs/shown"],
 }
 """Commands with rows, which have all formats."""
 
@@ -141,7 +142,7 @@ def test_rows_of_a_csv_can_be_counted_and_joined(ask: Ask) -> None:
 def test_a_folder_without_runs_is_an_empty_table(ask: Ask, tmp_path: Path) -> None:
     assert ask("ls", str(tmp_path), "--json").document == []
     head = ask("ls", str(tmp_path), "--format", "csv").out
-    assert head.startswith("path,driver,trials,queued,running,done,")
+    assert head.startswith("path,state,driver,trials,queued,paused,running,done,")
     assert head.count("\n") == 1
 
 
