@@ -126,12 +126,13 @@ def correlation_interval(values: ArrayLike, *, confidence: float = 0.95) -> Inte
     On the scale of r itself the interval of a few seeds leaves [-1, 1].
 
     Args:
-        values: One correlation per seed; those that are not finite are left out. Beyond ±0.999 they count as that.
+        values: One correlation per seed; those that are not finite are left out.
         confidence: Two-sided coverage.
 
     Returns:
-        tanh(mean z) and the interval, which is not symmetric; of a single value the value itself. Its ends are NaN for
-        fewer than two values, and where all are equal, which says nothing of how far others would lie.
+        tanh(mean z) and the interval, which is not symmetric. For fewer than two values, where all are equal, which
+        says nothing of how far others would lie, and where one is beyond ±0.999, whose z would decide alone: the plain
+        mean, and NaN for the ends.
 
     Example:
         >>> interval = correlation_interval([0.9, 0.8, 0.85])
@@ -143,12 +144,10 @@ def correlation_interval(values: ArrayLike, *, confidence: float = 0.95) -> Inte
     """
     data = np.asarray(values, dtype=np.float64)
     data = data[np.isfinite(data)]
-    if data.size < 2 or np.ptp(data) == 0:
+    if data.size < 2 or np.ptp(data) == 0 or np.abs(data).max() > _LARGEST_CORRELATION:
         mean = float(data.mean()) if data.size else math.nan
         return Interval(mean=mean, low=math.nan, high=math.nan, count=int(data.size))
-    scaled = mean_interval(
-        np.arctanh(np.clip(data, -_LARGEST_CORRELATION, _LARGEST_CORRELATION)), confidence=confidence
-    )
+    scaled = mean_interval(np.arctanh(data), confidence=confidence)
     return Interval(
         mean=math.tanh(scaled.mean), low=math.tanh(scaled.low), high=math.tanh(scaled.high), count=scaled.count
     )

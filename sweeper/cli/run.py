@@ -128,7 +128,7 @@ def run(
 
         longer = extended_grid(outcome.run_dir, sweep)
         if not longer:
-            note("the best cell of every arm is inside the grid")
+            note("no arm has its best cell at the end of three or more values, so there is nothing to extend")
             break
         for override in longer:
             note(f"the best cell is at an edge: continuing with --set '{override}'")

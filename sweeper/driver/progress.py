@@ -137,7 +137,7 @@ class TrainingProgress:
         return Active(
             trial_id=trial,
             trial=self.label(trial),
-            step=at.step if at else self._states[trial].step,
+            step=max(at.step if at else 0, self._states[trial].step),
             steps=self._trials[trial].train["steps"],
             loss=at.loss if at else None,
             clipped_fraction=at.clipped_fraction if at else None,

@@ -120,7 +120,11 @@ def in_words(document: Mapping[str, Any]) -> str:
         case "stopped":
             return f"stopped, {done}; the same command continues it"
         case "ended":
-            return f"ended early, {done}; the same command continues it"
+            ending = document["ended"]
+            left = sum(document["counts"].get(status, 0) for status in ("queued", "paused"))
+            is_early = ending is None or ending["exit_code"] > 1
+            how = "ended early" if is_early else f"{counted(left, 'trial')} left to run"
+            return f"{how}, {done}; the same command continues it"
         case "killed":
             return f"its driver disappeared, {done}; the same command continues it"
     return "no trial was begun"

@@ -179,7 +179,7 @@ def cell_of(
         values=values,
         texts=labels.texts(values),
         label=labels[cells[0]] if is_cell else labels.part(values),
-        case=plain_value(cases[0]) if len(cases) == 1 else None,
+        case=plain_value(cases[0]) if is_cell and len(cases) == 1 else None,
         arm=" / ".join(dict.fromkeys(group["arm"])),
         seeds=int(group["seed"].nunique()),
         trials=len(group),

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from sweeper.labels import counted, duration
+from sweeper.labels import duration
 from sweeper.store.journal import RunState
 from sweeper.store.records import CommittedSegment
 from sweeper.store.spans import Span, spans_of
@@ -60,6 +60,7 @@ class Times:
         rows: By trial, worker or node; the longest first.
         whole: All of it.
         advice: What to change, if one thing stands out; the clearest first.
+        uncommitted: Attempts that failed or were cut off before they committed anything; their time is in no row.
     """
 
     run: str
@@ -70,6 +71,7 @@ class Times:
     rows: tuple[Spent, ...]
     whole: Spent
     advice: tuple[str, ...]
+    uncommitted: int
 
 
 def build_times(run: str, state: RunState, *, by: str = "worker") -> Times:
@@ -130,6 +132,10 @@ def build_times(run: str, state: RunState, *, by: str = "worker") -> Times:
         rows=tuple(sorted(rows, key=lambda row: -(row.train_s + row.evaluate_s + _known(row.waited_s)))),
         whole=whole,
         advice=tuple(_advice(whole)),
+        uncommitted=sum(
+            len(trial.attempts - {(segment.driver_epoch, segment.attempt) for segment in trial.segments})
+            for trial in state.trials.values()
+        ),
     )
 
 
@@ -155,8 +161,7 @@ def closing_line(state: RunState) -> str | None:
     }
     text = ", ".join(f"{what} {duration(seconds)}" for what, seconds in parts.items() if seconds >= 0.5)
     started = f"; {duration(span.starting_s)} until the first step" if span.starting_s is not None else ""
-    trainers = len({_worker(segment) for segment in span.segments})
-    return f"time of {counted(trainers, 'trainer')} and their estimators: {text or 'under a second'}{started}"
+    return f"time of the trainers and their estimators: {text or 'under a second'}{started}"
 
 
 def _grouped(
@@ -232,7 +237,7 @@ def _known(seconds: float) -> float:
     return 0.0 if math.isnan(seconds) else seconds
 
 
-_LEAST_S = 1.0
+_LEAST_S = 20.0
 """Less time than that is not worth advice."""
 
 _STANDS_OUT = 0.25
@@ -240,27 +245,27 @@ _STANDS_OUT = 0.25
 
 
 def _advice(whole: Spent) -> Iterable[str]:
-    working = whole.train_s + whole.evaluate_s + _known(whole.waited_s) + whole.other_s
-    if working + whole.idle_s < _LEAST_S:
+    there = whole.train_s + whole.evaluate_s + _known(whole.waited_s) + whole.other_s + whole.idle_s
+    if there < _LEAST_S:
         return
     found = []
-    if (waited := _known(whole.waited_s)) > _STANDS_OUT * working:
+    if (waited := _known(whole.waited_s)) > _STANDS_OUT * there:
         found.append((
             waited,
-            f"trainers waited {_percent(waited / working)} of their time for estimators: measure less often "
+            f"trainers waited {_percent(waited / there)} of their time for estimators: measure less often "
             "(measure.every), on less data (measure.data_fraction), or with more estimators "
             "(resources.estimators.count)",
         ))
-    if whole.evaluate_s > max(whole.train_s, _STANDS_OUT * working):
+    if whole.evaluate_s > max(whole.train_s, _STANDS_OUT * there):
         found.append((
             whole.evaluate_s,
             f"evaluating took {whole.evaluate_s / max(whole.train_s, 1e-9):.1f} times as long as training: evaluate "
             "less often (train.evaluate_every)",
         ))
-    if whole.idle_s > _STANDS_OUT * (working + whole.idle_s):
+    if whole.idle_s > _STANDS_OUT * there:
         found.append((
             whole.idle_s,
-            f"trainers had nothing to show for {_percent(whole.idle_s / (working + whole.idle_s))} of the time: at the "
+            f"trainers had nothing to show for {_percent(whole.idle_s / there)} of their time: at the "
             "end there were fewer trials than trainers, or attempts failed (see `clipsweep status`)",
         ))
     for _, text in sorted(found, reverse=True):

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sweeper.errors import RunDirectoryError
+from sweeper.store.driver_files import driver_of
 from sweeper.store.journal import RunState, read_journal, replay
 from sweeper.store.run_dir import RunDir
 from sweeper.tables.directions import direction_before, direction_of
@@ -172,5 +173,10 @@ class Run:
     def _table(self, table: str) -> pa.Table:
         path = self._run_dir.table(table)
         if not path.exists():
-            raise RunDirectoryError(f"{self.path}: table {table} is not written yet; it follows the first results")
+            follows = (
+                "it follows the first results"
+                if driver_of(self._run_dir) is not None
+                else "nobody is running this sweep: `clipsweep run` with its spec continues it, and writes the tables"
+            )
+            raise RunDirectoryError(f"{self.path}: table {table} is not written yet; {follows}")
         return read_table(path)

@@ -82,7 +82,8 @@ class EstimatorWorker(Worker):
         started = time.perf_counter()
         try:
             rows = measure()
-        except Exception as error:
+        except BaseException as error:
+            # The user's loss may raise SystemExit and its like, too.
             return Raised(slot=slot, snapshot=snapshot, error=error_line(error), traceback=error_traceback(error))
         return Rows(slot=slot, snapshot=snapshot, rows=rows, estimate_s=time.perf_counter() - started)
 

@@ -80,9 +80,12 @@ class TrainerWorker(Worker):
             return
         for assignment in assignments:
             segment = SegmentId(assignment.trial, assignment.attempt, 0)
+            handed_over = False
             try:
                 for item in self._attempt(assignment):
+                    handed_over = True
                     yield item
+                    handed_over = False
                     if isinstance(item, SegmentItem):
                         if item.outcome == "stopped":
                             return
@@ -90,7 +93,10 @@ class TrainerWorker(Worker):
             except _DiskError as error:
                 yield _raised(segment, error, disk=error.args)
                 return
-            except Exception as error:
+            except BaseException as error:
+                # What the consumer throws in ends the stream; the user's code may raise SystemExit and its like, too.
+                if handed_over:
+                    raise
                 yield _raised(segment, error)
 
     def _attempt(self, assignment: Assignment) -> Iterator[TrainerItem]:

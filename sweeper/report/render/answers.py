@@ -103,7 +103,13 @@ def render_fits(
 def _fit_record(cell: CellFit) -> dict[str, Any]:
     """A cell as one flat record, for CSV."""
     low, high = cell.range
-    record: dict[str, Any] = {**cell.values, "arm": cell.arm, "seeds": len(cell.trajectories), "points": cell.points}
+    record: dict[str, Any] = {
+        **cell.values,
+        "case": cell.case,
+        "arm": cell.arm,
+        "seeds": len(cell.trajectories),
+        "points": cell.points,
+    }
     record |= {"effective": cell.effective, "grad_norm_low": low, "grad_norm_high": high}
     for name in ("spearman", "slope", "L0", "L1"):
         interval = getattr(cell, name)

@@ -59,7 +59,7 @@ def _markdown(times: Times) -> str:
 
 def _terminal(times: Times, width: int | None, color: bool) -> str:
     if not times.drivers:
-        return terminal_lines([_title(times)], width=width, color=color)
+        return terminal_lines([_title(times), *_notes(times)], width=width, color=color)
     parts = [
         terminal_table(_table(times), width=width, color=color),
         terminal_lines(times.advice, width=width, color=color),
@@ -110,9 +110,14 @@ def _table(times: Times) -> Table:
 
 
 def _notes(times: Times) -> list[str]:
-    if not times.drivers:
-        return []
     notes = []
+    if times.uncommitted:
+        notes.append(
+            f"{counted(times.uncommitted, 'attempt')} failed or were cut off before they committed anything: their "
+            "time is in no row"
+        )
+    if not times.drivers:
+        return notes
     if len(times.rows) > _MAX_ROWS:
         notes.append(f"the longest {_MAX_ROWS} of {len(times.rows)} rows; `--format csv` has all")
     what = {
@@ -147,4 +152,5 @@ def _document(times: Times) -> dict[str, Any]:
         "rows": [_record(row) for row in times.rows],
         "whole": _record(times.whole),
         "advice": list(times.advice),
+        "uncommitted": times.uncommitted,
     }

@@ -66,3 +66,13 @@ def test_equal_correlations_say_nothing_about_others() -> None:
     assert (interval.mean, interval.count) == (1.0, 2)
     assert math.isnan(interval.low)
     assert math.isnan(correlation_interval([]).mean)
+
+
+@pytest.mark.parametrize("values", [[1.0, 0.5], [0.99989, 0.999985, 0.999945], [-1.0, 0.2]])
+def test_a_correlation_of_nearly_one_does_not_decide_alone(values: list[float]) -> None:
+    interval = correlation_interval(values)
+    assert interval.mean == pytest.approx(sum(values) / len(values))
+    assert min(values) <= interval.mean <= max(values)
+    assert math.isnan(interval.low)
+    assert math.isnan(interval.high)
+    assert interval.count == len(values)

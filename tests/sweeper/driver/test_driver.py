@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -268,6 +269,43 @@ sweep: {grid: {problem.fail_at: [3, 99]}}
     log = own.run_dir.trial_log(trials.loc[3, "trial_id"]).read_text()
     assert "Traceback" in log
     assert "second line" in log
+
+
+@pytest.mark.parametrize(
+    ("exit_by", "told"),
+    [
+        ("sys.exit(0)", "SystemExit: 0"),
+        ("quit()", "SystemExit: None"),
+        ("argparse.ArgumentParser(prog='own').parse_args(['--no-such-option'])", "SystemExit: 2"),
+        ("exec('raise KeyboardInterrupt')", "KeyboardInterrupt"),
+        ("exec('raise GeneratorExit')", "GeneratorExit"),
+    ],
+)
+def test_user_code_that_exits_fails_its_trial_alone_with_its_text(
+    exit_by: str, told: str, inline_run: InlineRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _write_problem(inline_run, monkeypatch, exit_by)
+    run = inline_run(
+        "problem: {use: exiting_problem:one, fail_at: 3}\nupdate_rule: {learning_rate: 0.1}\n"
+        "train: {steps: 6, checkpoint_every: 2}\nsweep: {grid: {problem.fail_at: [3, 99]}}"
+    )(max_attempts=2)
+    trials = pd.read_parquet(run.run_dir.path / "trials.parquet").set_index("problem.fail_at")
+    assert trials["status"].to_dict() == {3: "failed", 99: "done"}
+    assert trials.loc[3, "error"] == told
+    assert trials.loc[3, "attempts"] == 2
+    log = run.run_dir.trial_log(trials.loc[3, "trial_id"]).read_text()
+    assert "exiting_problem.py" in log
+
+
+def _write_problem(inline_run: InlineRun, monkeypatch: pytest.MonkeyPatch, exit_by: str) -> None:
+    """Put a module that exits at a step where runs look for it."""
+    plain = "problem: {use: deep_linear}\nupdate_rule: {learning_rate: 1}\ntrain: {steps: 1}"
+    folder = Path(inline_run(plain).run_dir.path.parent)
+    code = OWN.replace('raise RuntimeError(f"cannot take step {fail_at}\\nsecond line")', exit_by)
+    assert exit_by in code
+    (folder / "exiting_problem.py").write_text(f"import argparse, sys\n{code}")
+    monkeypatch.syspath_prepend(str(folder))
+    monkeypatch.delitem(sys.modules, "exiting_problem", raising=False)
 
 
 def test_a_disk_that_fills_up_ends_the_sweep_and_costs_nothing_that_was_committed(

@@ -152,7 +152,7 @@ def test_what_stands_out_is_named_with_what_to_change(seconds: Mapping[str, floa
 def test_the_closing_line_is_of_the_last_driver_alone(two_workers: RunState) -> None:
     line = closing_line(two_workers)
     assert line == (
-        "time of 2 trainers and their estimators: training 42 s, evaluating 13 s, measuring 17 s, "
+        "time of the trainers and their estimators: training 42 s, evaluating 13 s, measuring 17 s, "
         "waiting for estimators 9 s; 10 s until the first step"
     )
     apply(two_workers, Opened(driver_epoch=2, environment={}, started_at=500.0))
