@@ -52,11 +52,13 @@ class Expectation:
             problem is known, else steps.
         per_s: Units of work per second of the whole sweep; None where nothing is known yet.
         source: How that is known.
+        startup_s: Seconds until the first step, in this run so far or on the machines tried.
     """
 
     work: Mapping[str, float]
     per_s: float | None
     source: str
+    startup_s: float = STARTUP_S
 
     def left_s(self, trials: Sequence[tuple[Trial, int]]) -> float | None:
         """Seconds for what remains of some trials, workers started.
@@ -98,7 +100,13 @@ def expected(sweep: Sweep, plan: Plan, state: RunState, *, num_left: int) -> Exp
         # Of a spec that has changed, only the share of its time that went into trials of this one.
         seconds += (span.last_at - span.first_at) * len(of_plan) / len(span.segments)
     if done > 0 and seconds > 0:
-        return Expectation(work=work, per_s=done / seconds, source=f"measured over {steps} steps of this run")
+        started = [span.starting_s for span in spans_of(state) if span.starting_s is not None]
+        return Expectation(
+            work=work,
+            per_s=done / seconds,
+            source=f"measured over {steps} steps of this run",
+            startup_s=sum(started) / len(started) if started else STARTUP_S,
+        )
     if work is not known or sweep.resources.trainers.gpus:
         return Expectation(work=work, per_s=None, source="no trial of this problem has run here yet")
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

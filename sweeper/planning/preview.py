@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from sweeper.labels import counted, duration
-from sweeper.planning.expectation import STARTUP_S, expected, expected_bytes
+from sweeper.planning.expectation import expected, expected_bytes
 from sweeper.planning.measurement_change import measurement_change
 from sweeper.planning.plan import Plan, UserCode, expand
 from sweeper.planning.spec_change import SpecChange, spec_change
 from sweeper.planning.standing import default_run_dir, standing
 from sweeper.spec import Sweep
+from sweeper.store.driver_files import driver_of
 from sweeper.store.journal import open_state
 from sweeper.store.run_dir import RunDir
 
@@ -28,7 +29,8 @@ def plan_document(sweep: Sweep, out: Path | None = None) -> dict[str, Any]:
 
     Returns:
         ``run``, ``cells``, ``seeds``, ``trials``, counts of ``new``, ``paused``, ``done`` and ``failed`` trials,
-        ``steps`` left to train, ``seconds`` (None where unknown) with ``seconds_from`` (how it is known), ``bytes`` on
+        ``is_driven`` (whether a driver is at work on the run now), ``steps`` left to train,
+        ``seconds`` (None where unknown) with ``seconds_from`` (how it is known), ``bytes`` on
         disk, ``code`` (the user's own modules that would be imported: ``use``, ``module``, ``path``, where a link
         leads as ``real_path``, number of Python ``files``, ``sha256`` over them, and whether it is ``beside_spec``),
         ``change`` (what is trained differently from when the run was begun, or None), ``measurement_change`` (the same
@@ -56,8 +58,9 @@ def plan_document(sweep: Sweep, out: Path | None = None) -> dict[str, Any]:
         "seeds": plan.num_seeds,
         "trials": len(plan.trials),
         **{kind: len(getattr(now, kind)) for kind in _KINDS},
+        "is_driven": run_dir.exists and driver_of(run_dir) is not None,
         "steps": sum(trial.train["steps"] - done for trial, done in left),
-        "seconds": seconds if seconds is None or not left else STARTUP_S + seconds,
+        "seconds": seconds if seconds is None or not left else expectation.startup_s + seconds,
         "seconds_from": expectation.source,
         "bytes": expected_bytes(sweep, left),
         "code": [_code(found) for found in plan.code],
@@ -106,6 +109,7 @@ def plan_text(document: Mapping[str, Any], *, max_cells: int = 40) -> str:
         f"{counted(document['trials'], 'trial')}",
         f"  {document['new']} new, {document['paused']} paused, {document['done']} done, "
         f"{document['failed']} failed" + (" (queue them again with `clipsweep retry`)" if document["failed"] else ""),
+        *(["  a driver is at work on it: `clipsweep status` says which are running"] if document["is_driven"] else []),
         f"  time: {_time_text(document)}   disk: about {_size(document['bytes'])}",
     ]
     for code in document["code"]:

@@ -146,7 +146,10 @@ def _mappings(node: Node, part: str) -> tuple[Node, ...]:
 def _bad_names(node: Node) -> Iterator[Diagnostic]:
     """Names of cases that are no names, or that an earlier case has."""
     seen: dict[str, Node] = {}
-    hint = f"a text of at most {MAX_CASE_NAME} characters on one line; quotes make text of a number"
+    hint = (
+        f"a text of at most {MAX_CASE_NAME} characters on one line, visible and without spaces around; quotes make "
+        "text of a number"
+    )
     for case in _mappings(node, "cases"):
         named = case.child(CASE_NAME)
         if named is None:

@@ -325,9 +325,11 @@ def _reasons(cells: Sequence[CellFit]) -> list[str]:
     cells_of: dict[str, list[str]] = {}
     for cell in cells:
         if cell.unidentifiable:
-            cells_of.setdefault(cell.unidentifiable, []).append(cell.label)
+            # Each seed is fitted by itself, with fewer points than the row has.
+            of = "" if len(cell.trajectories) == 1 else " in most seeds"
+            cells_of.setdefault(f"{of}, {cell.unidentifiable}", []).append(cell.label)
     return [
-        f"L1 is {_UNIDENTIFIABLE}, {why}"
+        f"L1 is {_UNIDENTIFIABLE}{why}"
         + (": all cells" if len(labels) == len(cells) else f": {listed(labels, noun='cell')}")
         for why, labels in cells_of.items()
     ]
