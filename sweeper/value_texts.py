@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from sweeper.labels import printable
 
-__all__ = ["NO_CLIPPING", "Rule", "key_of", "shortened", "texts_of"]
+__all__ = ["NO_CLIPPING", "Rule", "key_of", "shortened", "texts_of", "without_middle"]
 
 NO_CLIPPING = "no clipping"
 
@@ -95,13 +95,26 @@ def shortened(texts: Iterable[str], *, least: int = 0) -> list[str]:
     """
     whole = list(texts)
     for width in _WIDTHS:
-        short = [_without_middle(text, max(width, least)) for text in whole]
+        short = [without_middle(text, max(width, least)) for text in whole]
         if len(set(short)) == len(set(whole)):
             return short
     return whole
 
 
-def _without_middle(text: str, width: int) -> str:
+def without_middle(text: str, width: int) -> str:
+    """A text that is too long without its middle: what tells it from others is often at its ends.
+
+    Args:
+        text: The text.
+        width: Characters that it may have.
+
+    Returns:
+        The text, at most that long.
+
+    Example:
+        >>> without_middle("learning_rate=1 seed=2", 14)
+        'learnin…seed=2'
+    """
     return text if len(text) <= width else f"{text[: width // 2]}…{text[len(text) - (width - 1) // 2 :]}"
 
 

@@ -16,6 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from sweeper.labels import counted, duration, printable
+from sweeper.value_texts import without_middle
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -154,7 +155,7 @@ class LiveDisplay:
         room = max(12, self._console.width - taken - 2)
         table = Table.grid(padding=(0, 2))
         for active, numbers in zip(view.active, rows, strict=True):
-            name = _shortened(printable(active.trial), room)
+            name = without_middle(printable(active.trial), room)
             table.add_row(Text(f"  {name}"), *(Text(text, no_wrap=True) for text in numbers))
         return [table]
 
@@ -163,11 +164,6 @@ class LiveDisplay:
         if view.held_back:
             text += "; trainers wait for them"
         return Text(text, style="dim")
-
-
-def _shortened(text: str, width: int) -> str:
-    """A text that is too long without its middle: a trial's seed is at the end."""
-    return text if len(text) <= width else f"{text[: width // 2]}…{text[len(text) - (width - 1) // 2 :]}"
 
 
 def _percent(view: View) -> str:
