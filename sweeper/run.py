@@ -29,7 +29,7 @@ from sweeper.report.times import closing_line
 from sweeper.schedule.schedule import Progress, Schedule
 from sweeper.spec import Sweep
 from sweeper.spec.user_code import shipped
-from sweeper.store.journal import Journal, RunState, Unmeasured, open_state
+from sweeper.store.journal import Journal, RunState, Unmeasured, num_failed, open_state
 from sweeper.store.records import CodeRecord, Opened, Planned, TrialRecord
 from sweeper.store.recovery import recover
 from sweeper.store.run_dir import RunDir
@@ -78,7 +78,7 @@ class Outcome:
     @property
     def num_failed(self) -> int:
         """Trials that were given up."""
-        return self.counts.get("failed", 0) + self.counts.get("lost", 0)
+        return num_failed(self.counts)
 
     @property
     def exit_code(self) -> int:

@@ -86,7 +86,7 @@ class TrainingProgress:
             waiting_for: Why requested workers do not start; None if they do.
             force: Show it even if no update is due.
         """
-        if not force and not self._shown.due:
+        if not force and not self._shown.is_due():
             return
         running = [trial for _, trial in sorted(self._schedule.at_work.items())]
         counts, steps_done, left_s = self._counted(frozenset(running))
@@ -169,7 +169,7 @@ class KeptProgress:
             waiting_for: Why requested workers do not start; None if they do.
             force: Show it even if no update is due.
         """
-        if not force and not self._shown.due:
+        if not force and not self._shown.is_due():
             return
         waiting, measuring = self._queue.num_waiting, self._queue.num_measuring
         done = self._total - waiting - measuring
@@ -206,9 +206,8 @@ class _Shown:
         self._show_at = 0.0
         self._asked = 0.0
 
-    @property
-    def due(self) -> bool:
-        """Whether it is time for another view, which is then made."""
+    def is_due(self) -> bool:
+        """Whether it is time for another view, which is then made; its cost counts from here."""
         self._asked = time.monotonic()
         return self._asked >= self._show_at
 

@@ -11,7 +11,16 @@ from typing import Any
 from sweeper.errors import RunDirectoryError
 from sweeper.labels import counted, duration
 from sweeper.store.driver_files import Ending, driver_of, ending_of, live_document
-from sweeper.store.journal import STATUSES, Journal, RunState, TrialState, read_journal, repair_journal, replay
+from sweeper.store.journal import (
+    STATUSES,
+    Journal,
+    RunState,
+    TrialState,
+    num_failed,
+    read_journal,
+    repair_journal,
+    replay,
+)
 from sweeper.store.lock import DriverLock
 from sweeper.store.records import Retried as RetriedRecord
 from sweeper.store.run_dir import RunDir
@@ -113,7 +122,7 @@ def in_words(document: Mapping[str, Any]) -> str:
         left = (document["live"] or {}).get("left_s")
         rest = "" if left is None else f", about {duration(left)} left"
         return f"running (pid {driver['pid']} on {driver['host']}{job}), {done}{rest}"
-    failed = sum(document["counts"].get(status, 0) for status in ("failed", "lost"))
+    failed = num_failed(document["counts"])
     match state:
         case "finished":
             return f"finished, {counted(failed, 'trial')} failed, {done}" if failed else f"finished, {done}"

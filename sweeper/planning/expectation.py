@@ -93,14 +93,15 @@ def expected(sweep: Sweep, plan: Plan, state: RunState, *, num_left: int) -> Exp
     known = {name: cost for name, cost in costs.items() if cost is not None}
     work = known if len(known) == len(costs) else {t.trial_id: float(t.train["steps"]) for t in plan.trials}
     done, seconds, steps = 0.0, 0.0, 0
-    for span in spans_of(state):
+    spans = spans_of(state)
+    for span in spans:
         of_plan = [segment for segment in span.segments if segment.trial in work]
         done += sum(work[s.trial] * s.facts.num_steps / state.trials[s.trial].record.steps for s in of_plan)
         steps += sum(segment.facts.num_steps for segment in of_plan)
         # Of a spec that has changed, only the share of its time that went into trials of this one.
         seconds += (span.last_at - span.first_at) * len(of_plan) / len(span.segments)
     if done > 0 and seconds > 0:
-        started = [span.starting_s for span in spans_of(state) if span.starting_s is not None]
+        started = [span.starting_s for span in spans if span.starting_s is not None]
         return Expectation(
             work=work,
             per_s=done / seconds,

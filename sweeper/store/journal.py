@@ -46,6 +46,7 @@ __all__ = [
     "TrialState",
     "Unmeasured",
     "apply",
+    "num_failed",
     "open_state",
     "read_journal",
     "replay",
@@ -180,6 +181,18 @@ def _unseal(line: bytes, number: int) -> Line | None:
 
 STATUSES = ("queued", "paused", "running", "done", "diverged", "failed", "lost")
 """What a trial can be, in the order in which it is shown."""
+
+
+def num_failed(counts: Mapping[str, int]) -> int:
+    """How many trials were given up.
+
+    Args:
+        counts: Status to number of trials.
+
+    Returns:
+        Those that failed, and those that were lost with their workers.
+    """
+    return counts.get("failed", 0) + counts.get("lost", 0)
 
 
 @dataclass

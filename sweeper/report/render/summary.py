@@ -17,6 +17,7 @@ from sweeper.report.render.table import NOTHING, Column, Table
 from sweeper.report.render.tables import markdown_lines
 from sweeper.report.render.terminal import terminal_lines, terminal_table
 from sweeper.report.summary import Report
+from sweeper.store.journal import num_failed
 
 __all__ = ["render"]
 
@@ -99,7 +100,7 @@ def _without_correlation(cells: Sequence[Cell]) -> str:
 
 
 def _seeds(cell: Cell) -> str:
-    bad = cell.statuses.get("failed", 0) + cell.statuses.get("lost", 0)
+    bad = num_failed(cell.statuses)
     apart = [f"{cell.trials} trials"] if cell.trials != cell.seeds else []
     apart += [f"{bad} failed"] if bad else []
     return str(cell.seeds) + (f" ({', '.join(apart)})" if apart else "")
