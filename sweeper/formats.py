@@ -168,21 +168,33 @@ def csv_table(records: Sequence[Mapping[str, Any]], columns: Sequence[str] = ())
         columns: The heads where there may be no record; by default all keys.
 
     Returns:
-        Lines, joined; missing values are empty cells.
+        Lines, joined; missing values are empty cells. Texts are in the quotes of JSON in a column where one of them
+        would otherwise look like another value.
 
     Example:
         >>> csv_table([{"a": None, "b": "=1+1"}])
         "a,b\n,'=1+1"
         >>> csv_table([], ["a", "b"])
         'a,b'
+        >>> len(set(csv_table([{"a": 1}, {"a": "1"}, {"a": None}, {"a": ""}]).splitlines()))
+        5
     """
     output = io.StringIO()
     names = list(columns or dict.fromkeys(name for record in records for name in record))
     writer = csv.DictWriter(output, fieldnames=names, lineterminator="\n")
     writer.writerow({key: defused(key) for key in names})
+    quoted = {name for name in names if _has_texts_like_others([record.get(name) for record in records])}
     for record in records:
-        writer.writerow({key: defused(value) for key, value in record.items()})
+        writer.writerow({
+            key: defused(json_text(value) if isinstance(value, str) and key in quoted else value)
+            for key, value in record.items()
+        })
     return output.getvalue().rstrip("\n")
+
+
+def _has_texts_like_others(values: Sequence[Any]) -> bool:
+    texts = {value for value in values if isinstance(value, str)}
+    return not texts.isdisjoint(str(defused(value)) for value in values if not isinstance(value, str))
 
 
 def defused(value: Any) -> Any:

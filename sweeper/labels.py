@@ -15,22 +15,38 @@ __all__ = [
 ]
 
 
-_TAKEN = {
-    "trial_id",
-    "cell_id",
-    "case",
-    "is_best",
-    "arm",
-    "seed",
-    "seeds",
-    "trials",
-    "left_out",
-    "status",
-    "diverged",
-    "error",
-    "attempts",
+_OWN = {
+    "update_rule.learning_rate": "learning_rate",
+    "update_rule.clip_norm": "clip_norm",
+    "update_rule.optimizer": "optimizer",
+    "train.steps": "steps",
+    "problem.function": "function",
+    "problem.noise": "noise",
+    "problem.epsilon": "epsilon",
+    "problem.function.L0": "L0",
+    "problem.function.L1": "L1",
+    "problem.function.M": "M",
+    "run": "run",
 }
-"""Columns of the trials table that a user's own option must not hide."""
+"""Paths whose values are in a column of their own name."""
+
+_TAKEN = frozenset([
+    *_OWN.values(),
+    # Of trials.
+    *("trial_id cell_id arm case seed status superseded code_id committed_step attempts started_at ended_at").split(),
+    *("train_s estimate_s diverged_step last_finite_loss clipped_fraction error environment_id drift").split(),
+    *("function_name hitting_time hitting_status initial_gap iteration_bound min_grad_norm tail_grad_norm").split(),
+    # Of what the commands print, beside the values of cells.
+    *("is_best seeds trials done diverged failed lost left_out points rank_correlation correlation label").split(),
+    *("spearman slope unidentifiable range_low range_high tau decades count T bound slack reached capped hit").split(),
+    *("function clipped rule queued paused running").split(),
+    # Of what a figure draws.
+    *("transform threshold drawn quantity step grad_norm smoothness is_unstable mean low high").split(),
+])
+"""Columns of tables, answers and figures: no option of a user's own is called like them."""
+
+_TAKEN_BEGINNINGS = ("best_", "final_", "correlation_", "rank_correlation_", "smoothness_", "grad_norm_", "L0_", "L1_")
+"""Beginnings of the names of columns."""
 
 
 def short_names(paths: list[str]) -> dict[str, str]:
@@ -45,15 +61,18 @@ def short_names(paths: list[str]) -> dict[str, str]:
     Example:
         >>> short_names(["update_rule.clip_norm", "problem.model.use", "problem.use"])
         {'update_rule.clip_norm': 'clip_norm', 'problem.model.use': 'model.use', 'problem.use': 'problem.use'}
-        >>> short_names(["problem.status"])
-        {'problem.status': 'problem.status'}
+        >>> list(short_names(["problem.status", "problem.best_of", "problem.steps", "problem.depth"]).values())
+        ['problem.status', 'problem.best_of', 'problem.steps', 'depth']
     """
     names = {}
     for path in paths:
         parts = path.split(".")
         for length in range(1, len(parts) + 1):
             name = ".".join(parts[-length:])
-            if name not in _TAKEN and sum(other == name or other.endswith(f".{name}") for other in paths) == 1:
+            if _OWN.get(path) == name:
+                break
+            is_taken = name in _TAKEN or name.startswith(_TAKEN_BEGINNINGS)
+            if not is_taken and sum(other == name or other.endswith(f".{name}") for other in paths) == 1:
                 break
         names[path] = name
     return names

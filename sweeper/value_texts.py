@@ -139,6 +139,10 @@ def _short(values: Sequence[Any]) -> list[str]:
                 texts.append(f"{value.transform}{threshold}" if value.transform else NO_CLIPPING)
             case None:
                 texts.append("none")
+            case bool():
+                texts.append("true" if value else "false")
+            case "":
+                texts.append('""')
             case _:
                 texts.append(str(value))
     return texts

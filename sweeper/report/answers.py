@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,7 +13,7 @@ from sweeper.errors import ClipsweepError
 from sweeper.labels import plain_value, short_names
 from sweeper.report.advice import Advice, build_advice
 from sweeper.report.fits import build_fits
-from sweeper.report.select import labels_of, select, thresholded
+from sweeper.report.select import labels_of, number_column, select, thresholded
 from sweeper.report.stability import (
     Edge,
     Frontier,
@@ -30,6 +30,7 @@ from sweeper.report.summary import Report, build_report
 from sweeper.spec import Sweep
 from sweeper.spec.bounds import bounds_of
 from sweeper.tables.run import Run
+from sweeper.value_texts import key_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -112,13 +113,9 @@ def build_answers(run: Run, *, where: Sequence[str] = ()) -> Answers:
     ended = trials[trials["status"].isin(_ENDED)]
     if ended.empty:
         raise ClipsweepError(f"{run.path}: no trial has ended yet")
-    # The numbers of rules that are not swept are in the table's own columns.
-    own = run.trials.loc[ended.index, ["learning_rate", "clip_norm"]]
-    ended = ended.assign(
-        learning_rate=own["learning_rate"], clip_norm=own["clip_norm"], diverged=(ended["status"] == "diverged") * 1.0
-    )
+    ended = ended.assign(diverged=(ended["status"] == "diverged") * 1.0)
     ended = ended.assign(above_start=ended_above_start(run, ended))
-    context = [short for path, short in names.items() if not path.startswith("update_rule.")]
+    context = {path: short for path, short in names.items() if not path.startswith("update_rule.")}
     found = frontiers(ended, context)
     edges = find_edges(build_report(run, where=where), trials, names, labels)
     above = _above_start(ended, labels)
@@ -139,12 +136,12 @@ def build_answers(run: Run, *, where: Sequence[str] = ()) -> Answers:
         notes.append(f"{unfinished} of {len(trials)} trials have not ended: the answers will change")
     return Answers(
         path=str(run.path),
-        activity=_activity(run, ended, list(names.values()), labels),
+        activity=_activity(run, ended, names, labels),
         frontiers=found,
         ratios=frontier_ratios(found),
         above_start=above,
         edges=edges,
-        grid={edge.path: sorted_values(trials[names[edge.path]]) for edge in edges},
+        grid={edge.path: sorted_values(trials[edge.path]) for edge in edges},
         advice=advice,
         notes=tuple(notes),
     )
@@ -163,7 +160,7 @@ def extended_grid(run_dir: Path, sweep: Sweep) -> list[str]:
     run = Run(run_dir)
     trials, names = select(run, ()), short_names(run.swept)
     edges = find_edges(build_report(run), trials, names, labels_of(run, trials))
-    grid = {path: sorted_values(trials[names[path]]) for path in sweep.sweep.grid if path in names}
+    grid = {path: sorted_values(trials[path]) for path in sweep.sweep.grid if path in names}
     return [f"sweep.grid.{path}={json.dumps(values)}" for path, values in grid_override(grid, edges).items()]
 
 
@@ -172,7 +169,7 @@ def find_edges(report: Report, trials: pd.DataFrame, names: dict[str, str], labe
 
     Args:
         report: The report on the same trials.
-        trials: The trials, swept columns under their short names.
+        trials: The trials.
         names: Swept path to short name.
         labels: What the cells are called.
 
@@ -187,15 +184,22 @@ def find_edges(report: Report, trials: pd.DataFrame, names: dict[str, str], labe
             value = best.cell.values.get(name)
             if not path.startswith("update_rule.") or not isinstance(value, float | int) or isinstance(value, bool):
                 continue
-            others = {other: best.cell.values[other] for other in names.values() if other != name}
+            others = {other: best.cell.values[names[other]] for other in names if other != path}
             beside = trials[trials["arm"] == best.arm]
             for other, held in others.items():
-                beside = beside[beside[other].isna() if held is None else beside[other] == held]
-            at_edge = edge_of([float(v) for v in beside[name].dropna()], float(value), bounds_of(path))
+                beside = beside[[key_of(plain_value(found)) == key_of(held) for found in beside[other]]]
+            at_edge = edge_of([float(v) for v in beside[path].dropna()], float(value), bounds_of(path))
             if at_edge is not None:
                 side, add = at_edge
                 edges.append(
-                    Edge(path=path, arm=best.arm, context=labels.part(others), side=side, value=float(value), add=add)
+                    Edge(
+                        path=path,
+                        arm=best.arm,
+                        context=labels.part({names[other]: held for other, held in others.items()}),
+                        side=side,
+                        value=float(value),
+                        add=add,
+                    )
                 )
     return tuple(edges)
 
@@ -224,9 +228,9 @@ def _above_start(ended: pd.DataFrame, labels: CellLabels) -> tuple[str, ...]:
     return tuple(cells)
 
 
-def _activity(run: Run, ended: pd.DataFrame, names: list[str], labels: CellLabels) -> tuple[Activity, ...]:
+def _activity(run: Run, ended: pd.DataFrame, names: Mapping[str, str], labels: CellLabels) -> tuple[Activity, ...]:
     metrics = run.metrics
-    clipping = thresholded(run, ended)
+    clipping = thresholded(ended)
     rows = []
     for cell, group in ended.groupby("cell_id", sort=False):
         steps = metrics[metrics["trial_id"].isin(group["trial_id"])]
@@ -234,7 +238,7 @@ def _activity(run: Run, ended: pd.DataFrame, names: list[str], labels: CellLabel
         clips = not clipping.isdisjoint(group["trial_id"])
         clipped = float(group["clipped_fraction"].astype(float).mean()) if clips else float("nan")
         low, middle, high = norms.quantile([0.05, 0.5, 0.95]) if len(norms) else (float("nan"),) * 3
-        values = {name: plain_value(group.iloc[0][name]) for name in names}
+        values = {name: plain_value(group.iloc[0][number_column(path)]) for path, name in names.items()}
         rows.append(
             Activity(
                 label=labels[str(cell)],

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from estimators.fits.statistics import Interval, correlation_interval, mean_interval
 from sweeper.cell_labels import CellLabels
 from sweeper.labels import plain_value
+from sweeper.value_texts import key_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -26,6 +27,7 @@ class Cell:
     """One row of the report: a cell, or the trials that share the values asked for with ``--by``.
 
     Attributes:
+        cell_id: The cell's id; None for a row of several cells.
         values: Short name to value of what is swept.
         texts: The same as tables show it: structured values in short, and different ones always as different texts.
         label: What differs from the other rows; empty if there is none or nothing differs.
@@ -47,6 +49,7 @@ class Cell:
         below_zero: Losses whose interval reaches below 0, where none of their values lies.
     """
 
+    cell_id: str | None
     values: dict[str, Any]
     texts: dict[str, str] = field(repr=False)
     label: str
@@ -126,20 +129,24 @@ def rows_of(trials: pd.DataFrame, columns: Sequence[str]) -> list[pd.DataFrame]:
     """Trials that share the values of some columns.
 
     Args:
-        trials: Rows of the trials table.
-        columns: The columns; null is a value like any other.
+        trials: Rows of the trials table, as :func:`~sweeper.report.select.select` returns them.
+        columns: The columns; null is a value like any other, and values of different types are different.
 
     Returns:
         Groups, in the order in which they first appear.
     """
     if not columns:
         return [trials]
-    return [group for _, group in trials.groupby(list(columns), sort=False, dropna=False)]
+    rows: dict[Hashable, list[int]] = {}
+    keys = zip(*([key_of(plain_value(value)) for value in trials[name]] for name in columns), strict=True)
+    for at, key in enumerate(keys):
+        rows.setdefault(key, []).append(at)
+    return [trials.iloc[places] for places in rows.values()]
 
 
 def cell_of(
     group: pd.DataFrame,
-    columns: Sequence[str],
+    columns: Mapping[str, str],
     *,
     correlations: Mapping[str, tuple[float, float, int]],
     primary: str,
@@ -152,7 +159,7 @@ def cell_of(
 
     Args:
         group: The trials, at least one.
-        columns: Columns whose values they share.
+        columns: Column whose values they share to the name that the row has for it.
         correlations: Trial to Pearson of logs, Spearman, and the number of points.
         primary: The loss by which cells are ranked.
         labels: What the cells are called.
@@ -169,13 +176,14 @@ def cell_of(
         measured.assign(value=[found[trial][index] for trial in measured["trial_id"]]) for index in (0, 1)
     )
     first = group.iloc[0]
-    values = {name: plain_value(first[name]) for name in columns}
+    values = {name: plain_value(first[column]) for column, name in columns.items()}
     cells, cases = group["cell_id"].unique(), group["case"].unique()
-    is_cell = len(cells) == 1 and set(columns) >= set(labels.names.values())
+    is_cell = len(cells) == 1 and set(columns) >= set(labels.names)
     clips = group[group["trial_id"].isin(thresholded)]
     by_seed = {name: _by_seed(done, name) for name in losses if name in group}
     intervals = {name: mean_interval(list(of_seed.values())) for name, of_seed in by_seed.items()}
     return Cell(
+        cell_id=str(cells[0]) if is_cell else None,
         values=values,
         texts=labels.texts(values),
         label=labels[cells[0]] if is_cell else labels.part(values),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -95,9 +95,8 @@ class Comparison:
 
 def compare_arms(
     trials: pd.DataFrame,
-    columns: list[str],
-    context_columns: list[str],
-    row_of: Callable[[pd.DataFrame, list[str]], Cell],
+    context_columns: Mapping[str, str],
+    row_of: Callable[[pd.DataFrame], Cell],
     primary: str,
     *,
     labels: CellLabels,
@@ -107,8 +106,7 @@ def compare_arms(
 
     Args:
         trials: The trials.
-        columns: Swept columns.
-        context_columns: Those outside the update rule.
+        context_columns: Swept columns outside the update rule, each to its short name.
         row_of: Sums up the trials of one cell.
         primary: The loss by which cells are ranked.
         labels: What the cells are called.
@@ -119,19 +117,19 @@ def compare_arms(
     """
     bests: list[ArmBest] = []
     comparisons: list[Comparison] = []
-    for within in rows_of(trials, context_columns):
-        context = labels.part({name: plain_value(within.iloc[0][name]) for name in context_columns})
+    for within in rows_of(trials, list(context_columns)):
+        context = labels.part({name: plain_value(within.iloc[0][path]) for path, name in context_columns.items()})
         here = [
             _best(
                 arm,
-                [row_of(group, columns) for group in rows_of(of_arm, columns)],
+                [row_of(group) for group in rows_of(of_arm, ["cell_id"])],
                 context,
                 primary,
                 larger=larger,
             )
             for arm, of_arm in within.groupby("arm", sort=False)
         ]
-        here = [replace(best, label=_label_within(best, context_columns, labels)) for best in here]
+        here = [replace(best, label=_label_within(best, set(context_columns.values()), labels)) for best in here]
         bests += here
         if deterministic(within):
             continue
@@ -146,14 +144,14 @@ def compare_arms(
     )
 
 
-def _label_within(best: ArmBest, context_columns: list[str], labels: CellLabels) -> str:
+def _label_within(best: ArmBest, context_names: set[str], labels: CellLabels) -> str:
     """The label of a best cell without what its context says, where nothing else is lost by that."""
     if best.cell is None:
         return ""
     if not best.context or best.cell.case is not None:
         return best.cell.label
     return (
-        labels.part({name: value for name, value in best.cell.values.items() if name not in context_columns})
+        labels.part({name: value for name, value in best.cell.values.items() if name not in context_names})
         or best.cell.label
     )
 

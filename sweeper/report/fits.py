@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -127,7 +127,7 @@ def fit_cells(run: Run, trials: pd.DataFrame, *, resamples: int | None = None) -
             if len(own):
                 fits[int(seed)] = fit_smoothness(own["grad_norm"], own["smoothness"], resamples=drawn, seed=int(seed))
         if fits:
-            cells.append(_cell(group, list(names.values()), context, fits, labels))
+            cells.append(_cell(group, names, context, fits, labels))
     if not cells:
         raise ClipsweepError(
             f"{run.path}: no smoothness above its noise floor was measured, so there is nothing to fit"
@@ -137,14 +137,18 @@ def fit_cells(run: Run, trials: pd.DataFrame, *, resamples: int | None = None) -
 
 
 def _cell(
-    group: pd.DataFrame, names: list[str], context: list[str], fits: dict[int, SmoothnessFit], labels: CellLabels
+    group: pd.DataFrame,
+    names: Mapping[str, str],
+    context: list[str],
+    fits: dict[int, SmoothnessFit],
+    labels: CellLabels,
 ) -> CellFit:
     first = group.iloc[0]
     told = [fit for fit in fits.values() if not fit.unidentifiable]
     why = ""
     if 2 * len(told) < len(fits):
         why = next(fit.unidentifiable for fit in fits.values() if fit.unidentifiable)
-    values = {name: plain_value(first[name]) for name in names}
+    values = {name: plain_value(first[path]) for path, name in names.items()}
     return CellFit(
         cell_id=str(first["cell_id"]),
         label=labels[str(first["cell_id"])],
@@ -152,7 +156,7 @@ def _cell(
         texts=labels.texts(values),
         values=values,
         arm=str(first["arm"]),
-        context={name: plain_value(first[name]) for name in context},
+        context={name: values[name] for name in context},
         trajectories=fits,
         spearman=correlation_interval([fit.spearman for fit in fits.values()]),
         slope=mean_interval([fit.slope for fit in fits.values()]),

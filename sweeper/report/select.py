@@ -4,17 +4,29 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from sweeper.cell_labels import CellLabels, Labels
+from sweeper.cell_labels import CellLabels
 from sweeper.errors import ClipsweepError
-from sweeper.labels import plain_value, short_names
+from sweeper.labels import short_names
+from sweeper.report.conditions import filtered
+from sweeper.tables.readable import EXACT
 from sweeper.tables.run import Run
 
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["MIN_SNR", "labels_of", "positive", "select", "thresholded", "trusted_points", "unmeasured_words"]
+__all__ = [
+    "MIN_SNR",
+    "labels_of",
+    "number_column",
+    "positive",
+    "select",
+    "superseded",
+    "thresholded",
+    "trusted_points",
+    "unmeasured_words",
+]
 
 
 MIN_SNR = 3.0
@@ -24,35 +36,44 @@ _SMOOTHNESS = "directional_smoothness"
 
 
 def select(run: Run, where: Sequence[str]) -> pd.DataFrame:
-    """The trials that satisfy all conditions, with swept columns under their short names.
+    """The trials that satisfy all conditions.
 
     Trials that were replaced after a change of spec or code are left out, unless a condition names the column
     ``superseded``.
 
     Args:
         run: The run.
-        where: ``column=value`` conditions; ``none`` means null, a number may have the four digits of a table, and a
-            section its short form, as in ``schedule=cosine(0.01)``.
+        where: ``column=value`` conditions, as of :func:`~sweeper.report.conditions.filtered`.
 
     Returns:
-        The rows of the trials table.
+        The rows of the trials table. Swept values have the types of the spec, under their paths; no other column has a
+        dot in its name, but for ``best_`` and ``final_`` ones.
 
     Raises:
         ClipsweepError: A column is unknown, a condition is malformed or means several values, or no trial satisfies
             the conditions.
     """
+    trials = _with_values(run)
     names = short_names(run.swept)
-    # learning_rate, clip_norm and steps have their own columns, which a swept path of the same name would repeat.
-    repeated = [short for path, short in names.items() if short != path and short in run.trials.columns]
-    trials = run.trials.drop(columns=repeated).rename(columns=names)
     if not any(condition.partition("=")[0].strip() == _SUPERSEDED for condition in where):
-        trials = trials[~_superseded(trials)]
+        trials = trials[~superseded(trials)]
     every = trials
     for condition in where:
-        trials = _filter(trials, condition, names, every)
+        trials = filtered(trials, condition, names, every)
     if trials.empty:
         raise ClipsweepError(f"{run.path}: no trial satisfies {' and '.join(where) or 'anything: there are none'}")
     return trials
+
+
+def _with_values(run: Run) -> pd.DataFrame:
+    """All trials, with what the journal says of their swept values in place of what columns of one type can say."""
+    import pandas as pd
+
+    trials = run.trials
+    kept = [name for name in trials.columns if str(name).removesuffix(EXACT) not in run.swept]
+    values = [run.values[trial] for trial in trials["trial_id"]]
+    swept = {path: pd.Series([of[path] for of in values], index=trials.index, dtype=object) for path in run.swept}
+    return trials[kept].assign(**swept)
 
 
 def labels_of(run: Run, trials: pd.DataFrame) -> CellLabels:
@@ -67,89 +88,56 @@ def labels_of(run: Run, trials: pd.DataFrame) -> CellLabels:
     """
     firsts = trials.drop_duplicates("cell_id")
     cells = [str(cell) for cell in firsts["cell_id"]]
-    columns = {path: [plain_value(value) for value in firsts[name]] for path, name in short_names(run.swept).items()}
-    swept = {cell: {path: values[at] for path, values in columns.items()} for at, cell in enumerate(cells)}
+    swept = {cell: run.values[trial] for cell, trial in zip(cells, firsts["trial_id"], strict=True)}
     return CellLabels(swept, {cell: run.state.cases[cell] for cell in cells if cell in run.state.cases})
 
 
-def thresholded(run: Run, trials: pd.DataFrame) -> frozenset[str]:
+def number_column(path: str) -> str:
+    """The column that has a value as it was used: a theorem's own rate and threshold where the spec has null.
+
+    Args:
+        path: A swept path.
+
+    Returns:
+        A column of what :func:`select` returns.
+
+    Example:
+        >>> number_column("update_rule.clip_norm"), number_column("problem.clip_norm")
+        ('clip_norm', 'problem.clip_norm')
+    """
+    section, _, name = path.rpartition(".")
+    return name if section == "update_rule" and name in {"learning_rate", "clip_norm"} else path
+
+
+def thresholded(trials: pd.DataFrame) -> frozenset[str]:
     """The trials whose rule has a threshold above which it clips.
 
     Args:
-        run: The run.
         trials: Rows, as :func:`select` returns them.
 
     Returns:
         Their ids; rules that only normalise have no threshold.
     """
     # A theorem's own threshold is in the table, and not in the name of the arm.
-    own = run.trials.loc[trials.index, "clip_norm"]
-    return frozenset(trials.loc[own.notna() | trials["arm"].str.contains("clip"), "trial_id"])
+    clips = trials["clip_norm"].notna() | trials["arm"].str.contains("clip")
+    return frozenset(trials.loc[clips, "trial_id"])
 
 
 _SUPERSEDED = "superseded"
 
 
-def _superseded(trials: pd.DataFrame) -> pd.Series[bool]:
-    """Which trials were replaced by others; none in tables that are older than the column."""
+def superseded(trials: pd.DataFrame) -> pd.Series[bool]:
+    """Which trials were replaced by others.
+
+    Args:
+        trials: Rows of the trials table.
+
+    Returns:
+        Whether each was; of tables that are older than the column, none.
+    """
     if _SUPERSEDED not in trials:
         return trials["trial_id"].isna()  # every trial has an id
     return trials[_SUPERSEDED].fillna(value=False).astype(bool)
-
-
-def _column(name: str, trials: pd.DataFrame, names: dict[str, str]) -> str:
-    """A column by its short or dotted name."""
-    found = names.get(name, name)
-    if found not in trials.columns:
-        case = ["case"] if trials["case"].notna().any() else []
-        known = ", ".join([*case, *names.values(), "arm", "seed", "status"])
-        raise ClipsweepError(f"no column {name!r}; known: {known}")
-    return found
-
-
-def _filter(trials: pd.DataFrame, condition: str, names: dict[str, str], every: pd.DataFrame) -> pd.DataFrame:
-    name, mark, text = condition.partition("=")
-    if not mark:
-        raise ClipsweepError(f"--where {condition!r}: expected column=value, for example learning_rate=20")
-    found = _column(name.strip(), trials, names)
-    column = trials[found]
-    text = text.strip()
-    if text.lower() in {"none", "null"}:
-        return trials[column.isna()]
-    try:
-        number = float(text)
-    except ValueError:
-        exact = trials[column.astype(str) == text]
-        return exact if len(exact) else _as_shown(trials, found, text, every)
-    meant = _meant(condition, number, list(dict.fromkeys(float(value) for value in column if _is_number(value))))
-    return trials[column.map(lambda value: _is_number(value) and float(value) in meant).astype(bool)]
-
-
-def _as_shown(trials: pd.DataFrame, name: str, text: str, every: pd.DataFrame) -> pd.DataFrame:
-    """The trials of whose value a table shows this text: one of these trials, or one of all."""
-    for shown in (trials, every):
-        values = [plain_value(value) for value in shown[name].unique()]
-        labels = Labels([{name: value} for value in values])
-        meant = [value for value in values if labels.text(name, value) == text]
-        if meant:
-            return trials[trials[name].isin(meant)]
-    return trials[:0]
-
-
-def _meant(condition: str, number: float, values: Sequence[float]) -> list[float]:
-    """The value that equals a number, or the one that tables print like it, with four digits."""
-    if number in values:
-        return [number]
-    printed = [value for value in values if f"{value:.4g}" == f"{number:.4g}"]
-    if len(printed) > 1:
-        raise ClipsweepError(
-            f"--where {condition!r}: means {' or '.join(repr(value) for value in printed)}; write all digits"
-        )
-    return printed
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 def trusted_points(run: Run) -> pd.DataFrame:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from sweeper.cell_labels import Labels
 from sweeper.labels import plain_value
+from sweeper.report.cells import rows_of
 from sweeper.spec.bounds import Bounds
 from sweeper.tables.run import Run
 
@@ -168,22 +169,22 @@ class FrontierRatio:
     seeds: int
 
 
-def frontiers(trials: pd.DataFrame, context_columns: Sequence[str]) -> tuple[Frontier, ...]:
+def frontiers(trials: pd.DataFrame, context_columns: Mapping[str, str]) -> tuple[Frontier, ...]:
     """The stability frontier of every rule and threshold that was tried with at least two rates.
 
     Args:
-        trials: Trials that ended, swept columns under their short names; ``diverged`` is 1 for those that did, and
+        trials: Trials that ended; ``diverged`` is 1 for those that did, and
             ``above_start``, where there is such a column, is true for those that are done but ended above their start.
-        context_columns: Swept columns outside the update rule.
+        context_columns: Swept columns outside the update rule, each to its short name.
 
     Returns:
         Frontiers, in the order of the trials.
     """
     found = []
-    contexts = Labels([values for values, _ in _groups(trials, context_columns)] if context_columns else [])
+    contexts = Labels([_named(group, context_columns) for group in rows_of(trials, list(context_columns))])
     above = trials["above_start"] if "above_start" in trials else trials["diverged"] != trials["diverged"]
     trials = trials.assign(above_start=above.astype(bool), unstable=(trials["diverged"] > 0) | above.astype(bool))
-    for values, group in _groups(trials, [*context_columns, "arm", "clip_norm"]):
+    for group in rows_of(trials, [*context_columns, "arm", "clip_norm"]):
         rates = sorted(group["learning_rate"].dropna().unique())
         if len(rates) < 2:
             continue
@@ -191,9 +192,9 @@ def frontiers(trials: pd.DataFrame, context_columns: Sequence[str]) -> tuple[Fro
         stable, unstable = _bracket(rates, {rate: share[rate] >= UNSTABLE for rate in rates})
         found.append(
             Frontier(
-                arm=str(values["arm"]),
-                clip_norm=values["clip_norm"],
-                context=contexts.label({name: values[name] for name in context_columns}),
+                arm=str(group["arm"].iloc[0]),
+                clip_norm=plain_value(group["clip_norm"].iloc[0]),
+                context=contexts.label(_named(group, context_columns)),
                 stable=stable,
                 unstable=unstable,
                 rates=len(rates),
@@ -277,13 +278,9 @@ def _bracket(rates: Sequence[float], unstable: dict[float, Any]) -> tuple[float 
     return stable, None
 
 
-def _groups(trials: pd.DataFrame, columns: Sequence[str]) -> list[tuple[dict[str, Any], pd.DataFrame]]:
-    """Trials grouped by equal values, null included, in the order of each group's first trial."""
-    groups = []
-    for _, group in trials.groupby(list(columns), sort=False, dropna=False):
-        first = group.iloc[0]
-        groups.append(({name: plain_value(first[name]) for name in columns}, group))
-    return groups
+def _named(group: pd.DataFrame, columns: Mapping[str, str]) -> dict[str, Any]:
+    """What a group's trials have in common, by short name."""
+    return {name: plain_value(group[column].iloc[0]) for column, name in columns.items()}
 
 
 _ADDED = 2

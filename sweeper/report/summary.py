@@ -20,13 +20,13 @@ from sweeper.errors import ClipsweepError
 from sweeper.labels import counted, short_names
 from sweeper.report.cells import TRAIN_LOSS, Cell, cell_of, deterministic, rows_of, status_counts
 from sweeper.report.comparisons import ArmBest, Comparison, compare_arms
+from sweeper.report.conditions import column_of
 from sweeper.report.nodes import NodeShare, node_shares
 from sweeper.report.select import (
-    _column,
-    _superseded,
     labels_of,
     positive,
     select,
+    superseded,
     thresholded,
     trusted_points,
 )
@@ -93,33 +93,35 @@ def build_report(
     """
     names = short_names(run.swept)
     trials = select(run, where)
-    columns = [_column(name, trials, names) for name in by] or list(names.values())
+    chosen = [column_of(name, trials, names) for name in by]
+    columns = {column: names.get(column, column) for column in chosen} or names
     points = positive(trusted_points(run)) if "directional_smoothness" in run.estimators else None
     labels = labels_of(run, trials)
     primary = _primary(trials)
     row_of = partial(
         cell_of,
+        columns=columns,
         correlations=_correlations(points),
         primary=primary,
         labels=labels,
-        thresholded=thresholded(run, trials),
+        thresholded=thresholded(trials),
     )
-    cells = tuple(row_of(group, columns) for group in rows_of(trials, columns))
-    context_columns = [short for path, short in names.items() if not path.startswith("update_rule.")]
+    cells = tuple(row_of(group) for group in rows_of(trials, list(columns) if by else ["cell_id"]))
+    context = {path: short for path, short in names.items() if not path.startswith("update_rule.")}
     directions, more_notes = _directions(run, trials)
     larger = directions.get(primary) == "max"
-    if any(deterministic(within) for within in rows_of(trials, context_columns)):
+    if any(deterministic(within) for within in rows_of(trials, list(context))):
         more_notes += (
             "without noise one seed says all: there are no intervals, and arms are not compared seed by seed; "
             f"`clipsweep theory {run.path}` compares hitting times with the theorems' bounds",
         )
     bests, comparisons = compare_arms(
-        trials, list(names.values()), context_columns, row_of, primary, labels=labels, larger=larger
+        trials, context, partial(row_of, columns=names), primary, labels=labels, larger=larger
     )
-    rows_are_cells = set(columns) == set(names.values())
+    rows_are_cells = set(columns) == set(names)
     if rows_are_cells:
-        best = [(one.arm, one.cell.values) for one in bests if one.cell is not None]
-        cells = tuple(replace(cell, is_best=(cell.arm, cell.values) in best) for cell in cells)
+        best = {one.cell.cell_id for one in bests if one.cell is not None}
+        cells = tuple(replace(cell, is_best=cell.cell_id in best) for cell in cells)
     if sort is not None:
         cells = _sorted(cells, sort)
     return Report(
@@ -209,7 +211,7 @@ def _notes(run: Run, trials: pd.DataFrame, cells: tuple[Cell, ...], points: pd.D
     unfinished = int(trials["status"].isin(["queued", "paused", "running"]).sum())
     if unfinished:
         notes.append(f"{unfinished} of {len(trials)} trials are unfinished: the numbers will change")
-    if earlier := int(_superseded(run.trials).sum()) - int(_superseded(trials).sum()):
+    if earlier := int(superseded(run.trials).sum()) - int(superseded(trials).sum()):
         notes.append(
             f"{earlier} trials of an earlier spec or earlier code are left out; `--where superseded=True` shows them"
         )

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from sweeper.cell_labels import CellLabels, Labels
 from sweeper.errors import ClipsweepError
 from sweeper.labels import plain_value, short_names
-from sweeper.report.select import labels_of, select, thresholded
+from sweeper.report.select import labels_of, number_column, select, thresholded
 from sweeper.tables.run import Run
 
 if TYPE_CHECKING:
@@ -28,7 +28,8 @@ __all__ = [
 ]
 
 _STATUSES = ("hit", "diverged", "capped")
-_SHOWN_APART = {"problem.function", "problem.function.use", "update_rule.from_theory"}
+_FUNCTION = "problem.function"
+_SHOWN_APART = {_FUNCTION, "problem.function.use", "update_rule.from_theory"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,20 +133,21 @@ def build_theory(run: Run, *, where: Sequence[str] = ()) -> TheoryReport:
     trials = theory_trials(run, where)
     # The function and the rule have their own columns.
     names = {path: short for path, short in short_names(run.swept).items() if path not in _SHOWN_APART}
-    whole = short_names(run.swept).get("problem.function")
     groups = [(str(cell), group) for cell, group in trials.groupby("cell_id", sort=False)]
-    values = [{name: plain_value(group.iloc[0][name]) for name in names.values()} for _, group in groups]
+    values = [
+        {name: plain_value(group.iloc[0][number_column(path)]) for path, name in names.items()} for _, group in groups
+    ]
     # The numbers in the table are those of a theorem, the labels are of what the spec says.
     shown, labels = Labels(values), labels_of(run, select(run, where))
-    clipping = thresholded(run, trials)
+    clipping = thresholded(trials)
     rows = tuple(
         _row(
             group,
             label=labels[cell],
             values=of_cell,
             texts={name: shown.text(name, value) for name, value in of_cell.items()},
-            short_function=_short_function(group.iloc[0], whole, labels),
-            function=_function(group.iloc[0], whole),
+            short_function=_short_function(group.iloc[0], labels),
+            function=_function(group.iloc[0]),
             clips=not clipping.isdisjoint(group["trial_id"]),
         )
         for (cell, group), of_cell in zip(groups, values, strict=True)
@@ -168,7 +170,7 @@ def theory_trials(run: Run, where: Sequence[str] = ()) -> pd.DataFrame:
         where: ``column=value`` conditions.
 
     Returns:
-        Rows of the trials table, swept columns under their short names.
+        Rows of the trials table, as :func:`~sweeper.report.select.select` returns them.
 
     Raises:
         ClipsweepError: There are none, or a condition is wrong.
@@ -176,9 +178,6 @@ def theory_trials(run: Run, where: Sequence[str] = ()) -> pd.DataFrame:
     trials = select(run, where)
     if "hitting_status" not in trials or trials["hitting_status"].isna().all():
         raise ClipsweepError(f"{run.path}: no analytic trial has ended; theory is about problem: {{use: analytic}}")
-    # A theorem's own numbers are in the table, not under the swept path.
-    own = run.trials.loc[trials.index, ["learning_rate", "clip_norm"]]
-    trials = trials.assign(learning_rate=own["learning_rate"], clip_norm=own["clip_norm"])
     return trials[trials["hitting_status"].notna()]
 
 
@@ -218,11 +217,11 @@ def _times(group: pd.DataFrame) -> list[float]:
     return [math.inf if math.isnan(time) else float(time) for time in group["hitting_time"].astype(float)]
 
 
-def _function(first: Any, whole: str | None) -> str:
+def _function(first: Any) -> str:
     """The function with its numbers, if the sweep sets them together."""
-    if whole is None or plain_value(first[whole]) is None:
+    if first.get(_FUNCTION) is None:
         return str(first["function_name"])
-    section = json.loads(first[whole])
+    section = json.loads(first[_FUNCTION])
     numbers = [
         f"{name}={value:g}" if isinstance(value, float | int) else f"{name}={value}"
         for name, value in section.items()
@@ -231,10 +230,10 @@ def _function(first: Any, whole: str | None) -> str:
     return " ".join([section["use"], *numbers])
 
 
-def _short_function(first: Any, whole: str | None, labels: CellLabels) -> str:
+def _short_function(first: Any, labels: CellLabels) -> str:
     """The function with those of its numbers in which it differs from the others."""
-    value = None if whole is None else plain_value(first[whole])
-    return str(first["function_name"]) if whole is None or value is None else labels.text(whole, value)
+    value = first.get(_FUNCTION)
+    return str(first["function_name"]) if value is None else labels.text(labels.names[_FUNCTION], value)
 
 
 def _row(group: pd.DataFrame, *, clips: bool, **known: Any) -> TheoryRow:

@@ -35,6 +35,7 @@ from sweeper.store.records import (
     TrialRecord,
     dump_record,
     parse_record,
+    swept_values,
 )
 from sweeper.store.run_dir import RunDir
 
@@ -292,7 +293,8 @@ class RunState:
         found: dict[str, str] = {}
         for is_superseded in (False, True):
             records = [self.trials[name].record for name in self.trials if (name in self.superseded) == is_superseded]
-            labels = CellLabels({record.cell_id: record.swept for record in records}, self.cases)
+            values = swept_values(records)
+            labels = CellLabels({record.cell_id: values[record.trial_id] for record in records}, self.cases)
             found |= {record.trial_id: labels.trial(record.cell_id, record.seed) for record in records}
         return found
 

@@ -6,7 +6,7 @@ into lines. The keys of the lines are those of format 1, whatever the fields her
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -32,6 +32,7 @@ __all__ = [
     "TrialRecord",
     "dump_record",
     "parse_record",
+    "swept_values",
 ]
 
 FORMAT = 1
@@ -78,6 +79,39 @@ class TrialRecord:
     clip_norm: float | None
     steps: int
     code: CodeRecord | None = None
+
+    def value(self, path: str) -> Any:
+        """The value at a path that this or another trial of its run sweeps.
+
+        Args:
+            path: The path.
+
+        Returns:
+            A scalar, of the type that the spec gives it. A trial that was planned before the path was swept has a
+            value as far as it is known without the spec of that time; otherwise None.
+        """
+        if path in self.swept:
+            return self.swept[path]
+        own = {
+            "update_rule.learning_rate": self.learning_rate,
+            "update_rule.clip_norm": self.clip_norm,
+            "train.steps": self.steps,
+        }
+        return own.get(path)
+
+
+def swept_values(records: Iterable[TrialRecord]) -> dict[str, dict[str, Any]]:
+    """What trials have at every path that any of them sweeps.
+
+    Args:
+        records: The trials.
+
+    Returns:
+        Trial id to path to value; the paths in the order in which they first appear.
+    """
+    known = list(records)
+    paths = list(dict.fromkeys(path for record in known for path in record.swept))
+    return {record.trial_id: {path: record.value(path) for path in paths} for record in known}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -22,12 +22,19 @@ from sweeper.tables.columns import describe_columns
 from sweeper.tables.directions import direction_of
 from sweeper.tables.parts import concatenate, encode, read_parts, sort_rows
 from sweeper.tables.schemas import METRICS, TELEMETRY, TRIAL_TYPES, columns_of
+from sweeper.value_texts import key_of
 
-__all__ = ["DECLARED", "Compactor", "declared_in", "trials_table"]
+__all__ = ["DECLARED", "EXACT", "Compactor", "declared_in", "trials_table"]
 
 TAIL_FRACTION = 0.1
 """Share of the last logged steps over which ``final_train_loss`` is the mean: one batch's loss is mostly noise."""
 
+
+EXACT = ".json"
+"""End of the name of a column with a path's exact values, where values of one type cannot tell them: ``1`` and ``"1"``.
+
+A path of the spec cannot have this name: a path is not swept together with a part of itself.
+"""
 
 DECLARED = b"clipsweep.metrics"
 """Metadata of ``trials``: the directions of metrics that the spec declared when the table was made, as JSON."""
@@ -101,7 +108,7 @@ def trials_table(state: RunState, metrics: pa.Table | None, *, running: frozense
             "seed": record.seed,
             "status": trial.status(running=name in running),
         }
-        row |= {path: record.swept.get(path) for path in swept}
+        row |= {path: record.value(path) for path in swept}
         row |= {"learning_rate": record.learning_rate, "clip_norm": record.clip_norm, "steps": record.steps}
         known = losses.get(name, {})
         if trial.outcome == "diverged":
@@ -113,7 +120,12 @@ def trials_table(state: RunState, metrics: pa.Table | None, *, running: frozense
         row["code_id"] = record.code.sha256[:12] if record.code is not None else None
         rows.append({**row, **_ending(trial), **_conditions(trial, state), **_own_columns(trial)})
     columns = list(dict.fromkeys(key for row in rows for key in row))
-    typed = {column: _column(column, [row.get(column) for row in rows]) for column in columns}
+    typed: dict[str, pa.Array] = {}
+    for column in columns:
+        values = [row.get(column) for row in rows]
+        typed[column] = _column(column, values)
+        if column in swept and not _says(typed[column], values):
+            typed[f"{column}{EXACT}"] = pa.array([json.dumps(value) for value in values], pa.string())
     return pa.table(typed, metadata={DECLARED: json.dumps(dict(state.metrics))})
 
 
@@ -215,16 +227,35 @@ def _floats(column: pa.ChunkedArray) -> np.ndarray[Any, np.dtype[np.float64]]:
 
 
 def _column(name: str, values: Sequence[Any]) -> pa.Array:
-    """An array of the type that the values need, even if all of them are null."""
+    """An array of the first type that takes the values as they are, even if all of them are null; text at last."""
     if name in TRIAL_TYPES:
         return pa.array(values, TRIAL_TYPES[name])
-    present = [value for value in values if value is not None]
-    if all(isinstance(value, bool) for value in present) and present:
+    types = {type(value) for value in values if value is not None}
+    if types == {bool}:
         return pa.array(values, pa.bool_())
-    if all(isinstance(value, (int, float)) and not isinstance(value, bool) for value in present):
-        whole = present and all(isinstance(value, int) for value in present)
-        return pa.array(values, pa.int64() if whole else pa.float64())
-    return pa.array([value if value is None or isinstance(value, str) else str(value) for value in values], pa.string())
+    if types == {int} and all(value is None or value in _INT64 for value in values):
+        return pa.array(values, pa.int64())
+    if types <= {int, float} and all(value is None or isinstance(value, float) or _fits(value) for value in values):
+        return pa.array([None if value is None else float(value) for value in values], pa.float64())
+    texts = [value if value is None or isinstance(value, str) else json.dumps(value) for value in values]
+    return pa.array(texts, pa.string())
+
+
+_INT64 = range(-(2**63), 2**63)
+
+
+def _fits(value: int) -> bool:
+    """Whether a float can be this integer."""
+    try:
+        return float(value) == value
+    except OverflowError:
+        return False
+
+
+def _says(column: pa.Array, values: Sequence[Any]) -> bool:
+    """Whether a column holds the values themselves, different ones differently."""
+    held = column.to_pylist()
+    return held == list(values) and len(set(held)) == len({key_of(value) for value in values})
 
 
 def _telemetry_table(state: RunState) -> pa.Table:

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from sweeper.errors import RunDirectoryError
 from sweeper.store.driver_files import driver_of
 from sweeper.store.journal import RunState, read_journal, replay
+from sweeper.store.records import swept_values
 from sweeper.store.run_dir import RunDir
 from sweeper.tables.directions import direction_before, direction_of
 from sweeper.tables.parts import MEASUREMENTS, read_table
@@ -84,6 +85,14 @@ class Run:
         """The swept paths, each a column of :attr:`trials`."""
         trials = self.state.trials.values()
         return list(dict.fromkeys(path for trial in trials for path in trial.record.swept))
+
+    @cached_property
+    def values(self) -> Mapping[str, Mapping[str, Any]]:
+        """Trial to swept path to value: null, boolean, number or text, as the spec has it; sections as JSON.
+
+        A column of a table has one type for all of its values; here ``1``, ``1.0`` and ``"1"`` are three.
+        """
+        return swept_values(trial.record for trial in self.state.trials.values())
 
     @cached_property
     def trials(self) -> pd.DataFrame:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -79,15 +79,23 @@ class SeveralRuns(Run):
         return list(dict.fromkeys([RUN, *(path for run in self._runs for path in run.swept)]))
 
     @cached_property
+    def values(self) -> Mapping[str, Mapping[str, Any]]:
+        """Trial to swept path to value, with the run, and with what other runs sweep."""
+        found: dict[str, dict[str, Any]] = {}
+        for run, name in zip(self._runs, self.names, strict=True):
+            swept = set(run.swept)
+            alike = {path: _unswept(run, path) for path in self.swept if path not in swept}
+            for trial, values in run.values.items():
+                found.setdefault(trial, {path: values.get(path, alike.get(path)) for path in self.swept} | {RUN: name})
+        return found
+
+    @cached_property
     def trials(self) -> pd.DataFrame:
-        """One row per trial, with a column for the run."""
+        """One row per trial, with a column for the run, and with what other runs sweep."""
         frames = []
         for run, name in zip(self._runs, self.names, strict=True):
-            frame = run.trials.assign(**{RUN: name})
-            for path in self.swept:
-                if path not in frame:
-                    frame[path] = [_unswept(run, path)] * len(frame)
-            frames.append(frame)
+            alike = {path: _unswept(run, path) for path in self.swept if path not in run.trials}
+            frames.append(run.trials.assign(**alike | {RUN: name}))
         return self._joined(frames, ["trial_id"])
 
     @cached_property

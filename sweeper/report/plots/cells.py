@@ -102,15 +102,13 @@ def drawn_cells(run: Run, trials: pd.DataFrame) -> list[DrawnCell]:
 
 def _cell(run: Run, names: Mapping[str, str], cell_id: str, group: pd.DataFrame) -> DrawnCell:
     first = group.iloc[0]
-    # The numbers of rules that are not swept are in the table's own columns.
-    own = run.trials.loc[group.index[0]]
     optimizer, transform = _parts(str(first["arm"]))
-    values = {path: plain_value(first[name]) for path, name in names.items()}
+    values = {path: plain_value(first[path]) for path in names}
     name = transform.partition("(")[0]
     if not transform:
         threshold = None
     elif name == "clip_norm":
-        threshold = plain_value(own["clip_norm"])
+        threshold = plain_value(first["clip_norm"])
     else:
         path = f"update_rule.{name}"
         threshold = values[path] if path in values else _unswept_threshold(run, str(first["trial_id"]), name)
@@ -137,7 +135,7 @@ def _cell(run: Run, names: Mapping[str, str], cell_id: str, group: pd.DataFrame)
         optimizer=optimizer,
         transform=transform,
         threshold=threshold,
-        learning_rate=plain_value(own["learning_rate"]),
+        learning_rate=plain_value(first["learning_rate"]),
         swept=swept,
     )
 
@@ -195,7 +193,8 @@ def wrapped(text: str, width: int) -> str:
         width: Characters that fit next to each other.
 
     Returns:
-        The text; a pair that is longer than a line is broken after its name.
+        The text; a pair that is longer than a line is broken after its name. Of more lines than there is room for in
+        a title, those in the middle are left out.
 
     Example:
         >>> wrapped("a=1 b=2 c=3", 7)
@@ -214,7 +213,11 @@ def wrapped(text: str, width: int) -> str:
         )
         for line in words
     ]
-    return "\n".join(lines).replace(_HARD_SPACE, " ")
+    lines = "\n".join(lines).replace(_HARD_SPACE, " ").split("\n")
+    if len(lines) > _MOST_LINES:
+        lines = [*lines[: _MOST_LINES // 2], "…", *lines[-(_MOST_LINES // 2) :]]
+    return "\n".join(lines)
 
 
 _HARD_SPACE = "\u00a0"
+_MOST_LINES = 8

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import math
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,6 +24,8 @@ from sweeper.store.guarded_paths import make_folder
 from sweeper.tables.run import Run
 
 __all__ = ["PLOTS", "STYLE", "STYLES", "SUFFIXES", "draw"]
+
+_LOG = logging.getLogger(__name__)
 
 SUFFIXES = (".png", ".svg", ".pdf")
 
@@ -102,9 +106,14 @@ def draw(
         try:
             if is_default:
                 make_folder(folder)
-            figure.savefig(file, bbox_inches=box, dpi=dpi or STYLE["savefig.dpi"])
+            with warnings.catch_warnings(record=True) as told:
+                warnings.simplefilter("always")
+                figure.savefig(file, bbox_inches=box, dpi=dpi or STYLE["savefig.dpi"])
         except OSError as error:
             raise ClipsweepError(f"{file}: cannot be written: {error.strerror}") from error
+    # Without the line of the library's source that Python shows with a warning.
+    for text in dict.fromkeys(str(warning.message) for warning in told):
+        _LOG.warning("%s: %s", file, text)
     return figure.drawn
 
 

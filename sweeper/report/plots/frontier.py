@@ -148,7 +148,7 @@ def _draw(axis: Axes, panel: _Panel, rules: Sequence[AdvisedRule], theories: Seq
     gap = max(2.5, (high / low) ** 0.3)
     right = high * gap if placed else 1.0
     at = points["clip_norm"].fillna(right).to_numpy(float)
-    for found in frontiers(points, ["clip_norm"]):
+    for found in frontiers(points, {}):
         if found.stable is not None and found.unstable is not None:
             x = right if found.clip_norm is None else found.clip_norm
             axis.plot([x, x], [found.stable, found.unstable], color="black", linewidth=2.5, alpha=0.6, zorder=1)

@@ -210,6 +210,7 @@ def _document(report: Report) -> dict[str, Any]:
         "directions": report.directions,
         "cells": [
             {
+                "cell_id": cell.cell_id,
                 "label": cell.label,
                 "case": cell.case,
                 "values": cell.values,

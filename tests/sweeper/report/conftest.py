@@ -79,7 +79,9 @@ def _run_of(
     for number, swept in enumerate(cells):
         for seed in range(seeds):
             name = f"trial-{number}-{seed}"
-            rule = {"optimizer": "sgd"} | {key.partition(".")[2]: value for key, value in swept.items()}
+            rule = {"optimizer": "sgd"} | {
+                key.partition(".")[2]: value for key, value in swept.items() if key.startswith("update_rule.")
+            }
             trial = TrialRecord(
                 trial_id=name,
                 cell_id=f"cell-{number}",
@@ -130,10 +132,16 @@ def _is_lost(swept: Swept, seed: int) -> bool:
     return not is_clipped and (swept[RATE] >= 10 or (swept[RATE] == 3 and seed == 1))
 
 
+@pytest.fixture(scope="session")
+def made_run() -> Callable[..., Run]:
+    """Makes a run: ``(path, cells, seeds=2, diverges=..., measured=False) -> run``."""
+    return _run_of
+
+
 @pytest.fixture
 def run_of(tmp_path: Path) -> Callable[..., Run]:
-    """Makes a run of any cells: ``(cells, seeds=2, diverges=..., measured=False) -> run``."""
-    return lambda cells, **options: _run_of(tmp_path / "run", cells, **options)
+    """Makes a run of any cells: ``(cells, path=..., seeds=2, diverges=..., measured=False) -> run``."""
+    return lambda cells, path=tmp_path / "run", **options: _run_of(path, cells, **options)
 
 
 @pytest.fixture

@@ -79,18 +79,18 @@ def test_a_share_s_interval_holds_the_share():
 
 
 def test_a_frontier_is_bracketed_by_the_last_stable_and_the_first_unstable_rate():
-    (found,) = frontiers(trials_of({0.1: 0, 0.3: 0, 1.0: 1, 3.0: 1}), [])
+    (found,) = frontiers(trials_of({0.1: 0, 0.3: 0, 1.0: 1, 3.0: 1}), {})
     assert (found.stable, found.unstable, found.rates) == (0.3, 1.0, 4)
 
 
 def test_a_rate_beyond_the_first_unstable_one_that_happens_to_survive_does_not_count():
-    (found,) = frontiers(trials_of({0.1: 0, 0.3: 1, 1.0: 0}), [])
+    (found,) = frontiers(trials_of({0.1: 0, 0.3: 1, 1.0: 0}), {})
     assert (found.stable, found.unstable) == (0.1, 0.3)
 
 
 @pytest.mark.parametrize(("outcomes", "bracket"), [({1.0: 0, 2.0: 0}, (2.0, None)), ({1.0: 1, 2.0: 1}, (None, 1.0))])
 def test_a_grid_that_ends_too_soon_leaves_the_bracket_open(outcomes, bracket):
-    (found,) = frontiers(trials_of(outcomes), [])
+    (found,) = frontiers(trials_of(outcomes), {})
     assert (found.stable, found.unstable) == bracket
 
 
@@ -100,7 +100,7 @@ def test_the_ratio_is_what_the_brackets_of_every_seed_allow():
         trials_of({1: 0, 2: 0, 4: 0, 8: 0, 16: 1}, clip=0.5, arm="sgd + clip_norm", seed=0),
         trials_of({1: 0, 2: 0, 4: 0, 8: 1, 16: 1}, clip=0.5, arm="sgd + clip_norm", seed=1),
     ]
-    (ratio,) = frontier_ratios(frontiers(pd.concat([*plain, *clipped]), []))
+    (ratio,) = frontier_ratios(frontiers(pd.concat([*plain, *clipped]), {}))
     # Seed 0: clipped in [8, 16], plain in [2, 4]; seed 1: [4, 8] and [1, 2].
     assert (ratio.low, ratio.high, ratio.seeds) == (2.0, 8.0, 2)
 
@@ -108,14 +108,14 @@ def test_the_ratio_is_what_the_brackets_of_every_seed_allow():
 def test_a_ratio_is_open_where_the_clipped_rule_never_diverged():
     plain = trials_of({1: 0, 2: 1, 4: 1})
     clipped = trials_of({1: 0, 2: 0, 4: 0}, clip=0.5, arm="sgd + clip_norm")
-    (ratio,) = frontier_ratios(frontiers(pd.concat([plain, clipped]), []))
+    (ratio,) = frontier_ratios(frontiers(pd.concat([plain, clipped]), {}))
     assert (ratio.low, ratio.high) == (2.0, math.inf)
 
 
 def test_rules_are_compared_with_their_own_optimiser_only():
     plain = trials_of({1: 0, 2: 1}, arm="adam")
     clipped = trials_of({1: 0, 2: 0}, clip=0.5, arm="sgd + clip_norm")
-    assert frontier_ratios(frontiers(pd.concat([plain, clipped]), [])) == ()
+    assert frontier_ratios(frontiers(pd.concat([plain, clipped]), {})) == ()
 
 
 OVERSHOOT = """
@@ -187,7 +187,7 @@ def test_a_loss_that_is_not_finite_is_above_any_start_and_one_of_which_nothing_w
 def test_half_of_the_seeds_above_their_start_make_a_rate_unstable():
     trials = pd.concat([trials_of({1: 0, 2: 0, 4: 0}, seed=seed) for seed in (0, 1)])
     trials["above_start"] = (trials["learning_rate"] == 2) & (trials["seed"] == 1)
-    (found,) = frontiers(trials, [])
+    (found,) = frontiers(trials, {})
     assert (found.stable, found.unstable, found.above_start) == (1, 2, (2.0,))
     assert found.by_seed == {0: (4.0, None), 1: (1.0, 2.0)}
 
@@ -195,9 +195,9 @@ def test_half_of_the_seeds_above_their_start_make_a_rate_unstable():
 def test_a_ratio_without_bounds_says_so_in_words():
     plain = trials_of({1: 0, 2: 0})
     clipped = trials_of({1: 1, 2: 1}, clip=0.5, arm="sgd + clip_norm")
-    (low,) = frontier_ratios(frontiers(pd.concat([plain, clipped]), []))
+    (low,) = frontier_ratios(frontiers(pd.concat([plain, clipped]), {}))
     assert shown_bounds(low) == ["not bounded by this grid", "0.5"]
-    (both,) = frontier_ratios(frontiers(pd.concat([plain, clipped.assign(diverged=0.0)]), []))
+    (both,) = frontier_ratios(frontiers(pd.concat([plain, clipped.assign(diverged=0.0)]), {}))
     assert shown_bounds(both) == ["not bounded by this grid"] * 2
 
 
@@ -291,10 +291,11 @@ class Measured:
         self.measurement = None
         self.state = SimpleNamespace(measurements={"m": None}, cases={})
         self.measurement = None
-        rows, trials = [], []
+        rows, trials, self.values = [], [], {}
         for rate, by_seed in cells.items():
             for seed, (g, smoothness) in by_seed.items():
                 name = f"{rate}-{seed}"
+                self.values[name] = {"update_rule.learning_rate": rate}
                 trials.append({
                     "trial_id": name,
                     "cell_id": str(rate),
