@@ -45,7 +45,17 @@ _TAKEN = frozenset([
 ])
 """Columns of tables, answers and figures: no option of a user's own is called like them."""
 
-_TAKEN_BEGINNINGS = ("best_", "final_", "correlation_", "rank_correlation_", "smoothness_", "grad_norm_", "L0_", "L1_")
+_TAKEN_BEGINNINGS = (
+    "best_",
+    "final_",
+    "not_finite_",
+    "correlation_",
+    "rank_correlation_",
+    "smoothness_",
+    "grad_norm_",
+    "L0_",
+    "L1_",
+)
 """Beginnings of the names of columns."""
 
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from trainers.errors import TrainerError
+from trainers.metric_names import unfit
 
 __all__ = ["Batch", "Carry", "Loss", "Problem"]
 
@@ -101,6 +102,8 @@ class Problem:
                 raise TrainerError(
                     f"metrics must map names of metrics to min or max, found {name!r}: {direction!r:.80}"
                 )
+            if why := unfit(name):
+                raise TrainerError(f"metrics: {why}")
 
 
 class _Checked:
@@ -146,6 +149,8 @@ def _metrics(found: Any) -> dict[str, float]:
     for name, value in found.items():
         if not isinstance(name, str):
             raise _UnexpectedError(f"must name its metrics by texts, not {_shown(name)}")
+        if why := unfit(name):
+            raise _UnexpectedError(f"must name its metrics differently: {why}")
         try:
             metrics[name] = float(value)
         except (TypeError, ValueError, RuntimeError, OverflowError) as error:

@@ -245,7 +245,8 @@ def _last_values(rows: Mapping[str, Any]) -> str:
     """The last finite value of every loss and metric."""
     found = []
     for name in [name for name in rows if name == "train_loss" or name not in METRICS.names]:
-        finite = rows[name][np.isfinite(rows[name])]
+        values = np.ma.filled(rows[name], np.nan)
+        finite = values[np.isfinite(values)]
         if len(finite):
             found.append(f"{name.replace('_', ' ')} {finite[-1]:.4g}")
     return ": " + ", ".join(found) if found else ""

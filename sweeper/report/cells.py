@@ -6,9 +6,12 @@ from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from estimators.fits.statistics import Interval, correlation_interval, mean_interval
 from sweeper.cell_labels import CellLabels
 from sweeper.labels import plain_value
+from sweeper.tables.readable import NOT_FINITE
 from sweeper.value_texts import key_of
 
 if TYPE_CHECKING:
@@ -46,6 +49,7 @@ class Cell:
         points: Snapshots that went into the correlations.
         seed_losses: Seed to primary loss, of the seeds of which a trial is done.
         is_best: Whether it is the best cell of its arm in its context.
+        not_finite: Losses of which trials that are done have only values that are not finite, each to their number.
         below_zero: Losses whose interval reaches below 0, where none of their values lies.
     """
 
@@ -66,6 +70,7 @@ class Cell:
     points: int
     seed_losses: dict[int, float]
     is_best: bool = False
+    not_finite: Mapping[str, int] = field(default_factory=dict)
     below_zero: tuple[str, ...] = ()
 
     @property
@@ -199,14 +204,24 @@ def cell_of(
         rank_correlation=correlation_interval(list(_by_seed(spearman, "value").values())),
         points=sum(points for _, _, points in found.values()),
         seed_losses=by_seed.get(primary, {}),
+        not_finite=_not_finite(done, losses),
         below_zero=tuple(
             name for name, of_seed in by_seed.items() if min(of_seed.values(), default=-1) >= 0 > intervals[name].low
         ),
     )
 
 
+def _not_finite(done: pd.DataFrame, losses: Sequence[str]) -> dict[str, int]:
+    counts = {}
+    for name in losses:
+        evaluations = f"{NOT_FINITE}{name.removeprefix('best_')}"
+        if evaluations in done and (count := int((done[name].isna() & (done[evaluations] > 0)).sum())):
+            counts[name] = count
+    return counts
+
+
 def _by_seed(trials: pd.DataFrame, column: str) -> dict[int, float]:
-    """Seed to the mean over its trials, in the order in which the seeds appear; without what has no value."""
+    """Seed to the mean over its trials, in the order in which the seeds appear; without what has no finite value."""
     values = trials.assign(value=trials[column].astype(float)).groupby("seed", sort=False)["value"].mean()
-    values = values.dropna()
+    values = values[np.isfinite(values)]
     return dict(zip(values.index.tolist(), values.tolist(), strict=True))

@@ -34,7 +34,9 @@ class ArmBest:
         context: What tells the swept values outside the update rule from those of other contexts; arms are compared
             only within the same context.
         why_none: Why there is no best cell; empty where there is one.
-        unranked: How many of the cells have all their seeds done, but not the loss by which cells are ranked.
+        unranked: How many of the cells have all their seeds done, but lack the loss by which cells are ranked, or have
+            trials in which it is not finite.
+        missing: What these do not have.
     """
 
     arm: str
@@ -44,6 +46,7 @@ class ArmBest:
     label: str = ""
     why_none: str = ""
     unranked: int = 0
+    missing: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -158,17 +161,23 @@ def _label_within(best: ArmBest, context_names: set[str], labels: CellLabels) ->
 
 def _best(arm: Any, cells: list[Cell], context: str, primary: str, *, larger: bool) -> ArmBest:
     whole = [cell for cell in cells if cell.done == cell.trials]
-    ranked = [cell for cell in whole if primary in cell.losses and cell.losses[primary].count]
+    ranked = [
+        cell
+        for cell in whole
+        if primary in cell.losses and cell.losses[primary].count and not cell.not_finite.get(primary)
+    ]
     sign = -1 if larger else 1
+    missing = f"{'a finite ' if any(primary in cell.not_finite for cell in whole) else ''}{primary}"
     best = min(ranked, key=lambda cell: sign * cell.losses[primary].mean, default=None)
-    why = "" if best is not None else f"has no {primary}" if whole else "no cell finished with all its seeds"
+    why = f"has no {missing.removeprefix('a ')}" if whole else "no cell finished with all its seeds"
     return ArmBest(
         arm=str(arm),
         cell=best,
         cells_tried=len(cells),
         context=context,
-        why_none=why,
+        why_none="" if best is not None else why,
         unranked=len(whole) - len(ranked),
+        missing=missing,
     )
 
 

@@ -31,6 +31,7 @@ from sweeper.report.select import (
     trusted_points,
 )
 from sweeper.tables.directions import direction_of, is_known
+from sweeper.tables.readable import NOT_FINITE
 from sweeper.tables.run import Run
 
 if TYPE_CHECKING:
@@ -226,6 +227,7 @@ def _notes(run: Run, trials: pd.DataFrame, cells: tuple[Cell, ...], points: pd.D
             f"intervals that reach below 0, where none of the values lies ({listed}), say only that the seeds are too "
             "few or too different: Student's t knows no lower bound"
         )
+    notes += _not_finite(trials)
     settings = [] if points is None else _settings(run, points[points["trial_id"].isin(trials["trial_id"])])
     if len(settings) > 1:
         notes.append(
@@ -235,6 +237,21 @@ def _notes(run: Run, trials: pd.DataFrame, cells: tuple[Cell, ...], points: pd.D
     if any(cell.clipped_fraction == 0 for cell in cells):
         notes.append("some thresholds never fired: their cells are unclipped training under another name")
     return tuple(notes)
+
+
+def _not_finite(trials: pd.DataFrame) -> list[str]:
+    """Metrics that were NaN or infinite."""
+    notes = []
+    for column in [str(name) for name in trials.columns if str(name).startswith(NOT_FINITE)]:
+        name = column.removeprefix(NOT_FINITE)
+        counts = trials[column].fillna(0).astype(int)
+        if total := int(counts.sum()):
+            found = f"{counted(total, 'evaluation')} of {counted(int((counts > 0).sum()), 'trial')}"
+            notes.append(
+                f"{name} is NaN or infinite in {found}: best_{name} is of the others, and a cell is not ranked if one "
+                f"of its trials has no others; final_{name} is the last, whatever it is"
+            )
+    return notes
 
 
 def _settings(run: Run, points: pd.DataFrame) -> list[str]:

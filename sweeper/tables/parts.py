@@ -6,7 +6,7 @@ Rows hold nothing that differs between two runs of the same trial; times and hos
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,9 +42,9 @@ def metric_rows(segments: Sequence[tuple[str, Mapping[str, np.ndarray[Any, Any]]
     """The rows of several segments in one table; separate tables would cost a millisecond each.
 
     Args:
-        segments: Trial id, columns as the training loop returns them (equal lengths; NaN where a metric was not
-            evaluated), and the trial's number of steps. The row of the last iterate x_steps has no batch, so its
-            training columns are null.
+        segments: Trial id, columns as the training loop returns them (equal lengths; a metric is masked where it was
+            not evaluated, in a column without a mask it is NaN there), and the trial's number of steps. The row of the
+            last iterate x_steps has no batch, so its training columns are null.
 
     Returns:
         A table of :data:`METRICS` and the problems' own metrics, sorted by name; null where a problem has none.
@@ -63,9 +63,13 @@ def metric_rows(segments: Sequence[tuple[str, Mapping[str, np.ndarray[Any, Any]]
             columns.get(name, np.full(length, np.nan))
             for (_, columns, _), length in zip(segments, lengths, strict=True)
         ]
-        values = np.concatenate(pieces)
-        arrays[name] = pa.array(values, pa.float64(), mask=np.isnan(values))
+        values = np.concatenate([np.ma.getdata(piece) for piece in pieces])
+        arrays[name] = pa.array(values, pa.float64(), mask=np.concatenate([_is_missing(piece) for piece in pieces]))
     return pa.table(arrays)
+
+
+def _is_missing(column: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    return np.ma.getmaskarray(column) if isinstance(column, np.ma.MaskedArray) else np.isnan(column)
 
 
 def measurement_rows(estimator: str, rows: Sequence[Mapping[str, Any]]) -> pa.Table:
@@ -232,7 +236,9 @@ def refuse_other_rows(
         # Different settings of the same estimator have separate rows.
         first = first.filter(pc.is_in(first["measurement_id"], value_set=again["measurement_id"].combine_chunks()))
     second = _rows_of(again, trial, start, stop)
-    found = _difference(first.to_pylist(), second.to_pylist())
+    # Earlier versions wrote null for an evaluation that gave NaN.
+    own = {*again.column_names} - {*METRICS.names} if table == "metrics" else set()
+    found = _difference(first.to_pylist(), second.to_pylist(), nullable=own)
     if found is None:
         return
     names = []
@@ -254,14 +260,18 @@ def _rows_of(table: pa.Table, trial: str, start: int, stop: int) -> pa.Table:
     return sort_rows(table.filter(pc.and_(wanted, pc.equal(table["trial_id"], trial))), [trial])
 
 
-def _difference(first: list[dict[str, Any]], second: list[dict[str, Any]]) -> str | None:
-    """Where rows first differ, in words; None if they are the same to the last bit."""
+def _difference(
+    first: list[dict[str, Any]], second: list[dict[str, Any]], *, nullable: Collection[str] = ()
+) -> str | None:
+    """Where rows first differ, in words; None if they are the same to the last bit, in some columns NaN as null."""
     one, other = ({row["step"]: row for row in rows} for rows in (first, second))
     for step in sorted({*one, *other}):
         if step not in one or step not in other:
             return f"step {step} has a row {'only this time' if step not in one else 'only the first time'}"
         for column in dict.fromkeys([*one[step], *other[step]]):
             before, now = one[step].get(column), other[step].get(column)
+            if column in nullable and {repr(before), repr(now)} <= {"nan", "None"}:
+                continue
             # The text of a float is exact, and as text NaN equals NaN.
             if repr(before) != repr(now):
                 return f"step {step}, {column} was {before!r} and is now {now!r}"

@@ -8,6 +8,7 @@ from __future__ import annotations
 import datetime as dt
 import itertools
 import json
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -24,7 +25,7 @@ from sweeper.tables.parts import concatenate, encode, read_parts, sort_rows
 from sweeper.tables.schemas import METRICS, TELEMETRY, TRIAL_TYPES, columns_of
 from sweeper.value_texts import key_of
 
-__all__ = ["DECLARED", "EXACT", "Compactor", "declared_in", "trials_table"]
+__all__ = ["DECLARED", "EXACT", "NOT_FINITE", "Compactor", "declared_in", "trials_table"]
 
 TAIL_FRACTION = 0.1
 """Share of the last logged steps over which ``final_train_loss`` is the mean: one batch's loss is mostly noise."""
@@ -34,6 +35,12 @@ EXACT = ".json"
 """End of the name of a column with a path's exact values, where values of one type cannot tell them: ``1`` and ``"1"``.
 
 A path of the spec cannot have this name: a path is not swept together with a part of itself.
+"""
+
+NOT_FINITE = "not_finite_"
+"""Beginning of the name of a column with the number of a metric's evaluations that gave NaN or infinity.
+
+There is one only for metrics of which any trial has such evaluations; null for the other trials.
 """
 
 DECLARED = b"clipsweep.metrics"
@@ -201,6 +208,7 @@ def _losses(metrics: pa.Table | None, declared: Mapping[str, Mapping[str, str]])
     starts = np.flatnonzero(pc.not_equal(names[1:], names[:-1]).to_numpy(zero_copy_only=False)) + 1
     bounds = [0, *starts.tolist(), len(names)]
     columns = {name: _floats(table[name]) for name in ("train_loss", *own)}
+    is_evaluated = {name: table[name].is_valid().to_numpy() for name in own}
     results = {}
     for low, high in itertools.pairwise(bounds):
         values: dict[str, float] = {}
@@ -210,13 +218,14 @@ def _losses(metrics: pa.Table | None, declared: Mapping[str, Mapping[str, str]])
         if logged.size:
             values["final_train_loss"] = float(logged[-max(1, round(TAIL_FRACTION * logged.size)) :].mean())
         for name in own:
-            evaluated = columns[name][low:high]
-            evaluated = evaluated[~np.isnan(evaluated)]
+            evaluated = columns[name][low:high][is_evaluated[name][low:high]]
             if evaluated.size:
                 largest = direction_of(name, declared.get(trial, {})) == "max"
-                best = evaluated.max() if largest else evaluated.min()
-                values[f"best_{name}"] = float(best)
+                finite = evaluated[np.isfinite(evaluated)]
+                values[f"best_{name}"] = float(finite.max() if largest else finite.min()) if finite.size else math.nan
                 values[f"final_{name}"] = float(evaluated[-1])
+                if not_finite := evaluated.size - finite.size:
+                    values[f"{NOT_FINITE}{name}"] = not_finite
         results[trial] = values
     return results
 

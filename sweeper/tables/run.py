@@ -7,6 +7,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from sweeper.errors import RunDirectoryError
 from sweeper.store.driver_files import driver_of
 from sweeper.store.journal import RunState, read_journal, replay
@@ -128,7 +130,8 @@ class Run:
             }
             if not turned or name not in self.metrics:
                 continue
-            rows = self.metrics[self.metrics["trial_id"].isin(turned)].dropna(subset=[name]).groupby("trial_id")[name]
+            rows = self.metrics[self.metrics["trial_id"].isin(turned)]
+            rows = rows[np.isfinite(rows[name])].groupby("trial_id")[name]
             best = {trial: values.max() if turned[trial] == "max" else values.min() for trial, values in rows}
             frame[f"best_{name}"] = frame["trial_id"].map(best).fillna(frame[f"best_{name}"])
         return frame

@@ -32,6 +32,7 @@ from sweeper.workers.analytic import train_side_by_side
 from sweeper.workers.snapshots import keep_snapshot
 from sweeper.workers.worker import Worker
 from trainers.training.checkpoint import TrainingState, dump, load
+from trainers.training.ledger import join_rows
 from trainers.training.loop import Progress, Segment, Snapshot, SnapshotSchedule, TrainSettings, train
 from trainers.training.purity import require_pure_batches
 from trainers.update.rule import UpdateRule
@@ -232,12 +233,7 @@ def _header(assignment: Assignment, measure: Mapping[str, Any], snapshot: Snapsh
 
 def _repeated(segment: SegmentId, segments: Sequence[Segment], committed_step: int) -> RepeatedItem:
     """The rows of segments for steps that are already committed."""
-    pieces = [segment.rows for segment in segments]
-    # A segment without an evaluation has no column for it.
-    rows = {
-        name: np.concatenate([piece.get(name, np.full(len(piece["step"]), np.nan)) for piece in pieces])
-        for name in dict.fromkeys(name for piece in pieces for name in piece)
-    }
+    rows = join_rows([segment.rows for segment in segments])
     again = rows["step"] < committed_step
     return RepeatedItem(
         segment=segment,

@@ -71,7 +71,9 @@ def acting(*, how, where):
 
     def evaluate(model):
         at("evaluate")
-        return {"no dict": 0.5, "no number": {"valid_loss": [0.5]}, "no name": {3: 0.5}}.get(how, {"valid_loss": 0.5})
+        wrong = {"no dict": 0.5, "no number": {"valid_loss": [0.5]}, "no name": {3: 0.5},
+                 "a column": {"train_loss": 0.5}, "a line": {"a\\nb": 0.5}}
+        return wrong.get(how, {"valid_loss": 0.5})
 
     print("built", flush=True)
     at("factory")
@@ -195,6 +197,16 @@ WRONG = {
     "no number": (
         "def evaluate",
         "evaluate (acting_problem.py:{}) must give a number for the metric 'valid_loss', not a list of 1",
+    ),
+    "a column": (
+        "def evaluate",
+        "evaluate (acting_problem.py:{}) must name its metrics differently: the metric 'train_loss' is called like the "
+        "column train_loss that every trial has: rename it, for example own_train_loss",
+    ),
+    "a line": (
+        "def evaluate",
+        "evaluate (acting_problem.py:{}) must name its metrics differently: the metric 'a\\nb' has characters that "
+        "cannot be printed in its name",
     ),
     "no name": ("def evaluate", "evaluate (acting_problem.py:{}) must name its metrics by texts, not int 3"),
     "no probe": (

@@ -3,17 +3,42 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["Ledger", "Rows"]
+__all__ = ["Ledger", "Rows", "join_rows"]
 
 Rows = dict[str, np.ndarray[Any, Any]]
 """Columns of equal length by name."""
+
+
+def join_rows(pieces: Sequence[Rows]) -> Rows:
+    """The rows of consecutive segments.
+
+    Args:
+        pieces: Columns, as :meth:`Ledger.take_rows` gives them.
+
+    Returns:
+        One column for each that any piece has, masked where a piece does not.
+
+    Example:
+        >>> first, second = {"step": np.array([0])}, {"step": np.array([1]), "acc": np.ma.array([0.5])}
+        >>> join_rows([first, second])["acc"].tolist()
+        [None, 0.5]
+    """
+    names = dict.fromkeys(name for piece in pieces for name in piece)
+    joined: Rows = {}
+    for name in names:
+        columns = [piece.get(name, np.ma.array(np.zeros(len(piece["step"])), mask=True)) for piece in pieces]
+        values = np.concatenate([np.ma.getdata(column) for column in columns])
+        if any(isinstance(column, np.ma.MaskedArray) for column in columns):
+            values = np.ma.array(values, mask=np.concatenate([np.ma.getmaskarray(column) for column in columns]))
+        joined[name] = values
+    return joined
 
 
 class Ledger:
@@ -116,8 +141,8 @@ class Ledger:
 
         Returns:
             ``step`` (int64), ``epoch``, ``train_loss``, ``grad_norm``, ``step_size`` (learning rate times scale),
-            ``clipped`` (bool), ``update_norm``, ``learning_rate``, and one column per metric that was evaluated, NaN
-            where it was not; float64 unless stated otherwise.
+            ``clipped`` (bool), ``update_norm``, ``learning_rate``, and one column per metric that was evaluated, masked
+            where it was not, since an evaluation may give NaN; float64 unless stated otherwise.
         """
         block = np.concatenate([np.empty((0, 6)), *self._logged])
         if self._steps in self._metrics:
@@ -136,7 +161,10 @@ class Ledger:
             "learning_rate": block[:, 5].copy(),
         }
         for name in dict.fromkeys(name for metrics in self._metrics.values() for name in metrics):
-            rows[name] = np.array([self._metrics.get(k, {}).get(name, np.nan) for k in step.tolist()])
+            found = [self._metrics.get(k, {}).get(name) for k in step.tolist()]
+            rows[name] = np.ma.array(
+                [math.nan if value is None else value for value in found], mask=[value is None for value in found]
+            )
         self._logged, self._metrics = [], {}
         self.num_clipped = self.num_steps = 0
         return rows

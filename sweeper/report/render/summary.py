@@ -46,8 +46,11 @@ def render(report: Report, style: str, *, width: int | None = None, color: bool 
     )
 
 
-def _loss(cell: Cell, interval: Interval) -> str:
+def _loss(cell: Cell, name: str) -> str:
     """A loss that says so where it is of survivors alone."""
+    interval = cell.losses[name]
+    if bad := cell.not_finite.get(name):
+        return interval_text(interval) + f" ({cell.done - bad} of {cell.done} finite)"
     mark = f" ({cell.done} of {cell.trials} done)" if cell.left_out and interval.count else ""
     return interval_text(interval) + mark
 
@@ -63,7 +66,7 @@ def _report_table(report: Report) -> Table:
     losses = [
         Column(
             head=name.replace("_", " ") + _direction(report, name),
-            cells=[_loss(cell, cell.losses[name]) for cell in cells],
+            cells=[_loss(cell, name) for cell in cells],
         )
         for name in cells[0].losses
     ]
@@ -141,7 +144,7 @@ def _answers(report: Report) -> list[str]:
         within = f" [{best.context}]" if best.context else ""
         tried = f"{best.cells_tried} cell{'s' if best.cells_tried != 1 else ''} tried"
         if best.unranked:
-            tried += f", {best.unranked} of them without {report.primary}"
+            tried += f", {best.unranked} of them without {best.missing}"
         if best.cell is None:
             lines.append(f"best {best.arm}{within}: {best.why_none} ({tried})")
         else:

@@ -70,6 +70,7 @@ def _run_of(
     seeds: int = 2,
     diverges: Callable[[Swept, int], bool] = lambda swept, seed: False,
     measured: bool = False,
+    evaluations: Callable[[], Sequence[float]] | None = None,
 ) -> Run:
     """A finished run of these cells, written through the same committer as a real one."""
     run_dir = RunDir(path)
@@ -94,20 +95,32 @@ def _run_of(
             )
             committer.record(Planned(measurement="m1", measure={}, trials=(trial,)))
             committer.add(
-                SegmentId(name, 1, 0), _segment(name, rule["learning_rate"], seed, diverges(swept, seed), measured)
+                SegmentId(name, 1, 0),
+                _segment(name, rule["learning_rate"], seed, diverges(swept, seed), measured, evaluations),
             )
     committer.commit(force=True, running=frozenset())
     committer.refresh()
     return Run(path)
 
 
-def _segment(name: str, rate: float, seed: int, lost: bool, measured: bool) -> OpenSegment:
+def _segment(
+    name: str,
+    rate: float,
+    seed: int,
+    lost: bool,
+    measured: bool,
+    evaluations: Callable[[], Sequence[float]] | None,
+) -> OpenSegment:
     last = 20 if lost else 40
     step = np.arange(last + 1)
     loss = 2.0 + np.exp(step / 3) if lost else 2.0 * np.exp(-step / 100 * rate) + 0.5 + 0.01 * seed
     columns = {"step": step, "epoch": step / 10, "clipped": step < 0, "train_loss": loss}
     columns |= {key: np.full(last + 1, rate) for key in ("learning_rate", "grad_norm", "step_size", "update_norm")}
     columns["valid_loss"] = np.where(step % 10 == 0, loss + 0.1, np.nan)
+    if evaluations is not None:
+        evaluated = np.ma.masked_all(last + 1)
+        evaluated[step % 10 == 0] = evaluations()
+        columns["valid_loss"] = evaluated
     facts = replace(FACTS, num_steps=last)
     item = SegmentItem(
         segment=SegmentId(name, 1, 0),
