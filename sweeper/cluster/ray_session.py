@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
@@ -62,8 +63,7 @@ def connect(
         ClusterError: Ray could not be started or reached.
     """
     local = address == "local"
-    # A short path: Ray puts Unix sockets below it, whose names may have 107 bytes.
-    session = Path(tempfile.mkdtemp(prefix="clipsweep-")) if local else None
+    session = _session_folder(say) if local else None
     options: dict[str, Any] = {
         "address": address,
         "log_to_driver": False,
@@ -101,6 +101,32 @@ def connect(
         if session is not None:
             _keep_logs(session, logs)
             shutil.rmtree(session, ignore_errors=True)
+
+
+_BELOW = "session_2026-11-28_05-49-10_486586_4194304/sockets/plasma_store"
+"""The longest path that Ray makes below a session's folder."""
+
+_MOST_BYTES = 107
+"""Of the path of a Unix socket."""
+
+
+def _session_folder(say: Callable[[str], object]) -> Path:
+    """A new folder for the session, with a path that is short enough for Ray's sockets."""
+    chosen = tempfile.gettempdir()
+    for parent in dict.fromkeys([chosen, "/tmp", os.environ.get("XDG_RUNTIME_DIR", "/tmp")]):  # nosec B108
+        if len(os.fsencode(parent)) > _LONGEST_PARENT or not os.access(parent, os.W_OK):
+            continue
+        if parent != chosen:
+            say(f"Ray runs in {parent}: the path of {chosen} is too long for its sockets")
+        return Path(tempfile.mkdtemp(prefix=_PREFIX, dir=parent))
+    raise ClusterError(
+        f"{chosen}: the path of the folder for temporary files is too long for Ray's sockets: set TMPDIR to one of at "
+        f"most {_LONGEST_PARENT} characters that you may write to"
+    )
+
+
+_PREFIX = "clipsweep-"
+_LONGEST_PARENT = _MOST_BYTES - len(f"/{_PREFIX}12345678/{_BELOW}")
 
 
 def _start(options: Mapping[str, Any], say: Callable[[str], object]) -> None:

@@ -63,7 +63,8 @@ def user_code(use: str, folder: Path, *, search: Sequence[str] | None = None) ->
         The source, or None for a registered name.
 
     Raises:
-        SpecError: There is no such module, or it has no such factory; or clipsweep has a module of the same name.
+        SpecError: There is no such module, or it has no such factory; or clipsweep, Python or a library that workers
+            use has a module of the same name.
     """
     if ":" not in use:
         return None
@@ -74,8 +75,9 @@ def user_code(use: str, folder: Path, *, search: Sequence[str] | None = None) ->
             break
     else:
         raise SpecError(_not_found(module, places))
-    _check_factory(file, factory)
     top = module.partition(".")[0]
+    _check_taken(top, place)
+    _check_factory(file, factory)
     name = top if (place / top).is_dir() and file != place / f"{top}.py" else f"{top}.py"
     root = Path(os.path.abspath(place), name)  # a link keeps its name, by which it is imported
     try:
@@ -85,6 +87,23 @@ def user_code(use: str, folder: Path, *, search: Sequence[str] | None = None) ->
     except OSError as error:
         raise SpecError(f"{show(error.filename)}: cannot be read: {error.strerror}") from None
     return UserCode(use=use, root=root, sha256=sha256, files=hashes, beside=beside, more=more)
+
+
+_LIBRARIES = frozenset("matplotlib numpy pandas pyarrow pydantic ray rich scipy torch typer xxhash yaml".split())
+"""What a worker may have imported before it imports a problem."""
+
+
+def _check_taken(top: str, place: Path) -> None:
+    """Refuse a module that is called like one which every worker has imported already, and would get in its place."""
+    if _is_installed(place.resolve()):
+        return
+    if top in sys.stdlib_module_names or top in _LIBRARIES:
+        whose = "one of Python's own" if top in sys.stdlib_module_names else f"the library {top}"
+        raise SpecError(f"{place}: a module {top!r} of yours cannot be imported beside {whose}: rename it")
+
+
+def _is_installed(place: Path) -> bool:
+    return bool(_INSTALLED & set(place.parts)) or place.is_relative_to(Path(sysconfig.get_path("stdlib")).resolve())
 
 
 def _all_files(root: Path, file: Path, module: str, factory: str) -> tuple[list[Path], tuple[Path, ...]]:

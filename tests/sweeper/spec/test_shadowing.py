@@ -224,3 +224,19 @@ def test_another_package_that_was_imported_before_is_told(tmp_path: Path) -> Non
 
 def test_both_sides_mean_the_same_packages_and_the_same_folder() -> None:
     assert (build._OURS, build._BESIDE) == (NAMES, BESIDE)
+
+
+@pytest.mark.parametrize(
+    ("module", "whose"),
+    [("random", "one of Python's own"), ("queue", "one of Python's own"), ("torch", "the library torch")],
+)
+def test_a_module_that_workers_have_imported_already_is_refused_with_what_to_rename(
+    tmp_path: Path, module: str, whose: str
+) -> None:
+    write(tmp_path, {f"{module}.py": "def build(*, seed):\n    pass\n"})
+    with pytest.raises(SpecError, match=f"a module '{module}' of yours cannot be imported beside {whose}: rename it"):
+        user_code(f"{module}:build", tmp_path)
+
+
+def test_what_is_installed_may_have_any_name() -> None:
+    assert user_code("torch.nn:Linear", Path("/")) is not None
