@@ -113,7 +113,7 @@ _MOST_BYTES = 107
 def _session_folder(say: Callable[[str], object]) -> Path:
     """A new folder for the session, with a path that is short enough for Ray's sockets."""
     chosen = tempfile.gettempdir()
-    for parent in dict.fromkeys([chosen, "/tmp", os.environ.get("XDG_RUNTIME_DIR", "/tmp")]):  # nosec B108
+    for parent in dict.fromkeys([chosen, "/tmp", os.environ.get("XDG_RUNTIME_DIR", "/tmp")]):
         if len(os.fsencode(parent)) > _LONGEST_PARENT or not os.access(parent, os.W_OK):
             continue
         if parent != chosen:
