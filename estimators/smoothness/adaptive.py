@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Callable, Sequence
 
@@ -10,8 +9,9 @@ import numpy as np
 
 from estimators.probe.gradient import GradientFn, Params
 from estimators.probe.vectors import difference, distance, inner, lerp, norm
-from estimators.smoothness.curve import Numbers, SecantCurve, lagrange
+from estimators.smoothness.curve import Numbers, SecantCurve
 from estimators.smoothness.directional import DirectionalSmoothness, check_segment
+from estimators.smoothness.loss_defect import LossAlong
 from estimators.smoothness.trust import FLAGGED_SNR, TRUSTED_SNR, judge
 
 __all__ = ["TOLERANCE", "measure_adaptive_smoothness"]
@@ -20,7 +20,10 @@ TOLERANCE = 0.01
 """By how much an unmeasured fraction may exceed the value, as a share of it."""
 
 _SAFETY = 2.0
-"""Factor on the mean of both error estimates: fewer peaks are missed, for few more gradients."""
+"""Factor on what the loss says of the error: fewer peaks are missed, for few more gradients."""
+
+_LEAST = 0.25
+"""Share of the first error estimate that no agreement of the loss takes away."""
 
 
 def measure_adaptive_smoothness(
@@ -35,23 +38,26 @@ def measure_adaptive_smoothness(
 ) -> DirectionalSmoothness:
     r"""Eq. (20) as a search for the maximum: gradients at the fractions where it may lie, and no others.
 
-    It begins at the largest fraction and the one in the middle. After every gradient a polynomial curve goes through
-    the secants measured so far (:mod:`estimators.smoothness.curve`). Two things estimate how far off it may be
-    elsewhere:
+    It begins at the largest fraction, the one in the middle and the smallest that can be trusted. After every gradient
+    a polynomial curve goes through the secants measured so far (:mod:`estimators.smoothness.curve`). Two things
+    estimate how far off it may be elsewhere:
 
     - how far it moves when one of its secants is left out, which overestimates its error;
-    - by how much, relatively, it fails the fundamental theorem of calculus: between neighbouring points a and b with a
-      gradient each, f(b) - f(a) is known, and the integral of <grad f, d> is the curve's. That sees only errors along
-      the step, and only their mean.
+    - by how much it fails the fundamental theorem of calculus: between neighbouring points a and b with a
+      gradient each, f(b) - f(a) is known, and the integral of <grad f, d> is the curve's
+      (:mod:`estimators.smoothness.loss_defect`). That sees only errors along the step, and only their mean.
 
-    Its error is taken as twice their geometric mean, or the first where that is smaller. The next gradient is taken
-    where curve plus error are largest; the search ends where they are nowhere larger than the largest measured ratio by
-    more than the tolerance, or cannot stand out from the noise. So the value is a measured ratio, with the same bits as
-    on the exact grid; where the curve is useless, every fraction is measured. What may be missed is a peak
-    between two measured fractions that shows neither in the gradients around it nor in the loss, as kinks can cause.
+    Its error is taken as twice the geometric mean of both, relatively, or the first where that is smaller; but as no
+    less than a quarter of the first, since the loss may agree by chance, nor than twice what the loss shows: where f is
+    symmetric about the middle of the step, all secants may be alike while the loss rises and falls between. The next
+    gradient is taken where curve plus error are largest; the search ends where they are nowhere larger than the largest
+    measured ratio by more than the tolerance, or cannot stand out from the noise. So the value is a measured ratio,
+    with the same bits as on the exact grid; where the curve is useless, every fraction is measured. What may be missed
+    is a peak between two measured fractions that shows neither in the gradients around it nor in the loss:
+    ``benchmarks/methods.py --adversarial`` counts how often that happens on functions made for it.
 
     Args:
-        gradient: Gradient of f on the frozen probe; called at x_k and two to len(fractions) more points.
+        gradient: Gradient of f on the frozen probe; called at x_k and three to len(fractions) more points.
         iterate: x_k, named tensors.
         following: x_{k+1}, the same names and shapes.
         fractions: The fractions among which the maximum is sought, each in (0, 1].
@@ -89,6 +95,7 @@ def measure_adaptive_smoothness(
     last = max(fractions)
     search.measure(last)
     search.measure(min(fractions, key=lambda fraction: abs(fraction - last / 2)))
+    search.measure(search.smallest_clear())
     while (promised := search.most_promising(tolerance)) is not None:
         search.measure(promised)
     return search.result()
@@ -118,10 +125,8 @@ class _Search:
         self._ratios: dict[float, float | None] = {}
         self._floors: dict[float, float | None] = {}
         self._next_grad_norm: float | None = None
-        # Along the step: f, and the change of <grad f, d> since x_k, by fraction.
-        self._losses = {0.0: math.nan if value is None else value(iterate)}
-        self._slopes = {0.0: 0.0}
-        self._slope_at_start = inner(self._start, self._step)
+        loss = math.nan if value is None else value(iterate)
+        self._along = LossAlong(iterate, loss=loss, slope=inner(self._start, self._step))
 
     def measure(self, fraction: float) -> None:
         """Take the gradient at a fraction, once."""
@@ -137,11 +142,17 @@ class _Search:
         self._curve.add(fraction, change, length)
         self._ratios[fraction] = norm(change) / length
         self._floors[fraction] = None if self._gradient_error is None else 2 * self._gradient_error / length
-        self._slopes[fraction] = inner(change, self._step)
         if self._value is not None:
-            self._losses[fraction] = self._value(point)
+            self._along.add(fraction, loss=self._value(point), change=inner(change, self._step))
         if fraction == 1:
             self._next_grad_norm = norm(there)
+
+    def smallest_clear(self) -> float:
+        """The smallest fraction at which a ratio like the largest so far would stand clear of the noise."""
+        best = judge(*self._measured()).value
+        noise = TRUSTED_SNR * 2 * (self._gradient_error or 0.0)
+        clear = self._fractions[noise <= (best or 0.0) * self._fractions * self._step_length]
+        return float(min(clear, default=max(self._fractions)))
 
     def most_promising(self, tolerance: float) -> float | None:
         """The unmeasured fraction that may exceed the value most; None if none is worth measuring."""
@@ -202,34 +213,12 @@ class _Search:
         errors = self._curve.changes_without(at)
         if self._value is None:
             return errors
-        ends, defects = self._defects()
+        ends, means, shares = self._along.defects()
         # The loss says nothing beyond the last point, but no fraction lies there.
-        relative = defects[np.searchsorted(ends, at)]
+        interval = np.searchsorted(ends, at)
         with np.errstate(invalid="ignore"):
-            both = _SAFETY * np.sqrt(errors * relative * self._curve.norms(at))
-        # Not minimum(): a loss that is not finite says nothing, and must not end the search.
-        smaller: Numbers = np.fmin(errors, both)
-        return smaller
-
-    def _defects(self) -> tuple[Numbers, Numbers]:
-        """By how much the curve's integral misses the loss between neighbouring points.
-
-        Returns:
-            Where the intervals end, and the miss as a share of the integral of |<grad f - grad f(x_k), d>|;
-            infinite where that is zero.
-        """
-        nodes = sorted(self._slopes)
-        slopes = np.array([self._slopes[node] for node in nodes])
-        defects = []
-        for left, right in itertools.pairwise(nodes):
-            half = (right - left) / 2
-            changes = lagrange(nodes, left + half * (1 + _POINTS)) @ slopes
-            integral = half * float(_WEIGHTS @ changes) + (right - left) * self._slope_at_start
-            size = half * float(_WEIGHTS @ np.abs(changes))
-            missed = abs(self._losses[right] - self._losses[left] - integral)
-            defects.append(missed / size if size > 0 else math.inf)
-        return np.array(nodes[1:]), np.array(defects)
-
-
-_POINTS, _WEIGHTS = np.polynomial.legendre.leggauss(12)
-"""Exact for polynomials of degree 23, the degree of curves through about twenty gradients."""
+            both = _SAFETY * np.sqrt(errors * shares[interval] * self._curve.norms(at))
+        shown = _SAFETY * means[interval] / (at * self._step_length**2)
+        # Not minimum() and maximum(): a loss that is not finite says nothing, and must not end the search.
+        found: Numbers = np.fmax(np.fmax(np.fmin(errors, both), _LEAST * errors), shown)
+        return found

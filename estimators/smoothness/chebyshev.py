@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
 from estimators.probe.gradient import GradientFn, Params
-from estimators.probe.vectors import difference, distance, lerp, norm
+from estimators.probe.vectors import difference, distance, inner, lerp, norm
 from estimators.smoothness.curve import SecantCurve
 from estimators.smoothness.directional import DirectionalSmoothness, check_segment
+from estimators.smoothness.loss_defect import LossAlong
 
 __all__ = ["NODES", "lobatto_nodes", "measure_chebyshev_smoothness"]
 
 NODES = 5
 """Gradients of one measurement; of which the one at x_k, and often the one at the other end, is needed anyway."""
 
-_MIDDLE = NODES // 2 - 1
-"""Which of the nodes other than x_k is left out to see how far the curve moves."""
+
+_SAFETY = 4.0
+"""Factor on the mean error that the loss shows between two nodes, of which a narrow peak is a multiple."""
 
 
 def lobatto_nodes(count: int) -> tuple[float, ...]:
@@ -50,6 +52,7 @@ def measure_chebyshev_smoothness(
     *,
     fractions: Sequence[float],
     gradient_error: float | None = None,
+    value: Callable[[Params], float] | None = None,
 ) -> DirectionalSmoothness:
     r"""Eq. (20) read off a polynomial through gradients at five Chebyshev-Lobatto nodes.
 
@@ -66,9 +69,13 @@ def measure_chebyshev_smoothness(
         gradient_error: eta, as for :func:`~estimators.smoothness.directional.measure_directional_smoothness`. The
             noise floor counts how much the polynomials magnify it: 2 eta sum_i |m_i(gamma)| / ||d_eff,i||.
 
+        value: f itself; called at the points of the gradients, after them. Without it, what the loss shows of the error
+            is left out.
+
     Returns:
-        The measurement, with ``at_zero`` and ``interpolation_error``: the largest difference, over the fractions, from
-        the curve that leaves the middle node out.
+        The measurement, with ``at_zero`` and ``interpolation_error``: over the fractions, the larger of how far the
+        curve moves when any one of its secants is left out, and of four times the error along the step that the loss
+        shows (:mod:`~estimators.smoothness.loss_defect`).
 
     Raises:
         ValueError: No fraction, or one outside (0, 1]; or the two iterates have other names.
@@ -84,6 +91,8 @@ def measure_chebyshev_smoothness(
     """
     check_segment(iterate, following, fractions)
     start = gradient(iterate)
+    step = difference(iterate, following)
+    along = None if value is None else LossAlong(iterate, loss=value(iterate), slope=inner(start, step))
     curve = SecantCurve()
     next_grad_norm = None
     for node in lobatto_nodes(NODES)[1:]:
@@ -92,7 +101,10 @@ def measure_chebyshev_smoothness(
         if length == 0:
             break  # a step so short that it vanishes at some node has no curve
         there = gradient(point)
-        curve.add(node, difference(start, there), length)
+        change = difference(start, there)
+        curve.add(node, change, length)
+        if along is not None and value is not None:
+            along.add(node, loss=value(point), change=inner(change, step))
         if node == 1:
             next_grad_norm = norm(there)
     ratios: list[float | None] = [None] * len(fractions)
@@ -100,10 +112,15 @@ def measure_chebyshev_smoothness(
     at_zero = error = None
     if len(curve.nodes) == NODES - 1:
         at = np.array([0.0, *fractions])
-        fine, coarse = curve.norms(at), curve.norms(at, without=_MIDDLE)
+        fine = curve.norms(at)
         ratios = [float(value) for value in fine[1:]]
         at_zero = float(fine[0])
-        error = float(np.abs(fine[1:] - coarse[1:]).max())
+        errors = curve.changes_without(at[1:])
+        if along is not None:
+            ends, means, _ = along.defects()
+            # Not maximum(): a loss that is not finite says nothing.
+            errors = np.fmax(errors, _SAFETY * means[np.searchsorted(ends, at[1:])] / (at[1:] * norm(step) ** 2))
+        error = float(errors.max())
         if gradient_error is not None:
             magnified = np.abs(curve.weights(at[1:])) @ (2 * gradient_error / curve.lengths)
             floors = [float(floor) for floor in magnified]

@@ -20,6 +20,10 @@ __all__ = [
 ]
 
 
+_BACK = -0.95
+"""Cosine of two gradients that point against each other."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class DirectionalSmoothness:
     """One measurement of eq. (20), with what is needed to judge it.
@@ -39,6 +43,9 @@ class DirectionalSmoothness:
         num_gradients: Gradients used by the measurement, including the one at x_k.
         at_zero: The limit of the ratio for gamma to 0, ||H d|| / ||d||; None if the method does not give it.
         interpolation_error: How far off the value may be because not every fraction was measured; None if all were.
+        is_cycle: Whether grad f(x_{k+1}) points against grad f(x_k), their cosine at most -0.95; None where it is not
+            known. Then the next step leads back, as in a cycle of two iterates, which is where descent with too large a
+            step ends, and eq. (20) is measured across a valley.
     """
 
     smoothness: float | None
@@ -54,6 +61,7 @@ class DirectionalSmoothness:
     num_gradients: int
     at_zero: float | None = None
     interpolation_error: float | None = None
+    is_cycle: bool | None = None
 
     @classmethod
     def judged(
@@ -76,7 +84,9 @@ class DirectionalSmoothness:
             The measurement.
         """
         judgement = judge(ratios, floors)
+        across = next((ratio for fraction, ratio in zip(fractions, ratios, strict=True) if fraction == 1), None)
         return cls(
+            is_cycle=_points_back(across, found["grad_norm"], found["next_grad_norm"], found["update_norm"]),
             smoothness=judgement.value,
             argmax_fraction=None if judgement.index is None else fractions[judgement.index],
             noise_floor=judgement.noise_floor,
@@ -96,6 +106,14 @@ class DirectionalSmoothness:
         if self.next_grad_norm is None or self.update_norm == 0:
             return None
         return (self.grad_norm + self.next_grad_norm) / self.update_norm
+
+
+def _points_back(across: float | None, before: float, after: float | None, length: float) -> bool | None:
+    """Whether gradients of two norms point against each other, from the ratio r(1) and the length of the step."""
+    if across is None or after is None or length == 0:
+        return None
+    # The law of cosines, for ||after - before|| = r(1) ||d||.
+    return before * after > 0 and before**2 + after**2 - (across * length) ** 2 <= 2 * _BACK * before * after
 
 
 def fractions_of(delta: float) -> tuple[float, ...]:

@@ -33,7 +33,7 @@ def directional_smoothness_row(
 ) -> dict[str, Any]:
     """Measure eq. (20) of Zhang et al. (2020) on one snapshot.
 
-    Costs 1/delta + 1 gradients, five with ``chebyshev``, three to 1/delta + 1 with ``adaptive``; one less where the
+    Costs 1/delta + 1 gradients, five with ``chebyshev``, four to 1/delta + 1 with ``adaptive``; one less where the
     snapshot before ended at x_k.
 
     Args:
@@ -46,8 +46,8 @@ def directional_smoothness_row(
     Returns:
         ``loss`` = f(x_k), ``grad_norm``, ``next_grad_norm``, ``update_norm``, ``smoothness`` (null where the step is
         zero or nothing stands clear of the noise), ``argmax_fraction``, ``smoothness_by_fraction``, ``at_zero``,
-        ``interpolation_error``, ``mechanical_bound``, ``noise_floor``, ``snr``, ``trust``, ``trusted_fractions``,
-        ``num_gradients`` and ``method``.
+        ``interpolation_error``, ``mechanical_bound``, ``cycle``, ``noise_floor``, ``snr``, ``trust``,
+        ``trusted_fractions``, ``num_gradients`` and ``method``.
 
     Raises:
         ValueError: ``delta`` is not one over an integer, or the method is unknown.
@@ -74,14 +74,16 @@ def directional_smoothness_row(
         # Called after the gradient at the same point, so it comes from the cache.
         return value if point is first else probe.value_and_gradient(point["flat"])[0]
 
-    adaptive: dict[str, Any] = {"value": loss, "tolerance": tolerance} if method == "adaptive" else {}
+    of_method: dict[str, Any] = {} if method == "exact" else {"value": loss}
+    if method == "adaptive":
+        of_method["tolerance"] = tolerance
     measured = METHODS[method](
         gradient,
         first,
         second,
         fractions=fractions,
         gradient_error=probe.gradient_error(iterates[0]),
-        **adaptive,
+        **of_method,
     )
     if end is not None:
         # Where the next snapshot begins.
@@ -97,6 +99,7 @@ def directional_smoothness_row(
         "at_zero": measured.at_zero,
         "interpolation_error": measured.interpolation_error,
         "mechanical_bound": measured.mechanical_bound,
+        "cycle": measured.is_cycle,
         "noise_floor": measured.noise_floor,
         "snr": measured.snr,
         "trust": measured.trust,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from sweeper.tables.columns import NUMBER, NUMBERS, TEXT, TEXTS, WHOLE, Column
+from sweeper.tables.columns import FLAG, NUMBER, NUMBERS, TEXT, TEXTS, WHOLE, Column
 
 __all__ = ["MEASURED"]
 
@@ -112,6 +112,12 @@ MEASURED: Mapping[str, tuple[Column, ...]] = {
             "mechanical_bound",
             "(‖∇f(x_k)‖ + ‖∇f(x_{k+1})‖) / ‖d‖, which r(1) cannot exceed, whatever f is.",
             _SMOOTHNESS,
+            null=_NO_STEP,
+        ),
+        Column(
+            name="cycle",
+            type=FLAG,
+            meaning="Whether ∇f(x_{k+1}) points against ∇f(x_k), cosine at most −0.95: two iterates alternate.",
             null=_NO_STEP,
         ),
         _column(
