@@ -18,7 +18,12 @@ __all__ = ["Bounds", "SmoothnessFit", "fit_smoothness"]
 MAX_POINTS = 5000
 """Above this number the points are thinned evenly: neighbours carry the same information."""
 
-MIN_POINTS = 10
+MIN_POINTS = 20
+"""Points below which there is no upper line: it would leave five of them above it, more than a quarter."""
+
+MIN_RESAMPLED = 10
+"""Points below which there is no interval of a correlation."""
+
 MIN_RANGE = 2.0
 """Between the 5 % and the 95 % quantile of the gradient norm, below which a slope cannot be told from a constant."""
 
@@ -46,8 +51,9 @@ class SmoothnessFit:
         tau_int: Integrated autocorrelation time, in points; the larger of those of both coordinates' logs.
         block: Block length of the bootstrap.
         range: Smallest and largest gradient norm visited.
-        quantile: Quantile of the upper line; 0.95 unless there are few points.
-        upper: L0 and L1 of the upper line: non-negative quantile regression.
+        quantile: Quantile of the upper line; 0.95 from 100 points on, and below that the one that leaves five of them
+            above the line; NaN where there is no upper line.
+        upper: L0 and L1 of the upper line: non-negative quantile regression; NaN below 20 points.
         L0: Interval of its L0.
         L1: Interval of its L1.
         median: The same line at the median.
@@ -114,7 +120,7 @@ def fit_smoothness(
     tau_int = max(autocorrelation_time(np.log(x)), autocorrelation_time(np.log(y)))
     effective = x.size / (2 * tau_int)
     block = block_length(x.size, tau_int)
-    level = quantile_for(x.size, quantile)
+    level = quantile_for(x.size, quantile) if x.size >= MIN_POINTS else math.nan
     bounds = _bounds(x, y, level, block, resamples, seed)
     slope = theil_sen = math.nan
     if np.ptp(x) > 0:
@@ -127,7 +133,7 @@ def fit_smoothness(
         block=block,
         range=(float(x.min()), float(x.max())),
         quantile=level,
-        upper=quantile_line(x, y, level),
+        upper=quantile_line(x, y, level) if x.size >= MIN_POINTS else (math.nan, math.nan),
         L0=bounds[0],
         L1=bounds[1],
         median=quantile_line(x, y, 0.5),
@@ -152,17 +158,24 @@ def _bounds(
 ) -> tuple[Bounds, Bounds, Bounds]:
     """Intervals of L0, of L1 and of the rank correlation."""
     unknown = Bounds(low=math.nan, high=math.nan)
-    if resamples == 0 or x.size < MIN_POINTS or np.ptp(x) == 0:
+    if resamples == 0 or x.size < MIN_RESAMPLED or np.ptp(x) == 0:
         return unknown, unknown, unknown
 
     def statistic(indices: NDArray[np.intp]) -> tuple[float, float, float]:
-        L0, L1 = profile_line(x[indices], y[indices], quantile)
+        L0, L1 = (math.nan, math.nan) if math.isnan(quantile) else profile_line(x[indices], y[indices], quantile)
         return L0, L1, _rank_correlation(x[indices], y[indices])
 
     samples = block_bootstrap(statistic, x.size, block=block, resamples=resamples, seed=seed)
-    low, high = np.nanpercentile(samples, [2.5, 97.5], axis=0)
-    L0, L1, rank = (Bounds(low=float(a), high=float(b)) for a, b in zip(low, high, strict=True))
+    L0, L1, rank = (_percentiles(column) for column in samples.T)
     return L0, L1, rank
+
+
+def _percentiles(values: NDArray[np.float64]) -> Bounds:
+    known = values[~np.isnan(values)]
+    if not known.size:
+        return Bounds(low=math.nan, high=math.nan)
+    low, high = np.percentile(known, [2.5, 97.5])
+    return Bounds(low=float(low), high=float(high))
 
 
 def _rank_correlation(x: NDArray[np.float64], y: NDArray[np.float64]) -> float:
@@ -176,7 +189,7 @@ def _rank_correlation(x: NDArray[np.float64], y: NDArray[np.float64]) -> float:
 def _unidentifiable(x: NDArray[np.float64], effective: float) -> str:
     low, high = np.quantile(x, [0.05, 0.95])
     if x.size < MIN_POINTS:
-        return _only(x.size)
+        return f"{_only(x.size)}, an upper line takes {MIN_POINTS}"
     if high < MIN_RANGE * low:
         return f"gradient norms span only a factor of {high / low:.2g}"
     if effective < MIN_EFFECTIVE:

@@ -49,6 +49,7 @@ class Advice:
         context: What tells the swept values outside the update rule from those of other problems.
         context_values: These values, by short name.
         source: The cell whose fit is used: the one that visited the widest range of gradient norms.
+        quantile: Quantile of its upper line; NaN where there is none.
         L0: L0 of its upper line, median over the seeds.
         L1: L1 of its upper line, median over the seeds.
         range: Gradient norms that it visited.
@@ -61,6 +62,7 @@ class Advice:
     context: str
     context_values: dict[str, Any]
     source: str
+    quantile: float
     L0: float
     L1: float
     range: tuple[float, float]
@@ -105,6 +107,7 @@ def _advice(context: str, cells: Sequence[CellFit], steps: int, tau: float | Non
         context=context,
         context_values=best.context,
         source=best.label,
+        quantile=best.quantile,
         L0=L0,
         L1=L1,
         range=best.range,

@@ -41,6 +41,7 @@ class CellFit:
         trajectories: Seed to fit, for the seeds with trusted measurements.
         spearman: Rank correlation, over the seeds.
         slope: Slope of log smoothness on log gradient norm, over the seeds.
+        quantile: Quantile of the upper line, the lowest of these seeds; NaN if there are none.
         L0: L0 of the upper line, over the seeds whose L1 can be identified.
         L1: L1 of the upper line, over the same seeds.
         range: Smallest and largest gradient norm that any seed visited.
@@ -57,6 +58,7 @@ class CellFit:
     trajectories: dict[int, SmoothnessFit]
     spearman: Interval
     slope: Interval
+    quantile: float
     L0: Interval
     L1: Interval
     range: tuple[float, float]
@@ -160,6 +162,7 @@ def _cell(
         trajectories=fits,
         spearman=correlation_interval([fit.spearman for fit in fits.values()]),
         slope=mean_interval([fit.slope for fit in fits.values()]),
+        quantile=min((fit.quantile for fit in told), default=math.nan),
         L0=mean_interval([fit.upper[0] for fit in told]),
         L1=mean_interval([fit.upper[1] for fit in told]),
         range=(min(fit.range[0] for fit in fits.values()), max(fit.range[1] for fit in fits.values())),

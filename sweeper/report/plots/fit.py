@@ -48,13 +48,17 @@ def fit(run: Run, trials: pd.DataFrame) -> Picture:
         dots = records(own[["trial_id", "step", "grad_norm", "smoothness"]])
         figure.drawn += [{**columns, "drawn": "point", **row} for row in dots]
         for index, (seed, fitted) in enumerate(cell.trajectories.items()):
-            labels = ("95 % line", "median line") if index == 0 else (None, None)
+            labels = ("upper line", "median line") if index == 0 else (None, None)
             x = np.linspace(*fitted.range, 50)
-            for name, line in (("95 % line", fitted.upper), ("median line", fitted.median)):
+            lines = (("upper line", fitted.upper, fitted.quantile), ("median line", fitted.median, 0.5))
+            for name, line, quantile in lines:
+                if math.isnan(line[0]):
+                    continue
                 figure.drawn += [
                     {
                         **columns,
                         "drawn": name,
+                        "quantile": quantile,
                         "seed": seed,
                         "grad_norm": float(at),
                         "smoothness": line[0] + line[1] * at,
@@ -64,7 +68,11 @@ def fit(run: Run, trials: pd.DataFrame) -> Picture:
             style = "-" if not fitted.unidentifiable else ":"
             axis.plot(x, fitted.upper[0] + fitted.upper[1] * x, style, color="tab:red", linewidth=1.2, label=labels[0])
             axis.plot(x, fitted.median[0] + fitted.median[1] * x, "--", color="grey", linewidth=0.9, label=labels[1])
-        told = f"L0 = {cell.L0.mean:.3g}, L1 = {cell.L1.mean:.3g}" if not cell.unidentifiable else "L1 not identifiable"
+        told = (
+            "L1 not identifiable"
+            if cell.unidentifiable
+            else f"L0 = {cell.L0.mean:.3g}, L1 = {cell.L1.mean:.3g} at the quantile {cell.quantile:.2f}"
+        )
         axis.set_title(f"{wrapped(titles[cell.cell_id], 40)}\n{told}")
         axis.set(xlim=(0, None), ylim=(0, None))
     for axis in axes[-math.ceil(math.sqrt(len(axes))) :]:
@@ -72,6 +80,12 @@ def fit(run: Run, trials: pd.DataFrame) -> Picture:
     figure.supylabel("local smoothness")
     if len(every) > len(cells):
         figure.suptitle(f"the first {len(cells)} of {len(every)} cells: choose with --where")
-    explain(figure, ["each dot: one snapshot; lines: one of each kind per seed, dotted where L1 is not identifiable"])
+    explain(
+        figure,
+        [
+            "each dot: one snapshot; lines: one of each kind per seed, dotted where L1 is not identifiable; "
+            "the upper one at the quantile in the title: 0.95, or with few points the one that leaves five above it"
+        ],
+    )
     axes[0].legend(loc="upper left", handlelength=1.2)
     return figure

@@ -110,7 +110,7 @@ def _fit_record(cell: CellFit) -> dict[str, Any]:
         "seeds": len(cell.trajectories),
         "points": cell.points,
     }
-    record |= {"effective": cell.effective, "grad_norm_low": low, "grad_norm_high": high}
+    record |= {"quantile": cell.quantile, "effective": cell.effective, "grad_norm_low": low, "grad_norm_high": high}
     for name in ("spearman", "slope", "L0", "L1"):
         interval = getattr(cell, name)
         record |= {name: interval.mean, f"{name}_low": interval.low, f"{name}_high": interval.high}
@@ -119,7 +119,8 @@ def _fit_record(cell: CellFit) -> dict[str, Any]:
 
 def _fits_text(path: str, cells: Sequence[CellFit], style: str, *, width: int | None, color: bool) -> str:
     notes = [
-        "L0, L1: the upper line, 95 % quantile regression; ± is over seeds, [low, high] a bootstrap of a single seed",
+        "L0, L1: the upper line, quantile regression at 0.95, or of fewer than 100 points at the quantile that leaves "
+        "five above it; ± is over seeds, [low, high] a bootstrap of a single seed",
         "they describe the range visited, along one direction at a time, not the loss as a whole",
     ]
     lines = [*_reasons(cells), *(f"note: {note}" for note in notes)]
@@ -268,7 +269,10 @@ def _advice(advice: Advice) -> list[str]:
         return [f"theory{within}: no advice: {advice.silent}"]
     low, high = advice.range
     constants = f"L0 = {advice.L0:.3g}, L1 = {advice.L1:.3g}"
-    lines = [f"theory{within}: {constants} from {advice.source}, ‖∇f‖ in [{low:.3g}, {high:.3g}]"]
+    lines = [
+        f"theory{within}: {constants} from {advice.source}, its upper line at the quantile {advice.quantile:.2f}, "
+        f"‖∇f‖ in [{low:.3g}, {high:.3g}]"
+    ]
     for rule in advice.rules:
         threshold = "" if rule.clip_norm is None else f", clip_norm {rule.clip_norm:.3g}"
         lines.append(f"  {rule.theory}: learning_rate {rule.learning_rate:.3g}{threshold}  ({rule.note})")
@@ -298,6 +302,7 @@ def _fits(cells: Sequence[CellFit]) -> Table:
                 cells=[_spread(cell.spearman, None if one is None else one.spearman_bounds) for cell, one in pairs],
             ),
             Column(head="log-log slope", cells=[_spread(cell.slope, None) for cell in cells]),
+            _quantile(cells),
             Column(
                 head="L0",
                 cells=[
@@ -318,6 +323,15 @@ def _fits(cells: Sequence[CellFit]) -> Table:
         labels=[cell.label for cell in cells],
         more="--where chooses, --format json has all",
     )
+
+
+def _quantile(cells: Sequence[CellFit]) -> Column:
+    """At which quantile the upper lines are; the same in all rows that have one, as a rule."""
+    texts = [NOTHING if cell.unidentifiable else f"{cell.quantile:.2f}" for cell in cells]
+    known = set(texts) - {NOTHING}
+    if len(known) == 1:
+        texts = [*known] * len(cells)
+    return Column(head="quantile", cells=texts, same=f"upper line at the quantile {texts[0]}" if known else "")
 
 
 def _reasons(cells: Sequence[CellFit]) -> list[str]:

@@ -204,7 +204,8 @@ def test_one_wild_point_moves_least_squares_and_not_theil_sen():
     ("g", "why"),
     [
         (np.random.default_rng(0).uniform(1, 1.5, 500), "span only a factor of 1"),
-        (np.geomspace(1, 100, 5), "only 5 points"),
+        (np.geomspace(1, 100, 5), "only 5 points, an upper line takes 20"),
+        (np.geomspace(1, 100, 19), "only 19 points, an upper line takes 20"),
         (np.geomspace(1, 100, 60), "independent ones"),
         (np.array([1.0, 2.0]), "only 2 points"),
         (np.array([]), "only 0 points"),
@@ -237,3 +238,14 @@ def test_smoothness_that_has_nothing_to_do_with_the_gradient_has_a_rank_interval
     g = np.exp(autoregressive(generator, 600, 0.8))
     fit = fit_smoothness(g, np.exp(autoregressive(generator, 600, 0.8)), resamples=200)
     assert fit.spearman_bounds.low < 0 < fit.spearman_bounds.high
+
+
+@pytest.mark.parametrize(("count", "quantile"), [(19, math.nan), (20, 0.75), (21, 1 - 5 / 21), (50, 0.9), (200, 0.95)])
+def test_the_upper_line_says_its_quantile_and_is_none_where_it_would_be_the_middle(count, quantile):
+    g = np.random.default_rng(0).permutation(np.geomspace(1, 100, count))
+    fit = fit_smoothness(g, 1 + 2 * g, resamples=20)
+    assert fit.quantile == pytest.approx(quantile, nan_ok=True)
+    assert fit.upper == pytest.approx((1, 2) if count >= 20 else (math.nan, math.nan), nan_ok=True)
+    assert math.isnan(fit.L1.low) == (count < 20)
+    assert fit.median == pytest.approx((1, 2))
+    assert not math.isnan(fit.spearman_bounds.low)
