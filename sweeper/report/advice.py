@@ -119,7 +119,7 @@ def _advice(context: str, cells: Sequence[CellFit], steps: int, tau: float | Non
 
 
 def _rules(L0: float, L1: float, steps: int, tau: float | None) -> tuple[AdvisedRule, ...]:
-    setting = Setting(L0=L0, L1=L1, gap=1.0, epsilon=1.0, M=1.0, tau=tau or 0.0, horizon=max(1, steps), bounded=False)
+    setting = Setting(L0=L0, L1=L1, gap=1.0, epsilon=1.0, M=1.0, tau=tau or 0.0, horizon=max(1, steps))
     notes = {
         "vankov2024": "eta = 1/(2 L0), threshold 2 L0/(3 L1)",
         "theorem3": "eta = 1/(10 L0), threshold min(10 L0, L0/L1): conservative",

@@ -131,7 +131,7 @@ TRIALS = (
     Column(
         name="M",
         type=NUMBER,
-        meaning="M of Assumption 4: the largest gradient norm where f ≤ f(x_0).",
+        meaning="M of Assumption 4: the largest gradient norm where f ≤ f(x_0); Theorem 8 has sup ‖∇f‖ in its place.",
         unit="loss / weight",
         null=_NOT_ANALYTIC,
         shown="theory",

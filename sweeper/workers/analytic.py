@@ -135,7 +135,7 @@ def lane_of(assignment: Assignment) -> tuple[Lane, Setting]:
         M=function.sublevel_gradient_norm(float(start)),
         tau=problem["noise"],
         horizon=steps,
-        bounded=function.gradient_bound,
+        gradient_bound=function.gradient_bound,
     )
     lane = Lane(
         function=function,

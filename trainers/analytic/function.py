@@ -8,7 +8,7 @@ A function is (L0, L1)-smooth if ||Hessian|| <= L0 + L1 ||gradient||: Definition
 from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,9 +24,6 @@ Array = NDArray[np.float64]
 @dataclass(frozen=True, kw_only=True)
 class Function:
     """What every function offers. The lower bound of Assumption 1 is ``minimum``, whether attained or not."""
-
-    gradient_bound: ClassVar[bool] = False
-    """Whether the gradient is bounded on the whole space, as Theorem 8 needs it."""
 
     def __post_init__(self) -> None:
         for field in fields(self):
@@ -99,6 +96,11 @@ class Function:
             TrainerError: No point has such a value.
         """
         return self._solve("gap", gap, lambda x: float(self.value(np.array([[x]]))[0] - self.minimum))
+
+    @property
+    def gradient_bound(self) -> float | None:
+        """The supremum of ||f'|| on the whole space, as Theorem 8 needs it; None where there is none."""
+        return None
 
     def sublevel_gradient_norm(self, start: float) -> float:
         """M of Assumption 4: the largest gradient norm where f(x) <= f(x0).

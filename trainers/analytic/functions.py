@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 
@@ -194,10 +194,13 @@ class Logistic(Function):
         (1.0, 1.0)
     """
 
-    gradient_bound: ClassVar[bool] = True
-
     slope: Any = 1.0
     L1: Any = 0.0
+
+    @property
+    def gradient_bound(self) -> float:
+        """a, which |f'| approaches for x to -infinity."""
+        return float(self.slope)
 
     def __post_init__(self) -> None:
         super().__post_init__()

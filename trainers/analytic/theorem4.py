@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 
@@ -86,9 +86,12 @@ class Theorem4Flat(Function):
         6.0
     """
 
-    gradient_bound: ClassVar[bool] = True
-
     epsilon: Any
+
+    @property
+    def gradient_bound(self) -> float:
+        """The slope of the sides, 2 epsilon."""
+        return 2 * float(self.epsilon)
 
     def __post_init__(self) -> None:
         super().__post_init__()

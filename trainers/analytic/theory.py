@@ -55,7 +55,7 @@ class Setting:
         M: Largest gradient norm on the sublevel set of x0, Assumption 4.
         tau: Bound on the noise of the gradient, Assumption 5; 0 for none.
         horizon: T, for how many iterations a stochastic rule is set.
-        bounded: Whether M bounds the gradient on the whole space.
+        gradient_bound: Largest gradient norm on the whole space; None where there is none.
     """
 
     L0: float
@@ -65,7 +65,7 @@ class Setting:
     M: float
     tau: float
     horizon: int
-    bounded: bool
+    gradient_bound: float | None = None
 
 
 def _theorem3(s: Setting) -> StepRule:
@@ -113,17 +113,19 @@ def _theorem7_bound(s: Setting) -> float:
 
 def _theorem8(s: Setting) -> StepRule:
     """eta = min(1/sqrt(T), 1/(L1 (M + tau))), with an M that bounds the gradient everywhere."""
-    if not s.bounded:
+    if s.gradient_bound is None:
         raise TrainerError(
             "theorem8 needs a gradient that is bounded on the whole space: with noise the iterates leave the sublevel "
             "set on which Assumption 4 has its M; take logistic or theorem4_flat"
         )
-    return StepRule(eta=min(1 / math.sqrt(s.horizon), _over(1, s.L1 * (s.M + s.tau))))
+    return StepRule(eta=min(1 / math.sqrt(s.horizon), _over(1, s.L1 * (s.gradient_bound + s.tau))))
 
 
 def _theorem8_bound(s: Setting) -> float:
-    """16 (gap + (5 L0 + 4 L1 M)(M + tau)^2)^2 / epsilon^4."""
-    return 16 * (s.gap + (5 * s.L0 + 4 * s.L1 * s.M) * (s.M + s.tau) ** 2) ** 2 / s.epsilon**4
+    """16 (gap + (5 L0 + 4 L1 M)(M + tau)^2)^2 / epsilon^4, with the same M."""
+    assert s.gradient_bound is not None
+    M = s.gradient_bound
+    return 16 * (s.gap + (5 * s.L0 + 4 * s.L1 * M) * (M + s.tau) ** 2) ** 2 / s.epsilon**4
 
 
 def _normalized(s: Setting) -> StepRule:
@@ -177,7 +179,7 @@ def rule_of(theory: str, setting: Setting) -> StepRule:
         TrainerError: The theorem does not apply.
 
     Example:
-        >>> rule_of("theorem3", Setting(L0=1, L1=2, gap=1, epsilon=0.1, M=1, tau=0, horizon=1, bounded=False))
+        >>> rule_of("theorem3", Setting(L0=1, L1=2, gap=1, epsilon=0.1, M=1, tau=0, horizon=1))
         StepRule(eta=0.1, numerator=0.05, offset=0.0)
     """
     return THEORIES[theory][0](setting)
@@ -197,19 +199,25 @@ def bound_of(theory: str, setting: Setting) -> float | None:
     return None if bound is None else bound(setting)
 
 
-def iteration_lower_bound(*, L1: float, M: float, gap: float, epsilon: float) -> float:
-    """Theorem 4: what the best fixed step of gradient descent needs at least, on the worse of the two instances.
+def iteration_lower_bound(*, L0: float, L1: float, M: float, gap: float, epsilon: float) -> float:
+    """Theorem 4, corrected: what the best fixed step of gradient descent needs at least in a class, at its worst.
+
+    A step h beyond 2 log(1 + L1 M/L0)/(L1 M) diverges on the extremal function of the class from a gradient of norm M.
+    A step up to there needs (gap - 5 epsilon/4)/(4 epsilon^2 h) iterations on the flat instance, whose sides have the
+    slope 2 epsilon. The text prints 5 epsilon/8, where its proof has f(x0) - f* = 2 Delta + 5 epsilon/4, and log M + 1
+    for the logarithm, which is that of its own steep instance, with L0 = L1.
 
     Args:
-        L1: Of the class, at least 1.
-        M: Bound on the gradient, above 1.
+        L0: Of the class, at least 3 epsilon.
+        L1: Of the class.
+        M: Bound on the gradient.
         gap: f(x0) - f* of the flat instance.
         epsilon: The gradient norm that is to be reached.
 
     Returns:
-        L1 M (gap - 5 epsilon/8)/(8 epsilon^2 (log M + 1)).
+        L1 M (gap - 5 epsilon/4)/(8 epsilon^2 log(1 + L1 M/L0)).
     """
-    return L1 * M * (gap - 5 * epsilon / 8) / (8 * epsilon**2 * (math.log(M) + 1))
+    return L1 * M * (gap - 5 * epsilon / 4) / (8 * epsilon**2 * math.log1p(L1 * M / L0))
 
 
 def _over(numerator: float, denominator: float) -> float:

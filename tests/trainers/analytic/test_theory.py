@@ -16,7 +16,7 @@ from trainers.analytic.theorem4 import Theorem4Flat, Theorem4Steep
 from trainers.analytic.theory import THEORIES, Setting, StepRule, bound_of, iteration_lower_bound, rule_of
 from trainers.errors import TrainerError
 
-UNIT = Setting(L0=1.0, L1=1.0, gap=10.0, epsilon=0.01, M=100.0, tau=0.0, horizon=10_000, bounded=False)
+UNIT = Setting(L0=1.0, L1=1.0, gap=10.0, epsilon=0.01, M=100.0, tau=0.0, horizon=10_000)
 DETERMINISTIC = ["theorem3", "theorem6", "vankov2024"]
 
 
@@ -31,7 +31,7 @@ def setting_of(function, start, *, epsilon, tau=0.0, horizon=10_000):
         M=function.sublevel_gradient_norm(start),
         tau=tau,
         horizon=horizon,
-        bounded=function.gradient_bound,
+        gradient_bound=function.gradient_bound,
     )
 
 
@@ -125,7 +125,8 @@ def test_theorem_3_takes_the_same_time_whatever_M_is_while_descent_takes_M_over_
         rules = [StepRule(eta=h) for h in rates]
         times = [hitting_times(f, x0, rules, epsilon=epsilon) for f, x0 in instances]
         descent.append(np.max(times, axis=0).min())
-        lower.append(iteration_lower_bound(L1=1.0, M=M, gap=gap, epsilon=epsilon))
+        # The steep instance, with L0 = L1, lets steps be longer than the extremal function of the class does.
+        lower.append(M * (gap - 5 * epsilon / 4) / (8 * epsilon**2 * (math.log(M) + 1)))
     # On the flat side the gradient is 2 epsilon < 1, so that every step is epsilon / 5 long, whatever M is.
     assert len(set(clipped)) == 1
     sides = math.ceil((valley - 1) / (epsilon / 5))
@@ -186,9 +187,39 @@ def test_theorem_8_is_refused_where_the_gradient_is_not_bounded_on_the_whole_spa
     """With noise the iterates leave the sublevel set on which Assumption 4 has its M."""
     with pytest.raises(TrainerError, match="bounded on the whole space"):
         rule_of("theorem8", UNIT)
-    bounded = dataclasses.replace(UNIT, bounded=True, M=2.0, tau=0.5)
+    bounded = dataclasses.replace(UNIT, gradient_bound=2.0, tau=0.5)
     assert rule_of("theorem8", bounded).eta == pytest.approx(min(1 / 100, 1 / 2.5))
     assert bound_of("theorem8", bounded) == pytest.approx(16 * (10 + 13 * 2.5**2) ** 2 / 0.01**4)
+
+
+def test_theorem_8_takes_the_largest_gradient_of_the_whole_space_and_not_of_a_sublevel_set():
+    """The logistic loss of slope 2 has |f'| < 2 everywhere, and 0.0049 at most where f <= f(3)."""
+    function = Logistic(slope=2.0)
+    setting = setting_of(function, 3.0, epsilon=0.01, tau=0.1)
+    assert setting.M == pytest.approx(0.0049, rel=0.02)
+    assert setting.gradient_bound == 2.0
+    assert setting.L0 == pytest.approx(1.0)
+    assert bound_of("theorem8", setting) == pytest.approx(16 * (setting.gap + 5 * 2.1**2) ** 2 / 0.01**4)
+    x = np.linspace(-50, 50, 1001)[None]
+    assert np.abs(function.gradient(x)).max() <= 2.0
+    flat = Theorem4Flat(epsilon=0.1)
+    assert np.abs(flat.gradient(x)).max() == flat.gradient_bound == 0.2
+
+
+def test_theorem_4_s_bound_as_printed_is_beaten_by_a_fixed_step_and_as_corrected_it_is_not():
+    """Its 5 epsilon/8 and log M + 1 are slips: at L0 = 1, L1 = 4, M = 10, epsilon = 0.1, 140 steps beat 141.9."""
+    L0, L1, M, epsilon, gap = 1.0, 4.0, 10.0, 0.1, 1.0
+    steep, flat = Extremal(L0=L0, L1=L1), Theorem4Flat(epsilon=epsilon)
+    instances = [(steep, steep.start_of_gradient_norm(M)), (flat, flat.start_of_gap(gap))]
+    rules = [StepRule(eta=h) for h in np.linspace(0.05, 0.25, 4001)]
+    times = [hitting_times(f, x0, rules, epsilon=epsilon, steps=10**4) for f, x0 in instances]
+    best = np.max(times, axis=0).min()
+    printed = L1 * M * (gap - 5 * epsilon / 8) / (8 * epsilon**2 * (math.log(M) + 1))
+    corrected = iteration_lower_bound(L0=L0, L1=L1, M=M, gap=gap, epsilon=epsilon)
+    assert printed == pytest.approx(141.9, abs=0.05)
+    assert corrected <= best < printed
+    # The first slip by itself: the proof's own algebra, gap = 2 Delta + 5 epsilon/4 at Delta = 1.
+    assert flat.start_of_gap(2 + 5 * epsilon / 4) == pytest.approx(1 + 1 / epsilon)
 
 
 @pytest.mark.parametrize("theory", ["theorem3", "vankov2024", "normalized"])
@@ -205,7 +236,9 @@ def test_a_quadratic_has_no_slope_for_theorem_7():
 def test_bounds_grow_with_the_gap():
     for theory, (_, bound) in THEORIES.items():
         if bound is not None:
-            low, high = (bound_of(theory, dataclasses.replace(UNIT, gap=gap, tau=0.1)) for gap in (1.0, 2.0))
+            low, high = (
+                bound_of(theory, dataclasses.replace(UNIT, gap=gap, tau=0.1, gradient_bound=3.0)) for gap in (1.0, 2.0)
+            )
             assert low is not None
             assert high is not None
             assert low < high
