@@ -32,7 +32,6 @@ lengths may also exceed the nominal one by a few tokens, which a frozen batch do
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping
 from typing import Any
 
@@ -40,6 +39,8 @@ import torch
 from torch import Tensor, nn
 
 from estimators.probe.arithmetic import full_float32
+from estimators.probe.copies import copy_of
+from estimators.probe.gradient import differentiate
 from estimators.probe.probe import Probe
 
 __all__ = ["authors_compat_row", "redrawn_length"]
@@ -65,7 +66,7 @@ def authors_compat_row(probe: Probe, iterates: Tensor, *, redraw_lengths: bool =
         ``grad_norm``, ``smoothness`` (null for a zero step), ``null_smoothness``, which is what the script would report
         for x_k against itself, where 0 is right, ``update_norm`` and ``num_batches``.
     """
-    model = copy.deepcopy(probe.model).train()
+    model = copy_of(probe.model).train()
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     devices = [iterates.device] if iterates.device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices), full_float32():
@@ -118,8 +119,10 @@ def _summed_gradient(
     for batch in probe.batches:
         shown = batch if lengths is None else _cut(batch, redrawn_length(_length(batch), lengths))
         loss, _ = probe.training_loss(model, shown, probe.initial_carry())
-        loss.backward()  # type: ignore[no-untyped-call]
-    return torch.cat([torch.zeros_like(p).reshape(-1) if p.grad is None else p.grad.reshape(-1) for p in parameters])
+        differentiate(loss)
+    return torch.cat([
+        torch.zeros_like(p).reshape(-1) if p.grad is None else p.grad.to_dense().reshape(-1) for p in parameters
+    ])
 
 
 def _length(tree: Any) -> int:
