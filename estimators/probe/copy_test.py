@@ -19,6 +19,7 @@ from estimators.probe.copies import copy_of, left_as_it_was
 from estimators.probe.gradient import Loss, ProbeGradient, in_arithmetic
 from estimators.probe.policy import BatchNorm
 from estimators.probe.reach import reaches_for
+from estimators.probe.vectors import length
 
 __all__ = ["FIX", "CopyTest", "compare_copy"]
 
@@ -129,9 +130,9 @@ def compare_copy(
             tests.append(
                 CopyTest(
                     repeats=repeats,
-                    grad_norm=_norm(slope),
-                    copied_grad_norm=_norm(copied_slope),
-                    distance=_norm(copied_slope - slope),
+                    grad_norm=length(slope),
+                    copied_grad_norm=length(copied_slope),
+                    distance=length(copied_slope - slope),
                     losses_differ=not _same(value, copied_value, _tolerance(own.device)),
                     tolerance=_tolerance(own.device),
                     reached="",
@@ -162,10 +163,6 @@ def _tolerance(device: torch.device) -> float:
 
 def _same(one: Tensor, other: Tensor, tolerance: float = 0.0) -> bool:
     return torch.allclose(one, other, rtol=tolerance, atol=0.0, equal_nan=True)
-
-
-def _norm(vector: Tensor) -> float:
-    return float(torch.linalg.vector_norm(vector, dtype=torch.float64))
 
 
 @contextmanager

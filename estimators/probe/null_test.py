@@ -10,6 +10,7 @@ from torch import Tensor
 
 from estimators.probe.copy_test import FIX, CopyTest
 from estimators.probe.probe import Probe
+from estimators.probe.vectors import length
 
 __all__ = ["NullTest", "null_test"]
 
@@ -72,7 +73,7 @@ def null_test(build: Callable[[], Probe], point: Tensor) -> NullTest:
     before = _generators()
     first = _gradient(probe, point)
     probe.settle(point)
-    along = first / max(float(torch.linalg.vector_norm(first)), torch.finfo(first.dtype).tiny)
+    along = (first.double() / max(length(first), torch.finfo(first.dtype).tiny)).to(first.dtype)
     product = probe.hessian(point).product(along)
     _gradient(probe, point + along)
     again = _gradient(probe, point)
@@ -87,7 +88,7 @@ def null_test(build: Callable[[], Probe], point: Tensor) -> NullTest:
         copied=compared.distance,
         copy_test=compared,
         generator=untouched,
-        grad_norm=float(torch.linalg.vector_norm(first, dtype=torch.float64)),
+        grad_norm=length(first),
     )
 
 
@@ -105,4 +106,4 @@ def _generators() -> list[Tensor]:
 
 
 def _distance(one: Tensor, other: Tensor) -> float:
-    return float(torch.linalg.vector_norm(one - other, dtype=torch.float64))
+    return length(one - other)

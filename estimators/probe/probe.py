@@ -16,6 +16,7 @@ from estimators.probe.hessian import ProbeHessian
 from estimators.probe.memory import GradientMemory
 from estimators.probe.policy import ProbePolicy, Statistics
 from estimators.probe.rounding import RoundingProbe, UnauditableError
+from estimators.probe.vectors import length
 
 __all__ = ["AuditAt", "Probe"]
 
@@ -150,7 +151,7 @@ class Probe:
             # Without the frames, which hold the float64 graph.
             self.unaudited = unaudited.raised.with_traceback(None)
             return None
-        return [growth * float(torch.linalg.vector_norm(error[block])) for block in blocks]
+        return [growth * length(error[block]) for block in blocks]
 
     def _audited(self, iterate: Tensor) -> tuple[Tensor, float]:
         """The gradient's error where it is audited, and by how much it may have grown at x_k."""
@@ -159,8 +160,8 @@ class Probe:
         else:
             error, norm = self._start_audit()
             self.settle(iterate)
-            here = torch.linalg.vector_norm(self.value_and_gradient(iterate)[1], dtype=torch.float64)
-            growth = max(1.0, float(here) / norm) if norm > 0 else 1.0
+            here = length(self.value_and_gradient(iterate)[1])
+            growth = max(1.0, here / norm) if norm > 0 else 1.0
         return error, growth
 
     def compare_copy(self) -> CopyTest:
@@ -226,8 +227,7 @@ class Probe:
             assert self._origin is not None
             self.settle(self._origin)
             _, slope = self.value_and_gradient(self._origin)
-            norm = float(torch.linalg.vector_norm(slope, dtype=torch.float64))
-            self._start = self.rounding.error(self._origin), norm
+            self._start = self.rounding.error(self._origin), length(slope)
         return self._start
 
 

@@ -13,7 +13,8 @@ from trainers.problem import Problem
 from trainers.seeding import seed_generators
 from trainers.training.checkpoint import TrainingState
 from trainers.trees import map_tensors
-from trainers.update.flat import FlatParameters, distance
+from trainers.update.flat import FlatParameters
+from trainers.update.norms import distance
 from trainers.update.rule import UpdateRule
 from trainers.update.updater import Updater
 
@@ -83,6 +84,7 @@ class Stepper:
                 torch.from_numpy(self.iterates[0]).copy_(self._before)
                 torch.from_numpy(self.iterates[1]).copy_(vector)
             update_norm = distance(vector, self._before)
+            # Together they have the widest type among them: a norm may be float64.
             scalars = torch.stack((loss.detach(), grad_norm, scale, update_norm))
         return learning_rate, scalars
 

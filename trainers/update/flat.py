@@ -9,10 +9,7 @@ from torch import Tensor, nn
 
 from trainers.errors import TrainerError
 
-__all__ = ["UNREACHED", "FlatParameters", "distance", "flat_parameters", "parameter_shapes", "require_graph"]
-
-_BLOCK = 2**17
-"""Numbers at a time on a CPU: two blocks and their difference stay in its cache."""
+__all__ = ["UNREACHED", "FlatParameters", "flat_parameters", "parameter_shapes", "require_graph"]
 
 
 class FlatParameters:
@@ -128,27 +125,6 @@ def _aligned(values: Tensor, sizes: list[int]) -> Tensor:
     shift = max(range(line), key=lambda k: sum(size for start, size in pieces if (start + k) % line == 0))
     # PyTorch's own memory starts at a cache line.
     return values.new_empty(len(values) + shift)[shift:].copy_(values)
-
-
-def distance(one: Tensor, other: Tensor) -> Tensor:
-    """Euclidean distance of two vectors, without a third vector of that length.
-
-    Args:
-        one: Shape (n,), not empty.
-        other: The same shape, type and device.
-
-    Returns:
-        A scalar on the device.
-
-    Example:
-        >>> distance(torch.tensor([3.0, 0.0]), torch.tensor([0.0, 4.0])).item()
-        5.0
-    """
-    # A GPU needs few kernels, a CPU few passes over memory.
-    block = _BLOCK if one.device.type == "cpu" else one.numel()
-    pairs = zip(torch.split(one, block), torch.split(other, block), strict=True)
-    parts = torch.stack([torch.linalg.vector_norm(a - b) for a, b in pairs])
-    return parts[0] if len(parts) == 1 else torch.linalg.vector_norm(parts)
 
 
 def parameter_shapes(model: nn.Module) -> list[tuple[str, tuple[int, ...]]]:

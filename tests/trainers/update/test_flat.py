@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from trainers.errors import TrainerError
-from trainers.update.flat import FlatParameters, distance
+from trainers.update.flat import FlatParameters
+from trainers.update.norms import distance
 
 
 def odd_model() -> nn.Module:
