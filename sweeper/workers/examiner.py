@@ -155,7 +155,10 @@ def _compared(probe: Probe) -> Finding:
     """What evaluating f twice, and on the model itself, says."""
     point = torch.cat([p.detach().reshape(-1) for p in probe.model.parameters() if p.requires_grad])
     probe.settle(point)
-    random = "draw no random numbers in loss and forward, and keep nothing from one call to the next"
+    random = (
+        "draw no random numbers in loss and forward, and keep nothing from one call to the next; where training needs "
+        "that, give the problem a measured_loss without it"
+    )
     before = torch.get_rng_state()
     (value, slope), (other, again) = (probe.gradient.value_and_gradient(point) for _ in range(2))
     if difference := first_difference((torch.tensor(value), slope), (torch.tensor(other), again)):
@@ -276,6 +279,13 @@ def null_test_problem(
     if not all(math.isfinite(getattr(found, name)) for name in _NUMBERS):
         verdict = "the gradient of f is not finite at the initial weights; `clipsweep check` looks for the reason"
         yield {"passed": False, "verdict": verdict, **dict.fromkeys(_NUMBERS)}
+        return
+    if found.grad_norm == 0 and found.passed:
+        verdict = (
+            "the gradient of f is exactly 0 at the initial weights, so nothing is told by it; `clipsweep check` looks "
+            "for the reason"
+        )
+        yield {"passed": False, "verdict": verdict} | {name: getattr(found, name) for name in _NUMBERS}
         return
     yield {"passed": found.passed, "verdict": _verdict(found)} | {name: getattr(found, name) for name in _NUMBERS}
 

@@ -309,6 +309,27 @@ def test_what_is_measured_must_be_a_function_of_the_parameters_of_a_copy(tmp_pat
     assert of_f.fix.startswith(fix)
 
 
+def test_sparse_gradients_are_as_finite_as_dense_ones():
+    def build(seed):
+        torch.manual_seed(seed)
+        return replace(
+            sound(seed),
+            model=nn.Embedding(40, 1, sparse=True),
+            loss=lambda model, rows, carry: (model(rows).square().mean(), carry),
+            evaluate=lambda model: {},
+        )
+
+    assert broken(build) == {}
+
+
+def test_what_reaches_no_parameter_is_told_once(tmp_path):
+    (tmp_path / "checked_lines.py").write_text(LINES)
+    found = [c.finding for c in check_sweep(loads_spec(MEASURED.replace("HOW", "other model"), folder=tmp_path))]
+    assert [finding.promise for finding in found if "depends on none" in finding.broken] == [
+        "loss and gradient are finite at the initial weights"
+    ]
+
+
 def test_without_a_measure_section_nothing_is_tested_of_f(tmp_path):
     (tmp_path / "checked_lines.py").write_text(LINES)
     text = re.sub(r"measure:.*\n", "", MEASURED).replace("HOW", "own model")

@@ -9,13 +9,12 @@ from itertools import islice
 import torch
 from torch import Tensor
 
-from trainers.errors import TrainerError
 from trainers.problem import Problem
 from trainers.seeding import seed_generators
 from trainers.training.checkpoint import dump, load
 from trainers.training.stepper import TRAINING, Stepper
 from trainers.trees import first_difference, holds_nothing, map_tensors, tensors_of
-from trainers.update.flat import UNREACHED, flat_parameters, require_graph
+from trainers.update.flat import flat_parameters, require_graph, require_reached
 from trainers.update.rule import UpdateRule
 
 __all__ = ["PROMISES", "Finding", "UntestableError", "examine", "require_examples"]
@@ -134,15 +133,14 @@ def _finite(tested: _Tested) -> _Found:
         return f"computing the loss replaces the parameter {replaced[0]}, so that what is trained is no longer used", (
             "register parameters in __init__, and compute other tensors from them in forward"
         )
-    if all(p.grad is None for _, p in trained):
-        raise TrainerError(UNREACHED)
+    require_reached(any(p.grad is not None for _, p in trained))
     if untouched := [name for name, p in trained if p.grad is None]:
         return f"the loss does not depend on {untouched[0]}" + (
             f" and {len(untouched) - 1} more" if untouched[1:] else ""
         )
-    if bad := [name for name, p in trained if p.grad is not None and not torch.isfinite(p.grad).all()]:
+    if bad := [name for name, p in trained if p.grad is not None and not torch.isfinite(p.grad.to_dense()).all()]:
         return f"the gradient by {bad[0]} is not finite"
-    if not any(bool(p.grad.any()) for _, p in trained if p.grad is not None):
+    if not any(bool(p.grad.to_dense().any()) for _, p in trained if p.grad is not None):
         return "the gradient is exactly zero"
     return ""
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from trainers.errors import TrainerError
 
-__all__ = ["UNREACHED", "FlatParameters", "flat_parameters", "parameter_shapes", "require_graph"]
+__all__ = ["FlatParameters", "flat_parameters", "parameter_shapes", "require_graph", "require_reached"]
 
 
 class FlatParameters:
@@ -87,15 +87,26 @@ class FlatParameters:
             # Embeddings can have sparse gradients, which are as good as dense ones to an optimiser of one vector.
             view.copy_(parameter.grad.to_dense() if parameter.grad.layout != torch.strided else parameter.grad)
             parameter.grad = None
-        if not reached:
-            raise TrainerError(UNREACHED)
+        require_reached(reached)
 
 
-UNREACHED = (
-    "the loss depends on none of the parameters that are trained: compute it with the model that it is given, and let "
-    "forward use the parameters that __init__ made, never replace them"
-)
-"""What a loss is told whose gradient reaches no trained parameter."""
+def require_reached(reached: bool) -> None:
+    """Require that the gradient of a loss has reached a trained parameter.
+
+    Args:
+        reached: Whether it has.
+
+    Raises:
+        TrainerError: It has not.
+
+    Example:
+        >>> require_reached(True)
+    """
+    if not reached:
+        raise TrainerError(
+            "the loss depends on none of the parameters that are trained: compute it with the model that it is given, "
+            "and let forward use the parameters that __init__ made, never replace them"
+        )
 
 
 def require_graph(loss: Tensor) -> None:
