@@ -32,7 +32,6 @@ lengths may also exceed the nominal one by a few tokens, which a frozen batch do
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping
 from typing import Any
 
@@ -40,7 +39,10 @@ import torch
 from torch import Tensor, nn
 
 from estimators.probe.arithmetic import full_float32
+from estimators.probe.copies import copy_of
+from estimators.probe.gradient import differentiate
 from estimators.probe.probe import Probe
+from estimators.probe.vectors import length
 
 __all__ = ["authors_compat_row", "redrawn_length"]
 
@@ -48,6 +50,7 @@ _GAMMA = 0.5
 _SPREAD = 5.0
 _SHORTEST = 5
 _FULL_LENGTH = 0.95
+_PLAIN = (1e-12, 1e18)
 
 
 def authors_compat_row(probe: Probe, iterates: Tensor, *, redraw_lengths: bool = True) -> dict[str, Any]:
@@ -65,7 +68,7 @@ def authors_compat_row(probe: Probe, iterates: Tensor, *, redraw_lengths: bool =
         ``grad_norm``, ``smoothness`` (null for a zero step), ``null_smoothness``, which is what the script would report
         for x_k against itself, where 0 is right, ``update_norm`` and ``num_batches``.
     """
-    model = copy.deepcopy(probe.model).train()
+    model = copy_of(probe.model).train()
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     devices = [iterates.device] if iterates.device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices), full_float32():
@@ -76,12 +79,12 @@ def authors_compat_row(probe: Probe, iterates: Tensor, *, redraw_lengths: bool =
         there = _summed_gradient(probe, model, parameters, middle, lengths)
         again = _summed_gradient(probe, model, parameters, iterates[0], lengths)
     count = len(probe.batches)
-    update_norm = float(torch.linalg.vector_norm(iterates[1] - iterates[0]))
+    update_norm = _norm(iterates[1] - iterates[0])
     step = _GAMMA * update_norm
     return {
-        "grad_norm": float(torch.linalg.vector_norm(start)) / count,
-        "smoothness": float(torch.linalg.vector_norm(there - start)) / step if step else None,
-        "null_smoothness": float(torch.linalg.vector_norm(again - start)) / step if step else None,
+        "grad_norm": _norm(start) / count,
+        "smoothness": _norm(there - start) / step if step else None,
+        "null_smoothness": _norm(again - start) / step if step else None,
         "update_norm": update_norm,
         "num_batches": count,
     }
@@ -116,20 +119,28 @@ def _summed_gradient(
             parameter.copy_(piece.view_as(parameter))
     model.zero_grad()
     for batch in probe.batches:
-        shown = batch if lengths is None else _cut(batch, redrawn_length(_length(batch), lengths))
+        shown = batch if lengths is None else _cut(batch, redrawn_length(_first_size(batch), lengths))
         loss, _ = probe.training_loss(model, shown, probe.initial_carry())
-        loss.backward()  # type: ignore[no-untyped-call]
-    return torch.cat([torch.zeros_like(p).reshape(-1) if p.grad is None else p.grad.reshape(-1) for p in parameters])
+        differentiate(loss)
+    return torch.cat([
+        torch.zeros_like(p).reshape(-1) if p.grad is None else p.grad.to_dense().reshape(-1) for p in parameters
+    ])
 
 
-def _length(tree: Any) -> int:
+def _norm(vector: Tensor) -> float:
+    """As the script adds it up, in float32; where that overflows or underflows, what it stands for."""
+    plain = float(torch.linalg.vector_norm(vector))
+    return plain if _PLAIN[0] < plain < _PLAIN[1] else length(vector)
+
+
+def _first_size(tree: Any) -> int:
     """Size of the first dimension of the first tensor that has one; 1 if there is none."""
     if isinstance(tree, Tensor):
         return tree.shape[0] if tree.ndim else 1
     if isinstance(tree, Mapping):
         tree = list(tree.values())
     if isinstance(tree, (list, tuple)):
-        return max((_length(item) for item in tree), default=1)
+        return max((_first_size(item) for item in tree), default=1)
     return 1
 
 

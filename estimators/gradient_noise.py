@@ -7,10 +7,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from estimators.probe.probe import Probe
+from estimators.probe.vectors import length
 
 __all__ = ["GradientNoise", "gradient_noise_row", "measure_gradient_noise"]
 
@@ -54,6 +54,7 @@ def measure_gradient_noise(gradients: Callable[[], Iterator[Tensor]]) -> Gradien
     Example:
         Gradients 3 and 5 of one parameter: the mean is 4, the variance 2, and 4^2 - 2 / 2 = 3 * 5.
 
+        >>> import torch
         >>> noise = measure_gradient_noise(lambda: iter([torch.tensor([3.0]), torch.tensor([5.0])]))
         >>> noise.squared_norm, noise.variance, noise.tau
         (15.0, 2.0, 1.0)
@@ -73,9 +74,9 @@ def measure_gradient_noise(gradients: Callable[[], Iterator[Tensor]]) -> Gradien
         raise ValueError(f"noise needs at least 2 gradients, found {count}")
     total = halves[0] + halves[1]
     mean = total / count
-    deviations = [float(torch.linalg.vector_norm(gradient.double() - mean)) for gradient in gradients()]
+    deviations = [length(gradient.double() - mean) for gradient in gradients()]
     squared_norm = (float(total @ total) - squares) / (count * (count - 1))
-    variance = math.fsum(deviation**2 for deviation in deviations) / (count - 1)
+    variance = math.fsum(deviation * deviation for deviation in deviations) / (count - 1)
     return GradientNoise(
         squared_norm=squared_norm,
         split_half=float(halves[0] @ halves[1]) / ((count - count // 2) * (count // 2)),
@@ -112,7 +113,7 @@ def gradient_noise_row(probe: Probe, iterates: Tensor, *, num_batches: int = 16)
     noise = measure_gradient_noise(lambda: batches.each(iterates[0]))
     return {
         "loss": value,
-        "grad_norm": float(torch.linalg.vector_norm(slope, dtype=torch.float64)),
+        "grad_norm": length(slope),
         "grad_norm_squared": noise.squared_norm,
         "split_half": noise.split_half,
         "noise_variance": noise.variance,

@@ -58,6 +58,7 @@ def measure_pairs(
     Raises:
         ValueError: An estimator is unknown, a parameter is missing from the weights or has another shape, or a folder
             holds no pairs.
+        UnfaithfulCopyError: The loss or the model's forward pass uses the model itself, where a copy is measured.
     """
     chosen = estimators if estimators is not None else {"directional_smoothness": {}}
     for name in chosen:
@@ -66,6 +67,7 @@ def measure_pairs(
             hint = f"; did you mean {close[0]!r}?" if close else ""
             raise ValueError(f"unknown estimator {name!r}; known: {', '.join(ESTIMATORS)}{hint}")
     probe = Probe(model, loss, batches, audit=audit, audit_at=audit_at, initial_carry=initial_carry, policy=policy)
+    probe.require_faithful_copy()
     for step, before, after in find_pairs(pairs) if isinstance(pairs, (str, Path)) else pairs:
         iterates = torch.stack([_flat(model, before), _flat(model, after)])
         for name, options in chosen.items():

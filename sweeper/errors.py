@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import traceback
+from typing import Literal
 
 __all__ = [
     "ClipsweepError",
@@ -15,6 +16,7 @@ __all__ = [
     "error_text",
     "error_traceback",
     "memory_advice",
+    "out_of_memory",
 ]
 
 _LINE = 500
@@ -88,13 +90,29 @@ def error_line(error: BaseException) -> str:
     """
     text, kind = error_text(error).strip(), type(error).__name__
     line = _cut(f"{kind}: {text.splitlines()[0].rstrip()}" if text else kind, _LINE)
+    if resource := out_of_memory(error):
+        return f"{line}; {memory_advice(resource)}"
+    return line
+
+
+def out_of_memory(error: BaseException) -> Literal["", "cpus", "gpus"]:
+    """Whether memory ran out, and whose.
+
+    Args:
+        error: What was raised, by whatever code.
+
+    Returns:
+        ``gpus`` for a GPU's, ``cpus`` for the machine's; empty for another error.
+
+    Example:
+        >>> out_of_memory(MemoryError()), out_of_memory(ValueError("no such width"))
+        ('cpus', '')
+    """
     # By name: torch is not loaded for this.
     if any(base.__name__ == "OutOfMemoryError" and base.__module__ == "torch" for base in type(error).__mro__):
-        return f"{line}; {memory_advice('gpus')}"
-    if isinstance(error, MemoryError) or "can't allocate memory" in line:
-        # The latter is a bare RuntimeError of torch's allocator on the host.
-        return f"{line}; {memory_advice('cpus')}"
-    return line
+        return "gpus"
+    # Torch's allocator on the host raises a bare RuntimeError.
+    return "cpus" if isinstance(error, MemoryError) or "can't allocate memory" in error_text(error) else ""
 
 
 def error_text(error: BaseException) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -9,6 +10,7 @@ __all__ = [
     "counted",
     "describe_problem",
     "duration",
+    "not_measured",
     "plain_value",
     "printable",
     "short_names",
@@ -180,3 +182,22 @@ def plain_value(value: Any) -> Any:
     if hasattr(value, "item"):
         value = value.item()
     return None if isinstance(value, float) and value != value else value
+
+
+_ESTIMATOR = re.compile(r"([a-z]+(?:_[a-z]+)+): ")
+
+
+def not_measured(error: str) -> str:
+    """What became of a snapshot, as the end of a sentence.
+
+    Args:
+        error: What a row says; begins with the estimator's name if only that one failed.
+
+    Returns:
+        That it could not be measured, by what, and why.
+
+    Example:
+        >>> not_measured("gradient_noise: RuntimeError: no")
+        'could not be measured by gradient_noise: RuntimeError: no'
+    """
+    return f"could not be measured{' by ' if _ESTIMATOR.match(error) else ': '}{error}"

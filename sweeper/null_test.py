@@ -14,7 +14,7 @@ from sweeper.spec.user_code import shipped, shipped_from
 
 __all__ = ["null_test_document"]
 
-_NUMBERS = ("again", "rebuilt", "hessian", "grad_norm")
+_NUMBERS = ("again", "rebuilt", "hessian", "copied", "grad_norm")
 
 
 def null_test_document(sweep: Sweep, *, allow_code: bool = False) -> dict[str, Any]:
@@ -26,7 +26,7 @@ def null_test_document(sweep: Sweep, *, allow_code: bool = False) -> dict[str, A
 
     Returns:
         ``passed``, and ``problems``: for each, its ``problem`` section, ``passed``, a ``verdict`` in words, and the
-        differences ``again``, ``rebuilt`` and ``hessian`` and ``grad_norm``, null for a problem that raised.
+        differences ``again``, ``rebuilt``, ``hessian`` and ``copied``, and ``grad_norm``, null for one that raised.
 
     Raises:
         SpecError: The sweep cannot be expanded.

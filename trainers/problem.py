@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
@@ -62,7 +63,8 @@ class Problem:
     What the functions return is checked at every call, so that whoever calls them is told which of them returned what.
 
     Raises:
-        TrainerError: An attribute is of another kind than said here, or the model has parameters without a shape.
+        TrainerError: An attribute is of another kind than said here, or the model has parameters that cannot be
+            trained: without a shape, complex, sparse, or in less than 16 bits.
     """
 
     model: nn.Module
@@ -85,6 +87,7 @@ class Problem:
                 f"the model's {lazy[0]!r} has no shape yet, as its module is a lazy one: run a batch through the model "
                 "in the factory, or give the layer its number of inputs"
             )
+        _require_trainable(self.model)
         for name, checked in _CHECKED.items():
             function = getattr(self, name)
             if name == "measured_loss" and function is None:
@@ -106,6 +109,32 @@ class Problem:
                 raise TrainerError(f"metrics: {why}")
 
 
+_TRAINABLE = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
+
+
+def _require_trainable(model: nn.Module) -> None:
+    """Refuse parameters that do not fit into one vector of real numbers; frozen ones may be anything."""
+    for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            continue
+        if parameter.is_complex():
+            raise TrainerError(
+                f"the model's parameter {name!r} is complex ({parameter.dtype}), and only real ones are trained and "
+                "measured: register nn.Parameter(torch.view_as_real(values)), and in forward use "
+                f"torch.view_as_complex(self.{name.rpartition('.')[2]})"
+            )
+        if parameter.layout != torch.strided:
+            raise TrainerError(
+                f"the model's parameter {name!r} is stored as {parameter.layout}: make it dense with to_dense(); "
+                "a mask in forward keeps its zeros"
+            )
+        if parameter.dtype not in _TRAINABLE:
+            known = ", ".join(str(dtype).removeprefix("torch.") for dtype in _TRAINABLE)
+            raise TrainerError(
+                f"the model's parameter {name!r} is {parameter.dtype}; parameters are trained in {known}"
+            )
+
+
 class _Checked:
     """A function of a problem whose results are checked."""
 
@@ -116,10 +145,19 @@ class _Checked:
         self._check = check
 
     def __call__(self, *arguments: Any) -> Any:
+        name = f"{self._name}{_line_of(self._function)}"
         try:
-            return self._check(self._function(*arguments))
+            found = self._function(*arguments)
+        except (TypeError, AttributeError) as error:
+            if self._check is _loss and len(arguments) > 1 and arguments[1] is None:
+                raise TrainerError(
+                    f"the batch is None, and {name} cannot use that ({type(error).__name__}: {error}): end `batch`, "
+                    "and what `probe` gives, with a `return`"
+                ) from error
+            raise
+        try:
+            return self._check(found)
         except _UnexpectedError as unexpected:
-            name = f"{self._name}{_line_of(self._function)}"
             raise TrainerError(f"{name} {unexpected.text}") from unexpected.__cause__
 
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from estimators.probe.probe import Probe
+from estimators.probe.vectors import length
 
 __all__ = ["directional_curvature_row"]
 
@@ -31,13 +31,13 @@ def directional_curvature_row(probe: Probe, iterates: Tensor) -> dict[str, Any]:
     probe.settle(iterates[0])
     value, slope = probe.value_and_gradient(iterates[0])
     step = (iterates[1] - iterates[0]).to(slope.dtype)
-    update_norm, grad_norm = _norm(step), _norm(slope)
+    update_norm, grad_norm = length(step), length(slope)
     hessian = probe.hessian(iterates[0])
     smoothness = curvature = gradient_curvature = None
     if update_norm > 0:
         direction = (step.double() / update_norm).to(step.dtype)
         product = hessian.product(direction)
-        smoothness = _norm(product)
+        smoothness = length(product)
         curvature = float(direction.double() @ product.double())
     if grad_norm > 0:
         direction = (slope.double() / grad_norm).to(slope.dtype)
@@ -50,7 +50,3 @@ def directional_curvature_row(probe: Probe, iterates: Tensor) -> dict[str, Any]:
         "curvature": curvature,
         "gradient_curvature": gradient_curvature,
     }
-
-
-def _norm(vector: Tensor) -> float:
-    return float(torch.linalg.vector_norm(vector, dtype=torch.float64))

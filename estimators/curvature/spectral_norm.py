@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -12,11 +13,15 @@ from torch import Tensor
 
 from estimators.probe.hessian import ProbeHessian
 from estimators.probe.probe import Probe
+from estimators.probe.vectors import length
 
 __all__ = ["Eigenpairs", "hessian_spectral_norm_row", "largest_eigenpairs"]
 
 _DENSE = 64
 """Up to this many parameters the whole Hessian is computed: Lanczos needs about 20 products anyway."""
+
+_GLANCE = 0.03
+"""Relative accuracy at which it is told whether an eigenvalue was left out."""
 
 Eigenpairs = tuple[NDArray[np.float64], NDArray[np.float64]]
 """Eigenvalues, shape (k,), largest in modulus first, and eigenvectors, shape (n, k)."""
@@ -26,6 +31,9 @@ def largest_eigenpairs(
     hessian: ProbeHessian, count: int, *, tolerance: float = 1e-3, max_restarts: int = 50, seed: int = 0
 ) -> Eigenpairs:
     """The eigenvalues that are largest in modulus, negative ones among them, by SciPy's implicitly restarted Lanczos.
+
+    Where several are wanted, a larger one is looked for orthogonally to those found, until there is none: of equal or
+    nearly equal eigenvalues Lanczos may leave out some.
 
     Args:
         hessian: The operator; products are taken in its arithmetic, vectors kept in float64.
@@ -52,14 +60,64 @@ def largest_eigenpairs(
         whole = np.stack([product(row) for row in np.eye(size)])
         values, vectors = np.linalg.eigh((whole + whole.T) / 2)
     else:
-        start = np.random.default_rng(seed).standard_normal(size)
-        operator = LinearOperator((size, size), matvec=product, dtype=np.float64)
-        try:
-            values, vectors = eigsh(operator, k=count, which="LM", tol=tolerance, v0=start, maxiter=max_restarts)
-        except ArpackNoConvergence as error:
-            values, vectors = error.eigenvalues, error.eigenvectors
+        draw = np.random.default_rng(seed)
+        values, vectors = _lanczos(product, draw.standard_normal(size), count, tolerance, max_restarts)
+        if 1 < count == len(values):
+            values, vectors = _completed(product, values, vectors, draw, tolerance, max_restarts)
     order = np.argsort(-np.abs(values), kind="stable")[:count]
     return values[order], vectors[:, order]
+
+
+_Product = Callable[[NDArray[np.float64]], NDArray[np.float64]]
+
+
+def _lanczos(
+    product: _Product, start: NDArray[np.float64], count: int, tolerance: float, max_restarts: int
+) -> Eigenpairs:
+    """The pairs that converged, in no order."""
+    operator = LinearOperator((len(start), len(start)), matvec=product, dtype=np.float64)
+    try:
+        values, vectors = eigsh(operator, k=count, which="LM", tol=tolerance, v0=start, maxiter=max_restarts)
+    except ArpackNoConvergence as error:
+        values, vectors = error.eigenvalues, error.eigenvectors
+    return values, vectors
+
+
+def _completed(
+    product: _Product,
+    values: NDArray[np.float64],
+    vectors: NDArray[np.float64],
+    draw: np.random.Generator,
+    tolerance: float,
+    max_restarts: int,
+) -> Eigenpairs:
+    """The same pairs and those that Lanczos left out, until nothing orthogonal to them has a larger eigenvalue.
+
+    From one start Lanczos sees one direction of an eigenspace, and others only by rounding: of equal eigenvalues, or of
+    a tight cluster, it may leave out some and go on with smaller ones, whose residuals are as small.
+
+    Returns:
+        As many as were given, or more, the new ones last.
+    """
+    count = len(values)
+    while len(values) < 2 * count:
+
+        def outside(vector: NDArray[np.float64], known: NDArray[np.float64] = vectors) -> NDArray[np.float64]:
+            flat = vector.reshape(-1)
+            along = product(flat - known @ (known.T @ flat))
+            return along - known @ (known.T @ along)
+
+        start = draw.standard_normal(len(vectors))
+        start -= vectors @ (vectors.T @ start)
+        smallest = np.sort(np.abs(values))[-count] * (1 + tolerance)
+        # Whether there is one is known long before its value is.
+        value, vector = _lanczos(outside, start, 1, max(tolerance, _GLANCE), max_restarts)
+        if len(value) and abs(value[0]) > smallest and tolerance < _GLANCE:
+            value, vector = _lanczos(outside, vector[:, 0], 1, tolerance, max_restarts)
+        if not len(value) or abs(value[0]) <= smallest:
+            break
+        values, vectors = np.append(values, value), np.hstack([vectors, vector])
+    return values, vectors
 
 
 def residual(hessian: ProbeHessian, value: float, vector: NDArray[np.float64]) -> float:
@@ -74,7 +132,7 @@ def residual(hessian: ProbeHessian, value: float, vector: NDArray[np.float64]) -
         The residual, in units of the eigenvalue.
     """
     along = torch.from_numpy(np.ascontiguousarray(vector)).to(hessian.device)
-    return float(torch.linalg.vector_norm(hessian.product(along).double() - value * along))
+    return length(hessian.product(along).double() - value * along)
 
 
 def hessian_spectral_norm_row(
@@ -100,7 +158,7 @@ def hessian_spectral_norm_row(
     hessian = probe.hessian(iterates[0])
     row: dict[str, Any] = {
         "loss": value,
-        "grad_norm": float(torch.linalg.vector_norm(slope, dtype=torch.float64)),
+        "grad_norm": length(slope),
         "spectral_norm": None,
         "eigenvalue": None,
         "residual": None,

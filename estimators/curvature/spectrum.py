@@ -12,6 +12,7 @@ from torch import Tensor
 from estimators.curvature.spectral_norm import largest_eigenpairs, residual
 from estimators.probe.hessian import ProbeHessian
 from estimators.probe.probe import Probe
+from estimators.probe.vectors import length
 
 __all__ = ["Trace", "hessian_spectrum_row", "hutch_plus_plus"]
 
@@ -68,7 +69,9 @@ def hutch_plus_plus(hessian: ProbeHessian, num_products: int, *, seed: int = 0) 
         outside = outside - basis @ (basis.T @ outside)
         samples.append(float(outside @ hessian.product(outside).double()))
     mean = sum(samples) / count
-    spread = math.sqrt(sum((sample - mean) ** 2 for sample in samples) / (count - 1)) if count > 1 else math.nan
+    spread = (
+        math.sqrt(sum((sample - mean) * (sample - mean) for sample in samples) / (count - 1)) if count > 1 else math.nan
+    )
     return Trace(value=within + mean, standard_error=spread / math.sqrt(count))
 
 
@@ -102,7 +105,7 @@ def hessian_spectrum_row(
     trace = hutch_plus_plus(hessian, trace_products)
     return {
         "loss": value,
-        "grad_norm": float(torch.linalg.vector_norm(slope, dtype=torch.float64)),
+        "grad_norm": length(slope),
         "eigenvalues": [float(one) for one in values],
         "residuals": residuals,
         "trace": trace.value,

@@ -7,7 +7,6 @@ point gives the same gradient bit for bit.
 
 from __future__ import annotations
 
-import copy
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
@@ -16,9 +15,10 @@ import torch
 from torch import Tensor, nn
 
 from estimators.probe.arithmetic import arithmetic_of, full_float32
+from estimators.probe.copies import copy_of
 from estimators.probe.policy import BatchNorm, Statistics, freeze_stochastic_layers, load_statistics, probe_statistics
 
-__all__ = ["GradientFn", "Loss", "Params", "ProbeGradient", "cast"]
+__all__ = ["DETACHED", "GradientFn", "Loss", "Params", "ProbeGradient", "cast", "differentiate", "in_arithmetic"]
 
 Params = Mapping[str, Tensor]
 """A point in parameter space: named tensors."""
@@ -28,6 +28,12 @@ GradientFn = Callable[[Params], Params]
 
 Loss = Callable[[nn.Module, Any, Any], tuple[Tensor, Any]]
 """``loss(model, batch, carry) -> (mean loss, carry)``, differentiable."""
+
+DETACHED = (
+    "the loss does not depend on the parameters of the model that it is given: compute it from that model's output, "
+    "without detach, .data, .item, NumPy or torch.no_grad"
+)
+"""What a loss without a graph is told."""
 
 
 class ProbeGradient:
@@ -44,6 +50,7 @@ class ProbeGradient:
         dtype: The arithmetic of f; ``torch.float64`` gives the reference against which rounding is measured.
         batch_norm: By which statistics batch-norm normalises, see :class:`~estimators.probe.policy.ProbePolicy`. With
             ``frozen``, :meth:`set_statistics` comes before the first gradient.
+        in_place: Compute with the model itself, which is changed, in place of a copy.
 
     Attributes:
         parameters: The parameters that f depends on; views of the point.
@@ -51,6 +58,7 @@ class ProbeGradient:
 
     Raises:
         ValueError: There is no batch, or the model has no parameter to differentiate by.
+        UnfaithfulCopyError: The model cannot be copied.
 
     Example:
         f(w) = mean of (w - b)^2 over b in {1, 3}; its gradient is 2 w - 4.
@@ -71,6 +79,7 @@ class ProbeGradient:
         initial_carry: Callable[[], Any] = lambda: None,
         dtype: torch.dtype | None = None,
         batch_norm: BatchNorm = "batch",
+        in_place: bool = False,
     ) -> None:
         self._loss = loss
         self._batches = list(batches)
@@ -78,9 +87,10 @@ class ProbeGradient:
         self._dtype = dtype
         if not self._batches:
             raise ValueError("the probe holds no batch: f would be the mean of nothing")
-        self._model = freeze_stochastic_layers(copy.deepcopy(model), batch_norm=batch_norm)
+        _require_real(model)
+        self._model = freeze_stochastic_layers(model if in_place else copy_of(model), batch_norm=batch_norm)
         if dtype is not None:
-            self._model = self._model.to(dtype)
+            in_arithmetic(self._model, dtype)
             self._batches = [cast(batch, dtype) for batch in self._batches]
         named = [(name, p) for name, p in self._model.named_parameters() if p.requires_grad]
         if not named:
@@ -134,11 +144,14 @@ class ProbeGradient:
 
         Returns:
             The sum of the batches' losses, float64, shape (). That of their gradients is in :attr:`summed_gradient`.
+
+        Raises:
+            ValueError: The loss does not depend on the parameters.
         """
         self._slope.zero_()
         total = torch.zeros((), dtype=torch.float64, device=self._point.device)
         for loss in self.losses():
-            loss.backward()  # type: ignore[no-untyped-call]
+            differentiate(loss)
             total += loss.detach()
         return total
 
@@ -155,6 +168,10 @@ class ProbeGradient:
     def move_to(self, flat: Tensor) -> None:
         """Set the parameters to a point, shape (num_parameters,), rounded to the arithmetic of f."""
         self._point.copy_(flat)
+
+    def point(self) -> Tensor:
+        """The current parameters, shape (num_parameters,), a fresh tensor."""
+        return self._point.clone()
 
     def losses(self) -> Iterator[Tensor]:
         """The loss of one batch after another at the current parameters, each with its graph."""
@@ -177,7 +194,7 @@ class ProbeGradient:
         with full_float32():
             for loss in self.losses():
                 self._slope.zero_()
-                loss.backward()  # type: ignore[no-untyped-call]
+                differentiate(loss)
                 yield self._slope
 
     def statistics_at(self, flat: Tensor) -> Statistics:
@@ -196,6 +213,33 @@ class ProbeGradient:
     def set_statistics(self, statistics: Statistics) -> None:
         """Normalise by these from now on."""
         load_statistics(self._model, statistics)
+
+
+def _require_real(model: nn.Module) -> None:
+    """Refuse what f would be differentiated by and that is no part of a vector of real numbers."""
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad and (
+            parameter.is_complex() or parameter.is_meta or parameter.layout != torch.strided
+        ):
+            raise ValueError(
+                f"the parameter {name!r} ({parameter.dtype}, {parameter.layout}, on {parameter.device}) cannot be "
+                "a part of a vector of real numbers: f is measured where all parameters are real, dense and have "
+                "values; torch.view_as_real makes complex ones real"
+            )
+
+
+def differentiate(loss: Tensor) -> None:
+    """Add the gradient of a loss to those of the parameters.
+
+    Args:
+        loss: A scalar with its graph.
+
+    Raises:
+        ValueError: It has none.
+    """
+    if not loss.requires_grad:
+        raise ValueError(DETACHED)
+    loss.backward()  # type: ignore[no-untyped-call]
 
 
 def _flatten(parameters: list[nn.Parameter]) -> tuple[Tensor, Tensor]:
@@ -219,6 +263,22 @@ def _aligned(values: Tensor, sizes: list[int]) -> Tensor:
     return values.new_empty(len(values) + shift)[shift:].copy_(values)
 
 
+def in_arithmetic(model: nn.Module, dtype: torch.dtype) -> nn.Module:
+    """A model with its floating-point tensors in another arithmetic; changed in place and returned.
+
+    Not ``model.to(dtype)``, which drops the imaginary part of what is complex.
+
+    Args:
+        model: The model.
+        dtype: The type.
+
+    Returns:
+        ``model`` itself.
+    """
+    model._apply(lambda tensor: cast(tensor, dtype))  # type: ignore[no-untyped-call]
+    return model
+
+
 def cast(tree: Any, dtype: torch.dtype) -> Any:
     """A batch or a carry in another arithmetic.
 
@@ -227,9 +287,12 @@ def cast(tree: Any, dtype: torch.dtype) -> Any:
         dtype: The type.
 
     Returns:
-        The tree with its floating-point tensors in ``dtype``; everything else as it is.
+        The tree with its floating-point tensors in ``dtype``, complex ones at least in its complex counterpart;
+        everything else as it is.
     """
     if isinstance(tree, Tensor):
+        if tree.is_complex():
+            return tree.to(max(tree.dtype, dtype.to_complex(), key=lambda kind: kind.itemsize))
         return tree.to(dtype) if tree.is_floating_point() else tree
     if isinstance(tree, Mapping):
         return {key: cast(value, dtype) for key, value in tree.items()}

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from estimators.probe.arithmetic import full_float32
-from estimators.probe.gradient import ProbeGradient
+from estimators.probe.gradient import DETACHED, ProbeGradient
 
 __all__ = ["ProbeHessian"]
 
@@ -66,6 +66,9 @@ class ProbeHessian:
 
         Returns:
             The product, shape (num_parameters,), a fresh tensor.
+
+        Raises:
+            ValueError: The loss does not depend on the parameters.
         """
         self.num_products += 1
         parameters = self._gradient.parameters
@@ -79,6 +82,8 @@ class ProbeHessian:
         total = torch.zeros(self.num_parameters, dtype=self.dtype, device=self.device)
         with full_float32(), _native_kernels():
             for loss in self._gradient.losses():
+                if not loss.requires_grad:
+                    raise ValueError(DETACHED)
                 slopes = torch.autograd.grad(
                     loss, parameters, create_graph=True, allow_unused=True, materialize_grads=True
                 )

@@ -1,4 +1,4 @@
-"""The null test: the same weights twice must give exactly the same gradient."""
+"""The null test: the same weights twice must give exactly the same gradient, and a copy the model's own."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from estimators.probe.copy_test import FIX, CopyTest
 from estimators.probe.probe import Probe
+from estimators.probe.vectors import length
 
 __all__ = ["NullTest", "null_test"]
 
@@ -21,20 +23,25 @@ class NullTest:
         again: ||g - g'|| of two gradients at x, with a gradient elsewhere in between.
         rebuilt: The same, with the second from a newly built probe.
         hessian: ||H v - H' v|| of two Hessian-vector products.
+        copied: ||g - g'|| of the gradients of the copy that is measured and of the model itself, on one batch.
         generator: Whether measuring left the global random generators unchanged.
         grad_norm: ||g||, to compare with.
+        copy_test: The whole comparison behind ``copied``.
     """
 
     again: float
     rebuilt: float
     hessian: float
+    copied: float
     generator: bool
     grad_norm: float
+    copy_test: CopyTest
 
     @property
     def passed(self) -> bool:
         """Whether every difference is exactly 0, as it is for a function of the parameters."""
-        return self.again == 0 and self.rebuilt == 0 and self.hessian == 0 and self.generator
+        still = self.again == 0 and self.rebuilt == 0 and self.hessian == 0 and self.generator
+        return still and not self.copy_test.differs
 
     @property
     def diagnosis(self) -> str:
@@ -43,6 +50,8 @@ class NullTest:
             return "measuring draws random numbers, so it would change the training next to it"
         if self.again != 0:
             return "f is not a function of the parameters: something in model or loss is random or remembers"
+        if self.copy_test.differs:
+            return f"{self.copy_test.words}; {FIX}"
         if self.rebuilt != 0:
             return "two workers would measure two different functions: model or probe is built with random numbers"
         if self.hessian != 0:
@@ -51,7 +60,7 @@ class NullTest:
 
 
 def null_test(build: Callable[[], Probe], point: Tensor) -> NullTest:
-    """Measure the same weights twice.
+    """Measure the same weights twice, and the model beside its copy.
 
     Args:
         build: Makes the probe; called twice.
@@ -64,19 +73,22 @@ def null_test(build: Callable[[], Probe], point: Tensor) -> NullTest:
     before = _generators()
     first = _gradient(probe, point)
     probe.settle(point)
-    along = first / max(float(torch.linalg.vector_norm(first)), torch.finfo(first.dtype).tiny)
+    along = (first.double() / max(length(first), torch.finfo(first.dtype).tiny)).to(first.dtype)
     product = probe.hessian(point).product(along)
     _gradient(probe, point + along)
     again = _gradient(probe, point)
     product_again = probe.hessian(point).product(along)
     untouched = all(torch.equal(one, other) for one, other in zip(before, _generators(), strict=True))
+    compared = probe.compare_copy()
     rebuilt = _gradient(build(), point)
     return NullTest(
         again=_distance(first, again),
         rebuilt=_distance(first, rebuilt),
         hessian=_distance(product, product_again),
+        copied=compared.distance,
+        copy_test=compared,
         generator=untouched,
-        grad_norm=float(torch.linalg.vector_norm(first, dtype=torch.float64)),
+        grad_norm=length(first),
     )
 
 
@@ -94,4 +106,4 @@ def _generators() -> list[Tensor]:
 
 
 def _distance(one: Tensor, other: Tensor) -> float:
-    return float(torch.linalg.vector_norm(one - other, dtype=torch.float64))
+    return length(one - other)

@@ -53,7 +53,7 @@ def freeze_stochastic_layers(model: nn.Module, *, batch_norm: BatchNorm = "batch
     """The model in the mode in which f is defined; changed in place and returned.
 
     Dropout is off. Recurrent layers stay in training mode with their dropout at zero, since cuDNN does not
-    differentiate them in any other.
+    differentiate them in any other. Embeddings have dense gradients, since sparse ones have no second derivative.
 
     Args:
         model: The model.
@@ -73,6 +73,8 @@ def freeze_stochastic_layers(model: nn.Module, *, batch_norm: BatchNorm = "batch
         elif isinstance(module, nn.RNNBase):
             module.dropout = 0.0
             module.training = True
+        elif isinstance(module, nn.Embedding | nn.EmbeddingBag):
+            module.sparse = False
     return model
 
 

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterable
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
-from estimators.probe.gradient import Loss, ProbeGradient, cast
+from estimators.probe.copies import UnfaithfulCopyError, copy_of
+from estimators.probe.copy_test import FIX, CopyTest, compare_copy
+from estimators.probe.gradient import Loss, ProbeGradient, cast, in_arithmetic
 from estimators.probe.graphed import GraphedGradient, Recorder
 from estimators.probe.hessian import ProbeHessian
 from estimators.probe.memory import GradientMemory
 from estimators.probe.policy import ProbePolicy, Statistics
 from estimators.probe.rounding import RoundingProbe, UnauditableError
+from estimators.probe.vectors import length
 
 __all__ = ["AuditAt", "Probe"]
 
@@ -67,8 +69,9 @@ class Probe:
     ) -> None:
         self.policy = policy or ProbePolicy()
         self._is_half = any(tensor.dtype in _HALF for tensor in (*model.parameters(), *model.buffers()))
+        self._given = model
         if self._is_half:
-            model = copy.deepcopy(model).float()
+            model = in_arithmetic(copy_of(model), torch.float32)
             batches, given_carry = self._whole(batches), initial_carry
 
             def initial_carry() -> Any:
@@ -148,7 +151,7 @@ class Probe:
             # Without the frames, which hold the float64 graph.
             self.unaudited = unaudited.raised.with_traceback(None)
             return None
-        return [growth * float(torch.linalg.vector_norm(error[block])) for block in blocks]
+        return [growth * length(error[block]) for block in blocks]
 
     def _audited(self, iterate: Tensor) -> tuple[Tensor, float]:
         """The gradient's error where it is audited, and by how much it may have grown at x_k."""
@@ -157,9 +160,29 @@ class Probe:
         else:
             error, norm = self._start_audit()
             self.settle(iterate)
-            here = torch.linalg.vector_norm(self.value_and_gradient(iterate)[1], dtype=torch.float64)
-            growth = max(1.0, float(here) / norm) if norm > 0 else 1.0
+            here = length(self.value_and_gradient(iterate)[1])
+            growth = max(1.0, here / norm) if norm > 0 else 1.0
         return error, growth
+
+    def compare_copy(self) -> CopyTest:
+        """Whether the copy that is measured has the loss and the gradient of the model itself, on the first batch."""
+        return compare_copy(
+            self._given,
+            self.loss,
+            self.batches[0],
+            initial_carry=self.initial_carry,
+            batch_norm=self.policy.batch_norm,
+            whole=self._is_half,
+        )
+
+    def require_faithful_copy(self) -> None:
+        """Require that it has.
+
+        Raises:
+            UnfaithfulCopyError: It has another: the loss or the model's forward pass reaches for the original.
+        """
+        if words := self.compare_copy().words:
+            raise UnfaithfulCopyError(f"{words}; {FIX}")
 
     def hessian(self, iterate: Tensor) -> ProbeHessian:
         """The Hessian of f at x_k, as an operator."""
@@ -204,8 +227,7 @@ class Probe:
             assert self._origin is not None
             self.settle(self._origin)
             _, slope = self.value_and_gradient(self._origin)
-            norm = float(torch.linalg.vector_norm(slope, dtype=torch.float64))
-            self._start = self.rounding.error(self._origin), norm
+            self._start = self.rounding.error(self._origin), length(slope)
         return self._start
 
 

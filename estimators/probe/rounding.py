@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from estimators.probe.gradient import Loss, ProbeGradient
 from estimators.probe.policy import BatchNorm, Statistics
+from estimators.probe.vectors import length
 
 __all__ = ["RoundingProbe", "UnauditableError"]
 
@@ -70,7 +71,7 @@ class RoundingProbe:
 
     def __call__(self, flat: Tensor) -> float:
         """eta at the point ``flat``, shape (num_parameters,), in units of the gradient."""
-        return float(torch.linalg.vector_norm(self.error(flat)))
+        return length(self.error(flat))
 
     def error(self, flat: Tensor) -> Tensor:
         """How far the gradient is from the exact one.

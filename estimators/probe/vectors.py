@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
 from estimators.probe.gradient import Params
 
-__all__ = ["difference", "distance", "inner", "lerp", "norm"]
+__all__ = ["difference", "distance", "inner", "length", "lerp", "norm"]
 
 _CHUNK = 1 << 20
 """Elements converted to float64 at a time: 8 MB, which stay in the cache."""
+
+_SMALLEST = 2.0**-508
+"""Root mean square below which squares lose digits in float64."""
 
 
 def lerp(iterate: Params, following: Params, fraction: float) -> Params:
@@ -43,8 +48,32 @@ def norm(point: Params) -> float:
         >>> norm({"a": torch.tensor([3.0]), "b": torch.tensor([[4.0]])})
         5.0
     """
-    norms = [torch.linalg.vector_norm(tensor, dtype=torch.float64) for tensor in point.values()]
-    return float(torch.linalg.vector_norm(torch.stack(norms)))
+    return length(torch.tensor([length(tensor) for tensor in point.values()], dtype=torch.float64))
+
+
+def length(vector: Tensor) -> float:
+    """Euclidean norm of one tensor of any shape.
+
+    Squares are added up in float64, which holds those of every float32. Where the vector is float64 itself, and its
+    squares overflow or underflow, it is scaled by its largest entry.
+
+    Args:
+        vector: The tensor.
+
+    Returns:
+        The norm.
+
+    Example:
+        >>> length(torch.tensor([3.0, 4.0])), f"{length(torch.tensor([3e200, 4e200], dtype=torch.float64)):.6g}"
+        (5.0, '5e+200')
+    """
+    plain = float(torch.linalg.vector_norm(vector, dtype=torch.float64))
+    if vector.dtype != torch.float64 or _SMALLEST * math.sqrt(vector.numel()) <= plain < math.inf or not vector.numel():
+        return plain
+    largest = float(vector.abs().max())
+    if not 0 < largest < math.inf:
+        return largest
+    return float(torch.linalg.vector_norm(vector / largest)) * largest
 
 
 def inner(one: Params, other: Params) -> float:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from estimators.probe.probe import Probe
+from estimators.probe.vectors import length
 from estimators.smoothness.directional import fractions_of
 from estimators.smoothness.trust import judge
 
@@ -51,26 +52,22 @@ def layer_smoothness_row(probe: Probe, iterates: Tensor, *, delta: float = 0.1) 
         point = there if fraction == 1 else torch.lerp(here, there, fraction)
         _, slope = probe.value_and_gradient(point)
         for index, (name, block) in enumerate(layout.items()):
-            length = _distance(here[block], point[block])
-            ratios[name].append(_distance(start[block], slope[block]) / length if length else None)
+            moved = _distance(here[block], point[block])
+            ratios[name].append(_distance(start[block], slope[block]) / moved if moved else None)
             if errors is not None and floors is not None:
-                floors[name].append(2 * errors[index] / length if length else None)
+                floors[name].append(2 * errors[index] / moved if moved else None)
     judgements = [judge(ratios[name], None if floors is None else floors[name]) for name in layout]
     return {
         "loss": value,
-        "grad_norm": _norm(start),
+        "grad_norm": length(start),
         "layers": list(layout),
         "smoothness_by_layer": [judgement.value for judgement in judgements],
         "trust_by_layer": [judgement.trust for judgement in judgements],
         "snr_by_layer": [judgement.snr for judgement in judgements],
-        "grad_norm_by_layer": [_norm(start[block]) for block in layout.values()],
+        "grad_norm_by_layer": [length(start[block]) for block in layout.values()],
         "update_norm_by_layer": [_distance(here[block], there[block]) for block in layout.values()],
     }
 
 
 def _distance(one: Tensor, other: Tensor) -> float:
-    return _norm(other - one)
-
-
-def _norm(vector: Tensor) -> float:
-    return float(torch.linalg.vector_norm(vector, dtype=torch.float64))
+    return length(other - one)

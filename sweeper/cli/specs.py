@@ -121,7 +121,7 @@ def _show_finding(finding: Finding) -> None:
             show(f"          {f'{name}:':6} {text}")
 
 
-_TESTED = ("problem", "passed", "verdict", "again", "rebuilt", "hessian", "grad_norm")
+_TESTED = ("problem", "passed", "verdict", "again", "rebuilt", "hessian", "copied", "grad_norm")
 
 
 def null_test(

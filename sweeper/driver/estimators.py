@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol, TypeAlias
 
+from sweeper.labels import not_measured
 from sweeper.protocol import events
 from sweeper.protocol.events import Event, Measure, MeasureFailed, ReplaceEstimator, RetireEstimator, SnapshotId
 from sweeper.protocol.messages import EstimatorBeat, EstimatorDown, EstimatorUp, Lost, Raised, Rows
@@ -48,7 +49,7 @@ class Estimators:
 
     Attributes:
         measured: Snapshots measured so far.
-        failed: Snapshots that could not be measured.
+        failed: Snapshots that could not be measured, by one estimator at least.
     """
 
     def __init__(
@@ -93,6 +94,7 @@ class Estimators:
                 return None
             case Rows(slot=slot, snapshot=snapshot):
                 self._heartbeats.end(slot)
+                self._tell_failed(message)
                 self.measured += self._snapshots.add_rows(snapshot, message.rows, message.estimate_s)
                 return events.Measured(slot=slot, snapshot=snapshot)
             case Raised(slot=slot, snapshot=snapshot, error=error):
@@ -103,6 +105,20 @@ class Estimators:
                 self._heartbeats.end(slot)
                 self._say(f"snapshot of {self._label(snapshot.trial)} at step {snapshot.step} was lost: {error}")
                 return events.SnapshotLost(slot=slot, snapshot=snapshot, error=error)
+
+    def _tell_failed(self, message: Rows) -> None:
+        """Log and say which estimators failed on a snapshot that others have measured."""
+        snapshot = message.snapshot
+        for estimator, traceback in message.tracebacks.items():
+            self._run_dir.log_trial(snapshot.trial, f"measuring step {snapshot.step}: {estimator}", traceback)
+            self._say_unmeasured(snapshot, str(message.rows[estimator]["error"]))
+        self.failed += bool(message.tracebacks)
+
+    def _say_unmeasured(self, snapshot: SnapshotId, error: str) -> None:
+        """Once for each distinct error: all snapshots of a sweep may fail alike."""
+        if error not in self._errors:
+            self._errors.add(error)
+            self._say(f"{self._label(snapshot.trial)}: step {snapshot.step} {not_measured(error)}")
 
     def do(self, command: Command) -> None:
         """Carry out a command of the schedule.
@@ -116,10 +132,7 @@ class Estimators:
                 self._snapshots.hand_out(self._pool, slot, snapshot)
             case MeasureFailed(snapshot=snapshot, error=error):
                 self.failed += 1
-                if error not in self._errors:
-                    # Once for each distinct error: all snapshots of a sweep may fail alike.
-                    self._errors.add(error)
-                    self._say(f"{self._label(snapshot.trial)}: step {snapshot.step} could not be measured: {error}")
+                self._say_unmeasured(snapshot, error)
                 self._snapshots.add_failed(snapshot, error)
             case ReplaceEstimator(slot=slot):
                 self._pool.start_estimator(slot)

@@ -27,6 +27,8 @@ class OpenSegment:
         """Add the measurements of one snapshot."""
         for estimator, row in rows.items():
             self.measurements.setdefault(estimator, []).append(row)
+        for error in dict.fromkeys(row["error"] for row in rows.values() if row.get("error")):
+            self.unmeasured[error] = self.unmeasured.get(error, 0) + 1
         self.estimate_s += estimate_s
 
 
@@ -82,8 +84,6 @@ class OpenSegments:
     def add_failed(self, snapshot: SnapshotId, error: str) -> None:
         """Add rows of nulls that say why a snapshot cannot be measured."""
         item = self._snapshots[snapshot]
-        unmeasured = self._segment(item.segment).unmeasured
-        unmeasured[error] = unmeasured.get(error, 0) + 1
         self.add_rows(snapshot, failed_rows(snapshot, item.header.measure, error, epoch=item.header.epoch), 0.0)
 
     def hand_over(self, segment: SegmentId, take: Callable[[SegmentId, OpenSegment], object]) -> None:

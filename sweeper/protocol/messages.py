@@ -84,6 +84,7 @@ class SnapshotHeader:
         measure: The resolved measure section.
         nbytes: Size of the parameters.
         data: Fingerprint of the data that it was trained on; None if it does not matter.
+        grad_norm: Norm of the gradient that training computed at x_k; None if it is not known.
     """
 
     trial: str
@@ -94,6 +95,7 @@ class SnapshotHeader:
     measure: Mapping[str, Any]
     nbytes: int
     data: str | None = None
+    grad_norm: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -326,14 +328,16 @@ class Rows:
     Attributes:
         slot: Slot of the estimator worker.
         snapshot: Which snapshot.
-        rows: Estimator name to row.
+        rows: Estimator name to row; that of one that failed says why in ``error``.
         estimate_s: Seconds it took.
+        tracebacks: Estimator name to traceback, for those that failed.
     """
 
     slot: int
     snapshot: SnapshotId
     rows: Mapping[str, Mapping[str, Any]]
     estimate_s: float
+    tracebacks: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)

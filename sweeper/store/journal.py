@@ -17,7 +17,7 @@ import xxhash
 
 from sweeper.cell_labels import CellLabels
 from sweeper.errors import IntegrityError
-from sweeper.labels import counted
+from sweeper.labels import counted, not_measured
 from sweeper.store.guarded_paths import make_folder
 from sweeper.store.records import (
     FORMAT,
@@ -332,15 +332,17 @@ class RunState:
 
 @dataclass(frozen=True, kw_only=True)
 class Unmeasured:
-    """Snapshots that could not be measured.
+    """Snapshots that could not be measured, by all estimators or by one.
 
     Attributes:
         total: Snapshots that were taken in all.
-        errors: Error to number of snapshots, the most frequent first.
+        errors: Error to number of snapshots, the most frequent first; one of one estimator begins with its name.
 
     Example:
         >>> Unmeasured(total=960, errors={"RuntimeError: no": 960}).lines
         ('960 of 960 snapshots could not be measured: RuntimeError: no',)
+        >>> Unmeasured(total=960, errors={"gradient_noise: RuntimeError: no": 7}).lines
+        ('7 of 960 snapshots could not be measured by gradient_noise: RuntimeError: no',)
     """
 
     total: int
@@ -350,7 +352,7 @@ class Unmeasured:
     def lines(self) -> tuple[str, ...]:
         """The same in words, one line per distinct error; none where all were measured."""
         total = counted(self.total, "snapshot")
-        return tuple(f"{count} of {total} could not be measured: {error}" for error, count in self.errors.items())
+        return tuple(f"{count} of {total} {not_measured(error)}" for error, count in self.errors.items())
 
 
 def replay(lines: list[Line]) -> RunState:

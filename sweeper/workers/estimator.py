@@ -2,27 +2,39 @@
 
 from __future__ import annotations
 
+import gc
 import json
+import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
 from torch import nn
 
 from estimators import ESTIMATORS, Probe, ProbePolicy
+from estimators.probe.copies import UnfaithfulCopyError
 from estimators.probe.graphed import Recorder, record_cuda_graph
-from sweeper.errors import IntegrityError, error_line, error_traceback
+from sweeper.errors import IntegrityError, error_line, error_traceback, out_of_memory
 from sweeper.protocol.events import SnapshotId
 from sweeper.protocol.messages import KeptSnapshot, Raised, Rows, SnapshotHeader
 from sweeper.workers.snapshots import read_header, read_iterates
 from sweeper.workers.worker import Worker
 from trainers.problem import Batch, Carry, Loss, Problem
 
-__all__ = ["EstimatorWorker", "build_probe"]
+__all__ = ["EstimatorWorker", "ZeroGradientError", "build_probe"]
+
+_log = logging.getLogger(__name__)
+
+_Measured: TypeAlias = tuple[dict[str, dict[str, Any]], dict[str, str]]
+"""Estimator to row, and estimator to traceback for those that failed; their rows say why."""
+
+
+class ZeroGradientError(ValueError):
+    """f is flat where training's loss is not, so that nothing measured of it says anything about training."""
 
 
 class EstimatorWorker(Worker):
@@ -55,10 +67,10 @@ class EstimatorWorker(Worker):
             slot: This worker's slot, returned in the verdict.
             snapshot: The snapshot's id, also returned.
             header: What it belongs to.
-            payload: The iterates, float32, shape (2, n).
+            payload: The iterates, float32 or float64, shape (2, n).
 
         Returns:
-            A row per estimator, or what was raised.
+            A row per estimator, or what was raised. An estimator that raises fails alone: its row says why.
         """
         return self._verdict(slot, snapshot, lambda: self._rows(header, np.asarray(payload)))
 
@@ -75,17 +87,16 @@ class EstimatorWorker(Worker):
         """
         return self._verdict(slot, snapshot, lambda: self._rows(*self._read(kept)))
 
-    def _verdict(
-        self, slot: int, snapshot: SnapshotId, measure: Callable[[], dict[str, dict[str, Any]]]
-    ) -> Rows | Raised:
+    def _verdict(self, slot: int, snapshot: SnapshotId, measure: Callable[[], _Measured]) -> Rows | Raised:
         self._set_num_threads()
         started = time.perf_counter()
         try:
-            rows = measure()
+            rows, tracebacks = measure()
         except BaseException as error:
             # The user's loss may raise SystemExit and its like, too.
             return Raised(slot=slot, snapshot=snapshot, error=error_line(error), traceback=error_traceback(error))
-        return Rows(slot=slot, snapshot=snapshot, rows=rows, estimate_s=time.perf_counter() - started)
+        spent = time.perf_counter() - started
+        return Rows(slot=slot, snapshot=snapshot, rows=rows, estimate_s=spent, tracebacks=tracebacks)
 
     def _read(self, kept: KeptSnapshot) -> tuple[SnapshotHeader, np.ndarray[Any, Any]]:
         """A kept snapshot; its file names the problem, but may only name user code that the driver has named, too."""
@@ -96,14 +107,16 @@ class EstimatorWorker(Worker):
             raise IntegrityError(f"{path}: would run {use}, but its trial was not trained with that")
         return header, read_iterates(path)
 
-    def _rows(self, header: SnapshotHeader, payload: np.ndarray[Any, Any]) -> dict[str, dict[str, Any]]:
+    def _rows(self, header: SnapshotHeader, payload: np.ndarray[Any, Any]) -> _Measured:
         measure = header.measure
         key = json.dumps(dict(header.problem), sort_keys=True)
-        probe, fingerprint = self._probe(key, header.seed, _definition_of_f(measure))
+        probe, fingerprint, unfaithful = self._probe(key, header.seed, _definition_of_f(measure))
         if header.data not in {None, fingerprint}:
             raise IntegrityError(
                 f"the data changed since the trial was trained (then {header.data}, now {fingerprint}); restore it"
             )
+        if unfaithful is not None:
+            raise unfaithful
         # A copy: Ray's arrays are read-only views of memory that the object store may reclaim.
         iterates = torch.from_numpy(payload.copy()).to(self._device)
         described = {"trial_id": header.trial, "step": header.step, "epoch": header.epoch}
@@ -112,20 +125,66 @@ class EstimatorWorker(Worker):
             "probe": probe.policy.words,
             "arithmetic": probe.arithmetic,
         }
-        rows = {}
+        rows: dict[str, dict[str, Any]] = {}
+        errors: dict[str, BaseException] = {}
         for entry in measure["estimators"]:
-            options = {key: value for key, value in entry.items() if key != "use"}
-            self._beats += 1
-            rows[entry["use"]] = described | ESTIMATORS[entry["use"]](probe, iterates, **options) | conditions
-        return rows
+            name = entry["use"]
+            try:
+                rows[name] = described | self._measured(probe, iterates, entry, header.grad_norm) | conditions
+            except BaseException as error:
+                # The user's loss may raise SystemExit and its like, too. The other estimators may do without it.
+                errors[name] = error
+                failed = {"error": f"{name}: {error_line(error)}", "data_fraction": measure["data_fraction"]}
+                rows[name] = described | failed
+        if len(errors) == len(rows) and len({error_line(error) for error in errors.values()}) == 1:
+            # Then it is f that cannot be measured, whoever measures it.
+            raise next(iter(errors.values()))
+        return rows, {name: error_traceback(error) for name, error in errors.items()}
 
-    def _build_probe(self, problem_json: str, seed: int, definition_json: str) -> tuple[Probe, str]:
+    def _measured(
+        self, probe: Probe, iterates: torch.Tensor, entry: Mapping[str, Any], grad_norm: float | None
+    ) -> dict[str, Any]:
+        """What one estimator says; tried again where memory was short, without what the failed try holds."""
+        options = {key: value for key, value in entry.items() if key != "use"}
+        self._beats += 1
+        try:
+            row = ESTIMATORS[entry["use"]](probe, iterates, **options)
+        except (MemoryError, RuntimeError) as error:
+            if not out_of_memory(error):
+                raise
+            # Without the frames, which hold a graph.
+            error.__traceback__ = None
+            gc.collect()
+            if self._device == "cuda":
+                torch.cuda.empty_cache()
+            row = ESTIMATORS[entry["use"]](probe, iterates, **options)
+        if row.get("grad_norm") == 0 and grad_norm is not None and grad_norm > 0:
+            raise ZeroGradientError(
+                f"the gradient of f is exactly 0, where training's at the same weights has the norm {grad_norm:.3g}: f "
+                "does not depend on the weights there; `clipsweep check` tests whether the loss uses the model that it "
+                "is given"
+            )
+        return row
+
+    def _build_probe(
+        self, problem_json: str, seed: int, definition_json: str
+    ) -> tuple[Probe, str, UnfaithfulCopyError | None]:
+        """The probe, the fingerprint of its data, and why it must not be used, if so."""
         built = self._build(json.loads(problem_json), seed)
         measured = built.measured_loss
         problem = replace(
             built, loss=self._beating(built.loss), measured_loss=None if measured is None else self._beating(measured)
         )
-        return build_probe(problem, json.loads(definition_json), record=self._record), problem.fingerprint
+        probe, unfaithful = build_probe(problem, json.loads(definition_json), record=self._record), None
+        if ":" in json.loads(problem_json)["use"]:
+            # The registered ones are faithful: the conformance tests hold them to it.
+            try:
+                probe.require_faithful_copy()
+            except UnfaithfulCopyError as error:
+                unfaithful = error.with_traceback(None)
+            except Exception:
+                _log.debug("f raised while its copy was compared; the estimators will say what", exc_info=True)
+        return probe, problem.fingerprint, unfaithful
 
     def _beating_record(self, work: Callable[[], object]) -> Callable[[], object]:
         """A CUDA graph whose every replay counts as a heartbeat: replays do not call the loss."""
@@ -144,6 +203,7 @@ class EstimatorWorker(Worker):
             self._beats += 1
             return loss(model, batch, carry)
 
+        beating.__wrapped__ = loss  # type: ignore[attr-defined]
         return beating
 
 

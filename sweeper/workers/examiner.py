@@ -13,7 +13,9 @@ from typing import Any
 
 import torch
 
-from estimators import ESTIMATORS, NullTest, null_test
+from estimators import ESTIMATORS, NullTest, Probe, null_test
+from estimators.probe.copies import UnfaithfulCopyError
+from estimators.probe.copy_test import FIX
 from sweeper.blame import Shipped, line_of, place_of, remedy
 from sweeper.errors import error_line, error_text
 from sweeper.workers.estimator import build_probe
@@ -23,7 +25,7 @@ from trainers.problem import Problem
 from trainers.problems import build_problem
 from trainers.training.selftest import PROMISES, Finding, UntestableError, examine, require_examples
 from trainers.training.stepper import Stepper
-from trainers.trees import holds_nothing
+from trainers.trees import first_difference, holds_nothing
 from trainers.update.flat import flat_parameters
 
 __all__ = ["check_problem", "null_test_problem"]
@@ -85,21 +87,27 @@ def check_problem(
     code = _code(problem, shipped)
     estimators = [] if measure is None else measure["estimators"]
     measured = [f"a snapshot can be measured: {entry['use']}" for entry in estimators]
-    yield {"promises": [_IMPORTABLE, *PROMISES, *measured]}
+    function = [] if measure is None else [_FUNCTION]
+    yield {"promises": [_IMPORTABLE, *PROMISES, *function, *measured]}
     told: dict[tuple[str, str, int], str] = {}
     first = _importable(code, seed)
     yield _row(first, code, told)
     if first.raised is not None:
-        for promise in (*PROMISES, *measured):
+        for promise in (*PROMISES, *function, *measured):
             yield _row(Finding(promise=promise, untested="it cannot be built"), code, told)
         return
     share = 0.1 if measure is None else measure["data_fraction"]
     shares = [share] if measure is None else [share, share * measure["audit"]["share"]]
     for finding in examine(code.build, seed=seed, shares=shares):
         yield _row(finding, code, told)
+    if measure is None:
+        return
+    of_f = _is_function(code, measure, seed=seed)
+    yield _row(of_f, code, told)
     for promise, entry in zip(measured, estimators, strict=True):
-        assert measure is not None
         try:
+            if of_f.broken:
+                raise UntestableError("what would be measured is not a function of the parameters")
             finding = _measured(code, rule, measure, entry, steps=steps, seed=seed)
         except UntestableError as why:
             finding = Finding(promise=promise, untested=str(why))
@@ -126,27 +134,72 @@ def _importable(code: _Code, seed: int) -> Finding:
     return Finding(promise=_IMPORTABLE)
 
 
+_FUNCTION = "what is measured is a function of the parameters alone, also in a copy of the model"
+
+
+def _is_function(code: _Code, measure: Mapping[str, Any], *, seed: int) -> Finding:
+    """Whether f is the same again at the same parameters, and on a copy of the model what it is on the model."""
+    try:
+        probe = build_probe(_small(code, measure, seed), measure)
+        found = _compared(probe)
+    except UntestableError as why:
+        return Finding(promise=_FUNCTION, untested=str(why))
+    except UnfaithfulCopyError as error:
+        return Finding(promise=_FUNCTION, broken=str(error))
+    except BaseException as error:  # an exit, too, is what the problem did
+        return Finding(promise=_FUNCTION, raised=error)
+    return replace(found, promise=_FUNCTION)
+
+
+def _compared(probe: Probe) -> Finding:
+    """What evaluating f twice, and on the model itself, says."""
+    point = torch.cat([p.detach().reshape(-1) for p in probe.model.parameters() if p.requires_grad])
+    probe.settle(point)
+    random = (
+        "draw no random numbers in loss and forward, and keep nothing from one call to the next; where training needs "
+        "that, give the problem a measured_loss without it"
+    )
+    before = torch.get_rng_state()
+    (value, slope), (other, again) = (probe.gradient.value_and_gradient(point) for _ in range(2))
+    if difference := first_difference((torch.tensor(value), slope), (torch.tensor(other), again)):
+        broken = f"the same parameters gave the losses {value!r} and {other!r}"
+        if value == other:
+            broken = f"the same parameters gave two gradients: {difference}"
+        return Finding(promise="", broken=broken, fix=random)
+    if not torch.equal(before, torch.get_rng_state()):
+        return Finding(promise="", broken="evaluating the loss without dropout draws random numbers", fix=random)
+    test = probe.compare_copy()
+    return Finding(promise="", broken=test.words, fix=FIX if test.differs else "")
+
+
+def _small(code: _Code, measure: Mapping[str, Any], seed: int) -> Problem:
+    """A newly built problem with few batches in its probe."""
+    probed = code.build(seed)
+    small = list(islice(probed.probe(measure["data_fraction"]), _PROBE_BATCHES))
+    if not small or any(map(holds_nothing, small)):
+        raise UntestableError("the probe holds no example")
+    return replace(probed, probe=lambda share: small)
+
+
 def _measured(
     code: _Code, rule: Mapping[str, Any], measure: Mapping[str, Any], entry: Mapping[str, Any], *, steps: int, seed: int
 ) -> Finding:
     """Whether a snapshot of the sweep's first step can be measured by an estimator; the promise is left empty."""
     options = {key: value for key, value in entry.items() if key != "use"}
-    trained, probed = code.build(seed), code.build(seed)
+    trained = code.build(seed)
     require_examples(trained)
-    small = list(islice(probed.probe(measure["data_fraction"]), _PROBE_BATCHES))
-    if not small or any(map(holds_nothing, small)):
-        raise UntestableError("the probe holds no example")
+    probed = _small(code, measure, seed)
     stepper = Stepper(trained, update_rule_of(rule), total_steps=steps, seed=seed)
     _, scalars = stepper.take(0, keep_iterates=True)
     assert stepper.iterates is not None
-    probe = build_probe(replace(probed, probe=lambda share: small), measure)
+    probe = build_probe(probed, measure)
     row = ESTIMATORS[entry["use"]](probe, torch.from_numpy(stepper.iterates), **options)
     slope, trained_slope = float(row["grad_norm"]), float(scalars[1])
     if slope == 0 and trained_slope > 0:
         return Finding(
             promise="",
             broken=f"its gradient is exactly 0, where that of training is {trained_slope:.3g}",
-            fix="the loss must use the model that it is given: estimators measure a copy",
+            fix="look at where the loss is flat: nothing measured there says anything about training",
         )
     if not math.isfinite(slope):
         return Finding(
@@ -192,7 +245,7 @@ def _row(finding: Finding, code: _Code, told: dict[tuple[str, str, int], str]) -
 # clipsweep null-test
 
 
-_NUMBERS = ("again", "rebuilt", "hessian", "grad_norm")
+_NUMBERS = ("again", "rebuilt", "hessian", "copied", "grad_norm")
 
 
 def null_test_problem(
@@ -227,11 +280,20 @@ def null_test_problem(
         verdict = "the gradient of f is not finite at the initial weights; `clipsweep check` looks for the reason"
         yield {"passed": False, "verdict": verdict, **dict.fromkeys(_NUMBERS)}
         return
+    if found.grad_norm == 0 and found.passed:
+        verdict = (
+            "the gradient of f is exactly 0 at the initial weights, so nothing is told by it; `clipsweep check` looks "
+            "for the reason"
+        )
+        yield {"passed": False, "verdict": verdict} | {name: getattr(found, name) for name in _NUMBERS}
+        return
     yield {"passed": found.passed, "verdict": _verdict(found)} | {name: getattr(found, name) for name in _NUMBERS}
 
 
 def _verdict(found: NullTest) -> str:
     if found.passed:
         return f"the same weights twice differ by 0, of a gradient of {found.grad_norm:.4g}"
+    if found.again == 0 and found.generator and found.copy_test.differs:
+        return found.diagnosis
     worst = max(found.again, found.rebuilt, found.hessian)
     return f"{found.diagnosis} (off by {worst:.3g}, of a gradient of {found.grad_norm:.4g})"

@@ -29,7 +29,7 @@ def keep_snapshot(run_dir: RunDir, header: SnapshotHeader, iterates: np.ndarray[
     Args:
         run_dir: The run.
         header: What it belongs to; its measure section is not kept.
-        iterates: x_k and x_{k+1}, float32, shape (2, n).
+        iterates: x_k and x_{k+1}, float32 or float64, shape (2, n).
     """
     described = {
         "trial_id": header.trial,
@@ -38,6 +38,7 @@ def keep_snapshot(run_dir: RunDir, header: SnapshotHeader, iterates: np.ndarray[
         "seed": str(header.seed),
         "problem": json.dumps(dict(header.problem)),
         "data": header.data or "",
+        "grad_norm": "" if header.grad_norm is None else repr(header.grad_norm),
         "xxh3": _hash(iterates),
     }
     data = save_arrays({"iterates": iterates}, metadata=described)
@@ -83,6 +84,8 @@ def read_header(path: Path, measure: Mapping[str, Any]) -> SnapshotHeader:
             measure=measure,
             nbytes=path.stat().st_size,
             data=described["data"] or None,
+            # Earlier versions did not keep it.
+            grad_norm=float(described["grad_norm"]) if described.get("grad_norm") else None,
         )
     except (ValueError, KeyError, RecursionError) as error:
         raise IntegrityError(f"{path}: does not say what it belongs to: {error!r:.200}") from error
@@ -95,7 +98,7 @@ def read_iterates(path: Path) -> np.ndarray[Any, Any]:
         path: The file.
 
     Returns:
-        float32, shape (2, n).
+        float32, or float64 for a model in float64; shape (2, n).
 
     Raises:
         IntegrityError: The file is damaged.
@@ -106,7 +109,7 @@ def read_iterates(path: Path) -> np.ndarray[Any, Any]:
             iterates: np.ndarray[Any, Any] = file.get_tensor("iterates")
     except _UNREADABLE as error:
         raise IntegrityError(f"{path}: cannot be read: {error}") from error
-    if iterates.dtype != np.float32 or iterates.ndim != 2 or len(iterates) != 2:
+    if iterates.dtype not in (np.float32, np.float64) or iterates.ndim != 2 or len(iterates) != 2:
         raise IntegrityError(f"{path}: expected two iterates, found {iterates.dtype} of shape {iterates.shape}")
     if _hash(iterates) != expected:
         raise IntegrityError(f"{path}: holds other numbers than were written (xxh3 differs)")

@@ -228,6 +228,7 @@ def _header(assignment: Assignment, measure: Mapping[str, Any], snapshot: Snapsh
         measure=measure,
         nbytes=snapshot.iterates.nbytes,
         data=data,
+        grad_norm=snapshot.grad_norm,
     )
 
 

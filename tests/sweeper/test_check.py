@@ -217,13 +217,24 @@ INPUTS = torch.linspace(-1, 1, 40)[:, None]
 
 
 def line(*, seed, how="batch"):
-    model = nn.Linear(1, 1)
+    model = nn.Linear(1, 1, dtype=torch.complex64 if how == "complex" else None)
+    other, generator = nn.Linear(1, 1), torch.Generator()
 
     def loss(given, batch, carry):
         if how == "closure":
             return ((given(INPUTS[:8]) - INPUTS[:8] ** 2).square().mean(), carry)
         if how == "own model":
             return ((model(batch) - batch**2).square().mean(), carry)
+        if how == "random":
+            batch = batch + torch.rand(1)
+        if how == "own generator":
+            batch = batch + torch.rand(1, generator=generator)
+        if how == "detached" and not given.training or how == "detached in training":
+            given = nn.Linear(1, 1).requires_grad_(False)
+        if how == "other model":
+            given = other
+        if how == "replaced":
+            given.weight = nn.Parameter(given.weight * 1)
         if how == "deep copy":
             if batch.dtype == torch.float32 and given is not model:
                 raise RuntimeError("no copies, please")
@@ -231,7 +242,8 @@ def line(*, seed, how="batch"):
 
     batch = INPUTS[:8]
     probe = {"nan probe": batch * float("nan"), "empty probe": batch[:0]}.get(how, batch)
-    return Problem(model=model, loss=loss, batch=lambda step: batch, probe=lambda fraction: [probe],
+    return Problem(model=model, loss=loss,
+                   batch=lambda step: None if how == "no batch" else batch, probe=lambda fraction: [probe],
                    evaluate=lambda model: {"loss": 0.0}, steps_per_epoch=5, fingerprint=how)
 """
 
@@ -248,8 +260,8 @@ measure: {every: 1, estimators: [{use: directional_smoothness}, {use: hessian_sp
     [
         ("batch", "", ""),
         ("closure", "", "rows say `unaudited`"),
-        ("own model", "its gradient is exactly 0, where that of training is", ""),
-        ("deep copy", "RuntimeError: no copies, please", ""),
+        ("own model", None, "what would be measured is not a function of the parameters"),
+        ("deep copy", None, "checked_lines.py:30 raises RuntimeError"),
         ("nan probe", "the norm of its gradient is nan at the initial weights, that of training 1", ""),
         ("empty probe", None, "the probe holds no example"),
     ],
@@ -269,6 +281,78 @@ def test_one_snapshot_is_measured_by_every_estimator_of_the_spec(tmp_path, how, 
     assert smoothness.holds == spectral_norm.holds == (not broken)
     assert note in smoothness.note
     assert not spectral_norm.note
+
+
+@pytest.mark.parametrize(
+    ("how", "found", "fix"),
+    [
+        ("batch", "", ""),
+        ("nan probe", "", ""),
+        (
+            "own model",
+            r"the gradient of the copy .* is exactly 0, that of the model itself has the norm 1.*: loss "
+            r"\(checked_lines.py:13\) uses 'model' from outside of it, which holds the model",
+            "use the model that the loss is given",
+        ),
+        ("deep copy", "RuntimeError: no copies, please", ""),
+        ("random", r"the same parameters gave the losses \d\.\d+ and \d\.\d+", "draw no random numbers"),
+        ("own generator", r"the same parameters gave the losses \d\.\d+ and \d\.\d+", "draw no random numbers"),
+        ("detached", "ValueError: the loss does not depend on the parameters of the model that it is given", ""),
+    ],
+)
+def test_what_is_measured_must_be_a_function_of_the_parameters_of_a_copy(tmp_path, how, found, fix):
+    (tmp_path / "checked_lines.py").write_text(LINES)
+    sweep = loads_spec(MEASURED.replace("HOW", how), folder=tmp_path)
+    (of_f,) = [c.finding for c in check_sweep(sweep) if c.finding.promise.startswith("what is measured is a function")]
+    assert re.match(found or "$", of_f.broken)
+    assert (of_f.status == "ok") is not bool(found)
+    assert of_f.fix.startswith(fix)
+
+
+def test_sparse_gradients_are_as_finite_as_dense_ones():
+    def build(seed):
+        torch.manual_seed(seed)
+        return replace(
+            sound(seed),
+            model=nn.Embedding(40, 1, sparse=True),
+            loss=lambda model, rows, carry: (model(rows).square().mean(), carry),
+            evaluate=lambda model: {},
+        )
+
+    assert broken(build) == {}
+
+
+def test_what_reaches_no_parameter_is_told_once(tmp_path):
+    (tmp_path / "checked_lines.py").write_text(LINES)
+    found = [c.finding for c in check_sweep(loads_spec(MEASURED.replace("HOW", "other model"), folder=tmp_path))]
+    assert [finding.promise for finding in found if "depends on none" in finding.broken] == [
+        "loss and gradient are finite at the initial weights"
+    ]
+
+
+def test_without_a_measure_section_nothing_is_tested_of_f(tmp_path):
+    (tmp_path / "checked_lines.py").write_text(LINES)
+    text = re.sub(r"measure:.*\n", "", MEASURED).replace("HOW", "own model")
+    found = [c.finding for c in check_sweep(loads_spec(text, folder=tmp_path))]
+    assert all(finding.holds for finding in found)
+
+
+@pytest.mark.parametrize(
+    ("how", "promise", "broken"),
+    [
+        ("no batch", "loss and gradient are finite", "the batch is None, and loss (checked_lines.py:13) cannot use"),
+        ("detached in training", "loss and gradient are finite", "the loss does not depend on the model's parameters"),
+        ("other model", "loss and gradient are finite", "the loss depends on none of the parameters that are trained"),
+        ("replaced", "loss and gradient are finite", "computing the loss replaces the parameter weight"),
+        ("complex", "a worker can import and build it", "the model's parameter 'weight' is complex (torch.complex64)"),
+    ],
+)
+def test_what_cannot_be_trained_is_said_in_the_problem_s_own_terms(tmp_path, how, promise, broken):
+    (tmp_path / "checked_lines.py").write_text(LINES)
+    found = [c.finding for c in check_sweep(loads_spec(MEASURED.replace("HOW", how), folder=tmp_path))]
+    first = next(finding for finding in found if not finding.holds)
+    assert first.promise.startswith(promise)
+    assert broken in first.broken
 
 
 # The tutorial

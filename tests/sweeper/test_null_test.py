@@ -149,6 +149,43 @@ def test_a_gradient_that_is_not_finite_is_no_verdict_about_randomness_and_valid_
     json.dumps(document, allow_nan=False)
 
 
+REACHING = """
+import torch
+from torch import nn
+from trainers.problem import Problem
+
+def reaching(*, how):
+    model = nn.Linear(3, 1)
+
+    def loss(given, batch, carry):
+        used = model if how == "closure" else given
+        return used(batch).square().mean() * (how != "flat"), carry
+
+    return Problem(
+        model=model, loss=loss, batch=lambda step: torch.ones(4, 3),
+        probe=lambda fraction: [torch.ones(4, 3)], steps_per_epoch=1, fingerprint=how,
+    )
+"""
+
+
+def test_a_loss_that_uses_the_model_itself_fails_and_is_named(tmp_path: Path) -> None:
+    (tmp_path / "reaching_problem.py").write_text(REACHING)
+    text = (
+        "problem: {use: 'reaching_problem:reaching'}\nupdate_rule: {learning_rate: 0.1}\ntrain: {steps: 1}\n"
+        "sweep: {grid: {problem.how: [given, closure, flat]}}\n"
+    )
+    given, closure, flat = null_test_document(loads_spec(text, folder=tmp_path))["problems"]
+    assert given["passed"]
+    assert given["copied"] == 0
+    assert not closure["passed"]
+    assert closure["copied"] > 0
+    assert closure["grad_norm"] == 0
+    assert "is exactly 0, that of the model itself has the norm" in closure["verdict"]
+    assert "loss (reaching_problem.py:9) uses 'model' from outside of it" in closure["verdict"]
+    assert not flat["passed"]
+    assert flat["verdict"].startswith("the gradient of f is exactly 0 at the initial weights")
+
+
 def test_functions_that_are_written_down_need_no_test() -> None:
     problem = "problem: {use: analytic, function: {use: extremal}, start: 1}\n"
     text = f"{problem}update_rule: {{learning_rate: 0.1}}\ntrain: {{steps: 1}}\n"

@@ -107,10 +107,10 @@ def line_of(text: str) -> int:
 
 
 BROKEN_BY = {
-    "factory": ("a worker can import and build it from what is shipped", 9),
+    "factory": ("a worker can import and build it from what is shipped", 10),
     "batch": ("batch(step) is a pure function of the step", 4),
-    "loss": ("loss and gradient are finite at the initial weights", 3),
-    "probe": ("the probe is frozen, and its batches all have the same size", 1),
+    "loss": ("loss and gradient are finite at the initial weights", 4),
+    "probe": ("the probe is frozen, and its batches all have the same size", 2),
     "evaluate": ("evaluating gives numbers and changes nothing", 0),
 }
 """The promise that an error at each place breaks, and how many others cannot be tested then."""
@@ -123,7 +123,7 @@ def test_one_error_is_one_broken_promise_with_its_line_and_the_others_say_why_th
     number = line_of(f'how == "{how}"')
     for (_, where), findings in checked(tmp_path, [how], list(BROKEN_BY)).items():
         promise, num_untested = BROKEN_BY[where]
-        assert len(findings) == 10
+        assert len(findings) == 11
         (broken,) = (finding for finding in findings if finding.status == "broken")
         assert (broken.promise, broken.broken) == (promise, text)
         assert broken.line is not None
@@ -133,7 +133,7 @@ def test_one_error_is_one_broken_promise_with_its_line_and_the_others_say_why_th
         untested = [finding.untested for finding in findings if finding.status == "untested"]
         again = f"acting_problem.py:{number} raises {text.partition(':')[0]}"
         assert untested == ["it cannot be built" if where == "factory" else again] * num_untested
-        assert sum(finding.holds for finding in findings) == 9 - num_untested
+        assert sum(finding.holds for finding in findings) == 10 - num_untested
 
 
 RAISED = {
@@ -156,7 +156,7 @@ def test_whatever_is_raised_is_a_broken_promise_with_its_text_and_what_to_do(tmp
     for (how, _), findings in checked(tmp_path, list(RAISED), ["factory"]).items():
         text, fix = RAISED[how]
         first = findings[0]
-        assert [finding.status for finding in findings] == ["broken"] + ["untested"] * 9
+        assert [finding.status for finding in findings] == ["broken"] + ["untested"] * 10
         assert first.broken.startswith(text)
         assert len(first.broken) < 600
         assert fix in first.fix
@@ -170,8 +170,8 @@ ENDED = {
     ("hard exit", "evaluate"): (8, "the process ended with exit code 0; it printed last: the last word"),
     ("crash", "factory"): (0, "the process was ended by SIGSEGV; it printed last: built"),
     ("crash", "evaluate"): (8, "the process was ended by SIGSEGV; it printed last: built"),
-    ("nothing", "factory"): (10, ""),
-    ("nothing", "evaluate"): (10, ""),
+    ("nothing", "factory"): (11, ""),
+    ("nothing", "evaluate"): (11, ""),
 }
 
 
@@ -181,7 +181,7 @@ def test_a_process_that_ends_amid_a_promise_is_told_with_what_it_printed_and_the
     for options, findings in checked(tmp_path, ["hard exit", "crash", "nothing"], ["factory", "evaluate"]).items():
         at, ended = ENDED[options]
         statuses = [finding.status for finding in findings]
-        assert statuses == (["ok"] * at + ["broken"] + ["untested"] * 9)[:10]
+        assert statuses == (["ok"] * at + ["broken"] + ["untested"] * 10)[:11]
         if ended:
             assert findings[at].broken == ended
             assert {finding.untested for finding in findings[at + 1 :]} <= {"the process has ended"}
@@ -286,7 +286,7 @@ def test_the_screen_names_file_and_line_as_the_user_types_them(tmp_path: Path) -
         "  -       the same weights and batch give the same loss and gradient: "
         f"not tested, acting_problem.py:{number} raises ValueError\n"
     ) in out
-    assert err.endswith("1 of 10 promises broken, 3 not tested\n")
+    assert err.endswith("1 of 11 promises broken, 4 not tested\n")
 
 
 def test_ctrl_c_ends_a_check_at_once_and_leaves_no_process(tmp_path: Path) -> None:

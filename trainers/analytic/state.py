@@ -173,8 +173,25 @@ def norms(points: Array) -> Array:
     if len(points) == 1:
         lengths: Array = np.abs(points[0])
         return lengths
-    lengths = np.sqrt((points * points).sum(axis=0))
+    squares = (points * points).sum(axis=0)
+    lengths = np.sqrt(squares)
+    # False for NaN, too.
+    if squares.size and not (np.minimum.reduce(squares) > _SMALLEST_SQUARE and np.maximum.reduce(squares) < np.inf):
+        _rescale(points, squares, lengths)
     return lengths
+
+
+_SMALLEST_SQUARE = 2.0**-1000
+"""Below, squares lose digits or vanish."""
+
+
+def _rescale(points: Array, squares: Array, lengths: Array) -> None:
+    """Replace the norms whose squares overflow or underflow by those of the points scaled by their largest entry."""
+    odd = np.flatnonzero(~((squares > _SMALLEST_SQUARE) & (squares < np.inf)))
+    chosen = points[:, odd]
+    largest = np.abs(chosen).max(axis=0)
+    scale = np.where((largest > 0) & (largest < np.inf), largest, 1.0)
+    lengths[odd] = np.sqrt(((chosen / scale) ** 2).sum(axis=0)) * scale
 
 
 def _stack(functions: Sequence[Function]) -> Function:

@@ -43,7 +43,7 @@ def build_problem(
 
     Raises:
         TrainerError: There is no such problem, module or factory, the factory does not accept an option, or what it
-            returns is not a :class:`~trainers.problem.Problem`.
+            returns is not a :class:`~trainers.problem.Problem` whose model has values.
 
     Example:
         >>> build_problem("deep_linear", {"layers": 3, "width": 2}, seed=0).steps_per_epoch
@@ -129,6 +129,12 @@ def _on_device(problem: Problem, device: torch.device) -> Problem:
     def moved(tree: Batch) -> Batch:
         return map_tensors(lambda tensor: tensor.to(device), tree)
 
+    named = (*problem.model.named_parameters(), *problem.model.named_buffers())
+    if empty := [name for name, tensor in named if tensor.is_meta]:
+        raise TrainerError(
+            f"the model's {empty[0]!r} has no values, as it is on the meta device: build the model without "
+            "torch.device('meta'), or give it values with model.to_empty(device='cpu') and an initialisation"
+        )
     problem.model.to(device)
     if device.type == "cpu":
         return problem

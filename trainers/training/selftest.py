@@ -14,7 +14,7 @@ from trainers.seeding import seed_generators
 from trainers.training.checkpoint import dump, load
 from trainers.training.stepper import TRAINING, Stepper
 from trainers.trees import first_difference, holds_nothing, map_tensors, tensors_of
-from trainers.update.flat import flat_parameters
+from trainers.update.flat import flat_parameters, require_graph, require_reached
 from trainers.update.rule import UpdateRule
 
 __all__ = ["PROMISES", "Finding", "UntestableError", "examine", "require_examples"]
@@ -124,17 +124,23 @@ def _pure_batches(tested: _Tested) -> _Found:
 
 def _finite(tested: _Tested) -> _Found:
     problem = tested.build(tested.seed)
+    trained = [(name, p) for name, p in problem.model.named_parameters() if p.requires_grad]
     loss, _ = _loss_and_gradient(problem, tested.seed)
     if not torch.isfinite(loss):
         return f"the loss at the initial weights is {loss.item()}"
-    trained = [(name, p) for name, p in problem.model.named_parameters() if p.requires_grad]
+    now = dict(problem.model.named_parameters())
+    if replaced := [name for name, p in trained if now.get(name) is not p]:
+        return f"computing the loss replaces the parameter {replaced[0]}, so that what is trained is no longer used", (
+            "register parameters in __init__, and compute other tensors from them in forward"
+        )
+    require_reached(any(p.grad is not None for _, p in trained))
     if untouched := [name for name, p in trained if p.grad is None]:
         return f"the loss does not depend on {untouched[0]}" + (
             f" and {len(untouched) - 1} more" if untouched[1:] else ""
         )
-    if bad := [name for name, p in trained if p.grad is not None and not torch.isfinite(p.grad).all()]:
+    if bad := [name for name, p in trained if p.grad is not None and not torch.isfinite(p.grad.to_dense()).all()]:
         return f"the gradient by {bad[0]} is not finite"
-    if not any(bool(p.grad.any()) for _, p in trained if p.grad is not None):
+    if not any(bool(p.grad.to_dense().any()) for _, p in trained if p.grad is not None):
         return "the gradient is exactly zero"
     return ""
 
@@ -249,9 +255,11 @@ def _loss_and_gradient(problem: Problem, seed: int) -> tuple[Tensor, Tensor]:
     require_examples(problem)
     seed_generators(torch.device("cpu"), seed, 0, TRAINING)
     problem.model.train()
+    parameters = list(problem.model.parameters())
     loss, _ = problem.loss(problem.model, problem.batch(0), problem.initial_carry())
+    require_graph(loss)
     loss.backward()  # type: ignore[no-untyped-call]
-    slopes = [p.grad.reshape(-1) for p in problem.model.parameters() if p.grad is not None]
+    slopes = [p.grad.to_dense().reshape(-1) for p in parameters if p.grad is not None]
     return loss.detach(), torch.cat(slopes) if slopes else torch.zeros(0)
 
 

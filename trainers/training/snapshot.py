@@ -22,15 +22,15 @@ class Snapshot:
         epoch: k / steps_per_epoch.
         loss: Loss of batch k at x_k.
         grad_norm: Norm of that loss's gradient, before the transform.
-        iterates: Both iterates in CPU memory, float32, shape (2, n), C-contiguous, in the order of
-            :func:`parameter_shapes`.
+        iterates: Both iterates in CPU memory, float32 (float64 for a model in float64), shape (2, n), C-contiguous, in
+            the order of :func:`parameter_shapes`.
     """
 
     step: int
     epoch: float
     loss: float
     grad_norm: float
-    iterates: np.ndarray[Any, np.dtype[np.float32]] = field(repr=False)
+    iterates: np.ndarray[Any, Any] = field(repr=False)
 
 
 @dataclass(frozen=True, kw_only=True)

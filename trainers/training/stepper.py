@@ -13,7 +13,8 @@ from trainers.problem import Problem
 from trainers.seeding import seed_generators
 from trainers.training.checkpoint import TrainingState
 from trainers.trees import map_tensors
-from trainers.update.flat import FlatParameters, distance
+from trainers.update.flat import FlatParameters
+from trainers.update.norms import distance
 from trainers.update.rule import UpdateRule
 from trainers.update.updater import Updater
 
@@ -33,7 +34,8 @@ class Stepper:
         seed: The trial's seed.
 
     Attributes:
-        iterates: x_k and x_{k+1} of the last step that was asked to keep them, float32, shape (2, n), on the CPU.
+        iterates: x_k and x_{k+1} of the last step that was asked to keep them, shape (2, n), on the CPU: float64 for a
+            model in float64, otherwise float32, which holds every number of narrower types.
     """
 
     def __init__(self, problem: Problem, rule: UpdateRule, *, total_steps: int, seed: int) -> None:
@@ -47,7 +49,7 @@ class Stepper:
         self._updater = Updater(rule, self._flat)
         self._before = torch.empty_like(self._vector, requires_grad=False)
         self._carry: Any = None
-        self.iterates: np.ndarray[Any, np.dtype[np.float32]] | None = None
+        self.iterates: np.ndarray[Any, Any] | None = None
         problem.model.train()
 
     def take(self, step: int, *, keep_iterates: bool = False) -> tuple[float, Tensor]:
@@ -77,10 +79,12 @@ class Stepper:
             grad_norm, scale = self._updater.step(step, learning_rate)
             if keep_iterates:
                 # Fresh memory: the receiver serialises it later, when training has moved on.
-                self.iterates = np.empty((2, vector.numel()), dtype=np.float32)
+                kind = np.float64 if vector.dtype == torch.float64 else np.float32
+                self.iterates = np.empty((2, vector.numel()), dtype=kind)
                 torch.from_numpy(self.iterates[0]).copy_(self._before)
                 torch.from_numpy(self.iterates[1]).copy_(vector)
             update_norm = distance(vector, self._before)
+            # Together they have the widest type among them: a norm may be float64.
             scalars = torch.stack((loss.detach(), grad_norm, scale, update_norm))
         return learning_rate, scalars
 

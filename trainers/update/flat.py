@@ -9,10 +9,7 @@ from torch import Tensor, nn
 
 from trainers.errors import TrainerError
 
-__all__ = ["FlatParameters", "distance", "flat_parameters", "parameter_shapes"]
-
-_BLOCK = 2**17
-"""Numbers at a time on a CPU: two blocks and their difference stay in its cache."""
+__all__ = ["FlatParameters", "flat_parameters", "parameter_shapes", "require_graph", "require_reached"]
 
 
 class FlatParameters:
@@ -70,7 +67,7 @@ class FlatParameters:
             loss: A scalar with its graph.
 
         Raises:
-            TrainerError: Something else left a gradient in a parameter.
+            TrainerError: The loss depends on no parameter, or something else left a gradient in one.
         """
         for parameter, (name, _) in zip(self.parameters, self.layout, strict=True):
             if parameter.grad is not None:
@@ -78,14 +75,57 @@ class FlatParameters:
                     f"the gradient of {name!r} was set while the loss was computed: a problem's loss must leave "
                     ".grad alone (no backward); the training loop does that"
                 )
+        require_graph(loss)
         loss.backward()  # type: ignore[no-untyped-call]
+        reached = False
         # Copied once: having autograd add to a zeroed buffer would take two more passes over memory.
         for parameter, view in zip(self.parameters, self.views, strict=True):
             if parameter.grad is None:
                 view.zero_()
-            else:
-                view.copy_(parameter.grad)
-                parameter.grad = None
+                continue
+            reached = True
+            # Embeddings can have sparse gradients, which are as good as dense ones to an optimiser of one vector.
+            view.copy_(parameter.grad.to_dense() if parameter.grad.layout != torch.strided else parameter.grad)
+            parameter.grad = None
+        require_reached(reached)
+
+
+def require_reached(reached: bool) -> None:
+    """Require that the gradient of a loss has reached a trained parameter.
+
+    Args:
+        reached: Whether it has.
+
+    Raises:
+        TrainerError: It has not.
+
+    Example:
+        >>> require_reached(True)
+    """
+    if not reached:
+        raise TrainerError(
+            "the loss depends on none of the parameters that are trained: compute it with the model that it is given, "
+            "and let forward use the parameters that __init__ made, never replace them"
+        )
+
+
+def require_graph(loss: Tensor) -> None:
+    """Require that a loss was computed from something that has a gradient.
+
+    Args:
+        loss: What a problem's loss returned.
+
+    Raises:
+        TrainerError: It was not.
+
+    Example:
+        >>> require_graph(nn.Linear(1, 1)(torch.ones(1)).sum())
+    """
+    if not loss.requires_grad:
+        raise TrainerError(
+            "the loss does not depend on the model's parameters: compute it from the output of the model that it is "
+            "given, without detach, .data, .item, NumPy or torch.no_grad"
+        )
 
 
 def _aligned(values: Tensor, sizes: list[int]) -> Tensor:
@@ -96,27 +136,6 @@ def _aligned(values: Tensor, sizes: list[int]) -> Tensor:
     shift = max(range(line), key=lambda k: sum(size for start, size in pieces if (start + k) % line == 0))
     # PyTorch's own memory starts at a cache line.
     return values.new_empty(len(values) + shift)[shift:].copy_(values)
-
-
-def distance(one: Tensor, other: Tensor) -> Tensor:
-    """Euclidean distance of two vectors, without a third vector of that length.
-
-    Args:
-        one: Shape (n,), not empty.
-        other: The same shape, type and device.
-
-    Returns:
-        A scalar on the device.
-
-    Example:
-        >>> distance(torch.tensor([3.0, 0.0]), torch.tensor([0.0, 4.0])).item()
-        5.0
-    """
-    # A GPU needs few kernels, a CPU few passes over memory.
-    block = _BLOCK if one.device.type == "cpu" else one.numel()
-    pairs = zip(torch.split(one, block), torch.split(other, block), strict=True)
-    parts = torch.stack([torch.linalg.vector_norm(a - b) for a, b in pairs])
-    return parts[0] if len(parts) == 1 else torch.linalg.vector_norm(parts)
 
 
 def parameter_shapes(model: nn.Module) -> list[tuple[str, tuple[int, ...]]]:

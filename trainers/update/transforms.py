@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from trainers.update.norms import largest_plain, norm, norms, unit_norms
+
 __all__ = ["TRANSFORMS", "Direction", "Transform", "clip_scale", "normalize_scale"]
 
 
@@ -17,7 +19,7 @@ class Direction:
 
     Attributes:
         vector: All of it, shape (n,).
-        norm: Its Euclidean norm, a scalar tensor.
+        norm: Its Euclidean norm, a scalar tensor; of type float64 where the vector's own cannot hold its square.
         views: The same memory as one tensor per parameter, in the parameters' shapes.
         parameters: The parameters.
     """
@@ -75,13 +77,14 @@ def normalize_scale(grad_norm: Tensor, offset: float) -> Tensor:
 
 
 def _clip_norm(direction: Direction, threshold: float) -> Tensor:
-    scale = clip_scale(direction.norm, threshold)
-    direction.vector.mul_(scale)
-    return scale
+    return _scaled(direction, clip_scale(direction.norm, threshold))
 
 
 def _normalize(direction: Direction, offset: float) -> Tensor:
-    scale = normalize_scale(direction.norm, offset)
+    return _scaled(direction, normalize_scale(direction.norm, offset))
+
+
+def _scaled(direction: Direction, scale: Tensor) -> Tensor:
     direction.vector.mul_(scale)
     return scale
 
@@ -95,8 +98,7 @@ def _clip_value(direction: Direction, threshold: float) -> Tensor:
 
 def _clip_layer_norm(direction: Direction, threshold: float) -> Tensor:
     """Eq. (5) for each parameter tensor by itself."""
-    norms = torch.stack([torch.linalg.vector_norm(view) for view in direction.views])
-    scales = clip_scale(norms, threshold)
+    scales = clip_scale(norms(direction.views), threshold)
     for view, scale in zip(direction.views, scales.unbind(), strict=True):
         view.mul_(scale)
     return _shrinkage(direction, (scales < 1).any())
@@ -109,11 +111,13 @@ _SMALLEST_UNIT = 1e-3
 def _clip_adaptive(direction: Direction, ratio: float) -> Tensor:
     """Brock et al. (2021), eq. (3): no unit's gradient longer than lambda max(||w||, 1e-3), w the unit's weights."""
     # A unit is a row: the weights of one output. Vectors and scalars are one unit each.
+    # Below this, no square of a gradient overflows, and a parameter whose square does is too long to clip anything.
+    is_cpu = direction.vector.device.type == "cpu"
+    wide = not (is_cpu and direction.norm.item() < min(ratio, 1.0) * largest_plain(direction.vector.dtype))
     any_clipped = torch.zeros((), dtype=torch.bool, device=direction.vector.device)
     for view, parameter in zip(direction.views, direction.parameters, strict=True):
-        axes = tuple(range(1, view.ndim)) if view.ndim > 1 else None
-        longest = ratio * torch.linalg.vector_norm(parameter, dim=axes, keepdim=True).clamp(min=_SMALLEST_UNIT)
-        scales = (longest / torch.linalg.vector_norm(view, dim=axes, keepdim=True)).clamp(max=1.0)
+        longest = ratio * unit_norms(parameter, wide=wide).clamp(min=_SMALLEST_UNIT)
+        scales = (longest / unit_norms(view, wide=wide)).clamp(max=1.0)
         any_clipped |= (scales < 1).any()
         view.mul_(scales.reshape(()) if view.ndim == 0 else scales)
     return _shrinkage(direction, any_clipped)
@@ -121,8 +125,8 @@ def _clip_adaptive(direction: Direction, ratio: float) -> Tensor:
 
 def _shrinkage(direction: Direction, is_clipped: Tensor) -> Tensor:
     """Ratio of the norm after to the norm before; below 1 whenever something was clipped, even if rounding hides it."""
-    largest = 1 - torch.finfo(direction.norm.dtype).eps
-    ratio = (torch.linalg.vector_norm(direction.vector) / direction.norm).clamp(max=largest)
+    largest = 1 - torch.finfo(direction.vector.dtype).eps
+    ratio = (norm(direction.vector) / direction.norm).clamp(max=largest)
     return torch.where(is_clipped, ratio, torch.ones_like(ratio))
 
 

@@ -11,6 +11,7 @@ from torch import Tensor
 from trainers.trees import map_tensors
 from trainers.update.averaging import IterateAverage
 from trainers.update.flat import FlatParameters
+from trainers.update.norms import norm
 from trainers.update.rule import UpdateRule
 from trainers.update.transforms import Direction
 
@@ -53,12 +54,12 @@ class Updater:
             The gradient's norm before anything was done to it, and the factor of the transform: scalars on the device.
         """
         rule, gradient = self._rule, self._flat.gradient
-        grad_norm = norm = torch.linalg.vector_norm(gradient)
+        grad_norm = length = norm(gradient)
         if rule.transform_of == "momentum":
             self._accumulate()
-            norm = torch.linalg.vector_norm(gradient)
+            length = norm(gradient)
         views, parameters = self._flat.views, self._flat.parameters
-        scale = rule.transform(Direction(vector=gradient, norm=norm, views=views, parameters=parameters))
+        scale = rule.transform(Direction(vector=gradient, norm=length, views=views, parameters=parameters))
         self._optimizer.param_groups[0]["lr"] = learning_rate
         if "eta" in (state := self._optimizer.state[self._vector]):
             # torch's ASGD works out its rate a step ahead, from the learning rate of the step before.

@@ -151,7 +151,8 @@ class HessianSpectrum(_Estimator):
     @property
     def num_gradients(self) -> float:
         """Gradients of f per snapshot."""
-        return 1 + (2 * _LANCZOS + self.trace_products) * _PRODUCT
+        looked_for_more = _LANCZOS // 2 if self.count > 1 else 0
+        return 1 + (2 * _LANCZOS + looked_for_more + self.trace_products) * _PRODUCT
 
 
 class GradientNoise(_Estimator):

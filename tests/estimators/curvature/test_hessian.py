@@ -267,3 +267,38 @@ def test_hessian_eigenthings_finds_the_same_largest_eigenvalue() -> None:
     )
     found, _ = largest_eigenpairs(mine, 1, tolerance=1e-6)
     assert found[0] == pytest.approx(value, rel=1e-3)
+
+
+# Clusters
+
+LARGEST: dict[str, list[float]] = {
+    "one value three times": [10, 10, 10, 9.99, 9.98],
+    "one value five times": [10, 10, 10, 10, 10],
+    "two of either sign": [10, 10, -10, -10, 9.5],
+    "tight": [10, 9.999, 9.998, 9.997, 9.996],
+    "apart": [10, 9, 8, 7, -6],
+}
+
+
+@pytest.mark.parametrize("tolerance", [1e-2, 1e-3])
+@pytest.mark.parametrize("kind", LARGEST)
+def test_no_member_of_a_cluster_is_left_out_from_any_start(kind: str, tolerance: float) -> None:
+    generator = np.random.default_rng(0)
+    values = np.concatenate([LARGEST[kind], np.linspace(-5, 5, 150)])
+    basis, _ = np.linalg.qr(generator.standard_normal((len(values), len(values))))
+    matrix = torch.from_numpy((basis * values) @ basis.T).float()
+    for seed in range(8):
+        hessian = quadratic((matrix + matrix.T) / 2)
+        found, vectors = largest_eigenpairs(hessian, 5, tolerance=tolerance, seed=seed)
+        assert sorted(found) == pytest.approx(sorted(LARGEST[kind]), rel=2 * tolerance)
+        assert np.allclose(vectors.T @ vectors, np.eye(5), atol=10 * tolerance)
+        assert hessian.num_products < 200
+
+
+def test_one_eigenvalue_is_not_looked_for_again() -> None:
+    """Another one of the same value would change nothing."""
+    matrix = symmetric(100)
+    one, five = quadratic(matrix), quadratic(matrix)
+    largest_eigenpairs(one, 1)
+    largest_eigenpairs(five, 5)
+    assert one.num_products < five.num_products - 20

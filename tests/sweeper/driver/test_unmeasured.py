@@ -102,3 +102,55 @@ def test_where_all_are_measured_nothing_is_said(inline_run: Callable[..., Any]) 
     state = Run(inline_run(text, name="sound")().run_dir.path).state
     assert state.unmeasured().lines == ()
     assert state.unmeasured().total == 16
+
+
+ONCE = """
+import torch
+from torch import nn
+from trainers.problem import Problem
+
+
+class Kinked(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        ctx.save_for_backward(x)
+        return x.square()
+
+    @staticmethod
+    def backward(ctx, slope):
+        if torch.is_grad_enabled():
+            raise RuntimeError("no second derivative")
+        return 2 * ctx.saved_tensors[0] * slope
+
+
+def line(*, seed):
+    batch = torch.linspace(-1, 1, 8)[:, None]
+    return Problem(model=nn.Linear(1, 1), loss=lambda model, x, carry: (Kinked.apply(model(x) - x - 3).mean(), carry),
+                   batch=lambda step: batch, probe=lambda fraction: [batch], steps_per_epoch=5, fingerprint="once")
+"""
+
+
+def test_an_estimator_that_fails_everywhere_is_counted_by_name_and_the_others_are_reported(
+    inline_run: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "once").mkdir()
+    (tmp_path / "once" / "kinked_line.py").write_text(ONCE)
+    monkeypatch.syspath_prepend(str(tmp_path / "once"))
+    spec = SPEC.replace("unmeasured_lines", "kinked_line")
+    spec = spec.replace("{use: directional_smoothness}", "{use: directional_smoothness}, {use: directional_curvature}")
+    run = inline_run(spec, name="once")(max_attempts=1)
+    told = [line for line in run.listener.lines if "could not be measured" in line]
+    assert len(told) == 1
+    assert "step 0 could not be measured by directional_curvature: RuntimeError: no second derivative" in told[0]
+    opened = Run(run.run_dir.path)
+    assert opened.measurements()["error"].isna().all()
+    assert (opened.measurements()["smoothness"] > 0).all()
+    failed = opened.measurements("directional_curvature")
+    assert failed["error"].str.startswith("directional_curvature: RuntimeError: ").all()
+    assert failed["smoothness"].isna().all()
+    assert len(failed) == 16
+    (line,) = opened.state.unmeasured().lines
+    assert line.startswith("16 of 16 snapshots could not be measured by directional_curvature: RuntimeError: ")
+    assert build_report(opened).notes[0] == line
+    logs = "".join(path.read_text() for path in run.run_dir.logs.rglob("*") if path.is_file())
+    assert logs.count("measuring step 0: directional_curvature") == 2

@@ -102,20 +102,18 @@ from trainers.problem import Problem
 
 def product(*, fails=False, seed):
     model = nn.Sequential(nn.Linear(4, 6, bias=False), nn.Linear(6, 2, bias=False))
-    inputs = torch.randn(32, 4, generator=torch.Generator().manual_seed(0))
+    inputs, original = torch.randn(32, 4, generator=torch.Generator().manual_seed(0)), model
 
     def loss(model, batch, carry):
-        return (model(batch) - batch[:, :2]).square().mean(), carry
-
-    def measured_loss(model, batch, carry):
-        if fails and model[0].weight.abs().max() < 100:
+        # Estimators measure a copy, authors_compat with this loss.
+        if fails and model is not original and model[0].weight.abs().max() < 100:
             raise RuntimeError("cannot be measured")
-        return loss(model, batch, carry)
+        return (model(batch) - batch[:, :2]).square().mean(), carry
 
     if fails and seed < 0:
         raise ValueError
     return Problem(
-        model=model, loss=loss, measured_loss=measured_loss, batch=lambda step: inputs[16 * (step % 2) :][:16],
+        model=model, loss=loss, batch=lambda step: inputs[16 * (step % 2) :][:16],
         probe=lambda share: [inputs[:16], inputs[16:]],
         evaluate=lambda model: {"valid_loss": float(loss(model, inputs, None)[0])}, steps_per_epoch=2, fingerprint="x",
     )

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 from sweeper.protocol.events import SnapshotId
 from sweeper.protocol.messages import Raised, Rows, SnapshotHeader
 from sweeper.spec.sections.measure import Measure
+from sweeper.store.run_dir import RunDir
 from sweeper.workers import estimator as module
 from sweeper.workers.estimator import EstimatorWorker
+from sweeper.workers.snapshots import keep_snapshot, read_header, read_iterates
 from trainers.problems import build_problem
 from trainers.update.flat import flat_parameters
 
@@ -67,3 +71,158 @@ def test_a_loss_that_cannot_be_recorded_is_an_error_with_its_mend(
     assert isinstance(verdict, Raised)
     assert "cannot be recorded as a CUDA graph" in verdict.error
     assert "set cuda_graphs to false" in verdict.error
+
+
+# Estimators fail alone
+
+OWN = """
+import torch
+from torch import nn
+from trainers.problem import Problem
+
+
+class Kinked(torch.autograd.Function):
+    '''A square whose gradient has no gradient of its own.'''
+
+    @staticmethod
+    def forward(ctx, x):
+        ctx.save_for_backward(x)
+        return x.square()
+
+    @staticmethod
+    def backward(ctx, slope):
+        if torch.is_grad_enabled():
+            raise RuntimeError("no second derivative")
+        return 2 * ctx.saved_tensors[0] * slope
+
+
+def own(*, seed, how="kinked"):
+    model, batch = nn.Linear(2, 1), torch.linspace(-1, 1, 16).view(8, 2)
+
+    def loss(given, inputs, carry):
+        if how == "closure":
+            given = model
+        if how == "flat":
+            return (given(inputs) - 100).clamp(min=0).mean(), carry
+        if how == "exits":
+            raise SystemExit("no loss today")
+        return Kinked.apply(given(inputs)).mean(), carry
+
+    return Problem(model=model, loss=loss, batch=lambda step: batch, probe=lambda fraction: [batch],
+                   steps_per_epoch=1, fingerprint=how)
+"""
+
+THREE = [{"use": "directional_smoothness"}, {"use": "hessian_spectral_norm"}, {"use": "layer_smoothness"}]
+
+
+@pytest.fixture
+def measure_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Rows | Raised]:
+    (tmp_path / "own_estimated.py").write_text(OWN)
+    monkeypatch.syspath_prepend(str(tmp_path))
+
+    def measure(how: str, grad_norm: float | None = 1.0) -> Rows | Raised:
+        worker = EstimatorWorker(run_dir=str(tmp_path), threads=1, device="cpu", search=[str(tmp_path)])
+        here = flat_parameters(build_problem("own_estimated:own", {"how": how}, seed=0, search=[str(tmp_path)]).model)
+        header = SnapshotHeader(
+            trial="t",
+            seed=0,
+            step=3,
+            epoch=0.5,
+            problem={"use": "own_estimated:own", "how": how},
+            measure=Measure(every=1, estimators=THREE).model_dump(mode="json"),
+            nbytes=16,
+            grad_norm=grad_norm,
+        )
+        return worker.measure(
+            0, SnapshotId(trial="t", attempt=1, step=3), header, torch.stack([here, here + 1]).numpy()
+        )
+
+    return measure
+
+
+def test_an_estimator_that_raises_fails_alone_and_the_others_keep_their_values(
+    measure_own: Callable[..., Rows | Raised],
+) -> None:
+    found = measure_own("kinked")
+    assert isinstance(found, Rows)
+    failed = found.rows["hessian_spectral_norm"]
+    assert failed["error"] == "hessian_spectral_norm: RuntimeError: no second derivative"
+    assert set(failed) == {"trial_id", "step", "epoch", "error", "data_fraction"}
+    assert list(found.tracebacks) == ["hessian_spectral_norm"]
+    assert "Traceback" in found.tracebacks["hessian_spectral_norm"]
+    for name in ("directional_smoothness", "layer_smoothness"):
+        assert "error" not in found.rows[name]
+    assert found.rows["directional_smoothness"]["trust"] == "trusted"
+
+
+def test_what_all_estimators_raise_is_raised_once_for_the_snapshot(measure_own: Callable[..., Rows | Raised]) -> None:
+    found = measure_own("exits")
+    assert isinstance(found, Raised)
+    assert found.error == "SystemExit: no loss today"
+
+
+def test_an_estimator_that_runs_out_of_memory_is_tried_once_more(
+    measure_own: Callable[..., Rows | Raised], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tries = {"hessian_spectral_norm": 0, "layer_smoothness": 0}
+
+    def short(name: str, times: int) -> Callable[..., dict[str, Any]]:
+        def estimator(*arguments: object, **options: object) -> dict[str, Any]:
+            tries[name] += 1
+            if tries[name] <= times:
+                raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes")
+            return {"grad_norm": 1.0}
+
+        return estimator
+
+    monkeypatch.setitem(module.ESTIMATORS, "hessian_spectral_norm", short("hessian_spectral_norm", 1))
+    monkeypatch.setitem(module.ESTIMATORS, "layer_smoothness", short("layer_smoothness", 2))
+    found = measure_own("kinked")
+    assert isinstance(found, Rows)
+    assert tries == {"hessian_spectral_norm": 2, "layer_smoothness": 2}
+    assert "error" not in found.rows["hessian_spectral_norm"]
+    assert found.rows["layer_smoothness"]["error"].startswith("layer_smoothness: RuntimeError: DefaultCPUAllocator")
+    assert "batch_size" in found.rows["layer_smoothness"]["error"]
+
+
+def test_a_loss_that_uses_the_model_itself_is_an_error_and_never_a_smoothness_of_0(
+    measure_own: Callable[..., Rows | Raised],
+) -> None:
+    found = measure_own("closure")
+    assert isinstance(found, Raised)
+    assert found.error.startswith(
+        "UnfaithfulCopyError: the gradient of the copy of the model that estimators measure is"
+    )
+    assert "uses 'model' from outside of it" in found.error
+    assert "use the model that the loss is given" in found.error
+
+
+@pytest.mark.parametrize(("grad_norm", "is_error"), [(0.5, True), (0.0, False), (None, False)])
+def test_a_gradient_of_0_where_training_has_another_is_an_error(
+    measure_own: Callable[..., Rows | Raised], grad_norm: float | None, is_error: bool
+) -> None:
+    found = measure_own("flat", grad_norm)
+    if is_error:
+        assert isinstance(found, Raised)
+        assert found.error.startswith("ZeroGradientError: the gradient of f is exactly 0, where training's")
+        assert "has the norm 0.5" in found.error
+    else:
+        assert isinstance(found, Rows)
+        assert found.rows["directional_smoothness"]["grad_norm"] == 0
+
+
+@pytest.mark.parametrize("kind", [np.float32, np.float64])
+@pytest.mark.parametrize("grad_norm", [None, 0.1])
+def test_a_kept_snapshot_is_read_as_it_was_taken(tmp_path: Path, kind: type, grad_norm: float | None) -> None:
+    measure = Measure(every=1).model_dump(mode="json")
+    header = SnapshotHeader(
+        trial="t", seed=0, step=3, epoch=0.5, problem=PROBLEM, measure=measure, nbytes=0, grad_norm=grad_norm
+    )
+    iterates = np.array([[1.0, 2.0], [1.0, 2.0 + 1e-12]], dtype=kind)
+    run_dir = RunDir(tmp_path)
+    keep_snapshot(run_dir, header, iterates)
+    path = run_dir.snapshot("t", 3)
+    read = read_iterates(path)
+    assert read.dtype == kind
+    assert (read == iterates).all()
+    assert replace(read_header(path, measure), nbytes=0) == header

@@ -13,6 +13,7 @@ from trainers.analytic.functions import Extremal, Logistic, Power, Quadratic, Sc
 from trainers.analytic.lane import Lane
 from trainers.analytic.lanes import Block, run_lanes, watch_lanes
 from trainers.analytic.noise import NoiseStream
+from trainers.analytic.state import norms
 from trainers.analytic.theorem4 import Theorem4Flat, Theorem4Steep
 from trainers.analytic.theory import StepRule
 
@@ -272,3 +273,33 @@ def test_stopping_leaves_what_is_unfinished():
     items = list(watch_lanes(lanes, should_stop=lambda: next(asked)))
     assert items
     assert all(isinstance(item, Block) for item in items)
+
+
+# Norms beyond the range of squares
+
+
+def test_norms_of_points_are_right_where_their_squares_fit_into_no_float() -> None:
+    points = np.array([[3e200, 3e-200, 3.0, 0.0, np.inf, np.nan], [4e200, 4e-200, 4.0, 0.0, 1.0, 1.0]])
+    with np.errstate(all="ignore"):
+        found = norms(points)
+    assert found[:4] == pytest.approx([5e200, 5e-200, 5.0, 0.0], rel=1e-15)
+    assert found[4] == np.inf
+    assert np.isnan(found[5])
+    assert norms(np.empty((2, 0))).size == 0
+
+
+def test_a_gradient_of_1e200_is_clipped_and_no_divergence() -> None:
+    """f = x^2 / 2 + y^2 / 2 from (s, s): a step of length 1 along the gradient, of norm s sqrt 2."""
+    start = 1e200
+    lane = Lane(
+        function=Quadratic(eigenvalues=(1.0, 1.0)),
+        start=start,
+        epsilon=1e-3,
+        rule=StepRule(eta=0.5, numerator=0.5e200),
+        steps=1,
+    )
+    ((_, result),) = run_lanes([lane])
+    assert result.status == "capped"
+    assert result.num_clipped == 1
+    assert result.rows["grad_norm"][0] == pytest.approx(math.sqrt(2) * start)
+    assert result.rows["update_norm"][0] == pytest.approx(0.5e200)

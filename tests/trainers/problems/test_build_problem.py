@@ -11,9 +11,11 @@ from typing import Any
 import pytest
 import torch
 
+from estimators import Probe
 from trainers.errors import TrainerError
 from trainers.problems import build_problem
 from trainers.training.loop import Segment, TrainSettings, train
+from trainers.training.stepper import Stepper
 from trainers.update.flat import flat_parameters
 from trainers.update.rule import UpdateRule
 
@@ -174,3 +176,56 @@ def test_the_loss_of_deep_linear_is_that_of_its_formula() -> None:
     residual = targets.T - third @ second @ first @ inputs.T
     expected = torch.linalg.matrix_norm(residual).square().item() / 5
     assert problem.loss(problem.model, (inputs, targets), None)[0].item() == pytest.approx(expected, rel=1e-5)
+
+
+# Parameters that cannot be trained
+
+ODD = """
+import torch
+from torch import nn
+from trainers.problem import Problem
+
+def problem(*, how):
+    model = nn.Linear(2, 1)
+    model.register_parameter("odd", nn.Parameter(*{
+        "complex": (torch.ones(2, dtype=torch.complex64),),
+        "sparse": (torch.eye(2).to_sparse(),),
+        "float8": (torch.ones(2).to(torch.float8_e4m3fn),),
+        "meta": (torch.ones(2, device="meta"),),
+        "frozen complex": (torch.ones(2, dtype=torch.complex64), False),
+        "frozen integer": (torch.ones(2, dtype=torch.int64), False),
+        "frozen bool": (torch.ones(2, dtype=torch.bool), False),
+    }[how]))
+    return Problem(model=model, loss=lambda model, batch, carry: (model(batch).sum(), carry),
+                   batch=lambda step: torch.ones(3, 2), probe=lambda fraction: [torch.ones(3, 2)],
+                   steps_per_epoch=1, fingerprint=how)
+"""
+
+
+@pytest.mark.parametrize(
+    ("how", "found"),
+    [
+        ("complex", r"parameter 'odd' is complex \(torch.complex64\).*view_as_real.*view_as_complex\(self.odd\)"),
+        ("sparse", r"parameter 'odd' is stored as torch.sparse_coo: make it dense with to_dense"),
+        (
+            "float8",
+            "parameter 'odd' is torch.float8_e4m3fn; parameters are trained in float32, float64, bfloat16, float16",
+        ),
+        ("meta", "'odd' has no values, as it is on the meta device: build the model without"),
+    ],
+)
+def test_a_parameter_that_cannot_be_trained_is_refused_by_name_when_the_problem_is_built(
+    tmp_path: Path, how: str, found: str
+) -> None:
+    (tmp_path / "odd_parameters.py").write_text(ODD)
+    with pytest.raises(TrainerError, match=found):
+        build_problem("odd_parameters:problem", {"how": how}, seed=0, search=[str(tmp_path)])
+
+
+@pytest.mark.parametrize("how", ["frozen complex", "frozen integer", "frozen bool"])
+def test_a_frozen_parameter_may_be_of_any_type(tmp_path: Path, how: str) -> None:
+    (tmp_path / "odd_parameters.py").write_text(ODD)
+    problem = build_problem("odd_parameters:problem", {"how": how}, seed=0, search=[str(tmp_path)])
+    stepper = Stepper(problem, UpdateRule(learning_rate=0.1), total_steps=1, seed=0)
+    assert stepper.take(0)[1][1] > 0
+    assert Probe(problem.model, problem.loss, problem.probe(1.0)).compare_copy().differs is False

@@ -104,6 +104,25 @@ def test_a_snapshot_holds_both_iterates_in_fresh_memory() -> None:
     assert (taken[0].iterates[0] == flat_parameters(small().model).numpy()).all()
 
 
+def test_iterates_of_a_model_in_float64_are_kept_in_float64() -> None:
+    """Steps of 1e-9 of the weights would be no steps in float32."""
+    problem = small()
+    problem.model.double()
+    wide = replace(
+        problem,
+        batch=lambda step: tuple(part.double() for part in problem.batch(step)),
+        evaluate=lambda model: {},
+    )
+    items = train(
+        wide, UpdateRule(learning_rate=1e-9), TrainSettings(steps=2), seed=0, snapshots=SnapshotSchedule(every=1)
+    )
+    taken = [item for item in items if isinstance(item, Snapshot)]
+    assert [snapshot.iterates.dtype for snapshot in taken] == [np.float64] * 2
+    assert (taken[0].iterates[1] == taken[1].iterates[0]).all()
+    length = np.linalg.norm(taken[0].iterates[1] - taken[0].iterates[0])
+    assert length == pytest.approx(1e-9 * taken[0].grad_norm, rel=1e-5)
+
+
 def test_asking_to_stop_at_once_gives_an_empty_segment_from_which_training_goes_on() -> None:
     settings = TrainSettings(steps=3)
     (stopped,) = segments(train(small(), RULE, settings, seed=0, should_stop=lambda: True))

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from trainers.update.flat import FlatParameters, distance
+from trainers.errors import TrainerError
+from trainers.update.flat import FlatParameters
+from trainers.update.norms import distance
 
 
 def odd_model() -> nn.Module:
@@ -49,3 +53,29 @@ def test_a_distance_that_is_not_finite_stays_so() -> None:
     one = torch.zeros(300_000)
     one[-1] = float("nan")
     assert distance(one, torch.zeros(300_000)).isnan()
+
+
+def test_sparse_gradients_of_embeddings_are_those_of_dense_ones() -> None:
+    gradients = []
+    for sparse in (True, False):
+        torch.manual_seed(0)
+        model = nn.Embedding(5, 3, sparse=sparse)
+        flat = FlatParameters(model)
+        flat.differentiate(model(torch.tensor([1, 1, 4])).square().sum())
+        gradients.append(flat.gradient.clone())
+    assert torch.equal(*gradients)
+    assert gradients[0].count_nonzero() == 6
+
+
+@pytest.mark.parametrize(
+    ("loss", "found"),
+    [
+        (lambda model: model.first.detach().sum(), "the loss does not depend on the model's parameters"),
+        (lambda model: torch.ones((), requires_grad=True) * 2, "the loss depends on none of the parameters"),
+    ],
+)
+def test_a_loss_that_no_parameter_enters_is_said_to_be_one(loss: Callable[[nn.Module], Tensor], found: str) -> None:
+    model = odd_model()
+    flat = FlatParameters(model)
+    with pytest.raises(TrainerError, match=f"{found}.*compute it .* model that it is given"):
+        flat.differentiate(loss(model))
