@@ -155,7 +155,8 @@ def test_chebyshev_meets_gradients_of_degree_up_to_four_exactly(name: str) -> No
     measured = measure_chebyshev_smoothness(autograd(case.function), *ends(case), fractions=FRACTIONS)
     assert measured.by_fraction == pytest.approx([secant(case, fraction) for fraction in FRACTIONS], rel=1e-11)
     assert measured.at_zero == pytest.approx(secant(case, 1e-7), rel=1e-5)
-    assert measured.interpolation_error == pytest.approx(0, abs=1e-10 * measured.smoothness)  # type: ignore[operator]
+    # Distances of curves come from inner products, so rounding leaves its square root.
+    assert measured.interpolation_error == pytest.approx(0, abs=1e-6 * measured.smoothness)  # type: ignore[operator]
 
 
 @pytest.mark.parametrize("name", ["sum of cosh", "logistic regression"])
@@ -198,10 +199,10 @@ def test_a_search_gives_the_value_that_the_exact_grid_would(case: Case, with_los
 
 
 @pytest.mark.parametrize("name", ["a diagonal quadratic", "a dense quadratic"])
-def test_of_a_quadratic_a_search_needs_three_gradients(name: str) -> None:
+def test_of_a_quadratic_a_search_needs_four_gradients(name: str) -> None:
     case = CASES[name]
     found = measure_adaptive_smoothness(autograd(case.function), *ends(case), fractions=FRACTIONS)
-    assert found.num_gradients == 3
+    assert found.num_gradients == 4
     assert found.by_fraction == pytest.approx([found.smoothness] * 10, rel=1e-12)
     # A norm is the root of a quadratic form, so half of the digits cancel.
     assert found.interpolation_error == pytest.approx(0, abs=1e-6)

@@ -100,6 +100,17 @@ def training_evaluation(seed):
     return replace(sound(seed), evaluate=evaluate)
 
 
+def test_an_evaluation_that_is_not_finite_is_noted_and_breaks_nothing():
+    def build(seed):
+        return replace(sound(seed), evaluate=lambda model: {"corr": float("nan"), "acc": 0.5, "ppl": float("inf")})
+
+    (finding,) = (found for found in examine(build) if found.promise == "evaluating gives numbers and changes nothing")
+    assert finding.holds
+    assert finding.note == (
+        "corr is nan, ppl is inf at the initial weights; a report counts such values and ranks them last"
+    )
+
+
 def test_a_sound_problem_keeps_all_its_promises():
     assert broken(sound) == {}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -22,8 +23,13 @@ __all__ = ["PROMISES", "Finding", "UntestableError", "examine", "require_example
 Build = Callable[[int], Problem]
 """From a seed to a newly built problem."""
 
+
+class _Note(str):
+    """What is worth knowing although a promise holds."""
+
+
 _Found = str | tuple[str, str]
-"""What was found in place of what was promised, and how to fix it if not as usual; empty where the promise holds."""
+"""What was found in place of what was promised, and how to fix it if not as usual; empty, or a note, where it holds."""
 
 _NO_EXAMPLE = (
     "give every step a full batch: steps go on beyond the first epoch, so take rows from step % steps_per_epoch"
@@ -90,6 +96,9 @@ def examine(build: Build, *, seed: int = 0, shares: Sequence[float] = (0.1,)) ->
             continue
         except BaseException as error:  # an exit, too, is what the problem did
             yield Finding(promise=promise, raised=error)
+            continue
+        if isinstance(found, _Note):
+            yield Finding(promise=promise, note=str(found))
             continue
         broken, better = (found, fix) if isinstance(found, str) else found
         yield Finding(promise=promise, broken=broken, fix=better if broken else "")
@@ -200,7 +209,14 @@ def _evaluates(tested: _Tested) -> _Found:
         metrics = problem.evaluate(problem.model)
     if unknown := problem.metrics.keys() - metrics.keys():
         return f"metrics declares {min(unknown)!r}, which evaluate does not return; it returns {', '.join(metrics)}"
-    return "" if torch.equal(before, flat_parameters(problem.model)) else "evaluating changed the weights"
+    if not torch.equal(before, flat_parameters(problem.model)):
+        return "evaluating changed the weights"
+    odd = [f"{name} is {value}" for name, value in metrics.items() if not math.isfinite(value)]
+    return (
+        _Note(f"{', '.join(odd)} at the initial weights; a report counts such values and ranks them last")
+        if odd
+        else ""
+    )
 
 
 _PROMISES: tuple[tuple[str, str, Callable[[_Tested], _Found]], ...] = (
