@@ -17,13 +17,15 @@ __all__ = ["GradientNoise", "gradient_noise_row", "measure_gradient_noise"]
 
 @dataclass(frozen=True, kw_only=True)
 class GradientNoise:
-    """What K gradients of independent batches at one point say about their noise.
+    """What K gradients of different batches at one point say about their noise.
 
     Attributes:
-        squared_norm: ||grad f||^2 without the bias from noise: the mean of <g_i, g_j> over all pairs i != j, which is
-            the mean of <g_A, g_B> over all ways to split the batches into halves A and B. May be negative where noise
-            drowns the gradient.
-        split_half: <g_A, g_B> of the split into even and odd batches; differs from ``squared_norm`` only by chance.
+        squared_norm: ||grad f||^2 without the bias from noise: ||mean||^2 - (1 - K/N) variance / K, for K of the N
+            batches of an epoch. For N = infinity that is the mean of <g_i, g_j> over all pairs i != j, and of
+            <g_A, g_B> over all ways to split the batches into halves A and B. May be negative where noise drowns the
+            gradient.
+        split_half: <g_A, g_B> + variance / N of the split into even and odd batches; differs from ``squared_norm`` only
+            by chance.
         variance: Trace of the covariance of one batch's gradient, unbiased.
         tau: The largest ||g_i - mean||. A lower bound on Assumption 5's tau, which no sample can determine.
         noise_scale: variance / squared_norm (McCandlish et al., 2018): the number of batches to average so that noise
@@ -39,11 +41,18 @@ class GradientNoise:
     num_batches: int
 
 
-def measure_gradient_noise(gradients: Callable[[], Iterator[Tensor]]) -> GradientNoise:
+def measure_gradient_noise(
+    gradients: Callable[[], Iterator[Tensor]], *, population: int | None = None
+) -> GradientNoise:
     """The noise of batch gradients, in two passes and with the memory of three gradients.
+
+    Batches are drawn without replacement, so that two of them are a little further apart than independent ones are: the
+    mean of <g_i, g_j> is ||grad f||^2 - variance / N (Cochran, Sampling Techniques, section 2.6, has the finite
+    population correction 1 - K/N of a mean's variance).
 
     Args:
         gradients: Starts a pass over the K >= 2 batch gradients, shape (n,) each, the same ones every time.
+        population: N, how many batches there are, f being their mean; None for independent draws.
 
     Returns:
         The noise.
@@ -58,6 +67,12 @@ def measure_gradient_noise(gradients: Callable[[], Iterator[Tensor]]) -> Gradien
         >>> noise = measure_gradient_noise(lambda: iter([torch.tensor([3.0]), torch.tensor([5.0])]))
         >>> noise.squared_norm, noise.variance, noise.tau
         (15.0, 2.0, 1.0)
+
+        Where these are all the batches there are, their mean is the gradient:
+
+        >>> both = measure_gradient_noise(lambda: iter([torch.tensor([3.0]), torch.tensor([5.0])]), population=2)
+        >>> both.squared_norm
+        16.0
     """
     halves: list[Tensor] = []
     squares = 0.0
@@ -75,11 +90,12 @@ def measure_gradient_noise(gradients: Callable[[], Iterator[Tensor]]) -> Gradien
     total = halves[0] + halves[1]
     mean = total / count
     deviations = [length(gradient.double() - mean) for gradient in gradients()]
-    squared_norm = (float(total @ total) - squares) / (count * (count - 1))
     variance = math.fsum(deviation * deviation for deviation in deviations) / (count - 1)
+    correction = 0.0 if population is None else variance / max(population, count)
+    squared_norm = (float(total @ total) - squares) / (count * (count - 1)) + correction
     return GradientNoise(
         squared_norm=squared_norm,
-        split_half=float(halves[0] @ halves[1]) / ((count - count // 2) * (count // 2)),
+        split_half=float(halves[0] @ halves[1]) / ((count - count // 2) * (count // 2)) + correction,
         variance=variance,
         tau=max(deviations) if all(map(math.isfinite, deviations)) else math.nan,
         noise_scale=variance / squared_norm if squared_norm > 0 else None,
@@ -110,7 +126,7 @@ def gradient_noise_row(probe: Probe, iterates: Tensor, *, num_batches: int = 16)
     probe.settle(iterates[0])
     value, slope = probe.value_and_gradient(iterates[0])
     batches = probe.training_gradients(num_batches)
-    noise = measure_gradient_noise(lambda: batches.each(iterates[0]))
+    noise = measure_gradient_noise(lambda: batches.each(iterates[0]), population=probe.num_training_batches)
     return {
         "loss": value,
         "grad_norm": length(slope),

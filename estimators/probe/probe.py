@@ -45,6 +45,7 @@ class Probe:
         initial_carry: Makes the state with which every probe batch starts.
         policy: What f does about batch-norm; the rest is only written into rows.
         training_batches: The batches of ``count`` training steps, for the noise of training; the probe's by default.
+        steps_per_epoch: Of how many batches these are drawn without replacement; None where that is not known.
         training_loss: The training loss, if it has regularisers that f leaves out.
         record: How the gradient's kernels are recorded once, to be replayed at every point, see
             :mod:`estimators.probe.graphed`; by default they are launched one by one.
@@ -64,6 +65,7 @@ class Probe:
         initial_carry: Callable[[], Any] = lambda: None,
         policy: ProbePolicy | None = None,
         training_batches: Callable[[int], Iterable[Any]] | None = None,
+        steps_per_epoch: int | None = None,
         training_loss: Loss | None = None,
         record: Recorder | None = None,
     ) -> None:
@@ -85,6 +87,7 @@ class Probe:
         self._audit = self.batches if audit is None else self._whole(audit)
         self._audit_at = audit_at
         self._training_batches = training_batches
+        self.num_training_batches = len(self.batches) if training_batches is None else steps_per_epoch
         self.gradient = self._gradient_over(self.batches)
         evaluate = self.gradient.value_and_gradient
         if record is not None:

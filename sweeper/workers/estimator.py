@@ -236,6 +236,7 @@ def build_probe(problem: Problem, measure: Mapping[str, Any], *, record: Recorde
         initial_carry=problem.initial_carry,
         policy=policy,
         training_batches=training_batches,
+        steps_per_epoch=problem.steps_per_epoch,
         training_loss=problem.loss,
         record=record,
     )

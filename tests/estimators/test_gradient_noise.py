@@ -34,6 +34,25 @@ def test_the_squared_norm_is_without_bias_where_that_of_the_mean_is_not() -> Non
     assert np.median([run.noise_scale for run in runs]) == pytest.approx(1.0, rel=0.1)
 
 
+def test_batches_drawn_without_replacement_give_the_gradient_of_all_of_them_without_bias() -> None:
+    """Of 20 batches 16: without the correction the squared norm is low by variance / 20."""
+    generator = torch.Generator().manual_seed(1)
+    every = 1.0 + torch.randn(20, 50, generator=generator)
+    truth = float(every.mean(0).double().norm() ** 2)
+    corrected, plain, halves = [], [], []
+    for _ in range(400):
+        chosen = every[torch.randperm(20, generator=generator)[:16]]
+        noise = measure_gradient_noise(lambda chosen=chosen: iter(chosen), population=20)  # type: ignore[misc]
+        corrected.append(noise.squared_norm)
+        halves.append(noise.split_half)
+        plain.append(measure_gradient_noise(lambda chosen=chosen: iter(chosen)).squared_norm)  # type: ignore[misc]
+    for values in (corrected, halves):
+        assert abs(np.mean(values) - truth) < 4 * np.std(values) / 20
+    assert truth - np.mean(plain) > 10 * np.std(plain) / 20
+    whole = measure_gradient_noise(lambda: iter(every), population=20)
+    assert whole.squared_norm == pytest.approx(truth)
+
+
 def test_without_noise_there_is_none() -> None:
     noise = measure_gradient_noise(lambda: iter([torch.tensor([3.0, 4.0])] * 5))
     assert (noise.squared_norm, noise.split_half, noise.variance, noise.tau, noise.noise_scale) == (25, 25, 0, 0, 0)
