@@ -15,6 +15,7 @@ __all__ = [
     "error_line",
     "error_text",
     "error_traceback",
+    "left_advice",
     "memory_advice",
     "out_of_memory",
 ]
@@ -36,6 +37,21 @@ def memory_advice(resource: str) -> str:
         The end of a message.
     """
     return f"lower the problem's batch_size, or have fewer workers share the memory (resources.*.{resource} or count)"
+
+
+def left_advice(left_behind: str) -> str:
+    """What a worker says of user code that leaves its process unfit for other trials.
+
+    Args:
+        left_behind: What it has changed.
+
+    Returns:
+        The end of a message about that code.
+    """
+    return (
+        f"leaves behind what cannot be put back for other trials ({left_behind}): do that where the module is "
+        "imported, outside its functions, and no process has to be replaced"
+    )
 
 
 class ClipsweepError(ValueError):

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
 import torch
 
-__all__ = ["generator_for", "mix", "seed_generators"]
+__all__ = ["generator_for", "mix", "seed_generators", "seed_other_generators", "seeded"]
 
 _MASK = (1 << 64) - 1
 
@@ -51,3 +56,46 @@ def seed_generators(device: torch.device, *parts: int) -> None:
     if device.type == "cuda":
         with torch.cuda.device(device):
             torch.cuda.manual_seed(mix(*parts))
+
+
+def seed_other_generators(*parts: int) -> None:
+    """Seed the global generators of Python and NumPy.
+
+    Not before every step, since that takes longer than many a step: nothing of clipsweep's draws from them, and what a
+    step draws, a resumed trial could not repeat.
+
+    Args:
+        parts: What the seed is a function of.
+    """
+    seed = mix(*parts)
+    random.seed(seed)
+    np.random.seed([seed >> 32, seed & 0xFFFFFFFF])
+
+
+@contextmanager
+def seeded(device: torch.device, *parts: int) -> Iterator[None]:
+    """Seed all global generators, torch's, Python's and NumPy's, for a while; then they go on where they were.
+
+    Args:
+        device: Where the model computes.
+        parts: What the seed is a function of.
+
+    Yields:
+        Nothing.
+
+    Example:
+        >>> with seeded(torch.device("cpu"), 7):
+        ...     first = random.random(), float(np.random.rand()), float(torch.rand(()))
+        >>> with seeded(torch.device("cpu"), 7):
+        ...     first == (random.random(), float(np.random.rand()), float(torch.rand(())))
+        True
+    """
+    python, numpy = random.getstate(), np.random.get_state()
+    try:
+        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+            seed_generators(device, *parts)
+            seed_other_generators(*parts)
+            yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(numpy)

@@ -45,6 +45,7 @@ from sweeper.protocol.messages import (
     Verdict,
     WorkerFacts,
     ends_attempt,
+    ends_work,
 )
 
 __all__ = ["RayPools", "gathered"]
@@ -288,7 +289,7 @@ class RayPools:
             self._actors.pop(("trainer", slot), None)
             return [TrainerDown(slot=slot, error=_death_of("trainer", error))]
         stream.unfinished -= sum(map(ends_attempt, items))
-        if stream.unfinished == 0 or any(isinstance(item, SegmentItem) and item.outcome == "stopped" for item in items):
+        if stream.unfinished == 0 or any(map(ends_work, items)):
             del self._pending[handle]
         return [FromTrainer(slot=slot, item=item) for item in items]
 

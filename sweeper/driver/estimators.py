@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol, TypeAlias
 
+from sweeper.errors import left_advice
 from sweeper.labels import not_measured
 from sweeper.protocol import events
 from sweeper.protocol.events import Event, Measure, MeasureFailed, ReplaceEstimator, RetireEstimator, SnapshotId
@@ -65,6 +66,7 @@ class Estimators:
         self.measured = 0
         self.failed = 0
         self._errors: set[str] = set()
+        self._told: set[str] = set()
         self._run_dir = run_dir
         self._pool = pool
         self._snapshots = snapshots
@@ -96,11 +98,14 @@ class Estimators:
                 self._heartbeats.end(slot)
                 self._tell_failed(message)
                 self.measured += self._snapshots.add_rows(snapshot, message.rows, message.estimate_s)
-                return events.Measured(slot=slot, snapshot=snapshot)
+                self._tell_left(slot, snapshot, message.left_behind)
+                return events.Measured(slot=slot, snapshot=snapshot, spoiled=message.left_behind is not None)
             case Raised(slot=slot, snapshot=snapshot, error=error):
                 self._heartbeats.end(slot)
                 self._run_dir.log_trial(snapshot.trial, f"measuring step {snapshot.step}", message.traceback)
-                return events.MeasureRaised(slot=slot, snapshot=snapshot, error=error)
+                self._tell_left(slot, snapshot, message.left_behind)
+                spoiled = message.left_behind is not None
+                return events.MeasureRaised(slot=slot, snapshot=snapshot, error=error, spoiled=spoiled)
             case Lost(slot=slot, snapshot=snapshot, error=error):
                 self._heartbeats.end(slot)
                 self._say(f"snapshot of {self._label(snapshot.trial)} at step {snapshot.step} was lost: {error}")
@@ -119,6 +124,12 @@ class Estimators:
         if error not in self._errors:
             self._errors.add(error)
             self._say(f"{self._label(snapshot.trial)}: step {snapshot.step} {not_measured(error)}")
+
+    def _tell_left(self, slot: int, snapshot: SnapshotId, left_behind: str | None) -> None:
+        """Say why an estimator is replaced, once for each reason."""
+        if left_behind is not None and left_behind not in self._told:
+            self._told.add(left_behind)
+            self._say(f"estimator {slot} is replaced: {self._label(snapshot.trial)} {left_advice(left_behind)}")
 
     def do(self, command: Command) -> None:
         """Carry out a command of the schedule.

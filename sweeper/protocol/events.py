@@ -94,20 +94,23 @@ class SegmentEnded:
     """A trainer reached a checkpoint (outcome None) or the end: done, diverged or stopped.
 
     ``seconds`` is what the segment took; it decides whether trials are so short that they are handed out in batches.
+    A ``spoiled`` trainer must not train another trial: this one has changed its process for good.
     """
 
     slot: int
     stop: int
     outcome: str | None = None
     seconds: float = math.inf
+    spoiled: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrialRaised:
-    """The trial's own code raised; the trainer is still alive."""
+    """The trial's own code raised; the trainer is still alive, but may be spoiled, as in :class:`SegmentEnded`."""
 
     slot: int
     error: str
+    spoiled: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,19 +131,21 @@ class TrainerDied:
 
 @dataclass(frozen=True, kw_only=True)
 class Measured:
-    """An estimator finished a snapshot."""
+    """An estimator finished a snapshot; a ``spoiled`` one must not measure another."""
 
     slot: int
     snapshot: SnapshotId
+    spoiled: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
 class MeasureRaised:
-    """An estimator's code raised on a snapshot; the estimator is still alive."""
+    """An estimator's code raised on a snapshot; the estimator is still alive, but may be spoiled, too."""
 
     slot: int
     snapshot: SnapshotId
     error: str
+    spoiled: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -268,7 +273,7 @@ class GiveUp:
 
 @dataclass(frozen=True, kw_only=True)
 class Abandon:
-    """End a trainer whose trial must start again, and start another trainer in its place."""
+    """End a trainer that must not go on, with its trial or with another, and start a new one in its place."""
 
     slot: int
 

@@ -36,6 +36,7 @@ __all__ = [
     "Verdict",
     "WorkerFacts",
     "ends_attempt",
+    "ends_work",
 ]
 
 
@@ -206,6 +207,7 @@ class SegmentItem:
         outcome: None, ``done``, ``diverged`` or ``stopped``.
         facts: Counts, times and the host, for the journal.
         damaged: Checkpoints that were found damaged and skipped when the attempt began.
+        left_behind: At the end of an attempt, what its code changed in the trainer's process that cannot be put back.
     """
 
     segment: SegmentId
@@ -216,6 +218,7 @@ class SegmentItem:
     outcome: str | None
     facts: SegmentFacts
     damaged: tuple[str, ...] = ()
+    left_behind: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -244,17 +247,26 @@ class RaisedItem:
         error: Type and first line of the exception, for tables.
         traceback: The whole traceback, for the trial's log.
         disk: Number and path of the system's error, if the run directory could not be written.
+        left_behind: As for :class:`SegmentItem`.
     """
 
     segment: SegmentId
     error: str
     traceback: str
     disk: tuple[int, str] | None = None
+    left_behind: str | None = None
 
 
 def ends_attempt(item: object) -> bool:
     """Whether an item is the last one of its attempt."""
     return isinstance(item, RaisedItem) or (isinstance(item, SegmentItem) and item.outcome is not None)
+
+
+def ends_work(item: object) -> bool:
+    """Whether a trainer does not go on with the next attempt after an item: it was stopped, or no other may follow."""
+    if isinstance(item, RaisedItem):
+        return item.left_behind is not None
+    return isinstance(item, SegmentItem) and (item.outcome == "stopped" or item.left_behind is not None)
 
 
 TrainerItem: TypeAlias = SnapshotItem | ProgressItem | SegmentItem | RepeatedItem | RaisedItem
@@ -331,6 +343,7 @@ class Rows:
         rows: Estimator name to row; that of one that failed says why in ``error``.
         estimate_s: Seconds it took.
         tracebacks: Estimator name to traceback, for those that failed.
+        left_behind: What the problem's code changed in the worker's process that cannot be put back.
     """
 
     slot: int
@@ -338,6 +351,7 @@ class Rows:
     rows: Mapping[str, Mapping[str, Any]]
     estimate_s: float
     tracebacks: Mapping[str, str] = field(default_factory=dict)
+    left_behind: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -349,12 +363,14 @@ class Raised:
         snapshot: Which snapshot.
         error: Type and first line of the exception.
         traceback: The whole traceback.
+        left_behind: As for :class:`Rows`.
     """
 
     slot: int
     snapshot: SnapshotId
     error: str
     traceback: str
+    left_behind: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -99,17 +99,14 @@ class KeptQueue:
                 self._slots.add(slot)
                 self._idle.append(slot)
                 return self._fill()
-            case Measured(slot=slot):
-                self._measuring.pop(slot, None)
-                self._idle.append(slot)
-                return self._fill()
-            case (
-                MeasureRaised(slot=slot, snapshot=snapshot, error=error)
-                | SnapshotLost(slot=slot, snapshot=snapshot, error=error)
-            ):
-                self._measuring.pop(slot, None)
-                self._idle.append(slot)
-                return self._again(snapshot, error) + self._fill()
+            case Measured(slot=slot, spoiled=spoiled):
+                return self._free(slot, spoiled=spoiled) + self._fill()
+            case MeasureRaised(slot=slot, snapshot=snapshot, error=error, spoiled=spoiled):
+                again = self._again(snapshot, error)
+                return again + self._free(slot, spoiled=spoiled) + self._fill()
+            case SnapshotLost(slot=slot, snapshot=snapshot, error=error):
+                again = self._again(snapshot, error)
+                return again + self._free(slot, spoiled=False) + self._fill()
             case EstimatorDied(slot=slot, error=error):
                 interrupted = self._measuring.pop(slot, None)
                 self._idle = [idle for idle in self._idle if idle != slot]
@@ -131,6 +128,15 @@ class KeptQueue:
         self._idle = [idle for idle in self._idle if idle not in surplus]
         retire: list[Command] = [RetireEstimator(slot=slot) for slot in surplus]
         return [*retire, *(ReplaceEstimator(slot=slot) for slot in new), *self._fill()]
+
+    def _free(self, slot: int, *, spoiled: bool) -> list[Command]:
+        """An estimator has done its snapshot, and takes another unless it must be replaced."""
+        self._measuring.pop(slot, None)
+        if not spoiled:
+            self._idle.append(slot)
+            return []
+        replace: list[Command] = [] if self.finished else [ReplaceEstimator(slot=slot)]
+        return [RetireEstimator(slot=slot), *replace]
 
     def _fill(self) -> list[Command]:
         commands: list[Command] = []

@@ -169,8 +169,11 @@ class Schedule:
                 return self._take_snapshot(event)
             case SegmentEnded():
                 return self._end_segment(event)
-            case TrialRaised(slot=slot, error=error):
-                return self._fail_attempt(self._pop_trial(slot), "raised", error) + self._fill_trainers()
+            case TrialRaised(slot=slot, error=error, spoiled=spoiled):
+                name = self._pop_trial(slot)
+                # First, so that no trial is given to it any more.
+                replaced = self._replace_trainer(slot) if spoiled else []
+                return replaced + self._fail_attempt(name, "raised", error) + self._fill_trainers()
             case TrialDiffered(slot=slot, error=error):
                 return self._give_up(slot, error)
             case TrainerDied(slot=slot, error=error):
@@ -180,12 +183,12 @@ class Schedule:
                 failed = [] if trial is None else self._fail_attempt(trial, "died", error)
                 self._trainer_slots.add(slot)
                 return [*failed, *([ReplaceTrainer(slot=slot)] if self._wants_trainers else [])]
-            case Measured(slot=slot, snapshot=snapshot):
-                self._snapshots.free(slot)
-                return self._settle(snapshot) + self._fill_estimators()
-            case MeasureRaised(slot=slot, snapshot=snapshot, error=error):
-                self._snapshots.free(slot)
-                return self._measure_again(snapshot, error) + self._fill_estimators()
+            case Measured(slot=slot, snapshot=snapshot, spoiled=spoiled):
+                replaced = self._free_estimator(slot, spoiled=spoiled)
+                return replaced + self._settle(snapshot) + self._fill_estimators()
+            case MeasureRaised(slot=slot, snapshot=snapshot, error=error, spoiled=spoiled):
+                replaced = self._free_estimator(slot, spoiled=spoiled)
+                return replaced + self._measure_again(snapshot, error) + self._fill_estimators()
             case EstimatorDied(slot=slot, error=error):
                 interrupted = self._snapshots.lose(slot)
                 again = [] if interrupted is None else self._measure_again(interrupted, error)
@@ -288,7 +291,8 @@ class Schedule:
             self._take_back(event.slot)
         self._waiting.ran(event.seconds)
         self._pop_trial(event.slot)
-        return self._hand_over(course) + self._fill_trainers()
+        replaced = self._replace_trainer(event.slot) if event.spoiled else []
+        return [*replaced, *self._hand_over(course), *self._fill_trainers()]
 
     def _fail_attempt(self, name: str, kind: str, error: str) -> Commands:
         """Drop what the attempt left unfinished; the trial is tried again once the rest is committed."""
@@ -307,6 +311,15 @@ class Schedule:
         self._take_back(slot)
         del self._trainers[slot]
         return [Abandon(slot=slot)]
+
+    def _replace_trainer(self, slot: int) -> Commands:
+        """End a trainer between two trials; those that it was to train next wait again, at the front."""
+        queue = self._trainers.pop(slot)
+        while queue:
+            name = queue.pop()
+            self._courses[name].take_back()
+            self._waiting.put_back(name)
+        return [Abandon(slot=slot) if self._wants_trainers else RetireTrainer(slot=slot)]
 
     def _requeue_when_drained(self, name: str) -> Commands:
         course = self._courses[name]
@@ -333,6 +346,14 @@ class Schedule:
         self._in_flight.add(snapshot, nbytes=event.nbytes)
         self._snapshots.add(snapshot)
         return self._fill_estimators()
+
+    def _free_estimator(self, slot: int, *, spoiled: bool) -> Commands:
+        """An estimator has done its snapshot, and takes another unless it must be replaced."""
+        if spoiled:
+            self._snapshots.lose(slot)
+            return [RetireEstimator(slot=slot), ReplaceEstimator(slot=slot)]
+        self._snapshots.free(slot)
+        return []
 
     def _fill_estimators(self) -> Commands:
         """Hand waiting snapshots to idle estimators."""

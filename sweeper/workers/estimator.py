@@ -7,7 +7,8 @@ import json
 import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any, TypeAlias
 
@@ -21,9 +22,11 @@ from estimators.probe.graphed import Recorder, record_cuda_graph
 from sweeper.errors import IntegrityError, error_line, error_traceback, out_of_memory
 from sweeper.protocol.events import SnapshotId
 from sweeper.protocol.messages import KeptSnapshot, Raised, Rows, SnapshotHeader
+from sweeper.workers.process_state import OwnState
 from sweeper.workers.snapshots import read_header, read_iterates
-from sweeper.workers.worker import Worker
+from sweeper.workers.worker import Worker, is_users
 from trainers.problem import Batch, Carry, Loss, Problem
+from trainers.seeding import seed_generators, seed_other_generators
 
 __all__ = ["EstimatorWorker", "ZeroGradientError", "build_probe"]
 
@@ -35,6 +38,23 @@ _Measured: TypeAlias = tuple[dict[str, dict[str, Any]], dict[str, str]]
 
 class ZeroGradientError(ValueError):
     """f is flat where training's loss is not, so that nothing measured of it says anything about training."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Built:
+    """A probe, ready to be measured on.
+
+    Attributes:
+        probe: The probe.
+        fingerprint: Of its data.
+        own: What the user's code has set for the process; None if it is ours.
+        unfaithful: Why the probe must not be used, if so.
+    """
+
+    probe: Probe
+    fingerprint: str
+    own: OwnState | None
+    unfaithful: UnfaithfulCopyError | None
 
 
 class EstimatorWorker(Worker):
@@ -55,6 +75,9 @@ class EstimatorWorker(Worker):
         self._record = self._beating_record if cuda_graphs else None
         self._probe = lru_cache(maxsize=4)(self._build_probe)
         self._beats = 0
+        self._turn: tuple[str, ...] | None = None
+        self._end_of_turn = ExitStack()
+        self._left_behind: str | None = None
 
     def beats(self) -> int:
         """Evaluations of the loss plus estimators begun so far: while this grows, the worker makes progress."""
@@ -94,9 +117,21 @@ class EstimatorWorker(Worker):
             rows, tracebacks = measure()
         except BaseException as error:
             # The user's loss may raise SystemExit and its like, too.
-            return Raised(slot=slot, snapshot=snapshot, error=error_line(error), traceback=error_traceback(error))
-        spent = time.perf_counter() - started
-        return Rows(slot=slot, snapshot=snapshot, rows=rows, estimate_s=spent, tracebacks=tracebacks)
+            return Raised(
+                slot=slot,
+                snapshot=snapshot,
+                error=error_line(error),
+                traceback=error_traceback(error),
+                left_behind=self._left_behind,
+            )
+        return Rows(
+            slot=slot,
+            snapshot=snapshot,
+            rows=rows,
+            estimate_s=time.perf_counter() - started,
+            tracebacks=tracebacks,
+            left_behind=self._left_behind,
+        )
 
     def _read(self, kept: KeptSnapshot) -> tuple[SnapshotHeader, np.ndarray[Any, Any]]:
         """A kept snapshot; its file names the problem, but may only name user code that the driver has named, too."""
@@ -108,15 +143,44 @@ class EstimatorWorker(Worker):
         return header, read_iterates(path)
 
     def _rows(self, header: SnapshotHeader, payload: np.ndarray[Any, Any]) -> _Measured:
-        measure = header.measure
-        key = json.dumps(dict(header.problem), sort_keys=True)
-        probe, fingerprint, unfaithful = self._probe(key, header.seed, _definition_of_f(measure))
-        if header.data not in {None, fingerprint}:
+        built = self._turn_to(header)
+        if header.data not in {None, built.fingerprint}:
             raise IntegrityError(
-                f"the data changed since the trial was trained (then {header.data}, now {fingerprint}); restore it"
+                f"the data changed since the trial was trained (then {header.data}, now {built.fingerprint}); "
+                "restore it"
             )
-        if unfaithful is not None:
-            raise unfaithful
+        if built.unfaithful is not None:
+            raise built.unfaithful
+        if built.own is None:
+            return self._estimate(built.probe, header, payload)
+        # Set again from where the factory left it, every time: rows depend only on the snapshot.
+        with built.own.in_force(keep=False):
+            seed_generators(torch.device(self._device), header.seed, header.step)
+            seed_other_generators(header.seed, header.step)
+            return self._estimate(built.probe, header, payload)
+
+    def _turn_to(self, header: SnapshotHeader) -> _Built:
+        """The probe of a snapshot, with what its trial's code has set; that of the trial before is put back first."""
+        problem = json.dumps(dict(header.problem), sort_keys=True)
+        definition = _definition_of_f(header.measure)
+        turn = (header.trial, problem, str(header.seed), definition)
+        if turn == self._turn:
+            return self._probe(problem, header.seed, definition)
+        self._turn = None
+        self._end_of_turn.close()
+        built = self._probe(problem, header.seed, definition)
+        if built.own is not None:
+            self._end_of_turn.callback(self._note, built.own)
+            self._end_of_turn.enter_context(built.own.whole(keep=False))
+        self._turn = turn
+        return built
+
+    def _note(self, own: OwnState) -> None:
+        """Take down what a trial has left behind, for the next verdict."""
+        self._left_behind = own.left_behind or self._left_behind
+
+    def _estimate(self, probe: Probe, header: SnapshotHeader, payload: np.ndarray[Any, Any]) -> _Measured:
+        measure = header.measure
         # A copy: Ray's arrays are read-only views of memory that the object store may reclaim.
         iterates = torch.from_numpy(payload.copy()).to(self._device)
         described = {"trial_id": header.trial, "step": header.step, "epoch": header.epoch}
@@ -166,17 +230,26 @@ class EstimatorWorker(Worker):
             )
         return row
 
-    def _build_probe(
-        self, problem_json: str, seed: int, definition_json: str
-    ) -> tuple[Probe, str, UnfaithfulCopyError | None]:
-        """The probe, the fingerprint of its data, and why it must not be used, if so."""
-        built = self._build(json.loads(problem_json), seed)
+    def _build_probe(self, problem_json: str, seed: int, definition_json: str) -> _Built:
+        section = json.loads(problem_json)
+        if not is_users(section):
+            return self._built(section, seed, definition_json, None)
+        own = OwnState()
+        try:
+            self._import(own, section)
+            with own.whole(), own.in_force():
+                return self._built(section, seed, definition_json, own)
+        finally:
+            self._note(own)
+
+    def _built(self, section: Mapping[str, Any], seed: int, definition_json: str, own: OwnState | None) -> _Built:
+        built = self._build(section, seed)
         measured = built.measured_loss
         problem = replace(
             built, loss=self._beating(built.loss), measured_loss=None if measured is None else self._beating(measured)
         )
         probe, unfaithful = build_probe(problem, json.loads(definition_json), record=self._record), None
-        if ":" in json.loads(problem_json)["use"]:
+        if own is not None:
             # The registered ones are faithful: the conformance tests hold them to it.
             try:
                 probe.require_faithful_copy()
@@ -184,7 +257,7 @@ class EstimatorWorker(Worker):
                 unfaithful = error.with_traceback(None)
             except Exception:
                 _log.debug("f raised while its copy was compared; the estimators will say what", exc_info=True)
-        return probe, problem.fingerprint, unfaithful
+        return _Built(probe=probe, fingerprint=problem.fingerprint, own=own, unfaithful=unfaithful)
 
     def _beating_record(self, work: Callable[[], object]) -> Callable[[], object]:
         """A CUDA graph whose every replay counts as a heartbeat: replays do not call the loss."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from itertools import islice
@@ -17,12 +18,14 @@ from estimators import ESTIMATORS, NullTest, Probe, null_test
 from estimators.probe.copies import UnfaithfulCopyError
 from estimators.probe.copy_test import FIX
 from sweeper.blame import Shipped, line_of, place_of, remedy
-from sweeper.errors import error_line, error_text
+from sweeper.errors import error_line, error_text, left_advice
 from sweeper.workers.estimator import build_probe
+from sweeper.workers.process_state import OwnState
 from sweeper.workers.trainer import update_rule_of
+from sweeper.workers.worker import is_users
 from trainers.errors import TrainerError
 from trainers.problem import Problem
-from trainers.problems import build_problem
+from trainers.problems import build_problem, import_problem
 from trainers.training.selftest import PROMISES, Finding, UntestableError, examine, require_examples
 from trainers.training.stepper import Stepper
 from trainers.trees import first_difference, holds_nothing
@@ -43,10 +46,24 @@ class _Code:
     problem: Mapping[str, Any]
     shipped: Shipped | None
 
+    @property
+    def _search(self) -> tuple[str, ...]:
+        return () if self.shipped is None else (str(self.shipped.folder),)
+
+    def load(self, own: OwnState) -> None:
+        """Import the user's module, if it is one, and note what that sets."""
+        if is_users(self.problem):
+            own.load(partial(import_problem, self.problem["use"], search=self._search))
+
+    @contextmanager
+    def in_force(self, own: OwnState) -> Iterator[None]:
+        """As an attempt of its own: with what the import has set, and without what was set before."""
+        with own.whole(keep=False), own.in_force(keep=False):
+            yield
+
     def build(self, seed: int) -> Problem:
         options = {key: value for key, value in self.problem.items() if key != "use"}
-        search = () if self.shipped is None else (str(self.shipped.folder),)
-        return build_problem(self.problem["use"], options, seed=seed, search=search)
+        return build_problem(self.problem["use"], options, seed=seed, search=self._search)
 
 
 def _code(problem: Mapping[str, Any], shipped: Sequence[str] | None) -> _Code:
@@ -85,12 +102,13 @@ def check_problem(
     """
     torch.set_num_threads(threads)
     code = _code(problem, shipped)
+    own = OwnState()
     estimators = [] if measure is None else measure["estimators"]
     measured = [f"a snapshot can be measured: {entry['use']}" for entry in estimators]
     function = [] if measure is None else [_FUNCTION]
     yield {"promises": [_IMPORTABLE, *PROMISES, *function, *measured]}
     told: dict[tuple[str, str, int], str] = {}
-    first = _importable(code, seed)
+    first = _importable(code, own, seed)
     yield _row(first, code, told)
     if first.raised is not None:
         for promise in (*PROMISES, *function, *measured):
@@ -98,17 +116,24 @@ def check_problem(
         return
     share = 0.1 if measure is None else measure["data_fraction"]
     shares = [share] if measure is None else [share, share * measure["audit"]["share"]]
-    for finding in examine(code.build, seed=seed, shares=shares):
+    findings = examine(code.build, seed=seed, shares=shares)
+    while True:
+        with code.in_force(own):
+            finding = next(findings, None)
+        if finding is None:
+            break
         yield _row(finding, code, told)
     if measure is None:
         return
-    of_f = _is_function(code, measure, seed=seed)
+    with code.in_force(own):
+        of_f = _is_function(code, measure, seed=seed)
     yield _row(of_f, code, told)
     for promise, entry in zip(measured, estimators, strict=True):
         try:
             if of_f.broken:
                 raise UntestableError("what would be measured is not a function of the parameters")
-            finding = _measured(code, rule, measure, entry, steps=steps, seed=seed)
+            with code.in_force(own):
+                finding = _measured(code, rule, measure, entry, steps=steps, seed=seed)
         except UntestableError as why:
             finding = Finding(promise=promise, untested=str(why))
         except BaseException as error:  # an exit, too, is what the problem did
@@ -120,18 +145,21 @@ def check_problem(
 _IMPORTABLE = "a worker can import and build it from what is shipped"
 
 
-def _importable(code: _Code, seed: int) -> Finding:
+def _importable(code: _Code, own: OwnState, seed: int) -> Finding:
     """Whether a process that has only what is shipped can build the problem."""
     started = time.monotonic()
     try:
-        code.build(seed)
+        code.load(own)
+        with code.in_force(own):
+            code.build(seed)
     except BaseException as error:
         return Finding(promise=_IMPORTABLE, raised=error)
     took = time.monotonic() - started
     if took > _SLOW_S:
         fix = "load less in the factory: every attempt of every trial calls it"
         return Finding(promise=_IMPORTABLE, broken=f"building took {took:.0f} s", fix=fix)
-    return Finding(promise=_IMPORTABLE)
+    note = "" if own.left_behind is None else f"but it {left_advice(own.left_behind)}"
+    return Finding(promise=_IMPORTABLE, note=note)
 
 
 _FUNCTION = "what is measured is a function of the parameters alone, also in a copy of the model"
@@ -265,9 +293,11 @@ def null_test_problem(
     """
     torch.set_num_threads(threads)
     code = _code(problem, shipped)
-    build = partial(code.build, seed)
+    build, own = partial(code.build, seed), OwnState()
     try:
-        found = null_test(lambda: build_probe(build(), measure), flat_parameters(build().model))
+        code.load(own)
+        with code.in_force(own):
+            found = null_test(lambda: build_probe(build(), measure), flat_parameters(build().model))
     except BaseException as error:
         if code.shipped is None and not isinstance(error, TrainerError):
             raise

@@ -6,8 +6,9 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,11 +27,15 @@ from sweeper.protocol.messages import (
     SnapshotHeader,
     SnapshotItem,
     TrainerItem,
+    ends_attempt,
+    ends_work,
 )
 from sweeper.store.run_dir import file_hash
 from sweeper.workers.analytic import train_side_by_side
+from sweeper.workers.process_state import OwnState
 from sweeper.workers.snapshots import keep_snapshot
-from sweeper.workers.worker import Worker
+from sweeper.workers.worker import Worker, is_users
+from trainers.seeding import seed_other_generators
 from trainers.training.checkpoint import TrainingState, dump, load
 from trainers.training.ledger import join_rows
 from trainers.training.loop import Progress, Segment, Snapshot, SnapshotSchedule, TrainSettings, train
@@ -68,7 +73,8 @@ class TrainerWorker(Worker):
         """Run attempts one after another, each from its last committed step to its end.
 
         Args:
-            assignments: The attempts; those after a stopped one are not begun.
+            assignments: The attempts; those after a stopped one are not begun, and neither are those after one that
+                leaves this process unfit for them.
 
         Yields:
             Snapshots, heartbeats and segments; an attempt's last segment has an outcome. If the trial's code raises,
@@ -82,15 +88,17 @@ class TrainerWorker(Worker):
         for assignment in assignments:
             segment = SegmentId(assignment.trial, assignment.attempt, 0)
             handed_over = False
+            own = OwnState()
             try:
-                for item in self._attempt(assignment):
+                for item in self._contained(own, assignment):
+                    if isinstance(item, SegmentItem) and ends_attempt(item):
+                        item = replace(item, left_behind=own.left_behind)
                     handed_over = True
                     yield item
                     handed_over = False
-                    if isinstance(item, SegmentItem):
-                        if item.outcome == "stopped":
-                            return
-                        segment = item.segment.following
+                    if ends_work(item):
+                        return
+                    segment = item.segment.following if isinstance(item, SegmentItem) else segment
             except _DiskError as error:
                 yield _raised(segment, error, disk=error.args)
                 return
@@ -98,10 +106,22 @@ class TrainerWorker(Worker):
                 # What the consumer throws in ends the stream; the user's code may raise SystemExit and its like, too.
                 if handed_over:
                     raise
-                yield _raised(segment, error)
+                yield (last := replace(_raised(segment, error), left_behind=own.left_behind))
+                if ends_work(last):
+                    return
 
-    def _attempt(self, assignment: Assignment) -> Iterator[TrainerItem]:
+    def _contained(self, own: OwnState, assignment: Assignment) -> Iterator[TrainerItem]:
+        """An attempt that leaves the process as it was."""
+        items = self._attempt(assignment)
+        if not is_users(assignment.problem):
+            return items  # the conformance tests hold the registered ones to it
+        self._import(own, assignment.problem)
+        return own.pieces(items, is_last=ends_attempt)
+
+    def _attempt(self, assignment: Assignment) -> Generator[TrainerItem]:
         started = time.time()
+        if is_users(assignment.problem):
+            seed_other_generators(assignment.seed)
         problem = self._build(assignment.problem, assignment.seed)
         if assignment.fingerprint not in {None, problem.fingerprint}:
             raise IntegrityError(
@@ -109,7 +129,7 @@ class TrainerWorker(Worker):
                 "restore it, or start a new run with --out"
             )
         state, damaged = self._resume(assignment)
-        if ":" in assignment.problem["use"]:
+        if is_users(assignment.problem):
             # The registered ones are pure: the conformance tests hold them to it.
             require_pure_batches(
                 problem,

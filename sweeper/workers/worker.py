@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,23 @@ import torch
 
 from sweeper.protocol.messages import WorkerFacts
 from sweeper.store.run_dir import RunDir
+from sweeper.workers.process_state import OwnState
 from trainers.problem import Problem
-from trainers.problems import build_problem
+from trainers.problems import build_problem, import_problem
 
-__all__ = ["Worker"]
+__all__ = ["Worker", "is_users"]
+
+
+def is_users(problem: Mapping[str, Any]) -> bool:
+    """Whether a problem is code of the user's own.
+
+    Args:
+        problem: The resolved section.
+
+    Returns:
+        False for a registered one.
+    """
+    return ":" in problem["use"]
 
 
 class Worker:
@@ -50,6 +64,10 @@ class Worker:
     def _set_num_threads(self) -> None:
         """Set the thread count; OpenMP keeps it per calling thread, and a method may run in any thread."""
         torch.set_num_threads(self._threads)
+
+    def _import(self, own: OwnState, problem: Mapping[str, Any]) -> None:
+        """Import the module of a user's problem, if this process has not, and take down what that sets."""
+        own.load(partial(import_problem, problem["use"], search=self._search))
 
     def _build(self, problem: Mapping[str, Any], seed: int) -> Problem:
         options = {key: value for key, value in problem.items() if key != "use"}

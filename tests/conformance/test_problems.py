@@ -5,7 +5,8 @@ from __future__ import annotations
 import copy
 import math
 import random
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from estimators import ESTIMATORS, ProbePolicy, null_test
 from estimators.probe.gradient import freeze_stochastic_layers
 from sweeper.tables.parts import MEASUREMENTS, measurement_rows
 from sweeper.workers.estimator import build_probe
+from sweeper.workers.process_state import STATE
 from trainers.problem import Problem
 from trainers.problems import PROBLEMS, build_problem
 from trainers.problems.image_classification import MODELS as IMAGE_MODELS
@@ -236,8 +238,8 @@ def test_the_same_weights_twice_give_exactly_the_same_gradient(build: Build, bat
     assert found.grad_norm > 0
 
 
-def test_every_estimator_measures_every_problem(build: Build) -> None:
-    problem = build()
+def every_row(problem: Problem) -> Iterator[tuple[str, dict[str, Any]]]:
+    """What every estimator says of a snapshot at the problem's weights."""
     measure = {"data_fraction": 0.2, "probe": vars(ProbePolicy()), "audit": {"at": "snapshot", "share": 0.5}}
     probe = build_probe(problem, measure)
     here = flat_parameters(problem.model)
@@ -248,10 +250,31 @@ def test_every_estimator_measures_every_problem(build: Build) -> None:
         "gradient_noise": {"num_batches": 2},
     }
     for name, estimator in ESTIMATORS.items():
-        row = estimator(probe, iterates, **options.get(name, {}))
+        yield name, estimator(probe, iterates, **options.get(name, {}))
+
+
+def test_every_estimator_measures_every_problem(build: Build) -> None:
+    rows = dict(every_row(build()))
+    assert rows.keys() == ESTIMATORS.keys()
+    for name, row in rows.items():
         assert math.isfinite(row["grad_norm"]), name
         assert set(row) <= set(MEASUREMENTS[name].names), name
         assert measurement_rows(name, [row]).num_rows == 1
+
+
+def test_training_and_measuring_leave_the_process_as_it_was(build: Build) -> None:
+    # So workers put nothing back after the registered problems.
+    before = [(entry, entry.read()) for entry in STATE]
+    problem = build()
+    threads = threading.active_count()
+    settings = TrainSettings(steps=3, evaluate_every=2)
+    for _ in train(problem, UpdateRule(learning_rate=0.01, clip_norm=1.0), settings, seed=7):
+        pass
+    assert len(list(every_row(build()))) == len(ESTIMATORS)
+    changed = {entry.name for entry, value in before if not entry.same(value, entry.read())}
+    # Which is seeded before everything that draws from it.
+    assert changed <= {"torch's generator"}
+    assert threading.active_count() == threads
 
 
 def test_metrics_are_finite_and_repeat(build: Build) -> None:

@@ -30,6 +30,7 @@ from sweeper.protocol.messages import (
     TrainerDown,
     TrainerUp,
     ends_attempt,
+    ends_work,
 )
 from sweeper.protocol.pools import PoolSize
 from sweeper.protocol.view import View
@@ -75,17 +76,20 @@ class InlinePools:
         self.hangs: Callable[[int], bool] = lambda slot: False
         self.hangs_measuring: Callable[[int], bool] = lambda slot: False
         self.asked: list[int] = []
+        self.started = {"trainer": 0, "estimator": 0}
 
     def start_trainer(self, slot: int) -> None:
         # The user's own code is next to the spec, or here.
         search = (str(Path(__file__).parent), str(self.run_dir.parent))
         worker = TrainerWorker(run_dir=str(self.run_dir), threads=1, device="cpu", search=search)
         self.trainers[slot] = worker
+        self.started["trainer"] += 1
         self.news.append(TrainerUp(slot=slot, facts=worker.facts()))
 
     def start_estimator(self, slot: int) -> None:
         worker = EstimatorWorker(run_dir=str(self.run_dir), threads=1, device="cpu")
         self.estimators[slot] = worker
+        self.started["estimator"] += 1
         self.news.append(EstimatorUp(slot=slot, facts=worker.facts()))
 
     def train(self, slot: int, assignments: Sequence[Assignment]) -> None:
@@ -130,7 +134,7 @@ class InlinePools:
             news.append(FromTrainer(slot=slot, item=item))
             if ends_attempt(item):
                 self.unfinished[slot] -= 1
-                if self.unfinished[slot] == 0 or getattr(item, "outcome", None) == "stopped":
+                if self.unfinished[slot] == 0 or ends_work(item):
                     del self.streams[slot]
         self.polls += 1
         self.held_back += not read_trainers

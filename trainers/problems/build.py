@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -17,10 +18,10 @@ from trainers.errors import TrainerError
 from trainers.options import call_factory, nearest
 from trainers.problem import Batch, Problem
 from trainers.problems.registry import PROBLEMS
-from trainers.seeding import seed_generators
+from trainers.seeding import seeded
 from trainers.trees import map_tensors
 
-__all__ = ["build_problem"]
+__all__ = ["build_problem", "import_problem"]
 
 
 def build_problem(
@@ -29,7 +30,7 @@ def build_problem(
     """The problem that a spec names.
 
     Initial weights and batch order are functions of ``seed``, so that equal seeds start equal in every cell of a sweep:
-    torch's global generator is seeded before the factory runs and restored afterwards.
+    the global generators of torch, NumPy and Python are seeded before the factory runs and restored afterwards.
 
     Args:
         use: A name in :data:`~trainers.problems.registry.PROBLEMS`, or ``package.module:factory``.
@@ -50,14 +51,42 @@ def build_problem(
         1
     """
     factory = _find(use, search)
-    devices = [torch.device(device)] if torch.device(device).type == "cuda" else []
-    with torch.random.fork_rng(devices=devices):
-        seed_generators(torch.device(device), seed)
-        with _in_front(search):
-            problem = call_factory(factory, options, {"seed": seed, "device": device}, called=f"problem {use!r}")
+    with seeded(torch.device(device), seed), _in_front(search):
+        problem = call_factory(factory, options, {"seed": seed, "device": device}, called=f"problem {use!r}")
     if not isinstance(problem, Problem):
         raise TrainerError(f"problem {use!r}: the factory must return a trainers.problem.Problem, not {problem!r:.80}")
     return _on_device(problem, torch.device(device))
+
+
+def import_problem(use: str, *, search: Sequence[str] = ()) -> ModuleType:
+    """Import the module of a user's own problem.
+
+    What it draws from global generators meanwhile is the same in every process, whatever ran there before.
+
+    Args:
+        use: ``package.module:factory``.
+        search: Folders in front of ``sys.path`` meanwhile.
+
+    Returns:
+        The module.
+
+    Raises:
+        TrainerError: There is no such module, or none that it imports.
+    """
+    module_name = use.partition(":")[0]
+    _reach_beside_ours(search)
+    with seeded(torch.device("cpu"), 0), _in_front(search):
+        importlib.invalidate_caches()
+        try:
+            return importlib.import_module(module_name)
+        except ModuleNotFoundError as error:
+            # A module that the user's own module imports and that is missing is a different mistake.
+            if error.name is None or not f"{module_name}.".startswith(f"{error.name}."):
+                raise TrainerError(
+                    f"problem {use!r}: {module_name} imports {error.name!r}, which is missing"
+                ) from error
+            looked = ", ".join(search) or "sys.path"
+            raise TrainerError(f"problem {use!r}: there is no module {error.name!r} in {looked}") from error
 
 
 def _find(use: str, search: Sequence[str]) -> Callable[..., Any]:
@@ -67,19 +96,7 @@ def _find(use: str, search: Sequence[str]) -> Callable[..., Any]:
     module_name, separator, attribute = use.partition(":")
     if not (separator and module_name and attribute):
         raise TrainerError(f"unknown problem {use!r}; {nearest(use, PROBLEMS)}; your own: package.module:factory")
-    _reach_beside_ours(search)
-    with _in_front(search):
-        importlib.invalidate_caches()
-        try:
-            module = importlib.import_module(module_name)
-        except ModuleNotFoundError as error:
-            # A module that the user's own module imports and that is missing is a different mistake.
-            if error.name is None or not f"{module_name}.".startswith(f"{error.name}."):
-                raise TrainerError(
-                    f"problem {use!r}: {module_name} imports {error.name!r}, which is missing"
-                ) from error
-            looked = ", ".join(search) or "sys.path"
-            raise TrainerError(f"problem {use!r}: there is no module {error.name!r} in {looked}") from error
+    module = import_problem(use, search=search)
     factory: Any = module
     for name in attribute.split("."):
         if not hasattr(factory, name):
@@ -115,12 +132,14 @@ def _reach_beside_ours(search: Sequence[str]) -> None:
 @contextmanager
 def _in_front(search: Sequence[str]) -> Iterator[None]:
     """Put ``search`` in front of ``sys.path`` for a while, including while the factory runs, which may import more."""
-    before = list(sys.path)
     sys.path[:0] = search
     try:
         yield
     finally:
-        sys.path[:] = before
+        # What the module itself has put there stays: it may import more while it is trained.
+        for place in search:
+            if place in sys.path:
+                sys.path.remove(place)
 
 
 def _on_device(problem: Problem, device: torch.device) -> Problem:

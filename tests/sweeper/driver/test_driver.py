@@ -297,6 +297,49 @@ def test_user_code_that_exits_fails_its_trial_alone_with_its_text(
     assert "exiting_problem.py" in log
 
 
+PATCHING = """
+import torch
+from torch import nn
+from trainers.problem import Problem
+
+def one(*, patches, seed, device):
+    if patches == "factory":
+        nn.functional.relu = nn.functional.gelu
+    data = torch.linspace(-1, 1, 12).reshape(4, 3)
+
+    def loss(model, batch, carry):
+        return nn.functional.relu(model(batch)).square().mean(), carry
+
+    return Problem(model=nn.Linear(3, 2), loss=loss, batch=lambda step: data, probe=lambda share: [data],
+                   steps_per_epoch=5, fingerprint="patching")
+"""
+
+
+def test_trials_that_leave_something_behind_cost_a_worker_each_which_is_said_once(
+    inline_run: InlineRun, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "patching_problem.py").write_text(PATCHING)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    spec = (
+        "problem: {{use: 'patching_problem:one', patches: 'no'}}\nupdate_rule: {{learning_rate: 0.1}}\n"
+        "train: {{steps: 6, checkpoint_every: 2}}\nmeasure: {{every: 2, data_fraction: 1}}\n"
+        "sweep: {{grid: {{problem.patches: [{}]}}, seeds: 2}}"
+    )
+    for name in ("alone", "mixed"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "patching_problem.py").write_text(PATCHING)
+    alone = inline_run(spec.format("'no'"), name="alone")()
+    mixed = inline_run(spec.format("factory, 'no'"), name="mixed")()
+    assert alone.pools.started == {"trainer": 2, "estimator": 2}
+    assert mixed.pools.started["trainer"] > 2
+    assert mixed.pools.started["estimator"] > 2
+    told = [line for line in mixed.listener.lines if "is replaced" in line]
+    assert len(told) == 2, "once for trainers and once for estimators, not once for each trial"
+    assert "leaves behind what cannot be put back for other trials (torch.nn.functional.relu)" in told[0]
+    # Their rows are compared in tests/end_to_end: here, all workers are one process, and their trials alternate.
+    assert (tables(mixed.run_dir.path)["trials"]["status"] == "done").all()
+
+
 def _write_problem(inline_run: InlineRun, monkeypatch: pytest.MonkeyPatch, exit_by: str) -> None:
     """Put a module that exits at a step where runs look for it."""
     plain = "problem: {use: deep_linear}\nupdate_rule: {learning_rate: 1}\ntrain: {steps: 1}"

@@ -42,6 +42,20 @@ def test_a_dead_estimator_is_replaced_and_its_snapshot_measured_by_another() -> 
     assert given_out(queue.handle(events.EstimatorReady(slot=1))) == [(1, "a", 0)]
 
 
+def test_a_spoiled_estimator_is_replaced_before_it_measures_another_snapshot() -> None:
+    queue = KeptQueue(snapshots(a=2), max_attempts=2)
+    queue.handle(events.EstimatorReady(slot=0))
+    replaced = [events.RetireEstimator(slot=0), events.ReplaceEstimator(slot=0)]
+    assert queue.handle(events.Measured(slot=0, snapshot=SnapshotId("a", 0, 0), spoiled=True)) == replaced
+    assert given_out(queue.handle(events.EstimatorReady(slot=0))) == [(0, "a", 1)]
+    failed = events.MeasureRaised(slot=0, snapshot=SnapshotId("a", 0, 1), error="no", spoiled=True)
+    assert queue.handle(failed) == replaced
+    assert given_out(queue.handle(events.EstimatorReady(slot=0))) == [(0, "a", 1)]
+    last = events.Measured(slot=0, snapshot=SnapshotId("a", 0, 1), spoiled=True)
+    assert queue.handle(last) == [events.RetireEstimator(slot=0)], "nothing is left to measure"
+    assert queue.finished
+
+
 def test_a_snapshot_that_fails_again_and_again_is_given_up_and_the_rest_goes_on() -> None:
     queue = KeptQueue(snapshots(a=2), max_attempts=2)
     queue.handle(events.EstimatorReady(slot=0))

@@ -216,6 +216,46 @@ def test_what_a_dead_trainer_had_not_begun_goes_back_to_the_front_unharmed() -> 
     assert again.starts[0] == events.Start(trial="c", attempt=2, step=0)
 
 
+def test_a_spoiled_trainer_is_replaced_before_its_next_trial_and_what_it_had_not_begun_waits_at_the_front() -> None:
+    schedule = schedule_of(*"abcdefgh", max_attempts=2)
+    schedule.handle(events.TrainerReady(slot=0))
+    batch = schedule.handle(events.SegmentEnded(slot=0, stop=1, outcome="done", seconds=0.01))[-1]
+    assert isinstance(batch, events.StartTrials)
+    assert [each.trial for each in batch.starts] == ["b", "c", "d"]
+    done = schedule.handle(events.SegmentEnded(slot=0, stop=1, outcome="done", seconds=0.01, spoiled=True))
+    assert done == [events.Abandon(slot=0), events.Commit(segment=segment("b"))]
+    again = schedule.handle(events.TrainerReady(slot=0))[-1]
+    assert isinstance(again, events.StartTrials)
+    assert again.starts[0] == events.Start(trial="c", attempt=2, step=0)
+    raised = schedule.handle(events.TrialRaised(slot=0, error="no", spoiled=True))
+    assert raised[0] == events.Abandon(slot=0)
+    assert not any(isinstance(command, events.StartTrials) for command in raised), "not on what is being ended"
+    assert events.NoteFailure(trial="c", attempt=2, kind="raised", error="no") in raised
+
+
+def test_a_spoiled_trainer_is_not_replaced_once_the_sweep_stops() -> None:
+    schedule = schedule_of("a", "b")
+    schedule.handle(events.TrainerReady(slot=0))
+    schedule.handle(events.StopRequested())
+    ended = schedule.handle(events.SegmentEnded(slot=0, stop=1, outcome="done", spoiled=True))
+    assert ended == [events.RetireTrainer(slot=0), events.Commit(segment=segment("a"))]
+
+
+def test_a_spoiled_estimator_is_replaced_before_its_next_snapshot() -> None:
+    schedule = schedule_of("a")
+    schedule.handle(events.TrainerReady(slot=0))
+    schedule.handle(events.EstimatorReady(slot=0))
+    for step in (0, 1):
+        schedule.handle(events.SnapshotTaken(slot=0, step=step))
+    replaced = [events.RetireEstimator(slot=0), events.ReplaceEstimator(slot=0)]
+    assert schedule.handle(events.Measured(slot=0, snapshot=snapshot("a", 0), spoiled=True)) == replaced
+    second = [events.Measure(slot=0, snapshot=snapshot("a", 1))]
+    assert schedule.handle(events.EstimatorReady(slot=0)) == second
+    failed = events.MeasureRaised(slot=0, snapshot=snapshot("a", 1), error="no", spoiled=True)
+    assert schedule.handle(failed) == replaced
+    assert schedule.handle(events.EstimatorReady(slot=0)) == second
+
+
 class World:
     """Workers that obey the schedule and fail at random; holds what has become durable."""
 
@@ -251,6 +291,8 @@ class World:
                     self.training.pop(slot, None)
                     self.queues.pop(slot, None)
                     self.idle.append(events.TrainerReady(slot=slot))
+                case events.RetireEstimator(slot=slot):
+                    assert slot not in self.measuring, "it has delivered"
                 case events.ReplaceEstimator(slot=slot):
                     self.idle.append(events.EstimatorReady(slot=slot))
                 case _:
@@ -265,6 +307,17 @@ class World:
             trial, attempt, step = self.queues[slot].popleft()
             self.training[slot] = (trial, attempt, step)
             self.current[slot] = SegmentId(trial, attempt, 0)
+
+    def is_spoiled(self) -> bool:
+        return self.draw.draw(st.sampled_from([False, False, True]))
+
+    def end_attempt(self, slot: int, *, spoiled: bool) -> None:
+        """A trainer goes on with its next trial, unless it must not."""
+        if spoiled:
+            del self.training[slot]
+            del self.queues[slot]
+        else:
+            self.begin_next(slot)
 
     def step(self) -> None:
         moves = []
@@ -291,21 +344,24 @@ class World:
                 outcome = "done" if move == "end" else None
                 done = self.current[trainer]
                 self.stops[done] = (at, outcome)
+                spoiled = move == "end" and self.is_spoiled()
                 if outcome:
-                    self.begin_next(trainer)
+                    self.end_attempt(trainer, spoiled=spoiled)
                 else:
                     self.current[trainer] = done._replace(number=done.number + 1)
                 seconds = self.draw.draw(st.sampled_from([0.01, 0.02]))
-                self.obey(events.SegmentEnded(slot=trainer, stop=at, outcome=outcome, seconds=seconds))
+                self.obey(events.SegmentEnded(slot=trainer, stop=at, outcome=outcome, seconds=seconds, spoiled=spoiled))
             case "raise":
-                self.begin_next(trainer)
-                self.obey(events.TrialRaised(slot=trainer, error="raised"))
+                spoiled = self.is_spoiled()
+                self.end_attempt(trainer, spoiled=spoiled)
+                self.obey(events.TrialRaised(slot=trainer, error="raised", spoiled=spoiled))
             case "die":
                 del self.training[trainer]
                 del self.queues[trainer]
                 self.obey(events.TrainerDied(slot=trainer, error="died"))
             case "measured":
-                self.obey(events.Measured(slot=estimator, snapshot=self.measuring.pop(estimator)))
+                taken, spoiled = self.measuring.pop(estimator), self.is_spoiled()
+                self.obey(events.Measured(slot=estimator, snapshot=taken, spoiled=spoiled))
             case "estimator dies":
                 del self.measuring[estimator]
                 self.obey(events.EstimatorDied(slot=estimator, error="died"))

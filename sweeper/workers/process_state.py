@@ -1,0 +1,188 @@
+"""What user code changes for its whole process holds for its own trial, and only while that runs.
+
+A worker trains one trial after another, and measures snapshots of several in turn. What one of them sets, such as
+torch's default dtype, must not reach the next. So a trial's settings are put back whenever its code returns, and set
+again before it goes on. What its module sets when it is imported belongs to every trial of that module, though a
+process imports it only once.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import sysconfig
+import threading
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from types import ModuleType
+from typing import Any, TypeVar
+from weakref import WeakKeyDictionary
+
+from sweeper.errors import error_line
+from sweeper.workers.python_state import PYTHON_STATE, Entry
+from sweeper.workers.torch_state import TORCH_STATE
+
+__all__ = ["STATE", "OwnState"]
+
+_Item = TypeVar("_Item")
+
+STATE: tuple[Entry, ...] = (*TORCH_STATE, *PYTHON_STATE)
+"""Everything that is put back."""
+
+_QUICK = tuple(entry for entry in STATE if not entry.costly)
+_COSTLY = tuple(entry for entry in STATE if entry.costly)
+
+_SET_BY_IMPORT: WeakKeyDictionary[ModuleType, dict[str, Any]] = WeakKeyDictionary()
+"""A user's module to what importing it has set in this process."""
+
+_END = object()
+
+_LEAVE_S = 0.2
+"""How long a thread may take to end once nothing holds it."""
+
+
+class OwnState:
+    """What one trial's code has set for its process.
+
+    Example:
+        >>> import torch
+        >>> own = OwnState()
+        >>> with own.whole(), own.in_force():
+        ...     torch.set_default_dtype(torch.float64)
+        >>> torch.get_default_dtype()
+        torch.float32
+        >>> with own.whole(), own.in_force():
+        ...     torch.get_default_dtype()
+        torch.float64
+        >>> own.left_behind is None
+        True
+    """
+
+    def __init__(self) -> None:
+        self._own: dict[str, Any] = {}
+        self._left: dict[str, None] = {}
+
+    @property
+    def left_behind(self) -> str | None:
+        """What the trial has changed that cannot be put back, in a few words; None if another may follow."""
+        return "; ".join(self._left) or None
+
+    def load(self, load: Callable[[], ModuleType]) -> None:
+        """Import the trial's own module, or set again what importing it has set.
+
+        Args:
+            load: Imports it, if that has not been done, and returns it.
+        """
+        with self.whole(), self.in_force():
+            module = load()
+        # What the import leaves behind is there for every trial of the module, whichever comes first.
+        self._left.clear()
+        self._own = dict(_SET_BY_IMPORT.setdefault(module, self._own))
+
+    @contextmanager
+    def whole(self, *, keep: bool = True) -> Iterator[None]:
+        """Around everything that the trial does here, at most one of a process at a time.
+
+        Args:
+            keep: Whether what it changes in the meantime is set again the next time.
+        """
+        threads = frozenset(threading.enumerate())
+        try:
+            with self._swapped(_COSTLY, keep=keep):
+                yield
+        finally:
+            self._left |= dict.fromkeys(_left_threads(threads))
+
+    @contextmanager
+    def in_force(self, *, keep: bool = True) -> Iterator[None]:
+        """Around each piece of it, inside :meth:`whole`; pieces of several trials may alternate.
+
+        Args:
+            keep: As for :meth:`whole`.
+        """
+        with self._swapped(_QUICK, keep=keep):
+            yield
+
+    def pieces(self, items: Generator[_Item], *, is_last: Callable[[_Item], bool]) -> Iterator[_Item]:
+        """A generator of the trial's, each of whose items is made with the trial's state in force.
+
+        Args:
+            items: The generator; it is closed with this one.
+            is_last: Whether an item is the last. Before that one is passed on, everything has been put back, so that
+                :attr:`left_behind` is known.
+
+        Yields:
+            Its items.
+        """
+        with self.whole():
+            try:
+                while (item := self._next(items)) is not _END and not is_last(item):
+                    yield item
+            finally:
+                with self.in_force():
+                    items.close()
+        if item is not _END:
+            yield item
+
+    def _next(self, items: Iterator[_Item]) -> Any:
+        with self.in_force():
+            return next(items, _END)
+
+    @contextmanager
+    def _swapped(self, entries: Sequence[Entry], *, keep: bool) -> Iterator[None]:
+        outside = [entry.read() for entry in entries]
+        # In reverse: what is put back first, such as a mode that sees all calls of torch, is set last.
+        for entry in reversed(entries):
+            if entry.name in self._own and entry.write is not None:
+                entry.write(self._own[entry.name])
+        try:
+            yield
+        finally:
+            changed = self._put_back(entries, outside)
+            if keep:
+                for entry in entries:
+                    self._own.pop(entry.name, None)
+                self._own |= changed
+
+    def _put_back(self, entries: Iterable[Entry], outside: Sequence[Any]) -> dict[str, Any]:
+        """Put back what is not as it was; returns how the trial had it."""
+        changed = {}
+        for entry, before in zip(entries, outside, strict=True):
+            try:
+                now = entry.read()
+                if entry.same(before, now):
+                    continue
+                if entry.traces and not entry.same(self._own.get(entry.name, before), now):
+                    self._left[entry.describe(before, now) if entry.describe else entry.name] = None
+                changed[entry.name] = now
+                if entry.write is not None:
+                    entry.write(before)
+            except Exception as error:
+                self._left[f"{entry.name} ({error_line(error)})"] = None
+        return changed
+
+
+def _left_threads(before: frozenset[threading.Thread]) -> list[str]:
+    """Threads of the trial's code that do not end with what they were started for."""
+
+    def left() -> list[threading.Thread]:
+        # Daemons, too: whatever is started from a thread of Ray's becomes one.
+        return [thread for thread in threading.enumerate() if thread not in before and not _is_a_librarys(thread)]
+
+    if left():
+        gc.collect()
+        for thread in left():
+            thread.join(_LEAVE_S)
+    return [f"a thread that goes on ({thread.name})" for thread in left()]
+
+
+def _is_a_librarys(thread: threading.Thread) -> bool:
+    """Whether an installed library runs a thread for itself, as progress bars do, or the thread is none of Python's."""
+    if isinstance(thread, threading._DummyThread):
+        return True
+    runs = type(thread).run if type(thread) is not threading.Thread else getattr(thread, "_target", None)
+    file: str = getattr(getattr(runs, "__code__", None), "co_filename", "")
+    return file.startswith(_INSTALLED)
+
+
+_INSTALLED = f"{sysconfig.get_paths()['purelib']}{os.sep}"
