@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from sweeper.errors import clean_text, error_traceback
+from sweeper.errors import error_traceback, last_line
 from sweeper.own_packages import own_folder
 
 __all__ = ["Died", "apart", "serve"]
@@ -57,8 +57,7 @@ class Died:
     @property
     def words(self) -> str:
         """Both in a line."""
-        last = self.printed.splitlines()[-1:]
-        return self.how + (f"; it printed last: {clean_text(last[0])[:300]}" if last else "")
+        return self.how + last_line(self.printed)
 
 
 def apart(task: str, arguments: Sequence[Mapping[str, Any]]) -> Iterator[tuple[int, Any]]:

@@ -15,6 +15,7 @@ __all__ = [
     "error_line",
     "error_text",
     "error_traceback",
+    "last_line",
     "left_advice",
     "memory_advice",
     "out_of_memory",
@@ -37,6 +38,23 @@ def memory_advice(resource: str) -> str:
         The end of a message.
     """
     return f"lower the problem's batch_size, or have fewer workers share the memory (resources.*.{resource} or count)"
+
+
+def last_line(printed: str) -> str:
+    r"""What a process printed last, as a part of a message about its end.
+
+    Args:
+        printed: Its last lines.
+
+    Returns:
+        One that begins with a semicolon, cut if it is long; empty if it printed nothing.
+
+    Example:
+        >>> last_line("loading\nno such corpus\n")
+        '; it printed last: no such corpus'
+    """
+    lines = printed.strip().splitlines()
+    return f"; it printed last: {_cut(clean_text(lines[-1].strip()), 300)}" if lines else ""
 
 
 def left_advice(left_behind: str) -> str:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import os
+import socket
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -20,11 +22,13 @@ from ray.exceptions import (
     RayError,
     RayTaskError,
 )
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from sweeper.cluster.capacity import WorkerSettings
+from sweeper.cluster.last_words import begin, last_words, outputs
 from sweeper.cluster.ray_session import node_rooms, without_place
 from sweeper.cluster.waiting import Want, explain
-from sweeper.errors import ClusterError, error_line, memory_advice
+from sweeper.errors import ClusterError, error_line, last_line, memory_advice
 from sweeper.labels import counted
 from sweeper.protocol.events import SnapshotId
 from sweeper.protocol.messages import (
@@ -56,6 +60,9 @@ Kind: TypeAlias = Literal["trainer", "estimator"]
 
 _MAX_UNREAD_ITEMS = 2
 """Objects that a trainer may send ahead of the driver: one snapshot takes two, a header and an array."""
+
+_LAST_WORDS_S = 10.0
+"""How long a node may take to say what a worker printed last; starting the process that looks takes a second or two."""
 
 _MAX_START_FAILURES = 3
 """How many actors of one kind in a row may die before they are up; then the sweep gives up."""
@@ -105,7 +112,22 @@ class _Beats:
     slot: int
 
 
-_Pending: TypeAlias = _Start | _Stream | _Verdict | _Beats
+@dataclass(frozen=True, kw_only=True)
+class _LastWords:
+    """What a worker that has died printed last, asked from its node: its death is told when that is known."""
+
+    kind: Kind
+    slot: int
+    error: Exception
+    until: float
+
+    @property
+    def is_late(self) -> bool:
+        """Whether nothing more is expected."""
+        return time.monotonic() > self.until
+
+
+_Pending: TypeAlias = _Start | _Stream | _Verdict | _Beats | _LastWords
 
 
 class RayPools:
@@ -130,6 +152,7 @@ class RayPools:
             "estimator": ray.remote(concurrency_groups={"control": 1})(_Estimator),
         }
         self._actors: dict[tuple[Kind, int], Any] = {}
+        self._facts: dict[tuple[Kind, int], WorkerFacts] = {}
         self._pending: dict[Any, _Pending] = {}
         self._start_failures: dict[Kind, int] = {"trainer": 0, "estimator": 0}
 
@@ -161,13 +184,15 @@ class RayPools:
 
     def ask_estimator(self, slot: int) -> None:
         """Ask an estimator whether it makes progress; an :class:`EstimatorBeat` follows, unless its process hangs."""
-        if _Beats(slot=slot) not in self._pending.values():
+        known = ("estimator", slot) in self._actors  # not one whose death is about to be told
+        if known and _Beats(slot=slot) not in self._pending.values():
             beats = self._actors["estimator", slot].beats.options(concurrency_group="control").remote()
             self._pending[beats] = _Beats(slot=slot)
 
     def stop_trainer(self, slot: int) -> None:
         """Ask a trainer to checkpoint and return."""
-        self._actors["trainer", slot].stop.options(concurrency_group="control").remote()
+        if ("trainer", slot) in self._actors:
+            self._actors["trainer", slot].stop.options(concurrency_group="control").remote()
 
     def kill_trainer(self, slot: int) -> None:
         """End a trainer's process; nothing more comes from it."""
@@ -197,7 +222,8 @@ class RayPools:
         ready, _ = ray.wait(watched, num_returns=1, timeout=timeout_s, fetch_local=False)
         if ready and len(watched) > 1:
             ready, _ = ray.wait(watched, num_returns=len(watched), timeout=0, fetch_local=False)
-        return [message for handle in ready for message in self._read(handle)]
+        late = [handle for handle, of in self._pending.items() if isinstance(of, _LastWords) and of.is_late]
+        return [message for handle in dict.fromkeys([*ready, *late]) for message in self._read(handle)]
 
     def held_up(self) -> str | None:
         """Why requested workers have no place yet; None if all have one. May be called from any thread."""
@@ -237,6 +263,7 @@ class RayPools:
 
     def _kill(self, kind: Kind, slot: int) -> None:
         self._forget(kind, slot)
+        self._facts.pop((kind, slot), None)
         actor = self._actors.pop((kind, slot), None)
         if actor is not None:
             ray.kill(actor)
@@ -254,9 +281,11 @@ class RayPools:
             case _Stream() as stream:
                 return self._read_stream(handle, stream)
             case _Verdict() as verdict:
-                return [self._read_verdict(handle, verdict)]
+                return self._read_verdict(handle, verdict)
             case _Beats() as beats:
                 return self._read_beats(handle, beats)
+            case _LastWords() as words:
+                return [self._read_last_words(handle, words)]
             case None:
                 # From a worker whose death was read earlier in the same batch, see ``_forget``.
                 return []
@@ -275,6 +304,7 @@ class RayPools:
             down = TrainerDown if kind == "trainer" else EstimatorDown
             return down(slot=slot, error=_death_of(kind, error))
         self._start_failures[kind] = 0
+        self._facts[kind, slot] = facts
         return TrainerUp(slot=slot, facts=facts) if kind == "trainer" else EstimatorUp(slot=slot, facts=facts)
 
     def _read_stream(self, handle: Any, stream: _Stream) -> list[Message]:
@@ -285,9 +315,7 @@ class RayPools:
             del self._pending[handle]
             return []
         except RayError as error:
-            self._forget("trainer", slot)
-            self._actors.pop(("trainer", slot), None)
-            return [TrainerDown(slot=slot, error=_death_of("trainer", error))]
+            return self._died("trainer", slot, error)
         stream.unfinished -= sum(map(ends_attempt, items))
         if stream.unfinished == 0 or any(map(ends_work, items)):
             del self._pending[handle]
@@ -312,17 +340,38 @@ class RayPools:
             ray.get(sent)
         return [replace(held, payload=sent)]
 
-    def _read_verdict(self, handle: Any, of: _Verdict) -> Message:
+    def _read_verdict(self, handle: Any, of: _Verdict) -> list[Message]:
         del self._pending[handle]
         try:
             verdict: Verdict = ray.get(handle)
         except (RayActorError, OutOfMemoryError, NodeDiedError) as error:
-            del self._actors["estimator", of.slot]
-            self._forget("estimator", of.slot)
-            return EstimatorDown(slot=of.slot, error=_death_of("estimator", error))
+            return self._died("estimator", of.slot, error)
         except (ObjectLostError, OwnerDiedError, GetTimeoutError, RayTaskError) as error:
-            return Lost(slot=of.slot, snapshot=of.snapshot, error=error_line(error))
-        return verdict
+            return [Lost(slot=of.slot, snapshot=of.snapshot, error=error_line(error))]
+        return [verdict]
+
+    def _died(self, kind: Kind, slot: int, error: Exception) -> list[Message]:
+        """A worker has died: told at once if what it printed is on this machine, else when its node has said."""
+        self._forget(kind, slot)
+        self._actors.pop((kind, slot), None)
+        facts = self._facts.pop((kind, slot), None)
+        if facts is None or not facts.outputs or isinstance(error, NodeDiedError):
+            return [_down(kind, slot, error, "")]
+        if facts.host == socket.gethostname() and all(map(os.path.exists, facts.outputs)):
+            return [_down(kind, slot, error, last_words(facts.outputs))]
+        on_its_node = NodeAffinitySchedulingStrategy(node_id=facts.node, soft=False)
+        look = ray.remote(last_words).options(num_cpus=0, max_retries=0, scheduling_strategy=on_its_node)
+        words = _LastWords(kind=kind, slot=slot, error=error, until=time.monotonic() + _LAST_WORDS_S)
+        self._pending[look.remote(facts.outputs)] = words
+        return []
+
+    def _read_last_words(self, handle: Any, of: _LastWords) -> Message:
+        del self._pending[handle]
+        try:
+            printed: str = ray.get(handle, timeout=0 if of.is_late else 1)
+        except RayError:
+            printed = ""  # the node has gone, too, or is too slow
+        return _down(of.kind, of.slot, of.error, printed)
 
     def _read_beats(self, handle: Any, of: _Beats) -> list[Message]:
         del self._pending[handle]
@@ -333,16 +382,22 @@ class RayPools:
             return []
 
 
-def _death_of(kind: Kind, error: Exception) -> str:
+def _down(kind: Kind, slot: int, error: Exception, printed: str) -> Message:
+    down = TrainerDown if kind == "trainer" else EstimatorDown
+    return down(slot=slot, error=_death_of(kind, error, printed), printed=printed)
+
+
+def _death_of(kind: Kind, error: Exception, printed: str = "") -> str:
     """How a worker died, in one line; Ray's own text can be twenty lines that do not say it."""
+    last = last_line(printed)
     if isinstance(error, OutOfMemoryError):
-        return f"Ray ended the {kind} because its node ran short of memory; {memory_advice('cpus')}"
+        return f"Ray ended the {kind} because its node ran short of memory{last}; {memory_advice('cpus')}"
     if "unexpectedly exits" in str(error):
         return (
-            f"the {kind}'s process was killed from outside or crashed, for example because the system was short of "
-            f"memory; if so, {memory_advice('cpus')}"
+            f"the {kind}'s process exited, crashed or was killed{last}; if the system was short of memory, "
+            f"{memory_advice('cpus')}"
         )
-    return error_line(error)
+    return f"{error_line(error)}{last}"
 
 
 class _Trainer:
@@ -351,12 +406,12 @@ class _Trainer:
     def __init__(self, **settings: Any) -> None:
         from sweeper.workers.trainer import TrainerWorker
 
-        self._worker = TrainerWorker(**settings)
+        self._worker = TrainerWorker(**settings, begin=begin)
         # In addition to the host, which several nodes may share.
         self._node = ray.get_runtime_context().get_node_id()
 
     def facts(self) -> WorkerFacts:
-        return self._worker.facts()
+        return replace(self._worker.facts(), node=self._node, outputs=outputs())
 
     def stop(self) -> None:
         self._worker.stop()
@@ -382,10 +437,11 @@ class _Estimator:
     def __init__(self, **settings: Any) -> None:
         from sweeper.workers.estimator import EstimatorWorker
 
-        self._worker = EstimatorWorker(**settings)
+        self._worker = EstimatorWorker(**settings, begin=begin)
 
     def facts(self) -> WorkerFacts:
-        return self._worker.facts()
+        node = ray.get_runtime_context().get_node_id()
+        return replace(self._worker.facts(), node=node, outputs=outputs())
 
     def beats(self) -> int:
         return self._worker.beats()

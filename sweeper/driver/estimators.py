@@ -67,6 +67,7 @@ class Estimators:
         self.failed = 0
         self._errors: set[str] = set()
         self._told: set[str] = set()
+        self._at_work: dict[int, SnapshotId] = {}
         self._run_dir = run_dir
         self._pool = pool
         self._snapshots = snapshots
@@ -87,26 +88,32 @@ class Estimators:
             case EstimatorUp(slot=slot, facts=facts):
                 _log.info("estimator %d is up: %s", slot, facts)
                 return events.EstimatorReady(slot=slot)
-            case EstimatorDown(slot=slot, error=error):
+            case EstimatorDown(slot=slot, error=error, printed=printed):
                 self._heartbeats.end(slot)
                 self._say(f"estimator {slot} died: {error}; starting another")
+                if (snapshot := self._at_work.pop(slot, None)) is not None:
+                    told = f"{error}\nIts last lines:\n{printed}" if printed else error
+                    self._run_dir.log_trial(snapshot.trial, f"measuring step {snapshot.step}", told)
                 return events.EstimatorDied(slot=slot, error=error)
             case EstimatorBeat(slot=slot, beats=beats):
                 self._heartbeats.hear(slot, beats, now=time.monotonic())
                 return None
             case Rows(slot=slot, snapshot=snapshot):
+                self._at_work.pop(slot, None)
                 self._heartbeats.end(slot)
                 self._tell_failed(message)
                 self.measured += self._snapshots.add_rows(snapshot, message.rows, message.estimate_s)
                 self._tell_left(slot, snapshot, message.left_behind)
                 return events.Measured(slot=slot, snapshot=snapshot, spoiled=message.left_behind is not None)
             case Raised(slot=slot, snapshot=snapshot, error=error):
+                self._at_work.pop(slot, None)
                 self._heartbeats.end(slot)
                 self._run_dir.log_trial(snapshot.trial, f"measuring step {snapshot.step}", message.traceback)
                 self._tell_left(slot, snapshot, message.left_behind)
                 spoiled = message.left_behind is not None
                 return events.MeasureRaised(slot=slot, snapshot=snapshot, error=error, spoiled=spoiled)
             case Lost(slot=slot, snapshot=snapshot, error=error):
+                self._at_work.pop(slot, None)
                 self._heartbeats.end(slot)
                 self._say(f"snapshot of {self._label(snapshot.trial)} at step {snapshot.step} was lost: {error}")
                 return events.SnapshotLost(slot=slot, snapshot=snapshot, error=error)
@@ -139,6 +146,7 @@ class Estimators:
         """
         match command:
             case Measure(slot=slot, snapshot=snapshot):
+                self._at_work[slot] = snapshot
                 self._heartbeats.begin(slot, now=time.monotonic())
                 self._snapshots.hand_out(self._pool, slot, snapshot)
             case MeasureFailed(snapshot=snapshot, error=error):
@@ -148,6 +156,7 @@ class Estimators:
             case ReplaceEstimator(slot=slot):
                 self._pool.start_estimator(slot)
             case RetireEstimator(slot=slot):
+                self._at_work.pop(slot, None)
                 self._heartbeats.end(slot)
                 self._pool.kill_estimator(slot)
 

@@ -110,6 +110,7 @@ class Trainers:
         self._progress = progress
         self._timeouts = TrainerTimeouts(stall_timeout_s)
         self._told: set[str] = set()
+        self._attempts: dict[str, int] = {}
 
     @property
     def idle(self) -> bool:
@@ -137,8 +138,11 @@ class Trainers:
             case TrainerUp(slot=slot, facts=facts):
                 _log.info("trainer %d is up: %s", slot, facts)
                 return events.TrainerReady(slot=slot)
-            case TrainerDown(slot=slot, error=error):
+            case TrainerDown(slot=slot, error=error, printed=printed):
                 self._progress.say(f"trainer {slot} died: {error}; starting another")
+                if (trial := self._schedule.trial_on(slot)) is not None:
+                    told = f"{error}\nIts last lines:\n{printed}" if printed else error
+                    self._run_dir.log_trial(trial, f"attempt {self._attempts[trial]}", told)
                 return events.TrainerDied(slot=slot, error=error)
             case FromTrainer(slot=slot, item=item):
                 self._timeouts.hear(slot, now=time.monotonic())
@@ -207,6 +211,7 @@ class Trainers:
                 self._timeouts.hear(slot, now=time.monotonic())
                 self._pools.train(slot, [self._assignment(start.trial, start.attempt) for start in starts])
                 for start in starts:
+                    self._attempts[start.trial] = start.attempt
                     self._progress.begin(start.trial)
                     _log.info("trainer %d is given %s", slot, start)
             case Commit(segment=segment):

@@ -276,13 +276,25 @@ TrainerItem: TypeAlias = SnapshotItem | ProgressItem | SegmentItem | RepeatedIte
 
 @dataclass(frozen=True, kw_only=True)
 class WorkerFacts:
-    """Where a worker runs and which hardware and software it computes with."""
+    """Where a worker runs and which hardware and software it computes with.
+
+    Attributes:
+        host: Host name.
+        pid: Its process.
+        torch: Version of torch.
+        threads: Threads of each numerical kernel.
+        device: ``cpu``, or the name of the GPU.
+        node: Ray's id of the node; None in one process.
+        outputs: The files on that host that it prints to.
+    """
 
     host: str
     pid: int
     torch: str
     threads: int
     device: str
+    node: str | None = field(default=None, repr=False)
+    outputs: tuple[str, ...] = field(default=(), repr=False)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -295,10 +307,11 @@ class TrainerUp:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainerDown:
-    """A trainer's process is gone."""
+    """A trainer's process is gone; ``printed`` are the last lines that it printed in its last attempt, if known."""
 
     slot: int
     error: str
+    printed: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -319,10 +332,11 @@ class EstimatorUp:
 
 @dataclass(frozen=True, kw_only=True)
 class EstimatorDown:
-    """An estimator's process is gone."""
+    """An estimator's process is gone; ``printed`` as for a trainer."""
 
     slot: int
     error: str
+    printed: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,7 +6,7 @@ import gc
 import json
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -61,17 +61,15 @@ class EstimatorWorker(Worker):
     """Measures one snapshot after another; its rows depend only on the snapshot.
 
     Args:
-        run_dir: As for every worker; so are ``threads``, ``device`` and ``search``.
+        run_dir: As for every worker; so are ``threads`` and ``device``.
         threads: Threads of each numerical kernel.
         device: ``cpu`` or ``cuda``.
-        search: Folders that are searched for a problem's code.
         cuda_graphs: Whether the gradient is recorded as a CUDA graph and replayed at every point.
+        options: ``search`` and ``begin``, as for every worker.
     """
 
-    def __init__(
-        self, *, run_dir: str, threads: int, device: str, search: Sequence[str] = (), cuda_graphs: bool = False
-    ) -> None:
-        super().__init__(run_dir=run_dir, threads=threads, device=device, search=search)
+    def __init__(self, *, run_dir: str, threads: int, device: str, cuda_graphs: bool = False, **options: Any) -> None:
+        super().__init__(run_dir=run_dir, threads=threads, device=device, **options)
         self._record = self._beating_record if cuda_graphs else None
         self._probe = lru_cache(maxsize=4)(self._build_probe)
         self._beats = 0
@@ -168,6 +166,7 @@ class EstimatorWorker(Worker):
             return self._probe(problem, header.seed, definition)
         self._turn = None
         self._end_of_turn.close()
+        self._begin(f"measuring trial {header.trial}")
         built = self._probe(problem, header.seed, definition)
         if built.own is not None:
             self._end_of_turn.callback(self._note, built.own)

@@ -12,8 +12,8 @@ import gc
 import os
 import sysconfig
 import threading
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import AbstractContextManager
 from types import ModuleType
 from typing import Any, TypeVar
 from weakref import WeakKeyDictionary
@@ -79,29 +79,27 @@ class OwnState:
         self._left.clear()
         self._own = dict(_SET_BY_IMPORT.setdefault(module, self._own))
 
-    @contextmanager
-    def whole(self, *, keep: bool = True) -> Iterator[None]:
+    def whole(self, *, keep: bool = True) -> AbstractContextManager[None]:
         """Around everything that the trial does here, at most one of a process at a time.
 
         Args:
             keep: Whether what it changes in the meantime is set again the next time.
-        """
-        threads = frozenset(threading.enumerate())
-        try:
-            with self._swapped(_COSTLY, keep=keep):
-                yield
-        finally:
-            self._left |= dict.fromkeys(_left_threads(threads))
 
-    @contextmanager
-    def in_force(self, *, keep: bool = True) -> Iterator[None]:
+        Returns:
+            A context; forgotten without being left, it puts nothing back.
+        """
+        return _Swapped(self, _COSTLY, keep=keep, with_threads=True)
+
+    def in_force(self, *, keep: bool = True) -> AbstractContextManager[None]:
         """Around each piece of it, inside :meth:`whole`; pieces of several trials may alternate.
 
         Args:
             keep: As for :meth:`whole`.
+
+        Returns:
+            A context.
         """
-        with self._swapped(_QUICK, keep=keep):
-            yield
+        return _Swapped(self, _QUICK, keep=keep)
 
     def pieces(self, items: Generator[_Item], *, is_last: Callable[[_Item], bool]) -> Iterator[_Item]:
         """A generator of the trial's, each of whose items is made with the trial's state in force.
@@ -128,24 +126,15 @@ class OwnState:
         with self.in_force():
             return next(items, _END)
 
-    @contextmanager
-    def _swapped(self, entries: Sequence[Entry], *, keep: bool) -> Iterator[None]:
-        outside = [entry.read() for entry in entries]
+    def set_again(self, entries: Sequence[Entry]) -> None:
+        """Set what the trial had set, of some entries."""
         # In reverse: what is put back first, such as a mode that sees all calls of torch, is set last.
         for entry in reversed(entries):
             if entry.name in self._own and entry.write is not None:
                 entry.write(self._own[entry.name])
-        try:
-            yield
-        finally:
-            changed = self._put_back(entries, outside)
-            if keep:
-                for entry in entries:
-                    self._own.pop(entry.name, None)
-                self._own |= changed
 
-    def _put_back(self, entries: Iterable[Entry], outside: Sequence[Any]) -> dict[str, Any]:
-        """Put back what is not as it was; returns how the trial had it."""
+    def put_back(self, entries: Sequence[Entry], outside: Sequence[Any], *, keep: bool) -> None:
+        """Put back what is not as it was outside, and note how the trial had it."""
         changed = {}
         for entry, before in zip(entries, outside, strict=True):
             try:
@@ -159,7 +148,37 @@ class OwnState:
                     entry.write(before)
             except Exception as error:
                 self._left[f"{entry.name} ({error_line(error)})"] = None
-        return changed
+        if keep:
+            for entry in entries:
+                self._own.pop(entry.name, None)
+            self._own |= changed
+
+    def note_threads(self, before: frozenset[threading.Thread]) -> None:
+        """Note threads that the trial has started and that go on."""
+        self._left |= dict.fromkeys(_left_threads(before))
+
+
+class _Swapped(AbstractContextManager[None]):
+    """A trial's state of some entries in place of the process's; no generator, as that ends when it is forgotten."""
+
+    def __init__(self, own: OwnState, entries: Sequence[Entry], *, keep: bool, with_threads: bool = False) -> None:
+        self._own = own
+        self._entries = entries
+        self._keep = keep
+        self._with_threads = with_threads
+        self._threads: frozenset[threading.Thread] = frozenset()
+        self._outside: list[Any] = []
+
+    def __enter__(self) -> None:
+        if self._with_threads:
+            self._threads = frozenset(threading.enumerate())
+        self._outside = [entry.read() for entry in self._entries]
+        self._own.set_again(self._entries)
+
+    def __exit__(self, *raised: object) -> None:
+        self._own.put_back(self._entries, self._outside, keep=self._keep)
+        if self._with_threads:
+            self._own.note_threads(self._threads)
 
 
 def _left_threads(before: frozenset[threading.Thread]) -> list[str]:

@@ -61,8 +61,8 @@ def _writing(path: Path) -> Iterator[None]:
 class TrainerWorker(Worker):
     """Trains one trial after another."""
 
-    def __init__(self, *, run_dir: str, threads: int, device: str, search: Sequence[str] = ()) -> None:
-        super().__init__(run_dir=run_dir, threads=threads, device=device, search=search)
+    def __init__(self, *, run_dir: str, threads: int, device: str, **options: Any) -> None:
+        super().__init__(run_dir=run_dir, threads=threads, device=device, **options)
         self._stop = threading.Event()
 
     def stop(self) -> None:
@@ -89,6 +89,7 @@ class TrainerWorker(Worker):
             segment = SegmentId(assignment.trial, assignment.attempt, 0)
             handed_over = False
             own = OwnState()
+            self._begin(f"trial {assignment.trial}, attempt {assignment.attempt}")
             try:
                 for item in self._contained(own, assignment):
                     if isinstance(item, SegmentItem) and ends_attempt(item):

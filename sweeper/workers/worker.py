@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,10 @@ def is_users(problem: Mapping[str, Any]) -> bool:
     return ":" in problem["use"]
 
 
+def _untold(what: str) -> None:
+    """Nobody reads it."""
+
+
 class Worker:
     """A worker of either kind.
 
@@ -40,13 +44,23 @@ class Worker:
         threads: Threads of each numerical kernel.
         device: ``cpu`` or ``cuda``; Ray has already chosen which one is visible.
         search: Folders that contain the user's own modules.
+        begin: Is told in words what begins, for whoever reads what this process prints.
     """
 
-    def __init__(self, *, run_dir: str, threads: int, device: str, search: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        *,
+        run_dir: str,
+        threads: int,
+        device: str,
+        search: Sequence[str] = (),
+        begin: Callable[[str], object] = _untold,
+    ) -> None:
         self._run_dir = RunDir(Path(run_dir))
         self._threads = threads
         self._device = device
         self._search = tuple(search)
+        self._begin = begin
         self._set_num_threads()
 
     def facts(self) -> WorkerFacts:

@@ -122,7 +122,7 @@ def test_trials_that_run_out_of_memory_or_are_killed_for_it_fail_after_their_att
     assert pd.isna(errors["none"])
     assert "can't allocate memory" in errors["tensors"]
     assert errors["bytes"].startswith("MemoryError")
-    assert errors["killed"].startswith("the trainer's process was killed from outside or crashed, for example because")
+    assert errors["killed"].startswith("the trainer's process exited, crashed or was killed")
     for fault in ("tensors", "bytes", "killed"):
         assert "have fewer workers share the memory" in errors[fault]
         assert errors[fault] in cli("logs", "runs/faults", trials.loc[fault, "trial_id"]).stdout

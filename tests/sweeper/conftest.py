@@ -71,6 +71,7 @@ class InlinePools:
         self.news: list[Message] = []
         self.most_in_flight = 0
         self.deaths = 0
+        self.dead_estimators = 0
         self.assignments: list[Assignment] = []
         self.before_poll: Callable[[], None] = lambda: None
         self.hangs: Callable[[int], bool] = lambda slot: False
@@ -154,12 +155,13 @@ class InlinePools:
         if self.streams and self.random.random() < 0.6:
             slot = self.random.choice(sorted(self.streams))
             self.kill_trainer(slot)
-            return [TrainerDown(slot=slot, error="killed")]
+            return [TrainerDown(slot=slot, error="killed", printed="its last words")]
         if self.jobs:
             slot = self.jobs[0][0]
             self.jobs = deque(job for job in self.jobs if job[0] != slot)
             del self.estimators[slot]
-            return [EstimatorDown(slot=slot, error="killed")]
+            self.dead_estimators += 1
+            return [EstimatorDown(slot=slot, error="killed", printed="its last words")]
         return []
 
 

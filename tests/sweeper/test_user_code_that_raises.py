@@ -50,6 +50,8 @@ def act(how):
         os._exit(0)
     if how == "crash": os.kill(os.getpid(), signal.SIGSEGV)
     if how == "hang": time.sleep(60)
+    if how == "grad off": torch.set_grad_enabled(False)
+    if how == "patch": nn.functional.gelu = nn.functional.relu
 
 
 def acting(*, how, where):
@@ -185,6 +187,20 @@ def test_a_process_that_ends_amid_a_promise_is_told_with_what_it_printed_and_the
         if ended:
             assert findings[at].broken == ended
             assert {finding.untested for finding in findings[at + 1 :]} <= {"the process has ended"}
+
+
+def test_what_one_promise_or_problem_sets_for_the_process_does_not_break_the_next(tmp_path: Path) -> None:
+    found = checked(tmp_path, ["grad off", "patch", "nothing"], ["evaluate", "factory"])
+    for findings in found.values():
+        assert findings[-1].promise.startswith("a snapshot can be measured")
+    assert all(finding.holds for finding in found["grad off", "evaluate"]), "as its trials would, up to the evaluation"
+    (broken, *_) = (finding for finding in found["grad off", "factory"] if finding.status == "broken")
+    assert "does not require grad" in broken.broken
+    for how in ("patch", "nothing"):
+        assert all(finding.holds for finding in found[how, "factory"])
+    told = "but it leaves behind what cannot be put back for other trials (torch.nn.functional.gelu): do that where "
+    assert found["patch", "factory"][0].note.startswith(told)
+    assert not found["nothing", "factory"][0].note
 
 
 WRONG = {

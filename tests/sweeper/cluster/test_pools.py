@@ -34,7 +34,7 @@ DEATHS = pytest.mark.parametrize(
     [
         (
             CRASHED,
-            "was killed from outside or crashed, for example because the system was short of memory; if so, lower the",
+            "exited, crashed or was killed; if the system was short of memory, lower the problem's batch_size, or",
         ),
         (SHORT, "because its node ran short of memory; lower the problem's batch_size, or have fewer workers share"),
         (NodeDiedError("node 7 is gone"), "NodeDiedError: node 7 is gone"),

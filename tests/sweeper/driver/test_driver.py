@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 import sys
 from collections.abc import Callable
 from dataclasses import replace
@@ -13,6 +14,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from safetensors.numpy import load_file
+from torch import nn
 
 from sweeper.protocol.pools import PoolSize
 from sweeper.store.run_dir import RunDir
@@ -103,6 +105,10 @@ def test_under_random_deaths_the_tables_are_those_of_an_undisturbed_run(
     assert_same(disturbed.run_dir.path, undisturbed)
     attempts = pd.read_parquet(disturbed.run_dir.path / "trials.parquet")["attempts"]
     assert attempts.max() > 1
+    logs = "".join(path.read_text() for path in disturbed.run_dir.logs.glob("*.log"))
+    assert re.search(r"--- [\d: -]* attempt 1\nkilled\nIts last lines:\nits last words\n", logs)
+    measuring = re.findall(r"--- [\d: -]* measuring step \d+\nkilled\nIts last lines:\nits last words\n", logs)
+    assert len(measuring) == disturbed.pools.dead_estimators
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -318,6 +324,7 @@ def one(*, patches, seed, device):
 def test_trials_that_leave_something_behind_cost_a_worker_each_which_is_said_once(
     inline_run: InlineRun, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
+    monkeypatch.setattr(nn.functional, "relu", nn.functional.relu)  # is put back after the test
     (tmp_path / "patching_problem.py").write_text(PATCHING)
     monkeypatch.syspath_prepend(str(tmp_path))
     spec = (
