@@ -6,7 +6,7 @@ import logging
 import os
 import socket
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal, TypeAlias
@@ -24,8 +24,9 @@ from ray.exceptions import (
 )
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from sweeper.cluster.actors import EstimatorActor, TrainerActor
 from sweeper.cluster.capacity import WorkerSettings
-from sweeper.cluster.last_words import begin, last_words, outputs
+from sweeper.cluster.last_words import last_words
 from sweeper.cluster.ray_session import node_rooms, without_place
 from sweeper.cluster.waiting import Want, explain
 from sweeper.errors import ClusterError, error_line, last_line, memory_advice
@@ -40,7 +41,6 @@ from sweeper.protocol.messages import (
     KeptSnapshot,
     Lost,
     Message,
-    SegmentItem,
     SnapshotHeader,
     SnapshotItem,
     TrainerDown,
@@ -52,7 +52,7 @@ from sweeper.protocol.messages import (
     ends_work,
 )
 
-__all__ = ["RayPools", "gathered"]
+__all__ = ["RayPools"]
 
 _log = logging.getLogger(__name__)
 
@@ -148,8 +148,8 @@ class RayPools:
         self._settings: dict[Kind, WorkerSettings] = {"trainer": trainer, "estimator": estimator}
         # A separate thread for ``stop`` and ``beats``, so that they are served while the actor trains or measures.
         self._classes: dict[Kind, Any] = {
-            "trainer": ray.remote(concurrency_groups={"control": 1})(_Trainer),
-            "estimator": ray.remote(concurrency_groups={"control": 1})(_Estimator),
+            "trainer": ray.remote(concurrency_groups={"control": 1})(TrainerActor),
+            "estimator": ray.remote(concurrency_groups={"control": 1})(EstimatorActor),
         }
         self._actors: dict[tuple[Kind, int], Any] = {}
         self._facts: dict[tuple[Kind, int], WorkerFacts] = {}
@@ -398,88 +398,3 @@ def _death_of(kind: Kind, error: Exception, printed: str = "") -> str:
             f"{memory_advice('cpus')}"
         )
     return f"{error_line(error)}{last}"
-
-
-class _Trainer:
-    """The trainer as an actor. Imports torch in its own process only, so that the driver starts without it."""
-
-    def __init__(self, **settings: Any) -> None:
-        from sweeper.workers.trainer import TrainerWorker
-
-        self._worker = TrainerWorker(**settings, begin=begin)
-        # In addition to the host, which several nodes may share.
-        self._node = ray.get_runtime_context().get_node_id()
-
-    def facts(self) -> WorkerFacts:
-        return replace(self._worker.facts(), node=self._node, outputs=outputs())
-
-    def stop(self) -> None:
-        self._worker.stop()
-
-    def train(self, assignments: Sequence[Assignment]) -> Iterator[Any]:
-        """Lists of items; a snapshot's array follows its list separately, so that the driver can pass it on unread."""
-        for items in gathered(self._worker.train(assignments)):
-            match items[-1]:
-                case SnapshotItem() as snapshot:
-                    yield [*map(self._located, items[:-1]), replace(snapshot, payload=None)]
-                    yield snapshot.payload
-                case _:
-                    yield [*map(self._located, items)]
-
-    def _located(self, item: TrainerItem) -> TrainerItem:
-        """The item, with the Ray node on which a segment was trained."""
-        return replace(item, facts=replace(item.facts, node=self._node)) if isinstance(item, SegmentItem) else item
-
-
-class _Estimator:
-    """The estimator as an actor; imports torch only in its own process, too."""
-
-    def __init__(self, **settings: Any) -> None:
-        from sweeper.workers.estimator import EstimatorWorker
-
-        self._worker = EstimatorWorker(**settings, begin=begin)
-
-    def facts(self) -> WorkerFacts:
-        node = ray.get_runtime_context().get_node_id()
-        return replace(self._worker.facts(), node=node, outputs=outputs())
-
-    def beats(self) -> int:
-        return self._worker.beats()
-
-    def measure(self, slot: int, snapshot: SnapshotId, header: SnapshotHeader, payload: Any) -> Verdict:
-        return self._worker.measure(slot, snapshot, header, payload)
-
-    def measure_kept(self, slot: int, snapshot: SnapshotId, kept: KeptSnapshot) -> Verdict:
-        return self._worker.measure_kept(slot, snapshot, kept)
-
-
-_SEND_EVERY_S = 0.1
-"""How long a trainer collects items of very short trials before sending; half the delay that people notice."""
-
-
-def gathered(
-    items: Iterable[TrainerItem], *, clock: Callable[[], float] = time.monotonic
-) -> Iterator[list[TrainerItem]]:
-    """A trainer's items in lists, since sending one costs a millisecond.
-
-    Nothing is held back while something long may follow: a list that ends with a snapshot or a checkpoint is sent at
-    once, and so is an item that comes more than a tenth of a second after the last list. Only the ends of very short
-    trials wait for each other.
-
-    Args:
-        items: The trainer's items.
-        clock: Returns seconds.
-
-    Yields:
-        Lists with at least one item, of which only the last may be a snapshot.
-    """
-    held: list[TrainerItem] = []
-    sent = clock()
-    for item in items:
-        held.append(item)
-        more_follows = isinstance(item, SnapshotItem) or (isinstance(item, SegmentItem) and item.outcome is None)
-        if more_follows or clock() - sent > _SEND_EVERY_S:
-            yield held
-            held, sent = [], clock()
-    if held:
-        yield held

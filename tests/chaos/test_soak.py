@@ -45,7 +45,7 @@ def processes_of(driver: subprocess.Popen[str]) -> dict[str, list[psutil.Process
             with contextlib.suppress(psutil.NoSuchProcess):
                 # Ray names its workers by what they run.
                 title = " ".join(process.cmdline()[:1])
-                kind = {"ray::_Trainer": "trainer", "ray::_Estimator": "estimator"}.get(
+                kind = {"ray::TrainerActor": "trainer", "ray::EstimatorActor": "estimator"}.get(
                     title.split(".")[0], process.name()
                 )
                 if kind in found:

@@ -166,7 +166,7 @@ def test_a_local_ray_listens_on_the_loopback_has_a_token_and_no_dashboard_and_wr
     try:
         (head,) = wait_for(lambda: named(process, "gcs_server"))
         token = head.environ()["RAY_AUTH_TOKEN"]
-        wait_for(lambda: named(process, "ray::_Trainer"))
+        wait_for(lambda: named(process, "ray::TrainerActor"))
         listening = {
             (child.name(), connection.laddr.ip, connection.laddr.port)
             for child in [psutil.Process(process.pid), *children_of(process)]

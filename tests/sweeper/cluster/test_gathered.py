@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from sweeper.cluster.pools import gathered
+from sweeper.cluster.actors import gathered
 from sweeper.protocol.events import SegmentId
 from sweeper.protocol.messages import (
     ProgressItem,

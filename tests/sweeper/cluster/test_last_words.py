@@ -42,7 +42,7 @@ def test_a_trial_that_prints_nothing_has_no_words_of_the_one_before(tmp_path: Pa
 def test_lines_of_rays_own_and_the_frames_of_a_crash_are_left_out(tmp_path: Path) -> None:
     file = tmp_path / "worker.err"
     file.write_text(
-        ":job_id:01000000\n:actor_name:_Trainer\nfree(): invalid pointer\n"
+        ":job_id:01000000\n:actor_name:TrainerActor\nfree(): invalid pointer\n"
         "*** SIGABRT received at time=1795842750 on cpu 1 ***\nPC: @     0x7f0c2f926f36  (unknown)  raise\n"
         "    @     0x7f0c2f85a050  (unknown)  (unknown)\n"
         "[2026-11-28 05:12:30,466 E 19894 19894] logging.cc:474: *** SIGABRT received at time=1795842750 ***\n"
