@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import random
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -321,10 +322,23 @@ def one(*, patches, seed, device):
 """
 
 
+@pytest.fixture
+def own_relu() -> Iterator[None]:
+    """Put back what the test's problem replaces.
+
+    Workers are in this process, so that new ones find it replaced; and a worker that is collected puts back what it
+    found.
+    """
+    relu = nn.functional.relu
+    yield
+    gc.collect()
+    nn.functional.relu = relu
+
+
+@pytest.mark.usefixtures("own_relu")
 def test_trials_that_leave_something_behind_cost_a_worker_each_which_is_said_once(
     inline_run: InlineRun, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(nn.functional, "relu", nn.functional.relu)  # is put back after the test
     (tmp_path / "patching_problem.py").write_text(PATCHING)
     monkeypatch.syspath_prepend(str(tmp_path))
     spec = (
