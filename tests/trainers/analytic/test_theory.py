@@ -13,7 +13,16 @@ from trainers.analytic.functions import Extremal, Logistic, Quadratic
 from trainers.analytic.lane import Lane
 from trainers.analytic.lanes import run_lanes
 from trainers.analytic.theorem4 import Theorem4Flat, Theorem4Steep
-from trainers.analytic.theory import THEORIES, Setting, StepRule, bound_of, iteration_lower_bound, rule_of
+from trainers.analytic.theory import (
+    THEORIES,
+    Setting,
+    StepRule,
+    bound_of,
+    iteration_lower_bound,
+    proven_theorem7_bound,
+    rule_of,
+    theorem7_gap,
+)
 from trainers.errors import TrainerError
 
 UNIT = Setting(L0=1.0, L1=1.0, gap=10.0, epsilon=0.01, M=100.0, tau=0.0, horizon=10_000)
@@ -190,6 +199,44 @@ def test_theorem_8_is_refused_where_the_gradient_is_not_bounded_on_the_whole_spa
     bounded = dataclasses.replace(UNIT, gradient_bound=2.0, tau=0.5)
     assert rule_of("theorem8", bounded).eta == pytest.approx(min(1 / 100, 1 / 2.5))
     assert bound_of("theorem8", bounded) == pytest.approx(16 * (10 + 13 * 2.5**2) ** 2 / 0.01**4)
+
+
+@pytest.mark.parametrize("tau", [0.0, 0.1, 3.0])
+@pytest.mark.parametrize("epsilon", [0.01, 0.3, 2.0])
+@pytest.mark.parametrize("L1", [0.1, 1.0, 20.0])
+def test_theorem_7_s_proof_needs_more_iterations_than_are_printed(tau, epsilon, L1):
+    """It bounds the mean of the smallest gradient; Markov's inequality makes a median of that only below epsilon/2."""
+
+    def mean_of_smallest(T):
+        setting = Setting(L0=1.0, L1=L1, gap=1.0, epsilon=epsilon, M=1.0, tau=tau, horizon=max(1, math.ceil(T)))
+        D, eta = theorem7_gap(setting), rule_of("theorem7", setting).eta
+        # Half of the steps or more are of one kind; sums of h ||grad f||^2 are at most 4 D, not D.
+        return max(math.sqrt(2 / T * 4 * D / eta), 2 / T * 4 * D * 32 * L1)
+
+    setting = Setting(L0=1.0, L1=L1, gap=1.0, epsilon=epsilon, M=1.0, tau=tau, horizon=1)
+    printed, proven = bound_of("theorem7", setting), proven_theorem7_bound(setting)
+    assert mean_of_smallest(printed) > epsilon / 2
+    assert mean_of_smallest(proven) <= epsilon / 2
+    assert 4 <= proven / printed <= 1024
+
+
+@pytest.mark.parametrize("M", [0.02, 1.0, 50.0])
+@pytest.mark.parametrize("tau", [0.0, 0.5])
+def test_theorem_8_needs_parentheses_and_enough_iterations_that_its_step_is_one_over_their_root(M, tau):
+    """Its proof takes h = 1/sqrt(T), and writes 5 L0 + 4 L1 M (M + tau)^2 for (5 L0 + 4 L1 M)(M + tau)^2."""
+    L0, L1, epsilon = 1.0, 2.0, 0.01
+    setting = Setting(L0=L0, L1=L1, gap=1.0, epsilon=epsilon, M=M, tau=tau, horizon=1, gradient_bound=M)
+    bound = bound_of("theorem8", setting)
+    assert rule_of("theorem8", dataclasses.replace(setting, horizon=math.ceil(bound))).eta == 1 / math.sqrt(
+        math.ceil(bound)
+    ), "where a gradient is not below epsilon from the start, the bound itself is enough"
+    # The mean of ||grad f||^2 over T steps of 1/sqrt(T), of which Jensen's and Markov's inequality need epsilon/2.
+    mean = (setting.gap + (5 * L0 + 4 * L1 * M) * (M + tau) ** 2 / 2) / math.sqrt(bound)
+    assert math.sqrt(mean) <= epsilon / 2
+    if M + tau > 1:
+        without = 16 * (setting.gap + (5 * L0 + 4 * L1 * M * (M + tau) ** 2) / 2) ** 2 / epsilon**4
+        mean = (setting.gap + (5 * L0 + 4 * L1 * M) * (M + tau) ** 2 / 2) / math.sqrt(without)
+        assert math.sqrt(mean) > epsilon / 2, "what the proof's last line would give is not enough"
 
 
 def test_theorem_8_takes_the_largest_gradient_of_the_whole_space_and_not_of_a_sublevel_set():
