@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 import torch
@@ -50,6 +50,9 @@ class Probe:
         record: How the gradient's kernels are recorded once, to be replayed at every point, see
             :mod:`estimators.probe.graphed`; by default they are launched one by one.
 
+    Raises:
+        ValueError: The batches have different sizes, so that the mean of their losses is not one over examples.
+
     Attributes:
         unaudited: What was raised when f was last tried in float64; None where it could be evaluated.
     """
@@ -83,6 +86,7 @@ class Probe:
         self.loss = loss
         self.training_loss = training_loss or loss
         self.batches = list(batches)
+        _require_equal_sizes(self.batches)
         self.initial_carry = initial_carry
         self._audit = self.batches if audit is None else self._whole(audit)
         self._audit_at = audit_at
@@ -237,3 +241,20 @@ class Probe:
 def _flat(model: nn.Module) -> Tensor:
     """A copy of the parameters as one vector."""
     return torch.cat([p.detach().reshape(-1) for p in model.parameters() if p.requires_grad])
+
+
+def _require_equal_sizes(batches: Sequence[Any]) -> None:
+    """Refuse batches of which the mean loss weighs some examples more than others."""
+    sizes = list(dict.fromkeys(tuple(first.shape) for batch in batches if (first := _first_tensor(batch)) is not None))
+    if len(sizes) > 1:
+        raise ValueError(
+            f"the batches of the probe have different sizes, {sizes[0]} and {sizes[1]}: the mean of their losses would "
+            "not be one over all examples; leave out the last, smaller one, or take another batch size"
+        )
+
+
+def _first_tensor(held: Any) -> Tensor | None:
+    if isinstance(held, Tensor):
+        return held
+    parts = held.values() if isinstance(held, Mapping) else held if isinstance(held, list | tuple) else ()
+    return next((found for part in parts if (found := _first_tensor(part)) is not None), None)

@@ -112,8 +112,11 @@ def _points_back(across: float | None, before: float, after: float | None, lengt
     """Whether gradients of two norms point against each other, from the ratio r(1) and the length of the step."""
     if across is None or after is None or length == 0:
         return None
-    # The law of cosines, for ||after - before|| = r(1) ||d||.
-    return before * after > 0 and before**2 + after**2 - (across * length) ** 2 <= 2 * _BACK * before * after
+    if not (before > 0 and after > 0 and math.isfinite(before) and math.isfinite(after)):
+        return False
+    # The law of cosines, for ||after - before|| = r(1) ||d||, in units in which squares neither overflow nor vanish.
+    ratio, change = before / after, across * length / after
+    return ratio * ratio + 1 - change * change <= 2 * _BACK * ratio
 
 
 def fractions_of(delta: float) -> tuple[float, ...]:

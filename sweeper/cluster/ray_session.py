@@ -113,7 +113,7 @@ _MOST_BYTES = 107
 def _session_folder(say: Callable[[str], object]) -> Path:
     """A new folder for the session, with a path that is short enough for Ray's sockets."""
     chosen = tempfile.gettempdir()
-    for parent in dict.fromkeys([chosen, "/tmp", os.environ.get("XDG_RUNTIME_DIR", "/tmp")]):
+    for parent in dict.fromkeys([chosen, _SHORT, os.environ.get("XDG_RUNTIME_DIR", _SHORT)]):
         if len(os.fsencode(parent)) > _LONGEST_PARENT or not os.access(parent, os.W_OK):
             continue
         if parent != chosen:
@@ -125,6 +125,7 @@ def _session_folder(say: Callable[[str], object]) -> Path:
     )
 
 
+_SHORT = "/tmp"  # a folder in it is made for this user alone, by mkdtemp  # nosec B108
 _PREFIX = "clipsweep-"
 _LONGEST_PARENT = _MOST_BYTES - len(f"/{_PREFIX}12345678/{_BELOW}")
 

@@ -1,6 +1,6 @@
 """The results of a sweep: cells aggregated over seeds, arms compared seed by seed.
 
-Seeds are the unit of replication: every interval is Student's t over seeds, never over steps of one trajectory.
+Seeds are the unit of replication: every interval is over seeds, never over steps of one trajectory.
 """
 
 from __future__ import annotations

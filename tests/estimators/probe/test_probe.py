@@ -283,3 +283,11 @@ class Rounded(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.layer(x.to(next(self.layer.parameters()).dtype)).float()
+
+
+@pytest.mark.parametrize("wrap", [lambda x: x, lambda x: (x, x[:, :1]), lambda x: {"inputs": [x]}])
+def test_batches_of_different_sizes_are_refused_since_their_mean_would_be_another_function(wrap: Any) -> None:
+    equal, smaller = torch.ones(4, 3), torch.ones(3, 3)
+    Probe(network(), regression, [wrap(equal), wrap(equal)])
+    with pytest.raises(ValueError, match=r"different sizes, \(4, 3\) and \(3, 3\).*leave out the last, smaller one"):
+        Probe(network(), regression, [wrap(equal), wrap(equal), wrap(smaller)])
