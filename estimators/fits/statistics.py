@@ -38,6 +38,9 @@ class Interval:
     count: int
 
 
+_LARGE = 1e100
+
+
 def mean_interval(values: ArrayLike, *, confidence: float = 0.95) -> Interval:
     r"""Mean with Student's t interval: mean ± t s / sqrt(n), n - 1 degrees of freedom.
 
@@ -57,10 +60,11 @@ def mean_interval(values: ArrayLike, *, confidence: float = 0.95) -> Interval:
     data = data[np.isfinite(data)]
     if data.size == 0:
         return Interval(mean=math.nan, low=math.nan, high=math.nan, count=0)
-    mean = float(data.mean())
+    data, unit = _scaled(data)
+    mean = float(data.mean()) * unit
     if data.size == 1:
         return Interval(mean=mean, low=math.nan, high=math.nan, count=1)
-    half = float(stdtrit(data.size - 1, (1 + confidence) / 2) * data.std(ddof=1) / math.sqrt(data.size))
+    half = float(stdtrit(data.size - 1, (1 + confidence) / 2) * data.std(ddof=1) / math.sqrt(data.size)) * unit
     return Interval(mean=mean, low=mean - half, high=mean + half, count=int(data.size))
 
 
@@ -84,10 +88,18 @@ def p_value(values: ArrayLike) -> float:
     data = data[np.isfinite(data)]
     if data.size < 2:
         return math.nan
+    data, _ = _scaled(data)
     mean, spread = float(data.mean()), float(data.std(ddof=1))
     if spread == 0:
         return 1.0 if mean == 0 else 0.0
     return float(2 * stdtr(data.size - 1, -abs(mean) * math.sqrt(data.size) / spread))
+
+
+def _scaled(data: NDArray[np.float64]) -> tuple[NDArray[np.float64], float]:
+    """Data in units in which sums and squares do not overflow, and the unit: a power of 2, which changes no bits."""
+    largest = float(np.abs(data).max())
+    unit = math.ldexp(1.0, math.frexp(largest)[1] - 1) if largest > _LARGE else 1.0
+    return data / unit, unit
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

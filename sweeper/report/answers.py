@@ -12,6 +12,7 @@ from sweeper.cell_labels import CellLabels
 from sweeper.errors import ClipsweepError
 from sweeper.labels import plain_value, short_names
 from sweeper.report.advice import Advice, build_advice
+from sweeper.report.cells import UNFINISHED
 from sweeper.report.fits import build_fits
 from sweeper.report.select import labels_of, number_column, select, thresholded
 from sweeper.report.stability import (
@@ -131,7 +132,7 @@ def build_answers(run: Run, *, where: Sequence[str] = ()) -> Answers:
     except ClipsweepError as error:
         advice = ()
         notes.append(f"no advice from theory: {str(error).partition(': ')[2]}")
-    unfinished = len(trials) - len(ended)
+    unfinished = int(trials["status"].isin(UNFINISHED).sum())
     if unfinished:
         notes.append(f"{unfinished} of {len(trials)} trials have not ended: the answers will change")
     return Answers(

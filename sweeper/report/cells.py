@@ -17,9 +17,12 @@ from sweeper.value_texts import key_of
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["TRAIN_LOSS", "Cell", "cell_of", "deterministic", "rows_of", "status_counts"]
+__all__ = ["TRAIN_LOSS", "UNFINISHED", "Cell", "cell_of", "deterministic", "rows_of", "status_counts"]
 
 TRAIN_LOSS = "final_train_loss"
+
+UNFINISHED = ("queued", "paused", "running")
+"""Statuses of trials that will have another one."""
 
 _LEFT_OUT = ("diverged", "failed", "lost")
 """Trials that ended without a loss."""

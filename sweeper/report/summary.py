@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -18,7 +18,7 @@ from estimators.fits.statistics import (
 )
 from sweeper.errors import ClipsweepError
 from sweeper.labels import counted, short_names
-from sweeper.report.cells import TRAIN_LOSS, Cell, cell_of, deterministic, rows_of, status_counts
+from sweeper.report.cells import TRAIN_LOSS, UNFINISHED, Cell, cell_of, deterministic, rows_of, status_counts
 from sweeper.report.comparisons import ArmBest, Comparison, compare_arms
 from sweeper.report.conditions import column_of
 from sweeper.report.nodes import NodeShare, node_shares
@@ -124,7 +124,7 @@ def build_report(
         best = {one.cell.cell_id for one in bests if one.cell is not None}
         cells = tuple(replace(cell, is_best=cell.cell_id in best) for cell in cells)
     if sort is not None:
-        cells = _sorted(cells, sort)
+        cells = _sorted(cells, sort, names)
     return Report(
         path=str(run.path),
         statuses=status_counts(trials),
@@ -175,8 +175,9 @@ def _correlations(points: pd.DataFrame | None) -> dict[str, tuple[float, float, 
     return results
 
 
-def _sorted(cells: tuple[Cell, ...], sort: str) -> tuple[Cell, ...]:
+def _sorted(cells: tuple[Cell, ...], sort: str, names: Mapping[str, str]) -> tuple[Cell, ...]:
     name, reverse = sort.removeprefix("-"), sort.startswith("-")
+    name = names.get(name, name)
     known = [
         *(["case"] if any(cell.case for cell in cells) else []),
         *cells[0].values,
@@ -202,14 +203,21 @@ def _sorted(cells: tuple[Cell, ...], sort: str) -> tuple[Cell, ...]:
         value = key(cell)
         return value is None or (isinstance(value, float) and math.isnan(value))
 
-    # Rows without a value go last in either order.
-    present = sorted((cell for cell in cells if not missing(cell)), key=key, reverse=reverse)
+    # Rows without a value go last in either order; values of several types, by type first.
+    present = sorted(
+        (cell for cell in cells if not missing(cell)), key=lambda cell: _in_order(key(cell)), reverse=reverse
+    )
     return tuple(present) + tuple(cell for cell in cells if missing(cell))
+
+
+def _in_order(value: Any) -> tuple[int, Any]:
+    """A key by which values of any types can be sorted: numbers and booleans, then texts."""
+    return (1, value) if isinstance(value, str) else (0, value)
 
 
 def _notes(run: Run, trials: pd.DataFrame, cells: tuple[Cell, ...], points: pd.DataFrame | None) -> tuple[str, ...]:
     notes = list(run.state.unmeasured(trials["trial_id"]).lines)
-    unfinished = int(trials["status"].isin(["queued", "paused", "running"]).sum())
+    unfinished = int(trials["status"].isin(UNFINISHED).sum())
     if unfinished:
         notes.append(f"{unfinished} of {len(trials)} trials are unfinished: the numbers will change")
     if earlier := int(superseded(run.trials).sum()) - int(superseded(trials).sum()):

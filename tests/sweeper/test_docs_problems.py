@@ -10,6 +10,9 @@ from typing import Any
 import pandas as pd
 import pytest
 
+from sweeper.check import check_sweep
+from sweeper.spec import load_spec
+
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "problems.md"
 
 
@@ -33,3 +36,11 @@ def test_the_page_on_problems_of_ones_own_tells_the_truth(
     assert (trials["best_valid_loss"] < 3).all()
     measured = pd.read_parquet(run.run_dir.path / "measurements" / "directional_smoothness.parquet")
     assert measured["smoothness"].gt(0).all()
+
+
+def test_the_example_keeps_all_promises(tmp_path: Path) -> None:
+    (tmp_path / "my_problem.py").write_text(block("python"))
+    (tmp_path / "sweep.yaml").write_text("name: doc\n" + block("yaml"))
+    checked = [one.finding for one in check_sweep(load_spec(tmp_path / "sweep.yaml"))]
+    assert [finding.broken for finding in checked if not finding.holds] == []
+    assert len(checked) > 20

@@ -191,9 +191,12 @@ def _flat(report: Report, cell: Cell) -> dict[str, Any]:
     for status in ("done", "diverged", "failed", "lost", "running", "paused", "queued"):
         record[status] = cell.statuses.get(status, 0)
     for name, interval in cell.losses.items():
-        record |= {name: interval.mean, f"{name}_low": interval.low, f"{name}_high": interval.high}
+        record[name] = interval.mean
+        more: dict[str, Any] = {"low": interval.low, "high": interval.high}
         if name in report.directions:
-            record[f"{name}_direction"] = report.directions[name]
+            more["direction"] = report.directions[name]
+        # A metric may be called like the end of an interval of another: valid_loss and valid_loss_low.
+        record |= {f"{name}{':' if f'{name}_{end}' in cell.losses else '_'}{end}": of for end, of in more.items()}
     record["left_out"] = cell.left_out
     record["clipped_fraction"] = cell.clipped_fraction
     for name, interval in (("correlation", cell.correlation), ("rank_correlation", cell.rank_correlation)):

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from estimators import correlation_interval, log_log_correlation, mean_interval, rank_correlation
+from estimators.fits.statistics import p_value
 
 
 def test_a_power_law_has_correlation_one_and_its_inverse_minus_one() -> None:
@@ -76,3 +77,11 @@ def test_a_correlation_of_nearly_one_does_not_decide_alone(values: list[float]) 
     assert math.isnan(interval.low)
     assert math.isnan(interval.high)
     assert interval.count == len(values)
+
+
+def test_values_near_the_largest_float_have_a_mean_and_a_test_without_overflow():
+    interval = mean_interval([1e308, 1.2e308, 1.4e308])
+    assert interval.mean == pytest.approx(1.2e308)
+    assert interval.low == pytest.approx(1.2e308 - 4.302652729749464 * 0.2e308 / 3**0.5)
+    assert p_value([1e308, 1.2e308, 1.4e308]) == pytest.approx(p_value([1.0, 1.2, 1.4]))
+    assert mean_interval([3e120, 5e120]).mean == 4e120

@@ -71,6 +71,7 @@ def _run_of(
     diverges: Callable[[Swept, int], bool] = lambda swept, seed: False,
     measured: bool = False,
     evaluations: Callable[[], Sequence[float]] | None = None,
+    more: Mapping[str, float] | None = None,
 ) -> Run:
     """A finished run of these cells, written through the same committer as a real one."""
     run_dir = RunDir(path)
@@ -96,7 +97,7 @@ def _run_of(
             committer.record(Planned(measurement="m1", measure={}, trials=(trial,)))
             committer.add(
                 SegmentId(name, 1, 0),
-                _segment(name, rule["learning_rate"], seed, diverges(swept, seed), measured, evaluations),
+                _segment(name, rule["learning_rate"], seed, diverges(swept, seed), measured, evaluations, more or {}),
             )
     committer.commit(force=True, running=frozenset())
     committer.refresh()
@@ -110,6 +111,7 @@ def _segment(
     lost: bool,
     measured: bool,
     evaluations: Callable[[], Sequence[float]] | None,
+    more: Mapping[str, float],
 ) -> OpenSegment:
     last = 20 if lost else 40
     step = np.arange(last + 1)
@@ -121,6 +123,7 @@ def _segment(
         evaluated = np.ma.masked_all(last + 1)
         evaluated[step % 10 == 0] = evaluations()
         columns["valid_loss"] = evaluated
+    columns |= {metric: np.full(last + 1, value) for metric, value in more.items()}
     facts = replace(FACTS, num_steps=last)
     item = SegmentItem(
         segment=SegmentId(name, 1, 0),

@@ -99,3 +99,21 @@ def test_every_picture_and_answer_can_be_had(made_run: Callable[..., Run], tmp_p
     for command in (["report"], ["advise"], ["plot", "loss"], ["status"], ["times"]):
         done = CliRunner().invoke(app, [command[0], str(run.path), *command[1:]])
         assert done.exit_code == 0, done.output
+
+
+def test_evaluations_near_the_largest_float_are_shown_without_a_warning(
+    made_run: Callable[..., Run], tmp_path: Path
+) -> None:
+    run = made_run(tmp_path / "run", [{RATE: 0.3}, {RATE: 1.0}], seeds=2, evaluations=lambda: [1e308] * 5)
+    assert "1e+308" in render(build_report(run), "table")
+    (best,) = build_report(run).bests
+    assert best.cell is not None
+    assert best.cell.losses["best_valid_loss"].mean == pytest.approx(1e308)
+
+
+def test_trials_that_failed_are_not_said_to_go_on(made_run: Callable[..., Run], tmp_path: Path) -> None:
+    run = made_run(tmp_path / "run", [{RATE: 0.3}, {RATE: 1.0}], seeds=1)
+    run.trials.loc[1, "status"] = "failed"
+    assert not [note for note in build_answers(run).notes if "have not ended" in note]
+    run.trials.loc[1, "status"] = "paused"
+    assert "1 of 2 trials have not ended: the answers will change" in build_answers(run).notes

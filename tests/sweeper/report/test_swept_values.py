@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -202,3 +203,22 @@ def test_edges_are_those_of_the_arm_s_own_option(run_of: Callable[..., Run]) -> 
     edges = find_edges(build_report(run), trials, names, labels_of(run, trials))
     assert {(edge.path, edge.value) for edge in edges} == {(RATE, 3.0)}
     assert len({edge.context for edge in edges}) == 2
+
+
+@pytest.mark.parametrize("sort", ["opt", "-opt", OPT, f"-{OPT}"])
+def test_rows_can_be_sorted_by_path_or_short_name_and_by_values_of_several_types(alike: Run, sort: str) -> None:
+    values = [cell.values["opt"] for cell in build_report(alike, sort=sort).cells]
+    present = [value for value in values if value is not None]
+    texts = [value for value in present if isinstance(value, str)]
+    assert texts == sorted(texts, reverse=sort.startswith("-"))
+    assert values[-1] is None
+
+
+def test_a_metric_called_like_the_end_of_another_s_interval_keeps_its_column(
+    made_run: Callable[..., Run], tmp_path: Path
+) -> None:
+    run = made_run(tmp_path / "run", [{RATE: 0.3}], seeds=2, more={"valid_loss_low": 7.0, "valid_loss_direction": 8.0})
+    (cell,) = csv.DictReader(render(build_report(run), "csv").splitlines())
+    assert (cell["best_valid_loss_low"], cell["best_valid_loss_direction"]) == ("7.0", "8.0")
+    assert float(cell["best_valid_loss:low"]) < float(cell["best_valid_loss"]) < float(cell["best_valid_loss_high"])
+    assert cell["best_valid_loss:direction"] == "min"
