@@ -14,6 +14,7 @@ from sweeper.protocol.events import SnapshotId
 from sweeper.protocol.messages import (
     Assignment,
     KeptSnapshot,
+    RaisedItem,
     SegmentItem,
     SnapshotHeader,
     SnapshotItem,
@@ -45,7 +46,11 @@ class TrainerActor:
 
     def train(self, assignments: Sequence[Assignment]) -> Iterator[Any]:
         """Lists of items; a snapshot's array follows its list separately, so that the driver can pass it on unread."""
-        for items in gathered(self._worker.train(assignments)):
+        from sweeper.workers.worker import is_users
+
+        # The user's code may end the process, and with it what is held of the trials before.
+        risky = any(is_users(assignment.problem) for assignment in assignments)
+        for items in gathered(self._worker.train(assignments), holds_ends=not risky):
             match items[-1]:
                 case SnapshotItem() as snapshot:
                     yield [*map(self._located, items[:-1]), replace(snapshot, payload=None)]
@@ -89,7 +94,7 @@ _SEND_EVERY_S = 0.1
 
 
 def gathered(
-    items: Iterable[TrainerItem], *, clock: Callable[[], float] = time.monotonic
+    items: Iterable[TrainerItem], *, holds_ends: bool = True, clock: Callable[[], float] = time.monotonic
 ) -> Iterator[list[TrainerItem]]:
     """A trainer's items in lists, since sending one costs a millisecond.
 
@@ -99,6 +104,7 @@ def gathered(
 
     Args:
         items: The trainer's items.
+        holds_ends: Whether the end of a trial may wait for that of the next.
         clock: Returns seconds.
 
     Yields:
@@ -109,7 +115,8 @@ def gathered(
     for item in items:
         held.append(item)
         more_follows = isinstance(item, SnapshotItem) or (isinstance(item, SegmentItem) and item.outcome is None)
-        if more_follows or clock() - sent > _SEND_EVERY_S:
+        has_ended = not holds_ends and isinstance(item, SegmentItem | RaisedItem)
+        if more_follows or has_ended or clock() - sent > _SEND_EVERY_S:
             yield held
             held, sent = [], clock()
     if held:

@@ -12,6 +12,7 @@ from sweeper.cluster.actors import gathered
 from sweeper.protocol.events import SegmentId
 from sweeper.protocol.messages import (
     ProgressItem,
+    RaisedItem,
     SegmentFacts,
     SegmentItem,
     SnapshotHeader,
@@ -37,8 +38,9 @@ def segment(outcome: str | None) -> SegmentItem:
 class Trainer:
     """Says things, each after so many seconds; its consumer sees what it knows by then."""
 
-    def __init__(self, *said: tuple[float, TrainerItem]) -> None:
+    def __init__(self, *said: tuple[float, TrainerItem], holds_ends: bool = True) -> None:
         self.said = said
+        self.holds_ends = holds_ends
         self.now = 0.0
 
     def __iter__(self) -> Iterator[TrainerItem]:
@@ -48,7 +50,7 @@ class Trainer:
 
     def sent(self) -> list[tuple[float, list[Any]]]:
         """When each list was sent, and what was in it."""
-        return [(self.now, items) for items in gathered(self, clock=lambda: self.now)]
+        return [(self.now, items) for items in gathered(self, holds_ends=self.holds_ends, clock=lambda: self.now)]
 
 
 def test_a_finished_segment_is_sent_at_once_though_its_trial_goes_on_for_long() -> None:
@@ -67,6 +69,16 @@ def test_the_ends_of_very_short_trials_share_a_list_a_tenth_of_a_second() -> Non
     ends = [segment("done") for _ in range(9)]
     trainer = Trainer(*((0.03, end) for end in ends))
     assert [items for _, items in trainer.sent()] == [ends[:4], ends[4:8], ends[8:]]
+
+
+def test_ends_do_not_wait_where_the_next_trial_may_end_the_process() -> None:
+    ends: list[TrainerItem] = [
+        segment("done"),
+        RaisedItem(segment=SEGMENT, error="no", traceback="no"),
+        segment("done"),
+    ]
+    trainer = Trainer(*((0.01, item) for end in ends for item in (PROGRESS, end)), holds_ends=False)
+    assert [items for _, items in trainer.sent()] == [[PROGRESS, end] for end in ends]
 
 
 @pytest.mark.parametrize("before", [[], [PROGRESS], [segment("done")]])
