@@ -195,7 +195,7 @@ def test_what_one_promise_or_problem_sets_for_the_process_does_not_break_the_nex
         assert findings[-1].promise.startswith("a snapshot can be measured")
     assert all(finding.holds for finding in found["grad off", "evaluate"]), "as its trials would, up to the evaluation"
     (broken, *_) = (finding for finding in found["grad off", "factory"] if finding.status == "broken")
-    assert "does not require grad" in broken.broken
+    assert "does not depend on the model's parameters" in broken.broken
     for how in ("patch", "nothing"):
         assert all(finding.holds for finding in found[how, "factory"])
     told = "but it leaves behind what cannot be put back for other trials (torch.nn.functional.gelu): do that where "
