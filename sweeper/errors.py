@@ -19,6 +19,7 @@ __all__ = [
     "left_advice",
     "memory_advice",
     "out_of_memory",
+    "with_last_lines",
 ]
 
 _LINE = 500
@@ -55,6 +56,23 @@ def last_line(printed: str) -> str:
     """
     lines = printed.strip().splitlines()
     return f"; it printed last: {_cut(clean_text(lines[-1].strip()), 300)}" if lines else ""
+
+
+def with_last_lines(error: str, printed: str) -> str:
+    """How a process ended, with what it printed last, for a log.
+
+    Args:
+        error: How it ended.
+        printed: Its last lines.
+
+    Returns:
+        Both; the first alone if it printed nothing.
+
+    Example:
+        >>> with_last_lines("it crashed", "loading").splitlines()
+        ['it crashed', 'Its last lines:', 'loading']
+    """
+    return f"{error}\nIts last lines:\n{printed}" if printed else error
 
 
 def left_advice(left_behind: str) -> str:

@@ -6,9 +6,9 @@ import json
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from sweeper.labels import printable
+from sweeper.labels import plain_value, printable
 
-__all__ = ["NO_CLIPPING", "Rule", "key_of", "shortened", "texts_of", "without_middle"]
+__all__ = ["NO_CLIPPING", "Rule", "key_of", "keys_of", "shortened", "texts_of", "without_middle"]
 
 NO_CLIPPING = "no clipping"
 
@@ -49,6 +49,22 @@ def key_of(value: Any) -> Hashable:
         Something to look values up by.
     """
     return type(value), json.dumps(value, sort_keys=True) if isinstance(value, dict | list) else value
+
+
+def keys_of(column: Iterable[Any]) -> list[Hashable]:
+    """:func:`key_of` each value of a table's column, NaN being null.
+
+    Args:
+        column: The values, as pandas holds them.
+
+    Returns:
+        Their keys, in the same order.
+
+    Example:
+        >>> keys_of([1, 1.0, float("nan"), None])
+        [(<class 'int'>, 1), (<class 'float'>, 1.0), (<class 'NoneType'>, None), (<class 'NoneType'>, None)]
+    """
+    return [key_of(plain_value(value)) for value in column]
 
 
 def texts_of(values: Iterable[Any], *, least: int = 0) -> dict[Hashable, str]:

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-__all__ = ["UnfaithfulCopyError", "copy_of", "left_as_it_was"]
+__all__ = ["UnfaithfulCopyError", "copy_of", "left_as_it_was", "tensors_in"]
 
 
 class UnfaithfulCopyError(ValueError):
@@ -34,7 +34,7 @@ def copy_of(model: nn.Module) -> nn.Module:
     results = {
         id(tensor): tensor.detach().clone()
         for module in model.modules()
-        for tensor in _tensors(vars(module))
+        for tensor in tensors_in(vars(module), depth=3)
         if not tensor.is_leaf
     }
     try:
@@ -54,13 +54,27 @@ def copy_of(model: nn.Module) -> nn.Module:
     return copied
 
 
-def _tensors(held: Any, depth: int = 3) -> Iterator[Tensor]:
-    """Tensors in nested plain containers."""
+def tensors_in(held: Any, *, depth: int) -> Iterator[Tensor]:
+    """Tensors in nested plain containers.
+
+    Args:
+        held: A tensor, a container, or anything else.
+        depth: How many containers deep is looked.
+
+    Yields:
+        The tensors, in order.
+
+    Example:
+        >>> import torch
+        >>> held = {"inputs": [torch.ones(1)], "name": "x"}
+        >>> list(tensors_in(held, depth=2)), list(tensors_in(held, depth=1))
+        ([tensor([1.])], [])
+    """
     if isinstance(held, Tensor):
         yield held
     elif depth and isinstance(held, Mapping | list | tuple):
         for value in held.values() if isinstance(held, Mapping) else held:
-            yield from _tensors(value, depth - 1)
+            yield from tensors_in(value, depth=depth - 1)
 
 
 _MODES = ("training", "dropout", "track_running_stats", "momentum", "sparse")

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from itertools import islice
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
-from estimators.probe.copies import UnfaithfulCopyError, copy_of
+from estimators.probe.copies import UnfaithfulCopyError, copy_of, tensors_in
 from estimators.probe.copy_test import FIX, CopyTest, compare_copy
 from estimators.probe.gradient import Loss, ProbeGradient, cast, in_arithmetic
 from estimators.probe.graphed import GraphedGradient, Recorder
@@ -19,6 +20,9 @@ from estimators.probe.rounding import RoundingProbe, UnauditableError
 from estimators.probe.vectors import length
 
 __all__ = ["AuditAt", "Probe"]
+
+_BATCH_DEPTH = 50
+"""Containers within one another in a batch: more than anybody nests, fewer than Python recurses."""
 
 _HALF = (torch.bfloat16, torch.float16)
 
@@ -245,16 +249,10 @@ def _flat(model: nn.Module) -> Tensor:
 
 def _require_equal_sizes(batches: Sequence[Any]) -> None:
     """Refuse batches of which the mean loss weighs some examples more than others."""
-    sizes = list(dict.fromkeys(tuple(first.shape) for batch in batches if (first := _first_tensor(batch)) is not None))
+    firsts = [first for batch in batches for first in islice(tensors_in(batch, depth=_BATCH_DEPTH), 1)]
+    sizes = list(dict.fromkeys(tuple(first.shape) for first in firsts))
     if len(sizes) > 1:
         raise ValueError(
             f"the batches of the probe have different sizes, {sizes[0]} and {sizes[1]}: the mean of their losses would "
             "not be one over all examples; leave out the last, smaller one, or take another batch size"
         )
-
-
-def _first_tensor(held: Any) -> Tensor | None:
-    if isinstance(held, Tensor):
-        return held
-    parts = held.values() if isinstance(held, Mapping) else held if isinstance(held, list | tuple) else ()
-    return next((found for part in parts if (found := _first_tensor(part)) is not None), None)

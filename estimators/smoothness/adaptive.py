@@ -213,12 +213,11 @@ class _Search:
         errors = self._curve.changes_without(at)
         if self._value is None:
             return errors
-        ends, means, shares = self._along.defects()
         # The loss says nothing beyond the last point, but no fraction lies there.
-        interval = np.searchsorted(ends, at)
+        defects = self._along.defects()
         with np.errstate(invalid="ignore"):
-            both = _SAFETY * np.sqrt(errors * shares[interval] * self._curve.norms(at))
-        shown = _SAFETY * means[interval] / (at * self._step_length**2)
+            both = _SAFETY * np.sqrt(errors * defects.shares_at(at) * self._curve.norms(at))
+        shown = _SAFETY * defects.ratio_errors(at, self._step_length)
         # Not minimum() and maximum(): a loss that is not finite says nothing, and must not end the search.
         found: Numbers = np.fmax(np.fmax(np.fmin(errors, both), _LEAST * errors), shown)
         return found

@@ -117,9 +117,8 @@ def measure_chebyshev_smoothness(
         at_zero = float(fine[0])
         errors = curve.changes_without(at[1:])
         if along is not None:
-            ends, means, _ = along.defects()
             # Not maximum(): a loss that is not finite says nothing.
-            errors = np.fmax(errors, _SAFETY * means[np.searchsorted(ends, at[1:])] / (at[1:] * norm(step) ** 2))
+            errors = np.fmax(errors, _SAFETY * along.defects().ratio_errors(at[1:], norm(step)))
         error = float(errors.max())
         if gradient_error is not None:
             magnified = np.abs(curve.weights(at[1:])) @ (2 * gradient_error / curve.lengths)

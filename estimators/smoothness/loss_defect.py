@@ -35,6 +35,29 @@ class Defects(NamedTuple):
     means: Numbers
     shares: Numbers
 
+    def shares_at(self, at: Numbers) -> Numbers:
+        """The shares of the intervals in which fractions lie.
+
+        Args:
+            at: Fractions, in (0, 1], none beyond the last point. Shape (m,).
+
+        Returns:
+            Shape (m,).
+        """
+        return self.shares[np.searchsorted(self.ends, at)]
+
+    def ratio_errors(self, at: Numbers, step_length: float) -> Numbers:
+        """The mean miss as an error of the ratio r(gamma), whose change of <grad f, d> is gamma ||d||^2 times as large.
+
+        Args:
+            at: As for :meth:`shares_at`.
+            step_length: ||d||, positive.
+
+        Returns:
+            Shape (m,).
+        """
+        return self.means[np.searchsorted(self.ends, at)] / (at * step_length**2)
+
 
 class LossAlong:
     """The loss, and the gradient's part along the step, at the points of a step where both are known.

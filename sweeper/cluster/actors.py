@@ -14,13 +14,13 @@ from sweeper.protocol.events import SnapshotId
 from sweeper.protocol.messages import (
     Assignment,
     KeptSnapshot,
-    RaisedItem,
     SegmentItem,
     SnapshotHeader,
     SnapshotItem,
     TrainerItem,
     Verdict,
     WorkerFacts,
+    ends_attempt,
 )
 
 __all__ = ["EstimatorActor", "TrainerActor", "gathered"]
@@ -115,8 +115,7 @@ def gathered(
     for item in items:
         held.append(item)
         more_follows = isinstance(item, SnapshotItem) or (isinstance(item, SegmentItem) and item.outcome is None)
-        has_ended = not holds_ends and isinstance(item, SegmentItem | RaisedItem)
-        if more_follows or has_ended or clock() - sent > _SEND_EVERY_S:
+        if more_follows or (ends_attempt(item) and not holds_ends) or clock() - sent > _SEND_EVERY_S:
             yield held
             held, sent = [], clock()
     if held:

@@ -301,8 +301,7 @@ class RayPools:
             self._start_failures[kind] += not isinstance(error, RayActorError) or "node" not in str(error)
             if self._start_failures[kind] >= _MAX_START_FAILURES:
                 raise ClusterError(f"no {kind} can be started: {_death_of(kind, error)}") from error
-            down = TrainerDown if kind == "trainer" else EstimatorDown
-            return down(slot=slot, error=_death_of(kind, error))
+            return _down(kind, slot, error, "")
         self._start_failures[kind] = 0
         self._facts[kind, slot] = facts
         return TrainerUp(slot=slot, facts=facts) if kind == "trainer" else EstimatorUp(slot=slot, facts=facts)

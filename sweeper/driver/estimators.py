@@ -7,7 +7,8 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol, TypeAlias
 
-from sweeper.errors import left_advice
+from sweeper.driver.replacements import Replacements
+from sweeper.errors import with_last_lines
 from sweeper.labels import not_measured
 from sweeper.protocol import events
 from sweeper.protocol.events import Event, Measure, MeasureFailed, ReplaceEstimator, RetireEstimator, SnapshotId
@@ -66,7 +67,7 @@ class Estimators:
         self.measured = 0
         self.failed = 0
         self._errors: set[str] = set()
-        self._told: set[str] = set()
+        self._replacements = Replacements("estimator", say=say, label=label)
         self._at_work: dict[int, SnapshotId] = {}
         self._run_dir = run_dir
         self._pool = pool
@@ -89,34 +90,35 @@ class Estimators:
                 _log.info("estimator %d is up: %s", slot, facts)
                 return events.EstimatorReady(slot=slot)
             case EstimatorDown(slot=slot, error=error, printed=printed):
-                self._heartbeats.end(slot)
+                snapshot = self._end_work(slot)
                 self._say(f"estimator {slot} died: {error}; starting another")
-                if (snapshot := self._at_work.pop(slot, None)) is not None:
-                    told = f"{error}\nIts last lines:\n{printed}" if printed else error
+                if snapshot is not None:
+                    told = with_last_lines(error, printed)
                     self._run_dir.log_trial(snapshot.trial, f"measuring step {snapshot.step}", told)
                 return events.EstimatorDied(slot=slot, error=error)
             case EstimatorBeat(slot=slot, beats=beats):
                 self._heartbeats.hear(slot, beats, now=time.monotonic())
                 return None
             case Rows(slot=slot, snapshot=snapshot):
-                self._at_work.pop(slot, None)
-                self._heartbeats.end(slot)
+                self._end_work(slot)
                 self._tell_failed(message)
                 self.measured += self._snapshots.add_rows(snapshot, message.rows, message.estimate_s)
-                self._tell_left(slot, snapshot, message.left_behind)
-                return events.Measured(slot=slot, snapshot=snapshot, spoiled=message.left_behind is not None)
+                spoiled = self._replacements.tell(slot, snapshot.trial, message.left_behind)
+                return events.Measured(slot=slot, snapshot=snapshot, spoiled=spoiled)
             case Raised(slot=slot, snapshot=snapshot, error=error):
-                self._at_work.pop(slot, None)
-                self._heartbeats.end(slot)
+                self._end_work(slot)
                 self._run_dir.log_trial(snapshot.trial, f"measuring step {snapshot.step}", message.traceback)
-                self._tell_left(slot, snapshot, message.left_behind)
-                spoiled = message.left_behind is not None
+                spoiled = self._replacements.tell(slot, snapshot.trial, message.left_behind)
                 return events.MeasureRaised(slot=slot, snapshot=snapshot, error=error, spoiled=spoiled)
             case Lost(slot=slot, snapshot=snapshot, error=error):
-                self._at_work.pop(slot, None)
-                self._heartbeats.end(slot)
+                self._end_work(slot)
                 self._say(f"snapshot of {self._label(snapshot.trial)} at step {snapshot.step} was lost: {error}")
                 return events.SnapshotLost(slot=slot, snapshot=snapshot, error=error)
+
+    def _end_work(self, slot: int) -> SnapshotId | None:
+        """An estimator is at work no longer; returns what it was measuring, if anything."""
+        self._heartbeats.end(slot)
+        return self._at_work.pop(slot, None)
 
     def _tell_failed(self, message: Rows) -> None:
         """Log and say which estimators failed on a snapshot that others have measured."""
@@ -131,12 +133,6 @@ class Estimators:
         if error not in self._errors:
             self._errors.add(error)
             self._say(f"{self._label(snapshot.trial)}: step {snapshot.step} {not_measured(error)}")
-
-    def _tell_left(self, slot: int, snapshot: SnapshotId, left_behind: str | None) -> None:
-        """Say why an estimator is replaced, once for each reason."""
-        if left_behind is not None and left_behind not in self._told:
-            self._told.add(left_behind)
-            self._say(f"estimator {slot} is replaced: {self._label(snapshot.trial)} {left_advice(left_behind)}")
 
     def do(self, command: Command) -> None:
         """Carry out a command of the schedule.
@@ -156,8 +152,7 @@ class Estimators:
             case ReplaceEstimator(slot=slot):
                 self._pool.start_estimator(slot)
             case RetireEstimator(slot=slot):
-                self._at_work.pop(slot, None)
-                self._heartbeats.end(slot)
+                self._end_work(slot)
                 self._pool.kill_estimator(slot)
 
     def end_stalled(self, *, now: float) -> list[EstimatorDown]:

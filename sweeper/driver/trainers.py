@@ -12,7 +12,8 @@ from typing import Any, TypeAlias
 from sweeper.driver.commit import Committer
 from sweeper.driver.open_segments import OpenSegments
 from sweeper.driver.progress import TrainingProgress, ending
-from sweeper.errors import IntegrityError, error_line, error_text, left_advice
+from sweeper.driver.replacements import Replacements
+from sweeper.errors import IntegrityError, error_line, error_text, with_last_lines
 from sweeper.planning.expectation import Expectation
 from sweeper.planning.plan import Trial
 from sweeper.protocol import events
@@ -109,7 +110,7 @@ class Trainers:
         self._segments = segments
         self._progress = progress
         self._timeouts = TrainerTimeouts(stall_timeout_s)
-        self._told: set[str] = set()
+        self._replacements = Replacements("trainer", say=progress.say, label=progress.label)
         self._attempts: dict[str, int] = {}
 
     @property
@@ -141,7 +142,7 @@ class Trainers:
             case TrainerDown(slot=slot, error=error, printed=printed):
                 self._progress.say(f"trainer {slot} died: {error}; starting another")
                 if (trial := self._schedule.trial_on(slot)) is not None:
-                    told = f"{error}\nIts last lines:\n{printed}" if printed else error
+                    told = with_last_lines(error, printed)
                     self._run_dir.log_trial(trial, f"attempt {self._attempts[trial]}", told)
                 return events.TrainerDied(slot=slot, error=error)
             case FromTrainer(slot=slot, item=item):
@@ -167,13 +168,12 @@ class Trainers:
                         f"{self._progress.label(trial)}: checkpoint {name} was damaged; resumed from an earlier one"
                     )
                     self._run_dir.set_aside(self._run_dir.checkpoints / trial / name)
-                self._tell_left(slot, trial, item.left_behind)
                 return events.SegmentEnded(
                     slot=slot,
                     stop=item.stop,
                     outcome=item.outcome,
                     seconds=item.facts.busy_s,
-                    spoiled=item.left_behind is not None,
+                    spoiled=self._replacements.tell(slot, trial, item.left_behind),
                 )
             case RepeatedItem():
                 return self._compare(slot, item)
@@ -182,14 +182,8 @@ class Trainers:
                 raise OSError(number, os.strerror(number), path)
             case RaisedItem():
                 self._run_dir.log_trial(trial, f"attempt {item.segment.attempt}", item.traceback)
-                self._tell_left(slot, trial, item.left_behind)
-                return events.TrialRaised(slot=slot, error=item.error, spoiled=item.left_behind is not None)
-
-    def _tell_left(self, slot: int, trial: str, left_behind: str | None) -> None:
-        """Say why a trainer is replaced, once for each reason: all trials of a sweep may do the same."""
-        if left_behind is not None and left_behind not in self._told:
-            self._told.add(left_behind)
-            self._progress.say(f"trainer {slot} is replaced: {self._progress.label(trial)} {left_advice(left_behind)}")
+                spoiled = self._replacements.tell(slot, trial, item.left_behind)
+                return events.TrialRaised(slot=slot, error=item.error, spoiled=spoiled)
 
     def _compare(self, slot: int, item: RepeatedItem) -> Event | None:
         trial = item.segment.trial

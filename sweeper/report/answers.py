@@ -14,7 +14,7 @@ from sweeper.labels import plain_value, short_names
 from sweeper.report.advice import Advice, build_advice
 from sweeper.report.cells import UNFINISHED
 from sweeper.report.fits import build_fits
-from sweeper.report.select import labels_of, number_column, select, thresholded
+from sweeper.report.select import labels_of, number_column, outside_the_rule, select, thresholded
 from sweeper.report.stability import (
     Edge,
     Frontier,
@@ -31,7 +31,7 @@ from sweeper.report.summary import Report, build_report
 from sweeper.spec import Sweep
 from sweeper.spec.bounds import bounds_of
 from sweeper.tables.run import Run
-from sweeper.value_texts import key_of
+from sweeper.value_texts import key_of, keys_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -116,7 +116,7 @@ def build_answers(run: Run, *, where: Sequence[str] = ()) -> Answers:
         raise ClipsweepError(f"{run.path}: no trial has ended yet")
     ended = ended.assign(diverged=(ended["status"] == "diverged") * 1.0)
     ended = ended.assign(above_start=ended_above_start(run, ended))
-    context = {path: short for path, short in names.items() if not path.startswith("update_rule.")}
+    context = outside_the_rule(names)
     found = frontiers(ended, context)
     edges = find_edges(build_report(run, where=where), trials, names, labels)
     above = _above_start(ended, labels)
@@ -178,6 +178,7 @@ def find_edges(report: Report, trials: pd.DataFrame, names: dict[str, str], labe
         Edges of numeric paths of the update rule, arm by arm.
     """
     edges = []
+    keys = {path: keys_of(trials[path]) for path in names}
     for best in report.bests:
         if best.cell is None:
             continue
@@ -186,9 +187,13 @@ def find_edges(report: Report, trials: pd.DataFrame, names: dict[str, str], labe
             if not path.startswith("update_rule.") or not isinstance(value, float | int) or isinstance(value, bool):
                 continue
             others = {other: best.cell.values[names[other]] for other in names if other != path}
-            beside = trials[trials["arm"] == best.arm]
-            for other, held in others.items():
-                beside = beside[[key_of(plain_value(found)) == key_of(held) for found in beside[other]]]
+            wanted = {other: key_of(held) for other, held in others.items()}
+            beside = trials[
+                [
+                    arm == best.arm and all(keys[other][at] == key for other, key in wanted.items())
+                    for at, arm in enumerate(trials["arm"])
+                ]
+            ]
             at_edge = edge_of([float(v) for v in beside[path].dropna()], float(value), bounds_of(path))
             if at_edge is not None:
                 side, add = at_edge

@@ -12,7 +12,7 @@ from estimators.fits.statistics import Interval, correlation_interval, mean_inte
 from sweeper.cell_labels import CellLabels
 from sweeper.labels import plain_value
 from sweeper.tables.readable import NOT_FINITE
-from sweeper.value_texts import key_of
+from sweeper.value_texts import keys_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -146,8 +146,7 @@ def rows_of(trials: pd.DataFrame, columns: Sequence[str]) -> list[pd.DataFrame]:
     if not columns:
         return [trials]
     rows: dict[Hashable, list[int]] = {}
-    keys = zip(*([key_of(plain_value(value)) for value in trials[name]] for name in columns), strict=True)
-    for at, key in enumerate(keys):
+    for at, key in enumerate(zip(*(keys_of(trials[name]) for name in columns), strict=True)):
         rows.setdefault(key, []).append(at)
     return [trials.iloc[places] for places in rows.values()]
 

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from sweeper.cell_labels import Labels
 from sweeper.errors import ClipsweepError, SpecError
 from sweeper.labels import plain_value, printable
 from sweeper.spec.syntax.reader import read
 from sweeper.spec.syntax.tree import Source, plain
-from sweeper.value_texts import key_of, without_middle
+from sweeper.value_texts import key_of, keys_of, texts_of, without_middle
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -70,7 +69,7 @@ def filtered(trials: pd.DataFrame, condition: str, names: Mapping[str, str], eve
     for known in (trials, every):
         values = _distinct(known[column])
         if meant := _meant(condition, text, values):
-            return trials[[key_of(plain_value(value)) in meant for value in trials[column]]]
+            return trials[[key in meant for key in keys_of(trials[column])]]
     raise ClipsweepError(f"--where {condition!r}: no trial has this value; {_listed(name, values)}")
 
 
@@ -80,22 +79,19 @@ def _distinct(column: pd.Series[Any]) -> dict[Hashable, Any]:
 
 def _meant(condition: str, text: str, values: Mapping[Hashable, Any]) -> set[Hashable]:
     """The keys of the values that a text means, by the first rule that finds any."""
-    shown = Labels([{_NAME: value} for value in values.values()])
+    shown = texts_of(values.values())
     written = _written(text)
     rules = (
-        lambda value: shown.text(_NAME, value) == text,
+        lambda value: shown[key_of(value)] == text,
         lambda value: key_of(value) == key_of(written),
         lambda value: _is_number(value) and _is_number(written) and value == written,
-        lambda value: str(value).lower() == text.lower() if value is None or isinstance(value, bool) else False,
+        lambda value: (value is None or isinstance(value, bool)) and str(value).lower() == text.lower(),
         lambda value: str(value) == text,
     )
     for rule in rules:
         if found := {key for key, value in values.items() if rule(value)}:
             return found
     return _alike(condition, written, values) if _is_number(written) else set()
-
-
-_NAME = "value"
 
 
 def _written(text: str) -> Any:
@@ -128,14 +124,13 @@ def _is_number(value: Any) -> bool:
 
 def _listed(name: str, values: Mapping[Hashable, Any]) -> str:
     """What a column has, as tables show it."""
-    labels = Labels([{_NAME: value} for value in values.values()])
-    texts = [labels.text(_NAME, value) for value in values.values()]
+    texts = list(texts_of(values.values()).values())
     more = f" and {len(texts) - _MOST_LISTED} more" if len(texts) > _MOST_LISTED else ""
     return (
         f"{printable(name)} is {_either([without_middle(text, _LISTED_WIDTH) for text in texts[:_MOST_LISTED]])}{more}"
     )
 
 
-def _either(texts: Sequence[str] | Iterable[str]) -> str:
+def _either(texts: Sequence[str]) -> str:
     *first, last = texts
     return f"{', '.join(first)} or {last}" if first else last

@@ -14,7 +14,7 @@ from estimators.fits.statistics import Interval, correlation_interval, mean_inte
 from sweeper.cell_labels import CellLabels
 from sweeper.errors import ClipsweepError
 from sweeper.labels import plain_value, short_names
-from sweeper.report.select import labels_of, positive, select, trusted_points, unmeasured_words
+from sweeper.report.select import labels_of, outside_the_rule, positive, select, trusted_points, unmeasured_words
 from sweeper.tables.run import Run
 
 if TYPE_CHECKING:
@@ -118,7 +118,7 @@ def fit_cells(run: Run, trials: pd.DataFrame, *, resamples: int | None = None) -
     """
     points = positive(trusted_points(run))
     names = short_names(run.swept)
-    context = [short for path, short in names.items() if not path.startswith("update_rule.")]
+    context = list(outside_the_rule(names).values())
     labels = labels_of(run, trials)
     cells = []
     for _, group in trials.groupby("cell_id", sort=False):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from sweeper.cell_labels import CellLabels
@@ -20,6 +20,7 @@ __all__ = [
     "MIN_SNR",
     "labels_of",
     "number_column",
+    "outside_the_rule",
     "positive",
     "select",
     "superseded",
@@ -90,6 +91,22 @@ def labels_of(run: Run, trials: pd.DataFrame) -> CellLabels:
     cells = [str(cell) for cell in firsts["cell_id"]]
     swept = {cell: run.values[trial] for cell, trial in zip(cells, firsts["trial_id"], strict=True)}
     return CellLabels(swept, {cell: run.state.cases[cell] for cell in cells if cell in run.state.cases})
+
+
+def outside_the_rule(names: Mapping[str, str]) -> dict[str, str]:
+    """What is swept besides the update rule: within equal values of it, arms are compared.
+
+    Args:
+        names: Swept path to short name.
+
+    Returns:
+        Some of them.
+
+    Example:
+        >>> outside_the_rule({"update_rule.clip_norm": "clip_norm", "problem.width": "width"})
+        {'problem.width': 'width'}
+    """
+    return {path: short for path, short in names.items() if not path.startswith("update_rule.")}
 
 
 def number_column(path: str) -> str:

@@ -24,6 +24,7 @@ from sweeper.report.conditions import column_of
 from sweeper.report.nodes import NodeShare, node_shares
 from sweeper.report.select import (
     labels_of,
+    outside_the_rule,
     positive,
     select,
     superseded,
@@ -108,7 +109,7 @@ def build_report(
         thresholded=thresholded(trials),
     )
     cells = tuple(row_of(group) for group in rows_of(trials, list(columns) if by else ["cell_id"]))
-    context = {path: short for path, short in names.items() if not path.startswith("update_rule.")}
+    context = outside_the_rule(names)
     directions, more_notes = _directions(run, trials)
     larger = directions.get(primary) == "max"
     if any(deterministic(within) for within in rows_of(trials, list(context))):

@@ -82,7 +82,7 @@ class Run:
             )
         return fitting[0]
 
-    @property
+    @cached_property
     def swept(self) -> list[str]:
         """The swept paths, each a column of :attr:`trials`."""
         trials = self.state.trials.values()

@@ -73,7 +73,7 @@ class SeveralRuns(Run):
             merged.cases = {**run.state.cases, **merged.cases}
         return merged
 
-    @property
+    @cached_property
     def swept(self) -> list[str]:
         """The paths that any of them sweeps, and the run itself."""
         return list(dict.fromkeys([RUN, *(path for run in self._runs for path in run.swept)]))

@@ -181,7 +181,7 @@ def _is_function(code: _Code, measure: Mapping[str, Any], *, seed: int) -> Findi
 
 def _compared(probe: Probe) -> Finding:
     """What evaluating f twice, and on the model itself, says."""
-    point = torch.cat([p.detach().reshape(-1) for p in probe.model.parameters() if p.requires_grad])
+    point = flat_parameters(probe.model)
     probe.settle(point)
     random = (
         "draw no random numbers in loss and forward, and keep nothing from one call to the next; where training needs "

@@ -248,6 +248,29 @@ class ScriptedRoom:
         return size is not None
 
 
+KINKED = """
+import torch
+from torch import nn
+from trainers.problem import Problem
+
+
+class Kinked(torch.autograd.Function):
+    '''A square whose gradient has no gradient of its own.'''
+
+    @staticmethod
+    def forward(ctx, x):
+        ctx.save_for_backward(x)
+        return x.square()
+
+    @staticmethod
+    def backward(ctx, slope):
+        if torch.is_grad_enabled():
+            raise RuntimeError("no second derivative")
+        return 2 * ctx.saved_tensors[0] * slope
+"""
+"""The beginning of a module of the user's own: a function that estimators of first derivatives can measure alone."""
+
+
 @pytest.fixture
 def new_listener() -> Callable[[], Remembering]:
     """Makes listeners that remember what they received, as ``lines`` and ``views``."""

@@ -12,6 +12,7 @@ from sweeper import cell_labels
 from sweeper.cell_labels import CASE, RULE
 from sweeper.errors import ClipsweepError
 from sweeper.labels import plain_value, short_names
+from sweeper.report.select import outside_the_rule
 from sweeper.store.resolved import resolved_settings
 from sweeper.store.run_dir import RunDir
 from sweeper.tables.run import Run
@@ -126,7 +127,7 @@ def _cell(run: Run, names: Mapping[str, str], cell_id: str, group: pd.DataFrame)
     return DrawnCell(
         cell_id=cell_id,
         trials=group,
-        context={names[path]: value for path, value in values.items() if not path.startswith("update_rule.")},
+        context={short: values[path] for path, short in outside_the_rule(names).items()},
         options={
             names[path]: value
             for path, value in values.items()

@@ -7,12 +7,11 @@ from typing import TYPE_CHECKING
 
 from estimators.fits.statistics import correlation_interval, log_log_correlation
 from sweeper.errors import ClipsweepError
-from sweeper.labels import plain_value
 from sweeper.report.plots.axes import Picture, explain, log_axes, panels
 from sweeper.report.plots.cells import drawn_cells, records, tell_apart, wrapped
 from sweeper.report.select import positive, trusted_points, unmeasured_words
 from sweeper.tables.run import Run
-from sweeper.value_texts import key_of
+from sweeper.value_texts import keys_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -91,5 +90,5 @@ def smoothness(run: Run, trials: pd.DataFrame) -> Picture:
 
 def _columns(run: Run, trials: pd.DataFrame, num_cells: int) -> int:
     """As many columns as the last axis of the grid has values, if that fills the rows; otherwise roughly a square."""
-    values = len({key_of(plain_value(value)) for value in trials[run.swept[-1]]}) if run.swept else 1
+    values = len(set(keys_of(trials[run.swept[-1]]))) if run.swept else 1
     return values if 1 < values <= 4 and num_cells % values == 0 else math.ceil(math.sqrt(num_cells))

@@ -16,6 +16,7 @@ from sweeper.report.fits import build_fits
 from sweeper.report.plots.draw import draw
 from sweeper.report.summary import build_report
 from sweeper.tables.run import Run
+from tests.sweeper.conftest import KINKED
 
 PROBLEM = """
 import torch
@@ -104,30 +105,16 @@ def test_where_all_are_measured_nothing_is_said(inline_run: Callable[..., Any]) 
     assert state.unmeasured().total == 16
 
 
-ONCE = """
-import torch
-from torch import nn
-from trainers.problem import Problem
-
-
-class Kinked(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, x):
-        ctx.save_for_backward(x)
-        return x.square()
-
-    @staticmethod
-    def backward(ctx, slope):
-        if torch.is_grad_enabled():
-            raise RuntimeError("no second derivative")
-        return 2 * ctx.saved_tensors[0] * slope
-
+ONCE = (
+    KINKED
+    + """
 
 def line(*, seed):
     batch = torch.linspace(-1, 1, 8)[:, None]
     return Problem(model=nn.Linear(1, 1), loss=lambda model, x, carry: (Kinked.apply(model(x) - x - 3).mean(), carry),
                    batch=lambda step: batch, probe=lambda fraction: [batch], steps_per_epoch=5, fingerprint="once")
 """
+)
 
 
 def test_an_estimator_that_fails_everywhere_is_counted_by_name_and_the_others_are_reported(

@@ -18,6 +18,7 @@ from sweeper.store.run_dir import RunDir
 from sweeper.workers import estimator as module
 from sweeper.workers.estimator import EstimatorWorker
 from sweeper.workers.snapshots import keep_snapshot, read_header, read_iterates
+from tests.sweeper.conftest import KINKED
 from trainers.problems import build_problem
 from trainers.update.flat import flat_parameters
 
@@ -75,26 +76,9 @@ def test_a_loss_that_cannot_be_recorded_is_an_error_with_its_mend(
 
 # Estimators fail alone
 
-OWN = """
-import torch
-from torch import nn
-from trainers.problem import Problem
-
-
-class Kinked(torch.autograd.Function):
-    '''A square whose gradient has no gradient of its own.'''
-
-    @staticmethod
-    def forward(ctx, x):
-        ctx.save_for_backward(x)
-        return x.square()
-
-    @staticmethod
-    def backward(ctx, slope):
-        if torch.is_grad_enabled():
-            raise RuntimeError("no second derivative")
-        return 2 * ctx.saved_tensors[0] * slope
-
+OWN = (
+    KINKED
+    + """
 
 def own(*, seed, how="kinked"):
     model, batch = nn.Linear(2, 1), torch.linspace(-1, 1, 16).view(8, 2)
@@ -111,6 +95,7 @@ def own(*, seed, how="kinked"):
     return Problem(model=model, loss=loss, batch=lambda step: batch, probe=lambda fraction: [batch],
                    steps_per_epoch=1, fingerprint=how)
 """
+)
 
 THREE = [{"use": "directional_smoothness"}, {"use": "hessian_spectral_norm"}, {"use": "layer_smoothness"}]
 
