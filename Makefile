@@ -50,6 +50,7 @@ bench: $(STAMP)
 	$(BIN)/python benchmarks/theory.py
 	$(BIN)/python benchmarks/estimators.py
 	$(BIN)/python benchmarks/methods.py
+	$(BIN)/python benchmarks/coverage.py
 	$(BIN)/python benchmarks/training.py
 
 wheel: $(STAMP)

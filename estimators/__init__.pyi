@@ -1,11 +1,11 @@
 from .curvature.spectral_norm import largest_eigenpairs as largest_eigenpairs
 from .curvature.spectrum import Trace as Trace
 from .curvature.spectrum import hutch_plus_plus as hutch_plus_plus
-from .fits.statistics import Interval as Interval
-from .fits.statistics import correlation_interval as correlation_interval
-from .fits.statistics import log_log_correlation as log_log_correlation
-from .fits.statistics import mean_interval as mean_interval
-from .fits.statistics import rank_correlation as rank_correlation
+from .fits.correlations import log_log_correlation as log_log_correlation
+from .fits.correlations import rank_correlation as rank_correlation
+from .fits.intervals import Interval as Interval
+from .fits.intervals import correlation_interval as correlation_interval
+from .fits.intervals import mean_interval as mean_interval
 from .gradient_noise import GradientNoise as GradientNoise
 from .gradient_noise import measure_gradient_noise as measure_gradient_noise
 from .pairs import find_pairs as find_pairs

@@ -69,7 +69,7 @@ def fit(
 
     width, color = _terminal()
     # JSON has the intervals of every trajectory, tables only those of cells with a single one.
-    cells = build_fits(opened, where=where or [], resamples=400 if style == "json" else None)
+    cells = build_fits(opened, where=where or [])
     _show(render_fits(str(opened.path), cells, style, width=width, color=color), style, color)
 
 

@@ -13,7 +13,7 @@ from sweeper.errors import ClipsweepError
 from sweeper.labels import plain_value, short_names
 from sweeper.report.advice import Advice, build_advice
 from sweeper.report.cells import UNFINISHED
-from sweeper.report.fits import build_fits
+from sweeper.report.fits import fit_cells, fit_hessians, noise_of_cells
 from sweeper.report.select import labels_of, number_column, outside_the_rule, select, thresholded
 from sweeper.report.stability import (
     Edge,
@@ -127,8 +127,8 @@ def build_answers(run: Run, *, where: Sequence[str] = ()) -> Answers:
             "have stopped them"
         )
     try:
-        fits = build_fits(run, where=where, resamples=0)
-        advice = build_advice(fits, steps=int(ended["steps"].max()), tau=_noise(run, ended))
+        fits, hessian = fit_cells(run, trials), fit_hessians(run, trials)
+        advice = build_advice(fits, steps=int(ended["steps"].max()), tau=noise_of_cells(run, trials), hessian=hessian)
     except ClipsweepError as error:
         advice = ()
         notes.append(f"no advice from theory: {str(error).partition(': ')[2]}")
@@ -259,12 +259,3 @@ def _activity(run: Run, ended: pd.DataFrame, names: Mapping[str, str], labels: C
             )
         )
     return tuple(rows)
-
-
-def _noise(run: Run, ended: pd.DataFrame) -> float | None:
-    """The median of the measured tau; None if it was not measured."""
-    if "gradient_noise" not in run.estimators:
-        return None
-    rows = run.measurements("gradient_noise")
-    tau = rows.loc[rows["trial_id"].isin(ended["trial_id"]), "tau"].astype(float).dropna()
-    return float(tau.median()) if len(tau) else None

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from estimators.fits.statistics import Interval, correlation_interval, mean_interval
+from estimators.fits.intervals import Interval, correlation_interval, positive_interval
 from sweeper.cell_labels import CellLabels
 from sweeper.labels import plain_value
+from sweeper.report.correlations import Correlations
 from sweeper.tables.readable import NOT_FINITE
 from sweeper.value_texts import keys_of
 
@@ -49,11 +50,14 @@ class Cell:
         has_threshold: Whether the rule of any trial clips at all.
         correlation: Of log smoothness with log gradient norm, Pearson; interval over seeds.
         rank_correlation: The same by ranks, Spearman.
+        seed_rank_correlations: Its values by themselves, one per seed.
+        bound_correlation: The rank correlation of the mechanical bound with the gradient norm; interval over seeds.
+        partial_correlation: What of the rank correlation is left, given the bound.
+        control_correlation: The rank correlation of the curvature along the update; without values if not measured.
         points: Snapshots that went into the correlations.
         seed_losses: Seed to primary loss, of the seeds of which a trial is done.
         is_best: Whether it is the best cell of its arm in its context.
         not_finite: Losses of which trials that are done have only values that are not finite, each to their number.
-        below_zero: Losses whose interval reaches below 0, where none of their values lies.
     """
 
     cell_id: str | None
@@ -70,11 +74,14 @@ class Cell:
     has_threshold: bool
     correlation: Interval
     rank_correlation: Interval
+    seed_rank_correlations: tuple[float, ...]
+    bound_correlation: Interval
+    partial_correlation: Interval
+    control_correlation: Interval
     points: int
     seed_losses: dict[int, float]
     is_best: bool = False
     not_finite: Mapping[str, int] = field(default_factory=dict)
-    below_zero: tuple[str, ...] = ()
 
     @property
     def diverged(self) -> int:
@@ -85,6 +92,17 @@ class Cell:
     def done(self) -> int:
         """How many of its trials are done."""
         return self.statuses.get("done", 0)
+
+    def is_of_all_trials(self, loss: str) -> bool:
+        """Whether a loss is of all trials that ended, and finite in each of them.
+
+        Args:
+            loss: One of :attr:`losses`.
+
+        Returns:
+            False where it is of the survivors alone.
+        """
+        return not self.left_out and not self.not_finite.get(loss)
 
     @property
     def left_out(self) -> str:
@@ -155,7 +173,7 @@ def cell_of(
     group: pd.DataFrame,
     columns: Mapping[str, str],
     *,
-    correlations: Mapping[str, tuple[float, float, int]],
+    correlations: Mapping[str, Correlations],
     primary: str,
     labels: CellLabels,
     thresholded: frozenset[str],
@@ -167,7 +185,7 @@ def cell_of(
     Args:
         group: The trials, at least one.
         columns: Column whose values they share to the name that the row has for it.
-        correlations: Trial to Pearson of logs, Spearman, and the number of points.
+        correlations: Trial to the correlations of its points.
         primary: The loss by which cells are ranked.
         labels: What the cells are called.
         thresholded: Trials whose rule has a threshold.
@@ -179,16 +197,20 @@ def cell_of(
     losses = [TRAIN_LOSS] + [name for name in group.columns if name.startswith("best_")]
     found = {trial: correlations[trial] for trial in group["trial_id"] if trial in correlations}
     measured = group[group["trial_id"].isin(found)]
-    pearson, spearman = (
-        measured.assign(value=[found[trial][index] for trial in measured["trial_id"]]) for index in (0, 1)
-    )
+    by_kind = {
+        kind: list(
+            _by_seed(
+                measured.assign(value=[getattr(found[trial], kind) for trial in measured["trial_id"]]), "value"
+            ).values()
+        )
+        for kind in ("pearson", "spearman", "bound", "partial", "control")
+    }
     first = group.iloc[0]
     values = {name: plain_value(first[column]) for column, name in columns.items()}
     cells, cases = group["cell_id"].unique(), group["case"].unique()
     is_cell = len(cells) == 1 and set(columns) >= set(labels.names)
     clips = group[group["trial_id"].isin(thresholded)]
     by_seed = {name: _by_seed(done, name) for name in losses if name in group}
-    intervals = {name: mean_interval(list(of_seed.values())) for name, of_seed in by_seed.items()}
     return Cell(
         cell_id=str(cells[0]) if is_cell else None,
         values=values,
@@ -199,17 +221,18 @@ def cell_of(
         seeds=int(group["seed"].nunique()),
         trials=len(group),
         statuses=status_counts(group),
-        losses=intervals,
+        losses={name: positive_interval(list(of_seed.values())) for name, of_seed in by_seed.items()},
         clipped_fraction=float(clips["clipped_fraction"].astype(float).mean()),
         has_threshold=len(clips) > 0,
-        correlation=correlation_interval(list(_by_seed(pearson, "value").values())),
-        rank_correlation=correlation_interval(list(_by_seed(spearman, "value").values())),
-        points=sum(points for _, _, points in found.values()),
+        correlation=correlation_interval(by_kind["pearson"]),
+        rank_correlation=correlation_interval(by_kind["spearman"]),
+        seed_rank_correlations=tuple(by_kind["spearman"]),
+        bound_correlation=correlation_interval(by_kind["bound"]),
+        partial_correlation=correlation_interval(by_kind["partial"]),
+        control_correlation=correlation_interval(by_kind["control"]),
+        points=sum(one.points for one in found.values()),
         seed_losses=by_seed.get(primary, {}),
         not_finite=_not_finite(done, losses),
-        below_zero=tuple(
-            name for name, of_seed in by_seed.items() if min(of_seed.values(), default=-1) >= 0 > intervals[name].low
-        ),
     )
 
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from estimators.fits.statistics import Interval, holm, mean_interval, p_value
+from estimators.fits.intervals import Interval, mean_interval
+from estimators.fits.selection import BestDifference, choose, compare_best
+from estimators.fits.significance import holm
 from sweeper.cell_labels import CellLabels
 from sweeper.labels import plain_value
 from sweeper.report.cells import Cell, deterministic, rows_of
@@ -33,6 +35,8 @@ class ArmBest:
         cells_tried: How many cells the arm had: more tries find a better best.
         context: What tells the swept values outside the update rule from those of other contexts; arms are compared
             only within the same context.
+        held_out: Mean over the seeds of the loss of the cell that is the best of the other seeds: what the choice is
+            worth on seeds that it was not made by. NaN where there is one cell, or one seed.
         why_none: Why there is no best cell; empty where there is one.
         unranked: How many of the cells have all their seeds done, but lack the loss by which cells are ranked, or have
             trials in which it is not finite.
@@ -44,6 +48,7 @@ class ArmBest:
     cells_tried: int
     context: str
     label: str = ""
+    held_out: float = math.nan
     why_none: str = ""
     unranked: int = 0
     missing: str = ""
@@ -56,11 +61,15 @@ class Comparison:
     Attributes:
         first: Name of the arm whose loss is taken.
         second: Name of the arm whose loss is subtracted.
-        difference: first - second over the common seeds; negative if the first is better.
+        difference: first - second over the common seeds; negative if the first is better. On each seed the cells are
+            compared that are the best of the other seeds: those that are chosen by the very losses that are compared
+            differ by more than new seeds of them would (:func:`~estimators.fits.selection.compare_best`).
+        as_chosen: The same of the cells that are the best of all seeds.
         context: As in :class:`ArmBest`.
         larger_is_better: Whether the spec has the loss maximised.
         cells_tried: Of how many cells the first and the second are the best.
-        p_value: Of the paired t test; NaN for fewer than two common seeds.
+        p_value: Of the paired t test of the best cells, times the number of cells of which the better one is the best
+            (Bonferroni's correction for the choice); NaN for fewer than two common seeds.
         p_adjusted: The same by Holm's correction for all comparisons of the report.
         num_compared: How many these are.
     """
@@ -68,6 +77,7 @@ class Comparison:
     first: str
     second: str
     difference: Interval
+    as_chosen: Interval
     context: str
     larger_is_better: bool = False
     cells_tried: tuple[int, int] = (1, 1)
@@ -78,13 +88,14 @@ class Comparison:
     @property
     def gain(self) -> Interval:
         """By how much the first is better; negative if it is worse."""
-        of = self.difference
-        return of if self.larger_is_better else replace(of, mean=-of.mean, low=-of.high, high=-of.low)
+        return self.difference if self.larger_is_better else _turned(self.difference)
 
     @property
     def is_decided(self) -> bool:
         """Whether chance is excluded at 95 %, all comparisons of the report together."""
-        return self.p_adjusted < _LEVEL
+        of = self.gain
+        same_way = self.difference.mean * self.as_chosen.mean > 0
+        return self.p_adjusted < _LEVEL and same_way and not of.low <= 0 <= of.high
 
     @property
     def verdict(self) -> str:
@@ -122,23 +133,22 @@ def compare_arms(
     comparisons: list[Comparison] = []
     for within in rows_of(trials, list(context_columns)):
         context = labels.part({name: plain_value(within.iloc[0][path]) for path, name in context_columns.items()})
-        here = [
-            _best(
-                arm,
-                [row_of(group) for group in rows_of(of_arm, ["cell_id"])],
-                context,
-                primary,
-                larger=larger,
-            )
+        arms = {
+            str(arm): [row_of(group) for group in rows_of(of_arm, ["cell_id"])]
             for arm, of_arm in within.groupby("arm", sort=False)
-        ]
+        }
+        here = [_best(arm, cells, context, primary, larger=larger) for arm, cells in arms.items()]
         here = [replace(best, label=_label_within(best, set(context_columns.values()), labels)) for best in here]
-        bests += here
         if deterministic(within):
+            bests += here
             continue
+        ranked = {arm: _ranked(cells, primary) for arm, cells in arms.items()}
+        bests += [replace(best, held_out=_held_out(ranked[best.arm], larger=larger)) for best in here]
         found = [best for best in here if best.cell is not None]
         comparisons += [
-            _compare(one, other, context, larger=larger) for i, one in enumerate(found) for other in found[i + 1 :]
+            _compare(one, other, ranked, context, larger=larger)
+            for i, one in enumerate(found)
+            for other in found[i + 1 :]
         ]
     adjusted = holm([one.p_value for one in comparisons])
     tested = sum(not math.isnan(one.p_value) for one in comparisons)
@@ -159,19 +169,46 @@ def _label_within(best: ArmBest, context_names: set[str], labels: CellLabels) ->
     )
 
 
-def _best(arm: Any, cells: list[Cell], context: str, primary: str, *, larger: bool) -> ArmBest:
-    whole = [cell for cell in cells if cell.done == cell.trials]
-    ranked = [
+def _ranked(cells: Sequence[Cell], primary: str) -> list[Cell]:
+    """The cells with a finite loss of every seed."""
+    return [
         cell
-        for cell in whole
-        if primary in cell.losses and cell.losses[primary].count and not cell.not_finite.get(primary)
+        for cell in cells
+        if cell.done == cell.trials
+        and primary in cell.losses
+        and cell.losses[primary].count
+        and not cell.not_finite.get(primary)
     ]
+
+
+def _losses(cells: Sequence[Cell], seeds: Sequence[int], *, larger: bool) -> list[list[float]]:
+    """Losses by cell and seed, of which the smallest is the best."""
+    return [[-cell.seed_losses[seed] if larger else cell.seed_losses[seed] for seed in seeds] for cell in cells]
+
+
+def _common_seeds(cells: Sequence[Cell]) -> list[int]:
+    """The seeds that all of the cells have, in ascending order."""
+    return sorted(set.intersection(*(set(cell.seed_losses) for cell in cells))) if cells else []
+
+
+def _held_out(cells: Sequence[Cell], *, larger: bool) -> float:
+    """Mean loss where on each seed the others choose the cell; NaN where there is nothing to choose."""
+    seeds = _common_seeds(cells)
+    if len(cells) < 2 or len(seeds) < 2:
+        return math.nan
+    mean = mean_interval(choose(_losses(cells, seeds, larger=larger)).held_out).mean
+    return -mean if larger else mean
+
+
+def _best(arm: str, cells: list[Cell], context: str, primary: str, *, larger: bool) -> ArmBest:
+    whole = [cell for cell in cells if cell.done == cell.trials]
+    ranked = _ranked(cells, primary)
     sign = -1 if larger else 1
     missing = f"{'a finite ' if any(primary in cell.not_finite for cell in whole) else ''}{primary}"
     best = min(ranked, key=lambda cell: sign * cell.losses[primary].mean, default=None)
     why = f"has no {missing.removeprefix('a ')}" if whole else "no cell finished with all its seeds"
     return ArmBest(
-        arm=str(arm),
+        arm=arm,
         cell=best,
         cells_tried=len(cells),
         context=context,
@@ -181,20 +218,30 @@ def _best(arm: Any, cells: list[Cell], context: str, primary: str, *, larger: bo
     )
 
 
-def _compare(one: ArmBest, other: ArmBest, context: str, *, larger: bool) -> Comparison:
+def _compare(
+    one: ArmBest, other: ArmBest, ranked: Mapping[str, Sequence[Cell]], context: str, *, larger: bool
+) -> Comparison:
     """The best cells of two arms, the clipped one against the other."""
     if is_clipped(one.arm) and not is_clipped(other.arm):
         one, other = other, one
-    assert one.cell is not None
-    assert other.cell is not None
-    common = sorted(one.cell.seed_losses.keys() & other.cell.seed_losses.keys())
-    differences = [other.cell.seed_losses[seed] - one.cell.seed_losses[seed] for seed in common]
+    common = _common_seeds([*ranked[one.arm], *ranked[other.arm]])
+    nothing = mean_interval([])
+    found = BestDifference(difference=nothing, as_chosen=nothing, p_value=math.nan)
+    if common:
+        first, second = (_losses(ranked[best.arm], common, larger=larger) for best in (other, one))
+        found = compare_best(first, second)
     return Comparison(
         first=other.arm,
         second=one.arm,
-        difference=mean_interval(differences),
+        difference=_turned(found.difference) if larger else found.difference,
+        as_chosen=_turned(found.as_chosen) if larger else found.as_chosen,
         context=context,
         larger_is_better=larger,
         cells_tried=(other.cells_tried, one.cells_tried),
-        p_value=p_value(differences),
+        p_value=found.p_value,
     )
+
+
+def _turned(interval: Interval) -> Interval:
+    """The interval of the negative values."""
+    return replace(interval, mean=-interval.mean, low=-interval.high, high=-interval.low)

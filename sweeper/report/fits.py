@@ -4,26 +4,32 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from estimators.fits.intervals import Interval, correlation_interval, geometric_interval, mean_interval
 from estimators.fits.line import SmoothnessFit, fit_smoothness
-from estimators.fits.statistics import Interval, correlation_interval, mean_interval
+from estimators.fits.sections import Bounds
 from sweeper.cell_labels import CellLabels
 from sweeper.errors import ClipsweepError
 from sweeper.labels import plain_value, short_names
+from sweeper.report.correlations import Correlations, trial_correlations
 from sweeper.report.select import labels_of, outside_the_rule, positive, select, trusted_points, unmeasured_words
 from sweeper.tables.run import Run
 
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["CellFit", "build_fits", "fit_cells"]
+__all__ = ["CellFit", "build_fits", "fit_cells", "fit_hessians", "noise_of_cells"]
 
 
-_RESAMPLES = 400
+_HESSIAN = "hessian_spectral_norm"
+
+_NOISE = "gradient_noise"
+
+_SNAPSHOT = ["trial_id", "step", "measurement_id"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,9 +46,13 @@ class CellFit:
         context: Values swept outside the update rule.
         trajectories: Seed to fit, for the seeds with trusted measurements.
         spearman: Rank correlation, over the seeds.
+        bound: The rank correlation of the mechanical bound, over the seeds.
+        partial: What of the rank correlation is left, given the bound.
+        control: The rank correlation of the curvature along the update; without values where that was not measured.
         slope: Slope of log smoothness on log gradient norm, over the seeds.
         quantile: Quantile of the upper line, the lowest of these seeds; NaN if there are none.
-        L0: L0 of the upper line, over the seeds whose L1 can be identified.
+        L0: L0 of the upper line, geometric mean over the seeds whose L1 can be identified; a lower end of 0 is the
+            boundary of what it can be.
         L1: L1 of the upper line, over the same seeds.
         range: Smallest and largest gradient norm that any seed visited.
         unidentifiable: Why L1 cannot be identified; empty if it can for at least half of the seeds.
@@ -57,6 +67,9 @@ class CellFit:
     context: dict[str, Any]
     trajectories: dict[int, SmoothnessFit]
     spearman: Interval
+    bound: Interval
+    partial: Interval
+    control: Interval
     slope: Interval
     quantile: float
     L0: Interval
@@ -81,17 +94,15 @@ class CellFit:
         return math.log10(high / low) if low > 0 else math.nan
 
 
-def build_fits(run: Run, *, where: Sequence[str] = (), resamples: int | None = None) -> tuple[CellFit, ...]:
+def build_fits(run: Run, *, where: Sequence[str] = ()) -> tuple[CellFit, ...]:
     """Fit every trajectory of a run, and summarise each cell over its seeds.
 
-    Intervals of one trajectory come from its own points; those of a cell are Student's t over its seeds, which are the
-    unit of replication.
+    Intervals of one trajectory come from its own points; those of a cell are over its seeds, which are the unit of
+    replication: Student's t, of L0 and L1 on the log scale, of correlations on Fisher's.
 
     Args:
         run: The run.
         where: ``column=value`` conditions, as for a report.
-        resamples: Resamples of each trajectory's bootstrap; by default 400 for cells of one seed, and none for others,
-            whose spread over the seeds says more.
 
     Returns:
         The cells in which something was measured, in the order of the plan.
@@ -99,16 +110,15 @@ def build_fits(run: Run, *, where: Sequence[str] = (), resamples: int | None = N
     Raises:
         ClipsweepError: There are no trusted measurements, or a condition is wrong.
     """
-    return fit_cells(run, select(run, where), resamples=resamples)
+    return fit_cells(run, select(run, where))
 
 
-def fit_cells(run: Run, trials: pd.DataFrame, *, resamples: int | None = None) -> tuple[CellFit, ...]:
+def fit_cells(run: Run, trials: pd.DataFrame) -> tuple[CellFit, ...]:
     """Fit every trajectory of some trials, and summarise each cell over its seeds.
 
     Args:
         run: The run.
         trials: The trials, as :func:`~sweeper.report.select.select` returns them.
-        resamples: As for :func:`build_fits`.
 
     Returns:
         The cells in which something was measured, in the order of the plan.
@@ -116,25 +126,68 @@ def fit_cells(run: Run, trials: pd.DataFrame, *, resamples: int | None = None) -
     Raises:
         ClipsweepError: There are no trusted measurements.
     """
-    points = positive(trusted_points(run))
-    names = short_names(run.swept)
-    context = list(outside_the_rule(names).values())
-    labels = labels_of(run, trials)
-    cells = []
-    for _, group in trials.groupby("cell_id", sort=False):
-        fits = {}
-        drawn = resamples if resamples is not None else _RESAMPLES if len(group) == 1 else 0
-        for seed, trial in zip(group["seed"], group["trial_id"], strict=True):
-            own = points[points["trial_id"] == trial].sort_values("step")
-            if len(own):
-                fits[int(seed)] = fit_smoothness(own["grad_norm"], own["smoothness"], resamples=drawn, seed=int(seed))
-        if fits:
-            cells.append(_cell(group, names, context, fits, labels))
+    cells = _fitted(run, trials, positive(trusted_points(run)))
     if not cells:
         raise ClipsweepError(
             f"{run.path}: no smoothness above its noise floor was measured, so there is nothing to fit"
             f"{unmeasured_words(run, trials)}"
         )
+    return cells
+
+
+def fit_hessians(run: Run, trials: pd.DataFrame) -> tuple[CellFit, ...]:
+    """The same of the Hessian's norm, which directional smoothness is a lower bound of, at the same snapshots.
+
+    Args:
+        run: The run.
+        trials: As for :func:`fit_cells`.
+
+    Returns:
+        The cells in which it was measured; none where the run has no ``hessian_spectral_norm``.
+    """
+    if _HESSIAN not in run.estimators:
+        return ()
+    norms = run.measurements(_HESSIAN)[[*_SNAPSHOT, "spectral_norm"]].dropna()
+    points = trusted_points(run).merge(norms, on=_SNAPSHOT)
+    return _fitted(run, trials, positive(points.assign(smoothness=points["spectral_norm"].astype(float))))
+
+
+def noise_of_cells(run: Run, trials: pd.DataFrame) -> dict[str, float]:
+    """The noise of the mini-batch gradient: the largest tau seen, since Assumption 5 bounds all of it.
+
+    Args:
+        run: The run.
+        trials: As for :func:`fit_cells`.
+
+    Returns:
+        Cell to the largest measured tau under the run's own settings; none where ``gradient_noise`` was not measured.
+    """
+    if _NOISE not in run.estimators:
+        return {}
+    rows = run.measurements(_NOISE)
+    ids = set(run.state.measurements) if run.measurement is None else {run.measurement}
+    rows = rows[rows["measurement_id"].isin(ids)].dropna(subset=["tau"])
+    rows = rows.merge(trials[["trial_id", "cell_id"]], on="trial_id")
+    return {str(cell): float(tau) for cell, tau in rows.groupby("cell_id", sort=False)["tau"].max().items()}
+
+
+def _fitted(run: Run, trials: pd.DataFrame, points: pd.DataFrame) -> tuple[CellFit, ...]:
+    found = trial_correlations(run, points)
+    by_trial = {str(trial): own.sort_values("step") for trial, own in points.groupby("trial_id", sort=False)}
+    names = short_names(run.swept)
+    context = list(outside_the_rule(names).values())
+    labels = labels_of(run, trials)
+    cells = []
+    for _, group in trials.groupby("cell_id", sort=False):
+        seeds = {
+            int(seed): trial for seed, trial in zip(group["seed"], group["trial_id"], strict=True) if trial in by_trial
+        }
+        fits = {
+            seed: fit_smoothness(by_trial[trial]["grad_norm"], by_trial[trial]["smoothness"])
+            for seed, trial in seeds.items()
+        }
+        if fits:
+            cells.append(_cell(group, names, context, fits, [found[trial] for trial in seeds.values()], labels))
     return tuple(cells)
 
 
@@ -143,6 +196,7 @@ def _cell(
     names: Mapping[str, str],
     context: list[str],
     fits: dict[int, SmoothnessFit],
+    correlations: list[Correlations],
     labels: CellLabels,
 ) -> CellFit:
     first = group.iloc[0]
@@ -161,10 +215,21 @@ def _cell(
         context={name: values[name] for name in context},
         trajectories=fits,
         spearman=correlation_interval([fit.spearman for fit in fits.values()]),
+        bound=correlation_interval([one.bound for one in correlations]),
+        partial=correlation_interval([one.partial for one in correlations]),
+        control=correlation_interval([one.control for one in correlations]),
         slope=mean_interval([fit.slope for fit in fits.values()]),
         quantile=min((fit.quantile for fit in told), default=math.nan),
-        L0=mean_interval([fit.upper[0] for fit in told]),
-        L1=mean_interval([fit.upper[1] for fit in told]),
+        L0=_of_line([fit.upper[0] for fit in told], [fit.L0 for fit in told]),
+        L1=_of_line([fit.upper[1] for fit in told], [fit.L1 for fit in told]),
         range=(min(fit.range[0] for fit in fits.values()), max(fit.range[1] for fit in fits.values())),
         unidentifiable=why,
     )
+
+
+def _of_line(values: list[float], bounds: list[Bounds]) -> Interval:
+    """L0 or L1 over the seeds; where all are 0, below the largest upper end that a seed has by itself."""
+    interval = geometric_interval(values)
+    if interval.count < 2 or max(values) > 0:
+        return interval
+    return replace(interval, low=0.0, high=max(one.high for one in bounds))

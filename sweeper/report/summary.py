@@ -6,21 +6,18 @@ Seeds are the unit of replication: every interval is over seeds, never over step
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from estimators.fits.statistics import (
-    log_log_correlation,
-    rank_correlation,
-)
+from estimators.fits.intervals import Interval
 from sweeper.errors import ClipsweepError
 from sweeper.labels import counted, short_names
 from sweeper.report.cells import TRAIN_LOSS, UNFINISHED, Cell, cell_of, deterministic, rows_of, status_counts
 from sweeper.report.comparisons import ArmBest, Comparison, compare_arms
 from sweeper.report.conditions import column_of
+from sweeper.report.correlations import mechanical_note, trial_correlations
 from sweeper.report.nodes import NodeShare, node_shares
 from sweeper.report.select import (
     labels_of,
@@ -103,7 +100,7 @@ def build_report(
     row_of = partial(
         cell_of,
         columns=columns,
-        correlations=_correlations(points),
+        correlations={} if points is None else trial_correlations(run, points),
         primary=primary,
         labels=labels,
         thresholded=thresholded(trials),
@@ -165,17 +162,6 @@ def _directions(run: Run, trials: pd.DataFrame) -> tuple[dict[str, str], tuple[s
     return directions, tuple(notes)
 
 
-def _correlations(points: pd.DataFrame | None) -> dict[str, tuple[float, float, int]]:
-    """Trial to Pearson correlation of logs, Spearman correlation, and the number of points."""
-    results: dict[str, tuple[float, float, int]] = {}
-    if points is None:
-        return results
-    for trial, group in points.groupby("trial_id", sort=False):
-        x, y = group["grad_norm"].to_numpy(), group["smoothness"].to_numpy(dtype=float)
-        results[str(trial)] = (log_log_correlation(x, y), rank_correlation(x, y), len(group))
-    return results
-
-
 def _sorted(cells: tuple[Cell, ...], sort: str, names: Mapping[str, str]) -> tuple[Cell, ...]:
     name, reverse = sort.removeprefix("-"), sort.startswith("-")
     name = names.get(name, name)
@@ -189,6 +175,7 @@ def _sorted(cells: tuple[Cell, ...], sort: str, names: Mapping[str, str]) -> tup
         "diverged",
         "clipped_fraction",
         "correlation",
+        "rank_correlation",
     ]
     if name not in known:
         raise ClipsweepError(f"--sort {sort!r}: no such column; known: {', '.join(known)}")
@@ -198,17 +185,20 @@ def _sorted(cells: tuple[Cell, ...], sort: str, names: Mapping[str, str]) -> tup
             return cell.values[name]
         if name in cell.losses:
             return cell.losses[name].mean
-        return cell.correlation.mean if name == "correlation" else getattr(cell, name)
+        value = getattr(cell, name)
+        return value.mean if isinstance(value, Interval) else value
 
-    def missing(cell: Cell) -> bool:
+    def place(cell: Cell) -> int:
+        """Rows whose loss is of some trials alone come after those of all trials, and rows without a value last."""
         value = key(cell)
-        return value is None or (isinstance(value, float) and math.isnan(value))
+        if value is None or (isinstance(value, float) and math.isnan(value)):
+            return 2
+        return int(name in cell.losses and not cell.is_of_all_trials(name))
 
-    # Rows without a value go last in either order; values of several types, by type first.
-    present = sorted(
-        (cell for cell in cells if not missing(cell)), key=lambda cell: _in_order(key(cell)), reverse=reverse
-    )
-    return tuple(present) + tuple(cell for cell in cells if missing(cell))
+    whole, of_some, without = ([cell for cell in cells if place(cell) == wanted] for wanted in (0, 1, 2))
+    # Values of several types, by type first.
+    ordered = [sorted(part, key=lambda cell: _in_order(key(cell)), reverse=reverse) for part in (whole, of_some)]
+    return (*ordered[0], *ordered[1], *without)
 
 
 def _in_order(value: Any) -> tuple[int, Any]:
@@ -229,13 +219,10 @@ def _notes(run: Run, trials: pd.DataFrame, cells: tuple[Cell, ...], points: pd.D
         notes.append(
             "± and [low, high] are 95 % intervals over seeds; those of two or three seeds are wide; more seeds help"
         )
-    beyond = Counter(name for cell in cells for name in cell.below_zero)
-    if beyond:
-        listed = ", ".join(f"{name} in {counted(count, 'row')}" for name, count in beyond.items())
-        notes.append(
-            f"intervals that reach below 0, where none of the values lies ({listed}), say only that the seeds are too "
-            "few or too different: Student's t knows no lower bound"
-        )
+    notes += mechanical_note(
+        (cell.rank_correlation, cell.bound_correlation, cell.partial_correlation, cell.control_correlation)
+        for cell in cells
+    )
     notes += _not_finite(trials)
     settings = [] if points is None else _settings(run, points[points["trial_id"].isin(trials["trial_id"])])
     if len(settings) > 1:

@@ -113,6 +113,7 @@ MEASURED: Mapping[str, tuple[Column, ...]] = {
             "(‖∇f(x_k)‖ + ‖∇f(x_{k+1})‖) / ‖d‖, which r(1) cannot exceed, whatever f is.",
             _SMOOTHNESS,
             null=_NO_STEP,
+            shown="report, fit, plot smoothness",
         ),
         Column(
             name="cycle",
@@ -179,7 +180,13 @@ MEASURED: Mapping[str, tuple[Column, ...]] = {
         _column(
             "smoothness", "‖Hd‖ / ‖d‖, the limit of r(γ) for γ → 0.", _SMOOTHNESS, null=_NO_STEP, shown="plot agreement"
         ),
-        _column("curvature", "dᵀHd / ‖d‖², with its sign.", _SMOOTHNESS, null=_NO_STEP),
+        _column(
+            "curvature",
+            "dᵀHd / ‖d‖², with its sign.",
+            _SMOOTHNESS,
+            null=_NO_STEP,
+            shown="report, fit, plot smoothness",
+        ),
         _column("gradient_curvature", "gᵀHg / ‖g‖² along the gradient.", _SMOOTHNESS, null="not measured, or g = 0"),
     ),
     "hessian_spectral_norm": _of(
@@ -190,6 +197,7 @@ MEASURED: Mapping[str, tuple[Column, ...]] = {
             "‖∇²f(x_k)‖, the left side of Definition 1.",
             _SMOOTHNESS,
             null="not measured, or Lanczos did not converge",
+            shown="advise, plot frontier",
         ),
         _column(
             "eigenvalue",

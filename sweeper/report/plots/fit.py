@@ -35,7 +35,7 @@ def fit(run: Run, trials: pd.DataFrame) -> Picture:
         ClipsweepError: There are no trusted measurements.
     """
     points = positive(trusted_points(run))
-    every = fit_cells(run, trials, resamples=0)
+    every = fit_cells(run, trials)
     cells = every[:_MAX_PANELS]
     known = drawn_cells(run, trials)
     columns_of = {cell.cell_id: cell.columns for cell in known}

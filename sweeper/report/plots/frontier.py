@@ -12,7 +12,7 @@ from matplotlib.ticker import FixedLocator, NullLocator
 
 from sweeper.errors import ClipsweepError
 from sweeper.report.advice import build_advice
-from sweeper.report.fits import build_fits
+from sweeper.report.fits import fit_cells, fit_hessians
 from sweeper.report.plots.axes import Picture, explain, log_labels, panels
 from sweeper.report.plots.cells import NO_CLIPPING, THRESHOLDS, DrawnCell, drawn_cells, tell_apart, wrapped
 from sweeper.report.stability import UNSTABLE, frontiers, unstable
@@ -85,7 +85,12 @@ def frontier(run: Run, trials: pd.DataFrame) -> Picture:
         axis.set_title(wrapped("\n".join([*([titles[repr(panel.of)]] if titles else []), panel.optimizer]), 36))
     rates = [
         *(float(cell.learning_rate) for panel in shown for cell in panel.cells if cell.learning_rate is not None),
-        *(rule.learning_rate for panel in shown if _takes_advice(panel) for rule in advised.get(panel.context, ())),
+        *(
+            rule.learning_rate.mean
+            for panel in shown
+            if _takes_advice(panel)
+            for rule in advised.get(panel.context, ())
+        ),
     ]
     for axis in axes:
         axis.set(yscale="log", ylim=(min(rates) / 1.6, max(rates) * 1.6))
@@ -94,7 +99,7 @@ def frontier(run: Run, trials: pd.DataFrame) -> Picture:
         axis.set_ylabel("learning rate")
     if len(found) > len(shown):
         figure.suptitle(f"the first {len(shown)} of {len(found)} panels: choose with --where")
-    notes = ["theory's advice is from the fitted L0 and L1"] if drawn else []
+    notes = ["theory's advice is from the fitted L0 and L1, bars: its 95 % interval"] if drawn else []
     assert dots is not None
     explain(figure, notes, _handles([theory for theory in theories if theory in drawn], theories))
     figure.colorbar(dots, ax=axes, label="share of seeds that were unstable")
@@ -129,13 +134,10 @@ def _takes_advice(panel: _Panel) -> bool:
 def _advice(run: Run, ended: pd.DataFrame) -> dict[str, tuple[AdvisedRule, ...]]:
     """The advised thresholds and rates of each context."""
     try:
-        fits = build_fits(run, resamples=0)
+        fits, hessian = fit_cells(run, ended), fit_hessians(run, ended)
     except ClipsweepError:
         return {}
-    chosen = [cell for cell in fits if cell.cell_id in set(ended["cell_id"])]
-    if not chosen:
-        return {}
-    found = build_advice(chosen, steps=int(ended["steps"].max()), tau=None)
+    found = build_advice(fits, steps=int(ended["steps"].max()), hessian=hessian)
     return {repr(one.context_values): tuple(rule for rule in one.rules if rule.clip_norm is not None) for one in found}
 
 
@@ -143,7 +145,7 @@ def _draw(axis: Axes, panel: _Panel, rules: Sequence[AdvisedRule], theories: Seq
     """One panel; returns its points."""
     points = _points(panel)
     tried = sorted({float(value) for value in points["clip_norm"].dropna()})
-    placed = [*tried, *(float(rule.clip_norm) for rule in rules if rule.clip_norm is not None)]
+    placed = [*tried, *(rule.clip_norm.mean for rule in rules if rule.clip_norm is not None)]
     low, high = (min(placed), max(placed)) if placed else (1.0, 1.0)
     gap = max(2.5, (high / low) ** 0.3)
     right = high * gap if placed else 1.0
@@ -171,7 +173,12 @@ def _draw(axis: Axes, panel: _Panel, rules: Sequence[AdvisedRule], theories: Seq
         )
     for rule in rules:
         assert rule.clip_norm is not None
-        axis.plot(rule.clip_norm, rule.learning_rate, **_mark(rule.theory, theories), zorder=3)
+        x, y = rule.clip_norm, rule.learning_rate
+        bars: dict[str, Any] = {
+            "xerr": [[x.mean - x.low], [x.high - x.mean]],
+            "yerr": [[y.mean - y.low], [y.high - y.mean]],
+        }
+        axis.errorbar(x.mean, y.mean, **bars, ecolor=_ADVICE, elinewidth=1.0, **_mark(rule.theory, theories), zorder=3)
     edge = gap**0.5
     axis.set(xscale="log", xlim=(low / edge, (right if points["clip_norm"].isna().any() else high) * edge))
     name = panel.transform.partition("(")[0]
@@ -205,8 +212,18 @@ def _rows(panel: _Panel, rules: Sequence[AdvisedRule]) -> list[dict[str, Any]]:
         rows.append({**cell.columns, **told})
     where = {**panel.cells[0].context, "optimizer": panel.optimizer, "transform": "clip_norm"}
     rows += [
-        {**where, "drawn": rule.theory, "threshold": rule.clip_norm, "learning_rate": rule.learning_rate}
+        {
+            **where,
+            "drawn": rule.theory,
+            "threshold": rule.clip_norm.mean,
+            "threshold_low": rule.clip_norm.low,
+            "threshold_high": rule.clip_norm.high,
+            "learning_rate": rule.learning_rate.mean,
+            "learning_rate_low": rule.learning_rate.low,
+            "learning_rate_high": rule.learning_rate.high,
+        }
         for rule in rules
+        if rule.clip_norm is not None
     ]
     return rows
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from estimators.fits.statistics import correlation_interval, log_log_correlation
+from estimators.fits.intervals import correlation_interval
 from sweeper.errors import ClipsweepError
+from sweeper.report.correlations import BESIDE, Correlations, beside_text, trial_correlations
 from sweeper.report.plots.axes import Picture, explain, log_axes, panels
 from sweeper.report.plots.cells import drawn_cells, records, tell_apart, wrapped
 from sweeper.report.select import positive, trusted_points, unmeasured_words
@@ -35,6 +37,7 @@ def smoothness(run: Run, trials: pd.DataFrame) -> Picture:
         ClipsweepError: There are no trusted measurements.
     """
     rows = positive(trusted_points(run))
+    of_trial = trial_correlations(run, rows)
     every = drawn_cells(run, trials)
     labels = tell_apart([cell.swept for cell in every])
     cells = [
@@ -61,12 +64,7 @@ def smoothness(run: Run, trials: pd.DataFrame) -> Picture:
             shuffled["grad_norm"], shuffled["smoothness"], c=shuffled["step"], vmin=0, vmax=last, s=7, cmap="viridis"
         )
         log_axes(axis)
-        by_seed = [
-            log_log_correlation(of_seed["grad_norm"], of_seed["smoothness"])
-            for _, of_seed in points.groupby("trial_id")
-        ]
-        mean = correlation_interval(by_seed).mean
-        correlation = f"r = {mean:.2f}" if math.isfinite(mean) else "r undefined"
+        correlation = _correlation([of_trial[str(trial)] for trial in points["trial_id"].unique()])
         diverged = int((group["status"] == "diverged").sum())
         ending = f", {diverged}/{len(group)} diverged" if diverged else ""
         axis.set_title(f"{wrapped(label, 34)}\n{correlation}{ending}")
@@ -80,12 +78,23 @@ def smoothness(run: Run, trials: pd.DataFrame) -> Picture:
         figure,
         [
             "each dot: one snapshot of one seed; r: Pearson r of logs, of smoothness with gradient norm, mean over the "
-            "seeds"
+            f"seeds; in brackets rank correlations with the gradient norm: {BESIDE}"
         ],
     )
     if left_out:
         figure.suptitle(f"the first {MAX_PANELS} cells; {left_out} more not shown: choose with --where")
     return figure
+
+
+def _correlation(trials: Sequence[Correlations]) -> str:
+    """The correlation of a cell's points, with what it is to be read beside."""
+    pearson, bound, partial, control = (
+        correlation_interval([getattr(one, kind) for one in trials]).mean
+        for kind in ("pearson", "bound", "partial", "control")
+    )
+    if not math.isfinite(pearson):
+        return "r undefined"
+    return f"r = {pearson:.2f} ({beside_text(bound, partial, control)})"
 
 
 def _columns(run: Run, trials: pd.DataFrame, num_cells: int) -> int:

@@ -8,15 +8,24 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
-from estimators.fits.line import Bounds
-from estimators.fits.statistics import Interval
+from estimators.fits.intervals import Interval
+from estimators.fits.line import SmoothnessFit
+from estimators.fits.sections import Bounds
 from sweeper.formats import csv_table, in_format
 from sweeper.labels import counted
 from sweeper.report.advice import Advice
 from sweeper.report.answers import Activity, Answers
+from sweeper.report.correlations import BESIDE, BESIDE_NOTE, beside_text, mechanical_note
 from sweeper.report.fits import CellFit
 from sweeper.report.render.columns import listed, value_columns
-from sweeper.report.render.numbers import bounds_text, clipped_text, interval_text, number_text
+from sweeper.report.render.numbers import (
+    boundary_text,
+    bracket_text,
+    clipped_text,
+    correlation_text,
+    interval_text,
+    number_text,
+)
 from sweeper.report.render.table import NOTHING, Column, Table
 from sweeper.report.render.tables import markdown_lines
 from sweeper.report.render.terminal import terminal_lines, terminal_table
@@ -111,7 +120,7 @@ def _fit_record(cell: CellFit) -> dict[str, Any]:
         "points": cell.points,
     }
     record |= {"quantile": cell.quantile, "effective": cell.effective, "grad_norm_low": low, "grad_norm_high": high}
-    for name in ("spearman", "slope", "L0", "L1"):
+    for name in ("spearman", "bound", "partial", "control", "slope", "L0", "L1"):
         interval = getattr(cell, name)
         record |= {name: interval.mean, f"{name}_low": interval.low, f"{name}_high": interval.high}
     return record | {"unidentifiable": cell.unidentifiable}
@@ -120,9 +129,11 @@ def _fit_record(cell: CellFit) -> dict[str, Any]:
 def _fits_text(path: str, cells: Sequence[CellFit], style: str, *, width: int | None, color: bool) -> str:
     notes = [
         "L0, L1: the upper line, quantile regression at 0.95, or of fewer than 100 points at the quantile that leaves "
-        "five above it; ± is over seeds, [low, high] a bootstrap of a single seed",
+        "five above it; intervals are over seeds, or of a single seed from sections of its trajectory",
         "they describe the range visited, along one direction at a time, not the loss as a whole",
     ]
+    beside = [(cell.spearman, cell.bound, cell.partial, cell.control) for cell in cells]
+    notes += [BESIDE_NOTE, *mechanical_note(beside, noun="cell")]
     lines = [*_reasons(cells), *(f"note: {note}" for note in notes)]
     return _text(path, [_fits(cells)], lines, style, width, color)
 
@@ -268,14 +279,15 @@ def _advice(advice: Advice) -> list[str]:
     if advice.silent:
         return [f"theory{within}: no advice: {advice.silent}"]
     low, high = advice.range
-    constants = f"L0 = {advice.L0:.3g}, L1 = {advice.L1:.3g}"
+    constants = f"L0 = {bracket_text(advice.L0)}, L1 = {bracket_text(advice.L1)}"
+    of = "the Hessian's norm" if advice.measured == "hessian_spectral_norm" else "directional smoothness"
     lines = [
-        f"theory{within}: {constants} from {advice.source}, its upper line at the quantile {advice.quantile:.2f}, "
-        f"‖∇f‖ in [{low:.3g}, {high:.3g}]"
+        f"theory{within}: {constants} from {advice.source}, {of}, its upper line at the quantile "
+        f"{advice.quantile:.2f}, ‖∇f‖ in [{low:.3g}, {high:.3g}]"
     ]
     for rule in advice.rules:
-        threshold = "" if rule.clip_norm is None else f", clip_norm {rule.clip_norm:.3g}"
-        lines.append(f"  {rule.theory}: learning_rate {rule.learning_rate:.3g}{threshold}  ({rule.note})")
+        threshold = "" if rule.clip_norm is None else f", clip_norm {bracket_text(rule.clip_norm)}"
+        lines.append(f"  {rule.theory}: learning_rate {bracket_text(rule.learning_rate)}{threshold}  ({rule.note})")
     return [*lines, *(f"  {condition}" for condition in advice.conditions)]
 
 
@@ -299,14 +311,21 @@ def _fits(cells: Sequence[CellFit]) -> Table:
             ),
             Column(
                 head="Spearman",
-                cells=[_spread(cell.spearman, None if one is None else one.spearman_bounds) for cell, one in pairs],
+                cells=[_spearman(cell, one) for cell, one in pairs],
             ),
-            Column(head="log-log slope", cells=[_spread(cell.slope, None) for cell in cells]),
+            Column(
+                head=BESIDE,
+                cells=[beside_text(cell.bound.mean, cell.partial.mean, cell.control.mean) for cell in cells],
+            ),
+            Column(
+                head="log-log slope",
+                cells=[interval_text(_spread(cell.slope, one.slope_bounds if one else None)) for cell, one in pairs],
+            ),
             _quantile(cells),
             Column(
                 head="L0",
                 cells=[
-                    NOTHING if cell.unidentifiable else _spread(cell.L0, None if one is None else one.L0)
+                    NOTHING if cell.unidentifiable else boundary_text(_spread(cell.L0, one.L0 if one else None))
                     for cell, one in pairs
                 ],
                 same=f"L0 and L1 {_UNIDENTIFIABLE}" if cells[0].unidentifiable else None,
@@ -314,7 +333,7 @@ def _fits(cells: Sequence[CellFit]) -> Table:
             Column(
                 head="L1",
                 cells=[
-                    NOTHING if cell.unidentifiable else _spread(cell.L1, None if one is None else one.L1)
+                    NOTHING if cell.unidentifiable else boundary_text(_spread(cell.L1, one.L1 if one else None))
                     for cell, one in pairs
                 ],
                 same="" if cells[0].unidentifiable else None,
@@ -349,11 +368,18 @@ def _reasons(cells: Sequence[CellFit]) -> list[str]:
     ]
 
 
-def _spread(interval: Interval, bounds: Bounds | None) -> str:
-    """A mean with the spread over seeds, or with the bootstrap interval of a single one."""
-    if interval.count and bounds is not None and math.isfinite(bounds.high - bounds.low) and bounds.low < bounds.high:
-        return bounds_text(interval.mean, bounds.low, bounds.high)
-    return interval_text(interval)
+def _spearman(cell: CellFit, alone: SmoothnessFit | None) -> str:
+    """The rank correlation of a single trajectory with its own interval, of several over the seeds."""
+    if alone is not None and math.isfinite(alone.spearman_bounds.low):
+        return interval_text(_spread(cell.spearman, alone.spearman_bounds))
+    return correlation_text(cell.spearman, [fit.spearman for fit in cell.trajectories.values()])
+
+
+def _spread(interval: Interval, bounds: Bounds | None) -> Interval:
+    """The interval over seeds, or of a single one its trajectory's own."""
+    if interval.count == 1 and bounds is not None:
+        return dataclasses.replace(interval, low=bounds.low, high=bounds.high)
+    return interval
 
 
 def _document(answers: Answers) -> dict[str, Any]:

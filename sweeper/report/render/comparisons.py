@@ -38,8 +38,10 @@ def comparison_text(comparison: Comparison, loss: str) -> str:
     if one.is_decided:
         return f"{one.first} is {way} than {one.second}{within} by {size} in {loss} ({seeds}{of_cells})"
     if gain.low > 0 or gain.high < 0:
+        reasons = [f"{one.num_compared} comparisons"] if one.num_compared > 1 else []
+        reasons += [f"{max(one.cells_tried)} cells to choose from"] if max(one.cells_tried) > 1 else []
         return (
-            f"{against}: {way} by {size} in {loss} taken alone, but undecided among {one.num_compared} comparisons, "
+            f"{against}: {way} by {size} in {loss} taken alone, but undecided with {' and '.join(reasons)}, "
             f"p = {one.p_adjusted:.2g} ({seeds}{of_cells})"
         )
     if gain.low == gain.high:
@@ -61,9 +63,13 @@ def comparison_notes(comparisons: Sequence[Comparison]) -> list[str]:
     tested = [one for one in comparisons if one.difference.count > 1]
     if any(max(one.cells_tried) > 1 for one in tested):
         notes.append(
-            "the best cells were chosen by the losses that are compared, which intervals do not account for; new seeds "
-            "for these cells would"
+            "on each seed the cells are compared that are the best of the other seeds, so that choosing them does not "
+            "make them better; a verdict counts every cell of the better arm as a test (Bonferroni)"
         )
+    unequal = [one for one in tested if len(set(one.cells_tried)) > 1]
+    if unequal:
+        listed = ", ".join(f"{one.first} {one.cells_tried[0]} and {one.second} {one.cells_tried[1]}" for one in unequal)
+        notes.append(f"arms had unequal numbers of cells ({listed}): more tries find a better best")
     if len(tested) > 1:
         notes.append(
             f"{len(tested)} comparisons: each interval is 95 % by itself, and what is better is decided by Holm's "

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
-from estimators.fits.statistics import Interval
+from estimators.fits.intervals import Interval
 
 __all__ = [
     "UNCLIPPED",
+    "boundary_text",
     "bounds_text",
     "bracket_text",
     "clipped_text",
+    "correlation_text",
     "ends_text",
     "interval_text",
     "number_text",
@@ -108,7 +111,7 @@ def interval_text(interval: Interval) -> str:
 
 
 def bounds_text(value: float, low: float, high: float) -> str:
-    """A value between two ends, all with the same decimals.
+    """A value between two ends, all with the same decimals, ``±`` where both are as far from it in these.
 
     Args:
         value: The value.
@@ -117,10 +120,12 @@ def bounds_text(value: float, low: float, high: float) -> str:
 
     Returns:
         As :func:`interval_text`.
+
+    Example:
+        >>> bounds_text(5.09, 5.06414, 5.11614), bounds_text(10.0, 0.033, 3048.9)
+        ('5.090 ± 0.026', '10 [0.033, 3e+03]')
     """
-    half = (high - low) / 2
-    is_symmetric = abs((high - value) - (value - low)) <= 1e-6 * half
-    return _between(value, low, high, is_symmetric=is_symmetric)
+    return _between(value, low, high)
 
 
 def bracket_text(interval: Interval) -> str:
@@ -138,7 +143,53 @@ def bracket_text(interval: Interval) -> str:
     """
     if not _has_width(interval):
         return f"{interval.mean:.4g}"
-    return _between(interval.mean, interval.low, interval.high, is_symmetric=False)
+    return _between(interval.mean, interval.low, interval.high, never_symmetric=True)
+
+
+FEW_SEEDS = 4
+"""Seeds below which correlations are shown one by one: an interval of two or three says less than they do."""
+
+
+def correlation_text(interval: Interval, values: Sequence[float]) -> str:
+    """A correlation over the seeds: below four of them the values themselves.
+
+    Args:
+        interval: The interval over the seeds.
+        values: One correlation per seed.
+
+    Returns:
+        Values, or the mean with its interval.
+
+    Example:
+        >>> correlation_text(Interval(mean=0.8, low=-0.5, high=0.99, count=2), [0.9, 0.65])
+        '0.90, 0.65'
+        >>> correlation_text(Interval(mean=0.8, low=0.5, high=0.9, count=4), [0.7, 0.8, 0.8, 0.9])
+        '0.80 [0.50, 0.90]'
+    """
+    values = [value for value in values if math.isfinite(value)]
+    if not 0 < len(values) < FEW_SEEDS:
+        return interval_text(interval)
+    return ", ".join(f"{value:.2f}" for value in values)
+
+
+def boundary_text(interval: Interval) -> str:
+    """A quantity that cannot be below 0: an upper end alone where the interval reaches that.
+
+    Args:
+        interval: The interval.
+
+    Returns:
+        As :func:`interval_text`, or ``≤`` and the upper end.
+
+    Example:
+        >>> boundary_text(Interval(mean=0.1, low=0.0, high=0.53, count=3))
+        '≤ 0.53'
+        >>> boundary_text(Interval(mean=2.0, low=1.0, high=4.0, count=3))
+        '2.0 [1.0, 4.0]'
+    """
+    if interval.low == 0 and math.isfinite(interval.high):
+        return f"≤ {interval.high:.2g}"
+    return interval_text(interval)
 
 
 def ends_text(low: float, high: float) -> tuple[str, str]:
@@ -170,15 +221,23 @@ def _has_width(interval: Interval) -> bool:
     return math.isfinite(half) and half > _ROUNDING * abs(interval.mean)
 
 
-def _between(value: float, low: float, high: float, *, is_symmetric: bool) -> str:
+_SAME = 0.05
+"""Of half the width, by which the ends may differ in their distance from the value and still be shown as ``±``."""
+
+
+def _between(value: float, low: float, high: float, *, never_symmetric: bool = False) -> str:
     half = (high - low) / 2
-    largest = max(abs(value), half)
-    power = 0 if 1e-3 <= largest < 1e5 else math.floor(math.log10(largest))
-    value, low, high, half = (number / 10.0**power for number in (value, low, high, half))
-    decimals = min(6, max(0, 1 - math.floor(math.log10(half))))
+    is_symmetric = not never_symmetric and abs((high - value) - (value - low)) <= _SAME * half
+    # Two digits of the nearer end's distance, where both ends are shown.
+    nearer = half if is_symmetric else min(high - value, value - low) or half
+    power = 0 if 1e-3 <= max(abs(value), half) < 1e5 else math.floor(math.log10(max(abs(value), half)))
+    decimals = min(6, max(0, 1 - math.floor(math.log10(nearer / 10.0**power))))
+    if high > 1000 * nearer or 0 < low / 10.0**power < 0.5 * 10**-decimals:
+        # Ends that are orders of magnitude apart have no decimals in common.
+        return f"{number_text(value)} [{number_text(low, digits=2)}, {number_text(high, digits=2)}]"
     # Not -0.00, where a value rounds to nothing.
     middle, least, most, width = (
-        f"{round(number, decimals) + 0.0:.{decimals}f}" for number in (value, low, high, half)
+        f"{round(number / 10.0**power, decimals) + 0.0:.{decimals}f}" for number in (value, low, high, half)
     )
     text = f"{middle} ± {width}" if is_symmetric else f"{middle} [{least}, {most}]"
     return text if power == 0 else f"({text})e{power:+03d}"

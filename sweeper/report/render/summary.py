@@ -6,13 +6,20 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from estimators.fits.statistics import Interval
+from estimators.fits.intervals import Interval
 from sweeper.formats import csv_table, in_format
 from sweeper.labels import counted
 from sweeper.report.cells import Cell
+from sweeper.report.correlations import BESIDE, BESIDE_NOTE, beside_text
 from sweeper.report.render.columns import listed, value_columns
 from sweeper.report.render.comparisons import comparison_notes, comparison_text
-from sweeper.report.render.numbers import clipped_text, interval_text, percent_text
+from sweeper.report.render.numbers import (
+    clipped_text,
+    correlation_text,
+    interval_text,
+    number_text,
+    percent_text,
+)
 from sweeper.report.render.table import NOTHING, Column, Table
 from sweeper.report.render.tables import markdown_lines
 from sweeper.report.render.terminal import terminal_lines, terminal_table
@@ -73,7 +80,8 @@ def _report_table(report: Report) -> Table:
     seeds = [_seeds(cell) for cell in cells]
     diverged = [f"{cell.diverged}/{cell.trials}" if cell.diverged else NOTHING for cell in cells]
     clipped = [clipped_text(cell.clipped_fraction, has_threshold=cell.has_threshold) for cell in cells]
-    correlations = [interval_text(cell.rank_correlation) for cell in cells]
+    correlations = [correlation_text(cell.rank_correlation, cell.seed_rank_correlations) for cell in cells]
+    beside = [_beside(cell) for cell in cells]
     return Table(
         title=f"{report.path}: {_statuses(report)}",
         columns=[
@@ -87,6 +95,7 @@ def _report_table(report: Report) -> Table:
                 cells=correlations,
                 same=_without_correlation(cells) if correlations[0] == NOTHING else None,
             ),
+            Column(head=BESIDE, cells=beside, same="" if beside[0] == NOTHING else None),
         ],
         labels=[cell.label or "the only row" for cell in cells],
         rows=f"all {'cells' if report.rows_are_cells else 'rows'}",
@@ -95,6 +104,11 @@ def _report_table(report: Report) -> Table:
         order=_order(report),
         more="--where chooses, --format csv has all",
     )
+
+
+def _beside(cell: Cell) -> str:
+    """What the rank correlation is to be read beside: the bound's, what is left given the bound, and the control's."""
+    return beside_text(cell.bound_correlation.mean, cell.partial_correlation.mean, cell.control_correlation.mean)
 
 
 def _without_correlation(cells: Sequence[Cell]) -> str:
@@ -115,9 +129,10 @@ def _order(report: Report) -> list[int]:
         return list(range(len(report.cells)))
     sign = -1 if report.directions.get(report.primary) == "max" else 1
 
-    def rank(at: int) -> tuple[bool, float]:
-        loss = report.cells[at].losses.get(report.primary)
-        return not report.cells[at].is_best, sign * loss.mean if loss is not None and loss.count else math.inf
+    def rank(at: int) -> tuple[bool, bool, float]:
+        cell, loss = report.cells[at], report.cells[at].losses.get(report.primary)
+        value = sign * loss.mean if loss is not None and loss.count else math.inf
+        return not cell.is_best, not cell.is_of_all_trials(report.primary), value
 
     return sorted(range(len(report.cells)), key=rank)
 
@@ -149,6 +164,11 @@ def _answers(report: Report) -> list[str]:
             lines.append(f"best {best.arm}{within}: {best.why_none} ({tried})")
         else:
             value = interval_text(best.cell.losses[report.primary])
+            held_out = number_text(best.held_out, digits=4)
+            if not math.isnan(best.held_out) and held_out != number_text(
+                best.cell.losses[report.primary].mean, digits=4
+            ):
+                tried += f"; {held_out} where the other seeds choose"
             lines.append(f"{mark}best {best.arm}{within}: {best.label}, {loss} {value} ({tried})")
     return [*lines, *(comparison_text(comparison, loss) for comparison in report.comparisons)]
 
@@ -166,7 +186,8 @@ def _nodes(report: Report) -> list[str]:
 
 
 def _notes(report: Report) -> list[str]:
-    return [f"note: {note}" for note in (*comparison_notes(report.comparisons), *report.notes)]
+    beside = [BESIDE_NOTE] if any(cell.bound_correlation.count for cell in report.cells) else []
+    return [f"note: {note}" for note in (*comparison_notes(report.comparisons), *beside, *report.notes)]
 
 
 def _table(report: Report, width: int | None, color: bool) -> str:
@@ -181,6 +202,16 @@ def _markdown(report: Report) -> str:
     lines = [f"**{report.path}**: {_statuses(report)}", "", *markdown_lines(_report_table(report)), ""]
     answers = [line.removeprefix("* ") for line in _answers(report)]
     return "\n".join([*lines, *(f"- {text}" for text in [*answers, *_nodes(report), *_notes(report)])])
+
+
+_CORRELATIONS = (
+    "correlation",
+    "rank_correlation",
+    "bound_correlation",
+    "partial_correlation",
+    "control_correlation",
+)
+"""Fields of a cell, columns of CSV and keys of JSON."""
 
 
 def _flat(report: Report, cell: Cell) -> dict[str, Any]:
@@ -199,8 +230,9 @@ def _flat(report: Report, cell: Cell) -> dict[str, Any]:
         record |= {f"{name}{':' if f'{name}_{end}' in cell.losses else '_'}{end}": of for end, of in more.items()}
     record["left_out"] = cell.left_out
     record["clipped_fraction"] = cell.clipped_fraction
-    for name, interval in (("correlation", cell.correlation), ("rank_correlation", cell.rank_correlation)):
-        record |= {name: interval.mean, f"{name}_low": interval.low, f"{name}_high": interval.high}
+    for name in _CORRELATIONS:
+        of: Interval = getattr(cell, name)
+        record |= {name: of.mean, f"{name}_low": of.low, f"{name}_high": of.high}
     return record | {"points": cell.points}
 
 
@@ -228,8 +260,7 @@ def _document(report: Report) -> dict[str, Any]:
                 "left_out": cell.left_out or None,
                 "losses": {name: _plain_interval(interval) for name, interval in cell.losses.items()},
                 "clipped_fraction": _plain(cell.clipped_fraction),
-                "correlation": _plain_interval(cell.correlation),
-                "rank_correlation": _plain_interval(cell.rank_correlation),
+                **{name: _plain_interval(getattr(cell, name)) for name in _CORRELATIONS},
                 "points": cell.points,
             }
             for cell in report.cells
@@ -243,6 +274,7 @@ def _document(report: Report) -> dict[str, Any]:
                 "values": None if best.cell is None else best.cell.values,
                 "why_none": best.why_none or None,
                 "unranked": best.unranked,
+                "held_out": _plain(best.held_out),
                 report.primary: None if best.cell is None else _plain_interval(best.cell.losses[report.primary]),
             }
             for best in report.bests
@@ -253,6 +285,7 @@ def _document(report: Report) -> dict[str, Any]:
                 "second": comparison.second,
                 "context": comparison.context,
                 "difference": _plain_interval(comparison.difference),
+                "as_chosen": _plain_interval(comparison.as_chosen),
                 "cells_tried": list(comparison.cells_tried),
                 "p_value": _plain(comparison.p_value),
                 "p_adjusted": _plain(comparison.p_adjusted),

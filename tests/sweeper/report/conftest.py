@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +73,7 @@ def _run_of(
     measured: bool = False,
     evaluations: Callable[[], Sequence[float]] | None = None,
     more: Mapping[str, float] | None = None,
+    loss: Callable[[Swept, int], float] | None = None,
 ) -> Run:
     """A finished run of these cells, written through the same committer as a real one."""
     run_dir = RunDir(path)
@@ -97,11 +99,23 @@ def _run_of(
             committer.record(Planned(measurement="m1", measure={}, trials=(trial,)))
             committer.add(
                 SegmentId(name, 1, 0),
-                _segment(name, rule["learning_rate"], seed, diverges(swept, seed), measured, evaluations, more or {}),
+                _segment(
+                    name,
+                    rule["learning_rate"],
+                    seed,
+                    diverges(swept, seed),
+                    measured,
+                    evaluations if loss is None else partial(_constant, loss(swept, seed)),
+                    more or {},
+                ),
             )
     committer.commit(force=True, running=frozenset())
     committer.refresh()
     return Run(path)
+
+
+def _constant(value: float) -> list[float]:
+    return [value] * 5
 
 
 def _segment(
@@ -150,13 +164,13 @@ def _is_lost(swept: Swept, seed: int) -> bool:
 
 @pytest.fixture(scope="session")
 def made_run() -> Callable[..., Run]:
-    """Makes a run: ``(path, cells, seeds=2, diverges=..., measured=False) -> run``."""
+    """Makes a run: ``(path, cells, seeds=2, diverges=..., measured=False, loss=...) -> run``."""
     return _run_of
 
 
 @pytest.fixture
 def run_of(tmp_path: Path) -> Callable[..., Run]:
-    """Makes a run of any cells: ``(cells, path=..., seeds=2, diverges=..., measured=False) -> run``."""
+    """Makes a run of any cells: ``(cells, path=..., seeds=2, diverges=..., measured=False, loss=...) -> run``."""
     return lambda cells, path=tmp_path / "run", **options: _run_of(path, cells, **options)
 
 

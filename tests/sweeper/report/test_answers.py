@@ -11,7 +11,7 @@ import pytest
 from sweeper.errors import ClipsweepError
 from sweeper.report.advice import build_advice
 from sweeper.report.answers import build_answers, extended_grid
-from sweeper.report.fits import build_fits
+from sweeper.report.fits import build_fits, fit_cells, fit_hessians, noise_of_cells
 from sweeper.report.plots.draw import draw
 from sweeper.report.plots.frontier import frontier as frontier_figure
 from sweeper.report.render.answers import _ratios, render_answers, render_fits
@@ -284,11 +284,10 @@ def points(L0, L1, *, high=10.0, n=200, seed=0):
 class Measured:
     """Just enough of a run for its fits."""
 
-    def __init__(self, cells):
+    def __init__(self, cells, *, arm="sgd", hessian=None, tau=None):
         self.path = "made-up"
         self.swept = ["update_rule.learning_rate"]
         self.estimators = ["directional_smoothness"]
-        self.measurement = None
         self.state = SimpleNamespace(measurements={"m": None}, cases={})
         self.measurement = None
         rows, trials, self.values = [], [], {}
@@ -300,7 +299,7 @@ class Measured:
                     "trial_id": name,
                     "cell_id": str(rate),
                     "case": None,
-                    "arm": "sgd",
+                    "arm": arm if isinstance(arm, str) else arm[rate],
                     "seed": seed,
                     "update_rule.learning_rate": rate,
                 })
@@ -310,54 +309,132 @@ class Measured:
                         "step": step,
                         "grad_norm": x,
                         "smoothness": y,
+                        "mechanical_bound": 1.0 + x,
                         "snr": 100.0,
                         "measurement_id": "m",
                     }
                     for step, (x, y) in enumerate(zip(g, smoothness, strict=True))
                 ]
         self.trials, self._rows = pd.DataFrame(trials), pd.DataFrame(rows)
+        if hessian is not None:
+            self.estimators.append("hessian_spectral_norm")
+        if tau is not None:
+            self.estimators.append("gradient_noise")
+        self._hessian, self._tau = hessian, tau
 
     def measurements(self, name):
-        return self._rows
+        at = self._rows[["trial_id", "step", "measurement_id"]]
+        if name == "hessian_spectral_norm":
+            return at.assign(spectral_norm=self._hessian(self._rows["grad_norm"]))
+        return self._rows if name == "directional_smoothness" else at.assign(tau=self._tau)
 
 
-def test_advice_follows_from_the_widest_cell_s_constants():
-    wide, narrow = points(2.0, 0.5), points(9.0, 3.0, high=0.2)
-    fits = build_fits(Measured({1.0: {0: wide, 1: wide}, 0.1: {0: narrow}}), resamples=0)
-    (advice,) = build_advice(fits, steps=100)
+def advised(run):
+    """The advice on all of a run."""
+    fits, hessian = fit_cells(run, run.trials), fit_hessians(run, run.trials)
+    return build_advice(fits, steps=100, tau=noise_of_cells(run, run.trials), hessian=hessian)
+
+
+def of_three_seeds(L0, L1, **more):
+    """Seeds whose constants lie a few per cent apart."""
+    return {seed: points(L0 * factor, L1 * factor, seed=seed, **more) for seed, factor in enumerate((0.97, 1.0, 1.03))}
+
+
+def test_advice_follows_from_the_widest_cell_s_constants_and_has_their_intervals():
+    run = Measured({1.0: of_three_seeds(2.0, 0.5), 0.1: of_three_seeds(9.0, 3.0, high=0.2)})
+    (advice,) = advised(run)
     assert advice.source == "learning_rate=1"
+    assert advice.measured == "directional_smoothness"
     vankov, theorem3 = advice.rules
-    assert vankov.learning_rate == pytest.approx(1 / 4, rel=1e-6)
-    assert vankov.clip_norm == pytest.approx(2 * 2 / (3 * 0.5), rel=1e-6)
-    assert theorem3.learning_rate == pytest.approx(1 / 20, rel=1e-6)
-    assert theorem3.clip_norm == pytest.approx(4.0, rel=1e-6)
+    # Of three seeds the geometric mean of 0.97, 1 and 1.03 is 0.9997; thresholds divide the factor out.
+    assert vankov.learning_rate.mean == pytest.approx(1 / 4, rel=1e-3)
+    assert vankov.clip_norm.mean == pytest.approx(2 * 2 / (3 * 0.5), rel=1e-6)
+    assert theorem3.learning_rate.mean == pytest.approx(1 / 20, rel=1e-3)
+    assert theorem3.clip_norm.mean == pytest.approx(4.0, rel=1e-6)
+    # t of two degrees of freedom, over the logs.
+    spread = 4.302653 * np.std(np.log([0.97, 1.0, 1.03]), ddof=1) / math.sqrt(3)
+    assert math.log(vankov.learning_rate.high / vankov.learning_rate.mean) == pytest.approx(spread, rel=1e-5)
+    assert math.log(vankov.learning_rate.mean / vankov.learning_rate.low) == pytest.approx(spread, rel=1e-5)
+    assert advice.L0.high / advice.L0.mean == pytest.approx(math.exp(spread), rel=1e-5)
 
 
-def test_noise_brings_theorem_7_and_its_warning():
-    fits = build_fits(Measured({1.0: {0: points(2.0, 0.5)}}), resamples=0)
-    (advice,) = build_advice(fits, steps=100, tau=0.3)
-    rule = advice.rules[-1]
-    assert rule.theory == "theorem7"
-    assert "biases the step" in rule.note
-    assert rule.learning_rate == pytest.approx(min(1 / 40, 1 / (128 * 0.5 * 0.3), 0.1), rel=1e-6)
+def test_one_seed_gives_the_ends_that_its_own_intervals_allow():
+    g, smoothness = points(2.0, 0.5, n=400)
+    smoothness = smoothness * np.exp(0.1 * np.random.default_rng(5).normal(size=400))
+    run = Measured({1.0: {0: (g, smoothness)}})
+    (advice,) = advised(run)
+    (fit,) = fit_cells(run, run.trials)[0].trajectories.values()
+    rate, threshold = advice.rules[0].learning_rate, advice.rules[0].clip_norm
+    assert (rate.low, rate.high) == pytest.approx((1 / (2 * fit.L0.high), 1 / (2 * fit.L0.low)))
+    assert threshold.low == pytest.approx(2 * fit.L0.low / (3 * fit.L1.high))
+    assert threshold.high == pytest.approx(2 * fit.L0.high / (3 * fit.L1.low))
+    assert rate.low < rate.mean < rate.high
 
 
-def test_theory_is_silent_where_the_slope_cannot_be_told():
-    (advice,) = build_advice(build_fits(Measured({1.0: {0: points(1, 1, high=0.06)}}), resamples=0), steps=10)
+def test_noise_brings_theorem_7_and_every_threshold_below_it_a_warning():
+    (advice,) = advised(Measured({1.0: of_three_seeds(2.0, 0.5)}, tau=3.0))
+    vankov, theorem3, theorem7 = advice.rules
+    assert advice.tau == 3.0
+    assert "the threshold is below tau = 3: it clips noise" in vankov.note, "2.67"
+    assert "clips noise" not in theorem3.note, "4"
+    assert "clips noise" not in theorem7.note, "it is at least seven times tau"
+    assert theorem7.learning_rate.mean == pytest.approx(min(1 / 40, 1 / (128 * 0.5 * 3.0), 0.1), rel=1e-3)
+
+
+def test_a_threshold_that_may_lie_below_the_noise_says_so():
+    cells = {1.0: {seed: points(2.0, L1, seed=seed) for seed, L1 in enumerate((0.4, 0.5))}}
+    (advice,) = advised(Measured(cells, tau=2.0))
+    assert advice.rules[0].clip_norm.low < 2.0 < advice.rules[0].clip_norm.mean
+    assert "may be below tau = 2" in advice.rules[0].note
+
+
+def test_the_noise_is_the_largest_that_the_run_s_own_measurements_saw():
+    run = Measured({1.0: of_three_seeds(2.0, 0.5)}, tau=1.0)
+    at = run._rows[["trial_id", "step", "measurement_id"]].iloc[:4]
+    seen = pd.concat([at.assign(tau=[1.0, 7.0, 2.0, np.nan]), at.assign(measurement_id="again", tau=99.0)])
+    run.measurements = lambda name: seen
+    assert noise_of_cells(run, run.trials) == {"1.0": 7.0}
+
+
+def test_rules_of_gradient_descent_take_no_constants_from_other_optimisers():
+    cells = {1.0: of_three_seeds(2.0, 0.5), 2.0: of_three_seeds(9.0, 0.5, high=100.0)}
+    (advice,) = advised(Measured(cells, arm={1.0: "sgd + clip_norm", 2.0: "adamw"}))
+    assert advice.source == "learning_rate=1", "although the other one visited a wider range"
+    (advice,) = advised(Measured(cells, arm="adamw"))
     assert advice.rules == ()
-    assert "not identifiable" in advice.silent
+    assert "no cell descends along the gradient (adamw)" in advice.silent
+    (advice,) = advised(Measured(cells, arm="sgd(momentum)"))
+    assert "measured along the updates of sgd(momentum)" in advice.conditions
 
 
-def test_theory_calls_for_no_threshold_where_smoothness_does_not_grow():
-    (advice,) = build_advice(build_fits(Measured({1.0: {0: points(3.0, 0.0)}}), resamples=0), steps=10)
-    assert "call for no threshold" in advice.silent
+def test_the_hessian_s_norm_comes_before_a_lower_bound_of_it():
+    (advice,) = advised(Measured({1.0: of_three_seeds(2.0, 0.5)}, hessian=lambda g: 4.0 + 1.5 * g))
+    assert advice.measured == "hessian_spectral_norm"
+    assert (advice.L0.mean, advice.L1.mean) == pytest.approx((4.0, 1.5), rel=1e-6)
+    assert "the Hessian's norm" in advice.conditions[1]
+
+
+@pytest.mark.parametrize(
+    ("seeds", "words"),
+    [
+        ({0: (1, 1, 0.06)}, "not identifiable"),
+        ({0: (3.0, 0.0, 10), 1: (3.1, 0.0, 10)}, "call for no threshold"),
+        ({0: (0.0, 1.0, 10), 1: (0.5, 1.0, 10)}, "L0 may be 0 (its upper end is 8.24e+04)"),
+        ({0: (1.0, 0.0, 10), 1: (1.0, 1.0, 10)}, "L1 may be 0 (its upper end is 1.65e+05)"),
+    ],
+)
+def test_theory_is_silent_where_nothing_bounds_its_rules(seeds, words):
+    cells = {seed: points(L0, L1, high=high, seed=seed) for seed, (L0, L1, high) in seeds.items()}
+    (advice,) = advised(Measured({1.0: cells}))
+    assert advice.rules == ()
+    assert words in advice.silent
 
 
 def test_points_below_their_noise_floor_and_measured_twice_stay_out():
     run = Measured({1.0: {0: points(1, 1)}})
     noisy = run._rows.assign(snr=1.0, smoothness=1e6)
     run._rows = pd.concat([noisy, run._rows])
-    (cell,) = build_fits(run, resamples=0)
+    (cell,) = build_fits(run)
     assert cell.points == 200
     assert cell.trajectories[0].upper[1] == pytest.approx(1.0, rel=1e-6)
 
@@ -365,19 +442,74 @@ def test_points_below_their_noise_floor_and_measured_twice_stay_out():
 def test_snapshots_measured_again_on_other_data_are_another_function():
     run = Measured({1.0: {0: points(1, 1)}})
     run._rows = pd.concat([run._rows, run._rows.assign(measurement_id="again", smoothness=1e6)])
-    (cell,) = build_fits(run, resamples=0)
+    (cell,) = build_fits(run)
     assert cell.points == 200
     assert cell.trajectories[0].upper[1] == pytest.approx(1.0, rel=1e-6)
 
 
-def test_a_cell_of_one_seed_has_a_bootstrap_interval_and_one_of_several_the_spread_over_seeds():
+def test_a_cell_of_one_seed_has_its_trajectory_s_interval_and_one_of_several_the_spread_over_seeds():
     alone, several = build_fits(Measured({1.0: {0: points(1, 1)}, 2.0: {0: points(1, 1), 1: points(1, 1.1)}}))
     assert not math.isnan(alone.trajectories[0].L1.low)
-    assert math.isnan(several.trajectories[0].L1.low)
+    assert math.isnan(alone.L1.low)
     assert several.L1.count == 2
-    text = render_fits("here", [alone, several], "table")
-    assert "[" in text
-    assert "±" in text
+    # 1 and 1.1: exp(12.7062 log(1.1) / 2) to either side of their geometric mean.
+    assert several.L1.high / several.L1.mean == pytest.approx(1.1 ** (12.7062 / 2), rel=1e-4)
+    assert "1.05 [0.57, 1.92]" in render_fits("here", [alone, several], "table")
+
+
+def test_what_lies_on_its_boundary_is_an_upper_end_and_not_zero():
+    cells = {}
+    for seed in range(3):
+        g, smoothness = points(3.0, 0.0, seed=seed)
+        cells[seed] = g, smoothness * np.exp(0.2 * np.random.default_rng(seed).normal(size=g.size))
+    (cell,) = build_fits(Measured({1.0: cells}))
+    assert cell.L1.low == 0.0 < cell.L1.high
+    text = render_fits("here", [cell], "table")
+    assert f"≤ {cell.L1.high:.2g}" in text
+    assert " 0 ± 0 " not in text
+
+
+# What a correlation is to be read beside
+
+
+def followed(*, bound, control=None):
+    """A run whose smoothness follows the gradient norm, alone or as its bound does, and its curvature if asked for."""
+    run = Measured({1.0: {seed: points(1.0, 1.0, seed=seed) for seed in range(2)}})
+    rows, noise = run._rows, np.random.default_rng(0)
+    base = rows["grad_norm"] * np.exp(0.3 * noise.normal(size=len(rows)))
+    rows["mechanical_bound"] = base if bound else np.exp(noise.normal(size=len(rows)))
+    rows["smoothness"] = (base if bound else rows["grad_norm"]) * np.exp(0.3 * noise.normal(size=len(rows)))
+    if control is not None:
+        run.estimators.append("directional_curvature")
+        curvature = rows["grad_norm"] if control else np.exp(noise.normal(size=len(rows)))
+        measured = rows[["trial_id", "step", "measurement_id"]].assign(curvature=-curvature)
+        run.measurements = lambda name: measured if name == "directional_curvature" else rows
+    return run
+
+
+def test_a_correlation_that_arithmetic_makes_is_called_that():
+    (cell,) = build_fits(followed(bound=True))
+    assert cell.spearman.mean > 0.8
+    assert cell.bound.mean > cell.spearman.mean
+    assert abs(cell.partial.mean) < 0.4
+    assert cell.control.count == 0
+    text = render_fits("here", [cell], "table")
+    assert f"{cell.bound.mean:.2f} / {cell.partial.mean:.2f} / –" in text
+    assert "by arithmetic alone" in text
+    assert "the estimator directional_curvature is the control" in text
+
+
+@pytest.mark.parametrize(("bound", "control"), [(False, None), (True, True)])
+def test_a_correlation_beyond_arithmetic_or_of_the_curvature_too_is_not_questioned(bound, control):
+    (cell,) = build_fits(followed(bound=bound, control=control))
+    assert "by arithmetic alone" not in render_fits("here", [cell], "table")
+    if control:
+        assert cell.control.mean > 0.99, "negative curvature counts by its size"
+
+
+def test_a_control_that_shows_nothing_leaves_the_doubt():
+    (cell,) = build_fits(followed(bound=True, control=False))
+    assert "nor does the curvature show it" in render_fits("here", [cell], "table")
 
 
 # All of it, on a real run

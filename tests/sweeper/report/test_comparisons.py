@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from estimators.fits.statistics import holm, mean_interval, p_value
+from estimators.fits.intervals import mean_interval
+from estimators.fits.significance import holm, p_value
 from sweeper.report.comparisons import Comparison
 from sweeper.report.render.comparisons import comparison_notes, comparison_text
 from sweeper.report.render.summary import render
@@ -25,7 +26,8 @@ def compared(*differences: float, **more: Any) -> Comparison:
     """Loss of clipped minus unclipped training, of some seeds."""
     p = p_value(differences)
     known: dict[str, Any] = {"p_value": p, "p_adjusted": p, "context": "", **more}
-    return Comparison(first=CLIPPED, second=PLAIN, difference=mean_interval(differences), **known)
+    interval = mean_interval(differences)
+    return Comparison(first=CLIPPED, second=PLAIN, difference=interval, as_chosen=interval, **known)
 
 
 def said(*differences: float, **more: Any) -> str:
@@ -68,10 +70,66 @@ def test_seeds_that_say_nothing_of_chance_are_called_that() -> None:
 def test_the_best_of_many_says_so_and_a_note_what_that_means() -> None:
     text = said(-0.4, -0.5, -0.6, cells_tried=(12, 1))
     assert text.endswith("(3 paired seeds, the best of 12 cells against the only cell)")
-    (note,) = comparison_notes([compared(-0.4, -0.5, -0.6, cells_tried=(12, 1))])
-    assert "chosen by the losses that are compared" in note
+    chosen, unequal = comparison_notes([compared(-0.4, -0.5, -0.6, cells_tried=(12, 1))])
+    assert "are the best of the other seeds" in chosen
+    assert unequal.startswith("arms had unequal numbers of cells (sgd + clip_norm 12 and sgd 1)")
+    assert len(comparison_notes([compared(-0.4, -0.5, -0.6, cells_tried=(12, 12))])) == 1
     assert comparison_notes([compared(-0.4, -0.5, -0.6)]) == []
     assert comparison_notes([compared(-0.4, cells_tried=(2, 2))]) == [], "there is no interval"
+
+
+def of_rates(run_of, losses):
+    """A run of clipped and unclipped cells at several rates: losses by clip_norm and rate, one per seed."""
+    return run_of(
+        [
+            {"update_rule.learning_rate": rate, "update_rule.clip_norm": norm}
+            for norm, by_rate in losses.items()
+            for rate in by_rate
+        ],
+        seeds=3,
+        loss=lambda cell, seed: losses[cell["update_rule.clip_norm"]][cell["update_rule.learning_rate"]][seed],
+    )
+
+
+def test_each_seed_is_compared_by_the_cells_that_the_others_choose(run_of: Callable[..., Run]) -> None:
+    # The best of the other two seeds, of clipped cells: seed 0: rate 2 (2.5 of 4), 1: rate 1 (2 of 3), 2: rate 1.
+    losses = {0.25: {1.0: (1.0, 3.0, 1.0), 2.0: (2.0, 1.5, 1.0)}, None: {1.0: (4.0, 5.0, 6.0)}}
+    (comparison,) = build_report(of_rates(run_of, losses)).comparisons
+    assert (comparison.first, comparison.cells_tried) == (CLIPPED, (2, 1))
+    # By hand: 2 - 4, 3 - 5, 1 - 6.
+    assert comparison.difference.mean == pytest.approx((-2 - 2 - 5) / 3)
+    # Of all seeds rate 2 is the best, with a mean of 1.5.
+    of_best = [2.0 - 4.0, 1.5 - 5.0, 1.0 - 6.0]
+    assert comparison.as_chosen == mean_interval(of_best)
+    assert comparison.p_value == pytest.approx(2 * p_value(of_best)), "of two clipped cells"
+    # Nadeau and Bengio: 1/3 becomes 1/3 + 1/2.
+    half = max(mean_interval([-2, -2, -5]).high + 3, mean_interval(of_best).high + 3.5) * math.sqrt(2.5)
+    assert comparison.difference.high - comparison.difference.mean == pytest.approx(half)
+
+
+def test_a_choice_that_no_seed_changes_costs_no_width(run_of: Callable[..., Run]) -> None:
+    losses = {0.25: {1.0: (1.0, 1.1, 1.2), 2.0: (3.0, 3.5, 4.0)}, None: {1.0: (4.0, 4.2, 4.1)}}
+    report = build_report(of_rates(run_of, losses))
+    (comparison,) = report.comparisons
+    assert comparison.difference == comparison.as_chosen
+    of = mean_interval([-3.0, -3.1, -2.9])
+    assert (comparison.difference.low, comparison.difference.high) == pytest.approx((of.low, of.high))
+    best = {one.arm: one.held_out for one in report.bests}
+    assert best[CLIPPED] == pytest.approx(1.1)
+    assert math.isnan(best[PLAIN]), "of one cell there is nothing to choose"
+    assert "where the other seeds choose" not in render(report, "table"), "it would be the same number"
+
+
+def test_what_choosing_is_worth_is_shown_where_it_changes_the_loss(run_of: Callable[..., Run]) -> None:
+    losses = {0.25: {1.0: (1.0, 3.0, 1.0), 2.0: (2.0, 1.5, 1.0)}, None: {1.0: (4.0, 5.0, 6.0)}}
+    text = render(build_report(of_rates(run_of, losses)), "md")
+    assert "(2 cells tried; 2 where the other seeds choose)" in text
+
+
+@given(st.lists(st.lists(st.floats(1, 2), min_size=3, max_size=3), min_size=1, max_size=4))
+def test_what_is_decided_has_an_interval_without_zero(rows: list[list[float]]) -> None:
+    of = [compared(*row) for row in rows]
+    assert all(not one.difference.low <= 0 <= one.difference.high for one in of if one.is_decided)
 
 
 def test_of_several_comparisons_chance_gets_one_share() -> None:
@@ -80,7 +138,7 @@ def test_of_several_comparisons_chance_gets_one_share() -> None:
     among = compared(-0.4, -0.5, -0.6, p_adjusted=6 * alone.p_value, num_compared=6)
     assert (alone.verdict, among.verdict) == ("sgd + clip_norm is better", "undecided at 95 %")
     text = comparison_text(among, "loss")
-    assert "better by 0.50 [0.25, 0.75] in loss taken alone, but undecided among 6 comparisons, p = 0.078" in text
+    assert "better by 0.50 [0.25, 0.75] in loss taken alone, but undecided with 6 comparisons, p = 0.078" in text
     assert comparison_notes([alone, among])[-1].startswith("2 comparisons: each interval is 95 % by itself")
 
 

@@ -56,7 +56,7 @@ def drawn(figure: Any) -> list[int]:
 
 
 def test_the_fit_s_picture_leaves_superseded_cells_out_unless_asked_for_them(changed_run: Run) -> None:
-    cells = build_fits(changed_run, resamples=0)
+    cells = build_fits(changed_run)
     assert [cell.cell_id for cell in cells] == list(dict.fromkeys(select(changed_run, [])["cell_id"]))
     assert drawn(fit(changed_run, select(changed_run, []))) == [20, 20]
     assert drawn(fit(changed_run, select(changed_run, ["superseded=True"]))) == [20, 20]
@@ -87,7 +87,7 @@ def test_report_fit_and_both_pictures_count_the_same_points(changed_run: Run, ch
     run = measured_as(changed_run, change)
     trials = select(run, [])
     assert [cell.points for cell in build_report(run).cells] == [20, 20]
-    assert [cell.points for cell in build_fits(run, resamples=0)] == [20, 20]
+    assert [cell.points for cell in build_fits(run)] == [20, 20]
     assert drawn(fit(run, trials)) == [20, 20]
     assert drawn(smoothness(run, trials)) == [20, 20]
 

@@ -138,7 +138,7 @@ def test_cells_are_aggregated_over_their_seeds(made_up: MadeUpRun) -> None:
     cells = {(cell.values["learning_rate"], cell.values["clip_norm"]): cell for cell in report.cells}
     best = cells[20.0, 0.25].losses["best_valid_loss"]
     assert best.mean == pytest.approx(1.51)
-    assert best.high - best.mean == pytest.approx(4.302653 * 0.01 / math.sqrt(3), rel=1e-5)
+    assert math.log(best.high / best.mean) == pytest.approx(4.302653 * 0.01 / math.sqrt(3) / 1.51, rel=1e-5)
     assert cells[20.0, 0.25].clipped_fraction == pytest.approx(0.5)
     assert cells[20.0, 0.25].correlation.mean == pytest.approx(1.0)
     assert cells[20.0, 0.25].points == 15, "snapshots below their noise floor are left out"
@@ -219,8 +219,10 @@ def test_rows_can_be_grouped_filtered_and_sorted(made_up: MadeUpRun) -> None:
     assert [(cell.seeds, cell.trials) for cell in build_report(run, by=["clip_norm"]).cells] == [(3, 6), (3, 6)]
     assert [(cell.seeds, cell.trials) for cell in build_report(run, by=[CLIP]).cells] == [(3, 6), (3, 6)]
     assert len(build_report(run, where=["learning_rate=20", "clip_norm=none"]).cells) == 1
-    losses = [cell.losses["final_train_loss"].mean for cell in build_report(run, sort="-final_train_loss").cells]
-    assert losses == sorted(losses, reverse=True)
+    by_loss = build_report(run, sort="-final_train_loss").cells
+    losses = [cell.losses["final_train_loss"].mean for cell in by_loss]
+    assert losses == [3.0, 2.0, 1.0, 9.0], "the mean of survivors, which is the largest, is not among those of all"
+    assert [bool(cell.left_out) for cell in by_loss] == [False, False, False, True]
     by_clip = [cell.values["clip_norm"] for cell in build_report(run, sort="clip_norm").cells]
     assert by_clip == [0.25, 0.25, None, None], "what has no value stands last"
 
@@ -253,7 +255,7 @@ def test_a_row_of_several_cells_averages_within_each_seed_and_its_interval_is_ov
     loss = cell.losses["final_train_loss"]
     # Seeds 2.0 and 2.1: the rates, which differ by 1, are not replications.
     assert (loss.count, loss.mean) == (2, pytest.approx(2.05))
-    assert loss.high - loss.mean == pytest.approx(12.7062 * 0.05, rel=1e-4)
+    assert math.log(loss.high / loss.mean) == pytest.approx(12.7062 * 0.05 / 2.05, rel=1e-4)
     assert "2 (6 trials)" in render(report, "table")
     assert "done)" not in render(report, "table"), "nothing is left out"
     (row,) = csv.DictReader(io.StringIO(render(report, "csv")))

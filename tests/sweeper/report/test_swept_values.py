@@ -185,7 +185,7 @@ def _answers(run: Run, options: list[str]) -> Any:
 
 
 def _fits(run: Run, options: list[str]) -> Any:
-    return _alike(json.loads(render_fits(str(run.path), build_fits(run, resamples=0), "json")), run, options)
+    return _alike(json.loads(render_fits(str(run.path), build_fits(run), "json")), run, options)
 
 
 def _drawn(run: Run, options: list[str]) -> Any:
