@@ -30,7 +30,8 @@ from sweeper.schedule.schedule import Progress, Schedule
 from sweeper.spec import Sweep
 from sweeper.spec.user_code import shipped
 from sweeper.store.journal import Journal, RunState, Unmeasured, num_failed, open_state
-from sweeper.store.records import CodeRecord, Opened, Planned, TrialRecord
+from sweeper.store.planned_trials import CodeRecord, TrialRecord
+from sweeper.store.records import Opened, Planned
 from sweeper.store.recovery import recover
 from sweeper.store.run_dir import RunDir
 from sweeper.store.spans import worked_s

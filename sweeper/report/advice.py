@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +10,7 @@ import numpy as np
 
 from sweeper.cell_labels import Labels
 from sweeper.report.fits import CellFit
+from sweeper.value_texts import key_of
 from trainers.analytic.theory import Setting, rule_of
 
 __all__ = ["Advice", "AdvisedRule", "build_advice"]
@@ -83,9 +84,9 @@ def build_advice(cells: Sequence[CellFit], *, steps: int, tau: float | None = No
     Returns:
         One piece of advice per context, or why there is none.
     """
-    contexts: dict[str, list[CellFit]] = {}
+    contexts: dict[Hashable, list[CellFit]] = {}
     for cell in cells:
-        contexts.setdefault(repr(cell.context), []).append(cell)
+        contexts.setdefault(key_of(cell.context), []).append(cell)
     labels = Labels([found[0].context for found in contexts.values()])
     return tuple(_advice(labels.label(found[0].context), found, steps, tau) for found in contexts.values())
 

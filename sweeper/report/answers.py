@@ -161,7 +161,7 @@ def extended_grid(run_dir: Path, sweep: Sweep) -> list[str]:
     run = Run(run_dir)
     trials, names = select(run, ()), short_names(run.swept)
     edges = find_edges(build_report(run), trials, names, labels_of(run, trials))
-    grid = {path: sorted_values(trials[path]) for path in sweep.sweep.grid if path in names}
+    grid = {edge.path: sorted_values(trials[edge.path]) for edge in edges if edge.path in sweep.sweep.grid}
     return [f"sweep.grid.{path}={json.dumps(values)}" for path, values in grid_override(grid, edges).items()]
 
 

@@ -17,6 +17,7 @@ from estimators.fits.statistics import (
     rank_correlation,
 )
 from sweeper.errors import ClipsweepError
+from sweeper.formats import value_json
 from sweeper.labels import counted, short_names
 from sweeper.report.cells import TRAIN_LOSS, UNFINISHED, Cell, cell_of, deterministic, rows_of, status_counts
 from sweeper.report.comparisons import ArmBest, Comparison, compare_arms
@@ -212,8 +213,10 @@ def _sorted(cells: tuple[Cell, ...], sort: str, names: Mapping[str, str]) -> tup
 
 
 def _in_order(value: Any) -> tuple[int, Any]:
-    """A key by which values of any types can be sorted: numbers and booleans, then texts."""
-    return (1, value) if isinstance(value, str) else (0, value)
+    """A key by which values of any types can be sorted: numbers and booleans, then texts, then lists and sections."""
+    if isinstance(value, list | dict):
+        return 2, value_json(value)
+    return int(isinstance(value, str)), value
 
 
 def _notes(run: Run, trials: pd.DataFrame, cells: tuple[Cell, ...], points: pd.DataFrame | None) -> tuple[str, ...]:

@@ -19,6 +19,7 @@ from sweeper.cell_labels import CellLabels
 from sweeper.errors import IntegrityError
 from sweeper.labels import counted, not_measured
 from sweeper.store.guarded_paths import make_folder
+from sweeper.store.planned_trials import TrialRecord, swept_values
 from sweeper.store.records import (
     FORMAT,
     Committed,
@@ -32,10 +33,8 @@ from sweeper.store.records import (
     Remeasured,
     Remeasuring,
     Retried,
-    TrialRecord,
     dump_record,
     parse_record,
-    swept_values,
 )
 from sweeper.store.run_dir import RunDir
 

@@ -26,7 +26,8 @@ from sweeper.report.plots.draw import draw
 from sweeper.report.render.summary import render
 from sweeper.report.summary import build_report
 from sweeper.store.journal import Journal, RunState
-from sweeper.store.records import Opened, Planned, TrialRecord
+from sweeper.store.planned_trials import TrialRecord
+from sweeper.store.records import Opened, Planned
 from sweeper.store.run_dir import RunDir
 from sweeper.tables.run import Run
 

@@ -56,15 +56,15 @@ def test_cases_set_what_they_name_and_leave_the_rest_as_it_is():
     ]
 
 
-def test_lists_and_sections_that_are_swept_become_text_in_tables():
+def test_lists_and_sections_that_are_swept_stay_what_they_are_with_their_defaults():
     base = BASE.replace("learning_rate: 0.1", "learning_rate: 0.1, optimizer: adam")
     assert swept("{grid: {update_rule.betas: [[0.9, 0.99], [0.8, 0.9]]}}", base=base) == [
-        ("[0.9, 0.99]",),
-        ("[0.8, 0.9]",),
+        ([0.9, 0.99],),
+        ([0.8, 0.9],),
     ]
     assert swept("{grid: {update_rule.schedule: [{use: constant}, {use: cosine}]}}") == [
-        ('{"use": "constant"}',),
-        ('{"use": "cosine", "final_fraction": 0.0}',),
+        ({"use": "constant"},),
+        ({"use": "cosine", "final_fraction": 0.0},),
     ]
 
 
@@ -125,8 +125,8 @@ def test_lists_and_sections_can_be_excluded_as_they_are_written():
     )
     base = BASE.replace("learning_rate: 0.1", "learning_rate: 0.1, optimizer: adam")
     assert swept(block, base=base) == [
-        ("[0.9, 0.99]", '{"use": "cosine", "final_fraction": 0.0}'),
-        ("[0.8, 0.9]", '{"use": "constant"}'),
+        ([0.9, 0.99], {"use": "cosine", "final_fraction": 0.0}),
+        ([0.8, 0.9], {"use": "constant"}),
     ]
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ from hypothesis import strategies as st
 
 from sweeper.errors import IntegrityError
 from sweeper.store.journal import Journal, RunState, _seal, read_journal, repair_journal, replay
+from sweeper.store.planned_trials import dump_trial, parse_trial
 from sweeper.store.records import Retried, dump_record, parse_record
 
 RECORDS = [
@@ -173,6 +176,45 @@ def test_what_is_written_today_is_the_language_of_recorded_journals(path: Path) 
         # What was measured again is named by what it measures alone; the estimator's name stood there twice.
         known = {key: value for key, value in line.items() if key not in {"estimator"}}
         assert again == known
+
+
+SECTION = {"use": "a", "n": [1, None]}
+
+
+def planned(swept: Mapping[str, Any], **more: Any) -> dict[str, Any]:
+    """A trial in a line of the journal, as earlier versions wrote it."""
+    own = {"trial_id": "t", "cell_id": "c", "arm": "sgd", "seed": 0, "learning_rate": 0.1, "clip_norm": None}
+    return {**own, "steps": 5, "swept": swept, **more}
+
+
+def test_a_list_and_the_text_of_its_json_are_two_values_in_the_journal() -> None:
+    swept = {"problem.m": [1, 2], "problem.n": "[1, 2]", "problem.s": SECTION, "problem.t": json.dumps(SECTION), "u": 1}
+    trial = parse_trial(planned({}, structured=[]))
+    line = json.loads(json.dumps(dump_trial(replace(trial, swept=swept))))
+    assert all(not isinstance(value, list | dict) for value in line["swept"].values())
+    again = parse_trial(line)
+    assert again.swept == swept
+
+
+def test_lists_and_sections_of_earlier_journals_are_what_they_were() -> None:
+    swept = {"problem.m": "[1, 2]", "problem.s": json.dumps(SECTION), "problem.t": "[1,2]", "problem.x": "{", "u": "1"}
+    trial = parse_trial(planned(swept))
+    assert trial.swept == {**swept, "problem.m": [1, 2], "problem.s": SECTION}
+
+
+@pytest.mark.parametrize(
+    "more", [{"structured": ["other"]}, {"structured": ["u"]}, {"structured": ["m"]}, {"structured": [1]}]
+)
+def test_a_planned_trial_whose_lists_cannot_be_read_is_refused(more: Mapping[str, Any]) -> None:
+    line = {
+        "n": 0,
+        "type": "planned",
+        "measurement": "m",
+        "measure": None,
+        "trials": [planned({"u": 1, "m": "["}, **more)],
+    }
+    with pytest.raises(IntegrityError, match="journal record 0: not understood"):
+        replay([line])
 
 
 def recorded(name: str) -> RunState:
