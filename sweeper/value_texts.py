@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-import unicodedata
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from sweeper.formats import value_json
-from sweeper.labels import plain_value, printable
+from sweeper.labels import appearance, plain_value, printable
 
 __all__ = ["NO_CLIPPING", "Rule", "key_of", "keys_of", "shortened", "texts_of", "without_middle"]
 
@@ -90,8 +89,8 @@ def texts_of(values: Iterable[Any], *, least: int = 0) -> dict[Hashable, str]:
     distinct = {key_of(value): value for value in values}
     for write in (_short, _exact_texts, _ascii_texts):
         texts = list(map(_one_line, write(list(distinct.values()))))
-        # Different values that look the same: 1 and 1.0, none and "none"; two ways to write the same letter.
-        if len({unicodedata.normalize("NFC", text) for text in texts}) == len(texts):
+        # Different values that look the same: 1 and 1.0, none and "none"; two ways to encode a letter.
+        if len(set(map(appearance, texts))) == len(texts):
             break
     if any(isinstance(value, dict | list) for value in distinct.values()):
         least = max(least, _SECTION_WIDTH)

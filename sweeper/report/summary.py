@@ -246,6 +246,11 @@ def _notes(run: Run, trials: pd.DataFrame, cells: tuple[Cell, ...], points: pd.D
             f"the points were measured under several settings (measurement_id {', '.join(settings)}); correlations and "
             "fits use the latest value of each snapshot"
         )
+    if mixed := sum(cell.is_mixed for cell in cells):
+        notes.append(
+            f"the share of clipped steps is over all trials of a row; in {counted(mixed, 'row')} some of them have no "
+            "threshold, and count as never clipped"
+        )
     if any(cell.clipped_fraction == 0 for cell in cells):
         notes.append("some thresholds never fired: their cells are unclipped training under another name")
     return tuple(notes)
