@@ -28,15 +28,17 @@ _TRIAL = ("trial_id", "trial", "status", "step", "steps", "attempts", "supersede
 def status(run: RunPath, wanted: Format = None, as_json: AsJson = False) -> None:
     """Show the state of a run. Works without Ray, also while it runs."""
     style = choose_format(wanted, as_json=as_json)
-    from sweeper.monitor.status import in_words, run_status, trial_rows
+    from sweeper.monitor.status import in_words, run_status, state_of, trial_rows
     from sweeper.store.journal import Unmeasured
+    from sweeper.store.run_dir import RunDir
 
-    document = run_status(run)
+    state = state_of(RunDir(run))
+    document, rows = run_status(run, state), trial_rows(run, state)
     if style == "json":
-        show_json({**document, "trial_rows": trial_rows(run)})
+        show_json({**document, "trial_rows": rows})
         return
     if style != "table":
-        show_rows(style, trial_rows(run), _TRIAL)
+        show_rows(style, rows, _TRIAL)
         return
     show(f"{run}: {in_words(document)}")
     show("  " + ", ".join(f"{count} {word}" for word, count in document["counts"].items()))
@@ -48,7 +50,6 @@ def status(run: RunPath, wanted: Format = None, as_json: AsJson = False) -> None
     for active in document["live"]["active"] if document["live"] else ():
         loss = "" if active["loss"] is None else f", loss {active['loss']:.4g}"
         show(f"  now: {active['trial']}, step {active['step']} of {active['steps']}{loss}")
-    rows = trial_rows(run)
     if len(rows) > _MAX_TRIALS:
         rows.sort(key=lambda row: _FIRST.get(row["status"], len(_FIRST)))
     for row in rows[:_MAX_TRIALS]:

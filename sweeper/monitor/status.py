@@ -18,6 +18,7 @@ from sweeper.store.journal import (
     TrialState,
     num_failed,
     read_journal,
+    read_state,
     repair_journal,
     replay,
 )
@@ -25,19 +26,41 @@ from sweeper.store.lock import DriverLock
 from sweeper.store.records import Retried as RetriedRecord
 from sweeper.store.run_dir import RunDir
 
-__all__ = ["Retried", "find_trials", "in_words", "list_runs", "retry", "run_status", "trial_log", "trial_rows"]
+__all__ = [
+    "Retried",
+    "find_trials",
+    "in_words",
+    "list_runs",
+    "retry",
+    "run_status",
+    "state_of",
+    "trial_log",
+    "trial_rows",
+]
 
 
-def _load(run_dir: RunDir) -> RunState:
-    records, _ = read_journal(run_dir.require().journal)
-    return replay(records)
+def state_of(run_dir: RunDir) -> RunState:
+    """What the journal of a run says.
+
+    Args:
+        run_dir: The run directory.
+
+    Returns:
+        The state of the run.
+
+    Raises:
+        RunDirectoryError: There is no run.
+        IntegrityError: Its journal is damaged.
+    """
+    return read_state(run_dir.require().journal)
 
 
-def run_status(path: Path) -> dict[str, Any]:
+def run_status(path: Path, state: RunState | None = None) -> dict[str, Any]:
     """A run as a JSON-able document.
 
     Args:
         path: The run directory.
+        state: What its journal says, from whoever has read it; by default it is read.
 
     Returns:
         ``path``, ``driver`` (or None), ``state`` (``running``, ``finished``, ``stopped`` by its user, ``ended`` with an
@@ -53,7 +76,7 @@ def run_status(path: Path) -> dict[str, Any]:
         IntegrityError: Its journal is damaged.
     """
     run_dir = RunDir(path)
-    state = _load(run_dir)
+    state = state_of(run_dir) if state is None else state
     driver = driver_of(run_dir)
     live = live_document(run_dir) if driver is not None else None
     ending = ending_of(run_dir) if driver is None else None
@@ -164,14 +187,22 @@ def list_runs(folder: Path) -> list[dict[str, Any]]:
     return documents
 
 
-def trial_rows(path: Path) -> list[dict[str, Any]]:
+def trial_rows(path: Path, state: RunState | None = None) -> list[dict[str, Any]]:
     """One row per trial: id, label, status, step, attempts, and whether a changed spec has replaced it.
+
+    Args:
+        path: The run directory.
+        state: What its journal says, from whoever has read it; by default it is read.
 
     Returns:
         JSON-able rows in the order of the plan.
+
+    Raises:
+        RunDirectoryError: There is no run.
+        IntegrityError: Its journal is damaged.
     """
     run_dir = RunDir(path)
-    state = _load(run_dir)
+    state = state_of(run_dir) if state is None else state
     at_work = _running(run_dir)
     labels = state.labels()
     return [
@@ -228,7 +259,7 @@ def trial_log(path: Path, name: str) -> list[str]:
         RunDirectoryError: There is no such run or trial.
     """
     run_dir = RunDir(path)
-    state = _load(run_dir)
+    state = state_of(run_dir)
     (trial,) = find_trials(state, [name], path)
     known = state.trials[trial]
     lines = [f"{trial}  {state.labels()[trial]}  {_status(known, _running(run_dir))}"]
@@ -278,7 +309,7 @@ def retry(path: Path, names: Sequence[str]) -> Retried:
     with DriverLock(run_dir).hold():
         records, whole = read_journal(run_dir.journal)
         repair_journal(run_dir.journal, whole, run_dir.quarantine)
-        state = replay(records)
+        state = replay(records, run_dir.journal)
         failed = [name for name, trial in state.trials.items() if trial.given_up]
         current = [name for name in failed if name not in state.superseded]
         chosen = find_trials(state, names, path) if names else current

@@ -49,11 +49,15 @@ __all__ = [
     "num_failed",
     "open_state",
     "read_journal",
+    "read_state",
     "replay",
 ]
 
 Line = dict[str, Any]
 """A line of the journal as parsed JSON, its hash checked."""
+
+
+_REMEDY = "restore the journal from a backup, or move the run directory aside and run the spec again"
 
 
 class Journal:
@@ -100,7 +104,8 @@ def read_journal(path: Path) -> tuple[list[Line], int]:
         The lines in order, and their total length in bytes: anything beyond that is a torn tail.
 
     Raises:
-        IntegrityError: A damaged line comes *before* an intact one: that is not a crash, but a damaged file.
+        IntegrityError: A damaged line comes *before* an intact one, or no line is whole though there are committed
+            rows beside it: that is not a crash, but a damaged file.
 
     Example:
         >>> import tempfile
@@ -122,13 +127,12 @@ def read_journal(path: Path) -> tuple[list[Line], int]:
         if record is None:
             damaged = damaged or number
         elif damaged is not None:
-            raise IntegrityError(
-                f"{path}:{damaged}: damaged line before intact ones; restore the file from a backup, "
-                "or move the run directory aside and run the spec again"
-            )
+            raise IntegrityError(f"{path}:{damaged}: damaged line before intact ones; {_REMEDY}")
         else:
             records.append(record)
             whole = position
+    if not records:
+        _refuse_without_a_beginning(path)
     written_as = records[0].get("format", 0) if records else 0
     if not isinstance(written_as, int):
         raise IntegrityError(
@@ -139,6 +143,18 @@ def read_journal(path: Path) -> tuple[list[Line], int]:
             f"{path}: written by a newer clipsweep (format {written_as}, known: {FORMAT}); upgrade clipsweep"
         )
     return records, whole
+
+
+def _refuse_without_a_beginning(path: Path) -> None:
+    """Refuse a journal without a whole line beside parts: taken for a run's beginning, all of them would be deleted."""
+    parts = RunDir(path.parent).parts
+    count = sum(1 for _ in parts.iterdir()) if parts.is_dir() else 0
+    if count:
+        raise IntegrityError(
+            f"{path}:1: cut off or damaged in its first line, and no other is left, but {counted(count, 'file')} of "
+            f"committed rows {'is' if count == 1 else 'are'} in {parts}; {_REMEDY}; its *.parquet files can be read "
+            "without the journal"
+        )
 
 
 def repair_journal(path: Path, whole: int, quarantine: Path) -> bool:
@@ -354,11 +370,12 @@ class Unmeasured:
         return tuple(f"{count} of {total} {not_measured(error)}" for error, count in self.errors.items())
 
 
-def replay(lines: list[Line]) -> RunState:
+def replay(lines: list[Line], path: Path | None = None) -> RunState:
     """Rebuild the state of a run from the lines of its journal.
 
     Args:
         lines: As :func:`read_journal` returns them.
+        path: The journal, for messages.
 
     Returns:
         The state of the run.
@@ -372,7 +389,8 @@ def replay(lines: list[Line]) -> RunState:
             apply(state, parse_record(line))
         except (KeyError, TypeError, ValueError) as error:
             why = error if isinstance(error, ValueError) else repr(error)
-            raise IntegrityError(f"journal record {line.get('n')}: not understood: {why}") from error
+            where = f"journal record {line.get('n')}" if path is None else f"{path}:{state.next_number + 1}"
+            raise IntegrityError(f"{where}: not understood: {why}; {_REMEDY}") from error
         state.next_number += 1
     return state
 
@@ -463,7 +481,20 @@ def open_state(run_dir: RunDir) -> RunState:
         IntegrityError: The journal is damaged.
     """
     run_dir.refuse_links()
-    if not run_dir.exists:
-        return RunState()
-    lines, _ = read_journal(run_dir.journal)
-    return replay(lines)
+    return read_state(run_dir.journal) if run_dir.exists else RunState()
+
+
+def read_state(path: Path) -> RunState:
+    """The state of a run, from its journal; a torn tail is ignored.
+
+    Args:
+        path: The journal.
+
+    Returns:
+        The state.
+
+    Raises:
+        IntegrityError: The journal is damaged.
+    """
+    lines, _ = read_journal(path)
+    return replay(lines, path)

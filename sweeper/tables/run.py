@@ -11,7 +11,7 @@ import numpy as np
 
 from sweeper.errors import RunDirectoryError
 from sweeper.store.driver_files import driver_of
-from sweeper.store.journal import RunState, read_journal, replay
+from sweeper.store.journal import RunState, read_state
 from sweeper.store.planned_trials import swept_values
 from sweeper.store.run_dir import RunDir
 from sweeper.tables.directions import direction_before, direction_of
@@ -68,8 +68,7 @@ class Run:
     @cached_property
     def state(self) -> RunState:
         """The run as its journal describes it."""
-        records, _ = read_journal(self._run_dir.journal)
-        return replay(records)
+        return read_state(self._run_dir.journal)
 
     def _known_measurement(self, wanted: str) -> str:
         ids = [*self.state.measurements, *self.state.remeasurements]

@@ -13,9 +13,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sweeper.errors import IntegrityError
-from sweeper.store.journal import Journal, RunState, _seal, read_journal, repair_journal, replay
+from sweeper.monitor.status import state_of
+from sweeper.store.journal import Journal, RunState, _seal, open_state, read_journal, read_state, repair_journal, replay
 from sweeper.store.planned_trials import dump_trial, parse_trial
 from sweeper.store.records import Retried, dump_record, parse_record
+from sweeper.store.recovery import recover
+from sweeper.store.run_dir import RunDir
 
 RECORDS = [
     {"type": "opened", "format": 1, "epoch": 1, "environment": {"torch": "2"}},
@@ -255,3 +258,28 @@ def test_a_recorded_journal_of_several_estimators_still_replays() -> None:
     facts = [segment.facts for trial in state.trials.values() for segment in trial.segments]
     assert sum(fact.num_snapshots or 0 for fact in facts) == 16
     assert all(fact.num_steps == 6 and fact.host == "laptop" and fact.waited_s is not None for fact in facts)
+
+
+@pytest.mark.parametrize("left", [b"", b'{"n":0,"type":"opened","for'])
+def test_a_journal_without_a_whole_line_beside_rows_is_refused_and_nothing_is_deleted(
+    tmp_path: Path, left: bytes
+) -> None:
+    run_dir = RunDir(tmp_path / "run")
+    run_dir.create()
+    run_dir.journal.write_bytes(left)
+    assert open_state(run_dir).trials == recover(run_dir).trials == {}, "a driver that died at its very start"
+    run_dir.journal.write_bytes(left)
+    part = run_dir.parts / "metrics-1.parquet"
+    part.write_bytes(b"rows")
+    for read in (open_state, recover, state_of):
+        with pytest.raises(IntegrityError, match=r"journal.jsonl:1: cut off or damaged.*1 file of committed rows"):
+            read(run_dir)
+    assert part.read_bytes() == b"rows"
+    assert run_dir.journal.read_bytes() == left
+
+
+def test_a_line_that_is_not_understood_is_named_with_its_file(tmp_path: Path) -> None:
+    path = tmp_path / "journal"
+    write(path, [*RECORDS[:1], {"type": "retried", "trials": ["unknown"]}])
+    with pytest.raises(IntegrityError, match=r"journal:2: not understood(.|\n)*restore the journal from a backup"):
+        read_state(path)
