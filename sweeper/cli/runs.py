@@ -58,7 +58,7 @@ def status(run: RunPath, wanted: Format = None, as_json: AsJson = False) -> None
     if len(rows) > _MAX_TRIALS:
         show(f"  ... and {len(rows) - _MAX_TRIALS} more trials; --json lists all")
     for failure in document["failures"][:_MAX_TRIALS]:
-        show(f"  {failure['trial_id']} failed: {failure['error']}")
+        show(f"  {failure['trial_id']} {failure['status']}: {failure['error']}")
     unmeasured = document["unmeasured"]
     for line in Unmeasured(total=unmeasured["snapshots"], errors=unmeasured["errors"]).lines:
         show(f"  {line}")
@@ -126,12 +126,13 @@ def logs(
 def retry(
     run: RunPath,
     trials: Annotated[
-        list[str] | None, typer.Argument(metavar="[TRIAL]...", help="Trial ids; all failed ones if omitted.")
+        list[str] | None,
+        typer.Argument(metavar="[TRIAL]...", help="Trial ids; if omitted, all that failed or were lost."),
     ] = None,
     wanted: TextFormat = None,
     as_json: AsJson = False,
 ) -> None:
-    """Queue failed trials again; the next `clipsweep run` trains them."""
+    """Queue trials that failed or were lost again; the next `clipsweep run` trains them."""
     style = choose_format(wanted, as_json=as_json, known=TEXT_FORMATS)
     from sweeper.monitor.status import retry as retry_trials
 
@@ -143,4 +144,4 @@ def retry(
         note(f"queued again: {label}")
     note(f"{counted(len(retried.queued), 'trial')} queued; `clipsweep run` with the same spec trains them")
     if retried.left_out:
-        note(f"{retried.left_out} failed trials left out: a changed spec has replaced them")
+        note(f"left out, because a changed spec has replaced them: {counted(retried.left_out, 'trial')} given up")

@@ -16,7 +16,7 @@ from sweeper.store.journal import (
     Journal,
     RunState,
     TrialState,
-    num_failed,
+    given_up_words,
     read_journal,
     read_state,
     repair_journal,
@@ -66,7 +66,7 @@ def run_status(path: Path, state: RunState | None = None) -> dict[str, Any]:
         ``path``, ``driver`` (or None), ``state`` (``running``, ``finished``, ``stopped`` by its user, ``ended`` with an
         error, ``killed``, or ``empty`` where no trial was ever planned), ``counts`` by status, ``trials``,
         ``superseded`` (trials of an earlier spec that were replaced by others; the other numbers leave them out),
-        ``steps_done``, ``steps_total``, ``failures`` (label and error of the trials given up), ``unmeasured``
+        ``steps_done``, ``steps_total``, ``failures`` (label, status and error of the trials given up), ``unmeasured``
         (snapshots, and errors with their counts), ``live`` (what the driver is doing, or None) and ``ended`` (how the
         last driver ended: ``exit_code``, ``text``, ``job``, ``ended_at``; None while a driver is at work, or if it was
         killed).
@@ -100,7 +100,8 @@ def run_status(path: Path, state: RunState | None = None) -> dict[str, Any]:
         ),
         "steps_total": sum(trial.record.steps for trial in current.values()),
         "failures": [
-            {"trial_id": name, "trial": labels[name], "error": trial.failures[-1][1]} for name, trial in failed.items()
+            {"trial_id": name, "trial": labels[name], "status": trial.status(), "error": trial.failures[-1][1]}
+            for name, trial in failed.items()
         ],
         "unmeasured": {"snapshots": unmeasured.total, "errors": dict(unmeasured.errors)},
         "live": live,
@@ -145,10 +146,10 @@ def in_words(document: Mapping[str, Any]) -> str:
         left = (document["live"] or {}).get("left_s")
         rest = "" if left is None else f", about {duration(left)} left"
         return f"running (pid {driver['pid']} on {driver['host']}{job}), {done}{rest}"
-    failed = num_failed(document["counts"])
+    given_up = given_up_words(document["counts"])
     match state:
         case "finished":
-            return f"finished, {counted(failed, 'trial')} failed, {done}" if failed else f"finished, {done}"
+            return f"finished, {given_up}, {done}" if given_up else f"finished, {done}"
         case "stopped":
             return f"stopped, {done}; the same command continues it"
         case "ended":
@@ -292,17 +293,17 @@ class Retried:
 
 
 def retry(path: Path, names: Sequence[str]) -> Retried:
-    """Queue failed trials again; the next `clipsweep run` trains them from their last committed segment.
+    """Queue trials that failed or were lost again; the next `clipsweep run` goes on from their last committed segment.
 
     Args:
         path: The run directory.
-        names: Trial ids or prefixes of ids; none for all failed ones that the spec of the last run has.
+        names: Trial ids or prefixes of ids; none for all of these that the spec of the last run has.
 
     Returns:
         Which trials were queued.
 
     Raises:
-        RunDirectoryError: A driver holds the directory, there is no such trial, it has not failed, or a changed spec
+        RunDirectoryError: A driver holds the directory, there is no such trial, it is not given up, or a changed spec
             has replaced it.
     """
     run_dir = RunDir(path).require()
@@ -316,7 +317,9 @@ def retry(path: Path, names: Sequence[str]) -> Retried:
         for name in chosen:
             if not state.trials[name].given_up:
                 status = state.trials[name].status()
-                raise RunDirectoryError(f"{path}: trial {name} is {status}; only failed ones are retried")
+                raise RunDirectoryError(
+                    f"{path}: trial {name} is {status}; only trials that failed or were lost are retried"
+                )
             if name in state.superseded:
                 raise RunDirectoryError(
                     f"{path}: trial {name} is superseded: a changed spec has replaced it, and no run would train it; "

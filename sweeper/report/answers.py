@@ -13,7 +13,7 @@ from sweeper.errors import ClipsweepError
 from sweeper.labels import plain_value, short_names
 from sweeper.report.advice import Advice, build_advice
 from sweeper.report.cells import UNFINISHED
-from sweeper.report.fits import build_fits
+from sweeper.report.fits import fit_cells
 from sweeper.report.select import labels_of, number_column, outside_the_rule, select, thresholded
 from sweeper.report.stability import (
     Edge,
@@ -118,7 +118,7 @@ def build_answers(run: Run, *, where: Sequence[str] = ()) -> Answers:
     ended = ended.assign(above_start=ended_above_start(run, ended))
     context = outside_the_rule(names)
     found = frontiers(ended, context)
-    edges = find_edges(build_report(run, where=where), trials, names, labels)
+    edges = find_edges(build_report(run, trials=trials), trials, names, labels)
     above = _above_start(ended, labels)
     notes = []
     if above:
@@ -127,7 +127,7 @@ def build_answers(run: Run, *, where: Sequence[str] = ()) -> Answers:
             "have stopped them"
         )
     try:
-        fits = build_fits(run, where=where, resamples=0)
+        fits = fit_cells(run, trials, resamples=0)
         advice = build_advice(fits, steps=int(ended["steps"].max()), tau=_noise(run, ended))
     except ClipsweepError as error:
         advice = ()
@@ -160,7 +160,7 @@ def extended_grid(run_dir: Path, sweep: Sweep) -> list[str]:
     """
     run = Run(run_dir)
     trials, names = select(run, ()), short_names(run.swept)
-    edges = find_edges(build_report(run), trials, names, labels_of(run, trials))
+    edges = find_edges(build_report(run, trials=trials), trials, names, labels_of(run, trials))
     grid = {edge.path: sorted_values(trials[edge.path]) for edge in edges if edge.path in sweep.sweep.grid}
     return [f"sweep.grid.{path}={json.dumps(values)}" for path, values in grid_override(grid, edges).items()]
 

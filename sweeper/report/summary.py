@@ -79,6 +79,7 @@ def build_report(
     by: Sequence[str] = (),
     where: Sequence[str] = (),
     sort: str | None = None,
+    trials: pd.DataFrame | None = None,
 ) -> Report:
     """Aggregate a run.
 
@@ -87,6 +88,7 @@ def build_report(
         by: Columns to group by, one row per combination of values; all swept ones by default. Short or dotted names.
         where: ``column=value`` conditions; ``none`` means null. All must hold.
         sort: A column of the table; a leading ``-`` reverses the order.
+        trials: The trials that satisfy the conditions, from whoever has selected them; by default they are selected.
 
     Returns:
         The report.
@@ -95,7 +97,7 @@ def build_report(
         ClipsweepError: A column is unknown, a condition is malformed, or no trial satisfies the conditions.
     """
     names = short_names(run.swept)
-    trials = select(run, where)
+    trials = select(run, where) if trials is None else trials
     chosen = [column_of(name, trials, names) for name in by]
     columns = {column: names.get(column, column) for column in chosen} or names
     points = positive(trusted_points(run)) if "directional_smoothness" in run.estimators else None

@@ -46,6 +46,7 @@ __all__ = [
     "TrialState",
     "Unmeasured",
     "apply",
+    "given_up_words",
     "num_failed",
     "open_state",
     "read_journal",
@@ -211,6 +212,24 @@ def num_failed(counts: Mapping[str, int]) -> int:
     return counts.get("failed", 0) + counts.get("lost", 0)
 
 
+def given_up_words(counts: Mapping[str, int]) -> str:
+    """Which trials were given up, each kind by its own word.
+
+    Args:
+        counts: Status to number of trials.
+
+    Returns:
+        The beginning of a sentence; empty if there are none.
+
+    Example:
+        >>> given_up_words({"done": 1, "failed": 2, "lost": 1}), given_up_words({"lost": 1})
+        ('2 trials failed and 1 was lost', '1 trial was lost')
+    """
+    verbs = {"failed": "failed", "lost": "was lost" if counts.get("lost") == 1 else "were lost"}
+    found = [(counts[status], verb) for status, verb in verbs.items() if counts.get(status)]
+    return " and ".join(f"{count if at else counted(count, 'trial')} {verb}" for at, (count, verb) in enumerate(found))
+
+
 @dataclass
 class TrialState:
     """What the journal says about one trial.
@@ -220,7 +239,7 @@ class TrialState:
         segments: Its committed segments, in order.
         failures: (kind, error) of its failed attempts since the last retry.
         attempts: Distinct attempts that the journal mentions.
-        given_up: Whether it failed in all its attempts.
+        given_up: Whether it has failed in all its attempts, or was lost in the last of them.
     """
 
     record: TrialRecord
