@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -69,7 +70,7 @@ def keys_of(column: Iterable[Any]) -> list[Hashable]:
 
 
 def texts_of(values: Iterable[Any], *, least: int = 0) -> dict[Hashable, str]:
-    """Different values as different texts of one line.
+    r"""Different values as different texts of one line.
 
     Args:
         values: Plain values and rules.
@@ -85,13 +86,22 @@ def texts_of(values: Iterable[Any], *, least: int = 0) -> dict[Hashable, str]:
         ['constant', 'cosine(0.01)']
         >>> list(texts_of([1, 1.0, "1", [1], "[1]"]).values())
         ['1', '1.0', '"1"', '[1]', '"[1]"']
+        >>> print(*texts_of(["\u00e9", "e\u0301", "\u65e5"]).values())
+        "\u00e9" "e\u0301" "日"
     """
     distinct = {key_of(value): value for value in values}
-    for write in (_short, _exact_texts, _ascii_texts):
-        texts = list(map(_one_line, write(list(distinct.values()))))
-        # Different values that look the same: 1 and 1.0, none and "none"; two ways to encode a letter.
-        if len(set(map(appearance, texts))) == len(texts):
-            break
+    plain = list(distinct.values())
+    texts = [_one_line(text) for text in _short(plain)]
+    if not _look_different(texts):
+        # Different values that look the same: 1 and 1.0, none and "none".
+        texts = [_one_line(_exact(value)) for value in plain]
+    if not _look_different(texts):
+        # Two ways to encode a letter.
+        looks = Counter(map(appearance, texts))
+        texts = [
+            text if looks[appearance(text)] == 1 else json.dumps(value, default=str)
+            for text, value in zip(texts, plain, strict=True)
+        ]
     if any(isinstance(value, dict | list) for value in distinct.values()):
         least = max(least, _SECTION_WIDTH)
     return dict(zip(distinct, shortened(texts, least=least), strict=True))
@@ -226,12 +236,8 @@ def _exact(value: Any) -> str:
     return value_json(value)
 
 
-def _exact_texts(values: Sequence[Any]) -> list[str]:
-    return [_exact(value) for value in values]
-
-
-def _ascii_texts(values: Sequence[Any]) -> list[str]:
-    return [json.dumps(value, default=str) for value in values]
+def _look_different(texts: Sequence[str]) -> bool:
+    return len(set(map(appearance, texts))) == len(texts)
 
 
 def _one_line(text: str) -> str:
