@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -225,7 +224,7 @@ def _function(first: Any) -> str:
     """The function with its numbers, if the sweep sets them together."""
     if first.get(_FUNCTION) is None:
         return str(first["function_name"])
-    section = json.loads(first[_FUNCTION])
+    section = first[_FUNCTION]
     numbers = [
         f"{name}={value:g}" if isinstance(value, float | int) else f"{name}={value}"
         for name, value in section.items()
