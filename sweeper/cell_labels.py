@@ -35,8 +35,8 @@ class Labels:
     """Labels of things that differ in named values: cells, panels, contexts.
 
     Args:
-        things: Name to value, for each thing. Structured values may be JSON, as in the tables. Where a thing has a
-            :data:`CASE`, that stands for whatever is the same in all things with this case.
+        things: Name to value, for each thing. Where a thing has a :data:`CASE`, that stands for whatever is the same
+            in all things with this case.
     """
 
     def __init__(self, things: Sequence[Mapping[str, Any]]) -> None:
@@ -166,7 +166,7 @@ def tell_apart(things: Sequence[Mapping[str, Any]]) -> list[str]:
         ['no clipping lr=1', 'clip_norm=2']
         >>> tell_apart([{"corpus": "penn_treebank_with_split_a"}, {"corpus": "penn_treebank_with_split_b"}])
         ['corpus=penn_tree…_split_a', 'corpus=penn_tree…_split_b']
-        >>> tell_apart([{"schedule": '{"use": "constant"}'}, {"schedule": '{"use": "cosine", "final_fraction": 0.01}'}])
+        >>> tell_apart([{"schedule": {"use": "constant"}}, {"schedule": {"use": "cosine", "final_fraction": 0.01}}])
         ['schedule=constant', 'schedule=cosine(0.01)']
         >>> tell_apart([{"model": {"use": "lstm", "layers": 1, "hidden": n, "embedding": n}} for n in (32, 64)])
         ['model=lstm(hidden=32)', 'model=lstm(hidden=64)']

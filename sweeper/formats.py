@@ -6,7 +6,7 @@ import csv
 import io
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, is_dataclass
 from pathlib import PurePath
 from typing import Any
@@ -23,6 +23,7 @@ __all__ = [
     "json_text",
     "markdown_cell",
     "markdown_table",
+    "value_json",
 ]
 
 FORMATS = ("table", "md", "csv", "json")
@@ -97,7 +98,7 @@ def json_text(document: Any, *, indent: int | None = 2) -> str:
     r"""A document as JSON that every reader takes, and that is safe for a terminal.
 
     Args:
-        document: Dicts, sequences, dataclasses, paths, texts and numbers, those of NumPy too.
+        document: Dicts, sequences, dataclasses, paths, texts and numbers, those of NumPy too; anything else as text.
         indent: Spaces per level; None for a single line.
 
     Returns:
@@ -118,6 +119,29 @@ def json_text(document: Any, *, indent: int | None = 2) -> str:
     return json.dumps(_plain(document), indent=indent, allow_nan=False).replace("\x7f", "\\u007f")
 
 
+def value_json(value: Any) -> str:
+    r"""A single value as JSON for people: one line, letters as they are, and nothing that a terminal would act on.
+
+    Args:
+        value: A value, as for :func:`json_text`.
+
+    Returns:
+        JSON in which only what is not printable is escaped. What is not finite is null.
+
+    Example:
+        >>> value_json([True, None, "\u00fc\x7f"]) == '[true, null, "\u00fc\\u007f"]'
+        True
+    """
+    text = json.dumps(_plain(value), ensure_ascii=False, allow_nan=False)
+    return text if text.isprintable() else "".join(c if c.isprintable() else _escaped(c) for c in text)
+
+
+def _escaped(character: str) -> str:
+    r"""``\u`` and four digits, twice for what JSON has as two."""
+    pairs = character.encode("utf-16-be", "surrogatepass")
+    return "".join(f"\\u{pairs[at] * 256 + pairs[at + 1]:04x}" for at in range(0, len(pairs), 2))
+
+
 def _plain(value: Any) -> Any:
     if hasattr(value, "item") and not isinstance(value, str):
         value = value.item()
@@ -129,7 +153,7 @@ def _plain(value: Any) -> Any:
         return {str(key): _plain(part) for key, part in value.items()}
     if is_dataclass(value) and not isinstance(value, type):
         return _plain(asdict(value))
-    if isinstance(value, PurePath):
+    if isinstance(value, PurePath) or not isinstance(value, Iterable):
         return str(value)
     return [_plain(part) for part in value]
 
@@ -168,8 +192,8 @@ def csv_table(records: Sequence[Mapping[str, Any]], columns: Sequence[str] = ())
         columns: The heads where there may be no record; by default all keys.
 
     Returns:
-        Lines, joined; missing values are empty cells. Texts are in the quotes of JSON in a column where one of them
-        would otherwise look like another value.
+        Lines, joined; missing values are empty cells. Truth values, lists and sections are JSON, letters as they are;
+        texts are so, in quotes, in a column where one of them would otherwise look like another value.
 
     Example:
         >>> csv_table([{"a": None, "b": "=1+1"}])
@@ -178,6 +202,8 @@ def csv_table(records: Sequence[Mapping[str, Any]], columns: Sequence[str] = ())
         'a,b'
         >>> len(set(csv_table([{"a": 1}, {"a": "1"}, {"a": None}, {"a": ""}]).splitlines()))
         5
+        >>> csv_table([{"a": True}, {"a": [1, None]}]).splitlines()[1:]
+        ['true', '"[1, null]"']
     """
     output = io.StringIO()
     names = list(columns or dict.fromkeys(name for record in records for name in record))
@@ -186,15 +212,22 @@ def csv_table(records: Sequence[Mapping[str, Any]], columns: Sequence[str] = ())
     quoted = {name for name in names if _has_texts_like_others([record.get(name) for record in records])}
     for record in records:
         writer.writerow({
-            key: defused(json_text(value) if isinstance(value, str) and key in quoted else value)
+            key: defused(value_json(value) if isinstance(value, str) and key in quoted else _csv_value(value))
             for key, value in record.items()
         })
     return output.getvalue().rstrip("\n")
 
 
+def _csv_value(value: Any) -> Any:
+    """A value as CSV has it: what is neither text nor number is JSON."""
+    if hasattr(value, "item") and not isinstance(value, str):
+        value = value.item()
+    return value_json(value) if isinstance(value, bool | list | tuple | dict) else value
+
+
 def _has_texts_like_others(values: Sequence[Any]) -> bool:
     texts = {value for value in values if isinstance(value, str)}
-    return not texts.isdisjoint(str(defused(value)) for value in values if not isinstance(value, str))
+    return not texts.isdisjoint(str(defused(_csv_value(value))) for value in values if not isinstance(value, str))
 
 
 def defused(value: Any) -> Any:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Mapping
 from typing import Any
 
 __all__ = [
+    "appearance",
     "counted",
     "describe_problem",
     "duration",
@@ -142,6 +144,34 @@ def printable(text: str) -> str:
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in text)
+
+
+_BLANK = frozenset([0x34F, 0x115F, 0x1160, 0x17B4, 0x17B5, 0x2800, 0x3164, 0xFFA0, *range(0x180B, 0x1810)])
+_SELECTORS = (range(0xFE00, 0xFE10), range(0xE0100, 0xE01F0))
+"""Code points that show nothing, although they are letters, marks or symbols."""
+
+
+def appearance(text: str) -> str:
+    r"""What people see of a text: equal for texts that look the same however they are encoded.
+
+    Args:
+        text: Any text.
+
+    Returns:
+        The text in Unicode's form NFC, without characters that show nothing.
+
+    Example:
+        >>> appearance("e\u0301\u200b") == appearance("\u00e9\u3164") == "\u00e9"
+        True
+    """
+    if text.isascii():
+        return text
+    return "".join(c for c in unicodedata.normalize("NFC", text) if not _shows_nothing(c))
+
+
+def _shows_nothing(character: str) -> bool:
+    point = ord(character)
+    return unicodedata.category(character) == "Cf" or point in _BLANK or any(point in range_ for range_ in _SELECTORS)
 
 
 def _one_line(value: Any) -> str:

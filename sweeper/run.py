@@ -30,7 +30,8 @@ from sweeper.schedule.schedule import Progress, Schedule
 from sweeper.spec import Sweep
 from sweeper.spec.user_code import shipped
 from sweeper.store.journal import Journal, RunState, Unmeasured, num_failed, open_state
-from sweeper.store.records import CodeRecord, Opened, Planned, TrialRecord
+from sweeper.store.planned_trials import CodeRecord, TrialRecord
+from sweeper.store.records import Opened, Planned
 from sweeper.store.recovery import recover
 from sweeper.store.run_dir import RunDir
 from sweeper.store.spans import worked_s
@@ -82,7 +83,7 @@ class Outcome:
 
     @property
     def exit_code(self) -> int:
-        """0 all resolved, 1 some failed, 130 interrupted."""
+        """0 all resolved, 1 some failed or were lost, 130 interrupted."""
         if self.interrupted:
             return 130
         return 1 if self.num_failed else 0
@@ -343,10 +344,10 @@ def _trial_record(trial: Trial, plan: Plan) -> TrialRecord:
 def _announce(say: Callable[[str], object], plan: Plan, now: Standing, change: SpecChange | None) -> None:
     say(
         f"{counted(len(plan.trials), 'trial')}: {len(now.new)} new, {len(now.paused)} paused, "
-        f"{len(now.done)} done, {len(now.failed)} failed"
+        f"{len(now.done)} done, {len(now.failed)} failed or lost"
     )
     if now.failed:
-        say(f"{len(now.failed)} failed trials are left as they are; queue them again with `clipsweep retry`")
+        say(f"{counted(len(now.failed), 'trial')} given up before, to be queued again with `clipsweep retry`")
     if now.foreign and change is None:
         say(f"{len(now.foreign)} unfinished trials of an earlier spec are not in this one: kept, not continued")
     if change is not None:

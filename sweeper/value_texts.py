@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from sweeper.labels import plain_value, printable
+from sweeper.formats import value_json
+from sweeper.labels import appearance, plain_value, printable
 
 __all__ = ["NO_CLIPPING", "Rule", "key_of", "keys_of", "shortened", "texts_of", "without_middle"]
 
@@ -19,7 +21,7 @@ _SECTION_WIDTH = 60
 """Sections are in short already, and shortened only beyond that."""
 
 _MAX_BRACKETS = 200
-"""A value with more of them is shown as the text that it is."""
+"""A list or section with more of them is shown as JSON."""
 
 _DIGITS = (4, 6, 9, 12, 17)
 """Significant digits of numbers; the next where two would be equal."""
@@ -68,10 +70,10 @@ def keys_of(column: Iterable[Any]) -> list[Hashable]:
 
 
 def texts_of(values: Iterable[Any], *, least: int = 0) -> dict[Hashable, str]:
-    """Different values as different texts of one line.
+    r"""Different values as different texts of one line.
 
     Args:
-        values: Plain values, rules, and sections and lists as they are or as JSON.
+        values: Plain values and rules.
         least: Characters up to which no text is shortened.
 
     Returns:
@@ -80,19 +82,29 @@ def texts_of(values: Iterable[Any], *, least: int = 0) -> dict[Hashable, str]:
     Example:
         >>> list(texts_of([None, 0.0398107, 20.0]).values())
         ['none', '0.03981', '20']
-        >>> list(texts_of(['{"use": "constant"}', '{"use": "cosine", "final_fraction": 0.01}']).values())
+        >>> list(texts_of([{"use": "constant"}, {"use": "cosine", "final_fraction": 0.01}]).values())
         ['constant', 'cosine(0.01)']
-        >>> list(texts_of([1, 1.0, "1"]).values())
-        ['1', '1.0', '"1"']
+        >>> list(texts_of([1, 1.0, "1", [1], "[1]"]).values())
+        ['1', '1.0', '"1"', '[1]', '"[1]"']
+        >>> print(*texts_of(["\u00e9", "e\u0301", "\u65e5"]).values())
+        "\u00e9" "e\u0301" "日"
     """
     distinct = {key_of(value): value for value in values}
-    short = _short(list(distinct.values()))
-    if len(set(short)) < len(short):
+    plain = list(distinct.values())
+    texts = [_one_line(text) for text in _short(plain)]
+    if not _look_different(texts):
         # Different values that look the same: 1 and 1.0, none and "none".
-        short = [_exact(value) for value in distinct.values()]
-    if any(isinstance(_parsed(value), dict | list) for value in distinct.values()):
+        texts = [_one_line(_exact(value)) for value in plain]
+    if not _look_different(texts):
+        # Two ways to encode a letter.
+        looks = Counter(map(appearance, texts))
+        texts = [
+            text if looks[appearance(text)] == 1 else json.dumps(value, default=str)
+            for text, value in zip(texts, plain, strict=True)
+        ]
+    if any(isinstance(value, dict | list) for value in distinct.values()):
         least = max(least, _SECTION_WIDTH)
-    return dict(zip(distinct, shortened(map(_one_line, short), least=least), strict=True))
+    return dict(zip(distinct, shortened(texts, least=least), strict=True))
 
 
 def shortened(texts: Iterable[str], *, least: int = 0) -> list[str]:
@@ -136,18 +148,17 @@ def without_middle(text: str, width: int) -> str:
 
 def _short(values: Sequence[Any]) -> list[str]:
     """Numbers with as many digits as it takes, sections by their type and what differs, anything else as it is."""
-    parsed = [_parsed(value) for value in values]
-    floats = [value for value in parsed if isinstance(value, float)]
-    thresholds = [float(value.threshold) for value in parsed if isinstance(value, Rule) and value.threshold is not None]
+    floats = [value for value in values if isinstance(value, float)]
+    thresholds = [float(value.threshold) for value in values if isinstance(value, Rule) and value.threshold is not None]
     numbers = _numbers([*floats, *thresholds])
-    sections = _sections([value for value in parsed if isinstance(value, dict)])
+    sections = _sections([value for value in values if isinstance(value, dict)])
     texts = []
-    for value in parsed:
+    for value in values:
         match value:
             case dict():
                 texts.append(sections[_exact(value)])
             case list():
-                texts.append(f"[{','.join(_short(value))}]")
+                texts.append(_list_text(value))
             case float():
                 texts.append(numbers[value])
             case Rule():
@@ -164,15 +175,10 @@ def _short(values: Sequence[Any]) -> list[str]:
     return texts
 
 
-def _parsed(value: Any) -> Any:
-    """A section or a list that a table holds as JSON, and anything else as it is."""
-    if not isinstance(value, str) or value[:1] not in ("{", "[") or value.count("{") + value.count("[") > _MAX_BRACKETS:
-        return value
-    try:
-        parsed = json.loads(value)
-    except (ValueError, RecursionError):
-        return value
-    return parsed if isinstance(parsed, dict | list) else value
+def _list_text(values: list[Any]) -> str:
+    """A list by its items in short; one that is nested too deeply as JSON."""
+    text = _exact(values)
+    return f"[{','.join(_short(values))}]" if text.count("[") + text.count("{") <= _MAX_BRACKETS else text
 
 
 def _numbers(values: Sequence[float]) -> dict[float, str]:
@@ -227,7 +233,11 @@ def _telling(names: Sequence[str], options: Sequence[Mapping[str, Any]]) -> list
 
 def _exact(value: Any) -> str:
     """A value so that no other one looks like it."""
-    return json.dumps(value, ensure_ascii=False, default=str)
+    return value_json(value)
+
+
+def _look_different(texts: Sequence[str]) -> bool:
+    return len(set(map(appearance, texts))) == len(texts)
 
 
 def _one_line(text: str) -> str:

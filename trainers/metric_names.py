@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import unicodedata
+from collections.abc import Iterable
 from reprlib import Repr
 
-__all__ = ["OWNED", "unfit"]
+__all__ = ["OWNED", "alike", "unfit"]
 
 OWNED = frozenset([
     *("trial_id", "cell_id", "measurement_id", "seed", "step", "epoch"),
@@ -43,6 +45,31 @@ def unfit(name: str) -> str:
             f"the metric {shown} is called like the column {column} that every trial has: rename it, for example "
             f"own_{column}"
         )
+    return ""
+
+
+def alike(names: Iterable[str]) -> str:
+    r"""Why two metrics of one problem cannot both be called as they are.
+
+    Args:
+        names: The names of all metrics.
+
+    Returns:
+        The reason; empty where each has a name that SQL and people tell from the others.
+
+    Example:
+        >>> alike(["loss", "accuracy"]), alike(["loss", "Loss"])
+        ('', "the metrics 'loss' and 'Loss' differ only in case or in how their letters are encoded: rename one")
+    """
+    seen: dict[str, str] = {}
+    for name in names:
+        # SQL does not tell upper from lower case, and people not two ways to encode an accent.
+        before = seen.setdefault(unicodedata.normalize("NFC", name).casefold(), name)
+        if before != name:
+            pair = f"{_SHORT.repr(before)} and {_SHORT.repr(name)}"
+            if not pair.isascii():
+                pair = f"{before!a} and {name!a}"
+            return f"the metrics {pair} differ only in case or in how their letters are encoded: rename one"
     return ""
 
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from trainers.errors import TrainerError
-from trainers.metric_names import unfit
+from trainers.metric_names import alike, unfit
 
 __all__ = ["Batch", "Carry", "Loss", "Problem"]
 
@@ -107,6 +107,8 @@ class Problem:
                 )
             if why := unfit(name):
                 raise TrainerError(f"metrics: {why}")
+        if why := alike(self.metrics):
+            raise TrainerError(f"metrics: {why}")
 
 
 _TRAINABLE = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
@@ -195,6 +197,8 @@ def _metrics(found: Any) -> dict[str, float]:
             raise _UnexpectedError(
                 f"must give a number for the metric {reprlib.repr(name)}, not {_shown(value)}"
             ) from error
+    if why := alike(metrics):
+        raise _UnexpectedError(f"must name its metrics differently: {why}")
     return metrics
 
 

@@ -204,7 +204,6 @@ def end_document(
 def _tell_end(run_dir: RunDir, ending: Ending, *, as_json: bool) -> int:
     path = shorten(run_dir.path)
     from sweeper.monitor.status import run_status
-    from sweeper.store.journal import num_failed
 
     now = run_status(run_dir.path)
     counts = now["counts"]
@@ -212,8 +211,8 @@ def _tell_end(run_dir: RunDir, ending: Ending, *, as_json: bool) -> int:
         show_json(end_document(run_dir.path, ending.exit_code, counts=counts, unmeasured=now["unmeasured"]))
     if ending.exit_code in {0, 1}:
         note(f"{ending.text}; tables in {path}")
-        if failed := num_failed(counts):
-            note(how_to_retry(path, failed))
+        if advice := how_to_retry(path, counts):
+            note(advice)
         note(f"read them with `clipsweep report {path}`")
     else:
         note(f"{path}: ended with exit code {ending.exit_code}: {ending.text}")

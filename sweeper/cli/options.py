@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from sweeper.formats import FORMATS, csv_table, json_text, markdown_table
-from sweeper.labels import counted, printable
+from sweeper.labels import printable
 
 __all__ = [
     "TEXT_FORMATS",
@@ -91,19 +91,23 @@ def show(text: str) -> None:
     typer.echo(printable(text))
 
 
-def how_to_retry(path: str, num_failed: int) -> str:
+def how_to_retry(path: str, counts: Mapping[str, int]) -> str:
     """What to do about trials that were given up.
 
     Args:
         path: The run directory, as the user would type it.
-        num_failed: How many trials.
+        counts: Status to number of trials.
 
     Returns:
-        One line.
+        One line; empty where no trial was given up.
     """
+    from sweeper.store.journal import given_up_words, num_failed
+
+    if not (what := given_up_words(counts)):
+        return ""
     return (
-        f"{counted(num_failed, 'trial')} failed: `clipsweep status {path}` says why; once that is mended, "
-        f"`clipsweep retry {path}` queues {'it' if num_failed == 1 else 'them'} again"
+        f"{what}: `clipsweep status {path}` says why; once that is mended, "
+        f"`clipsweep retry {path}` queues {'it' if num_failed(counts) == 1 else 'them'} again"
     )
 
 

@@ -148,8 +148,8 @@ def run(
     if outcome.spent is not None:
         note(f"{outcome.spent} (`clipsweep times {path}`)")
     note(f"{outcome.text}; tables in {path}")
-    if outcome.num_failed:
-        note(how_to_retry(path, outcome.num_failed))
+    if advice := how_to_retry(path, outcome.counts):
+        note(advice)
     if outcome.interrupted:
         note(f"interrupted: run `{_same_command()}` again to continue")
     else:

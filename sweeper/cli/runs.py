@@ -28,15 +28,17 @@ _TRIAL = ("trial_id", "trial", "status", "step", "steps", "attempts", "supersede
 def status(run: RunPath, wanted: Format = None, as_json: AsJson = False) -> None:
     """Show the state of a run. Works without Ray, also while it runs."""
     style = choose_format(wanted, as_json=as_json)
-    from sweeper.monitor.status import in_words, run_status, trial_rows
+    from sweeper.monitor.status import in_words, run_status, state_of, trial_rows
     from sweeper.store.journal import Unmeasured
+    from sweeper.store.run_dir import RunDir
 
-    document = run_status(run)
+    state = state_of(RunDir(run))
+    document, rows = run_status(run, state), trial_rows(run, state)
     if style == "json":
-        show_json({**document, "trial_rows": trial_rows(run)})
+        show_json({**document, "trial_rows": rows})
         return
     if style != "table":
-        show_rows(style, trial_rows(run), _TRIAL)
+        show_rows(style, rows, _TRIAL)
         return
     show(f"{run}: {in_words(document)}")
     show("  " + ", ".join(f"{count} {word}" for word, count in document["counts"].items()))
@@ -48,7 +50,6 @@ def status(run: RunPath, wanted: Format = None, as_json: AsJson = False) -> None
     for active in document["live"]["active"] if document["live"] else ():
         loss = "" if active["loss"] is None else f", loss {active['loss']:.4g}"
         show(f"  now: {active['trial']}, step {active['step']} of {active['steps']}{loss}")
-    rows = trial_rows(run)
     if len(rows) > _MAX_TRIALS:
         rows.sort(key=lambda row: _FIRST.get(row["status"], len(_FIRST)))
     for row in rows[:_MAX_TRIALS]:
@@ -57,7 +58,7 @@ def status(run: RunPath, wanted: Format = None, as_json: AsJson = False) -> None
     if len(rows) > _MAX_TRIALS:
         show(f"  ... and {len(rows) - _MAX_TRIALS} more trials; --json lists all")
     for failure in document["failures"][:_MAX_TRIALS]:
-        show(f"  {failure['trial_id']} failed: {failure['error']}")
+        show(f"  {failure['trial_id']} {failure['status']}: {failure['error']}")
     unmeasured = document["unmeasured"]
     for line in Unmeasured(total=unmeasured["snapshots"], errors=unmeasured["errors"]).lines:
         show(f"  {line}")
@@ -125,12 +126,13 @@ def logs(
 def retry(
     run: RunPath,
     trials: Annotated[
-        list[str] | None, typer.Argument(metavar="[TRIAL]...", help="Trial ids; all failed ones if omitted.")
+        list[str] | None,
+        typer.Argument(metavar="[TRIAL]...", help="Trial ids; if omitted, all that failed or were lost."),
     ] = None,
     wanted: TextFormat = None,
     as_json: AsJson = False,
 ) -> None:
-    """Queue failed trials again; the next `clipsweep run` trains them."""
+    """Queue trials that failed or were lost again; the next `clipsweep run` trains them."""
     style = choose_format(wanted, as_json=as_json, known=TEXT_FORMATS)
     from sweeper.monitor.status import retry as retry_trials
 
@@ -142,4 +144,4 @@ def retry(
         note(f"queued again: {label}")
     note(f"{counted(len(retried.queued), 'trial')} queued; `clipsweep run` with the same spec trains them")
     if retried.left_out:
-        note(f"{retried.left_out} failed trials left out: a changed spec has replaced them")
+        note(f"left out, because a changed spec has replaced them: {counted(retried.left_out, 'trial')} given up")

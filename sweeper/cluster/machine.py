@@ -9,16 +9,12 @@ from pathlib import Path
 
 from sweeper.cluster.capacity import Cluster, Wanted, pool_size, worker_settings
 from sweeper.errors import ClusterError
+from sweeper.planning.environment import usable_cores
 from sweeper.spec.sections.settings import Resources
 
-__all__ = ["misfit", "num_gpus", "usable_cores"]
+__all__ = ["misfit", "num_gpus"]
 
 _TIMEOUT_S = 5.0
-
-
-def usable_cores() -> int:
-    """Cores that this process may use, which in a container or under a batch system are fewer than there are."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def num_gpus() -> int | None:

@@ -18,7 +18,6 @@ from ray.exceptions import RayError
 
 from sweeper.cluster.capacity import Cluster, Wanted, WorkerSettings, pool_size
 from sweeper.cluster.joining import listens
-from sweeper.cluster.machine import usable_cores
 from sweeper.cluster.ray_private import (
     free_resources,
     job_without_folders,
@@ -30,6 +29,7 @@ from sweeper.cluster.shield import children_without_signals, ended_with
 from sweeper.cluster.waiting import NodeRoom, in_background
 from sweeper.errors import ClusterError, error_line
 from sweeper.own_packages import own_folder
+from sweeper.planning.environment import usable_cores
 from sweeper.protocol.pools import PoolSize
 from sweeper.store.guarded_paths import make_folder
 

@@ -16,8 +16,9 @@ from sweeper.store.journal import (
     Journal,
     RunState,
     TrialState,
-    num_failed,
+    given_up_words,
     read_journal,
+    read_state,
     repair_journal,
     replay,
 )
@@ -25,25 +26,47 @@ from sweeper.store.lock import DriverLock
 from sweeper.store.records import Retried as RetriedRecord
 from sweeper.store.run_dir import RunDir
 
-__all__ = ["Retried", "find_trials", "in_words", "list_runs", "retry", "run_status", "trial_log", "trial_rows"]
+__all__ = [
+    "Retried",
+    "find_trials",
+    "in_words",
+    "list_runs",
+    "retry",
+    "run_status",
+    "state_of",
+    "trial_log",
+    "trial_rows",
+]
 
 
-def _load(run_dir: RunDir) -> RunState:
-    records, _ = read_journal(run_dir.require().journal)
-    return replay(records)
+def state_of(run_dir: RunDir) -> RunState:
+    """What the journal of a run says.
+
+    Args:
+        run_dir: The run directory.
+
+    Returns:
+        The state of the run.
+
+    Raises:
+        RunDirectoryError: There is no run.
+        IntegrityError: Its journal is damaged.
+    """
+    return read_state(run_dir.require().journal)
 
 
-def run_status(path: Path) -> dict[str, Any]:
+def run_status(path: Path, state: RunState | None = None) -> dict[str, Any]:
     """A run as a JSON-able document.
 
     Args:
         path: The run directory.
+        state: What its journal says, from whoever has read it; by default it is read.
 
     Returns:
         ``path``, ``driver`` (or None), ``state`` (``running``, ``finished``, ``stopped`` by its user, ``ended`` with an
         error, ``killed``, or ``empty`` where no trial was ever planned), ``counts`` by status, ``trials``,
         ``superseded`` (trials of an earlier spec that were replaced by others; the other numbers leave them out),
-        ``steps_done``, ``steps_total``, ``failures`` (label and error of the trials given up), ``unmeasured``
+        ``steps_done``, ``steps_total``, ``failures`` (label, status and error of the trials given up), ``unmeasured``
         (snapshots, and errors with their counts), ``live`` (what the driver is doing, or None) and ``ended`` (how the
         last driver ended: ``exit_code``, ``text``, ``job``, ``ended_at``; None while a driver is at work, or if it was
         killed).
@@ -53,7 +76,7 @@ def run_status(path: Path) -> dict[str, Any]:
         IntegrityError: Its journal is damaged.
     """
     run_dir = RunDir(path)
-    state = _load(run_dir)
+    state = state_of(run_dir) if state is None else state
     driver = driver_of(run_dir)
     live = live_document(run_dir) if driver is not None else None
     ending = ending_of(run_dir) if driver is None else None
@@ -77,7 +100,8 @@ def run_status(path: Path) -> dict[str, Any]:
         ),
         "steps_total": sum(trial.record.steps for trial in current.values()),
         "failures": [
-            {"trial_id": name, "trial": labels[name], "error": trial.failures[-1][1]} for name, trial in failed.items()
+            {"trial_id": name, "trial": labels[name], "status": trial.status(), "error": trial.failures[-1][1]}
+            for name, trial in failed.items()
         ],
         "unmeasured": {"snapshots": unmeasured.total, "errors": dict(unmeasured.errors)},
         "live": live,
@@ -122,10 +146,10 @@ def in_words(document: Mapping[str, Any]) -> str:
         left = (document["live"] or {}).get("left_s")
         rest = "" if left is None else f", about {duration(left)} left"
         return f"running (pid {driver['pid']} on {driver['host']}{job}), {done}{rest}"
-    failed = num_failed(document["counts"])
+    given_up = given_up_words(document["counts"])
     match state:
         case "finished":
-            return f"finished, {counted(failed, 'trial')} failed, {done}" if failed else f"finished, {done}"
+            return f"finished, {given_up}, {done}" if given_up else f"finished, {done}"
         case "stopped":
             return f"stopped, {done}; the same command continues it"
         case "ended":
@@ -164,14 +188,22 @@ def list_runs(folder: Path) -> list[dict[str, Any]]:
     return documents
 
 
-def trial_rows(path: Path) -> list[dict[str, Any]]:
+def trial_rows(path: Path, state: RunState | None = None) -> list[dict[str, Any]]:
     """One row per trial: id, label, status, step, attempts, and whether a changed spec has replaced it.
+
+    Args:
+        path: The run directory.
+        state: What its journal says, from whoever has read it; by default it is read.
 
     Returns:
         JSON-able rows in the order of the plan.
+
+    Raises:
+        RunDirectoryError: There is no run.
+        IntegrityError: Its journal is damaged.
     """
     run_dir = RunDir(path)
-    state = _load(run_dir)
+    state = state_of(run_dir) if state is None else state
     at_work = _running(run_dir)
     labels = state.labels()
     return [
@@ -228,7 +260,7 @@ def trial_log(path: Path, name: str) -> list[str]:
         RunDirectoryError: There is no such run or trial.
     """
     run_dir = RunDir(path)
-    state = _load(run_dir)
+    state = state_of(run_dir)
     (trial,) = find_trials(state, [name], path)
     known = state.trials[trial]
     lines = [f"{trial}  {state.labels()[trial]}  {_status(known, _running(run_dir))}"]
@@ -261,31 +293,33 @@ class Retried:
 
 
 def retry(path: Path, names: Sequence[str]) -> Retried:
-    """Queue failed trials again; the next `clipsweep run` trains them from their last committed segment.
+    """Queue trials that failed or were lost again; the next `clipsweep run` goes on from their last committed segment.
 
     Args:
         path: The run directory.
-        names: Trial ids or prefixes of ids; none for all failed ones that the spec of the last run has.
+        names: Trial ids or prefixes of ids; none for all of these that the spec of the last run has.
 
     Returns:
         Which trials were queued.
 
     Raises:
-        RunDirectoryError: A driver holds the directory, there is no such trial, it has not failed, or a changed spec
+        RunDirectoryError: A driver holds the directory, there is no such trial, it is not given up, or a changed spec
             has replaced it.
     """
     run_dir = RunDir(path).require()
     with DriverLock(run_dir).hold():
         records, whole = read_journal(run_dir.journal)
         repair_journal(run_dir.journal, whole, run_dir.quarantine)
-        state = replay(records)
+        state = replay(records, run_dir.journal)
         failed = [name for name, trial in state.trials.items() if trial.given_up]
         current = [name for name in failed if name not in state.superseded]
         chosen = find_trials(state, names, path) if names else current
         for name in chosen:
             if not state.trials[name].given_up:
                 status = state.trials[name].status()
-                raise RunDirectoryError(f"{path}: trial {name} is {status}; only failed ones are retried")
+                raise RunDirectoryError(
+                    f"{path}: trial {name} is {status}; only trials that failed or were lost are retried"
+                )
             if name in state.superseded:
                 raise RunDirectoryError(
                     f"{path}: trial {name} is superseded: a changed spec has replaced it, and no run would train it; "

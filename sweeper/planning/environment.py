@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import logging
+import os
 import platform
 import re
 import shutil
@@ -19,7 +20,7 @@ from sweeper.planning.revision import output_of, revision_of
 from sweeper.spec.sections.settings import Resources
 from sweeper.store.run_dir import RunDir
 
-__all__ = ["check_drift", "environment_of", "provenance"]
+__all__ = ["check_drift", "environment_of", "provenance", "usable_cores"]
 
 _log = logging.getLogger(__name__)
 
@@ -36,6 +37,11 @@ def environment_of(resources: Resources) -> dict[str, Any]:
         "estimator_threads": resources.estimators.threads,
         "gpus": resources.trainers.gpus > 0,
     }
+
+
+def usable_cores() -> int:
+    """Cores that this process may use, which in a container or under a batch system are fewer than there are."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def provenance(folder: Path) -> dict[str, Any]:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
+from sweeper.planning.environment import usable_cores
 from sweeper.planning.plan import Plan, Trial
 from sweeper.spec import Sweep
 from sweeper.store.journal import RunState
@@ -110,7 +110,7 @@ def expected(sweep: Sweep, plan: Plan, state: RunState, *, num_left: int) -> Exp
         )
     if work is not known or sweep.resources.trainers.gpus:
         return Expectation(work=work, per_s=None, source="no trial of this problem has run here yet")
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = usable_cores()
     trainers = sweep.resources.trainers.count
     lanes = min(cores if trainers == "auto" else min(trainers, cores), max(1, num_left))
     return Expectation(work=work, per_s=float(lanes), source="a rough guess from the size of the model")
@@ -158,7 +158,7 @@ def expected_bytes(sweep: Sweep, left: Sequence[tuple[Trial, int]]) -> float:
         total += 2 * (_num_rows(trial, steps) * _METRIC_ROW_BYTES + snapshots * _MEASUREMENT_ROW_BYTES)
         if sweep.measure is not None and sweep.measure.keep:
             total += snapshots * 2 * 4 * parameters
-    return total + 2 * 8 * largest * min(len(left), os.cpu_count() or 1) + 4_000 * len(left)
+    return total + 2 * 8 * largest * min(len(left), usable_cores()) + 4_000 * len(left)
 
 
 def _costs(problem: Mapping[str, Any]) -> tuple[float, int, float] | None:

@@ -108,7 +108,8 @@ def plan_text(document: Mapping[str, Any], *, max_cells: int = 40) -> str:
         f"{document['run']}: {counted(document['cells'], 'cell')} x {counted(document['seeds'], 'seed')} = "
         f"{counted(document['trials'], 'trial')}",
         f"  {document['new']} new, {document['paused']} paused, {document['done']} done, "
-        f"{document['failed']} failed" + (" (queue them again with `clipsweep retry`)" if document["failed"] else ""),
+        f"{document['failed']} failed or lost"
+        + (" (queue them again with `clipsweep retry`)" if document["failed"] else ""),
         *(["  a driver is at work on it: `clipsweep status` says which are running"] if document["is_driven"] else []),
         f"  time: {_time_text(document)}   disk: about {_size(document['bytes'])}",
     ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +12,7 @@ from estimators.fits.line import SmoothnessFit
 from estimators.fits.sections import Bounds
 from sweeper.cell_labels import Labels
 from sweeper.report.fits import CellFit
+from sweeper.value_texts import key_of
 from trainers.analytic.theory import THEORIES, Setting, rule_of
 
 __all__ = ["Advice", "AdvisedRule", "build_advice"]
@@ -102,9 +103,9 @@ def build_advice(
     Returns:
         One piece of advice per context, or why there is none.
     """
-    contexts: dict[str, list[CellFit]] = {}
+    contexts: dict[Hashable, list[CellFit]] = {}
     for cell in cells:
-        contexts.setdefault(repr(cell.context), []).append(cell)
+        contexts.setdefault(key_of(cell.context), []).append(cell)
     labels = Labels([found[0].context for found in contexts.values()])
     of_hessian = {cell.cell_id: cell for cell in hessian if not cell.unidentifiable}
     noise = tau or {}

@@ -118,7 +118,7 @@ def build_answers(run: Run, *, where: Sequence[str] = ()) -> Answers:
     ended = ended.assign(above_start=ended_above_start(run, ended))
     context = outside_the_rule(names)
     found = frontiers(ended, context)
-    edges = find_edges(build_report(run, where=where), trials, names, labels)
+    edges = find_edges(build_report(run, trials=trials), trials, names, labels)
     above = _above_start(ended, labels)
     notes = []
     if above:
@@ -160,8 +160,8 @@ def extended_grid(run_dir: Path, sweep: Sweep) -> list[str]:
     """
     run = Run(run_dir)
     trials, names = select(run, ()), short_names(run.swept)
-    edges = find_edges(build_report(run), trials, names, labels_of(run, trials))
-    grid = {path: sorted_values(trials[path]) for path in sweep.sweep.grid if path in names}
+    edges = find_edges(build_report(run, trials=trials), trials, names, labels_of(run, trials))
+    grid = {edge.path: sorted_values(trials[edge.path]) for edge in edges if edge.path in sweep.sweep.grid}
     return [f"sweep.grid.{path}={json.dumps(values)}" for path, values in grid_override(grid, edges).items()]
 
 

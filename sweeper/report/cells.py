@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -45,9 +46,10 @@ class Cell:
         statuses: Status word to count of trials.
         losses: Name to interval over the seeds, of the trials that are done; ``final_train_loss`` and the best of each
             metric.
-        clipped_fraction: Mean share of clipped steps, of the trials whose rule has a threshold; NaN if none has, and
-            where nothing was trained.
+        clipped_fraction: Mean share of clipped steps, 0 for trials whose rule has no threshold; NaN if none has one,
+            and where nothing was trained.
         has_threshold: Whether the rule of any trial clips at all.
+        is_mixed: Whether some of its trials have a threshold and others have none.
         correlation: Of log smoothness with log gradient norm, Pearson; interval over seeds.
         rank_correlation: The same by ranks, Spearman.
         seed_rank_correlations: Its values by themselves, one per seed.
@@ -72,6 +74,7 @@ class Cell:
     losses: dict[str, Interval]
     clipped_fraction: float
     has_threshold: bool
+    is_mixed: bool
     correlation: Interval
     rank_correlation: Interval
     seed_rank_correlations: tuple[float, ...]
@@ -209,7 +212,8 @@ def cell_of(
     values = {name: plain_value(first[column]) for column, name in columns.items()}
     cells, cases = group["cell_id"].unique(), group["case"].unique()
     is_cell = len(cells) == 1 and set(columns) >= set(labels.names)
-    clips = group[group["trial_id"].isin(thresholded)]
+    clips = group["trial_id"].isin(thresholded)
+    clipped = group["clipped_fraction"].astype(float)
     by_seed = {name: _by_seed(done, name) for name in losses if name in group}
     return Cell(
         cell_id=str(cells[0]) if is_cell else None,
@@ -222,8 +226,9 @@ def cell_of(
         trials=len(group),
         statuses=status_counts(group),
         losses={name: positive_interval(list(of_seed.values())) for name, of_seed in by_seed.items()},
-        clipped_fraction=float(clips["clipped_fraction"].astype(float).mean()),
-        has_threshold=len(clips) > 0,
+        clipped_fraction=float(clipped.mask(~clips & clipped.notna(), 0.0).mean()) if clips.any() else math.nan,
+        has_threshold=bool(clips.any()),
+        is_mixed=bool(clips.any() and not clips.all()),
         correlation=correlation_interval(by_kind["pearson"]),
         rank_correlation=correlation_interval(by_kind["spearman"]),
         seed_rank_correlations=tuple(by_kind["spearman"]),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Hashable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -95,13 +94,12 @@ def _meant(condition: str, text: str, values: Mapping[Hashable, Any]) -> set[Has
 
 
 def _written(text: str) -> Any:
-    """What a text means in a spec, as the tables have it; the text itself if it is not YAML."""
+    """What a text means in a spec; the text itself if it is not YAML."""
     try:
         node = read(Source(name="--where", text=text))
     except SpecError:
         return text
-    value = text if node is None else plain(node)
-    return json.dumps(value, ensure_ascii=False) if isinstance(value, dict | list) else value
+    return text if node is None else plain(node)
 
 
 def _alike(condition: str, number: float, values: Mapping[Hashable, Any]) -> set[Hashable]:

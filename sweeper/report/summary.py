@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from estimators.fits.intervals import Interval
 from sweeper.errors import ClipsweepError
+from sweeper.formats import value_json
 from sweeper.labels import counted, short_names
 from sweeper.report.cells import TRAIN_LOSS, UNFINISHED, Cell, cell_of, deterministic, rows_of, status_counts
 from sweeper.report.comparisons import ArmBest, Comparison, compare_arms
@@ -75,6 +76,7 @@ def build_report(
     by: Sequence[str] = (),
     where: Sequence[str] = (),
     sort: str | None = None,
+    trials: pd.DataFrame | None = None,
 ) -> Report:
     """Aggregate a run.
 
@@ -83,6 +85,7 @@ def build_report(
         by: Columns to group by, one row per combination of values; all swept ones by default. Short or dotted names.
         where: ``column=value`` conditions; ``none`` means null. All must hold.
         sort: A column of the table; a leading ``-`` reverses the order.
+        trials: The trials that satisfy the conditions, from whoever has selected them; by default they are selected.
 
     Returns:
         The report.
@@ -91,7 +94,7 @@ def build_report(
         ClipsweepError: A column is unknown, a condition is malformed, or no trial satisfies the conditions.
     """
     names = short_names(run.swept)
-    trials = select(run, where)
+    trials = select(run, where) if trials is None else trials
     chosen = [column_of(name, trials, names) for name in by]
     columns = {column: names.get(column, column) for column in chosen} or names
     points = positive(trusted_points(run)) if "directional_smoothness" in run.estimators else None
@@ -202,8 +205,10 @@ def _sorted(cells: tuple[Cell, ...], sort: str, names: Mapping[str, str]) -> tup
 
 
 def _in_order(value: Any) -> tuple[int, Any]:
-    """A key by which values of any types can be sorted: numbers and booleans, then texts."""
-    return (1, value) if isinstance(value, str) else (0, value)
+    """A key by which values of any types can be sorted: numbers and booleans, then texts, then lists and sections."""
+    if isinstance(value, list | dict):
+        return 2, value_json(value)
+    return int(isinstance(value, str)), value
 
 
 def _notes(run: Run, trials: pd.DataFrame, cells: tuple[Cell, ...], points: pd.DataFrame | None) -> tuple[str, ...]:
@@ -229,6 +234,11 @@ def _notes(run: Run, trials: pd.DataFrame, cells: tuple[Cell, ...], points: pd.D
         notes.append(
             f"the points were measured under several settings (measurement_id {', '.join(settings)}); correlations and "
             "fits use the latest value of each snapshot"
+        )
+    if mixed := sum(cell.is_mixed for cell in cells):
+        notes.append(
+            f"the share of clipped steps is over all trials of a row; in {counted(mixed, 'row')} some of them have no "
+            "threshold, and count as never clipped"
         )
     if any(cell.clipped_fraction == 0 for cell in cells):
         notes.append("some thresholds never fired: their cells are unclipped training under another name")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -130,7 +129,8 @@ def build_theory(run: Run, *, where: Sequence[str] = ()) -> TheoryReport:
     Raises:
         ClipsweepError: The run has no analytic trial that ended, or a condition is wrong.
     """
-    trials = theory_trials(run, where)
+    chosen = select(run, where)
+    trials = _ended(run, chosen)
     # The function and the rule have their own columns.
     names = {path: short for path, short in short_names(run.swept).items() if path not in _SHOWN_APART}
     groups = [(str(cell), group) for cell, group in trials.groupby("cell_id", sort=False)]
@@ -138,7 +138,7 @@ def build_theory(run: Run, *, where: Sequence[str] = ()) -> TheoryReport:
         {name: plain_value(group.iloc[0][number_column(path)]) for path, name in names.items()} for _, group in groups
     ]
     # The numbers in the table are those of a theorem, the labels are of what the spec says.
-    shown, labels = Labels(values), labels_of(run, select(run, where))
+    shown, labels = Labels(values), labels_of(run, chosen)
     clipping = thresholded(trials)
     rows = tuple(
         _row(
@@ -175,7 +175,10 @@ def theory_trials(run: Run, where: Sequence[str] = ()) -> pd.DataFrame:
     Raises:
         ClipsweepError: There are none, or a condition is wrong.
     """
-    trials = select(run, where)
+    return _ended(run, select(run, where))
+
+
+def _ended(run: Run, trials: pd.DataFrame) -> pd.DataFrame:
     if "hitting_status" not in trials or trials["hitting_status"].isna().all():
         raise ClipsweepError(f"{run.path}: no analytic trial has ended; theory is about problem: {{use: analytic}}")
     return trials[trials["hitting_status"].notna()]
@@ -221,7 +224,7 @@ def _function(first: Any) -> str:
     """The function with its numbers, if the sweep sets them together."""
     if first.get(_FUNCTION) is None:
         return str(first["function_name"])
-    section = json.loads(first[_FUNCTION])
+    section = first[_FUNCTION]
     numbers = [
         f"{name}={value:g}" if isinstance(value, float | int) else f"{name}={value}"
         for name, value in section.items()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -35,7 +34,7 @@ class Cell:
     """One point of the sweep, seeds aside.
 
     Attributes:
-        swept: Every swept path with the cell's value: a scalar, or text for anything else; null where it has none.
+        swept: Every swept path with the cell's value, a list or a section as it is; null where it has none.
         problem: The resolved section, every default filled in.
         update_rule: The same.
         train: The same.
@@ -210,17 +209,12 @@ def _cell(sections: Mapping[str, Variant], paths: Sequence[str], case: str | Non
     assert use is not None
     data = tuple(child for key in ("corpus", "dataset") if (child := problem.child(key)) is not None)
     return Cell(
-        swept={path: _scalar(look_up(resolved, path.split("."))) for path in paths},
+        swept={path: look_up(resolved, path.split(".")) for path in paths},
         use=use,
         data=data,
         case=case,
         **resolved,
     )
-
-
-def _scalar(value: Any) -> Any:
-    """Tables have a column for every swept path, so lists and sections become text."""
-    return json.dumps(value, ensure_ascii=False) if isinstance(value, dict | list) else value
 
 
 def _lacks_evaluations(sections: Mapping[str, Variant]) -> Diagnostic | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from itertools import islice
 
+from sweeper.labels import appearance
 from sweeper.spec.sections.axes import CASE_NAME, MAX_CASE_NAME, SweepBlock
 from sweeper.spec.sections.problems import PROBLEM_OPTIONS
 from sweeper.spec.sections.settings import Train
@@ -157,15 +158,21 @@ def _bad_names(node: Node) -> Iterator[Diagnostic]:
         name = plain(named)
         if not isinstance(name, str):
             yield at(named, f"must be text, found {shown(name)}", hint)
-        elif not name.isprintable() or not 0 < len(name.strip()) == len(name) <= MAX_CASE_NAME:
+        elif not _is_visible(name) or not 0 < len(name.strip()) == len(name) <= MAX_CASE_NAME:
             yield at(named, f"cannot be the name of a case, found {shown(name)}", hint)
         elif name.lower() in _NO_NAMES:
             yield at(named, f"cannot be the name of a case, found {shown(name)}", "--where takes it for no name at all")
-        elif name in seen:
-            where = format_path(seen[name].path[:-1])
-            yield at(named, f"{shown(name)} is already the name of {where}", "each case has a name of its own")
-        else:
-            seen[name] = named
+        elif (before := seen.setdefault(appearance(name).casefold(), named)) is not named:
+            where = format_path(before.path[:-1])
+            if name == plain(before):
+                yield at(named, f"{shown(name)} is already the name of {where}", "each case has a name of its own")
+            else:
+                message = f"{name!a} is too much like {plain(before)!a}, the name of {where}"
+                yield at(named, message, "names differ in more than case, accents' encoding and invisible characters")
+
+
+def _is_visible(name: str) -> bool:
+    return name.isprintable() and appearance(name).strip() != ""
 
 
 def _clashes(node: Node) -> Iterator[Diagnostic]:

@@ -19,6 +19,7 @@ from sweeper.cell_labels import CellLabels
 from sweeper.errors import IntegrityError
 from sweeper.labels import counted, not_measured
 from sweeper.store.guarded_paths import make_folder
+from sweeper.store.planned_trials import TrialRecord, swept_values
 from sweeper.store.records import (
     FORMAT,
     Committed,
@@ -32,10 +33,8 @@ from sweeper.store.records import (
     Remeasured,
     Remeasuring,
     Retried,
-    TrialRecord,
     dump_record,
     parse_record,
-    swept_values,
 )
 from sweeper.store.run_dir import RunDir
 
@@ -47,14 +46,19 @@ __all__ = [
     "TrialState",
     "Unmeasured",
     "apply",
+    "given_up_words",
     "num_failed",
     "open_state",
     "read_journal",
+    "read_state",
     "replay",
 ]
 
 Line = dict[str, Any]
 """A line of the journal as parsed JSON, its hash checked."""
+
+
+_REMEDY = "restore the journal from a backup, or move the run directory aside and run the spec again"
 
 
 class Journal:
@@ -101,7 +105,8 @@ def read_journal(path: Path) -> tuple[list[Line], int]:
         The lines in order, and their total length in bytes: anything beyond that is a torn tail.
 
     Raises:
-        IntegrityError: A damaged line comes *before* an intact one: that is not a crash, but a damaged file.
+        IntegrityError: A damaged line comes *before* an intact one, or no line is whole though there are committed
+            rows beside it: that is not a crash, but a damaged file.
 
     Example:
         >>> import tempfile
@@ -123,13 +128,12 @@ def read_journal(path: Path) -> tuple[list[Line], int]:
         if record is None:
             damaged = damaged or number
         elif damaged is not None:
-            raise IntegrityError(
-                f"{path}:{damaged}: damaged line before intact ones; restore the file from a backup, "
-                "or move the run directory aside and run the spec again"
-            )
+            raise IntegrityError(f"{path}:{damaged}: damaged line before intact ones; {_REMEDY}")
         else:
             records.append(record)
             whole = position
+    if not records:
+        _refuse_without_a_beginning(path)
     written_as = records[0].get("format", 0) if records else 0
     if not isinstance(written_as, int):
         raise IntegrityError(
@@ -140,6 +144,18 @@ def read_journal(path: Path) -> tuple[list[Line], int]:
             f"{path}: written by a newer clipsweep (format {written_as}, known: {FORMAT}); upgrade clipsweep"
         )
     return records, whole
+
+
+def _refuse_without_a_beginning(path: Path) -> None:
+    """Refuse a journal without a whole line beside parts: taken for a run's beginning, all of them would be deleted."""
+    parts = RunDir(path.parent).parts
+    count = sum(1 for _ in parts.iterdir()) if parts.is_dir() else 0
+    if count:
+        raise IntegrityError(
+            f"{path}:1: cut off or damaged in its first line, and no other is left, but {counted(count, 'file')} of "
+            f"committed rows {'is' if count == 1 else 'are'} in {parts}; {_REMEDY}; its *.parquet files can be read "
+            "without the journal"
+        )
 
 
 def repair_journal(path: Path, whole: int, quarantine: Path) -> bool:
@@ -196,6 +212,24 @@ def num_failed(counts: Mapping[str, int]) -> int:
     return counts.get("failed", 0) + counts.get("lost", 0)
 
 
+def given_up_words(counts: Mapping[str, int]) -> str:
+    """Which trials were given up, each kind by its own word.
+
+    Args:
+        counts: Status to number of trials.
+
+    Returns:
+        The beginning of a sentence; empty if there are none.
+
+    Example:
+        >>> given_up_words({"done": 1, "failed": 2, "lost": 1}), given_up_words({"lost": 1})
+        ('2 trials failed and 1 was lost', '1 trial was lost')
+    """
+    verbs = {"failed": "failed", "lost": "was lost" if counts.get("lost") == 1 else "were lost"}
+    found = [(counts[status], verb) for status, verb in verbs.items() if counts.get(status)]
+    return " and ".join(f"{count if at else counted(count, 'trial')} {verb}" for at, (count, verb) in enumerate(found))
+
+
 @dataclass
 class TrialState:
     """What the journal says about one trial.
@@ -205,7 +239,7 @@ class TrialState:
         segments: Its committed segments, in order.
         failures: (kind, error) of its failed attempts since the last retry.
         attempts: Distinct attempts that the journal mentions.
-        given_up: Whether it failed in all its attempts.
+        given_up: Whether it has failed in all its attempts, or was lost in the last of them.
     """
 
     record: TrialRecord
@@ -355,11 +389,12 @@ class Unmeasured:
         return tuple(f"{count} of {total} {not_measured(error)}" for error, count in self.errors.items())
 
 
-def replay(lines: list[Line]) -> RunState:
+def replay(lines: list[Line], path: Path | None = None) -> RunState:
     """Rebuild the state of a run from the lines of its journal.
 
     Args:
         lines: As :func:`read_journal` returns them.
+        path: The journal, for messages.
 
     Returns:
         The state of the run.
@@ -373,7 +408,8 @@ def replay(lines: list[Line]) -> RunState:
             apply(state, parse_record(line))
         except (KeyError, TypeError, ValueError) as error:
             why = error if isinstance(error, ValueError) else repr(error)
-            raise IntegrityError(f"journal record {line.get('n')}: not understood: {why}") from error
+            where = f"journal record {line.get('n')}" if path is None else f"{path}:{state.next_number + 1}"
+            raise IntegrityError(f"{where}: not understood: {why}; {_REMEDY}") from error
         state.next_number += 1
     return state
 
@@ -464,7 +500,20 @@ def open_state(run_dir: RunDir) -> RunState:
         IntegrityError: The journal is damaged.
     """
     run_dir.refuse_links()
-    if not run_dir.exists:
-        return RunState()
-    lines, _ = read_journal(run_dir.journal)
-    return replay(lines)
+    return read_state(run_dir.journal) if run_dir.exists else RunState()
+
+
+def read_state(path: Path) -> RunState:
+    """The state of a run, from its journal; a torn tail is ignored.
+
+    Args:
+        path: The journal.
+
+    Returns:
+        The state.
+
+    Raises:
+        IntegrityError: The journal is damaged.
+    """
+    lines, _ = read_journal(path)
+    return replay(lines, path)

@@ -6,17 +6,16 @@ into lines. The keys of the lines are those of format 1, whatever the fields her
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
-from pathlib import Path
 from typing import Any, TypeAlias
 
 from sweeper.protocol.messages import SegmentFacts
+from sweeper.store.planned_trials import TrialRecord, dump_trial, parse_trial
 from sweeper.store.shapes import check_record
 
 __all__ = [
     "FORMAT",
-    "CodeRecord",
     "Committed",
     "CommittedSegment",
     "Damaged",
@@ -29,89 +28,12 @@ __all__ = [
     "Remeasured",
     "Remeasuring",
     "Retried",
-    "TrialRecord",
     "dump_record",
     "parse_record",
-    "swept_values",
 ]
 
 FORMAT = 1
 """Version of the journal's language; a newer one is refused."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class CodeRecord:
-    """The user's own code that a trial was trained with.
-
-    Attributes:
-        use: ``package.module:factory``.
-        root: The file, or the folder of the package.
-        sha256: Hash over all of it.
-    """
-
-    use: str
-    root: Path
-    sha256: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrialRecord:
-    """A trial as it was planned.
-
-    Attributes:
-        trial_id: Its id, which depends on everything that it is trained with.
-        cell_id: Id of its cell.
-        arm: The update rule up to its swept numbers.
-        seed: Seed of weights, batches and dropout.
-        swept: Swept path to value.
-        learning_rate: Learning rate of the update rule; None if a theorem sets it.
-        clip_norm: Clip norm of the update rule; None for no clipping.
-        steps: Steps to train.
-        code: The user's own code; None for a registered problem.
-    """
-
-    trial_id: str
-    cell_id: str
-    arm: str
-    seed: int
-    swept: Mapping[str, Any]
-    learning_rate: float | None
-    clip_norm: float | None
-    steps: int
-    code: CodeRecord | None = None
-
-    def value(self, path: str) -> Any:
-        """The value at a path that this or another trial of its run sweeps.
-
-        Args:
-            path: The path.
-
-        Returns:
-            A scalar, of the type that the spec gives it. A trial that was planned before the path was swept has a
-            value as far as it is known without the spec of that time; otherwise None.
-        """
-        if path in self.swept:
-            return self.swept[path]
-        own = {
-            "update_rule.learning_rate": self.learning_rate,
-            "update_rule.clip_norm": self.clip_norm,
-            "train.steps": self.steps,
-        }
-        return own.get(path)
-
-
-def swept_values(records: Iterable[TrialRecord]) -> dict[str, dict[str, Any]]:
-    """What trials have at every path that any of them sweeps.
-
-    Args:
-        records: The trials.
-
-    Returns:
-        Trial id to path to value; the paths in the order in which they first appear.
-    """
-    known = list(records)
-    paths = list(dict.fromkeys(path for record in known for path in record.swept))
-    return {record.trial_id: {path: record.value(path) for path in paths} for record in known}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -319,7 +241,7 @@ def dump_record(record: Record) -> dict[str, Any]:
                 "type": "planned",
                 "measurement": record.measurement,
                 "measure": record.measure,
-                "trials": [_dump_trial(trial) for trial in record.trials],
+                "trials": [dump_trial(trial) for trial in record.trials],
                 **superseded,
                 **({} if record.metrics is None else {"metrics": dict(record.metrics)}),
                 **({} if record.cases is None else {"cases": dict(record.cases)}),
@@ -382,7 +304,7 @@ def _planned(section: Mapping[str, Any]) -> Planned:
     return Planned(
         measurement=section["measurement"],
         measure=section["measure"],
-        trials=tuple(map(_trial, section["trials"])),
+        trials=tuple(map(parse_trial, section["trials"])),
         superseded=frozenset(map(str, section["superseded"])) if "superseded" in section else None,
         metrics=section.get("metrics"),
         cases=section.get("cases"),
@@ -451,24 +373,6 @@ _PARSERS: Mapping[str, Callable[[Mapping[str, Any]], Record]] = {
 
 
 # What records are made of
-
-
-def _trial(section: Mapping[str, Any]) -> TrialRecord:
-    known = {name: section[name] for name in _TRIAL_FIELDS}
-    code = section.get("code")
-    if code is not None:
-        code = CodeRecord(use=code["use"], root=Path(code["root"]), sha256=code["sha256"])
-    return TrialRecord(**known, code=code)
-
-
-def _dump_trial(trial: TrialRecord) -> dict[str, Any]:
-    code = {}
-    if trial.code is not None:
-        code = {"code": {"use": trial.code.use, "root": str(trial.code.root), "sha256": trial.code.sha256}}
-    return code | {name: getattr(trial, name) for name in _TRIAL_FIELDS}
-
-
-_TRIAL_FIELDS = tuple(one.name for one in fields(TrialRecord) if one.name != "code")
 
 
 def _dump_part(part: Part) -> dict[str, Any]:

@@ -38,7 +38,7 @@ def recover(run_dir: RunDir, say: Callable[[str], None] = _log.warning) -> RunSt
     lines, whole = read_journal(run_dir.journal)
     if repair_journal(run_dir.journal, whole, run_dir.quarantine):
         say(f"the journal ended with a torn line; it was cut off, and its bytes are in {run_dir.quarantine}")
-    state = replay(lines)
+    state = replay(lines, run_dir.journal)
     _set_damaged_parts_aside(run_dir, lines, state, say)
     keep = {run_dir.parts / part.file for part in state.parts}
     for name, trial in state.trials.items():

@@ -16,6 +16,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from sweeper.formats import value_json
 from sweeper.store.journal import RunState, TrialState
 from sweeper.store.records import CommittedSegment, Part
 from sweeper.store.run_dir import RunDir, file_hash
@@ -132,7 +133,7 @@ def trials_table(state: RunState, metrics: pa.Table | None, *, running: frozense
         values = [row.get(column) for row in rows]
         typed[column] = _column(column, values)
         if column in swept and not _says(typed[column], values):
-            typed[f"{column}{EXACT}"] = pa.array([json.dumps(value) for value in values], pa.string())
+            typed[f"{column}{EXACT}"] = pa.array([value_json(value) for value in values], pa.string())
     return pa.table(typed, metadata={DECLARED: json.dumps(dict(state.metrics))})
 
 
@@ -246,7 +247,7 @@ def _column(name: str, values: Sequence[Any]) -> pa.Array:
         return pa.array(values, pa.int64())
     if types <= {int, float} and all(value is None or isinstance(value, float) or _fits(value) for value in values):
         return pa.array([None if value is None else float(value) for value in values], pa.float64())
-    texts = [value if value is None or isinstance(value, str) else json.dumps(value) for value in values]
+    texts = [value if value is None or isinstance(value, str) else value_json(value) for value in values]
     return pa.array(texts, pa.string())
 
 
@@ -264,6 +265,8 @@ def _fits(value: int) -> bool:
 def _says(column: pa.Array, values: Sequence[Any]) -> bool:
     """Whether a column holds the values themselves, different ones differently."""
     held = column.to_pylist()
+    if all(value is None or isinstance(value, dict | list) for value in values):
+        return True  # a column of lists and sections is JSON already
     return held == list(values) and len(set(held)) == len({key_of(value) for value in values})
 
 

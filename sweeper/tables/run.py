@@ -11,8 +11,8 @@ import numpy as np
 
 from sweeper.errors import RunDirectoryError
 from sweeper.store.driver_files import driver_of
-from sweeper.store.journal import RunState, read_journal, replay
-from sweeper.store.records import swept_values
+from sweeper.store.journal import RunState, read_state
+from sweeper.store.planned_trials import swept_values
 from sweeper.store.run_dir import RunDir
 from sweeper.tables.directions import direction_before, direction_of
 from sweeper.tables.parts import MEASUREMENTS, read_table
@@ -68,8 +68,7 @@ class Run:
     @cached_property
     def state(self) -> RunState:
         """The run as its journal describes it."""
-        records, _ = read_journal(self._run_dir.journal)
-        return replay(records)
+        return read_state(self._run_dir.journal)
 
     def _known_measurement(self, wanted: str) -> str:
         ids = [*self.state.measurements, *self.state.remeasurements]
@@ -90,7 +89,7 @@ class Run:
 
     @cached_property
     def values(self) -> Mapping[str, Mapping[str, Any]]:
-        """Trial to swept path to value: null, boolean, number or text, as the spec has it; sections as JSON.
+        """Trial to swept path to value: null, boolean, number, text, list or section, as the spec has it.
 
         A column of a table has one type for all of its values; here ``1``, ``1.0`` and ``"1"`` are three.
         """

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sweeper.errors import ClipsweepError, RunDirectoryError
+from sweeper.formats import value_json
 from sweeper.store.journal import RunState
 from sweeper.store.resolved import resolved_settings
 from sweeper.store.run_dir import RunDir
@@ -94,7 +95,7 @@ class SeveralRuns(Run):
         """One row per trial, with a column for the run, and with what other runs sweep."""
         frames = []
         for run, name in zip(self._runs, self.names, strict=True):
-            alike = {path: _unswept(run, path) for path in self.swept if path not in run.trials}
+            alike = {path: _in_a_column(_unswept(run, path)) for path in self.swept if path not in run.trials}
             frames.append(run.trials.assign(**alike | {RUN: name}))
         return self._joined(frames, ["trial_id"])
 
@@ -157,4 +158,9 @@ def _unswept(run: Run, path: str) -> Any:
         return None
     for part in path.split("."):
         value = value.get(part) if isinstance(value, dict) else None
-    return value if value is None or isinstance(value, str | int | float | bool) else str(value)
+    return value
+
+
+def _in_a_column(value: Any) -> Any:
+    """A value as a table has it: lists and sections as JSON."""
+    return value_json(value) if isinstance(value, dict | list) else value

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from sweeper.formats import defused, json_text
+from sweeper.formats import defused, value_json
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -51,5 +51,5 @@ def _cell(value: Any) -> Any:
     if hasattr(value, "tolist"):
         value = value.tolist()
     if isinstance(value, list | tuple | dict):
-        return json_text(value, indent=None)
+        return value_json(value)
     return None if value is None or value != value else defused(value)

@@ -97,7 +97,12 @@ TRIALS = (
         shown="report, advise, theory",
     ),
     Column(
-        name="error", type=TEXT, meaning="Why it failed, in a line.", null="not failed", kind="words", shown="status"
+        name="error",
+        type=TEXT,
+        meaning="Why it failed or was lost, in a line.",
+        null="neither",
+        kind="words",
+        shown="status",
     ),
     Column(
         name="environment_id",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +17,7 @@ from sweeper.report.plots.axes import Picture, explain, log_labels, panels
 from sweeper.report.plots.cells import NO_CLIPPING, THRESHOLDS, DrawnCell, drawn_cells, tell_apart, wrapped
 from sweeper.report.stability import UNSTABLE, frontiers, unstable
 from sweeper.tables.run import Run
+from sweeper.value_texts import key_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -42,7 +43,7 @@ class _Panel:
     of: Mapping[str, Any]
     optimizer: str
     transform: str
-    context: str
+    context: Hashable
     cells: Sequence[DrawnCell]
 
 
@@ -72,7 +73,7 @@ def frontier(run: Run, trials: pd.DataFrame) -> Picture:
     # A row for each context, if they have as many panels each.
     columns = contexts[0] if len(contexts) > 1 and len(set(contexts)) == 1 and contexts[0] <= 5 else min(len(shown), 4)
     figure, axes = panels(len(shown), columns=columns, width=4.6 if columns == 1 else 2.7, height=2.6, sharey=True)
-    things = {repr(panel.of): panel.of for panel in shown}
+    things = {key_of(panel.of): panel.of for panel in shown}
     titles = dict(zip(things, tell_apart(list(things.values())), strict=True)) if len(things) > 1 else {}
     theories = list(dict.fromkeys(rule.theory for rules in advised.values() for rule in rules))
     drawn = set()
@@ -82,7 +83,7 @@ def frontier(run: Run, trials: pd.DataFrame) -> Picture:
         drawn |= {rule.theory for rule in rules}
         dots = _draw(axis, panel, rules, theories)
         figure.drawn += _rows(panel, rules)
-        axis.set_title(wrapped("\n".join([*([titles[repr(panel.of)]] if titles else []), panel.optimizer]), 36))
+        axis.set_title(wrapped("\n".join([*([titles[key_of(panel.of)]] if titles else []), panel.optimizer]), 36))
     rates = [
         *(float(cell.learning_rate) for panel in shown for cell in panel.cells if cell.learning_rate is not None),
         *(
@@ -108,18 +109,18 @@ def frontier(run: Run, trials: pd.DataFrame) -> Picture:
 
 def _panels(cells: Sequence[DrawnCell]) -> list[_Panel]:
     """The cells by what shares an axis, in the order of the plan."""
-    groups: dict[str, list[DrawnCell]] = {}
+    groups: dict[Hashable, list[DrawnCell]] = {}
     for cell in cells:
         # No clipping is clipping by norm with a threshold that is never reached.
         transform = cell.transform or "clip_norm"
-        groups.setdefault(repr((cell.context, cell.optimizer, cell.options, transform)), []).append(cell)
+        groups.setdefault(key_of([cell.context, cell.optimizer, cell.options, transform]), []).append(cell)
     return [
         _Panel(
             # The optimiser has a line of its own in every title.
             of={**group[0].context, **group[0].options},
             optimizer=group[0].optimizer,
             transform=group[0].transform or "clip_norm",
-            context=repr(group[0].context),
+            context=key_of(group[0].context),
             cells=group,
         )
         for group in groups.values()
@@ -131,14 +132,16 @@ def _takes_advice(panel: _Panel) -> bool:
     return panel.transform == "clip_norm" and panel.optimizer.startswith("sgd")
 
 
-def _advice(run: Run, ended: pd.DataFrame) -> dict[str, tuple[AdvisedRule, ...]]:
+def _advice(run: Run, ended: pd.DataFrame) -> dict[Hashable, tuple[AdvisedRule, ...]]:
     """The advised thresholds and rates of each context."""
     try:
         fits, hessian = fit_cells(run, ended), fit_hessians(run, ended)
     except ClipsweepError:
         return {}
     found = build_advice(fits, steps=int(ended["steps"].max()), hessian=hessian)
-    return {repr(one.context_values): tuple(rule for rule in one.rules if rule.clip_norm is not None) for one in found}
+    return {
+        key_of(one.context_values): tuple(rule for rule in one.rules if rule.clip_norm is not None) for one in found
+    }
 
 
 def _draw(axis: Axes, panel: _Panel, rules: Sequence[AdvisedRule], theories: Sequence[str]) -> Any:

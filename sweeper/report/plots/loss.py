@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
@@ -18,6 +18,7 @@ from sweeper.report.cells import deterministic
 from sweeper.report.plots.axes import UNORDERED, explain, in_order, panels
 from sweeper.report.plots.cells import DrawnCell, drawn_cells, tell_apart, wrapped
 from sweeper.tables.run import Run
+from sweeper.value_texts import key_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -192,11 +193,11 @@ def _scales(
     shown: Sequence[tuple[str, list[DrawnCell]]], metrics: pd.DataFrame, columns: Sequence[str]
 ) -> list[_Scale]:
     """The axes of each panel: one for all, unless their problems are of different sizes."""
-    contexts = [{repr(cell.context) for cell in group} for _, group in shown]
+    contexts = [{key_of(cell.context) for cell in group} for _, group in shown]
     own: list[_Scale] = []
     for context in contexts:
         # Panels of a problem share their axes.
-        cells = [cell for _, group in shown for cell in group if repr(cell.context) in context]
+        cells = [cell for _, group in shown for cell in group if key_of(cell.context) in context]
         own.append(_scale(cells, metrics, columns))
     tops, steps = [scale.top for scale in own], [scale.steps for scale in own]
     apart = [abs(max(values)) > _ALIKE * abs(min(values)) for values in (tops, steps)]
@@ -232,12 +233,14 @@ def _colours(cells: Sequence[DrawnCell]) -> _Colours:
         choices[name] = lambda cell, name=name: {**cell.context, **cell.options}.get(name)  # type: ignore[misc]
     choices["threshold"] = lambda cell: cell.threshold
     for name, of in choices.items():
-        numbers = {of(cell) for cell in cells} - {None}
-        if len(numbers) > 1 and all(isinstance(value, int | float) for value in numbers):
+        values = [value for cell in cells if (value := of(cell)) is not None]
+        if not all(isinstance(value, int | float) and not isinstance(value, bool) for value in values):
+            continue
+        if len(numbers := set(values)) > 1:
             return _Colours(name=name, of=of, colours={**in_order(sorted(numbers)), None: "black"})
 
-    def rest(cell: DrawnCell) -> str:
-        return repr((cell.context, cell.options, cell.optimizer))
+    def rest(cell: DrawnCell) -> Hashable:
+        return key_of([cell.context, cell.options, cell.optimizer])
 
     kinds = dict.fromkeys(rest(cell) for cell in cells)
     return _Colours(name="", of=rest, colours=dict(zip(kinds, itertools.cycle(UNORDERED))))
@@ -246,21 +249,21 @@ def _colours(cells: Sequence[DrawnCell]) -> _Colours:
 def _split(cells: Sequence[DrawnCell], colours: _Colours) -> list[tuple[str, list[DrawnCell]]]:
     """The fewest panels in which every cell has its own look, with their titles."""
     sides = [_sides(cell, colours) for cell in cells]
-    names = [name for name in sides[0] if len({repr(side.get(name)) for side in sides}) > 1]
+    names = [name for name in sides[0] if len({key_of(side.get(name)) for side in sides}) > 1]
     # More than eight names would take too many subsets to try: the others always make panels.
     free, fixed = names[:8], names[8:]
-    best: dict[str, list[DrawnCell]] = {}
+    best: dict[Hashable, list[DrawnCell]] = {}
     for chosen in (subset for size in range(len(free) + 1) for subset in itertools.combinations(free, size)):
-        groups: dict[str, list[DrawnCell]] = {}
+        groups: dict[Hashable, list[DrawnCell]] = {}
         for cell, side in zip(cells, sides, strict=True):
-            groups.setdefault(repr([side.get(name) for name in (*chosen, *fixed)]), []).append(cell)
+            groups.setdefault(key_of([side.get(name) for name in (*chosen, *fixed)]), []).append(cell)
         is_clear = all(len(_parts(group, colours)) == 1 for group in groups.values())
         if is_clear and (not best or len(groups) < len(best)):
             best, keys = groups, (*chosen, *fixed)
     if not best:
         keys = tuple(names)
         for cell, side in zip(cells, sides, strict=True):
-            best.setdefault(repr([side.get(name) for name in keys]), []).append(cell)
+            best.setdefault(key_of([side.get(name) for name in keys]), []).append(cell)
     if len(best) == 1 and not keys:
         titles = [""]
     else:

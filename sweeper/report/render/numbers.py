@@ -123,7 +123,7 @@ def bounds_text(value: float, low: float, high: float) -> str:
 
     Example:
         >>> bounds_text(5.09, 5.06414, 5.11614), bounds_text(10.0, 0.033, 3048.9)
-        ('5.090 ± 0.026', '10 [0.033, 3e+03]')
+        ('5.090 ± 0.026', '10 [0.033, 3000]')
     """
     return _between(value, low, high)
 
@@ -188,7 +188,7 @@ def boundary_text(interval: Interval) -> str:
         '2.0 [1.0, 4.0]'
     """
     if interval.low == 0 and math.isfinite(interval.high):
-        return f"≤ {interval.high:.2g}"
+        return f"≤ {_short(interval.high)}"
     return interval_text(interval)
 
 
@@ -216,6 +216,12 @@ def ends_text(low: float, high: float) -> tuple[str, str]:
     return text(abs(low)), text(abs(high))
 
 
+def _short(value: float) -> str:
+    """Two significant digits, without an exponent below a million."""
+    rounded = float(f"{value:.2g}")
+    return f"{rounded:.0f}" if 100 <= rounded < 1e6 else f"{value:.2g}"
+
+
 def _has_width(interval: Interval) -> bool:
     half = (interval.high - interval.low) / 2
     return math.isfinite(half) and half > _ROUNDING * abs(interval.mean)
@@ -234,7 +240,7 @@ def _between(value: float, low: float, high: float, *, never_symmetric: bool = F
     decimals = min(6, max(0, 1 - math.floor(math.log10(nearer / 10.0**power))))
     if high > 1000 * nearer or 0 < low / 10.0**power < 0.5 * 10**-decimals:
         # Ends that are orders of magnitude apart have no decimals in common.
-        return f"{number_text(value)} [{number_text(low, digits=2)}, {number_text(high, digits=2)}]"
+        return f"{number_text(value)} [{_short(low)}, {_short(high)}]"
     # Not -0.00, where a value rounds to nothing.
     middle, least, most, width = (
         f"{round(number / 10.0**power, decimals) + 0.0:.{decimals}f}" for number in (value, low, high, half)

@@ -24,7 +24,6 @@ from sweeper.report.render.table import NOTHING, Column, Table
 from sweeper.report.render.tables import markdown_lines
 from sweeper.report.render.terminal import terminal_lines, terminal_table
 from sweeper.report.summary import Report
-from sweeper.store.journal import num_failed
 
 __all__ = ["render"]
 
@@ -117,9 +116,8 @@ def _without_correlation(cells: Sequence[Cell]) -> str:
 
 
 def _seeds(cell: Cell) -> str:
-    bad = num_failed(cell.statuses)
     apart = [f"{cell.trials} trials"] if cell.trials != cell.seeds else []
-    apart += [f"{bad} failed"] if bad else []
+    apart += [f"{cell.statuses[word]} {word}" for word in ("failed", "lost") if cell.statuses.get(word)]
     return str(cell.seeds) + (f" ({', '.join(apart)})" if apart else "")
 
 

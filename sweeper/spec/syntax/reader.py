@@ -12,6 +12,7 @@ from typing import Any, NoReturn
 
 import yaml
 
+from sweeper.labels import appearance
 from sweeper.spec.syntax.diagnostics import Diagnostic, raise_if_any, show
 from sweeper.spec.syntax.scalars import resolve
 from sweeper.spec.syntax.tree import Mark, Node, Source, rooted
@@ -31,7 +32,8 @@ class _Frame:
     """A list or section that is still open: the reader's explicit stack replaces recursion, whatever the nesting.
 
     ``key`` holds a key whose value has not come yet, with its place and whether it was unquoted: only an unquoted
-    ``<<`` merges. ``merged`` waits for the end of the section, since own entries win wherever they are written.
+    ``<<`` merges. ``seen`` has every key by what it looks like. ``merged`` waits for the end of the section, since own
+    entries win wherever they are written.
     ``size`` and ``height`` grow with every finished child, so that an alias can be charged for all that it stands for,
     and refused, without being walked: nested aliases are exponential in their text (the "billion laughs").
     """
@@ -42,6 +44,7 @@ class _Frame:
     is_list: bool
     items: list[Node] = field(default_factory=list)
     entries: dict[str, Node] = field(default_factory=dict)
+    seen: dict[str, str] = field(default_factory=dict)
     merged: list[Node] = field(default_factory=list)
     key: tuple[str, Mark, bool] | None = None
     size: int = 1
@@ -185,10 +188,12 @@ class _Reader:
         (key, key_mark, is_plain), frame.key = frame.key, None
         if key == "<<" and is_plain:
             self._merge(frame, key_mark, node)
-        elif key in frame.entries:
-            before = frame.entries[key].key_mark
+        elif (first := frame.seen.setdefault(appearance(key), key)) in frame.entries:
+            before = frame.entries[first].key_mark
             assert before is not None
             message = f"the key {show(key)!r} appears a second time"
+            if key != first:
+                message = f"the key {key!a} looks like {first!a}, which is encoded differently"
             self.problems.append(
                 Diagnostic(mark=key_mark, path=(), message=message, hint=f"the first is on line {before.line + 1}")
             )

@@ -465,7 +465,7 @@ def test_what_lies_on_its_boundary_is_an_upper_end_and_not_zero():
     (cell,) = build_fits(Measured({1.0: cells}))
     assert cell.L1.low == 0.0 < cell.L1.high
     text = render_fits("here", [cell], "table")
-    assert f"≤ {cell.L1.high:.2g}" in text
+    assert f"≤ {cell.L1.high:.2g}" in text, "far below a hundred"
     assert " 0 ± 0 " not in text
 
 

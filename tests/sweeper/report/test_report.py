@@ -26,7 +26,8 @@ from sweeper.report.plots.draw import draw
 from sweeper.report.render.summary import render
 from sweeper.report.summary import build_report
 from sweeper.store.journal import Journal, RunState
-from sweeper.store.records import Opened, Planned, TrialRecord
+from sweeper.store.planned_trials import TrialRecord
+from sweeper.store.records import Opened, Planned
 from sweeper.store.run_dir import RunDir
 from sweeper.tables.run import Run
 
@@ -294,6 +295,25 @@ def test_rows_of_which_the_same_is_to_be_said_share_a_line(tmp_path: Path) -> No
     shown = render(build_report(run.read(), by=["learning_rate"]), "table")
     (line,) = (line for line in shown.splitlines() if "the mean is of" in line)
     assert line.endswith("learning_rate=4 and 3 more rows: 1 of 2 trials diverged; the mean is of the 1 that is done")
+
+
+def test_the_clipped_share_of_a_row_is_of_all_its_trials(tmp_path: Path) -> None:
+    run = MadeUpRun(tmp_path / "run")
+    for seed in (0, 1):
+        run.add(1.0, 0.25, seed, clipped=0.8)
+        run.add(1.0, None, seed)
+        # Nothing of these was trained, so nothing is known of them.
+        run.add(2.0, 0.25, seed, clipped=0.8)
+        run.add(2.0, None, seed, outcome="failed")
+        run.add(3.0, None, seed)
+    report = build_report(run.read(), by=["learning_rate"])
+    assert [cell.clipped_fraction for cell in report.cells] == pytest.approx([0.4, 0.8, math.nan], nan_ok=True)
+    (note,) = (note for note in report.notes if "never clipped" in note)
+    assert "in 2 rows some of them have no threshold" in note
+    assert [cell["clipped_fraction"] for cell in json.loads(render(report, "json"))["cells"]] == [0.4, 0.8, None]
+    cells = build_report(Run(run.run_dir.path))
+    assert [cell.clipped_fraction for cell in cells.cells][:2] == pytest.approx([0.8, math.nan], nan_ok=True)
+    assert not any("never clipped" in note for note in cells.notes)
 
 
 def best_of(run: Run, metric: str) -> float:

@@ -28,6 +28,20 @@ from sweeper.value_texts import key_of
 
 RATE, NORM, OPT = "update_rule.learning_rate", "update_rule.clip_norm", "problem.opt"
 ALIKE = [1, 1.0, "1", True, "true", None, "none", "null", "", "1e-3", 0.001, 2**53 + 1, float(2**53), 2**70]
+ALIKE += [
+    [1, 2],
+    "[1, 2]",
+    [1.0, 2],
+    "[1,2]",
+    ["a", None],
+    {"use": "a", "n": 1},
+    '{"use": "a", "n": 1}',
+    [],
+    "[]",
+    {},
+    "{}",
+]
+ALIKE += ["\u00e9", "e\u0301", ["\u00e9"], ["e\u0301"], "a\nb", "a\\nb", "\x7f", "\\x7f", "\u202ea", "\u202eb"]
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +80,12 @@ def test_a_row_is_found_by_what_the_report_shows(alike: Run, at: int) -> None:
         ([None, "x"], "opt=null", None),
         ([None, "x"], "opt=None", None),
         ([2**63 - 1, 2**63 - 2], f"opt={2**63 - 1}", 2**63 - 1),
-        (['{"use": "a", "n": 1}', '{"use": "a", "n": 2}'], "opt={use: a, n: 2}", '{"use": "a", "n": 2}'),
+        ([{"use": "a", "n": 1}, {"use": "a", "n": 2}], "opt={use: a, n: 2}", {"use": "a", "n": 2}),
+        ([{"use": "a", "n": 1}, {"use": "a", "n": 2}], "opt={n: 2, use: a}", {"use": "a", "n": 2}),
+        ([{"n": 2, "use": "a"}, '{"n": 2, "use": "a"}'], "opt={use: a, n: 2}", {"use": "a", "n": 2}),
+        ([{"n": 2, "use": "a"}, '{"n": 2, "use": "a"}'], 'opt=\'{"n": 2, "use": "a"}\'', '{"n": 2, "use": "a"}'),
+        ([[1, 2], "[1, 2]"], "opt=[1,2]", [1, 2]),
+        ([[1, 2], "[1, 2]"], "opt='[1, 2]'", "[1, 2]"),
         (["a\nb", "c"], "opt=a\\nb", "a\nb"),
         (["x" * 300, "c"], "opt=" + "x" * 300, "x" * 300),
         ([10, 20.5], "opt=1e1", 10),
@@ -96,6 +115,13 @@ def test_the_table_keeps_the_types_of_a_mixed_column_beside_it(alike: Run, run_o
     assert table[OPT][::2].tolist()[:3] == ["1", "1.0", "1"]
 
 
+@pytest.mark.parametrize("values", [[[1, 2], [3]], [{"k": 1}, None, [2]]])
+def test_a_column_of_lists_and_sections_is_json_and_stands_alone(run_of: Callable[..., Run], values: list[Any]) -> None:
+    run = run_of([{RATE: 1.0, OPT: value} for value in values])
+    assert not [name for name in run.trials.columns if name.endswith(".json")]
+    assert [json.loads(text) if isinstance(text, str) else None for text in run.trials[OPT][::2]] == values
+
+
 @pytest.mark.parametrize("values", [[1, 0.5], [None, 0.5], ["a", None], [True, False], [3, 4]])
 def test_a_column_that_says_all_stands_alone(run_of: Callable[..., Run], values: list[Any]) -> None:
     run = run_of([{RATE: 1.0, OPT: value} for value in values])
@@ -117,6 +143,33 @@ def test_csv_tells_null_from_text_and_numbers_from_their_digits(run_of: Callable
     lines = render(build_report(run), "csv").splitlines()
     first = [line.split(",")[1] for line in lines]
     assert first == ["opt", "", '""""""', "1", '"""1"""', '"""none"""']
+
+
+def test_csv_writes_json_with_letters_as_they_are(run_of: Callable[..., Run]) -> None:
+    run = run_of([{RATE: 1.0, OPT: value} for value in (True, "ü", ["ü", None], {"k": True})])
+    rows = list(csv.DictReader(render(build_report(run), "csv").splitlines()))
+    assert [row["opt"] for row in rows] == ["true", "ü", '["ü", null]', '{"k": true}']
+
+
+def test_a_csv_column_whose_texts_look_like_other_values_is_json(run_of: Callable[..., Run]) -> None:
+    run = run_of([{RATE: 1.0, OPT: value} for value in (True, "true", "ü", "a\x7f")])
+    rows = list(csv.DictReader(render(build_report(run), "csv").splitlines()))
+    assert [json.loads(row["opt"]) for row in rows] == [True, "true", "ü", "a\x7f"]
+    assert rows[2]["opt"] == '"ü"'
+
+
+def test_json_has_lists_and_sections_as_the_spec_has_them(run_of: Callable[..., Run]) -> None:
+    values = [[1, 2], "[1, 2]", {"k": [None]}, True]
+    run = run_of([{RATE: 1.0, OPT: value} for value in values])
+    assert [cell["values"]["opt"] for cell in json.loads(render(build_report(run), "json"))["cells"]] == values
+
+
+@pytest.mark.parametrize("kind", ["loss", "smoothness", "fit", "frontier"])
+def test_figures_draw_values_of_every_type(run_of: Callable[..., Run], kind: str) -> None:
+    values = [[1, 2], "[1, 2]", {"k": 1, "use": "a"}, 1]
+    run = run_of([{RATE: rate, OPT: value} for value in values for rate in (0.1, 1)], measured=True)
+    drawn = draw(run, kind, run.path / "plots" / f"{kind}.svg")
+    assert {key_of(row["opt"]) for row in drawn} == set(map(key_of, values))
 
 
 NAMES = sorted({

@@ -164,6 +164,16 @@ def test_a_theorem_s_numbers_stand_where_the_spec_s_own_would(theorem4):
     assert row.slack > 1
 
 
+def test_functions_that_are_swept_as_sections_are_named_with_their_numbers(inline_run):
+    swept = "{problem.function: [{use: logistic, slope: 2, L1: 1}, {use: logistic, slope: 4, L1: 1}]}"
+    text = f"{NOISE.partition('sweep:')[0]}sweep: {{grid: {swept}}}\nupdate_rule: {{learning_rate: 1}}\n"
+    run = finished(inline_run, text)
+    rows = build_theory(run).rows
+    assert [row.function for row in rows] == ["logistic slope=2 L1=1", "logistic slope=4 L1=1"]
+    assert "slope" in render_theory(build_theory(run), "md")
+    assert [cell.values["function"]["slope"] for cell in build_report(run).cells] == [2, 4]
+
+
 def test_seeds_are_summed_up_by_the_time_at_which_half_of_them_have_hit(inline_run):
     run = finished(inline_run, NOISE)
     report = build_theory(run)

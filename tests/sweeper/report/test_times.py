@@ -13,7 +13,8 @@ from sweeper.protocol.messages import SegmentFacts
 from sweeper.report.render.times import render_times
 from sweeper.report.times import GROUPS, build_times, closing_line
 from sweeper.store.journal import RunState, apply
-from sweeper.store.records import Committed, CommittedSegment, Opened, Planned, TrialRecord, dump_record, parse_record
+from sweeper.store.planned_trials import TrialRecord
+from sweeper.store.records import Committed, CommittedSegment, Opened, Planned, dump_record, parse_record
 from sweeper.store.spans import spans_of, worked_s
 
 RATE = "update_rule.learning_rate"

@@ -25,7 +25,7 @@ from sweeper.run import run_sweep
 from sweeper.spec import load_spec
 from sweeper.spec.user_code import user_code
 from sweeper.store.journal import open_state
-from sweeper.store.records import CodeRecord
+from sweeper.store.planned_trials import CodeRecord
 from sweeper.workers.snapshots import keep_snapshot, read_header, read_iterates
 
 SPEC = "problem: {{use: '{use}'}}\nupdate_rule: {{learning_rate: 0.1}}\ntrain: {{steps: 3}}\n"

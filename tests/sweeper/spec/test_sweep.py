@@ -56,15 +56,15 @@ def test_cases_set_what_they_name_and_leave_the_rest_as_it_is():
     ]
 
 
-def test_lists_and_sections_that_are_swept_become_text_in_tables():
+def test_lists_and_sections_that_are_swept_stay_what_they_are_with_their_defaults():
     base = BASE.replace("learning_rate: 0.1", "learning_rate: 0.1, optimizer: adam")
     assert swept("{grid: {update_rule.betas: [[0.9, 0.99], [0.8, 0.9]]}}", base=base) == [
-        ("[0.9, 0.99]",),
-        ("[0.8, 0.9]",),
+        ([0.9, 0.99],),
+        ([0.8, 0.9],),
     ]
     assert swept("{grid: {update_rule.schedule: [{use: constant}, {use: cosine}]}}") == [
-        ('{"use": "constant"}',),
-        ('{"use": "cosine", "final_fraction": 0.0}',),
+        ({"use": "constant"},),
+        ({"use": "cosine", "final_fraction": 0.0},),
     ]
 
 
@@ -125,8 +125,8 @@ def test_lists_and_sections_can_be_excluded_as_they_are_written():
     )
     base = BASE.replace("learning_rate: 0.1", "learning_rate: 0.1, optimizer: adam")
     assert swept(block, base=base) == [
-        ("[0.9, 0.99]", '{"use": "cosine", "final_fraction": 0.0}'),
-        ("[0.8, 0.9]", '{"use": "constant"}'),
+        ([0.9, 0.99], {"use": "cosine", "final_fraction": 0.0}),
+        ([0.8, 0.9], {"use": "constant"}),
     ]
 
 
@@ -179,6 +179,13 @@ def test_a_path_through_a_single_value_is_refused():
             "{cases: [{name: a}, {name: b, train.steps: 6}, {name: a, train.steps: 7}]}",
             r"s\.yaml:4:62: sweep\.cases\[2\]\.name: 'a' is already the name of sweep\.cases\[0\]",
         ),
+        (
+            "{cases: [{name: \u00e9}, {name: e\u0301, train.steps: 7}]}",
+            r"'e\\u0301' is too much like '\\xe9', the name of sweep\.cases\[0\](.|\n)*differ in more than case",
+        ),
+        ("{cases: [{name: Adam}, {name: adam, train.steps: 7}]}", "'adam' is too much like 'Adam', the name of"),
+        ('{cases: [{name: ab}, {name: "a\u034fb", train.steps: 7}]}', r"'a\\u034fb' is too much like 'ab'"),
+        ('{cases: [{name: "\u3164"}]}', "cannot be the name of a case"),
         ("{cases: [{name: a}, {name: b}]}", r"cases\[1\]: gives the same cell as sweep\.cases\[0\]"),
         ("{grid: {name: [a]}}", "cannot be swept(.|\n)*a spec describes one sweep"),
         ("{seeds: [1, 1]}", "the seed 1 appears twice"),

@@ -83,6 +83,8 @@ def test_aliases_stand_for_what_their_anchor_names():
     ("text", "message"),
     [
         ("a: 1\nb: 2\na: 3", r"s\.yaml:3:1: the key 'a' appears a second time\n.*\n.*\^ the first is on line 1"),
+        ("\u00e9: 1\ne\u0301: 2", r"s\.yaml:2:1: the key 'e\\u0301' looks like '\\xe9'(.|\n)*the first is on line 1"),
+        ("a: 1\n'a\u200b': 2", r"the key 'a\\u200b' looks like 'a', which is encoded differently"),
         ("a: {b: 1, b: 1}", "the key 'b' appears a second time"),
         ("a: !!python/object:os.system x", "the tag 'tag:yaml.org,2002:python/object:os.system' is not accepted"),
         ("a: !mine {}", "the tag '!mine' is not accepted"),

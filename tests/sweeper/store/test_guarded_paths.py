@@ -217,7 +217,7 @@ def test_a_journal_cannot_lead_out_of_its_directory(tmp_path: Path, outside: Pat
         {"type": "remeasured", "measurement": "m", "parts": [part], "snapshots": []},
     ]
     run_dir.journal.write_bytes(b"".join(_seal({"n": number, **line}) for number, line in enumerate(lines)))
-    with pytest.raises(IntegrityError, match=r"journal record \d: not understood.*not a (table|valid file) name"):
+    with pytest.raises(IntegrityError, match=r"journal\.jsonl:\d: not understood.*not a (table|valid file) name"):
         recover(run_dir)
     assert [path.name for path in outside.iterdir()] == ["precious"]
 

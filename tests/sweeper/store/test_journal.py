@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +13,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sweeper.errors import IntegrityError
-from sweeper.store.journal import Journal, RunState, _seal, read_journal, repair_journal, replay
+from sweeper.monitor.status import state_of
+from sweeper.store.journal import Journal, RunState, _seal, open_state, read_journal, read_state, repair_journal, replay
+from sweeper.store.planned_trials import dump_trial, parse_trial
 from sweeper.store.records import Retried, dump_record, parse_record
+from sweeper.store.recovery import recover
+from sweeper.store.run_dir import RunDir
 
 RECORDS = [
     {"type": "opened", "format": 1, "epoch": 1, "environment": {"torch": "2"}},
@@ -175,6 +181,45 @@ def test_what_is_written_today_is_the_language_of_recorded_journals(path: Path) 
         assert again == known
 
 
+SECTION = {"use": "a", "n": [1, None]}
+
+
+def planned(swept: Mapping[str, Any], **more: Any) -> dict[str, Any]:
+    """A trial in a line of the journal, as earlier versions wrote it."""
+    own = {"trial_id": "t", "cell_id": "c", "arm": "sgd", "seed": 0, "learning_rate": 0.1, "clip_norm": None}
+    return {**own, "steps": 5, "swept": swept, **more}
+
+
+def test_a_list_and_the_text_of_its_json_are_two_values_in_the_journal() -> None:
+    swept = {"problem.m": [1, 2], "problem.n": "[1, 2]", "problem.s": SECTION, "problem.t": json.dumps(SECTION), "u": 1}
+    trial = parse_trial(planned({}, structured=[]))
+    line = json.loads(json.dumps(dump_trial(replace(trial, swept=swept))))
+    assert all(not isinstance(value, list | dict) for value in line["swept"].values())
+    again = parse_trial(line)
+    assert again.swept == swept
+
+
+def test_lists_and_sections_of_earlier_journals_are_what_they_were() -> None:
+    swept = {"problem.m": "[1, 2]", "problem.s": json.dumps(SECTION), "problem.t": "[1,2]", "problem.x": "{", "u": "1"}
+    trial = parse_trial(planned(swept))
+    assert trial.swept == {**swept, "problem.m": [1, 2], "problem.s": SECTION}
+
+
+@pytest.mark.parametrize(
+    "more", [{"structured": ["other"]}, {"structured": ["u"]}, {"structured": ["m"]}, {"structured": [1]}]
+)
+def test_a_planned_trial_whose_lists_cannot_be_read_is_refused(more: Mapping[str, Any]) -> None:
+    line = {
+        "n": 0,
+        "type": "planned",
+        "measurement": "m",
+        "measure": None,
+        "trials": [planned({"u": 1, "m": "["}, **more)],
+    }
+    with pytest.raises(IntegrityError, match="journal record 0: not understood"):
+        replay([line])
+
+
 def recorded(name: str) -> RunState:
     return replay(read_journal(Path(__file__).parent / "recorded" / f"{name}.jsonl")[0])
 
@@ -213,3 +258,28 @@ def test_a_recorded_journal_of_several_estimators_still_replays() -> None:
     facts = [segment.facts for trial in state.trials.values() for segment in trial.segments]
     assert sum(fact.num_snapshots or 0 for fact in facts) == 16
     assert all(fact.num_steps == 6 and fact.host == "laptop" and fact.waited_s is not None for fact in facts)
+
+
+@pytest.mark.parametrize("left", [b"", b'{"n":0,"type":"opened","for'])
+def test_a_journal_without_a_whole_line_beside_rows_is_refused_and_nothing_is_deleted(
+    tmp_path: Path, left: bytes
+) -> None:
+    run_dir = RunDir(tmp_path / "run")
+    run_dir.create()
+    run_dir.journal.write_bytes(left)
+    assert open_state(run_dir).trials == recover(run_dir).trials == {}, "a driver that died at its very start"
+    run_dir.journal.write_bytes(left)
+    part = run_dir.parts / "metrics-1.parquet"
+    part.write_bytes(b"rows")
+    for read in (open_state, recover, state_of):
+        with pytest.raises(IntegrityError, match=r"journal.jsonl:1: cut off or damaged.*1 file of committed rows"):
+            read(run_dir)
+    assert part.read_bytes() == b"rows"
+    assert run_dir.journal.read_bytes() == left
+
+
+def test_a_line_that_is_not_understood_is_named_with_its_file(tmp_path: Path) -> None:
+    path = tmp_path / "journal"
+    write(path, [*RECORDS[:1], {"type": "retried", "trials": ["unknown"]}])
+    with pytest.raises(IntegrityError, match=r"journal:2: not understood(.|\n)*restore the journal from a backup"):
+        read_state(path)

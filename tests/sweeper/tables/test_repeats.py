@@ -17,7 +17,8 @@ from sweeper.errors import IntegrityError
 from sweeper.protocol.events import SegmentId
 from sweeper.protocol.messages import RepeatedItem, SegmentFacts, SegmentItem
 from sweeper.store.journal import Journal, RunState
-from sweeper.store.records import Opened, Planned, TrialRecord
+from sweeper.store.planned_trials import TrialRecord
+from sweeper.store.records import Opened, Planned
 from sweeper.store.run_dir import RunDir
 from sweeper.tables.run import Run
 
