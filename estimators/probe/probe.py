@@ -17,6 +17,7 @@ from estimators.probe.hessian import ProbeHessian
 from estimators.probe.memory import GradientMemory
 from estimators.probe.policy import ProbePolicy, Statistics
 from estimators.probe.rounding import RoundingProbe, UnauditableError
+from estimators.probe.second_derivatives import SecondDerivativeError, SecondDerivativeTest, compare_second_derivatives
 from estimators.probe.vectors import length
 
 __all__ = ["AuditAt", "Probe"]
@@ -53,6 +54,7 @@ class Probe:
         training_loss: The training loss, if it has regularisers that f leaves out.
         record: How the gradient's kernels are recorded once, to be replayed at every point, see
             :mod:`estimators.probe.graphed`; by default they are launched one by one.
+        known: Whether f is known to be a function that autograd can differentiate twice, so that it is not tested.
 
     Raises:
         ValueError: The batches have different sizes, so that the mean of their losses is not one over examples.
@@ -75,6 +77,7 @@ class Probe:
         steps_per_epoch: int | None = None,
         training_loss: Loss | None = None,
         record: Recorder | None = None,
+        known: bool = False,
     ) -> None:
         self.policy = policy or ProbePolicy()
         self._is_half = any(tensor.dtype in _HALF for tensor in (*model.parameters(), *model.buffers()))
@@ -108,6 +111,8 @@ class Probe:
         self._origin = _flat(model) if audit_at == "start" else None
         self._start: tuple[Tensor, float] | None = None
         self.unaudited: Exception | None = None
+        # None: not looked for yet.
+        self._wrong_hessian: str | None = "" if known else None
         self._settled: Tensor | None = None
         self._statistics: Statistics = ()
 
@@ -196,8 +201,32 @@ class Probe:
             raise UnfaithfulCopyError(f"{words}; {FIX}")
 
     def hessian(self, iterate: Tensor) -> ProbeHessian:
-        """The Hessian of f at x_k, as an operator."""
+        """The Hessian of f at x_k, as an operator; the first time, it is tested near the initial weights.
+
+        Args:
+            iterate: x_k, shape (num_parameters,).
+
+        Returns:
+            The operator.
+
+        Raises:
+            SecondDerivativeError: Its products leave out a part of the Hessian.
+        """
+        if self._wrong_hessian is None:
+            self._wrong_hessian = self.compare_second_derivatives().words
+        if self._wrong_hessian:
+            raise SecondDerivativeError(self._wrong_hessian)
         return ProbeHessian(self.gradient, iterate)
+
+    def compare_second_derivatives(self) -> SecondDerivativeTest:
+        """Whether a Hessian-vector product is what differences of the gradient are, on the first batch of the audit."""
+        return compare_second_derivatives(
+            self.model,
+            self.loss,
+            self._audit[0],
+            initial_carry=self.initial_carry,
+            batch_norm=self.policy.batch_norm,
+        )
 
     def training_gradients(self, count: int) -> ProbeGradient:
         """Gradients of training batches, to be computed one by one.

@@ -14,9 +14,10 @@ from typing import Any
 
 import torch
 
-from estimators import ESTIMATORS, NullTest, Probe, null_test
+from estimators import ESTIMATORS, NEED_HESSIAN, NullTest, Probe, null_test
 from estimators.probe.copies import UnfaithfulCopyError
 from estimators.probe.copy_test import FIX
+from estimators.probe.second_derivatives import SecondDerivativeError
 from sweeper.blame import Shipped, line_of, place_of, remedy
 from sweeper.errors import error_line, error_text, left_advice
 from sweeper.workers.estimator import build_probe
@@ -128,6 +129,7 @@ def check_problem(
     with code.in_force(own):
         of_f = _is_function(code, measure, seed=seed)
     yield _row(of_f, code, told)
+    wrong_hessian = False
     for promise, entry in zip(measured, estimators, strict=True):
         try:
             if of_f.broken:
@@ -136,6 +138,11 @@ def check_problem(
                 finding = _measured(code, rule, measure, entry, steps=steps, seed=seed)
         except UntestableError as why:
             finding = Finding(promise=promise, untested=str(why))
+        except SecondDerivativeError as error:
+            finding = Finding(promise=promise, untested="its Hessian-vector products are wrong in the same way")
+            if not wrong_hessian:
+                finding = Finding(promise=promise, broken=str(error))
+            wrong_hessian = True
         except BaseException as error:  # an exit, too, is what the problem did
             fix = "try it with the estimator's other options, or leave it out; `clipsweep null-test` says more"
             finding = Finding(promise=promise, raised=error, fix=fix)
@@ -297,7 +304,9 @@ def null_test_problem(
     try:
         code.load(own)
         with code.in_force(own):
-            found = null_test(lambda: build_probe(build(), measure), flat_parameters(build().model))
+            second = any(entry["use"] in NEED_HESSIAN for entry in measure["estimators"])
+            point = flat_parameters(build().model)
+            found = null_test(lambda: build_probe(build(), measure), point, second=second)
     except BaseException as error:
         if code.shipped is None and not isinstance(error, TrainerError):
             raise
@@ -324,6 +333,8 @@ def _verdict(found: NullTest) -> str:
     if found.passed:
         return f"the same weights twice differ by 0, of a gradient of {found.grad_norm:.4g}"
     if found.again == 0 and found.generator and found.copy_test.differs:
+        return found.diagnosis
+    if found.diagnosis == found.second_test.words:
         return found.diagnosis
     worst = max(found.again, found.rebuilt, found.hessian)
     return f"{found.diagnosis} (off by {worst:.3g}, of a gradient of {found.grad_norm:.4g})"
