@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager
 from itertools import islice
 from typing import Any, Literal
 
@@ -16,6 +17,7 @@ from estimators.probe.graphed import GraphedGradient, Recorder
 from estimators.probe.hessian import ProbeHessian
 from estimators.probe.memory import GradientMemory
 from estimators.probe.policy import ProbePolicy, Statistics
+from estimators.probe.repeats import require_repeats
 from estimators.probe.rounding import RoundingProbe, UnauditableError
 from estimators.probe.second_derivatives import SecondDerivativeError, SecondDerivativeTest, compare_second_derivatives
 from estimators.probe.vectors import length
@@ -138,6 +140,18 @@ class Probe:
         self.rounding.set_statistics(self._statistics)
         self.value_and_gradient.clear()
         self._settled = iterate.clone()
+
+    def require_repeats(self, iterate: Tensor) -> AbstractContextManager[None]:
+        """Require that f has the same loss at x_k before and after what is done in the context.
+
+        Args:
+            iterate: x_k, shape (num_parameters,).
+
+        Returns:
+            The context, which raises :class:`~estimators.probe.repeats.RandomLossError` as it is left.
+        """
+        self.settle(iterate)
+        return require_repeats(self.gradient, iterate)
 
     def gradient_error(self, iterate: Tensor) -> float | None:
         """eta = ||g - g_float64|| at x_k, or what the audit at the start implies for x_k.

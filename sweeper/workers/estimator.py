@@ -155,7 +155,9 @@ class EstimatorWorker(Worker):
         with built.own.in_force(keep=False):
             seed_generators(torch.device(self._device), header.seed, header.step)
             seed_other_generators(header.seed, header.step)
-            return self._estimate(built.probe, header, payload)
+            # A copy: Ray's arrays are read-only views of memory that the object store may reclaim.
+            with built.probe.require_repeats(torch.from_numpy(payload[0].copy()).to(self._device)):
+                return self._estimate(built.probe, header, payload)
 
     def _turn_to(self, header: SnapshotHeader) -> _Built:
         """The probe of a snapshot, with what its trial's code has set; that of the trial before is put back first."""

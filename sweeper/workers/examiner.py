@@ -17,6 +17,7 @@ import torch
 from estimators import ESTIMATORS, NEED_HESSIAN, NullTest, Probe, null_test
 from estimators.probe.copies import UnfaithfulCopyError
 from estimators.probe.copy_test import FIX
+from estimators.probe.repeats import DRAWS
 from estimators.probe.second_derivatives import SecondDerivativeError
 from sweeper.blame import Shipped, line_of, place_of, remedy
 from sweeper.errors import error_line, error_text, left_advice
@@ -190,19 +191,15 @@ def _compared(probe: Probe) -> Finding:
     """What evaluating f twice, and on the model itself, says."""
     point = flat_parameters(probe.model)
     probe.settle(point)
-    random = (
-        "draw no random numbers in loss and forward, and keep nothing from one call to the next; where training needs "
-        "that, give the problem a measured_loss without it"
-    )
     before = torch.get_rng_state()
     (value, slope), (other, again) = (probe.gradient.value_and_gradient(point) for _ in range(2))
     if difference := first_difference((torch.tensor(value), slope), (torch.tensor(other), again)):
         broken = f"the same parameters gave the losses {value!r} and {other!r}"
         if value == other:
             broken = f"the same parameters gave two gradients: {difference}"
-        return Finding(promise="", broken=broken, fix=random)
+        return Finding(promise="", broken=broken, fix=DRAWS)
     if not torch.equal(before, torch.get_rng_state()):
-        return Finding(promise="", broken="evaluating the loss without dropout draws random numbers", fix=random)
+        return Finding(promise="", broken="evaluating the loss without dropout draws random numbers", fix=DRAWS)
     test = probe.compare_copy()
     return Finding(promise="", broken=test.words, fix=FIX if test.differs else "")
 
