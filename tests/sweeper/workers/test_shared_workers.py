@@ -83,7 +83,8 @@ def offender(*, does, where, seed, device):
     data = torch.linspace(-1, 1, 24).reshape(8, 3)
     return Problem(
         model=model, loss=loss, batch=lambda step: data + step / 8, probe=lambda share: [data[:4], data[4:]],
-        evaluate=lambda model: {"world": world(calm)}, steps_per_epoch=4, fingerprint="world", measured_loss=measured_loss,
+        evaluate=lambda model: {"world": world(calm)}, steps_per_epoch=4, fingerprint="world",
+        measured_loss=measured_loss,
     )
 """
 
