@@ -141,8 +141,10 @@ class Trainers:
                 _log.info("trainer %d is up: %s", slot, facts)
                 return events.TrainerReady(slot=slot)
             case TrainerDown(slot=slot, error=error, printed=printed):
-                self._progress.say(f"trainer {slot} died: {error}; starting another")
-                if (trial := self._schedule.trial_on(slot)) is not None:
+                # One line is enough: with a trial, the failed attempt says the same.
+                if (trial := self._schedule.trial_on(slot)) is None:
+                    self._progress.say(f"trainer {slot} died: {error}; starting another")
+                else:
                     told = with_last_lines(error, printed)
                     self._run_dir.log_trial(trial, f"attempt {self._number(trial, self._attempts[trial])}", told)
                 return events.TrainerDied(slot=slot, error=error)

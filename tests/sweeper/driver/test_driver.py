@@ -449,6 +449,7 @@ def test_attempts_are_numbered_by_those_that_began(
     inline_run: InlineRun, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """Trials that wait behind one that spoils their trainer are handed out again, which is no attempt."""
+    monkeypatch.setattr("sweeper.schedule.queues._BATCH_S", 1e6)
     problem = PATCHING.replace("    data =", "    if patches == 'fails': raise ValueError('as asked')\n    data =")
     (tmp_path / "patching_problem.py").write_text(problem)
     monkeypatch.syspath_prepend(str(tmp_path))
