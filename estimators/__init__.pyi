@@ -22,8 +22,11 @@ from .probe.null_test import null_test as null_test
 from .probe.policy import ProbePolicy as ProbePolicy
 from .probe.policy import freeze_stochastic_layers as freeze_stochastic_layers
 from .probe.probe import Probe as Probe
+from .probe.repeats import RandomLossError as RandomLossError
 from .probe.rounding import RoundingProbe as RoundingProbe
+from .probe.second_derivatives import SecondDerivativeError as SecondDerivativeError
 from .registry import ESTIMATORS as ESTIMATORS
+from .registry import NEED_HESSIAN as NEED_HESSIAN
 from .smoothness.adaptive import measure_adaptive_smoothness as measure_adaptive_smoothness
 from .smoothness.chebyshev import lobatto_nodes as lobatto_nodes
 from .smoothness.chebyshev import measure_chebyshev_smoothness as measure_chebyshev_smoothness

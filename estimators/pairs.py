@@ -59,6 +59,8 @@ def measure_pairs(
         ValueError: An estimator is unknown, a parameter is missing from the weights or has another shape, or a folder
             holds no pairs.
         UnfaithfulCopyError: The loss or the model's forward pass uses the model itself, where a copy is measured.
+        RandomLossError: The same weights give two losses.
+        SecondDerivativeError: An estimator needs the Hessian, and products with it leave out a part.
     """
     chosen = estimators if estimators is not None else {"directional_smoothness": {}}
     for name in chosen:
@@ -70,8 +72,9 @@ def measure_pairs(
     probe.require_faithful_copy()
     for step, before, after in find_pairs(pairs) if isinstance(pairs, (str, Path)) else pairs:
         iterates = torch.stack([_flat(model, before), _flat(model, after)])
-        for name, options in chosen.items():
-            row = ESTIMATORS[name](probe, iterates, **options)
+        with probe.require_repeats(iterates[0]):
+            rows = {name: ESTIMATORS[name](probe, iterates, **options) for name, options in chosen.items()}
+        for name, row in rows.items():
             described = {"probe": probe.policy.words, "arithmetic": probe.arithmetic}
             yield {"step": step, "estimator": name} | row | described
 

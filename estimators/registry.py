@@ -13,7 +13,7 @@ from estimators.gradient_noise import gradient_noise_row
 from estimators.smoothness.layers import layer_smoothness_row
 from estimators.smoothness.row import directional_smoothness_row
 
-__all__ = ["ESTIMATORS"]
+__all__ = ["ESTIMATORS", "NEED_HESSIAN"]
 
 ESTIMATORS: Mapping[str, Callable[..., dict[str, Any]]] = {
     "directional_smoothness": directional_smoothness_row,
@@ -25,3 +25,6 @@ ESTIMATORS: Mapping[str, Callable[..., dict[str, Any]]] = {
     "authors_compat": authors_compat_row,
 }
 """Name to function: ``(probe, iterates, **options) -> row``."""
+
+NEED_HESSIAN = frozenset({"directional_curvature", "hessian_spectral_norm", "hessian_spectrum"})
+"""Those that f's second derivatives must be right for."""

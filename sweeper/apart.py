@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -35,6 +36,15 @@ serve(*sys.argv[2:])
 """
 
 _POLL_S = 0.2
+_PATIENCE_S = 10.0
+"""After how long without an item is told what is waited for; then after twice as long, and so on."""
+
+_SILENCE_S = 1.0
+"""How long the beginning of a line waits for its end."""
+
+_PRINTED = "| "
+"""Begins each line that user code prints, so that it is not taken for one of ours."""
+
 _LEAVE_S = 5
 """How long a process that has done everything may take to end, for example because of its threads."""
 
@@ -60,15 +70,27 @@ class Died:
         return self.how + last_line(self.printed)
 
 
-def apart(task: str, arguments: Sequence[Mapping[str, Any]]) -> Iterator[tuple[int, Any]]:
+def _untold(at: int, waited_s: float) -> None:
+    """Nobody wants to know."""
+
+
+def apart(
+    task: str,
+    arguments: Sequence[Mapping[str, Any]],
+    *,
+    copies: Mapping[str, str] | None = None,
+    waits: Callable[[int, float], None] = _untold,
+) -> Iterator[tuple[int, Any]]:
     """Call a function of ours in another process, once for each argument, in a folder that holds nothing.
 
-    There, user code can exit, crash, print and interrupt as it likes. What it prints goes to stderr. A process that
-    dies is replaced by another, which goes on with the next argument.
+    There, user code can exit, crash, print and interrupt as it likes. What it prints goes to stderr, line by line and
+    marked. A process that dies is replaced by another, which goes on with the next argument.
 
     Args:
         task: ``module:function``, a generator function whose items can be written as JSON.
         arguments: Keyword arguments of each call, which can be written as JSON.
+        copies: Files or folders that user code is imported from, and what they are copies of, which is shown instead.
+        waits: Is told the place of an argument and the seconds, now and then, while no item comes.
 
     Yields:
         For each item the place of its argument, and the item; :class:`Died` where the process died amid that argument.
@@ -78,8 +100,11 @@ def apart(task: str, arguments: Sequence[Mapping[str, Any]]) -> Iterator[tuple[i
     """
     at = 0
     while at < len(arguments):
-        with _process(task, arguments[at:]) as (process, tail):
+        with _process(task, arguments[at:], copies or {}) as (process, tail):
             for line in _lines(process):
+                if isinstance(line, float):
+                    waits(at, line)
+                    continue
                 message = json.loads(line)
                 if "raised" in message:
                     raise RuntimeError(f"in another process:\n{message['raised']}")
@@ -123,7 +148,7 @@ def serve(task: str, file: str) -> None:
 
 @contextmanager
 def _process(
-    task: str, arguments: Sequence[Mapping[str, Any]]
+    task: str, arguments: Sequence[Mapping[str, Any]], copies: Mapping[str, str]
 ) -> Iterator[tuple[subprocess.Popen[bytes], Callable[[], str]]]:
     """A process at work, and what it printed last; ended when it is no longer needed."""
     with tempfile.TemporaryDirectory(prefix="clipsweep-apart-") as folder:
@@ -141,7 +166,7 @@ def _process(
         assert process.stdout is not None
         assert process.stderr is not None
         tail = bytearray()
-        passing = threading.Thread(target=_pass_on, args=(process.stderr, tail), daemon=True)
+        passing = threading.Thread(target=_pass_on, args=(process.stderr, tail, copies), daemon=True)
         passing.start()
 
         def printed() -> str:
@@ -160,11 +185,21 @@ def _process(
             passing.join(timeout=1)
 
 
-def _lines(process: subprocess.Popen[bytes]) -> Iterator[bytes]:
-    """Whole lines until the process ends; a process of its own that outlives it may hold the pipe open."""
+def _lines(process: subprocess.Popen[bytes]) -> Iterator[bytes | float]:
+    """Whole lines until the process ends, and seconds without one where that takes long.
+
+    A process of its own that outlives it may hold the pipe open.
+
+    Yields:
+        Either.
+    """
     assert process.stdout is not None
     held, source = b"", process.stdout.fileno()
+    since, patience = time.monotonic(), _PATIENCE_S
     while True:
+        if (waited := time.monotonic() - since) > patience:
+            patience *= 2
+            yield waited
         ended = process.poll() is not None
         if select.select([source], [], [], 0 if ended else _POLL_S)[0]:
             data = os.read(source, 65536)
@@ -172,18 +207,36 @@ def _lines(process: subprocess.Popen[bytes]) -> Iterator[bytes]:
                 return
             *whole, held = (held + data).split(b"\n")
             yield from whole
+            since, patience = time.monotonic(), _PATIENCE_S
         elif ended:
             return
 
 
-def _pass_on(source: IO[bytes], tail: bytearray) -> None:
-    """Show on stderr what a process prints, as it comes."""
+def _pass_on(source: IO[bytes], tail: bytearray, copies: Mapping[str, str]) -> None:
+    """Show on stderr what a process prints, a line at a time; one that does not end, after a while."""
+    held = b""
+
+    def show(text: bytes) -> None:
+        for copy, origin in copies.items():
+            text = text.replace(os.fsencode(copy), os.fsencode(origin))
+        tail.extend(text)
+        del tail[:-_TAIL]
+        shown = text.decode(errors="replace").removesuffix("\n")
+        sys.stderr.write("".join(f"{_PRINTED}{line}\n" for line in shown.split("\n")))
+        sys.stderr.flush()
+
     with source, suppress(OSError, ValueError):
-        while data := os.read(source.fileno(), 65536):
-            tail += data
-            del tail[:-_TAIL]
-            sys.stderr.write(data.decode(errors="replace"))
-            sys.stderr.flush()
+        while True:
+            if held and not select.select([source], [], [], _SILENCE_S)[0]:
+                show(held)
+                held = b""
+            if not (data := os.read(source.fileno(), 65536)):
+                break
+            whole, end, held = (held + data).rpartition(b"\n")
+            if end:
+                show(whole + end)
+        if held:
+            show(held)
 
 
 def _how(code: int) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -12,9 +12,11 @@ from sweeper.errors import ClipsweepError
 from sweeper.labels import describe_problem
 from sweeper.planning.plan import expand, require_allowed
 from sweeper.spec import Sweep
-from sweeper.spec.user_code import shipped, shipped_from
+from sweeper.spec.user_code import copies_of, shipped, shipped_from
 
 __all__ = ["CheckedProblem", "Finding", "check_sweep"]
+
+_IMPORTABLE = "a worker can import and build it from what is shipped"
 
 _CRASH = (
     "raise an error in place of os._exit; if it was ended from outside or by a crash, look at memory and native code"
@@ -62,12 +64,19 @@ class CheckedProblem:
     finding: Finding
 
 
-def check_sweep(sweep: Sweep, *, allow_code: bool = False) -> Iterator[CheckedProblem]:
+def _unsaid(text: str) -> None:
+    """Nobody reads it."""
+
+
+def check_sweep(
+    sweep: Sweep, *, allow_code: bool = False, say: Callable[[str], None] = _unsaid
+) -> Iterator[CheckedProblem]:
     """Test every problem of a sweep at its first seed, in another process and as a worker would receive it.
 
     Args:
         sweep: The spec.
         allow_code: Import code from outside the spec's own folder.
+        say: Is told what is waited for, where that takes long.
 
     Yields:
         One promise after another, one problem after another. What the problem's code raises, exits included, breaks the
@@ -98,10 +107,17 @@ def check_sweep(sweep: Sweep, *, allow_code: bool = False) -> Iterator[CheckedPr
             for problem in plan.trained_problems
         ]
         left: list[str] = []
-        for at, item in apart("sweeper.workers.examiner:check_problem", arguments):
+
+        def waits(at: int, seconds: float) -> None:
+            problem = plan.trained_problems[at]
+            what = f"still testing, after {seconds:.0f} s, that {(left or [_IMPORTABLE])[0]}"
+            say(f"{describe_problem(problem)}: {what}; Ctrl-C ends it")
+
+        copies = copies_of(plan.code, folder)
+        for at, item in apart("sweeper.workers.examiner:check_problem", arguments, copies=copies, waits=waits):
             words = describe_problem(plan.trained_problems[at])
             if isinstance(item, Died):
-                for finding in _died(item, left or ["a worker can import and build it from what is shipped"]):
+                for finding in _died(item, left or [_IMPORTABLE]):
                     yield CheckedProblem(problem=words, finding=finding)
                 left = []
             elif "promises" in item:

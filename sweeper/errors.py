@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import re
+import sysconfig
 import traceback
+from collections.abc import Sequence
 from typing import Literal
 
 __all__ = [
@@ -53,9 +56,32 @@ def last_line(printed: str) -> str:
     Example:
         >>> last_line("loading\nno such corpus\n")
         '; it printed last: no such corpus'
+        >>> last_line('Fatal Python error: Aborted\n  File "own.py", line 3 in make\nExtension modules: torch')
+        '; it printed last: Fatal Python error: Aborted (own.py, line 3 in make)'
     """
-    lines = printed.strip().splitlines()
-    return f"; it printed last: {_cut(clean_text(lines[-1].strip()), 300)}" if lines else ""
+    lines = [line.strip() for line in printed.strip().splitlines() if not line.startswith("Extension modules: ")]
+    lines = [line for line in lines if line]
+    if not lines:
+        return ""
+    crash = next((place for place, line in enumerate(lines) if line.startswith("Fatal Python error: ")), None)
+    last = lines[-1] if crash is None else lines[crash] + _crashed_in(lines[crash + 1 :])
+    return f"; it printed last: {_cut(clean_text(last), 300)}"
+
+
+_FRAME = re.compile(r'File "(?P<file>.+)", line (?P<number>\d+) in (?P<function>.+)')
+
+
+def _crashed_in(lines: Sequence[str]) -> str:
+    """The innermost frame of a crash that is not in installed code; any, if all are."""
+    frames = [found for line in lines if (found := _FRAME.match(line))]
+    own = [frame for frame in frames if not _is_installed(frame["file"])]
+    for frame in (own or frames)[:1]:
+        return f" ({frame['file']}, line {frame['number']} in {frame['function']})"
+    return ""
+
+
+def _is_installed(file: str) -> bool:
+    return file.startswith("<frozen ") or any(file.startswith(folder) for folder in sysconfig.get_paths().values())
 
 
 def with_last_lines(error: str, printed: str) -> str:

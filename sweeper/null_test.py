@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from sweeper.apart import Died, apart
@@ -10,19 +11,26 @@ from sweeper.labels import describe_problem
 from sweeper.planning.plan import expand, require_allowed
 from sweeper.spec import Sweep
 from sweeper.spec.sections.measure import Measure
-from sweeper.spec.user_code import shipped, shipped_from
+from sweeper.spec.user_code import copies_of, shipped, shipped_from
 
 __all__ = ["null_test_document"]
 
 _NUMBERS = ("again", "rebuilt", "hessian", "copied", "grad_norm")
 
 
-def null_test_document(sweep: Sweep, *, allow_code: bool = False) -> dict[str, Any]:
+def _unsaid(text: str) -> None:
+    """Nobody reads it."""
+
+
+def null_test_document(
+    sweep: Sweep, *, allow_code: bool = False, say: Callable[[str], None] = _unsaid
+) -> dict[str, Any]:
     """The null test of every problem of a sweep, at the first seed's initial weights, in another process.
 
     Args:
         sweep: The spec; without a measure section the defaults are tested.
         allow_code: Import code from outside the spec's own folder.
+        say: Is told what is waited for, where that takes long.
 
     Returns:
         ``passed``, and ``problems``: for each, its ``problem`` section, ``passed``, a ``verdict`` in words, and the
@@ -52,7 +60,13 @@ def null_test_document(sweep: Sweep, *, allow_code: bool = False) -> dict[str, A
             }
             for problem in plan.trained_problems
         ]
-        for at, item in apart("sweeper.workers.examiner:null_test_problem", arguments):
+
+        def waits(at: int, seconds: float) -> None:
+            problem = describe_problem(plan.trained_problems[at])
+            say(f"{problem}: still building and measuring it, after {seconds:.0f} s; Ctrl-C ends it")
+
+        copies = copies_of(plan.code, folder)
+        for at, item in apart("sweeper.workers.examiner:null_test_problem", arguments, copies=copies, waits=waits):
             words = {"problem": describe_problem(plan.trained_problems[at])}
             rows.append(words | (_died(item) if isinstance(item, Died) else item))
     return {"passed": all(row["passed"] for row in rows), "problems": rows}

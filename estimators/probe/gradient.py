@@ -165,6 +165,10 @@ class ProbeGradient:
         """The number of batches over which f is the mean."""
         return len(self._batches)
 
+    def modules(self) -> Iterator[nn.Module]:
+        """The modules of the copy that f is computed with."""
+        return self._model.modules()
+
     def move_to(self, flat: Tensor) -> None:
         """Set the parameters to a point, shape (num_parameters,), rounded to the arithmetic of f."""
         self._point.copy_(flat)

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.utils import parametrizations
+from torch.overrides import TorchFunctionMode
 
 from estimators.probe.arithmetic import full_float32
 from estimators.probe.gradient import DETACHED, ProbeGradient
@@ -40,6 +43,7 @@ class ProbeHessian:
     def __init__(self, gradient: ProbeGradient, point: Tensor) -> None:
         self._gradient = gradient
         self._point = point
+        self._has_weight_norm = any(map(_is_weight_norm, gradient.modules()))
         self.num_products = 0
         """Number of products so far, the measure of the work done."""
 
@@ -80,7 +84,7 @@ class ProbeHessian:
             )
         ]
         total = torch.zeros(self.num_parameters, dtype=self.dtype, device=self.device)
-        with full_float32(), _native_kernels():
+        with full_float32(), _native_kernels(weight_norm=self._has_weight_norm):
             for loss in self._gradient.losses():
                 if not loss.requires_grad:
                     raise ValueError(DETACHED)
@@ -96,13 +100,36 @@ class ProbeHessian:
 
 
 @contextmanager
-def _native_kernels() -> Iterator[None]:
-    """Only kernels with a double backward: neither cuDNN's recurrent layers nor fused attention have one."""
+def _native_kernels(*, weight_norm: bool) -> Iterator[None]:
+    """Only kernels with a right double backward: neither cuDNN's recurrent layers nor fused attention have one."""
     # Not cudnn.flags(): it reads the old TF32 flag, which is an error while the precision is set per kind of kernel.
     before = torch.backends.cudnn.enabled
     torch.backends.cudnn.enabled = False
     try:
-        with sdpa_kernel(SDPBackend.MATH):
+        with sdpa_kernel(SDPBackend.MATH), ExitStack() as also:
+            if weight_norm:
+                also.enter_context(_PlainWeightNorm())
             yield
     finally:
         torch.backends.cudnn.enabled = before
+
+
+class _PlainWeightNorm(TorchFunctionMode):
+    """Weight norm by its formula: the second derivative of torch's own kernel is wrong in the directions."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is torch._weight_norm:
+            return _weight_norm(*args, **(kwargs or {}))
+        return func(*args, **(kwargs or {}))
+
+
+def _weight_norm(v: Tensor, g: Tensor, dim: int = 0) -> Tensor:
+    """What ``torch._weight_norm`` computes: v g / ||v||, the norm over all dimensions but one."""
+    return v * (g / torch.norm_except_dim(v, 2, dim))
+
+
+def _is_weight_norm(module: nn.Module) -> bool:
+    """Whether a module is the parametrization, or has the older hook."""
+    if isinstance(module, parametrizations._WeightNorm):
+        return True
+    return any(type(hook).__name__ == "WeightNorm" for hook in module._forward_pre_hooks.values())

@@ -9,7 +9,9 @@ import torch
 from torch import Tensor
 
 from estimators.probe.copy_test import FIX, CopyTest
+from estimators.probe.hessian import ProbeHessian
 from estimators.probe.probe import Probe
+from estimators.probe.second_derivatives import SecondDerivativeTest
 from estimators.probe.vectors import length
 
 __all__ = ["NullTest", "null_test"]
@@ -27,6 +29,8 @@ class NullTest:
         generator: Whether measuring left the global random generators unchanged.
         grad_norm: ||g||, to compare with.
         copy_test: The whole comparison behind ``copied``.
+        second_test: A Hessian-vector product beside differences of the gradient; one without a difference where no
+            estimator needs the Hessian.
     """
 
     again: float
@@ -36,12 +40,13 @@ class NullTest:
     generator: bool
     grad_norm: float
     copy_test: CopyTest
+    second_test: SecondDerivativeTest
 
     @property
     def passed(self) -> bool:
-        """Whether every difference is exactly 0, as it is for a function of the parameters."""
+        """Whether every difference is exactly 0, as for a function of the parameters, and the Hessian is that of f."""
         still = self.again == 0 and self.rebuilt == 0 and self.hessian == 0 and self.generator
-        return still and not self.copy_test.differs
+        return still and not self.copy_test.differs and not self.second_test.differs
 
     @property
     def diagnosis(self) -> str:
@@ -56,37 +61,40 @@ class NullTest:
             return "two workers would measure two different functions: model or probe is built with random numbers"
         if self.hessian != 0:
             return "Hessian-vector products do not repeat"
-        return ""
+        return self.second_test.words
 
 
-def null_test(build: Callable[[], Probe], point: Tensor) -> NullTest:
-    """Measure the same weights twice, and the model beside its copy.
+def null_test(build: Callable[[], Probe], point: Tensor, *, second: bool = True) -> NullTest:
+    """Measure the same weights twice, the model beside its copy, and the Hessian beside differences of the gradient.
 
     Args:
         build: Makes the probe; called twice.
         point: x, shape (num_parameters,).
+        second: Whether the Hessian matters: whether an estimator needs it.
 
     Returns:
-        The differences, all of which should be exactly 0.
+        The differences, all of which should be exactly 0, except for the last.
     """
     probe = build()
     before = _generators()
     first = _gradient(probe, point)
     probe.settle(point)
     along = (first.double() / max(length(first), torch.finfo(first.dtype).tiny)).to(first.dtype)
-    product = probe.hessian(point).product(along)
+    product = ProbeHessian(probe.gradient, point).product(along)
     _gradient(probe, point + along)
     again = _gradient(probe, point)
-    product_again = probe.hessian(point).product(along)
+    product_again = ProbeHessian(probe.gradient, point).product(along)
     untouched = all(torch.equal(one, other) for one, other in zip(before, _generators(), strict=True))
     compared = probe.compare_copy()
     rebuilt = _gradient(build(), point)
+    second_test = probe.compare_second_derivatives() if second else SecondDerivativeTest()
     return NullTest(
         again=_distance(first, again),
         rebuilt=_distance(first, rebuilt),
         hessian=_distance(product, product_again),
         copied=compared.distance,
         copy_test=compared,
+        second_test=second_test,
         generator=untouched,
         grad_norm=length(first),
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager
 from itertools import islice
 from typing import Any, Literal
 
@@ -16,7 +17,9 @@ from estimators.probe.graphed import GraphedGradient, Recorder
 from estimators.probe.hessian import ProbeHessian
 from estimators.probe.memory import GradientMemory
 from estimators.probe.policy import ProbePolicy, Statistics
+from estimators.probe.repeats import require_repeats
 from estimators.probe.rounding import RoundingProbe, UnauditableError
+from estimators.probe.second_derivatives import SecondDerivativeError, SecondDerivativeTest, compare_second_derivatives
 from estimators.probe.vectors import length
 
 __all__ = ["AuditAt", "Probe"]
@@ -53,6 +56,7 @@ class Probe:
         training_loss: The training loss, if it has regularisers that f leaves out.
         record: How the gradient's kernels are recorded once, to be replayed at every point, see
             :mod:`estimators.probe.graphed`; by default they are launched one by one.
+        known: Whether f is known to be a function that autograd can differentiate twice, so that it is not tested.
 
     Raises:
         ValueError: The batches have different sizes, so that the mean of their losses is not one over examples.
@@ -75,6 +79,7 @@ class Probe:
         steps_per_epoch: int | None = None,
         training_loss: Loss | None = None,
         record: Recorder | None = None,
+        known: bool = False,
     ) -> None:
         self.policy = policy or ProbePolicy()
         self._is_half = any(tensor.dtype in _HALF for tensor in (*model.parameters(), *model.buffers()))
@@ -108,6 +113,8 @@ class Probe:
         self._origin = _flat(model) if audit_at == "start" else None
         self._start: tuple[Tensor, float] | None = None
         self.unaudited: Exception | None = None
+        # None: not looked for yet.
+        self._wrong_hessian: str | None = "" if known else None
         self._settled: Tensor | None = None
         self._statistics: Statistics = ()
 
@@ -133,6 +140,18 @@ class Probe:
         self.rounding.set_statistics(self._statistics)
         self.value_and_gradient.clear()
         self._settled = iterate.clone()
+
+    def require_repeats(self, iterate: Tensor) -> AbstractContextManager[None]:
+        """Require that f has the same loss at x_k before and after what is done in the context.
+
+        Args:
+            iterate: x_k, shape (num_parameters,).
+
+        Returns:
+            The context, which raises :class:`~estimators.probe.repeats.RandomLossError` as it is left.
+        """
+        self.settle(iterate)
+        return require_repeats(self.gradient, iterate)
 
     def gradient_error(self, iterate: Tensor) -> float | None:
         """eta = ||g - g_float64|| at x_k, or what the audit at the start implies for x_k.
@@ -196,8 +215,32 @@ class Probe:
             raise UnfaithfulCopyError(f"{words}; {FIX}")
 
     def hessian(self, iterate: Tensor) -> ProbeHessian:
-        """The Hessian of f at x_k, as an operator."""
+        """The Hessian of f at x_k, as an operator; the first time, it is tested near the initial weights.
+
+        Args:
+            iterate: x_k, shape (num_parameters,).
+
+        Returns:
+            The operator.
+
+        Raises:
+            SecondDerivativeError: Its products leave out a part of the Hessian.
+        """
+        if self._wrong_hessian is None:
+            self._wrong_hessian = self.compare_second_derivatives().words
+        if self._wrong_hessian:
+            raise SecondDerivativeError(self._wrong_hessian)
         return ProbeHessian(self.gradient, iterate)
+
+    def compare_second_derivatives(self) -> SecondDerivativeTest:
+        """Whether a Hessian-vector product is what differences of the gradient are, on the first batch of the audit."""
+        return compare_second_derivatives(
+            self.model,
+            self.loss,
+            self._audit[0],
+            initial_carry=self.initial_carry,
+            batch_norm=self.policy.batch_norm,
+        )
 
     def training_gradients(self, count: int) -> ProbeGradient:
         """Gradients of training batches, to be computed one by one.

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
@@ -82,7 +82,7 @@ def check(
     sweep = load_spec(spec, overrides or [])
     rows = []
     current = None
-    for checked in check_sweep(sweep, allow_code=allow_code):
+    for checked in _until_interrupted(check_sweep(sweep, allow_code=allow_code, say=note)):
         finding = checked.finding
         rows.append({"problem": checked.problem, **asdict(finding), "holds": finding.holds})
         if style != "table":
@@ -101,6 +101,18 @@ def check(
     else:
         note(f"all {len(rows)} promises hold")
     raise typer.Exit(1 if broken else 0)
+
+
+_Item = TypeVar("_Item")
+
+
+def _until_interrupted(items: Iterable[_Item]) -> Iterator[_Item]:
+    """The items; where Ctrl-C ends them, this is said and nothing else, since nothing was begun that could be lost."""
+    try:
+        yield from items
+    except KeyboardInterrupt:
+        note("interrupted; the problem's process is ended, and nothing was changed")
+        raise typer.Exit(130) from None
 
 
 def _flat_line(line: Mapping[str, Any] | None) -> dict[str, Any]:
@@ -137,7 +149,7 @@ def null_test(
     from sweeper.spec import load_spec
 
     sweep = load_spec(spec, overrides or [])
-    document = null_test_document(sweep, allow_code=allow_code)
+    (document,) = _until_interrupted(null_test_document(sweep, allow_code=allow_code, say=note) for _ in range(1))
     if style == "json":
         show_json(document)
     elif style != "table":

@@ -112,6 +112,7 @@ class Trainers:
         self._timeouts = TrainerTimeouts(stall_timeout_s)
         self._replacements = Replacements("trainer", say=progress.say, label=progress.label)
         self._attempts: dict[str, int] = {}
+        self._numbers: dict[str, dict[int, int]] = {}
 
     @property
     def idle(self) -> bool:
@@ -140,10 +141,12 @@ class Trainers:
                 _log.info("trainer %d is up: %s", slot, facts)
                 return events.TrainerReady(slot=slot)
             case TrainerDown(slot=slot, error=error, printed=printed):
-                self._progress.say(f"trainer {slot} died: {error}; starting another")
-                if (trial := self._schedule.trial_on(slot)) is not None:
+                # One line is enough: with a trial, the failed attempt says the same.
+                if (trial := self._schedule.trial_on(slot)) is None:
+                    self._progress.say(f"trainer {slot} died: {error}; starting another")
+                else:
                     told = with_last_lines(error, printed)
-                    self._run_dir.log_trial(trial, f"attempt {self._attempts[trial]}", told)
+                    self._run_dir.log_trial(trial, f"attempt {self._number(trial, self._attempts[trial])}", told)
                 return events.TrainerDied(slot=slot, error=error)
             case FromTrainer(slot=slot, item=item):
                 self._timeouts.hear(slot, now=time.monotonic())
@@ -154,6 +157,7 @@ class Trainers:
 
     def _take_in(self, slot: int, item: TrainerItem) -> Event | None:
         trial = item.segment.trial
+        attempt = f"attempt {self._number(trial, item.segment.attempt)}"
         match item:
             case SnapshotItem():
                 self._segments.take(item)
@@ -176,21 +180,26 @@ class Trainers:
                     spoiled=self._replacements.tell(slot, trial, item.left_behind),
                 )
             case RepeatedItem():
-                return self._compare(slot, item)
+                return self._compare(slot, item, attempt)
             case RaisedItem(disk=(number, path)):
                 # Otherwise every trial would fail because of it, one after another.
                 raise OSError(number, os.strerror(number), path)
             case RaisedItem():
-                self._run_dir.log_trial(trial, f"attempt {item.segment.attempt}", item.traceback)
+                self._run_dir.log_trial(trial, attempt, item.traceback)
                 spoiled = self._replacements.tell(slot, trial, item.left_behind)
                 return events.TrialRaised(slot=slot, error=item.error, spoiled=spoiled)
 
-    def _compare(self, slot: int, item: RepeatedItem) -> Event | None:
+    def _number(self, trial: str, attempt: int) -> int:
+        """Which execution of the trial it is: one that was handed to a trainer which never began it does not count."""
+        numbers = self._numbers.setdefault(trial, {})
+        return numbers.setdefault(attempt, len(numbers) + 1)
+
+    def _compare(self, slot: int, item: RepeatedItem, attempt: str) -> Event | None:
         trial = item.segment.trial
         try:
             self._committer.compare(trial, item)
         except IntegrityError as error:
-            self._run_dir.log_trial(trial, f"attempt {item.segment.attempt}", error_text(error))
+            self._run_dir.log_trial(trial, attempt, error_text(error))
             return events.TrialDiffered(slot=slot, error=error_line(error))
         return None
 
@@ -213,8 +222,8 @@ class Trainers:
             case Discard(segment=segment):
                 self._segments.discard(segment)
             case NoteFailure(trial=trial, attempt=attempt, kind=kind, error=error):
-                label = self._progress.label(trial)
-                self._progress.say(f"{label}: attempt {attempt} {_KINDS[kind]}: {error}; it will be tried again")
+                told = f"{self._progress.label(trial)}: attempt {self._number(trial, attempt)} {_KINDS[kind]}"
+                self._progress.say(f"{told}: {error}; it will be tried again")
                 self._committer.note_failure(trial, attempt, kind, error, final=False)
             case GiveUp(trial=trial, attempt=attempt, kind=kind, error=error):
                 label = self._progress.label(trial)

@@ -268,9 +268,11 @@ def trial_log(path: Path, name: str) -> list[str]:
         facts = segment.facts
         ended = time.strftime("%F %T", time.localtime(facts.ended_at))
         outcome = f", {segment.outcome}" if segment.outcome else ""
+        # Of those that began: some were handed to a trainer that ended before.
+        number = sum(epoch == segment.driver_epoch and attempt <= segment.attempt for epoch, attempt in known.attempts)
         lines.append(
             f"{ended}  steps {segment.start} to {segment.stop}{outcome}  "
-            f"(driver {segment.driver_epoch}, attempt {segment.attempt}, {facts.train_s:.1f} s on {facts.host})"
+            f"(driver {segment.driver_epoch}, attempt {number}, {facts.train_s:.1f} s on {facts.host})"
         )
     lines += [f"failed attempt ({kind}): {error}" for kind, error in known.failures]
     log = run_dir.trial_log(trial)

@@ -19,7 +19,7 @@ from sweeper.own_packages import BESIDE, NAMES, own_folder
 from sweeper.spec.shadowing import bound_names, check_clashes, module_file, shadowing, wanted
 from sweeper.spec.syntax.diagnostics import nearest, show
 
-__all__ = ["UserCode", "require_allowed", "shipped", "shipped_from", "user_code"]
+__all__ = ["UserCode", "copies_of", "require_allowed", "shipped", "shipped_from", "user_code"]
 
 _INSTALLED = {"site-packages", "dist-packages"}
 
@@ -231,14 +231,33 @@ def shipped(code: Sequence[UserCode]) -> Iterator[Path | None]:
         folder = Path(name)
         for found in code:
             for root in (found.root, *found.more):
-                # Workers have this folder in front of their path, where no other may stand in the place of clipsweep's.
-                target = (folder / BESIDE if root.name in NAMES else folder) / root.name
+                target = _copy_of(root, folder)
                 if root.is_dir():
                     ignored = shutil.ignore_patterns("__pycache__", ".*")
                     shutil.copytree(root, target, ignore=ignored, dirs_exist_ok=True)
                 else:
                     shutil.copyfile(root, target)
         yield folder
+
+
+def copies_of(code: Sequence[UserCode], folder: Path | None) -> dict[str, str]:
+    """Where copied code lies, and what it is a copy of, so that messages can name the user's own files.
+
+    Args:
+        code: All code that was copied.
+        folder: Where to.
+
+    Returns:
+        Path of a copy to path of the original.
+    """
+    if folder is None:
+        return {}
+    return {str(_copy_of(root, folder)): str(root) for found in code for root in (found.root, *found.more)}
+
+
+def _copy_of(root: Path, folder: Path) -> Path:
+    # Workers have this folder in front of their path, where no other may stand in the place of clipsweep's.
+    return (folder / BESIDE if root.name in NAMES else folder) / root.name
 
 
 def shipped_from(use: str, code: Sequence[UserCode], folder: Path | None) -> tuple[str, str] | None:

@@ -83,7 +83,12 @@ _TELEMETRY = (
         meaning="Which driver of the run committed the segment, from 1; called `epoch` before version 0.2.",
         shown="logs",
     ),
-    Column(name="attempt", type=pa.int32(), meaning="Which attempt of the trial, from 1.", shown="logs"),
+    Column(
+        name="attempt",
+        type=pa.int32(),
+        meaning="Which attempt of the trial under that driver, from 1; one that never began leaves a gap.",
+        shown="logs",
+    ),
     Column(name="start", type=WHOLE, meaning="First step of the segment.", unit="steps", shown="logs"),
     Column(name="stop", type=WHOLE, meaning="The step after its last one.", unit="steps", shown="logs"),
     Column(name="started_at", type=TIME, meaning="When the segment began."),

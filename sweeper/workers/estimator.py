@@ -155,7 +155,9 @@ class EstimatorWorker(Worker):
         with built.own.in_force(keep=False):
             seed_generators(torch.device(self._device), header.seed, header.step)
             seed_other_generators(header.seed, header.step)
-            return self._estimate(built.probe, header, payload)
+            # A copy: Ray's arrays are read-only views of memory that the object store may reclaim.
+            with built.probe.require_repeats(torch.from_numpy(payload[0].copy()).to(self._device)):
+                return self._estimate(built.probe, header, payload)
 
     def _turn_to(self, header: SnapshotHeader) -> _Built:
         """The probe of a snapshot, with what its trial's code has set; that of the trial before is put back first."""
@@ -247,9 +249,10 @@ class EstimatorWorker(Worker):
         problem = replace(
             built, loss=self._beating(built.loss), measured_loss=None if measured is None else self._beating(measured)
         )
-        probe, unfaithful = build_probe(problem, json.loads(definition_json), record=self._record), None
+        # The registered ones are right: the conformance tests hold them to it.
+        probe = build_probe(problem, json.loads(definition_json), record=self._record, known=own is None)
+        unfaithful = None
         if own is not None:
-            # The registered ones are faithful: the conformance tests hold them to it.
             try:
                 probe.require_faithful_copy()
             except UnfaithfulCopyError as error:
@@ -279,13 +282,16 @@ class EstimatorWorker(Worker):
         return beating
 
 
-def build_probe(problem: Problem, measure: Mapping[str, Any], *, record: Recorder | None = None) -> Probe:
+def build_probe(
+    problem: Problem, measure: Mapping[str, Any], *, record: Recorder | None = None, known: bool = False
+) -> Probe:
     """The function that a measure section defines on a problem.
 
     Args:
         problem: The problem, its model with the initial weights.
         measure: ``data_fraction``, ``probe`` and ``audit`` of the resolved section.
-        record: As for :class:`~estimators.probe.probe.Probe`.
+        record: As for :class:`~estimators.probe.probe.Probe`; so is ``known``.
+        known: See there.
 
     Returns:
         The probe that defines f, ready to be measured on.
@@ -311,6 +317,7 @@ def build_probe(problem: Problem, measure: Mapping[str, Any], *, record: Recorde
         steps_per_epoch=problem.steps_per_epoch,
         training_loss=problem.loss,
         record=record,
+        known=known,
     )
 
 

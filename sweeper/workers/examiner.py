@@ -14,9 +14,11 @@ from typing import Any
 
 import torch
 
-from estimators import ESTIMATORS, NullTest, Probe, null_test
+from estimators import ESTIMATORS, NEED_HESSIAN, NullTest, Probe, null_test
 from estimators.probe.copies import UnfaithfulCopyError
 from estimators.probe.copy_test import FIX
+from estimators.probe.repeats import DRAWS
+from estimators.probe.second_derivatives import SecondDerivativeError
 from sweeper.blame import Shipped, line_of, place_of, remedy
 from sweeper.errors import error_line, error_text, left_advice
 from sweeper.workers.estimator import build_probe
@@ -128,6 +130,7 @@ def check_problem(
     with code.in_force(own):
         of_f = _is_function(code, measure, seed=seed)
     yield _row(of_f, code, told)
+    wrong_hessian = False
     for promise, entry in zip(measured, estimators, strict=True):
         try:
             if of_f.broken:
@@ -136,6 +139,11 @@ def check_problem(
                 finding = _measured(code, rule, measure, entry, steps=steps, seed=seed)
         except UntestableError as why:
             finding = Finding(promise=promise, untested=str(why))
+        except SecondDerivativeError as error:
+            finding = Finding(promise=promise, untested="its Hessian-vector products are wrong in the same way")
+            if not wrong_hessian:
+                finding = Finding(promise=promise, broken=str(error))
+            wrong_hessian = True
         except BaseException as error:  # an exit, too, is what the problem did
             fix = "try it with the estimator's other options, or leave it out; `clipsweep null-test` says more"
             finding = Finding(promise=promise, raised=error, fix=fix)
@@ -183,19 +191,15 @@ def _compared(probe: Probe) -> Finding:
     """What evaluating f twice, and on the model itself, says."""
     point = flat_parameters(probe.model)
     probe.settle(point)
-    random = (
-        "draw no random numbers in loss and forward, and keep nothing from one call to the next; where training needs "
-        "that, give the problem a measured_loss without it"
-    )
     before = torch.get_rng_state()
     (value, slope), (other, again) = (probe.gradient.value_and_gradient(point) for _ in range(2))
     if difference := first_difference((torch.tensor(value), slope), (torch.tensor(other), again)):
         broken = f"the same parameters gave the losses {value!r} and {other!r}"
         if value == other:
             broken = f"the same parameters gave two gradients: {difference}"
-        return Finding(promise="", broken=broken, fix=random)
+        return Finding(promise="", broken=broken, fix=DRAWS)
     if not torch.equal(before, torch.get_rng_state()):
-        return Finding(promise="", broken="evaluating the loss without dropout draws random numbers", fix=random)
+        return Finding(promise="", broken="evaluating the loss without dropout draws random numbers", fix=DRAWS)
     test = probe.compare_copy()
     return Finding(promise="", broken=test.words, fix=FIX if test.differs else "")
 
@@ -297,7 +301,9 @@ def null_test_problem(
     try:
         code.load(own)
         with code.in_force(own):
-            found = null_test(lambda: build_probe(build(), measure), flat_parameters(build().model))
+            second = any(entry["use"] in NEED_HESSIAN for entry in measure["estimators"])
+            point = flat_parameters(build().model)
+            found = null_test(lambda: build_probe(build(), measure), point, second=second)
     except BaseException as error:
         if code.shipped is None and not isinstance(error, TrainerError):
             raise
@@ -324,6 +330,8 @@ def _verdict(found: NullTest) -> str:
     if found.passed:
         return f"the same weights twice differ by 0, of a gradient of {found.grad_norm:.4g}"
     if found.again == 0 and found.generator and found.copy_test.differs:
+        return found.diagnosis
+    if found.diagnosis == found.second_test.words:
         return found.diagnosis
     worst = max(found.again, found.rebuilt, found.hessian)
     return f"{found.diagnosis} (off by {worst:.3g}, of a gradient of {found.grad_norm:.4g})"

@@ -19,6 +19,7 @@ from typing import Any, TypeVar
 from weakref import WeakKeyDictionary
 
 from sweeper.errors import error_line
+from sweeper.workers.own_code import own_code
 from sweeper.workers.python_state import PYTHON_STATE, Entry
 from sweeper.workers.torch_state import TORCH_STATE
 
@@ -61,6 +62,7 @@ class OwnState:
     def __init__(self) -> None:
         self._own: dict[str, Any] = {}
         self._left: dict[str, None] = {}
+        self._costly = _COSTLY
 
     @property
     def left_behind(self) -> str | None:
@@ -68,7 +70,7 @@ class OwnState:
         return "; ".join(self._left) or None
 
     def load(self, load: Callable[[], ModuleType]) -> None:
-        """Import the trial's own module, or set again what importing it has set.
+        """Import the trial's own module, or set again what importing it has set; from here on, its code is watched.
 
         Args:
             load: Imports it, if that has not been done, and returns it.
@@ -78,6 +80,7 @@ class OwnState:
         # What the import leaves behind is there for every trial of the module, whichever comes first.
         self._left.clear()
         self._own = dict(_SET_BY_IMPORT.setdefault(module, self._own))
+        self._costly = (*_COSTLY, own_code(module))
 
     def whole(self, *, keep: bool = True) -> AbstractContextManager[None]:
         """Around everything that the trial does here, at most one of a process at a time.
@@ -88,7 +91,7 @@ class OwnState:
         Returns:
             A context; forgotten without being left, it puts nothing back.
         """
-        return _Swapped(self, _COSTLY, keep=keep, with_threads=True)
+        return _Swapped(self, self._costly, keep=keep, with_threads=True)
 
     def in_force(self, *, keep: bool = True) -> AbstractContextManager[None]:
         """Around each piece of it, inside :meth:`whole`; pieces of several trials may alternate.

@@ -99,7 +99,9 @@ def contents(name: str, get: Callable[[], list[Any]], *, traces: bool = False) -
     return Entry(name=name, read=lambda: get().copy(), write=write, traces=traces)
 
 
-def patched(name: str, namespaces: Mapping[str, Any], *, library: str) -> Entry:
+def patched(
+    name: str, namespaces: Mapping[str, Any], *, library: str, counts: Callable[[Any], bool] = callable
+) -> Entry:
     """An entry of the functions and classes in namespaces, which somebody may replace by their own.
 
     What is added does not count, unless it hides what a class inherits, and neither does what a library wraps itself:
@@ -109,6 +111,7 @@ def patched(name: str, namespaces: Mapping[str, Any], *, library: str) -> Entry:
         name: What they are.
         namespaces: Modules and classes by name.
         library: The file of the library that they belong to.
+        counts: Which values are functions or classes.
 
     Returns:
         The entry. It leaves traces: whatever was imported meanwhile may have taken the replacement.
@@ -131,7 +134,7 @@ def patched(name: str, namespaces: Mapping[str, Any], *, library: str) -> Entry:
             inherited = frozenset().union(*map(vars, getattr(namespaces[owner], "__mro__", ())[1:]))
             for key in old.keys() | (new.keys() & inherited):
                 value, now = old.get(key, _inherits), new.get(key, _inherits)
-                if value is not now and callable(value) and not _wraps(now, value, folder):
+                if value is not now and counts(value) and not _wraps(now, value, folder):
                     found.append((owner, key))
         return found
 

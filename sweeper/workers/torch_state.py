@@ -165,23 +165,40 @@ def _hooks() -> Entry:
 
 
 def _layers() -> Entry:
-    """How torch's layers compute."""
+    """What torch's layers are made of: attributes of the classes, whether replaced, added or removed."""
     layers = [layer for layer in vars(nn).values() if isinstance(layer, type) and "forward" in vars(layer)]
     tables = [vars(layer) for layer in layers]
+    missing = object()
 
-    def read() -> list[Any]:
-        return [table.get("forward") for table in tables]
+    def read() -> list[dict[str, Any]]:
+        return [dict(table) for table in tables]
 
-    def write(wanted: list[Any]) -> None:
-        for layer, table, forward in zip(layers, tables, wanted, strict=True):
-            if table.get("forward") is not forward:
-                type.__setattr__(layer, "forward", forward)
+    def changes(before: list[dict[str, Any]], after: list[dict[str, Any]]) -> Iterator[tuple[type, str, Any]]:
+        for layer, old, new in zip(layers, before, after, strict=True):
+            if old == new:
+                continue
+            for key in sorted(old.keys() | new.keys()):
+                value = old.get(key, missing)
+                # Python notes of its own on a class, such as how it is copied, begin with two underscores.
+                if value is not new.get(key, missing) and (callable(value) or not key.startswith("__")):
+                    yield layer, key, value
 
-    def describe(before: list[Any], after: list[Any]) -> str:
-        changed = (layer.__name__ for layer, old, new in zip(layers, before, after, strict=True) if old is not new)
-        return f"torch.nn.{next(changed)}.forward"
+    def write(wanted: list[dict[str, Any]]) -> None:
+        for layer, key, value in list(changes(wanted, read())):
+            if value is missing:
+                type.__delattr__(layer, key)
+            else:
+                type.__setattr__(layer, key, value)
 
-    return Entry(name="a layer of torch", read=read, write=write, traces=True, costly=True, describe=describe)
+    return Entry(
+        name="a layer of torch",
+        read=read,
+        write=write,
+        traces=True,
+        costly=True,
+        same=lambda before, after: next(changes(before, after), None) is None,
+        describe=lambda before, after: next(f"torch.nn.{one.__name__}.{key}" for one, key, _ in changes(before, after)),
+    )
 
 
 def _pair(name: str, getter: str, setter: str, *arguments: Any) -> Entry:

@@ -128,7 +128,7 @@ def test_an_option_that_a_problem_does_not_have_is_its_failure_too(failing: Call
 
 
 def test_an_exception_that_is_no_fault_of_a_problem_stays_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    def broken(*arguments: object) -> None:
+    def broken(*arguments: object, **options: object) -> None:
         raise RuntimeError("a mistake of ours")
 
     monkeypatch.setattr("sweeper.workers.examiner.null_test", broken)

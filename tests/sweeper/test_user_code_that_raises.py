@@ -285,7 +285,7 @@ def test_what_user_code_prints_is_kept_out_of_the_json_and_an_exit_is_never_exit
     out, err = process.communicate(timeout=120)
     assert process.returncode == 1
     assert "SystemExit: 0" in json.dumps(json.loads(out))
-    assert err.startswith("built\n")
+    assert err.startswith("| built\n")
     assert "Traceback" not in err
 
 
@@ -337,3 +337,91 @@ def test_how_a_process_died_is_told_in_words() -> None:
     assert Died(how="the process ended with exit code 3", printed="").words == "the process ended with exit code 3"
     died = Died(how="the process was ended by SIGKILL", printed="one\ntwo\n")
     assert died.words == "the process was ended by SIGKILL; it printed last: two"
+
+
+TALKING = """
+import time, warnings
+import torch
+from torch import nn
+from trainers.problem import Problem
+
+def talking(*, how):
+    if how == "hangs":
+        print("connecting", end="", flush=True)
+        time.sleep(60)
+    if how == "talks":
+        print("loading\\nloaded", end="", flush=True)
+        warnings.warn("this is old")
+    inputs = torch.linspace(-1, 1, 16).view(8, 2)
+    return Problem(model=nn.Linear(2, 1), loss=lambda model, batch, carry: (model(batch).square().mean(), carry),
+                   batch=lambda step: inputs, probe=lambda share: [inputs], steps_per_epoch=4, fingerprint="talks")
+"""
+
+
+def talking(folder: Path, how: str) -> None:
+    (folder / "talking_problem.py").write_text(TALKING)
+    (folder / "talking.yaml").write_text(
+        f"problem: {{use: 'talking_problem:talking', how: {how}}}\nupdate_rule: {{learning_rate: 0.1}}\n"
+        "train: {steps: 1}\n"
+    )
+
+
+@pytest.mark.parametrize("command", ["check", "null-test"])
+def test_what_user_code_prints_stands_on_lines_of_its_own_and_names_the_users_files(
+    command: str, tmp_path: Path
+) -> None:
+    talking(tmp_path, "talks")
+    ended = subprocess.run(
+        [sys.executable, "-m", "sweeper", command, "talking.yaml"],
+        cwd=tmp_path,
+        check=False,
+        capture_output=True,
+        text=True,
+    )
+    assert ended.returncode == 0, ended.stderr
+    lines = [line for line in ended.stderr.splitlines() if line.startswith("|")]
+    assert lines[:2] == ["| loading", f"| loaded{tmp_path}/talking_problem.py:13: UserWarning: this is old"]
+    assert lines[2] == '|   warnings.warn("this is old")'
+    assert "clipsweep-code" not in ended.stderr + ended.stdout
+    assert [line for line in ended.stderr.splitlines() if line not in lines] == ["all 9 promises hold"] * (
+        command == "check"
+    )
+
+
+@pytest.mark.parametrize("command", ["check", "null-test"])
+def test_code_that_hangs_is_told_of_and_ended_at_once(command: str, tmp_path: Path) -> None:
+    talking(tmp_path, "hangs")
+    program = (
+        "import sweeper.apart as apart\napart._PATIENCE_S = 1.5\napart._SILENCE_S = 0.2\n"
+        "from sweeper.cli.app import main\nmain()\n"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", program, command, "talking.yaml"], cwd=tmp_path, stderr=subprocess.PIPE, text=True
+    )
+    assert process.stderr is not None
+    assert process.stderr.readline().startswith("talking_problem:talking (how=hangs): still ") or (
+        process.stderr.readline().startswith("talking_problem:talking (how=hangs): still ")
+    )
+    process.send_signal(signal.SIGINT)
+    started = time.monotonic()
+    said = process.stderr.read()
+    assert process.wait() == 130
+    assert time.monotonic() - started < 5
+    assert said.splitlines()[-1] == "interrupted; the problem's process is ended, and nothing was changed"
+    process.stderr.close()
+
+
+def test_what_is_waited_for_is_told_ever_more_rarely(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    talking(tmp_path, "hangs")
+    monkeypatch.setattr("sweeper.apart._PATIENCE_S", 0.5)
+    told: list[str] = []
+
+    def say(text: str) -> None:
+        told.append(text)
+        if "after 4 s" in text:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        list(check_sweep(loads_spec((tmp_path / "talking.yaml").read_text(), folder=tmp_path), say=say))
+    assert len(told) <= 8, "at 0.5, 1, 2 and 4 s, and before that while torch was imported"
+    assert told[-1].endswith("that a worker can import and build it from what is shipped; Ctrl-C ends it")

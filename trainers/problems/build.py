@@ -44,7 +44,7 @@ def build_problem(
 
     Raises:
         TrainerError: There is no such problem, module or factory, the factory does not accept an option, or what it
-            returns is not a :class:`~trainers.problem.Problem` whose model has values.
+            returns is not a :class:`~trainers.problem.Problem` whose model has values, and parameters to train.
 
     Example:
         >>> build_problem("deep_linear", {"layers": 3, "width": 2}, seed=0).steps_per_epoch
@@ -153,6 +153,13 @@ def _on_device(problem: Problem, device: torch.device) -> Problem:
         raise TrainerError(
             f"the model's {empty[0]!r} has no values, as it is on the meta device: build the model without "
             "torch.device('meta'), or give it values with model.to_empty(device='cpu') and an initialisation"
+        )
+    if not any(parameter.requires_grad for parameter in problem.model.parameters()):
+        held = len(list(problem.model.parameters()))
+        frozen = f"all {held} of its parameters are frozen (requires_grad=False)" if held else "it holds none at all"
+        raise TrainerError(
+            f"the model has no parameter to train: {frozen}; layers are found where they are attributes of an "
+            "nn.Module, in nn.ModuleList or nn.ModuleDict, not in plain lists or dictionaries"
         )
     problem.model.to(device)
     if device.type == "cpu":

@@ -442,3 +442,32 @@ def test_data_that_changed_under_a_trial_stops_it_with_the_mend(
     assert begun["error"].str.contains("the data changed since this trial began").all()
     telemetry = pd.read_parquet(resumed.run_dir.path / "telemetry.parquet")
     assert telemetry["data"].nunique() == 2
+
+
+@pytest.mark.usefixtures("own_relu")
+def test_attempts_are_numbered_by_those_that_began(
+    inline_run: InlineRun, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Trials that wait behind one that spoils their trainer are handed out again, which is no attempt."""
+    monkeypatch.setattr("sweeper.schedule.queues._BATCH_S", 1e6)
+    problem = PATCHING.replace("    data =", "    if patches == 'fails': raise ValueError('as asked')\n    data =")
+    (tmp_path / "patching_problem.py").write_text(problem)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    kinds = ["'no'"] * 8 + ["'no'", "factory", "fails", "fails"] * 8
+    rates = [round(0.01 * place, 2) for place in range(1, len(kinds) + 1)]
+    spec = (
+        "problem: {use: 'patching_problem:one', patches: 'no'}\nupdate_rule: {learning_rate: 0.1}\n"
+        "train: {steps: 1}\nmeasure: {every: 1, data_fraction: 1}\n"
+        f"sweep: {{zip: {{problem.patches: [{', '.join(kinds)}], update_rule.learning_rate: {rates}}}}}"
+    )
+    run = inline_run(spec)(max_attempts=2)
+    handed = [assignment.attempt for assignment in run.pools.assignments]
+    assert max(handed) > 2, "none was handed out in vain, so nothing is tested"
+    trials = tables(run.run_dir.path)["trials"]
+    failed = trials[trials["status"] == "failed"]["trial_id"]
+    assert len(failed) == 16
+    for trial in failed:
+        numbers = re.findall(r"--- [\d: -]* attempt (\d)", run.run_dir.trial_log(trial).read_text())
+        assert numbers == ["1", "2"]
+    told = [re.search(r"attempt (\d).*; it will be tried again", line) for line in run.listener.lines]
+    assert {found[1] for found in told if found} == {"1"}

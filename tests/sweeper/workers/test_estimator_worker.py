@@ -90,6 +90,8 @@ def own(*, seed, how="kinked"):
             return (given(inputs) - 100).clamp(min=0).mean(), carry
         if how == "exits":
             raise SystemExit("no loss today")
+        if how == "random":
+            inputs = inputs + 1e-3 * torch.rand(8, 2)
         return Kinked.apply(given(inputs)).mean(), carry
 
     return Problem(model=model, loss=loss, batch=lambda step: batch, probe=lambda fraction: [batch],
@@ -180,6 +182,15 @@ def test_a_loss_that_uses_the_model_itself_is_an_error_and_never_a_smoothness_of
     )
     assert "uses 'model' from outside of it" in found.error
     assert "use the model that the loss is given" in found.error
+
+
+def test_a_loss_that_draws_random_numbers_is_an_error_of_every_row(measure_own: Callable[..., Rows | Raised]) -> None:
+    found = measure_own("random")
+    assert isinstance(found, Raised)
+    assert found.error.startswith(
+        "RandomLossError: f is no function of the parameters: the same weights gave the losses"
+    )
+    assert "draw no random numbers in loss and forward" in found.error
 
 
 @pytest.mark.parametrize(("grad_norm", "is_error"), [(0.5, True), (0.0, False), (None, False)])

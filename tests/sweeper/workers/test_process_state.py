@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import builtins
+import copy
 import decimal
 import functools
 import gc
@@ -373,3 +374,130 @@ def test_a_folder_that_is_gone_is_no_obstacle(own: OwnState, tmp_path: Path) -> 
         gone.rmdir()
     assert os.getcwd() == here
     assert own.left_behind is None
+
+
+# Code and data of the user's own
+
+MINE = """
+import functools
+from torch import nn
+
+_data, _cache, scale = None, {}, 1.0
+
+def data():
+    global _data
+    if _data is None:
+        _data = [1.0]
+    _cache["data"] = _data
+    return _data
+
+@functools.lru_cache
+def cached(x):
+    return x
+
+def activation(x):
+    return x
+
+class Layer(nn.Module):
+    kept = None
+
+    def forward(self, x):
+        return activation(x)
+
+    @staticmethod
+    def helper():
+        return 1
+
+class Quiet(Layer):
+    pass
+"""
+
+REPLACED: dict[str, Callable[[Any], object]] = {
+    "Layer.forward": lambda mine: setattr(mine.Layer, "forward", lambda self, x: 2 * x),
+    "Layer.helper": lambda mine: setattr(mine.Layer, "helper", staticmethod(lambda: 2)),
+    "Quiet.forward": lambda mine: setattr(mine.Quiet, "forward", lambda self, x: 2 * x),
+    "activation": lambda mine: setattr(mine, "activation", torch.tanh),
+    "Layer": lambda mine: setattr(mine, "Layer", type("Layer", (nn.Module,), {})),
+}
+
+KEPT: dict[str, Callable[[Any], object]] = {
+    "a lazy global": lambda mine: mine.data(),
+    "a cache": lambda mine: mine.cached(1),
+    "a number": lambda mine: setattr(mine, "scale", 7.0),
+    "data on a class": lambda mine: setattr(mine.Layer, "kept", [1]),
+    "a new function": lambda mine: setattr(mine, "made", lambda: 1),
+    "a copied layer": lambda mine: copy.deepcopy([mine.Layer(), nn.Linear(1, 1)]),
+}
+
+
+@pytest.fixture
+def mine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """A module of the user's own, with another beside it that it does not import at the top."""
+    (tmp_path / "mine_alone.py").write_text(MINE)
+    (tmp_path / "mine_beside.py").write_text("def helper(): return 1\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    importlib.import_module("mine_beside")
+    yield lambda: importlib.import_module("mine_alone")
+    for name in ("mine_alone", "mine_beside"):
+        sys.modules.pop(name, None)
+
+
+@pytest.mark.parametrize("name", REPLACED)
+def test_code_of_the_users_own_that_a_trial_replaces_is_put_back_and_ends_the_worker(
+    name: str, own: OwnState, mine: Callable[[], Any]
+) -> None:
+    own.load(mine)
+    module = mine()
+    forward, activation = module.Quiet.forward, module.activation
+    with own.whole(), own.in_force():
+        REPLACED[name](module)
+    assert own.left_behind == f"mine_alone.{name}"
+    assert (module.Quiet.forward, module.activation) == (forward, activation)
+    assert module.Layer.helper() == 1
+    assert "forward" not in vars(module.Quiet)
+
+
+def test_a_module_in_the_same_folder_is_watched_too(own: OwnState, mine: Callable[[], Any]) -> None:
+    own.load(mine)
+    beside = sys.modules["mine_beside"]
+    with own.whole(), own.in_force():
+        beside.helper = lambda: 2  # type: ignore[attr-defined]
+        assert beside.helper() == 2
+    assert beside.helper() == 1
+    assert own.left_behind == "mine_beside.helper"
+
+
+@pytest.mark.parametrize("name", KEPT)
+def test_data_that_a_module_loads_when_it_is_asked_for_stays_and_ends_no_worker(
+    name: str, own: OwnState, mine: Callable[[], Any]
+) -> None:
+    own.load(mine)
+    with own.whole(), own.in_force():
+        KEPT[name](mine())
+    assert own.left_behind is None
+    if name == "a lazy global":
+        assert mine()._data == [1.0]
+        assert mine()._cache == {"data": [1.0]}
+
+
+LAYERS: dict[str, Callable[[], object]] = {
+    "Linear.extra": lambda: setattr(nn.Linear, "extra", 2.0),
+    "Linear.reset_parameters": lambda: setattr(nn.Linear, "reset_parameters", not_a_generator),
+    "Tanh.__init__": lambda: setattr(nn.Tanh, "__init__", nn.Module.__init__),
+    "Tanh.extra_repr": lambda: setattr(nn.Tanh, "extra_repr", not_a_generator),
+    "Conv2d.forward": lambda: delattr(nn.Conv2d, "forward"),
+}
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_whatever_is_added_to_a_layer_of_torch_or_replaced_in_it_is_put_back(name: str, own: OwnState) -> None:
+    layer = getattr(nn, name.partition(".")[0])
+    before = dict(vars(layer))
+    with own.whole(), own.in_force():
+        LAYERS[name]()
+        assert dict(vars(layer)) != before
+    if name == "Tanh.__init__":
+        assert own.left_behind is None, "it is what it inherits"
+    else:
+        assert own.left_behind == f"torch.nn.{name}"
+        assert dict(vars(layer)) == before

@@ -68,6 +68,13 @@ def offender(*, does, where, seed, device):
         hidden = nn.functional.gelu(model[0](batch)) * 1e-30
         return model[1](hidden / 1e-30).square().mean() + torch.rand(()) * 0.01 + drawn(calm) * 0.01, carry
 
+    def measured_loss(model, batch, carry):
+        "Sees the generators without moving them, as what is measured must be the same each time."
+        states = torch.get_rng_state(), np.random.get_state(), random.getstate()
+        found = loss(model, batch, carry)
+        torch.set_rng_state(states[0]), np.random.set_state(states[1]), random.setstate(states[2])
+        return found
+
     calm = where == "calm" or "calm" in does
     act("factory")
     model = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 1))
@@ -77,6 +84,7 @@ def offender(*, does, where, seed, device):
     return Problem(
         model=model, loss=loss, batch=lambda step: data + step / 8, probe=lambda share: [data[:4], data[4:]],
         evaluate=lambda model: {"world": world(calm)}, steps_per_epoch=4, fingerprint="world",
+        measured_loss=measured_loss,
     )
 """
 

@@ -229,3 +229,23 @@ def test_a_frozen_parameter_may_be_of_any_type(tmp_path: Path, how: str) -> None
     stepper = Stepper(problem, UpdateRule(learning_rate=0.1), total_steps=1, seed=0)
     assert stepper.take(0)[1][1] > 0
     assert Probe(problem.model, problem.loss, problem.probe(1.0)).compare_copy().differs is False
+
+
+@pytest.mark.parametrize(
+    ("model", "why"),
+    [
+        ("nn.Identity()", "it holds none at all"),
+        ("nn.Linear(2, 1).requires_grad_(False)", r"all 2 of its parameters are frozen \(requires_grad=False\)"),
+    ],
+)
+def test_a_model_without_anything_to_train_is_refused_by_name_of_what_is_missing(
+    model: str, why: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "nothing_to_train.py").write_text(
+        "from torch import nn\nfrom trainers.problem import Problem\n\ndef own():\n"
+        f"    return Problem(model={model}, loss=print, batch=print, probe=print, steps_per_epoch=1, fingerprint='x')\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delitem(sys.modules, "nothing_to_train", raising=False)
+    with pytest.raises(TrainerError, match=f"the model has no parameter to train: {why}; layers are found where"):
+        build_problem("nothing_to_train:own", {}, seed=0)
