@@ -1,4 +1,4 @@
-"""The commands that evaluate a run: ``report``, ``fit``, ``advise``, ``theory``, ``times`` and ``plot``."""
+"""The commands that evaluate a run: ``report``, ``reach``, ``fit``, ``advise``, ``theory``, ``times`` and ``plot``."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from sweeper.store.run_dir import RunDir
 if TYPE_CHECKING:
     from sweeper.tables.run import Run
 
-__all__ = ["advise", "fit", "plot", "report", "theory", "times"]
+__all__ = ["advise", "fit", "plot", "reach", "report", "theory", "times"]
 
 
 def report(
@@ -54,6 +54,30 @@ def report(
     _show(render(document, style, width=width, color=color), style, color)
 
 
+def reach(
+    run: RunPath,
+    metric: Annotated[
+        str | None,
+        typer.Option("--metric", metavar="NAME", help="What reaches the level; probe_grad_norm for the measured ‖∇f‖."),
+    ] = None,
+    level: Annotated[
+        float | None, typer.Option("--level", help="The level; by default the hardest that every arm's best reaches.")
+    ] = None,
+    where: Where = None,
+    wanted: Format = None,
+    as_json: AsJson = False,
+) -> None:
+    """How many steps each cell takes until a loss or a gradient norm reaches a level, and which arm takes fewer."""
+    style = choose_format(wanted, as_json=as_json)
+    opened = _opened(run)
+    from sweeper.report.reach import build_reach
+    from sweeper.report.render.reach import render_reach
+
+    width, color = _terminal()
+    found = build_reach(opened, metric=metric, level=level, where=where or [])
+    _show(render_reach(found, style, width=width, color=color), style, color)
+
+
 def fit(
     run: RunPath,
     where: Where = None,
@@ -68,7 +92,6 @@ def fit(
     from sweeper.report.render.answers import render_fits
 
     width, color = _terminal()
-    # JSON has the intervals of every trajectory, tables only those of cells with a single one.
     cells = build_fits(opened, where=where or [])
     _show(render_fits(str(opened.path), cells, style, width=width, color=color), style, color)
 

@@ -11,7 +11,7 @@ import tempfile
 from collections.abc import Callable
 from typing import Any
 
-from sweeper.cli.answers import advise, fit, plot, report, theory, times
+from sweeper.cli.answers import advise, fit, plot, reach, report, theory, times
 from sweeper.cli.data import data_app
 from sweeper.cli.help import add_command, new_app
 from sweeper.cli.jobs import attach, cancel
@@ -46,6 +46,7 @@ _COMMANDS: dict[str, Callable[..., None]] = {
     "attach": attach,
     "cancel": cancel,
     "report": report,
+    "reach": reach,
     "fit": fit,
     "advise": advise,
     "theory": theory,

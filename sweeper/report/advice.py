@@ -55,8 +55,8 @@ class Advice:
     Attributes:
         context: What tells the swept values outside the update rule from those of other problems.
         context_values: These values, by short name.
-        source: The cell whose fit is used: of those that descend along the gradient the one that visited the widest
-            range of gradient norms.
+        source: The cell whose fit is used: of those that descend along the gradient, and whose constants bound a rule,
+            the one that visited the widest range of gradient norms.
         measured: What was fitted: ``hessian_spectral_norm`` where there are enough points of it, else
             ``directional_smoothness``.
         quantile: Quantile of its upper line; NaN where there is none.
@@ -120,18 +120,21 @@ def _advice(
     along = [cell for cell in cells if _descends(cell.arm)]
     told = [cell for cell in along if not cell.unidentifiable]
     # Momentum leads away from the gradient: without it where there is a choice.
-    source = max(told or along or cells, key=lambda cell: ("(" not in cell.arm, cell.decades))
+    source = max(
+        told or along or cells,
+        key=lambda cell: ("(" not in cell.arm, not _silence(hessian.get(cell.cell_id, cell)), cell.decades),
+    )
     fitted = hessian.get(source.cell_id, source)
     tau = max((noise[cell.cell_id] for cell in cells if cell.cell_id in noise), default=None)
-    fits = [fit for fit in fitted.trajectories.values() if not fit.unidentifiable]
-    L0, L1 = (_constant(fits, at) for at in (0, 1))
+    fits = _identified(fitted)
+    L0, L1 = _constants(fits)
     silent = ""
     if not along:
         silent = f"no cell descends along the gradient ({source.arm}), which is what these theorems are about"
     elif not told:
         silent = f"L1 is not identifiable in any cell ({source.unidentifiable})"
     else:
-        silent = _unbounded(L0, L1, fitted.range[1])
+        silent = _silence(fitted)
     conditions: tuple[str, ...] = _CONDITIONS if fitted is source else _OF_HESSIAN
     if "(" in source.arm:
         conditions += (f"measured along the updates of {source.arm}",)
@@ -156,9 +159,16 @@ def _descends(arm: str) -> bool:
     return arm.partition(" + ")[0].partition("(")[0] in {"sgd", *THEORIES}
 
 
-def _constant(fits: Sequence[SmoothnessFit], at: int) -> Interval:
-    """L0 or L1 over the seeds; of a single seed with its trajectory's own interval."""
-    return _over_seeds([fit.upper[at] for fit in fits], [(fit.L0, fit.L1)[at] for fit in fits])
+def _identified(cell: CellFit) -> list[SmoothnessFit]:
+    return [fit for fit in cell.trajectories.values() if not fit.unidentifiable]
+
+
+def _constants(fits: Sequence[SmoothnessFit]) -> tuple[Interval, Interval]:
+    """L0 and L1 over the seeds; of a single seed with its trajectory's own intervals."""
+    return (
+        _over_seeds([fit.upper[0] for fit in fits], [fit.L0 for fit in fits]),
+        _over_seeds([fit.upper[1] for fit in fits], [fit.L1 for fit in fits]),
+    )
 
 
 def _over_seeds(values: Sequence[float], bounds: Sequence[Bounds]) -> Interval:
@@ -167,8 +177,12 @@ def _over_seeds(values: Sequence[float], bounds: Sequence[Bounds]) -> Interval:
     return geometric_interval(values)
 
 
-def _unbounded(L0: Interval, L1: Interval, largest: float) -> str:
-    """Why the constants bound no rule; empty where they do."""
+def _silence(cell: CellFit) -> str:
+    """Why a cell's constants bound no rule; empty where they do."""
+    if cell.unidentifiable:
+        return cell.unidentifiable
+    L0, L1 = _constants(_identified(cell))
+    largest = cell.range[1]
     if L1.mean * largest < _NO_GROWTH * L0.mean:
         return "the smoothness does not grow with the gradient norm here, so these theorems call for no threshold"
     for name, constant, of in (("L0", L0, "learning rate"), ("L1", L1, "threshold")):

@@ -80,6 +80,7 @@ COMMANDS: dict[str, list[list[str]]] = {
     "ls": [["ls"]],
     "data list": [["data", "list"]],
     "report": [["report", "runs/shown"], ["report", "runs/shown", "--by", "problem.fails"]],
+    "reach": [["reach", "runs/shown"], ["reach", "runs/shown", "--level", "-1e9"]],
     "fit": [["fit", "runs/shown"]],
     "advise": [["advise", "runs/shown"]],
     "theory": [["theory", "runs/theory"]],

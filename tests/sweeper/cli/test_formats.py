@@ -28,6 +28,7 @@ TABLES = {
     "null-test": ["null-test", "shown.yaml", "--set", "sweep.grid={}"],
     "data list": ["data", "list"],
     "report": ["report", "runs/shown"],
+    "reach": ["reach", "runs/shown"],
     "fit": ["fit", "runs/shown"],
     "advise": ["advise", "runs/shown"],
     "theory": ["theory", "runs/theory"],

@@ -10,7 +10,9 @@ import pytest
 
 from sweeper.report.answers import build_answers
 from sweeper.report.fits import build_fits
+from sweeper.report.reach import build_reach
 from sweeper.report.render.answers import render_answers, render_fits
+from sweeper.report.render.reach import render_reach
 from sweeper.report.render.summary import render
 from sweeper.report.render.table import Column, Table, lifted
 from sweeper.report.render.terminal import MAX_BLOCKS, MAX_ROWS, terminal_lines, terminal_table
@@ -58,6 +60,9 @@ def screens_of(run: Run, path: str = "run") -> dict[str, Screen]:
         "report": lambda width: render(report, "table", width=width),
         "advise": lambda width: render_answers(answers, "table", width=width),
     }
+    if run.has("metrics"):
+        reach = build_reach(run)
+        screens["reach"] = lambda width: render_reach(reach, "table", width=width)
     if run.estimators:
         fits = build_fits(run)
         screens["fit"] = lambda width: render_fits(path, fits, "table", width=width)
