@@ -125,6 +125,7 @@ def section_bounds(
     *,
     scale: Callable[[float], float] = float,
     back: Callable[[float], float] = float,
+    confidence: float = 0.95,
 ) -> Bounds:
     """An interval of an estimate, symmetric on a scale of one's choice.
 
@@ -134,6 +135,7 @@ def section_bounds(
         effective: As of :func:`half_width`.
         scale: To the scale on which errors are symmetric, such as ``math.log``.
         back: Its inverse.
+        confidence: Two-sided coverage.
 
     Returns:
         The interval in units of the estimate; unknown where that, or a section's, is not finite.
@@ -146,7 +148,7 @@ def section_bounds(
     if not np.isfinite([estimate, *parts]).all():
         return UNKNOWN
     centre = scale(estimate)
-    half = half_width(centre, [scale(part) for part in parts], effective=effective)
+    half = half_width(centre, [scale(part) for part in parts], effective=effective, confidence=confidence)
     try:
         return Bounds(low=back(centre - half), high=back(centre + half))
     except OverflowError:

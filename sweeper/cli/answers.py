@@ -92,7 +92,7 @@ def fit(
     from sweeper.report.render.answers import render_fits
 
     width, color = _terminal()
-    cells = build_fits(opened, where=where or [])
+    cells = build_fits(opened, where=where or [], laws=True)
     _show(render_fits(str(opened.path), cells, style, width=width, color=color), style, color)
 
 

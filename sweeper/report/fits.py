@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from estimators.fits.intervals import Interval, correlation_interval, geometric_interval, mean_interval
+from estimators.fits.laws import held_out_losses, laws_left
 from estimators.fits.line import SmoothnessFit, fit_smoothness
 from estimators.fits.sections import Bounds
 from sweeper.cell_labels import CellLabels
@@ -22,7 +23,7 @@ from sweeper.tables.run import Run
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["CellFit", "build_fits", "fit_cells", "fit_hessians", "noise_of_cells"]
+__all__ = ["CellFit", "build_fits", "fit_cells", "fit_hessians", "noise_of_cells", "with_laws"]
 
 
 _HESSIAN = "hessian_spectral_norm"
@@ -56,6 +57,9 @@ class CellFit:
         L1: L1 of the upper line, over the same seeds.
         range: Smallest and largest gradient norm that any seed visited.
         unidentifiable: Why L1 cannot be identified; empty if it can for at least half of the seeds.
+        laws: The laws that fit the points no worse than another, of :data:`~estimators.fits.laws.LAWS`; empty where
+            that was not asked for, or there are too few points.
+        exponent: The exponent of the power law, median over the seeds; NaN where there are no laws.
     """
 
     cell_id: str
@@ -76,6 +80,8 @@ class CellFit:
     L1: Interval
     range: tuple[float, float]
     unidentifiable: str
+    laws: tuple[str, ...] = ()
+    exponent: float = math.nan
 
     @property
     def points(self) -> int:
@@ -94,7 +100,7 @@ class CellFit:
         return math.log10(high / low) if low > 0 else math.nan
 
 
-def build_fits(run: Run, *, where: Sequence[str] = ()) -> tuple[CellFit, ...]:
+def build_fits(run: Run, *, where: Sequence[str] = (), laws: bool = False) -> tuple[CellFit, ...]:
     """Fit every trajectory of a run, and summarise each cell over its seeds.
 
     Intervals of one trajectory come from its own points; those of a cell are over its seeds, which are the unit of
@@ -103,6 +109,7 @@ def build_fits(run: Run, *, where: Sequence[str] = ()) -> tuple[CellFit, ...]:
     Args:
         run: The run.
         where: ``column=value`` conditions, as for a report.
+        laws: Whether to compare laws of growth, too, which takes some 25 ms a trajectory.
 
     Returns:
         The cells in which something was measured, in the order of the plan.
@@ -110,7 +117,9 @@ def build_fits(run: Run, *, where: Sequence[str] = ()) -> tuple[CellFit, ...]:
     Raises:
         ClipsweepError: There are no trusted measurements, or a condition is wrong.
     """
-    return fit_cells(run, select(run, where))
+    trials = select(run, where)
+    cells = fit_cells(run, trials)
+    return with_laws(run, trials, cells) if laws else cells
 
 
 def fit_cells(run: Run, trials: pd.DataFrame) -> tuple[CellFit, ...]:
@@ -133,6 +142,36 @@ def fit_cells(run: Run, trials: pd.DataFrame) -> tuple[CellFit, ...]:
             f"{unmeasured_words(run, trials)}"
         )
     return cells
+
+
+def with_laws(run: Run, trials: pd.DataFrame, cells: Sequence[CellFit]) -> tuple[CellFit, ...]:
+    """Compare laws of growth by how well they describe sections of the trajectories that they were not fitted to.
+
+    Args:
+        run: The run.
+        trials: The trials of the cells.
+        cells: What :func:`fit_cells` returns for them.
+
+    Returns:
+        The cells with their laws, where at least half of the seeds have enough points.
+    """
+    points = positive(trusted_points(run))
+    by_trial = {str(trial): own.sort_values("step") for trial, own in points.groupby("trial_id", sort=False)}
+    found = []
+    for cell in cells:
+        of_cell = trials[trials["cell_id"] == cell.cell_id]
+        told = []
+        for seed, trial in zip(of_cell["seed"], of_cell["trial_id"], strict=True):
+            fit = cell.trajectories.get(int(seed))
+            if fit is not None and not fit.unidentifiable:
+                own = by_trial[trial]
+                told.append(held_out_losses(own["grad_norm"], own["smoothness"], fit.quantile, tau_int=fit.tau_int))
+        if told and not cell.unidentifiable:
+            exponent = float(np.median([one.exponent for one in told]))
+            found.append(replace(cell, laws=laws_left(told), exponent=exponent))
+        else:
+            found.append(cell)
+    return tuple(found)
 
 
 def fit_hessians(run: Run, trials: pd.DataFrame) -> tuple[CellFit, ...]:

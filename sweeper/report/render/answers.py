@@ -9,6 +9,7 @@ from functools import partial
 from typing import Any
 
 from estimators.fits.intervals import Interval
+from estimators.fits.laws import LAWS
 from estimators.fits.line import SmoothnessFit
 from estimators.fits.sections import Bounds
 from sweeper.formats import csv_table, in_format
@@ -123,6 +124,7 @@ def _fit_record(cell: CellFit) -> dict[str, Any]:
     for name in ("spearman", "bound", "partial", "control", "slope", "L0", "L1"):
         interval = getattr(cell, name)
         record |= {name: interval.mean, f"{name}_low": interval.low, f"{name}_high": interval.high}
+    record |= {"laws": " or ".join(cell.laws), "exponent": cell.exponent}
     return record | {"unidentifiable": cell.unidentifiable}
 
 
@@ -134,7 +136,7 @@ def _fits_text(path: str, cells: Sequence[CellFit], style: str, *, width: int | 
     ]
     beside = [(cell.spearman, cell.bound, cell.partial, cell.control) for cell in cells]
     notes += [BESIDE_NOTE, *mechanical_note(beside, noun="cell")]
-    lines = [*_reasons(cells), *(f"note: {note}" for note in notes)]
+    lines = [*_reasons(cells), *_laws(cells), *(f"note: {note}" for note in notes)]
     return _text(path, [_fits(cells)], lines, style, width, color)
 
 
@@ -366,6 +368,28 @@ def _reasons(cells: Sequence[CellFit]) -> list[str]:
         + (": all cells" if len(labels) == len(cells) else f": {listed(labels, noun='cell')}")
         for why, labels in cells_of.items()
     ]
+
+
+def _laws(cells: Sequence[CellFit]) -> list[str]:
+    """Which laws fit, a line for all cells of which the same is to be said."""
+    cells_of: dict[str, list[str]] = {}
+    for cell in cells:
+        if cell.laws:
+            cells_of.setdefault(_law(cell), []).append(cell.label)
+    return [
+        f"law of growth, by held-out points: {law}: {listed(labels, noun='cell')}" for law, labels in cells_of.items()
+    ]
+
+
+def _law(cell: CellFit) -> str:
+    if len(cell.laws) == len(LAWS):
+        return "cannot be told"
+    texts = {
+        "constant": "constant",
+        "linear": "L0 + L1‖∇f‖",
+        "power": f"L0 + L‖∇f‖^{cell.exponent:g}",
+    }
+    return " or ".join(texts[law] for law in cell.laws)
 
 
 def _spearman(cell: CellFit, alone: SmoothnessFit | None) -> str:
