@@ -28,6 +28,7 @@ class GradientNoise:
             by chance.
         variance: Trace of the covariance of one batch's gradient, unbiased.
         tau: The largest ||g_i - mean||. A lower bound on Assumption 5's tau, which no sample can determine.
+        deviations: ||g_i - mean|| of every gradient, in their order.
         noise_scale: variance / squared_norm (McCandlish et al., 2018): the number of batches to average so that noise
             and gradient have the same size. None where squared_norm is not positive.
         num_batches: K.
@@ -37,6 +38,7 @@ class GradientNoise:
     split_half: float
     variance: float
     tau: float
+    deviations: tuple[float, ...]
     noise_scale: float | None
     num_batches: int
 
@@ -98,6 +100,7 @@ def measure_gradient_noise(
         split_half=float(halves[0] @ halves[1]) / ((count - count // 2) * (count // 2)) + correction,
         variance=variance,
         tau=max(deviations) if all(map(math.isfinite, deviations)) else math.nan,
+        deviations=tuple(deviations),
         noise_scale=variance / squared_norm if squared_norm > 0 else None,
         num_batches=count,
     )
@@ -117,7 +120,7 @@ def gradient_noise_row(probe: Probe, iterates: Tensor, *, num_batches: int = 16)
 
     Returns:
         ``loss`` = f(x_k) and ``grad_norm``, both on the probe; ``grad_norm_squared``, without bias, and ``split_half``;
-        ``noise_variance``, ``tau``, ``noise_scale`` (in batches; null where noise drowns the gradient),
+        ``noise_variance``, ``tau``, ``deviations``, ``noise_scale`` (in batches; null where noise drowns the gradient),
         ``num_batches``.
 
     Raises:
@@ -134,6 +137,7 @@ def gradient_noise_row(probe: Probe, iterates: Tensor, *, num_batches: int = 16)
         "split_half": noise.split_half,
         "noise_variance": noise.variance,
         "tau": noise.tau,
+        "deviations": list(noise.deviations),
         "noise_scale": noise.noise_scale,
         "num_batches": noise.num_batches,
     }

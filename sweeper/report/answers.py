@@ -13,7 +13,8 @@ from sweeper.errors import ClipsweepError
 from sweeper.labels import plain_value, short_names
 from sweeper.report.advice import Advice, build_advice
 from sweeper.report.cells import UNFINISHED
-from sweeper.report.fits import fit_cells, fit_hessians, noise_of_cells
+from sweeper.report.fits import fit_cells, fit_hessians
+from sweeper.report.noise import noise_of_cells
 from sweeper.report.select import labels_of, number_column, outside_the_rule, select, thresholded
 from sweeper.report.stability import (
     Edge,

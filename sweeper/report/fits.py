@@ -23,12 +23,10 @@ from sweeper.tables.run import Run
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["CellFit", "build_fits", "fit_cells", "fit_hessians", "noise_of_cells", "with_laws"]
+__all__ = ["CellFit", "build_fits", "fit_cells", "fit_hessians", "with_laws"]
 
 
 _HESSIAN = "hessian_spectral_norm"
-
-_NOISE = "gradient_noise"
 
 _SNAPSHOT = ["trial_id", "step", "measurement_id"]
 
@@ -189,25 +187,6 @@ def fit_hessians(run: Run, trials: pd.DataFrame) -> tuple[CellFit, ...]:
     norms = run.measurements(_HESSIAN)[[*_SNAPSHOT, "spectral_norm"]].dropna()
     points = trusted_points(run).merge(norms, on=_SNAPSHOT)
     return _fitted(run, trials, positive(points.assign(smoothness=points["spectral_norm"].astype(float))))
-
-
-def noise_of_cells(run: Run, trials: pd.DataFrame) -> dict[str, float]:
-    """The noise of the mini-batch gradient: the largest tau seen, since Assumption 5 bounds all of it.
-
-    Args:
-        run: The run.
-        trials: As for :func:`fit_cells`.
-
-    Returns:
-        Cell to the largest measured tau under the run's own settings; none where ``gradient_noise`` was not measured.
-    """
-    if _NOISE not in run.estimators:
-        return {}
-    rows = run.measurements(_NOISE)
-    ids = set(run.state.measurements) if run.measurement is None else {run.measurement}
-    rows = rows[rows["measurement_id"].isin(ids)].dropna(subset=["tau"])
-    rows = rows.merge(trials[["trial_id", "cell_id"]], on="trial_id")
-    return {str(cell): float(tau) for cell, tau in rows.groupby("cell_id", sort=False)["tau"].max().items()}
 
 
 def _fitted(run: Run, trials: pd.DataFrame, points: pd.DataFrame) -> tuple[CellFit, ...]:

@@ -73,8 +73,8 @@ def _column(name: str, meaning: str, unit: str = "", *, null: str = _FAILED, sho
     return Column(name=name, type=NUMBER, meaning=meaning, unit=unit, null=null, shown=shown)
 
 
-def _list(name: str, meaning: str, unit: str = "") -> Column:
-    return Column(name=name, type=NUMBERS, meaning=meaning, unit=unit, null=_FAILED)
+def _list(name: str, meaning: str, unit: str = "", *, shown: str = "") -> Column:
+    return Column(name=name, type=NUMBERS, meaning=meaning, unit=unit, null=_FAILED, shown=shown)
 
 
 _NO_STEP = "not measured, or x_{k+1} = x_k"
@@ -227,6 +227,7 @@ MEASURED: Mapping[str, tuple[Column, ...]] = {
         _column("split_half", "⟨g_A, g_B⟩ of the means over two halves of the batches.", "(loss / weight)²"),
         _column("noise_variance", "Trace of the covariance of one batch's gradient.", "(loss / weight)²"),
         _column("tau", "The largest ‖g_i − mean‖, a lower bound on τ of Assumption 5.", _GRADIENT, shown="advise"),
+        _list("deviations", "‖g_i − mean‖ of every batch.", _GRADIENT, shown="plot noise"),
         _column(
             "noise_scale",
             "`noise_variance` / `grad_norm_squared`.",

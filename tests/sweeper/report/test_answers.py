@@ -11,7 +11,8 @@ import pytest
 from sweeper.errors import ClipsweepError
 from sweeper.report.advice import build_advice
 from sweeper.report.answers import build_answers, extended_grid
-from sweeper.report.fits import build_fits, fit_cells, fit_hessians, noise_of_cells
+from sweeper.report.fits import build_fits, fit_cells, fit_hessians
+from sweeper.report.noise import noise_of_cells
 from sweeper.report.plots.draw import draw
 from sweeper.report.plots.frontier import frontier as frontier_figure
 from sweeper.report.render.answers import _ratios, render_answers, render_fits
