@@ -72,7 +72,7 @@ def test_hill_s_plot_of_a_real_run_has_a_line_per_seed_and_all_its_numbers(modul
     drawn = draw(run, "noise", tmp_path / "noise.png")
     assert (tmp_path / "noise.png").stat().st_size > 5000
     # Six snapshots of eight batches, and one k fewer.
-    assert pd.DataFrame(drawn).groupby(["clip_norm", "seed"], dropna=False).size().tolist() == [47] * 4
+    assert pd.DataFrame(drawn).groupby("seed").size().tolist() == [94, 94]
     first = next(iter(deviations_of(run, run.trials).values()))
     k, alpha = hill_curve(first)
     assert [row["tail_index"] for row in drawn[:47]] == pytest.approx(alpha.tolist())
@@ -81,5 +81,5 @@ def test_hill_s_plot_of_a_real_run_has_a_line_per_seed_and_all_its_numbers(modul
 
 def test_too_few_deviations_say_what_would_give_more(module_inline_run, tmp_path):
     run = Run(module_inline_run(SPEC.replace("steps: 12", "steps: 2")).run_dir.path)
-    with pytest.raises(ClipsweepError, match="more than 10 deviations .* num_batches of gradient_noise"):
+    with pytest.raises(ClipsweepError, match=r"more than 10 deviations .* num_batches of gradient_noise"):
         draw(run, "noise", tmp_path / "noise.png")
