@@ -50,7 +50,10 @@ class Problem:
             called.
         probe: The frozen batches that define the function f whose smoothness is measured, for a share of the training
             data in (0, 1]. All of equal size, so that f, the plain mean of the measured loss over them, is a mean
-            over samples. The same whatever the seed of the trial.
+            over samples, and best of the size of training's: under batch normalisation f depends on it. The same
+            whatever the seed of the trial.
+        probe_share: The share of the training data that ``probe`` really holds where a share is asked for, for example
+            because it has whole batches only; None where that is not known.
         initial_carry: The carry at the start of every epoch.
         measured_loss: What f is the mean of, where that is not ``loss``: without regularisers that only training needs.
         learning_rate_factor: What the learning rate of a step is multiplied by, a pure function of the step.
@@ -73,6 +76,7 @@ class Problem:
     probe: Callable[[float], Iterable[Batch]]
     steps_per_epoch: int
     fingerprint: str
+    probe_share: Callable[[float], float] | None = None
     initial_carry: Callable[[], Carry] = _no_carry
     measured_loss: Loss | None = None
     learning_rate_factor: Callable[[int], float] = _unchanged
@@ -90,7 +94,7 @@ class Problem:
         _require_trainable(self.model)
         for name, checked in _CHECKED.items():
             function = getattr(self, name)
-            if name == "measured_loss" and function is None:
+            if name in _OPTIONAL and function is None:
                 continue
             if not callable(function):
                 raise TrainerError(f"{name} must be a function, not {_shown(function)}")
@@ -204,7 +208,7 @@ def _batches(found: Any) -> Iterable[Batch]:
     return found
 
 
-def _factor(found: Any) -> Any:
+def _number(found: Any) -> Any:
     try:
         float(found)
     except (TypeError, ValueError, RuntimeError) as error:
@@ -217,11 +221,15 @@ _CHECKED: Mapping[str, Callable[[Any], Any] | None] = {
     "measured_loss": _loss,
     "batch": None,
     "probe": _batches,
+    "probe_share": _number,
     "initial_carry": None,
-    "learning_rate_factor": _factor,
+    "learning_rate_factor": _number,
     "evaluate": _metrics,
 }
 """The functions of a problem, and what is checked of what they return."""
+
+_OPTIONAL = ("measured_loss", "probe_share")
+"""Those that may be None."""
 
 
 def _shown(value: Any) -> str:

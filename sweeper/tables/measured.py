@@ -30,8 +30,14 @@ _CONDITIONS = (
     Column(
         name="data_fraction",
         type=NUMBER,
-        meaning="Share of the training data in the probe that defines f.",
+        meaning="Share of the training data that the probe, which defines f, was to hold.",
         shown="plot agreement",
+    ),
+    Column(
+        name="probe_share",
+        type=NUMBER,
+        meaning="The share that it holds, in whole batches.",
+        null="not measured, or a problem of your own that does not tell",
     ),
     Column(name="probe", type=TEXT, meaning="The policy that makes f a function.", null=_FAILED, kind="words"),
     Column(name="arithmetic", type=TEXT, meaning="The arithmetic of f: `float32 ieee`.", null=_FAILED, kind="words"),

@@ -9,6 +9,7 @@ from itertools import islice
 
 import torch
 from torch import Tensor
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from trainers.problem import Problem
 from trainers.seeding import seed_generators
@@ -197,6 +198,14 @@ def _frozen_probe(tested: _Tested) -> _Found:
     if len(sizes) > 1:
         return (
             f"probe batches of different sizes {sorted(map(tuple, sizes))}: their mean would not be a mean over samples"
+        )
+    normalises = any(isinstance(module, _BatchNorm) for module in problem.model.modules())
+    trained = {tensor.shape for tensor in islice(tensors_of(problem.batch(0)), 1)}
+    if normalises and sizes and trained and sizes != trained:
+        (measured,), (stepped,) = (map(tuple, shapes) for shapes in (sizes, trained))
+        return _Note(
+            f"a batch of probe({share:g}) is {measured}, one of training {stepped}: batch normalisation makes f of "
+            "another function than is trained, and of another one for every share; give batches of training's size"
         )
     return ""
 

@@ -249,3 +249,28 @@ def test_a_model_without_anything_to_train_is_refused_by_name_of_what_is_missing
     monkeypatch.delitem(sys.modules, "nothing_to_train", raising=False)
     with pytest.raises(TrainerError, match=f"the model has no parameter to train: {why}; layers are found where"):
         build_problem("nothing_to_train:own", {}, seed=0)
+
+
+@pytest.mark.parametrize("sequence_length", [20, 35])
+@pytest.mark.parametrize("fraction", [0.01, 0.05, 0.1, 0.5, 1.0])
+def test_batches_of_a_text_probe_are_eighty_whole_sequences_whatever_the_share(
+    fraction: float, sequence_length: int
+) -> None:
+    def built(batch_size: int) -> Any:
+        small = {"use": "lstm", "layers": 1, "hidden": 4, "embedding": 4}
+        options = {"model": small, "sequence_length": sequence_length, "batch_size": batch_size}
+        return build_problem("language_modeling", options, seed=0)
+
+    problem, other = built(20), built(7)
+    batches = list(problem.probe(fraction))
+    share = problem.probe_share(fraction)
+    sequences = sum(inputs.shape[1] for inputs, _ in batches)
+    if sequences >= 80:
+        assert {inputs.shape for inputs, _ in batches} == {(sequence_length, 80)}
+    else:
+        assert len(batches) == 1, "one smaller batch of just the share"
+    assert {targets.shape for _, targets in batches} == {inputs.shape for inputs, _ in batches}
+    total = sequences / share
+    assert total == pytest.approx(round(total)), "the share is that of all sequences of the text"
+    assert abs(share - fraction) <= 80 / total
+    assert all(torch.equal(a[0], b[0]) for a, b in zip(batches, other.probe(fraction), strict=True)), "one f for both"
