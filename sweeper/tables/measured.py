@@ -132,6 +132,12 @@ MEASURED: Mapping[str, tuple[Column, ...]] = {
             _SMOOTHNESS,
             null="not audited, or no step",
         ),
+        _column(
+            "floor_at_maximum",
+            "The same by the error of the gradient at the point of the maximum; `noise_floor` is no smaller.",
+            _SMOOTHNESS,
+            null="other audits than `maximum`, or `smoothness` is null",
+        ),
         _column("snr", "`smoothness` over `noise_floor`.", null="not audited, or no step", shown="report, fit"),
         Column(
             name="trust",
