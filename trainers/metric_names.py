@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from reprlib import Repr
 
-__all__ = ["OWNED", "unfit"]
+__all__ = ["OWNED", "TEST", "unfit"]
+
+TEST = "test_"
+"""Beginning of the names of metrics of the test data."""
 
 OWNED = frozenset([
     *("trial_id", "cell_id", "measurement_id", "seed", "step", "epoch"),

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from trainers.errors import TrainerError
-from trainers.metric_names import unfit
+from trainers.metric_names import TEST, unfit
 
 __all__ = ["Batch", "Carry", "Loss", "Problem"]
 
@@ -58,6 +58,8 @@ class Problem:
         measured_loss: What f is the mean of, where that is not ``loss``: without regularisers that only training needs.
         learning_rate_factor: What the learning rate of a step is multiplied by, a pure function of the step.
         evaluate: Metrics by name, in evaluation mode and without gradients.
+        test: The same on data that nothing is chosen by, all names beginning with ``test_``: ``test_loss``. Asked once,
+            at the end of training. None where there are no such data.
         metrics: Metric to ``min`` or ``max``: which of its values is the best. A metric that is not named here is
             judged by the words of its name.
         steps_per_epoch: Number of steps in one pass over the training data.
@@ -81,6 +83,7 @@ class Problem:
     measured_loss: Loss | None = None
     learning_rate_factor: Callable[[int], float] = _unchanged
     evaluate: Callable[[nn.Module], dict[str, float]] = _no_metrics
+    test: Callable[[nn.Module], dict[str, float]] | None = None
     metrics: Mapping[str, Literal["min", "max"]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -202,6 +205,16 @@ def _metrics(found: Any) -> dict[str, float]:
     return metrics
 
 
+def _tests(found: Any) -> dict[str, float]:
+    metrics = _metrics(found)
+    if odd := [name for name in metrics if not name.startswith(TEST)]:
+        raise _UnexpectedError(
+            f"must begin the names of its metrics with {TEST!r}, which tells them from those of evaluate, by which the "
+            f"best is chosen: {TEST}{odd[0].removeprefix('valid_')} for {odd[0]!r}"
+        )
+    return metrics
+
+
 def _batches(found: Any) -> Iterable[Batch]:
     if not isinstance(found, Iterable):
         raise _UnexpectedError(f"must return the batches, for example in a list, not {_shown(found)}")
@@ -225,10 +238,11 @@ _CHECKED: Mapping[str, Callable[[Any], Any] | None] = {
     "initial_carry": None,
     "learning_rate_factor": _number,
     "evaluate": _metrics,
+    "test": _tests,
 }
 """The functions of a problem, and what is checked of what they return."""
 
-_OPTIONAL = ("measured_loss", "probe_share")
+_OPTIONAL = ("measured_loss", "probe_share", "test")
 """Those that may be None."""
 
 

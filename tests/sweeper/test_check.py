@@ -164,6 +164,13 @@ def test_a_sound_problem_keeps_all_its_promises():
             "evaluating gives numbers and changes nothing",
             "metrics declares 'valid_f1', which evaluate does not return",
         ),
+        (
+            lambda seed: replace(
+                sound(seed), evaluate=lambda model: {"test_loss": 1.0}, test=lambda model: {"test_loss": 1.0}
+            ),
+            "evaluating gives numbers and changes nothing",
+            "evaluate and test both return 'test_loss'",
+        ),
         (training_evaluation, "evaluating gives numbers and changes nothing", "evaluating changed the weights"),
     ],
 )

@@ -80,7 +80,7 @@ def language_modeling(
         device: Where the data live.
 
     Returns:
-        The problem, with the metric ``valid_loss``.
+        The problem, with the metric ``valid_loss``, and at the end ``test_loss`` of all of the test text.
 
     Raises:
         TrainerError: An option is out of range, or the text is too short for it.
@@ -104,6 +104,9 @@ def language_modeling(
     streams = _streams(text.train, batch_size, "batch_size").to(device)
     evaluated = text.valid[: math.ceil(evaluate_fraction * len(text.valid))]
     valid = _streams(evaluated, evaluate_sequences, "evaluate_sequences").to(device)
+    # A text of a word or two has no next one to predict in several streams.
+    num_tested = min(evaluate_sequences, len(text.test) // 2)
+    tested = _streams(text.test, num_tested, "evaluate_sequences").to(device) if num_tested else None
     total = len(streams) - 1
     steps_per_epoch = num_sequences(total, sequence_length, halved=halved)
     if steps_per_epoch < 1:
@@ -137,13 +140,13 @@ def language_modeling(
         ):
             yield inputs[chosen].T.contiguous().to(device), targets[chosen].T.contiguous().to(device)
 
-    def evaluate(model: nn.Module) -> dict[str, float]:
+    def mean_loss(model: nn.Module, streams: Tensor) -> float:
         summed, carry = torch.zeros((), dtype=torch.float64, device=device), None
-        for start in range(0, len(valid) - 1, sequence_length):
-            inputs, targets = _window(valid, start, sequence_length)
+        for start in range(0, len(streams) - 1, sequence_length):
+            inputs, targets = _window(streams, start, sequence_length)
             loss, carry = _cross_entropy(model, (inputs, targets), carry)
             summed += loss * len(inputs)
-        return {"valid_loss": summed.item() / (len(valid) - 1)}
+        return summed.item() / (len(streams) - 1)
 
     return Problem(
         model=network,
@@ -153,7 +156,8 @@ def language_modeling(
         batch=batch,
         probe=probe,
         probe_share=partial(probe_share, num_probed, batch_size=_PROBE_SEQUENCES, smaller=True),
-        evaluate=evaluate,
+        evaluate=lambda model: {"valid_loss": mean_loss(model, valid)},
+        test=None if tested is None else lambda model: {"test_loss": mean_loss(model, tested)},
         metrics={"valid_loss": "min"},
         steps_per_epoch=steps_per_epoch,
         fingerprint=text.fingerprint,

@@ -216,11 +216,14 @@ def _evaluates(tested: _Tested) -> _Found:
     problem.model.eval()
     with torch.no_grad():
         metrics = problem.evaluate(problem.model)
-    if unknown := problem.metrics.keys() - metrics.keys():
+        of_test: dict[str, float] = {} if problem.test is None else problem.test(problem.model)
+    if twice := metrics.keys() & of_test.keys():
+        return f"evaluate and test both return {min(twice)!r}", "rename that of evaluate: valid_loss, for example"
+    if unknown := problem.metrics.keys() - metrics.keys() - of_test.keys():
         return f"metrics declares {min(unknown)!r}, which evaluate does not return; it returns {', '.join(metrics)}"
     if not torch.equal(before, flat_parameters(problem.model)):
         return "evaluating changed the weights"
-    odd = [f"{name} is {value}" for name, value in metrics.items() if not math.isfinite(value)]
+    odd = [f"{name} is {value}" for name, value in {**metrics, **of_test}.items() if not math.isfinite(value)]
     return (
         _Note(f"{', '.join(odd)} at the initial weights; a report counts such values and ranks them last")
         if odd

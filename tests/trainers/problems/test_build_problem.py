@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from estimators import Probe
+from trainers.data.text import load_corpus
 from trainers.errors import TrainerError
 from trainers.problems import build_problem
 from trainers.training.loop import Segment, TrainSettings, train
@@ -274,3 +275,34 @@ def test_batches_of_a_text_probe_are_eighty_whole_sequences_whatever_the_share(
     assert total == pytest.approx(round(total)), "the share is that of all sequences of the text"
     assert abs(share - fraction) <= 80 / total
     assert all(torch.equal(a[0], b[0]) for a, b in zip(batches, other.probe(fraction), strict=True)), "one f for both"
+
+
+def test_a_text_problem_tests_on_all_of_its_test_text_and_images_have_no_further_data(tmp_path: Path) -> None:
+    small = {"use": "lstm", "layers": 1, "hidden": 4, "embedding": 4}
+    for split, words in (("train", 400), ("valid", 100), ("test", 61)):
+        (tmp_path / f"{split}.txt").write_text(" ".join(f"w{(7 * k * k + k) % 11}" for k in range(words)))
+    options = {"corpus": str(tmp_path), "model": small, "sequence_length": 10, "evaluate_sequences": 3}
+    problem = build_problem("language_modeling", options | {"evaluate_fraction": 0.5}, seed=0)
+    whole = build_problem("language_modeling", options, seed=0)
+    assert problem.test is not None
+    assert whole.test is not None
+    problem.model.eval()
+    with torch.no_grad():
+        assert problem.test(problem.model) == whole.test(problem.model), "all of it, whatever is validated on"
+        # 62 tokens with the end of the line, as three streams of 20, of which 19 are predicted.
+        text = load_corpus(str(tmp_path)).test[:60].view(3, 20).T
+        (loss, _) = whole.measured_loss(problem.model, (text[:-1], text[1:]), None)
+    assert problem.test(problem.model)["test_loss"] == pytest.approx(float(loss), rel=1e-6)
+    assert problem.evaluate(problem.model).keys() == {"valid_loss"}
+    images = build_problem("image_classification", {"model": {"use": "logistic_regression"}}, seed=0)
+    assert images.test is None
+
+
+def test_a_test_text_shorter_than_its_streams_is_cut_into_fewer(tmp_path: Path) -> None:
+    for split, words in (("train", "a b c d " * 50), ("valid", "a b c d " * 20), ("test", "a")):
+        (tmp_path / f"{split}.txt").write_text(words)
+    small = {"use": "lstm", "layers": 1, "hidden": 4, "embedding": 4}
+    options = {"corpus": str(tmp_path), "model": small, "sequence_length": 5}
+    problem = build_problem("language_modeling", options, seed=0)
+    assert problem.test is not None, "a word and the end of its line are one stream, for 20"
+    assert problem.test(problem.model.eval()).keys() == {"test_loss"}
