@@ -52,6 +52,7 @@ _TAKEN = frozenset([
 _TAKEN_BEGINNINGS = (
     "best_",
     "final_",
+    "test_",
     "not_finite_",
     "correlation_",
     "rank_correlation_",

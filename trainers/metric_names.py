@@ -6,7 +6,10 @@ import unicodedata
 from collections.abc import Iterable
 from reprlib import Repr
 
-__all__ = ["OWNED", "alike", "unfit"]
+__all__ = ["OWNED", "TEST", "alike", "unfit"]
+
+TEST = "test_"
+"""Beginning of the names of metrics of the test data."""
 
 OWNED = frozenset([
     *("trial_id", "cell_id", "measurement_id", "seed", "step", "epoch"),

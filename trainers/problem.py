@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from trainers.errors import TrainerError
-from trainers.metric_names import alike, unfit
+from trainers.metric_names import TEST, alike, unfit
 
 __all__ = ["Batch", "Carry", "Loss", "Problem"]
 
@@ -50,11 +50,16 @@ class Problem:
             called.
         probe: The frozen batches that define the function f whose smoothness is measured, for a share of the training
             data in (0, 1]. All of equal size, so that f, the plain mean of the measured loss over them, is a mean
-            over samples. The same whatever the seed of the trial.
+            over samples, and best of the size of training's: under batch normalisation f depends on it. The same
+            whatever the seed of the trial.
+        probe_share: The share of the training data that ``probe`` really holds where a share is asked for, for example
+            because it has whole batches only; None where that is not known.
         initial_carry: The carry at the start of every epoch.
         measured_loss: What f is the mean of, where that is not ``loss``: without regularisers that only training needs.
         learning_rate_factor: What the learning rate of a step is multiplied by, a pure function of the step.
         evaluate: Metrics by name, in evaluation mode and without gradients.
+        test: The same on data that nothing is chosen by, all names beginning with ``test_``: ``test_loss``. Asked once,
+            at the end of training. None where there are no such data.
         metrics: Metric to ``min`` or ``max``: which of its values is the best. A metric that is not named here is
             judged by the words of its name.
         steps_per_epoch: Number of steps in one pass over the training data.
@@ -73,10 +78,12 @@ class Problem:
     probe: Callable[[float], Iterable[Batch]]
     steps_per_epoch: int
     fingerprint: str
+    probe_share: Callable[[float], float] | None = None
     initial_carry: Callable[[], Carry] = _no_carry
     measured_loss: Loss | None = None
     learning_rate_factor: Callable[[int], float] = _unchanged
     evaluate: Callable[[nn.Module], dict[str, float]] = _no_metrics
+    test: Callable[[nn.Module], dict[str, float]] | None = None
     metrics: Mapping[str, Literal["min", "max"]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -90,7 +97,7 @@ class Problem:
         _require_trainable(self.model)
         for name, checked in _CHECKED.items():
             function = getattr(self, name)
-            if name == "measured_loss" and function is None:
+            if name in _OPTIONAL and function is None:
                 continue
             if not callable(function):
                 raise TrainerError(f"{name} must be a function, not {_shown(function)}")
@@ -202,13 +209,23 @@ def _metrics(found: Any) -> dict[str, float]:
     return metrics
 
 
+def _tests(found: Any) -> dict[str, float]:
+    metrics = _metrics(found)
+    if odd := [name for name in metrics if not name.startswith(TEST)]:
+        raise _UnexpectedError(
+            f"must begin the names of its metrics with {TEST!r}, which tells them from those of evaluate, by which the "
+            f"best is chosen: {TEST}{odd[0].removeprefix('valid_')} for {odd[0]!r}"
+        )
+    return metrics
+
+
 def _batches(found: Any) -> Iterable[Batch]:
     if not isinstance(found, Iterable):
         raise _UnexpectedError(f"must return the batches, for example in a list, not {_shown(found)}")
     return found
 
 
-def _factor(found: Any) -> Any:
+def _number(found: Any) -> Any:
     try:
         float(found)
     except (TypeError, ValueError, RuntimeError) as error:
@@ -221,11 +238,16 @@ _CHECKED: Mapping[str, Callable[[Any], Any] | None] = {
     "measured_loss": _loss,
     "batch": None,
     "probe": _batches,
+    "probe_share": _number,
     "initial_carry": None,
-    "learning_rate_factor": _factor,
+    "learning_rate_factor": _number,
     "evaluate": _metrics,
+    "test": _tests,
 }
 """The functions of a problem, and what is checked of what they return."""
+
+_OPTIONAL = ("measured_loss", "probe_share", "test")
+"""Those that may be None."""
 
 
 def _shown(value: Any) -> str:

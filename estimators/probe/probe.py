@@ -29,7 +29,7 @@ _BATCH_DEPTH = 50
 
 _HALF = (torch.bfloat16, torch.float16)
 
-AuditAt = Literal["snapshot", "start"]
+AuditAt = Literal["snapshot", "maximum", "start"]
 
 
 class Probe:
@@ -47,7 +47,8 @@ class Probe:
         batches: The frozen probe batches, of equal size.
         audit: Batches that are computed in float64 too, to know the rounding error of one gradient; the probe's by
             default. A part of the probe costs less and usually overestimates.
-        audit_at: ``snapshot``: at every x_k. ``start``: once, at the initial weights; at x_k the error found there is
+        audit_at: ``snapshot``: at every x_k. ``maximum``: there, and where ``directional_smoothness`` finds its
+            maximum. ``start``: once, at the initial weights; at x_k the error found there is
             assumed to grow with the gradient's norm, and never to shrink.
         initial_carry: Makes the state with which every probe batch starts.
         policy: What f does about batch-norm; the rest is only written into rows.
@@ -123,6 +124,11 @@ class Probe:
         """The arithmetic of f, for example ``float32 ieee``."""
         return self.gradient.arithmetic
 
+    @property
+    def audits_maximum(self) -> bool:
+        """Whether the gradient is to be audited where the maximum of a smoothness lies, beside x_k."""
+        return self._audit_at == "maximum"
+
     def settle(self, iterate: Tensor) -> None:
         """Make f the function that belongs to a snapshot; every estimator starts with this.
 
@@ -185,7 +191,7 @@ class Probe:
 
     def _audited(self, iterate: Tensor) -> tuple[Tensor, float]:
         """The gradient's error where it is audited, and by how much it may have grown at x_k."""
-        if self._audit_at == "snapshot":
+        if self._audit_at != "start":
             error, growth = self.rounding.error(iterate), 1.0
         else:
             error, norm = self._start_audit()

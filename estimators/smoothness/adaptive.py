@@ -10,9 +10,9 @@ import numpy as np
 from estimators.probe.gradient import GradientFn, Params
 from estimators.probe.vectors import difference, distance, inner, lerp, norm
 from estimators.smoothness.curve import Numbers, SecantCurve
-from estimators.smoothness.directional import DirectionalSmoothness, check_segment
+from estimators.smoothness.directional import DirectionalSmoothness, check_segment, floor_of_secant
 from estimators.smoothness.loss_defect import LossAlong
-from estimators.smoothness.trust import FLAGGED_SNR, TRUSTED_SNR, judge
+from estimators.smoothness.trust import FLAGGED_SNR, TRUSTED_SNR, judge, larger_floor, raise_floors
 
 __all__ = ["TOLERANCE", "measure_adaptive_smoothness"]
 
@@ -34,6 +34,7 @@ def measure_adaptive_smoothness(
     fractions: Sequence[float],
     gradient_error: float | None = None,
     value: Callable[[Params], float] | None = None,
+    error_at: Callable[[Params], float | None] | None = None,
     tolerance: float = TOLERANCE,
 ) -> DirectionalSmoothness:
     r"""Eq. (20) as a search for the maximum: gradients at the fractions where it may lie, and no others.
@@ -64,6 +65,7 @@ def measure_adaptive_smoothness(
         gradient_error: eta, as for :func:`~estimators.smoothness.directional.measure_directional_smoothness`.
         value: f itself; called at the points of the gradients, after them. Without it only the first estimate is
             available, which costs a gradient or two more.
+        error_at: eta at a point, as there; where a ratio gives way because of it, the search goes on.
         tolerance: By how much, as a share of the value, the curve may exceed what was measured; positive.
 
     Returns:
@@ -92,12 +94,16 @@ def measure_adaptive_smoothness(
     if not tolerance > 0:
         raise ValueError(f"the tolerance must be positive, found {tolerance!r}")
     search = _Search(gradient, iterate, following, fractions, gradient_error, value)
+    floor_at = floor_of_secant(iterate, following, fractions, error_at)
     last = max(fractions)
     search.measure(last)
     search.measure(min(fractions, key=lambda fraction: abs(fraction - last / 2)))
     search.measure(search.smallest_clear())
-    while (promised := search.most_promising(tolerance)) is not None:
-        search.measure(promised)
+    while True:
+        while (promised := search.most_promising(tolerance)) is not None:
+            search.measure(promised)
+        if floor_at is None or not search.audit_maximum(floor_at):
+            break
     return search.result()
 
 
@@ -124,6 +130,7 @@ class _Search:
         self._curve = SecantCurve()
         self._ratios: dict[float, float | None] = {}
         self._floors: dict[float, float | None] = {}
+        self._own_floors: dict[int, float] = {}
         self._next_grad_norm: float | None = None
         loss = math.nan if value is None else value(iterate)
         self._along = LossAlong(iterate, loss=loss, slope=inner(self._start, self._step))
@@ -162,6 +169,21 @@ class _Search:
             return None
         return float(fractions[room.argmax()])
 
+    def audit_maximum(self, floor_at: Callable[[int], float | None]) -> bool:
+        """Count the floor at the maximum's own point, and say whether the search must go on because of it."""
+        ratios, floors = self._measured()
+        if floors is None:
+            return False
+        before = judge(ratios, floors)
+        known = self._own_floors
+        found = raise_floors(ratios, floors, lambda index: known[index] if index in known else floor_at(index))
+        for index, floor in found.items():
+            self._own_floors[index] = floor
+            fraction = self._fractions[index]
+            self._floors[fraction] = larger_floor(self._floors[fraction], floor)
+        after = judge(*self._measured())
+        return (after.trust, after.index) != (before.trust, before.index)
+
     def result(self) -> DirectionalSmoothness:
         """The result."""
         ratios, floors = self._measured()
@@ -178,6 +200,7 @@ class _Search:
             ratios,
             floors,
             fractions=[float(fraction) for fraction in self._fractions],
+            floor_at=self._own_floors.get if self._own_floors else None,
             by_fraction=tuple(read),
             grad_norm=norm(self._start),
             next_grad_norm=self._next_grad_norm,

@@ -53,6 +53,7 @@ def measure_chebyshev_smoothness(
     fractions: Sequence[float],
     gradient_error: float | None = None,
     value: Callable[[Params], float] | None = None,
+    error_at: Callable[[Params], float | None] | None = None,
 ) -> DirectionalSmoothness:
     r"""Eq. (20) read off a polynomial through gradients at five Chebyshev-Lobatto nodes.
 
@@ -68,9 +69,9 @@ def measure_chebyshev_smoothness(
         fractions: The fractions at which the curve is read, each in (0, 1].
         gradient_error: eta, as for :func:`~estimators.smoothness.directional.measure_directional_smoothness`. The
             noise floor counts how much the polynomials magnify it: 2 eta sum_i |m_i(gamma)| / ||d_eff,i||.
-
         value: f itself; called at the points of the gradients, after them. Without it, what the loss shows of the error
             is left out.
+        error_at: eta at a point, as there: all nodes are then taken to have the error found at the maximum.
 
     Returns:
         The measurement, with ``at_zero`` and ``interpolation_error``: over the fractions, the larger of how far the
@@ -109,7 +110,7 @@ def measure_chebyshev_smoothness(
             next_grad_norm = norm(there)
     ratios: list[float | None] = [None] * len(fractions)
     floors: list[float | None] | None = None if gradient_error is None else [None] * len(fractions)
-    at_zero = error = None
+    at_zero = error = floor_at = None
     if len(curve.nodes) == NODES - 1:
         at = np.array([0.0, *fractions])
         fine = curve.norms(at)
@@ -121,12 +122,19 @@ def measure_chebyshev_smoothness(
             errors = np.fmax(errors, _SAFETY * along.defects().ratio_errors(at[1:], norm(step)))
         error = float(errors.max())
         if gradient_error is not None:
-            magnified = np.abs(curve.weights(at[1:])) @ (2 * gradient_error / curve.lengths)
-            floors = [float(floor) for floor in magnified]
+            per_error = np.abs(curve.weights(at[1:])) @ (2 / curve.lengths)
+            floors = [gradient_error * float(magnified) for magnified in per_error]
+            if error_at is not None:
+
+                def floor_at(index: int) -> float | None:
+                    found = error_at(lerp(iterate, following, fractions[index]))
+                    return None if found is None else found * float(per_error[index])
+
     return DirectionalSmoothness.judged(
         ratios,
         floors,
         fractions=fractions,
+        floor_at=floor_at,
         grad_norm=norm(start),
         next_grad_norm=next_grad_norm,
         update_norm=distance(iterate, following),

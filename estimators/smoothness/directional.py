@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
 from estimators.probe.gradient import GradientFn, Params
 from estimators.probe.vectors import distance, lerp, norm
-from estimators.smoothness.trust import Trust, judge
+from estimators.smoothness.trust import Trust, judge, larger_floor, raise_floors
 
 __all__ = [
     "DirectionalSmoothness",
     "check_segment",
     "directional_smoothness",
+    "floor_of_secant",
     "fractions_of",
     "measure_directional_smoothness",
 ]
@@ -37,6 +38,8 @@ class DirectionalSmoothness:
         next_grad_norm: ||grad f(x_{k+1})||, or None where 1 is not among the fractions.
         update_norm: ||d|| of the parameters as they are stored.
         noise_floor: What rounding alone could give at the fraction of the maximum; None where it was not measured.
+        floor_at_maximum: The same by the gradient's error at the point of the maximum itself; None where it was not
+            audited there. ``noise_floor`` is no smaller.
         snr: smoothness / noise_floor; infinite where the floor is zero.
         trust: The verdict in one word.
         num_trusted: How many of the fractions are trusted.
@@ -59,6 +62,7 @@ class DirectionalSmoothness:
     trust: Trust
     num_trusted: int
     num_gradients: int
+    floor_at_maximum: float | None = None
     at_zero: float | None = None
     interpolation_error: float | None = None
     is_cycle: bool | None = None
@@ -70,6 +74,7 @@ class DirectionalSmoothness:
         floors: Sequence[float | None] | None,
         *,
         fractions: Sequence[float],
+        floor_at: Callable[[int], float | None] | None = None,
         **found: Any,
     ) -> Self:
         """A measurement whose value is the largest ratio that :func:`~estimators.smoothness.trust.judge` believes.
@@ -78,11 +83,15 @@ class DirectionalSmoothness:
             ratios: The ratio at every fraction; None where there is none to be judged.
             floors: What rounding alone could give there; None where that was not measured.
             fractions: The fractions.
+            floor_at: For :func:`~estimators.smoothness.trust.raise_floors`; None if the maximum is not to be audited.
             found: All other attributes; ``by_fraction`` is ``ratios`` by default.
 
         Returns:
             The measurement.
         """
+        own = {} if floor_at is None or floors is None else raise_floors(ratios, floors, floor_at)
+        if floors is not None:
+            floors = [larger_floor(floor, own[index]) if index in own else floor for index, floor in enumerate(floors)]
         judgement = judge(ratios, floors)
         across = next((ratio for fraction, ratio in zip(fractions, ratios, strict=True) if fraction == 1), None)
         return cls(
@@ -90,6 +99,7 @@ class DirectionalSmoothness:
             smoothness=judgement.value,
             argmax_fraction=None if judgement.index is None else fractions[judgement.index],
             noise_floor=judgement.noise_floor,
+            floor_at_maximum=None if judgement.index is None else own.get(judgement.index),
             snr=judgement.snr,
             trust=judgement.trust,
             num_trusted=judgement.num_trusted,
@@ -182,6 +192,7 @@ def measure_directional_smoothness(
     *,
     fractions: Sequence[float],
     gradient_error: float | None = None,
+    error_at: Callable[[Params], float | None] | None = None,
 ) -> DirectionalSmoothness:
     r"""Eq. (20) between two stored iterates, fraction by fraction, with a noise floor.
 
@@ -195,6 +206,8 @@ def measure_directional_smoothness(
         fractions: The sample points gamma, each in (0, 1].
         gradient_error: eta, a bound on ||g - g_exact|| of one gradient. Two of them enter a difference, so the noise
             floor is 2 eta / ||d_eff||.
+        error_at: eta at a point, to be asked for at the point of the maximum, where it counts if it is larger; None
+            to leave it at ``gradient_error``.
 
     Returns:
         The measurement; with null smoothness where the step is zero or nothing stands clear of the noise. A gradient
@@ -234,11 +247,40 @@ def measure_directional_smoothness(
         ratios,
         None if gradient_error is None else floors,
         fractions=fractions,
+        floor_at=floor_of_secant(iterate, following, fractions, error_at),
         grad_norm=norm(start),
         next_grad_norm=next_grad_norm,
         update_norm=distance(iterate, following),
         num_gradients=1 + sum(ratio is not None for ratio in ratios),
     )
+
+
+def floor_of_secant(
+    iterate: Params,
+    following: Params,
+    fractions: Sequence[float],
+    error_at: Callable[[Params], float | None] | None,
+) -> Callable[[int], float | None] | None:
+    """The noise floor of a measured ratio by the error of the gradient at its own point: 2 eta / ||d_eff||.
+
+    Args:
+        iterate: x_k, named tensors.
+        following: x_{k+1}.
+        fractions: The sample points gamma.
+        error_at: eta at a point; None if it is unknown there, and for nothing.
+
+    Returns:
+        The floor by the index of the fraction; None without ``error_at``.
+    """
+    if error_at is None:
+        return None
+
+    def floor_at(index: int) -> float | None:
+        point = lerp(iterate, following, fractions[index])
+        error = error_at(point)
+        return None if error is None else 2 * error / distance(iterate, point)
+
+    return floor_at
 
 
 def check_segment(iterate: Params, following: Params, fractions: Sequence[float]) -> None:

@@ -34,7 +34,7 @@ def directional_smoothness_row(
     """Measure eq. (20) of Zhang et al. (2020) on one snapshot.
 
     Costs 1/delta + 1 gradients, five with ``chebyshev``, four to 1/delta + 1 with ``adaptive``; one less where the
-    snapshot before ended at x_k.
+    snapshot before ended at x_k. Where the probe is audited at the maximum, too, another audit.
 
     Args:
         probe: f.
@@ -46,8 +46,8 @@ def directional_smoothness_row(
     Returns:
         ``loss`` = f(x_k), ``grad_norm``, ``next_grad_norm``, ``update_norm``, ``smoothness`` (null where the step is
         zero or nothing stands clear of the noise), ``argmax_fraction``, ``smoothness_by_fraction``, ``at_zero``,
-        ``interpolation_error``, ``mechanical_bound``, ``cycle``, ``noise_floor``, ``snr``, ``trust``,
-        ``trusted_fractions``, ``num_gradients`` and ``method``.
+        ``interpolation_error``, ``mechanical_bound``, ``cycle``, ``noise_floor``, ``floor_at_maximum``, ``snr``,
+        ``trust``, ``trusted_fractions``, ``num_gradients`` and ``method``.
 
     Raises:
         ValueError: ``delta`` is not one over an integer, or the method is unknown.
@@ -83,6 +83,7 @@ def directional_smoothness_row(
         second,
         fractions=fractions,
         gradient_error=probe.gradient_error(iterates[0]),
+        error_at=(lambda point: probe.gradient_error(point["flat"])) if probe.audits_maximum else None,
         **of_method,
     )
     if end is not None:
@@ -101,6 +102,7 @@ def directional_smoothness_row(
         "mechanical_bound": measured.mechanical_bound,
         "cycle": measured.is_cycle,
         "noise_floor": measured.noise_floor,
+        "floor_at_maximum": measured.floor_at_maximum,
         "snr": measured.snr,
         "trust": measured.trust,
         "trusted_fractions": measured.num_trusted,

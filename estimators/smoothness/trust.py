@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-__all__ = ["FLAGGED_SNR", "TRUSTED_SNR", "Judgement", "Trust", "judge"]
+__all__ = ["FLAGGED_SNR", "TRUSTED_SNR", "Judgement", "Trust", "judge", "larger_floor", "raise_floors"]
 
 TRUSTED_SNR = 10.0
 """At ten times its noise floor or more, rounding changes a ratio by at most a tenth."""
@@ -105,6 +105,63 @@ def judge(ratios: Sequence[float | None], floors: Sequence[float | None] | None)
         snr=snrs[index],
         num_trusted=len(trusted),
     )
+
+
+def raise_floors(
+    ratios: Sequence[float | None], floors: Sequence[float | None], floor_at: Callable[[int], float | None]
+) -> dict[int, float]:
+    """Audit where the maximum is, until the maximum that is left has been audited.
+
+    The error of a gradient differs from point to point: by a factor of hundreds where rounding moves a ReLU across its
+    kink. A ratio that the floor found at its own point puts below what can be trusted gives way to the next one, which
+    is then audited in turn.
+
+    Args:
+        ratios: As for :func:`judge`.
+        floors: As for :func:`judge`.
+        floor_at: The floor of the ratio of an index by the gradient's error at that ratio's own point; None if it
+            cannot be known.
+
+    Returns:
+        The floors that were found, by index: usually one. Nothing where no ratio stands clear of its first floor.
+
+    Example:
+        The largest ratio has a floor of 4 at its own point, and gives way to the second:
+
+        >>> raise_floors([8.0, 5.0], [0.1, 0.1], lambda index: [4.0, 0.2][index])
+        {0: 4.0, 1: 0.2}
+    """
+    raised = list(floors)
+    found: dict[int, float] = {}
+    asked: set[int] = set()
+    while (judgement := judge(ratios, raised)).trust in ("trusted", "flagged"):
+        assert judgement.index is not None
+        if judgement.index in asked:
+            break
+        asked.add(judgement.index)
+        there = floor_at(judgement.index)
+        if there is not None:
+            found[judgement.index] = there
+            raised[judgement.index] = larger_floor(raised[judgement.index], there)
+    return found
+
+
+def larger_floor(first: float | None, second: float) -> float:
+    """The larger of two floors.
+
+    Args:
+        first: One; None for none.
+        second: The other.
+
+    Returns:
+        The larger one; NaN, of which nothing is trusted, if either is.
+
+    Example:
+        >>> larger_floor(1.0, 2.0), larger_floor(None, 2.0), larger_floor(1.0, math.nan)
+        (2.0, 2.0, nan)
+    """
+    first = first or 0.0
+    return first if first >= second or math.isnan(first) else second
 
 
 def _ratio(value: float, floor: float) -> float:

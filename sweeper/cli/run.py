@@ -59,7 +59,7 @@ def run(
         typer.Option("--accept-change", help="Continue even if the changed spec replaces trials that were begun."),
     ] = False,
     new_measurement: Annotated[
-        bool, typer.Option("--new-measurement", help="Continue even if the measure section changed.")
+        bool, typer.Option("--new-measurement", help="Continue even if what is measured changed.")
     ] = False,
     extend_edges: Annotated[
         int,

@@ -40,7 +40,7 @@ _MEASUREMENT_ROW_BYTES = 150
 _VOCABULARY = {"python-docs": 3_000, "ptb": 10_000, "wikitext2": 33_278}
 _TOKENS = {"python-docs": 80_000, "ptb": 929_589, "wikitext2": 2_088_628}
 _VALID_SHARE = 0.08
-"""Of a corpus: its validation text, in proportion to the training text."""
+"""Of a corpus: its validation text, in proportion to the training text; its test text is as long."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,9 +126,11 @@ def _core_seconds(sweep: Sweep, trial: Trial) -> float | None:
     step_flops, _, epoch_flops = costs
     per_s = _FLOPS_PER_S[trial.problem["use"]]
     steps, every = trial.train["steps"], trial.train["evaluate_every"]
-    # Forward only, over the validation data.
+    # Forward only, over the validation data, and of texts once over the test data.
     share = _VALID_SHARE * trial.problem.get("evaluate_fraction", 1.0)
-    evaluations = ((steps // every if every else 0) + 1) * epoch_flops / 3 * share / per_s
+    shares = ((steps // every if every else 0) + 1) * share
+    shares += _VALID_SHARE if trial.problem["use"] == "language_modeling" else 0.0
+    evaluations = shares * epoch_flops / 3 / per_s
     total: float = _TRIAL_S + steps * (_STEP_S + step_flops / per_s) + evaluations
     if sweep.measure is not None:
         gradients = sum(estimator.num_gradients for estimator in sweep.measure.estimators)

@@ -64,10 +64,17 @@ def measurement_change(sweep: Sweep, state: RunState) -> MeasurementChange | Non
     )
 
 
+_SAME_SECTION = (
+    "the section is the same, but f is not: another release of clipsweep began the run, and this one makes the probe "
+    "of whole batches"
+)
+
+
 def _diff(last: Mapping[str, Any] | None, sweep: Sweep) -> list[str]:
     now = sweep.measure.model_dump(mode="json") if sweep.measure is not None else None
     before, after = (None if section is None else {**section, "keep": None} for section in (last, now))
-    return [f"{sign}{path}: {value}" for path, sign, value in differences("measure", before, after)]
+    lines = [f"{sign}{path}: {value}" for path, sign, value in differences("measure", before, after)]
+    return lines or [_SAME_SECTION]
 
 
 def check_measurement(run_dir: RunDir, change: MeasurementChange | None, consent: Consent) -> None:
@@ -84,7 +91,7 @@ def check_measurement(run_dir: RunDir, change: MeasurementChange | None, consent
     if change is None or consent.new_measurement:
         return
     lines = [
-        f"{run_dir.path}: the measure section changed (now {change.now}, before {', '.join(change.before)}):",
+        f"{run_dir.path}: what is measured changed (now {change.now}, before {', '.join(change.before)}):",
         change.text,
         f"  {counted(change.begun, 'trial')} with rows measured under the earlier one: they stay, and are not trained "
         "again.",

@@ -38,6 +38,9 @@ __all__ = [
 _SCHEMA = 2
 """Incremented when the meaning of a resolved section changes; a new value retrains everything."""
 
+_MEASURED_SCHEMA = 3
+"""Incremented when f or a measurement changes under the same section. 3: the probe's batches have one size."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Trial:
@@ -208,7 +211,7 @@ def measurement_id(measure: Measure | None) -> str:
 
     Args:
         measure: The resolved section; None for nothing. Whether snapshots are kept, and the order of the estimators,
-            do not count.
+            do not count. What a release of clipsweep makes of a section does.
 
     Returns:
         16 hex digits.
@@ -218,7 +221,7 @@ def measurement_id(measure: Measure | None) -> str:
     section = measure.model_dump(mode="json", exclude={"keep"})
     section["estimators"] = sorted(section["estimators"], key=canonical)
     section["steps"] = sorted(set(section["steps"]))
-    return _digest({"schema": _SCHEMA, "measure": section})
+    return _digest({"schema": _MEASURED_SCHEMA, "measure": section})
 
 
 def remeasurement_id(section: Mapping[str, Any]) -> str:
@@ -230,7 +233,7 @@ def remeasurement_id(section: Mapping[str, Any]) -> str:
     Returns:
         16 hex digits, never those of a :func:`measurement_id`.
     """
-    return _digest({"schema": _SCHEMA, "remeasure": section})
+    return _digest({"schema": _MEASURED_SCHEMA, "remeasure": section})
 
 
 def arm_of(update_rule: Mapping[str, Any]) -> str:

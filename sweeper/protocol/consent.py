@@ -14,7 +14,7 @@ class Consent:
     Attributes:
         drift: Continue even if torch, Python, the processor, the thread count or the user's own code changed.
         change: Continue even if the changed spec replaces trials that were begun.
-        new_measurement: Continue even if the measure section changed.
+        new_measurement: Continue even if what is measured changed.
         insecure_cluster: Join a cluster that others can reach and that has no token.
         code: Import code from outside the spec's own folder.
 

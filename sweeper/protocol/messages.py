@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -166,6 +166,7 @@ class SegmentFacts:
         node: Ray's id of the node; None in one process.
         data: Fingerprint of the data.
         metrics: Metric to ``min`` or ``max``, as the problem declares.
+        tests: Names of the metrics of the problem's test data, evaluated at the end of the trial; none before.
         columns: Extra columns of the trial in the trials table, such as an analytic trial's hitting time.
     """
 
@@ -186,6 +187,7 @@ class SegmentFacts:
     node: str | None = None
     data: str | None = None
     metrics: Mapping[str, str] = field(default_factory=dict)
+    tests: Sequence[str] = ()
     columns: Mapping[str, Any] = field(default_factory=dict)
 
     @property

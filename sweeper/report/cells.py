@@ -15,13 +15,17 @@ from sweeper.labels import plain_value
 from sweeper.report.correlations import Correlations
 from sweeper.tables.readable import NOT_FINITE
 from sweeper.value_texts import keys_of
+from trainers.metric_names import TEST
 
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["TRAIN_LOSS", "UNFINISHED", "Cell", "cell_of", "deterministic", "rows_of", "status_counts"]
+__all__ = ["TEST_LOSS", "TRAIN_LOSS", "UNFINISHED", "Cell", "cell_of", "deterministic", "rows_of", "status_counts"]
 
 TRAIN_LOSS = "final_train_loss"
+
+TEST_LOSS = "test_loss"
+"""Loss on the test data at the end, of problems that have any."""
 
 UNFINISHED = ("queued", "paused", "running")
 """Statuses of trials that will have another one."""
@@ -44,8 +48,8 @@ class Cell:
         seeds: Different seeds in the row: the unit of replication.
         trials: Trials in the row; more than seeds where a row is of several cells.
         statuses: Status word to count of trials.
-        losses: Name to interval over the seeds, of the trials that are done; ``final_train_loss`` and the best of each
-            metric.
+        losses: Name to interval over the seeds, of the trials that are done; ``final_train_loss``, the best of each
+            metric, and those of the test data, which are empty unless all trials that are done have them.
         clipped_fraction: Mean share of clipped steps, 0 for trials whose rule has no threshold; NaN if none has one,
             and where nothing was trained.
         has_threshold: Whether the rule of any trial clips at all.
@@ -58,6 +62,8 @@ class Cell:
         control_correlation: The rank correlation of the curvature along the update; without values if not measured.
         points: Snapshots that went into the correlations.
         seed_losses: Seed to primary loss, of the seeds of which a trial is done.
+        test_losses: Seed to ``test_loss``, of the same seeds; empty unless all trials that are done have one. Not what
+            a cell is chosen by.
         is_best: Whether it is the best cell of its arm in its context.
         not_finite: Losses of which trials that are done have only values that are not finite, each to their number.
     """
@@ -83,6 +89,7 @@ class Cell:
     control_correlation: Interval
     points: int
     seed_losses: dict[int, float]
+    test_losses: dict[int, float] = field(default_factory=dict)
     is_best: bool = False
     not_finite: Mapping[str, int] = field(default_factory=dict)
 
@@ -197,7 +204,8 @@ def cell_of(
         The row.
     """
     done = group[group["status"] == "done"]
-    losses = [TRAIN_LOSS] + [name for name in group.columns if name.startswith("best_")]
+    tests = [name for name in group.columns if str(name).startswith(TEST)]
+    losses = [TRAIN_LOSS, *(name for name in group.columns if name.startswith("best_")), *tests]
     found = {trial: correlations[trial] for trial in group["trial_id"] if trial in correlations}
     measured = group[group["trial_id"].isin(found)]
     by_kind = {
@@ -215,6 +223,8 @@ def cell_of(
     clips = group["trial_id"].isin(thresholded)
     clipped = group["clipped_fraction"].astype(float)
     by_seed = {name: _by_seed(done, name) for name in losses if name in group}
+    # Trials of an earlier release have none, and the mean of the others would not be the cell's.
+    by_seed |= {name: {} for name in tests if not np.isfinite(done[name].astype(float)).all()}
     return Cell(
         cell_id=str(cells[0]) if is_cell else None,
         values=values,
@@ -237,6 +247,7 @@ def cell_of(
         control_correlation=correlation_interval(by_kind["control"]),
         points=sum(one.points for one in found.values()),
         seed_losses=by_seed.get(primary, {}),
+        test_losses=by_seed.get(TEST_LOSS, {}),
         not_finite=_not_finite(done, losses),
     )
 

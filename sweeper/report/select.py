@@ -48,7 +48,7 @@ def select(run: Run, where: Sequence[str]) -> pd.DataFrame:
 
     Returns:
         The rows of the trials table. Swept values have the types of the spec, under their paths; no other column has a
-        dot in its name, but for ``best_`` and ``final_`` ones.
+        dot in its name, but for ``best_``, ``final_`` and ``test_`` ones.
 
     Raises:
         ClipsweepError: A column is unknown, a condition is malformed or means several values, or no trial satisfies

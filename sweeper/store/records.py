@@ -401,7 +401,8 @@ def _dump_segment(segment: CommittedSegment) -> dict[str, Any]:
 def _facts(section: Mapping[str, Any]) -> SegmentFacts:
     """Facts of any version: what an earlier one did not record is None."""
     unsaid = {"waited_s": None, "num_snapshots": None}
-    return SegmentFacts(**unsaid | {name: section[name] for name in _FACTS_FIELDS if name in section})
+    known = {name: section[name] for name in _FACTS_FIELDS if name in section}
+    return SegmentFacts(**unsaid | known | {"tests": tuple(known.get("tests", ()))})
 
 
 _FACTS_FIELDS = tuple(one.name for one in fields(SegmentFacts))
@@ -410,7 +411,7 @@ _FACTS_FIELDS = tuple(one.name for one in fields(SegmentFacts))
 def _dump_facts(facts: SegmentFacts) -> dict[str, Any]:
     """Facts without unknown values, and without columns if there are none."""
     values = _values(facts)
-    optional = ("columns", "metrics", "node", "pid", "data", "unmeasured")
+    optional = ("columns", "metrics", "tests", "node", "pid", "data", "unmeasured")
     return {name: value for name, value in values.items() if name not in optional or value}
 
 

@@ -30,8 +30,14 @@ _CONDITIONS = (
     Column(
         name="data_fraction",
         type=NUMBER,
-        meaning="Share of the training data in the probe that defines f.",
+        meaning="Share of the training data that the probe, which defines f, was to hold.",
         shown="plot agreement",
+    ),
+    Column(
+        name="probe_share",
+        type=NUMBER,
+        meaning="The share that it holds, in whole batches.",
+        null="not measured, or a problem of your own that does not tell",
     ),
     Column(name="probe", type=TEXT, meaning="The policy that makes f a function.", null=_FAILED, kind="words"),
     Column(name="arithmetic", type=TEXT, meaning="The arithmetic of f: `float32 ieee`.", null=_FAILED, kind="words"),
@@ -126,6 +132,12 @@ MEASURED: Mapping[str, tuple[Column, ...]] = {
             "The r(γ) that rounding alone can give, at the γ of the maximum.",
             _SMOOTHNESS,
             null="not audited, or no step",
+        ),
+        _column(
+            "floor_at_maximum",
+            "The same by the error of the gradient at the point of the maximum; `noise_floor` is no smaller.",
+            _SMOOTHNESS,
+            null="other audits than `maximum`, or `smoothness` is null",
         ),
         _column("snr", "`smoothness` over `noise_floor`.", null="not audited, or no step", shown="report, fit"),
         Column(

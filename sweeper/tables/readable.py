@@ -9,7 +9,7 @@ import datetime as dt
 import itertools
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -100,7 +100,11 @@ def trials_table(state: RunState, metrics: pa.Table | None, *, running: frozense
     Returns:
         The ``trials`` table, including one column per swept path; rows in the order of the plan.
     """
-    losses = _losses(metrics, {name: state.declared_metrics(name) for name in state.trials})
+    losses = _losses(
+        metrics,
+        {name: state.declared_metrics(name) for name in state.trials},
+        {name: set(trial.segments[-1].facts.tests) for name, trial in state.trials.items() if trial.segments},
+    )
     metric_names = sorted(
         {"final_train_loss", *(name for values in losses.values() for name in values)} if losses else ()
     )
@@ -199,7 +203,9 @@ def _own_columns(trial: TrialState) -> Mapping[str, Any]:
     return trial.segments[-1].facts.columns if trial.segments else {}
 
 
-def _losses(metrics: pa.Table | None, declared: Mapping[str, Mapping[str, str]]) -> dict[str, dict[str, float]]:
+def _losses(
+    metrics: pa.Table | None, declared: Mapping[str, Mapping[str, str]], tests: Mapping[str, Collection[str]]
+) -> dict[str, dict[str, float]]:
     """Per trial: the mean training loss of the last tenth of its logged steps, and of each metric the best and last."""
     if metrics is None or metrics.num_rows == 0:
         return {}
@@ -223,8 +229,12 @@ def _losses(metrics: pa.Table | None, declared: Mapping[str, Mapping[str, str]])
             if evaluated.size:
                 largest = direction_of(name, declared.get(trial, {})) == "max"
                 finite = evaluated[np.isfinite(evaluated)]
-                values[f"best_{name}"] = float(finite.max() if largest else finite.min()) if finite.size else math.nan
-                values[f"final_{name}"] = float(evaluated[-1])
+                if name in tests.get(trial, ()):
+                    # No best of them: nothing is to be chosen by the test data.
+                    values[name] = float(evaluated[-1])
+                else:
+                    best = float(finite.max() if largest else finite.min()) if finite.size else math.nan
+                    values |= {f"best_{name}": best, f"final_{name}": float(evaluated[-1])}
                 if not_finite := evaluated.size - finite.size:
                     values[f"{NOT_FINITE}{name}"] = not_finite
         results[trial] = values

@@ -46,12 +46,14 @@ class _Built:
 
     Attributes:
         probe: The probe.
+        share: Share of the training data that it holds; None where the problem does not tell.
         fingerprint: Of its data.
         own: What the user's code has set for the process; None if it is ours.
         unfaithful: Why the probe must not be used, if so.
     """
 
     probe: Probe
+    share: float | None
     fingerprint: str
     own: OwnState | None
     unfaithful: UnfaithfulCopyError | None
@@ -150,14 +152,14 @@ class EstimatorWorker(Worker):
         if built.unfaithful is not None:
             raise built.unfaithful
         if built.own is None:
-            return self._estimate(built.probe, header, payload)
+            return self._estimate(built, header, payload)
         # Set again from where the factory left it, every time: rows depend only on the snapshot.
         with built.own.in_force(keep=False):
             seed_generators(torch.device(self._device), header.seed, header.step)
             seed_other_generators(header.seed, header.step)
             # A copy: Ray's arrays are read-only views of memory that the object store may reclaim.
             with built.probe.require_repeats(torch.from_numpy(payload[0].copy()).to(self._device)):
-                return self._estimate(built.probe, header, payload)
+                return self._estimate(built, header, payload)
 
     def _turn_to(self, header: SnapshotHeader) -> _Built:
         """The probe of a snapshot, with what its trial's code has set; that of the trial before is put back first."""
@@ -180,22 +182,23 @@ class EstimatorWorker(Worker):
         """Take down what a trial has left behind, for the next verdict."""
         self._left_behind = own.left_behind or self._left_behind
 
-    def _estimate(self, probe: Probe, header: SnapshotHeader, payload: np.ndarray[Any, Any]) -> _Measured:
+    def _estimate(self, built: _Built, header: SnapshotHeader, payload: np.ndarray[Any, Any]) -> _Measured:
         measure = header.measure
         # A copy: Ray's arrays are read-only views of memory that the object store may reclaim.
         iterates = torch.from_numpy(payload.copy()).to(self._device)
         described = {"trial_id": header.trial, "step": header.step, "epoch": header.epoch}
         conditions = {
             "data_fraction": measure["data_fraction"],
-            "probe": probe.policy.words,
-            "arithmetic": probe.arithmetic,
+            "probe_share": built.share,
+            "probe": built.probe.policy.words,
+            "arithmetic": built.probe.arithmetic,
         }
         rows: dict[str, dict[str, Any]] = {}
         errors: dict[str, BaseException] = {}
         for entry in measure["estimators"]:
             name = entry["use"]
             try:
-                rows[name] = described | self._measured(probe, iterates, entry, header.grad_norm) | conditions
+                rows[name] = described | self._measured(built.probe, iterates, entry, header.grad_norm) | conditions
             except BaseException as error:
                 # The user's loss may raise SystemExit and its like, too. The other estimators may do without it.
                 errors[name] = error
@@ -250,7 +253,9 @@ class EstimatorWorker(Worker):
             built, loss=self._beating(built.loss), measured_loss=None if measured is None else self._beating(measured)
         )
         # The registered ones are right: the conformance tests hold them to it.
-        probe = build_probe(problem, json.loads(definition_json), record=self._record, known=own is None)
+        definition = json.loads(definition_json)
+        probe = build_probe(problem, definition, record=self._record, known=own is None)
+        share = problem.probe_share(definition["data_fraction"]) if problem.probe_share is not None else None
         unfaithful = None
         if own is not None:
             try:
@@ -259,7 +264,7 @@ class EstimatorWorker(Worker):
                 unfaithful = error.with_traceback(None)
             except Exception:
                 _log.debug("f raised while its copy was compared; the estimators will say what", exc_info=True)
-        return _Built(probe=probe, fingerprint=problem.fingerprint, own=own, unfaithful=unfaithful)
+        return _Built(probe=probe, share=share, fingerprint=problem.fingerprint, own=own, unfaithful=unfaithful)
 
     def _beating_record(self, work: Callable[[], object]) -> Callable[[], object]:
         """A CUDA graph whose every replay counts as a heartbeat: replays do not call the loss."""

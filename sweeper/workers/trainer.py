@@ -199,6 +199,7 @@ class TrainerWorker(Worker):
                             pid=os.getpid(),
                             data=problem.fingerprint,
                             metrics=dict(problem.metrics),
+                            tests=item.tests,
                         ),
                         damaged=tuple(damaged),
                     )

@@ -80,7 +80,7 @@ def test_pandas_sees_the_run_through_run_as_through_its_files(finished: Cli) -> 
 
 def test_a_changed_measure_section_is_explained_before_anything_runs(finished: Cli) -> None:
     changed = finished("run", "small.yaml", "--set", "measure.every=7", code=2)
-    assert "the measure section changed" in changed.stderr
+    assert "what is measured changed" in changed.stderr
     assert "--new-measurement" in changed.stderr
 
 

@@ -3,6 +3,7 @@
 import difflib
 import re
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -111,6 +112,29 @@ def test_an_evaluation_that_is_not_finite_is_noted_and_breaks_nothing():
     )
 
 
+def test_probe_batches_of_another_size_than_trainings_are_noted_under_batch_normalisation():
+    def build(seed, rows=8, norm=nn.BatchNorm1d):
+        problem = sound(seed)
+        model = nn.Sequential(nn.Linear(1, 1), norm(1))
+        return replace(
+            problem,
+            model=model,
+            loss=lambda model, rows, carry: (
+                model(rows[:, None].float()).square().mean() + model[0].weight.sum(),
+                carry,
+            ),
+            batch=lambda step: torch.arange(8) + step % 2,
+            probe=lambda share: [torch.arange(rows)],
+        )
+
+    def note(build):
+        return next(found.note for found in examine(build) if found.promise.startswith("the probe is frozen"))
+
+    assert note(partial(build, rows=5)).startswith("a batch of probe(0.1) is (5,), one of training (8,): batch norm")
+    assert note(build) == ""
+    assert note(partial(build, rows=5, norm=nn.LayerNorm)) == ""
+
+
 def test_a_sound_problem_keeps_all_its_promises():
     assert broken(sound) == {}
 
@@ -139,6 +163,13 @@ def test_a_sound_problem_keeps_all_its_promises():
             lambda seed: replace(sound(seed), metrics={"valid_f1": "max"}),
             "evaluating gives numbers and changes nothing",
             "metrics declares 'valid_f1', which evaluate does not return",
+        ),
+        (
+            lambda seed: replace(
+                sound(seed), evaluate=lambda model: {"test_loss": 1.0}, test=lambda model: {"test_loss": 1.0}
+            ),
+            "evaluating gives numbers and changes nothing",
+            "evaluate and test both return 'test_loss'",
         ),
         (training_evaluation, "evaluating gives numbers and changes nothing", "evaluating changed the weights"),
     ],

@@ -11,7 +11,7 @@ from torch import Tensor
 from trainers.errors import TrainerError
 from trainers.seeding import generator_for
 
-__all__ = ["epoch_order", "equal_chunks", "probe_subset"]
+__all__ = ["epoch_order", "probe_batches", "probe_share", "probe_subset"]
 
 
 # Consecutive steps share an epoch; two epochs cover a look ahead.
@@ -50,27 +50,80 @@ def probe_subset(num_samples: int, fraction: float, *, fingerprint: str) -> Tens
         >>> len(probe_subset(50, 0.1, fingerprint="abc"))
         5
     """
-    if not 0 < fraction <= 1:
-        raise TrainerError(f"the probe's share of the training data must lie in (0, 1], not {fraction!r}")
+    _require_share(fraction)
     seed = int.from_bytes(hashlib.blake2b(fingerprint.encode(), digest_size=8).digest(), "big")
     count = max(1, round(fraction * num_samples))
     return torch.randperm(num_samples, generator=generator_for(seed))[:count]
 
 
-def equal_chunks(indices: Tensor, chunk_size: int) -> list[Tensor]:
-    """The indices in chunks of one size, so that the mean of the chunks' means is the mean of all.
+def probe_batches(
+    num_samples: int, fraction: float, *, batch_size: int, fingerprint: str, smaller: bool = False
+) -> list[Tensor]:
+    """The probe's samples in batches of one size, whatever the fraction, so that fractions define f in the same way.
+
+    Where examples of a batch depend on one another, as under batch normalisation, f depends on the size of its batches;
+    and only over batches of one size is the mean of their losses the mean over samples. So the share is rounded to
+    whole batches: to the nearest number of them, at least one, at most those that the data hold.
 
     Args:
-        indices: Shape (n,).
-        chunk_size: The largest chunk; with fewer indices, one chunk holds them all.
+        num_samples: Number of samples to choose from.
+        fraction: Share wanted, in (0, 1]; :func:`probe_share` says which it becomes.
+        batch_size: Samples per batch.
+        fingerprint: Of the data.
+        smaller: Whether a share of less than one batch becomes one smaller batch instead of a whole one: for losses
+            whose mean over samples does not depend on how they are cut into batches.
 
     Returns:
-        Chunks of equal size. As few as possible are left out at the end: fewer than there are chunks.
+        Indices, a tensor of shape (batch_size,) per batch. One smaller batch where all data together do not fill one,
+        or where ``smaller`` allows it. A larger fraction's samples contain the smaller one's.
+
+    Raises:
+        TrainerError: ``fraction`` lies outside (0, 1].
 
     Example:
-        >>> [len(chunk) for chunk in equal_chunks(torch.arange(11), 4)]
-        [3, 3, 3]
+        >>> [len(batch) for batch in probe_batches(50, 0.5, batch_size=10, fingerprint="abc")]
+        [10, 10]
+        >>> [len(batch) for batch in probe_batches(50, 0.1, batch_size=10, fingerprint="abc")]
+        [10]
+        >>> [len(batch) for batch in probe_batches(50, 0.1, batch_size=10, fingerprint="abc", smaller=True)]
+        [5]
     """
-    num_chunks = -(-len(indices) // chunk_size)
-    size = len(indices) // num_chunks
-    return list(torch.split(indices[: num_chunks * size], size))
+    count = _num_probed(num_samples, fraction, batch_size=batch_size, smaller=smaller)
+    chosen = probe_subset(num_samples, 1.0, fingerprint=fingerprint)[:count]
+    return list(torch.split(chosen, batch_size))
+
+
+def probe_share(num_samples: int, fraction: float, *, batch_size: int, smaller: bool = False) -> float:
+    """The share of the samples that :func:`probe_batches` takes where a fraction is asked for.
+
+    Args:
+        num_samples: As there; so are the others.
+        fraction: See there.
+        batch_size: See there.
+        smaller: See there.
+
+    Returns:
+        The share, in (0, 1].
+
+    Raises:
+        TrainerError: ``fraction`` lies outside (0, 1].
+
+    Example:
+        >>> probe_share(50, 0.5, batch_size=10), probe_share(50, 0.1, batch_size=10)
+        (0.4, 0.2)
+    """
+    return _num_probed(num_samples, fraction, batch_size=batch_size, smaller=smaller) / num_samples
+
+
+def _num_probed(num_samples: int, fraction: float, *, batch_size: int, smaller: bool) -> int:
+    """How many samples the probe has."""
+    _require_share(fraction)
+    wanted = max(1, round(fraction * num_samples))
+    if num_samples < batch_size or (smaller and wanted < batch_size):
+        return wanted
+    return min(max(1, round(wanted / batch_size)), num_samples // batch_size) * batch_size
+
+
+def _require_share(fraction: float) -> None:
+    if not 0 < fraction <= 1:
+        raise TrainerError(f"the probe's share of the training data must lie in (0, 1], not {fraction!r}")

@@ -90,6 +90,7 @@ def deep_linear(
         return inputs[chosen], targets[chosen]
 
     def probe(fraction: float) -> Iterable[Batch]:
+        # In one piece: the loss of a sample does not depend on the others of its batch, so f has no batch size.
         chosen = probe_subset(samples, fraction, fingerprint=fingerprint).to(device)
         return [(inputs[chosen], targets[chosen])]
 
@@ -101,6 +102,7 @@ def deep_linear(
         loss=_loss,
         batch=batch,
         probe=probe,
+        probe_share=lambda fraction: len(probe_subset(samples, fraction, fingerprint=fingerprint)) / samples,
         evaluate=evaluate,
         metrics={"valid_loss": "min"},
         steps_per_epoch=steps_per_epoch,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 
 from trainers.data.augment import crop_and_mirror
 from trainers.data.images import load_images
-from trainers.data.order import epoch_order, equal_chunks, probe_subset
+from trainers.data.order import epoch_order, probe_batches, probe_share
 from trainers.errors import TrainerError
 from trainers.models.dense import logistic_regression, mlp
 from trainers.models.resnet import resnet18, resnet20
@@ -45,8 +46,9 @@ def image_classification(
 ) -> Problem:
     """Cross-entropy over labelled images, normalised by mean and standard deviation of each channel.
 
-    Every epoch visits the images in a new order; a last incomplete batch is left out. The probe's batches are as
-    large as those of training, so that batch normalisation sees the same number of images.
+    Every epoch visits the images in a new order; a last incomplete batch is left out. The probe's batches have
+    exactly the size of training's, whatever its share of the data, so that batch normalisation sees as many images:
+    the share is rounded to whole batches, at least one.
 
     Args:
         dataset: As :func:`trainers.data.images.load_images` takes it.
@@ -93,9 +95,8 @@ def image_classification(
         return normalized(pixels), labels[chosen]
 
     def probe(fraction: float) -> Iterable[Batch]:
-        subset = probe_subset(num_images, fraction, fingerprint=data.fingerprint)
-        for chosen in equal_chunks(subset.to(device), batch_size):
-            yield normalized(images[chosen]), labels[chosen]
+        for chosen in probe_batches(num_images, fraction, batch_size=batch_size, fingerprint=data.fingerprint):
+            yield normalized(images[chosen.to(device)]), labels[chosen.to(device)]
 
     def evaluate(model: nn.Module) -> dict[str, float]:
         loss = torch.zeros((), dtype=torch.float64, device=device)
@@ -114,6 +115,7 @@ def image_classification(
         loss=_loss,
         batch=batch,
         probe=probe,
+        probe_share=partial(probe_share, num_images, batch_size=batch_size),
         evaluate=evaluate,
         metrics={"valid_loss": "min", "valid_accuracy": "max"},
         steps_per_epoch=steps_per_epoch,

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from trainers.data.lengths import epoch_starts, num_sequences
-from trainers.data.order import equal_chunks, probe_subset
+from trainers.data.order import probe_batches, probe_share
 from trainers.data.text import load_corpus
 from trainers.errors import TrainerError
 from trainers.models.awd_lstm import AWDLSTM
@@ -38,7 +39,8 @@ DEFAULT_MODEL: Mapping[str, Any] = {
     "dropout": 0.0,
 }
 
-# Larger than a training batch: a gradient over more sequences at a time costs less per token.
+# Whatever the training's batch_size: no model here mixes the sequences of a batch, so cutting them otherwise gives the
+# same f, also across a sweep over batch_size, and a gradient over more sequences at a time costs less per token.
 _PROBE_SEQUENCES = 80
 
 
@@ -59,6 +61,7 @@ def language_modeling(
     The loss is the mean cross-entropy in nats per token. The hidden state is carried from batch to batch along the
     streams and starts at zero in every epoch. For f, the training text is cut into separate sequences whose state
     starts at zero, so that its gradient is exact, and is the plain cross-entropy, whatever a model adds in training.
+    They come in batches of exactly 80 whatever the share of the data, or in one smaller batch if there are fewer.
 
     With ``random_length`` the lengths of the sequences vary, see :func:`trainers.data.lengths.epoch_starts`, and the
     learning rate of a step is multiplied by its length over ``sequence_length``.
@@ -77,7 +80,7 @@ def language_modeling(
         device: Where the data live.
 
     Returns:
-        The problem, with the metric ``valid_loss``.
+        The problem, with the metric ``valid_loss``, and at the end ``test_loss`` of all of the test text.
 
     Raises:
         TrainerError: An option is out of range, or the text is too short for it.
@@ -101,6 +104,9 @@ def language_modeling(
     streams = _streams(text.train, batch_size, "batch_size").to(device)
     evaluated = text.valid[: math.ceil(evaluate_fraction * len(text.valid))]
     valid = _streams(evaluated, evaluate_sequences, "evaluate_sequences").to(device)
+    # A text of a word or two has no next one to predict in several streams.
+    num_tested = min(evaluate_sequences, len(text.test) // 2)
+    tested = _streams(text.test, num_tested, "evaluate_sequences").to(device) if num_tested else None
     total = len(streams) - 1
     steps_per_epoch = num_sequences(total, sequence_length, halved=halved)
     if steps_per_epoch < 1:
@@ -108,6 +114,8 @@ def language_modeling(
             f"language_modeling: {len(text.train)} training tokens in {batch_size} streams are fewer than "
             f"{sequence_length} + 1 per stream: lower batch_size or sequence_length"
         )
+
+    num_probed = (len(text.train) - 1) // sequence_length
 
     def place(step: int) -> tuple[int, int]:
         """Start and length of a step's sequence."""
@@ -125,21 +133,20 @@ def language_modeling(
         return place(step)[1] / sequence_length
 
     def probe(fraction: float) -> Iterable[Batch]:
-        num_sequences = (len(text.train) - 1) // sequence_length
-        inputs = text.train[: num_sequences * sequence_length].view(num_sequences, sequence_length)
-        targets = text.train[1 : num_sequences * sequence_length + 1].view(num_sequences, sequence_length)
-        for chosen in equal_chunks(
-            probe_subset(num_sequences, fraction, fingerprint=text.fingerprint), _PROBE_SEQUENCES
+        inputs = text.train[: num_probed * sequence_length].view(num_probed, sequence_length)
+        targets = text.train[1 : num_probed * sequence_length + 1].view(num_probed, sequence_length)
+        for chosen in probe_batches(
+            num_probed, fraction, batch_size=_PROBE_SEQUENCES, fingerprint=text.fingerprint, smaller=True
         ):
             yield inputs[chosen].T.contiguous().to(device), targets[chosen].T.contiguous().to(device)
 
-    def evaluate(model: nn.Module) -> dict[str, float]:
+    def mean_loss(model: nn.Module, streams: Tensor) -> float:
         summed, carry = torch.zeros((), dtype=torch.float64, device=device), None
-        for start in range(0, len(valid) - 1, sequence_length):
-            inputs, targets = _window(valid, start, sequence_length)
+        for start in range(0, len(streams) - 1, sequence_length):
+            inputs, targets = _window(streams, start, sequence_length)
             loss, carry = _cross_entropy(model, (inputs, targets), carry)
             summed += loss * len(inputs)
-        return {"valid_loss": summed.item() / (len(valid) - 1)}
+        return summed.item() / (len(streams) - 1)
 
     return Problem(
         model=network,
@@ -148,7 +155,9 @@ def language_modeling(
         learning_rate_factor=learning_rate_factor,
         batch=batch,
         probe=probe,
-        evaluate=evaluate,
+        probe_share=partial(probe_share, num_probed, batch_size=_PROBE_SEQUENCES, smaller=True),
+        evaluate=lambda model: {"valid_loss": mean_loss(model, valid)},
+        test=None if tested is None else lambda model: {"test_loss": mean_loss(model, tested)},
         metrics={"valid_loss": "min"},
         steps_per_epoch=steps_per_epoch,
         fingerprint=text.fingerprint,

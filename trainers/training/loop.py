@@ -7,7 +7,7 @@ the loop is stopped and how many scalars are read at a time do not change it.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Literal
@@ -97,6 +97,7 @@ class Segment:
         waited_s: Seconds for which the consumer of snapshots and progress held up the loop.
         train_s: Seconds spent on steps.
         evaluate_s: Seconds spent on evaluations.
+        tests: Columns of the rows that are metrics of the test data; none before the end.
     """
 
     start: int
@@ -111,6 +112,7 @@ class Segment:
     waited_s: float
     train_s: float
     evaluate_s: float
+    tests: tuple[str, ...] = ()
 
 
 def never() -> bool:
@@ -218,11 +220,19 @@ def train(
             watch.restart()
     else:
         with watch.evaluating():
-            ledger.evaluated(settings.steps, stepper.evaluate(settings.steps))
-        yield book.close(settings.steps, "done")
+            evaluated, tested = stepper.evaluate(settings.steps), stepper.test(settings.steps)
+            ledger.evaluated(settings.steps, _of_both(evaluated, tested))
+        yield book.close(settings.steps, "done", tests=tuple(tested))
         return
     assert ledger.diverged_step is not None
     yield book.close(ledger.diverged_step + 1, "diverged")
+
+
+def _of_both(evaluated: Mapping[str, float], tested: Mapping[str, float]) -> dict[str, float]:
+    """The metrics of the last iterate."""
+    if twice := evaluated.keys() & tested.keys():
+        raise TrainerError(f"the problem's evaluate and test both return {min(twice)!r}: rename that of evaluate")
+    return {**evaluated, **tested}
 
 
 class _Stopwatch:
@@ -264,7 +274,7 @@ class _Segments:
         self._start = start
         self.watch = _Stopwatch()
 
-    def close(self, stop: int, outcome: Outcome | None) -> Segment:
+    def close(self, stop: int, outcome: Outcome | None, *, tests: tuple[str, ...] = ()) -> Segment:
         ledger = self._ledger
         state = None
         if outcome in {None, "stopped"}:
@@ -282,6 +292,7 @@ class _Segments:
             num_steps=num_steps,
             diverged_step=ledger.diverged_step,
             last_finite_loss=ledger.last_finite_loss,
+            tests=tests,
             **self.watch.split(),
         )
         self._start = stop

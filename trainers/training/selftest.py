@@ -9,6 +9,7 @@ from itertools import islice
 
 import torch
 from torch import Tensor
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from trainers.problem import Problem
 from trainers.seeding import seed_generators
@@ -198,6 +199,14 @@ def _frozen_probe(tested: _Tested) -> _Found:
         return (
             f"probe batches of different sizes {sorted(map(tuple, sizes))}: their mean would not be a mean over samples"
         )
+    normalises = any(isinstance(module, _BatchNorm) for module in problem.model.modules())
+    trained = {tensor.shape for tensor in islice(tensors_of(problem.batch(0)), 1)}
+    if normalises and sizes and trained and sizes != trained:
+        (measured,), (stepped,) = (map(tuple, shapes) for shapes in (sizes, trained))
+        return _Note(
+            f"a batch of probe({share:g}) is {measured}, one of training {stepped}: batch normalisation makes f of "
+            "another function than is trained, and of another one for every share; give batches of training's size"
+        )
     return ""
 
 
@@ -207,11 +216,14 @@ def _evaluates(tested: _Tested) -> _Found:
     problem.model.eval()
     with torch.no_grad():
         metrics = problem.evaluate(problem.model)
-    if unknown := problem.metrics.keys() - metrics.keys():
+        of_test: dict[str, float] = {} if problem.test is None else problem.test(problem.model)
+    if twice := metrics.keys() & of_test.keys():
+        return f"evaluate and test both return {min(twice)!r}", "rename that of evaluate: valid_loss, for example"
+    if unknown := problem.metrics.keys() - metrics.keys() - of_test.keys():
         return f"metrics declares {min(unknown)!r}, which evaluate does not return; it returns {', '.join(metrics)}"
     if not torch.equal(before, flat_parameters(problem.model)):
         return "evaluating changed the weights"
-    odd = [f"{name} is {value}" for name, value in metrics.items() if not math.isfinite(value)]
+    odd = [f"{name} is {value}" for name, value in {**metrics, **of_test}.items() if not math.isfinite(value)]
     return (
         _Note(f"{', '.join(odd)} at the initial weights; a report counts such values and ranks them last")
         if odd

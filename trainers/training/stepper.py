@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from trainers.errors import CheckpointError
 from trainers.problem import Problem
@@ -97,6 +98,22 @@ class Stepper:
         Returns:
             The metrics by name; training is unaffected, except that they may start an average.
         """
+        found = self._evaluated(step, self._problem.evaluate)
+        self._updater.evaluated(step, found)
+        return found
+
+    def test(self, step: int) -> dict[str, float]:
+        """The metrics of the problem's test data, at the same weights as those of :meth:`evaluate`.
+
+        Args:
+            step: k.
+
+        Returns:
+            The metrics by name; none where the problem has no test data.
+        """
+        return {} if self._problem.test is None else self._evaluated(step, self._problem.test)
+
+    def _evaluated(self, step: int, metrics: Callable[[nn.Module], dict[str, float]]) -> dict[str, float]:
         model = self._problem.model
         seed_generators(self._device, self._seed, step, _EVALUATION)
         model.eval()
@@ -105,11 +122,10 @@ class Stepper:
             if averaged is not None:
                 self._before.copy_(self._vector)
                 self._vector.copy_(averaged)
-            found = self._problem.evaluate(model)
+            found = metrics(model)
             if averaged is not None:
                 self._vector.copy_(self._before)
         model.train()
-        self._updater.evaluated(step, found)
         return found
 
     def state(self, step: int, *, num_clipped: int, last_finite_loss: float | None) -> TrainingState:

@@ -34,8 +34,9 @@ class Probe(Section):
 class Audit(Section):
     """How the rounding error of a gradient is known: by the same gradient in float64."""
 
-    at: Literal["snapshot", "start"] = Field(
-        default="snapshot", description="At the start of every snapshot, or once per trial, at its initial weights."
+    at: Literal["snapshot", "maximum", "start"] = Field(
+        default="snapshot",
+        description="At every x_k; there and where the maximum lies; or once per trial, at its initial weights.",
     )
     share: Share = Field(default=0.1, description="Share of the probe that is computed in float64 too.")
 

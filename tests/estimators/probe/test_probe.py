@@ -45,7 +45,7 @@ def same(one: Any, other: Any) -> bool:
 
 
 @pytest.mark.parametrize("policy", [ProbePolicy(), ProbePolicy(batch_norm="frozen")], ids=["batch", "frozen"])
-@pytest.mark.parametrize("audit_at", ["snapshot", "start"])
+@pytest.mark.parametrize("audit_at", ["snapshot", "maximum", "start"])
 @pytest.mark.parametrize("name", ESTIMATORS)
 def test_rows_do_not_tell_what_the_worker_measured_before(name: str, audit_at: Any, policy: ProbePolicy) -> None:
     model = network(nn.BatchNorm1d(5))
@@ -207,10 +207,10 @@ def closed_over(model: nn.Module, rows: Tensor, carry: None) -> tuple[Tensor, No
     return (model(INPUTS[rows]) - INPUTS[rows]).square().mean(), carry
 
 
-@pytest.mark.parametrize("audit_at", ["snapshot", "start"])
+@pytest.mark.parametrize("audit_at", ["snapshot", "maximum", "start"])
 @pytest.mark.parametrize("name", ESTIMATORS)
 def test_a_loss_that_closes_over_its_data_is_measured_without_an_audit_and_the_row_says_so(
-    name: str, audit_at: Literal["snapshot", "start"]
+    name: str, audit_at: Literal["snapshot", "maximum", "start"]
 ) -> None:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(1, 3), nn.Tanh(), nn.Linear(3, 1))

@@ -58,3 +58,16 @@ def test_plan_sees_the_change_and_the_option_that_a_run_would_ask_for(inline_run
     assert document["asks_for"] == ["--new-measurement"]
     assert "what is measured has changed since the run was begun:" in plan_text(document)
     assert '"delta":0.25' in document["measurement_change"]
+
+
+def test_another_f_under_the_same_section_is_not_mixed_with_the_earlier_one_without_consent(
+    inline_run: Callable[..., Any],
+) -> None:
+    # These tests name their measurement otherwise than a run of this release would, as an earlier release does.
+    text = SPEC.replace("KEEP", "keep: true, ")
+    path = inline_run(text)().run_dir.path
+    sweep = loads_spec(text, folder=path.parent)
+    with pytest.raises(RunDirectoryError, match="the section is the same, but f is not: another release"):
+        run_sweep(sweep, out=path)
+    assert run_sweep(sweep, out=path, consent=Consent(new_measurement=True)).exit_code == 0
+    assert plan_document(sweep, path)["measurement_change"] is None

@@ -8,11 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 import trainers.data.images
 from trainers.data.augment import crop_and_mirror
 from trainers.data.images import load_images
-from trainers.data.order import epoch_order, equal_chunks, probe_subset
+from trainers.data.order import epoch_order, probe_batches, probe_share, probe_subset
 from trainers.errors import DataError, TrainerError
 from trainers.models.resnet import resnet18, resnet20
 from trainers.problems import build_problem
@@ -156,12 +158,38 @@ def test_probes_are_random_nested_and_never_the_first_contiguous_part() -> None:
     assert probe_subset(1000, 0.1, fingerprint="other data").tolist() != small
 
 
-@pytest.mark.parametrize(
-    ("count", "size", "expected"), [(10, 20, [10]), (10, 5, [5, 5]), (11, 5, [3, 3, 3]), (1, 9, [1])]
-)
-def test_chunks_are_equal_and_leave_out_fewer_than_their_number(count: int, size: int, expected: list[int]) -> None:
-    chunks = equal_chunks(torch.arange(count), size)
-    assert [len(chunk) for chunk in chunks] == expected
+@given(count=st.integers(1, 700), size=st.integers(1, 150), fraction=st.floats(0.001, 1), smaller=st.booleans())
+def test_probe_batches_have_one_size_whatever_the_fraction(
+    count: int, size: int, fraction: float, smaller: bool
+) -> None:
+    batches = probe_batches(count, fraction, batch_size=size, fingerprint="data", smaller=smaller)
+    chosen = torch.cat(batches).tolist()
+    wanted = max(1, round(fraction * count))
+    assert len(chosen) == len(set(chosen))
+    assert len(chosen) / count == probe_share(count, fraction, batch_size=size, smaller=smaller)
+    if count < size or (smaller and wanted < size):
+        assert [len(batch) for batch in batches] == [wanted], "one smaller batch of just the share"
+        return
+    assert {len(batch) for batch in batches} == {size}
+    whole = count // size
+    assert abs(len(batches) - fraction * count / size) < 1 or len(batches) in {1, whole}
+    more = torch.cat(probe_batches(count, 1.0, batch_size=size, fingerprint="data")).tolist()
+    assert more[: len(chosen)] == chosen, "a larger fraction contains the smaller one's samples"
+
+
+@pytest.mark.parametrize("batch_size", [32, 96, 128])
+@pytest.mark.parametrize("fraction", [0.01, 0.05, 0.1, 0.25, 0.5, 1.0])
+def test_batches_of_an_image_probe_are_exactly_those_of_training(batch_size: int, fraction: float) -> None:
+    problem = build_problem(
+        "image_classification", {"model": {"use": "logistic_regression"}, "batch_size": batch_size}, seed=0
+    )
+    shapes = [pixels.shape for pixels, _ in problem.probe(fraction)]
+    assert set(shapes) == {problem.batch(0)[0].shape}
+    assert len(shapes) <= problem.steps_per_epoch
+    num_images = len(load_images("digits").train_labels)
+    assert problem.probe_share is not None
+    assert problem.probe_share(fraction) == len(shapes) * batch_size / num_images
+    assert abs(problem.probe_share(fraction) - fraction) <= batch_size / num_images
 
 
 def test_the_real_subset_of_cifar_10_is_read(real_data: Path) -> None:

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from estimators import Probe
+from trainers.data.text import load_corpus
 from trainers.errors import TrainerError
 from trainers.problems import build_problem
 from trainers.training.loop import Segment, TrainSettings, train
@@ -249,3 +250,59 @@ def test_a_model_without_anything_to_train_is_refused_by_name_of_what_is_missing
     monkeypatch.delitem(sys.modules, "nothing_to_train", raising=False)
     with pytest.raises(TrainerError, match=f"the model has no parameter to train: {why}; layers are found where"):
         build_problem("nothing_to_train:own", {}, seed=0)
+
+
+@pytest.mark.parametrize("sequence_length", [20, 35])
+@pytest.mark.parametrize("fraction", [0.01, 0.05, 0.1, 0.5, 1.0])
+def test_batches_of_a_text_probe_are_eighty_whole_sequences_whatever_the_share(
+    fraction: float, sequence_length: int
+) -> None:
+    def built(batch_size: int) -> Any:
+        small = {"use": "lstm", "layers": 1, "hidden": 4, "embedding": 4}
+        options = {"model": small, "sequence_length": sequence_length, "batch_size": batch_size}
+        return build_problem("language_modeling", options, seed=0)
+
+    problem, other = built(20), built(7)
+    batches = list(problem.probe(fraction))
+    share = problem.probe_share(fraction)
+    sequences = sum(inputs.shape[1] for inputs, _ in batches)
+    if sequences >= 80:
+        assert {inputs.shape for inputs, _ in batches} == {(sequence_length, 80)}
+    else:
+        assert len(batches) == 1, "one smaller batch of just the share"
+    assert {targets.shape for _, targets in batches} == {inputs.shape for inputs, _ in batches}
+    total = sequences / share
+    assert total == pytest.approx(round(total)), "the share is that of all sequences of the text"
+    assert abs(share - fraction) <= 80 / total
+    assert all(torch.equal(a[0], b[0]) for a, b in zip(batches, other.probe(fraction), strict=True)), "one f for both"
+
+
+def test_a_text_problem_tests_on_all_of_its_test_text_and_images_have_no_further_data(tmp_path: Path) -> None:
+    small = {"use": "lstm", "layers": 1, "hidden": 4, "embedding": 4}
+    for split, words in (("train", 400), ("valid", 100), ("test", 61)):
+        (tmp_path / f"{split}.txt").write_text(" ".join(f"w{(7 * k * k + k) % 11}" for k in range(words)))
+    options = {"corpus": str(tmp_path), "model": small, "sequence_length": 10, "evaluate_sequences": 3}
+    problem = build_problem("language_modeling", options | {"evaluate_fraction": 0.5}, seed=0)
+    whole = build_problem("language_modeling", options, seed=0)
+    assert problem.test is not None
+    assert whole.test is not None
+    problem.model.eval()
+    with torch.no_grad():
+        assert problem.test(problem.model) == whole.test(problem.model), "all of it, whatever is validated on"
+        # 62 tokens with the end of the line, as three streams of 20, of which 19 are predicted.
+        text = load_corpus(str(tmp_path)).test[:60].view(3, 20).T
+        (loss, _) = whole.measured_loss(problem.model, (text[:-1], text[1:]), None)
+    assert problem.test(problem.model)["test_loss"] == pytest.approx(float(loss), rel=1e-6)
+    assert problem.evaluate(problem.model).keys() == {"valid_loss"}
+    images = build_problem("image_classification", {"model": {"use": "logistic_regression"}}, seed=0)
+    assert images.test is None
+
+
+def test_a_test_text_shorter_than_its_streams_is_cut_into_fewer(tmp_path: Path) -> None:
+    for split, words in (("train", "a b c d " * 50), ("valid", "a b c d " * 20), ("test", "a")):
+        (tmp_path / f"{split}.txt").write_text(words)
+    small = {"use": "lstm", "layers": 1, "hidden": 4, "embedding": 4}
+    options = {"corpus": str(tmp_path), "model": small, "sequence_length": 5}
+    problem = build_problem("language_modeling", options, seed=0)
+    assert problem.test is not None, "a word and the end of its line are one stream, for 20"
+    assert problem.test(problem.model.eval()).keys() == {"test_loss"}

@@ -133,6 +133,72 @@ def test_asking_to_stop_at_once_gives_an_empty_segment_from_which_training_goes_
     assert resumed.rows["train_loss"].tobytes() == whole.rows["train_loss"].tobytes()
 
 
+def asking(asked: list[float], **metrics: float) -> Problem:
+    """A problem with test data, which takes down the weights that it is asked at."""
+    problem = small()
+
+    def test(model: nn.Module) -> dict[str, float]:
+        assert not model.training
+        assert not torch.is_grad_enabled()
+        asked.append(float(flat_parameters(model).sum()))
+        return metrics or {"test_loss": asked[-1]}
+
+    return replace(problem, test=test)
+
+
+def test_the_test_data_are_asked_once_at_the_last_iterate_also_after_a_resume() -> None:
+    asked: list[float] = []
+    problem = asking(asked)
+    settings = TrainSettings(steps=10, evaluate_every=2, checkpoint_every=4)
+    found = segments(train(problem, RULE, settings, seed=0))
+    assert asked == [float(flat_parameters(problem.model).sum())]
+    assert [segment.tests for segment in found] == [(), (), ("test_loss",)]
+    assert ["test_loss" in segment.rows for segment in found] == [False, False, True]
+    assert found[-1].rows["test_loss"].tolist()[-1:] == asked
+    assert found[-1].rows["test_loss"].mask.tolist() == [True, True, False]
+    assert found[-1].rows["valid_loss"].mask.tolist() == [False, True, False]
+    (resumed,) = segments(train(asking(asked), RULE, settings, seed=0, resume=found[1].state))
+    assert asked[1:] == asked[:1], "bit for bit, and once"
+    assert resumed.evaluate_s > 0
+
+
+def test_a_trial_that_diverges_or_is_stopped_never_asks_the_test_data() -> None:
+    asked: list[float] = []
+    (segment,) = segments(train(asking(asked), UpdateRule(learning_rate=1e6), TrainSettings(steps=30), seed=0))
+    assert segment.outcome == "diverged"
+    (segment,) = segments(train(asking(asked), RULE, TrainSettings(steps=30), seed=0, should_stop=lambda: True))
+    assert segment.outcome == "stopped"
+    assert asked == []
+
+
+def test_the_test_data_are_asked_at_the_average_of_iterates_that_the_evaluation_uses() -> None:
+    asked: list[float] = []
+    problem = asking(asked)
+    seen: list[float] = []
+
+    def evaluate(model: nn.Module) -> dict[str, float]:
+        seen.append(float(flat_parameters(model).sum()))
+        return {"valid_loss": 0.0}
+
+    rule = UpdateRule(learning_rate=0.1, average={"use": "from_step", "step": 2})
+    list(train(replace(problem, evaluate=evaluate), rule, TrainSettings(steps=6), seed=0))
+    assert asked == seen
+    assert asked != [float(flat_parameters(problem.model).sum())]
+
+
+@pytest.mark.parametrize(
+    ("metrics", "said"),
+    [
+        ({"valid_loss": 1.0}, r"must begin the names of its metrics with 'test_'.*test_loss for 'valid_loss'"),
+        ({"test_loss": 1.0}, "evaluate and test both return 'test_loss'"),
+    ],
+)
+def test_metrics_of_the_test_data_have_names_of_their_own(metrics: dict[str, float], said: str) -> None:
+    problem = replace(asking([], **metrics), evaluate=lambda model: {"test_loss": 2.0})
+    with pytest.raises(TrainerError, match=said):
+        list(train(problem, RULE, TrainSettings(steps=1), seed=0))
+
+
 def test_resuming_at_the_end_only_evaluates(problem_of: MakeProblem) -> None:
     settings = TrainSettings(steps=4)
     stop_at_end = segments(train(problem_of(bowl), RULE, TrainSettings(steps=5, checkpoint_every=4), seed=0))[0]
