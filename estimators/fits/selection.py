@@ -20,8 +20,8 @@ class Choice:
 
     Attributes:
         best: Place of the cell with the smallest mean loss.
-        losses: Its losses, one per seed.
-        held_out: On each seed the loss of the cell that is the best of the other seeds, which that seed had no part in
+        losses: Its losses, one per seed, or what it is judged by.
+        held_out: The same on each seed of the cell that is the best of the other seeds, which that seed had no part in
             choosing; of a single seed its own.
         is_settled: Whether that is the same cell for each of them.
     """
@@ -32,17 +32,18 @@ class Choice:
     is_settled: bool
 
 
-def choose(losses: ArrayLike) -> Choice:
+def choose(losses: ArrayLike, judged: ArrayLike | None = None) -> Choice:
     """The best cell, and on each seed the best cell of the other seeds.
 
     Args:
-        losses: Finite, shape (cells, seeds), at least one of each; smaller is better.
+        losses: What cells are chosen by. Finite, shape (cells, seeds), at least one of each; smaller is better.
+        judged: What they are judged by, of the same shape: losses on other data, for one; the same by default.
 
     Returns:
         The choice; of equal ones the first.
 
     Raises:
-        ValueError: The losses have another shape.
+        ValueError: The losses have another shape, or both not the same.
 
     Example:
         >>> choice = choose([[1.0, 3.0, 1.0], [2.0, 1.5, 1.0]])
@@ -50,6 +51,9 @@ def choose(losses: ArrayLike) -> Choice:
         (1, (2.0, 3.0, 1.0), False)
     """
     table = _table(losses)
+    shown = table if judged is None else _table(judged)
+    if shown.shape != table.shape:
+        raise ValueError(f"what cells are judged by must have the shape {table.shape}, found {shown.shape}")
     in_units, _ = scaled(table)
     totals = np.array([math.fsum(row) for row in in_units])
     seeds = table.shape[1]
@@ -57,8 +61,8 @@ def choose(losses: ArrayLike) -> Choice:
     best = int(totals.argmin())
     return Choice(
         best=best,
-        losses=tuple(table[best].tolist()),
-        held_out=tuple(table[chosen, np.arange(seeds)].tolist()),
+        losses=tuple(shown[best].tolist()),
+        held_out=tuple(shown[chosen, np.arange(seeds)].tolist()),
         is_settled=bool((chosen == best).all()),
     )
 
@@ -85,7 +89,9 @@ class BestDifference:
     p_value: float
 
 
-def compare_best(first: ArrayLike, second: ArrayLike) -> BestDifference:
+def compare_best(
+    first: ArrayLike, second: ArrayLike, *, judged: tuple[ArrayLike, ArrayLike] | None = None
+) -> BestDifference:
     """Compare the best cells of two groups without the optimism of choosing them by the losses that are compared.
 
     The best of many cells is in part the luckiest one: of equal cells, one chosen out of eight differs from one that
@@ -102,6 +108,8 @@ def compare_best(first: ArrayLike, second: ArrayLike) -> BestDifference:
     Args:
         first: Losses of the first group's cells, shape (cells, seeds); smaller is better.
         second: Losses of the second group's cells on the same seeds.
+        judged: What the cells of both groups are judged by, of the same shapes, where that is not what they are chosen
+            by: the loss on test data, which leaves the luck of training to be corrected for.
 
     Returns:
         The comparison.
@@ -117,7 +125,7 @@ def compare_best(first: ArrayLike, second: ArrayLike) -> BestDifference:
     tables = _table(first), _table(second)
     if tables[0].shape[1] != tables[1].shape[1]:
         raise ValueError(f"both groups must have the same seeds; found {tables[0].shape[1]} and {tables[1].shape[1]}")
-    one, other = (choose(table) for table in tables)
+    one, other = (choose(*both) for both in zip(tables, judged or (None, None), strict=True))
     of_best = np.subtract(one.losses, other.losses)
     as_chosen, difference = mean_interval(of_best), mean_interval(np.subtract(one.held_out, other.held_out))
     if not (one.is_settled and other.is_settled) and difference.count > 1:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -12,7 +12,7 @@ from estimators.fits.selection import BestDifference, choose, compare_best
 from estimators.fits.significance import holm
 from sweeper.cell_labels import CellLabels
 from sweeper.labels import plain_value
-from sweeper.report.cells import Cell, deterministic, rows_of
+from sweeper.report.cells import TEST_LOSS, Cell, deterministic, rows_of
 from sweeper.report.stability import is_clipped
 
 if TYPE_CHECKING:
@@ -66,6 +66,7 @@ class Comparison:
             differ by more than new seeds of them would (:func:`~estimators.fits.selection.compare_best`).
         as_chosen: The same of the cells that are the best of all seeds.
         context: As in :class:`ArmBest`.
+        loss: What is compared: the loss by which cells are chosen, or that on the test data.
         larger_is_better: Whether the spec has the loss maximised.
         cells_tried: Of how many cells the first and the second are the best.
         p_value: Of the paired t test of the best cells, times the number of cells of which the better one is the best
@@ -79,6 +80,7 @@ class Comparison:
     difference: Interval
     as_chosen: Interval
     context: str
+    loss: str = ""
     larger_is_better: bool = False
     cells_tried: tuple[int, int] = (1, 1)
     p_value: float = math.nan
@@ -146,15 +148,23 @@ def compare_arms(
         bests += [replace(best, held_out=_held_out(ranked[best.arm], larger=larger)) for best in here]
         found = [best for best in here if best.cell is not None]
         comparisons += [
-            _compare(one, other, ranked, context, larger=larger)
+            compared
             for i, one in enumerate(found)
             for other in found[i + 1 :]
+            for compared in _compare(one, other, ranked, context, primary, larger=larger)
         ]
-    adjusted = holm([one.p_value for one in comparisons])
-    tested = sum(not math.isnan(one.p_value) for one in comparisons)
     return tuple(bests), tuple(
-        replace(one, p_adjusted=p, num_compared=tested) for one, p in zip(comparisons, adjusted, strict=True)
+        replace(one, p_adjusted=p, num_compared=tested)
+        for loss in (primary, TEST_LOSS)
+        for one, p, tested in _corrected([one for one in comparisons if one.loss == loss])
     )
+
+
+def _corrected(comparisons: Sequence[Comparison]) -> Iterator[tuple[Comparison, float, int]]:
+    """Comparisons in one loss, each with its p value by Holm's correction and the number of tests."""
+    tested = sum(not math.isnan(one.p_value) for one in comparisons)
+    for one, p in zip(comparisons, holm([one.p_value for one in comparisons]), strict=True):
+        yield one, p, tested
 
 
 def _label_within(best: ArmBest, context_names: set[str], labels: CellLabels) -> str:
@@ -219,27 +229,41 @@ def _best(arm: str, cells: list[Cell], context: str, primary: str, *, larger: bo
 
 
 def _compare(
-    one: ArmBest, other: ArmBest, ranked: Mapping[str, Sequence[Cell]], context: str, *, larger: bool
-) -> Comparison:
-    """The best cells of two arms, the clipped one against the other."""
+    one: ArmBest,
+    other: ArmBest,
+    ranked: Mapping[str, Sequence[Cell]],
+    context: str,
+    primary: str,
+    *,
+    larger: bool,
+) -> list[Comparison]:
+    """The best cells of two arms, the clipped one against the other, and on the test data where all cells have it."""
     if is_clipped(one.arm) and not is_clipped(other.arm):
         one, other = other, one
-    common = _common_seeds([*ranked[one.arm], *ranked[other.arm]])
+    groups = ranked[other.arm], ranked[one.arm]
+    common = _common_seeds([cell for group in groups for cell in group])
     nothing = mean_interval([])
-    found = BestDifference(difference=nothing, as_chosen=nothing, p_value=math.nan)
+    by_loss = {primary: BestDifference(difference=nothing, as_chosen=nothing, p_value=math.nan)}
     if common:
-        first, second = (_losses(ranked[best.arm], common, larger=larger) for best in (other, one))
-        found = compare_best(first, second)
-    return Comparison(
-        first=other.arm,
-        second=one.arm,
-        difference=_turned(found.difference) if larger else found.difference,
-        as_chosen=_turned(found.as_chosen) if larger else found.as_chosen,
-        context=context,
-        larger_is_better=larger,
-        cells_tried=(other.cells_tried, one.cells_tried),
-        p_value=found.p_value,
-    )
+        first, second = (_losses(group, common, larger=larger) for group in groups)
+        by_loss[primary] = compare_best(first, second)
+        if all(set(common) <= cell.test_losses.keys() for group in groups for cell in group):
+            tests = [[[cell.test_losses[seed] for seed in common] for cell in group] for group in groups]
+            by_loss[TEST_LOSS] = compare_best(first, second, judged=(tests[0], tests[1]))
+    return [
+        Comparison(
+            first=other.arm,
+            second=one.arm,
+            difference=_turned(found.difference) if larger and loss == primary else found.difference,
+            as_chosen=_turned(found.as_chosen) if larger and loss == primary else found.as_chosen,
+            context=context,
+            loss=loss,
+            larger_is_better=larger and loss == primary,
+            cells_tried=(other.cells_tried, one.cells_tried),
+            p_value=found.p_value,
+        )
+        for loss, found in by_loss.items()
+    ]
 
 
 def _turned(interval: Interval) -> Interval:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from sweeper.labels import counted
+from sweeper.report.cells import TEST_LOSS
 from sweeper.report.comparisons import Comparison
 from sweeper.report.render.numbers import bracket_text, ends_text
 
@@ -70,9 +71,13 @@ def comparison_notes(comparisons: Sequence[Comparison]) -> list[str]:
     if unequal:
         listed = ", ".join(f"{one.first} {one.cells_tried[0]} and {one.second} {one.cells_tried[1]}" for one in unequal)
         notes.append(f"arms had unequal numbers of cells ({listed}): more tries find a better best")
-    if len(tested) > 1:
+    if any(one.loss == TEST_LOSS for one in tested):
         notes.append(
-            f"{len(tested)} comparisons: each interval is 95 % by itself, and what is better is decided by Holm's "
+            "in the test loss the same cells are compared, chosen by the loss above it and never by the test data"
+        )
+    if (compared := max((one.num_compared for one in tested), default=0)) > 1:
+        notes.append(
+            f"{compared} comparisons: each interval is 95 % by itself, and what is better is decided by Holm's "
             "correction at 5 % for all of them together"
         )
     return notes

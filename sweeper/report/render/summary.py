@@ -168,7 +168,7 @@ def _answers(report: Report) -> list[str]:
             ):
                 tried += f"; {held_out} where the other seeds choose"
             lines.append(f"{mark}best {best.arm}{within}: {best.label}, {loss} {value} ({tried})")
-    return [*lines, *(comparison_text(comparison, loss) for comparison in report.comparisons)]
+    return [*lines, *(comparison_text(one, one.loss.replace("_", " ")) for one in report.comparisons)]
 
 
 def _nodes(report: Report) -> list[str]:
@@ -282,6 +282,7 @@ def _document(report: Report) -> dict[str, Any]:
                 "first": comparison.first,
                 "second": comparison.second,
                 "context": comparison.context,
+                "loss": comparison.loss,
                 "difference": _plain_interval(comparison.difference),
                 "as_chosen": _plain_interval(comparison.as_chosen),
                 "cells_tried": list(comparison.cells_tried),

@@ -27,7 +27,7 @@ def null_sweeps(first, second, seeds, *, shared=0.0):
 
 
 def test_on_each_seed_the_others_choose() -> None:
-    # Without seed 0 the second cell is the best (2.5 of 4), without seed 1 or 2 the first (2 and 4 of 3 and 3.5).
+    # Without seed 0 the second cell is the best (2.5 of 4), without 1 the first (2 of 3), without 2 the second (3.5).
     losses = [[1.0, 3.0, 1.0], [2.0, 1.5, 1.0]]
     choice = choose(losses)
     assert (choice.best, choice.losses) == (1, (2.0, 1.5, 1.0))
@@ -94,3 +94,13 @@ def test_losses_of_another_shape_are_refused(losses: object) -> None:
 def test_groups_of_other_seeds_are_refused() -> None:
     with pytest.raises(ValueError, match="the same seeds; found 2 and 3"):
         compare_best([[1.0, 2.0]], [[1.0, 2.0, 3.0]])
+
+
+def test_cells_may_be_judged_by_something_they_are_not_chosen_by() -> None:
+    first, tests = [[1.0, 3.0, 1.0], [2.0, 1.5, 1.0]], [[7.0, 8.0, 9.0], [4.0, 5.0, 6.0]]
+    choice = choose(first, tests)
+    assert (choice.losses, choice.held_out) == ((4.0, 5.0, 6.0), (4.0, 8.0, 6.0))
+    found = compare_best(first, [[0.0, 0.0, 0.0]], judged=(tests, [[1.0, 1.0, 1.0]]))
+    assert found.difference.mean == pytest.approx((3 + 7 + 5) / 3)
+    with pytest.raises(ValueError, match=r"must have the shape \(2, 3\)"):
+        choose(first, [[1.0, 2.0, 3.0]])

@@ -7,6 +7,8 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -92,7 +94,7 @@ def of_rates(run_of, losses):
 
 
 def test_each_seed_is_compared_by_the_cells_that_the_others_choose(run_of: Callable[..., Run]) -> None:
-    # The best of the other two seeds, of clipped cells: seed 0: rate 2 (2.5 of 4), 1: rate 1 (2 of 3), 2: rate 1.
+    # The best of the other two seeds, of clipped cells: seed 0: rate 2 (2.5 of 4), 1: rate 1 (2 of 3), 2: rate 2.
     losses = {0.25: {1.0: (1.0, 3.0, 1.0), 2.0: (2.0, 1.5, 1.0)}, None: {1.0: (4.0, 5.0, 6.0)}}
     (comparison,) = build_report(of_rates(run_of, losses)).comparisons
     assert (comparison.first, comparison.cells_tried) == (CLIPPED, (2, 1))
@@ -139,7 +141,7 @@ def test_of_several_comparisons_chance_gets_one_share() -> None:
     assert (alone.verdict, among.verdict) == ("sgd + clip_norm is better", "undecided at 95 %")
     text = comparison_text(among, "loss")
     assert "better by 0.50 [0.25, 0.75] in loss taken alone, but undecided with 6 comparisons, p = 0.078" in text
-    assert comparison_notes([alone, among])[-1].startswith("2 comparisons: each interval is 95 % by itself")
+    assert comparison_notes([alone, among])[-1].startswith("6 comparisons: each interval is 95 % by itself")
 
 
 def test_a_report_corrects_for_all_its_comparisons(run_of: Callable[..., Run]) -> None:
@@ -184,3 +186,33 @@ def test_a_p_value_is_below_5_percent_where_the_interval_leaves_zero_out(values:
     width = interval.high - interval.low
     if min(abs(interval.low), abs(interval.high)) > 1e-6 * (width + 1e-9):
         assert (p_value(values) < 0.05) == (interval.low > 0 or interval.high < 0)
+
+
+def test_cells_chosen_by_validation_are_compared_on_the_test_data_too(run_of: Callable[..., Run]) -> None:
+    losses = {0.25: {1.0: (1.0, 1.1, 1.2), 2.0: (3.0, 3.5, 4.0)}, None: {1.0: (4.0, 4.2, 4.1)}}
+    tests = {0.25: {1.0: (2.0, 2.3, 2.2), 2.0: (0.1, 0.1, 0.1)}, None: {1.0: (2.1, 2.1, 2.1)}}
+    run = of_rates(run_of, losses)
+    table = pd.read_parquet(run.path / "trials.parquet")
+    table["test_loss"] = [
+        tests[None if norm != norm else norm][rate][seed]
+        for norm, rate, seed in zip(table["clip_norm"], table["learning_rate"], table["seed"], strict=True)
+    ]
+    table.to_parquet(run.path / "trials.parquet")
+    valid, test = build_report(Run(run.path)).comparisons
+    assert (valid.loss, test.loss) == ("best_valid_loss", "test_loss")
+    # Rate 2 has the best test loss by far, and no part in it.
+    assert test.difference == test.as_chosen
+    assert test.difference.mean == pytest.approx(np.mean([2.0 - 2.1, 2.3 - 2.1, 2.2 - 2.1]))
+    assert valid.difference.mean == pytest.approx(-3.0)
+    text = render(build_report(Run(run.path)), "md")
+    assert "sgd + clip_norm against sgd: undecided at 95 %" in text
+    assert "better in test loss" in text
+    assert "never by the test data" in text
+
+
+def test_where_one_trial_has_no_test_loss_there_is_no_comparison_on_it(run_of: Callable[..., Run]) -> None:
+    run = of_rates(run_of, {0.25: {1.0: (1.0, 1.1, 1.2)}, None: {1.0: (4.0, 4.2, 4.1)}})
+    table = pd.read_parquet(run.path / "trials.parquet")
+    table["test_loss"] = [1.0] * 5 + [math.nan]
+    table.to_parquet(run.path / "trials.parquet")
+    assert [one.loss for one in build_report(Run(run.path)).comparisons] == ["best_valid_loss"]
