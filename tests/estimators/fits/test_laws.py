@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from functools import cache
 
 import numpy as np
 import pytest
@@ -21,29 +22,31 @@ def trajectories(law: str, seeds: int, sweep: int, *, count: int = 200):
         yield held_out_losses(x, y, 0.95, tau_int=0.5)
 
 
-def left_over(law: str, seeds: int, sweeps: int = 30) -> Counter[tuple[str, ...]]:
-    return Counter(laws_left(list(trajectories(law, seeds, sweep))) for sweep in range(sweeps))
+@cache
+def left_over(law: str, seeds: int) -> Counter[tuple[str, ...]]:
+    """How often which laws are left, of 20 sweeps."""
+    return Counter(laws_left(list(trajectories(law, seeds, sweep))) for sweep in range(20))
 
 
 @pytest.mark.parametrize("law", LAWS)
 @pytest.mark.parametrize("seeds", [1, 5])
 def test_the_true_law_is_almost_never_out(law: str, seeds: int) -> None:
     wrong = sum(count for laws, count in left_over(law, seeds).items() if law not in laws)
-    assert wrong <= 3, "0.05 of 30 is 1.5"
+    assert wrong <= 2, "0.05 of 20 is 1"
 
 
 @pytest.mark.parametrize("law", ["linear", "power"])
 def test_growth_is_told_from_none_by_five_seeds(law: str) -> None:
     found = left_over(law, 5)
-    assert sum(count for laws, count in found.items() if "constant" in laws) <= 3
+    assert sum(count for laws, count in found.items() if "constant" in laws) <= 2
 
 
 def test_a_square_is_told_from_a_line_by_five_seeds() -> None:
-    assert left_over("power", 5)["power",] >= 15
+    assert left_over("power", 5)["power",] >= 10
 
 
 def test_points_that_do_not_grow_leave_it_open() -> None:
-    assert left_over("constant", 5)[LAWS] >= 27
+    assert left_over("constant", 5)[LAWS] >= 18
 
 
 def test_equal_losses_are_no_difference_and_a_perfect_law_beats_every_other() -> None:
