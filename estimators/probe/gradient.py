@@ -155,6 +155,37 @@ class ProbeGradient:
             total += loss.detach()
         return total
 
+    def value(self, flat: Tensor) -> float:
+        """f alone, by forward passes: bit for bit what :meth:`value_and_gradient` gives.
+
+        Args:
+            flat: The point, shape (num_parameters,), any float type; rounded to the arithmetic of f.
+
+        Returns:
+            f, in units of the loss.
+        """
+        self.move_to(flat)
+        total = torch.zeros((), dtype=torch.float64, device=self._point.device)
+        with full_float32():
+            for loss in self.losses():
+                total += loss.detach()
+                # Its graph, before the next one is built. Without graphs, kernels and so their rounding would differ.
+                del loss
+        return (total / len(self._batches)).item()
+
+    def batch_values(self, flat: Tensor) -> Tensor:
+        """The losses of which f is the mean.
+
+        Args:
+            flat: The point, shape (num_parameters,).
+
+        Returns:
+            One per batch, shape (num_batches,), in float64.
+        """
+        self.move_to(flat)
+        with full_float32():
+            return torch.stack([loss.detach().double().reshape(()) for loss in self.losses()])
+
     @property
     def summed_gradient(self) -> Tensor:
         """The buffer into which :meth:`accumulate` sums, shape (num_parameters,); overwritten by the next call."""

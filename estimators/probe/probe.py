@@ -102,6 +102,7 @@ class Probe:
         self._training_batches = training_batches
         self.num_training_batches = len(self.batches) if training_batches is None else steps_per_epoch
         self.gradient = self._gradient_over(self.batches)
+        self._is_recorded = record is not None
         evaluate = self.gradient.value_and_gradient
         if record is not None:
             evaluate = GraphedGradient(self.gradient, record=record).value_and_gradient
@@ -112,11 +113,25 @@ class Probe:
         # Copied now: the caller may go on training the model.
         self._origin = _flat(model) if audit_at == "start" else None
         self._start: tuple[Tensor, float] | None = None
+        self._start_loss: tuple[float, float] | None = None
         self.unaudited: Exception | None = None
         # None: not looked for yet.
         self._wrong_hessian: str | None = "" if known else None
         self._settled: Tensor | None = None
         self._statistics: Statistics = ()
+
+    def value(self, point: Tensor) -> float:
+        """f alone, by a forward pass where its gradient there is not held.
+
+        Args:
+            point: Shape (num_parameters,).
+
+        Returns:
+            f, bit for bit the value that comes with the gradient.
+        """
+        # A recorded gradient may come from other kernels, and values are compared with one another.
+        known = None if self._is_recorded else self.value_and_gradient.known_value(point)
+        return self.gradient.value(point) if known is None else known
 
     @property
     def arithmetic(self) -> str:
@@ -178,10 +193,33 @@ class Probe:
         try:
             error, growth = self._audited(iterate)
         except UnauditableError as unaudited:
-            # Without the frames, which hold the float64 graph.
-            self.unaudited = unaudited.raised.with_traceback(None)
+            self._note(unaudited)
             return None
         return [growth * length(error[block]) for block in blocks]
+
+    def loss_error(self, iterate: Tensor) -> float | None:
+        """By how much f is off at x_k, see :meth:`~estimators.probe.rounding.RoundingProbe.loss_error`.
+
+        Args:
+            iterate: x_k, shape (num_parameters,).
+
+        Returns:
+            The error, in units of the loss; with an audit at the start, that one, which is assumed to grow with |f|;
+            None where f cannot be evaluated in float64, as :attr:`unaudited` says.
+        """
+        try:
+            if self._audit_at == "snapshot":
+                return self.rounding.loss_error(iterate)
+            error, size = self._start_loss_audit()
+        except UnauditableError as unaudited:
+            self._note(unaudited)
+            return None
+        self.settle(iterate)
+        return error * max(1.0, abs(self.value(iterate)) / size) if size > 0 else error
+
+    def _note(self, unaudited: UnauditableError) -> None:
+        # Without the frames, which hold the float64 graph.
+        self.unaudited = unaudited.raised.with_traceback(None)
 
     def _audited(self, iterate: Tensor) -> tuple[Tensor, float]:
         """The gradient's error where it is audited, and by how much it may have grown at x_k."""
@@ -283,6 +321,14 @@ class Probe:
             _, slope = self.value_and_gradient(self._origin)
             self._start = self.rounding.error(self._origin), length(slope)
         return self._start
+
+    def _start_loss_audit(self) -> tuple[float, float]:
+        """Error of the loss at the initial weights, and the size of the loss there."""
+        if self._start_loss is None:
+            assert self._origin is not None
+            self.settle(self._origin)
+            self._start_loss = self.rounding.loss_error(self._origin), abs(self.value(self._origin))
+        return self._start_loss
 
 
 def _flat(model: nn.Module) -> Tensor:
