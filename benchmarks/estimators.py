@@ -169,7 +169,7 @@ def compare(
         "floor": lambda snapshot: floor(bare, problem, batches, snapshot),
         **{side: lambda snapshot, side=side: row(side, snapshot) for side in probes},  # type: ignore[misc]
         "critical": lambda snapshot: searched(searcher, snapshot),
-        "forward": lambda snapshot: (searcher.gradient.value(snapshot[0]), 1),
+        "forward": lambda snapshot: (searcher.gradient.value(snapshot[0], graph=False), 1),
         "plain": lambda snapshot: (plain(problem, batches, snapshot), POINTS + 1),
     }
     if kind == "text":

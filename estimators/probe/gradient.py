@@ -155,35 +155,39 @@ class ProbeGradient:
             total += loss.detach()
         return total
 
-    def value(self, flat: Tensor) -> float:
-        """f alone, by forward passes: bit for bit what :meth:`value_and_gradient` gives.
+    def value(self, flat: Tensor, *, graph: bool = True) -> float:
+        """f alone, by forward passes.
 
         Args:
             flat: The point, shape (num_parameters,), any float type; rounded to the arithmetic of f.
+            graph: Build the graphs that a gradient would need, so that kernels and bits are those of
+                :meth:`value_and_gradient`. Without them it takes half the time, but other kernels may round
+                differently, and a loss that takes gradients itself fails.
 
         Returns:
             f, in units of the loss.
         """
         self.move_to(flat)
         total = torch.zeros((), dtype=torch.float64, device=self._point.device)
-        with full_float32():
+        with full_float32(), torch.set_grad_enabled(graph):
             for loss in self.losses():
                 total += loss.detach()
-                # Its graph, before the next one is built. Without graphs, kernels and so their rounding would differ.
+                # Its graph, before the next one is built.
                 del loss
         return (total / len(self._batches)).item()
 
-    def batch_values(self, flat: Tensor) -> Tensor:
+    def batch_values(self, flat: Tensor, *, graph: bool = True) -> Tensor:
         """The losses of which f is the mean.
 
         Args:
             flat: The point, shape (num_parameters,).
+            graph: As for :meth:`value`.
 
         Returns:
             One per batch, shape (num_batches,), in float64.
         """
         self.move_to(flat)
-        with full_float32():
+        with full_float32(), torch.set_grad_enabled(graph):
             return torch.stack([loss.detach().double().reshape(()) for loss in self.losses()])
 
     @property

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 from itertools import islice
@@ -102,7 +103,6 @@ class Probe:
         self._training_batches = training_batches
         self.num_training_batches = len(self.batches) if training_batches is None else steps_per_epoch
         self.gradient = self._gradient_over(self.batches)
-        self._is_recorded = record is not None
         evaluate = self.gradient.value_and_gradient
         if record is not None:
             evaluate = GraphedGradient(self.gradient, record=record).value_and_gradient
@@ -120,18 +120,38 @@ class Probe:
         self._settled: Tensor | None = None
         self._statistics: Statistics = ()
 
-    def value(self, point: Tensor) -> float:
-        """f alone, by a forward pass where its gradient there is not held.
+    def values_from(self, iterate: Tensor) -> Callable[[Tensor], float]:
+        """f alone, to be compared with f(x_k): by forward passes, where its gradient at a point is not held.
+
+        Without graphs if f(x_k) is then bit for bit the value that comes with the gradient; otherwise with them, which
+        takes longer.
 
         Args:
-            point: Shape (num_parameters,).
+            iterate: x_k, shape (num_parameters,).
 
         Returns:
-            f, bit for bit the value that comes with the gradient.
+            A point, shape (num_parameters,), to f there.
         """
-        # A recorded gradient may come from other kernels, and values are compared with one another.
-        known = None if self._is_recorded else self.value_and_gradient.known_value(point)
-        return self.gradient.value(point) if known is None else known
+        self.settle(iterate)
+        expected = self.value_and_gradient(iterate)[0]
+        try:
+            base = self.gradient.value(iterate, graph=False)
+        except (RuntimeError, TypeError, ValueError):
+            # Perhaps as the loss itself takes gradients.
+            base = math.nan
+        graph = base != expected
+        if graph:
+            base = self.gradient.value(iterate)
+        # A recorded gradient may come from other kernels.
+        is_alike = base == expected
+
+        def value(point: Tensor) -> float:
+            known = self.value_and_gradient.known_value(point) if is_alike else None
+            if known is None and torch.equal(point, iterate):
+                known = base
+            return self.gradient.value(point, graph=graph) if known is None else known
+
+        return value
 
     @property
     def arithmetic(self) -> str:
@@ -215,7 +235,7 @@ class Probe:
             self._note(unaudited)
             return None
         self.settle(iterate)
-        return error * max(1.0, abs(self.value(iterate)) / size) if size > 0 else error
+        return error * max(1.0, abs(self.value_and_gradient(iterate)[0]) / size) if size > 0 else error
 
     def _note(self, unaudited: UnauditableError) -> None:
         # Without the frames, which hold the float64 graph.
@@ -327,7 +347,7 @@ class Probe:
         if self._start_loss is None:
             assert self._origin is not None
             self.settle(self._origin)
-            self._start_loss = self.rounding.loss_error(self._origin), abs(self.value(self._origin))
+            self._start_loss = self.rounding.loss_error(self._origin), abs(self.gradient.value(self._origin))
         return self._start_loss
 
 

@@ -99,11 +99,12 @@ def critical_sharpness_row(
         return row | {"critical_clip_norm": 0.0 if _applies(clip_norm, learning_rate) else None}
     audited = probe.loss_error(iterates[0])
     error = max(audited or 0.0, _ULPS * torch.finfo(slope.dtype).eps * abs(loss))
-    base = probe.value(iterates[0])
+    value = probe.values_from(iterates[0])
+    base = value(iterates[0])
 
     def change(fraction: float) -> tuple[float, float]:
         point = iterates[1] if fraction == 1 else iterates[0] + fraction * step.to(iterates.dtype)
-        there = probe.value(point)
+        there = value(point)
         # What rounding the point does to f, as far as the slope at x_k tells.
         moved = (point - iterates[0]).to(slope.dtype) - fraction * step
         off = abs(inner({"flat": slope}, {"flat": moved}))

@@ -219,8 +219,8 @@ def test_a_dense_scan_of_the_loss_crosses_in_the_bracket(name: str, options: dic
         if high is None:
             assert row["trust"] in {"ascent", "beyond"}
             continue
-        start, whole = probe.value(snapshot[0]), snapshot[1] - snapshot[0]
-        changes = {k / 100: probe.value(snapshot[0] + k / 100 * high * whole) - start for k in range(1, 101)}
+        start, whole = probe.gradient.value(snapshot[0]), snapshot[1] - snapshot[0]
+        changes = {k / 100: probe.gradient.value(snapshot[0] + k / 100 * high * whole) - start for k in range(1, 101)}
         assert all(change < row["noise_floor"] for share, change in changes.items() if share * high <= low)
         assert changes[1.0] > 0
         if row["trust"] == "unfinished":
@@ -251,17 +251,39 @@ def test_a_threshold_below_the_critical_one_lowers_the_loss_and_one_above_raises
             threshold = factor * row["critical_clip_norm"]
             unit = (snapshot[1] - snapshot[0]).double() / row["update_norm"]
             there = (snapshot[0].double() + rate * threshold * unit).float()
-            assert (probe.value(there) > probe.value(snapshot[0])) == rises
+            assert (probe.gradient.value(there) > probe.gradient.value(snapshot[0])) == rises
     assert tried >= 2
 
 
-def test_the_value_alone_is_bit_for_bit_the_one_that_comes_with_the_gradient() -> None:
-    use, settings, share = PROBLEMS["lstm"]
+@pytest.mark.parametrize("graph", [True, False])
+@pytest.mark.parametrize("name", PROBLEMS)
+def test_the_value_alone_is_bit_for_bit_the_one_that_comes_with_the_gradient(name: str, graph: bool) -> None:
+    use, settings, share = PROBLEMS[name]
     measure = Measure(every=1, data_fraction=share).model_dump(mode="json")
     probe = build_probe(build_problem(use, settings, seed=0), measure)
     ((snapshot, _),) = taken(build_problem(use, settings, seed=0), UpdateRule(learning_rate=1.0), (3,))
     for point in snapshot:
-        assert probe.gradient.value(point) == probe.gradient.value_and_gradient(point)[0]
+        assert probe.gradient.value(point, graph=graph) == probe.gradient.value_and_gradient(point)[0]
+
+
+def test_a_loss_that_needs_gradients_of_its_own_is_searched_too() -> None:
+    def penalised(x: Tensor) -> Tensor:
+        y = x * 1
+        (slope,) = torch.autograd.grad(bowl(y), y, create_graph=True)
+        return bowl(x) + 0.01 * slope.square().sum()
+
+    row = measured(penalised, HERE, -0.01 * SLOPE, learning_rate=0.01)
+    whole = HESSIAN + 0.02 * HESSIAN @ HESSIAN
+    assert row["trust"] == "trusted"
+    assert row["critical_curvature"] == pytest.approx(float(SLOPE @ whole @ SLOPE / (SLOPE @ SLOPE)), rel=1e-9)
+
+
+def test_a_loss_that_rounds_differently_without_a_graph_is_evaluated_with_one() -> None:
+    def moody(x: Tensor) -> Tensor:
+        return bowl(x) if torch.is_grad_enabled() else bowl(x) * (1 + 1e-3)
+
+    row = measured(moody, HERE, -0.05 * SLOPE, learning_rate=0.05)
+    assert row["critical_sharpness"] == pytest.approx(ALONG_SLOPE, rel=1e-9)
 
 
 def test_saved_pairs_of_weights_are_measured_with_their_learning_rate() -> None:
