@@ -7,12 +7,14 @@ All sides measure the same trajectory of consecutive snapshots on the same share
 - chebyshev: clipsweep's curve through five gradients;
 - adaptive: clipsweep's search for the largest ratio of the grid, to within a hundredth;
 - once: the same, with the audit in float64 once per trial (``audit: {at: start}``) instead of at every snapshot;
+- critical: critical sharpness, a gradient and a line search of forward passes, with its audit;
+- forward: one forward pass as that search takes it, which is bit for bit the loss that comes with the gradient;
 - plain: the same definition written naively, a deep copy and a gradient for each of the ten points and x_k;
 - script: the ten-point grid as the script of Zhang et al. (2020) does it: training-sized batches in the text's order
   with the state carried on, a deep copy per point, and the norm of every parameter's gradient read after every batch.
   Text only.
 
-The last two compute a text's loss from a table of all logits, the naive way; the floor uses clipsweep's loss.
+Plain and script compute a text's loss from a table of all logits, the naive way; the floor uses clipsweep's loss.
 
     python benchmarks/estimators.py                              # a few minutes
     python benchmarks/estimators.py --kind text --corpus DIR     # other text, for example Penn Treebank
@@ -154,6 +156,7 @@ def compare(
     snapshots = trajectory(problem, rate, clip_norm, repeats + 1)
     probes = {side: build_probe(problem, measure) for side in ("exact", "chebyshev", "adaptive")}
     probes["once"] = build_probe(problem, measure | {"audit": measure["audit"] | {"at": "start"}})
+    searcher = build_probe(problem, measure)
     bare = freeze_stochastic_layers(copy.deepcopy(problem.model))
 
     def row(side: str, snapshot: Tensor) -> tuple[float, int]:
@@ -165,6 +168,8 @@ def compare(
     sides: dict[str, Callable[[Tensor], Any]] = {
         "floor": lambda snapshot: floor(bare, problem, batches, snapshot),
         **{side: lambda snapshot, side=side: row(side, snapshot) for side in probes},  # type: ignore[misc]
+        "critical": lambda snapshot: searched(searcher, snapshot),
+        "forward": lambda snapshot: (searcher.gradient.value(snapshot[0], graph=False), 1),
         "plain": lambda snapshot: (plain(problem, batches, snapshot), POINTS + 1),
     }
     if kind == "text":
@@ -189,6 +194,12 @@ def floor(bare: nn.Module, problem: Problem, batches: list[Any], snapshot: Tenso
     return math.nan, 1
 
 
+def searched(probe: Probe, snapshot: Tensor) -> tuple[float, int]:
+    """The curvature of the parabola that is back at the crossing, and the evaluations of f that it took."""
+    found = ESTIMATORS["critical_sharpness"](probe, snapshot)
+    return found["critical_curvature"] or math.nan, found["num_forward_passes"]
+
+
 def audit_of(probe: Probe, snapshot: Tensor) -> float:
     error = probe.gradient_error(snapshot[0])
     assert error is not None, probe.unaudited
@@ -209,13 +220,13 @@ def report(
     median = {side: statistics.median(took) for side, took in times.items()}
     counts = {side: statistics.mean(count for _, count in results) for side, results in found.items()}
     least = median["floor"]
-    print(f"{'side':<10} {'s / snapshot':>13} {'gradients':>10} {'floors / gradient':>19} {'script / side':>14}")
+    print(f"{'side':<10} {'s / snapshot':>13} {'evaluations':>12} {'floors / evaluation':>20} {'script / side':>14}")
     for side, took in median.items():
         # The audit in float64 is not a gradient of f, so it is counted separately.
         audits = len(times[side]) * audit if side in {"exact", "chebyshev", "adaptive"} else 0.0
         a_gradient = (sum(times[side]) - audits) / sum(count for _, count in found[side])
         against = f"{median['script'] / took:14.2f}" if "script" in median else f"{'':>14}"
-        print(f"{side:<10} {took:13.3f} {counts[side]:10.1f} {a_gradient / least:19.2f} {against}")
+        print(f"{side:<10} {took:13.3f} {counts[side]:12.1f} {a_gradient / least:20.2f} {against}")
     print(f"audit: {audit:.3f} s of each snapshot, {audit / least:.2f} floors")
     for side in ("exact", "chebyshev", "adaptive"):
         if not {side, "plain"} <= found.keys():

@@ -6,7 +6,11 @@ more than its tolerance below the grid's and by how much at worst, and how far t
 
     python benchmarks/methods.py                         # half an hour
     python benchmarks/methods.py --kind mlp              # a minute
+    python benchmarks/methods.py --critical              # ten minutes
     python benchmarks/methods.py --adversarial 100000    # a quarter of an hour
+
+With --critical, the line search of critical sharpness is held against a scan of the loss at 60 points on a third of the
+snapshots: a crossing is missed if the loss rises beyond its noise floor before the lower end of the bracket.
 
 The last is on functions made to fool them: even, odd, periodic, piecewise, and sums of random features, along steps
 that often end on the other side of a valley. It counts values of a search that lie more than its tolerance below the
@@ -16,6 +20,7 @@ grid's, and curves that are further off than they say, beyond a hundredth.
 from __future__ import annotations
 
 import argparse
+import collections
 import copy
 import math
 import statistics
@@ -121,6 +126,31 @@ def compare(name: str, kind: Kind, rate: float, clip_norm: float | None, seed: i
         f"| {name} | {rate:g} | {'none' if clip_norm is None else clip_norm} | {statistics.mean(gradients):.1f} | "
         f"{missed} of {len(below)} | {100 * max(below):.1f} % | "
         f"{100 * statistics.median(off):.1f} % | {100 * max(off):.1f} % |",
+        flush=True,
+    )
+
+
+def scan(name: str, kind: Kind, rate: float, clip_norm: float | None, seed: int, points: int = 60) -> None:
+    """The line search of critical sharpness against a scan of the loss along the step."""
+    problem = build_problem(kind.use, kind.options, seed=seed)
+    measure = Measure(every=1, data_fraction=kind.data_fraction).model_dump(mode="json")
+    probe = build_probe(problem, measure | {"audit": measure["audit"] | {"at": "start"}})
+    passes, missed, verdicts = [], 0, collections.Counter[str]()
+    for index, snapshot in enumerate(snapshots(problem, rate, clip_norm, kind.steps)):
+        if index % 3:
+            continue
+        row = ESTIMATORS["critical_sharpness"](probe, snapshot)
+        verdicts[row["trust"]] += 1
+        if row["fraction_high"] is None:
+            continue
+        passes.append(row["num_forward_passes"])
+        value = probe.values_from(snapshot[0])
+        base, step = value(snapshot[0]), snapshot[1] - snapshot[0]
+        before = (row["fraction_low"] * k / points for k in range(1, points))
+        missed += any(value(snapshot[0] + s * step) - base > row["noise_floor"] for s in before)
+    print(
+        f"| {name} | {rate:g} | {'none' if clip_norm is None else clip_norm} | {statistics.mean(passes):.1f} | "
+        f"{missed} of {len(passes)} | {', '.join(f'{count} {word}' for word, count in verdicts.most_common())} |",
         flush=True,
     )
 
@@ -242,6 +272,7 @@ def main() -> None:
     parser.add_argument("--kind", choices=[*KINDS, "all"], default="all")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--adversarial", type=int, metavar="N", help="so many functions made to fool the methods")
+    parser.add_argument("--critical", action="store_true", help="critical sharpness against a scan of the loss")
     options = parser.parse_args()
     torch.set_num_threads(1)
     if options.adversarial:
@@ -250,12 +281,20 @@ def main() -> None:
         for name in FAMILIES:
             fool(name, options.adversarial // len(FAMILIES))
         return
-    print("| model | rate | clip | gradients of a search | missed | at worst below | curve off, median | at worst |")
-    print("|---|---:|---:|---:|---:|---:|---:|---:|")
+    compared = compare
+    if options.critical:
+        compared = scan
+        print("| model | rate | clip | forward passes | missed | verdicts |")
+        print("|---|---:|---:|---:|---:|---|")
+    else:
+        print(
+            "| model | rate | clip | gradients of a search | missed | at worst below | curve off, median | at worst |"
+        )
+        print("|---|---:|---:|---:|---:|---:|---:|---:|")
     for name, kind in KINDS.items():
         if options.kind in {name, "all"}:
             for rate, clip_norm in kind.rules:
-                compare(name, kind, rate, clip_norm, options.seed)
+                compared(name, kind, rate, clip_norm, options.seed)
 
 
 if __name__ == "__main__":

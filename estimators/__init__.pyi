@@ -27,9 +27,13 @@ from .probe.rounding import RoundingProbe as RoundingProbe
 from .probe.second_derivatives import SecondDerivativeError as SecondDerivativeError
 from .registry import ESTIMATORS as ESTIMATORS
 from .registry import NEED_HESSIAN as NEED_HESSIAN
+from .registry import NEED_STEP as NEED_STEP
 from .smoothness.adaptive import measure_adaptive_smoothness as measure_adaptive_smoothness
 from .smoothness.chebyshev import lobatto_nodes as lobatto_nodes
 from .smoothness.chebyshev import measure_chebyshev_smoothness as measure_chebyshev_smoothness
+from .smoothness.critical import critical_sharpness_row as critical_sharpness_row
+from .smoothness.crossing import Crossing as Crossing
+from .smoothness.crossing import find_crossing as find_crossing
 from .smoothness.directional import DirectionalSmoothness as DirectionalSmoothness
 from .smoothness.directional import directional_smoothness as directional_smoothness
 from .smoothness.directional import fractions_of as fractions_of

@@ -10,15 +10,17 @@ from estimators.curvature.directional import directional_curvature_row
 from estimators.curvature.spectral_norm import hessian_spectral_norm_row
 from estimators.curvature.spectrum import hessian_spectrum_row
 from estimators.gradient_noise import gradient_noise_row
+from estimators.smoothness.critical import critical_sharpness_row
 from estimators.smoothness.layers import layer_smoothness_row
 from estimators.smoothness.row import directional_smoothness_row
 
-__all__ = ["ESTIMATORS", "NEED_HESSIAN"]
+__all__ = ["ESTIMATORS", "NEED_HESSIAN", "NEED_STEP"]
 
 ESTIMATORS: Mapping[str, Callable[..., dict[str, Any]]] = {
     "directional_smoothness": directional_smoothness_row,
     "layer_smoothness": layer_smoothness_row,
     "directional_curvature": directional_curvature_row,
+    "critical_sharpness": critical_sharpness_row,
     "hessian_spectral_norm": hessian_spectral_norm_row,
     "hessian_spectrum": hessian_spectrum_row,
     "gradient_noise": gradient_noise_row,
@@ -28,3 +30,6 @@ ESTIMATORS: Mapping[str, Callable[..., dict[str, Any]]] = {
 
 NEED_HESSIAN = frozenset({"directional_curvature", "hessian_spectral_norm", "hessian_spectrum"})
 """Those that f's second derivatives must be right for."""
+
+NEED_STEP = frozenset({"critical_sharpness"})
+"""Those that take what a step was made of, as ``learning_rate`` and ``clip_norm``, besides their own options."""

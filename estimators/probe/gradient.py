@@ -155,6 +155,41 @@ class ProbeGradient:
             total += loss.detach()
         return total
 
+    def value(self, flat: Tensor, *, graph: bool = True) -> float:
+        """f alone, by forward passes.
+
+        Args:
+            flat: The point, shape (num_parameters,), any float type; rounded to the arithmetic of f.
+            graph: Build the graphs that a gradient would need, so that kernels and bits are those of
+                :meth:`value_and_gradient`. Without them it takes half the time, but other kernels may round
+                differently, and a loss that takes gradients itself fails.
+
+        Returns:
+            f, in units of the loss.
+        """
+        self.move_to(flat)
+        total = torch.zeros((), dtype=torch.float64, device=self._point.device)
+        with full_float32(), torch.set_grad_enabled(graph):
+            for loss in self.losses():
+                total += loss.detach()
+                # Its graph, before the next one is built.
+                del loss
+        return (total / len(self._batches)).item()
+
+    def batch_values(self, flat: Tensor, *, graph: bool = True) -> Tensor:
+        """The losses of which f is the mean.
+
+        Args:
+            flat: The point, shape (num_parameters,).
+            graph: As for :meth:`value`.
+
+        Returns:
+            One per batch, shape (num_batches,), in float64.
+        """
+        self.move_to(flat)
+        with full_float32(), torch.set_grad_enabled(graph):
+            return torch.stack([loss.detach().double().reshape(()) for loss in self.losses()])
+
     @property
     def summed_gradient(self) -> Tensor:
         """The buffer into which :meth:`accumulate` sums, shape (num_parameters,); overwritten by the next call."""

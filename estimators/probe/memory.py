@@ -49,6 +49,10 @@ class GradientMemory:
         self._append(self._held, point, value, slope)
         return value, slope
 
+    def known_value(self, point: Tensor) -> float | None:
+        """f at a point, shape (n,), if it is held."""
+        return next((value for known, value, _ in self._held if _same_bits(known, point)), None)
+
     def hold(self, point: Tensor, value: float, slope: Tensor) -> None:
         """Cache the value at a point, evicting the least recently used ones."""
         others = [entry for entry in self._held if not _same_bits(entry[0], point)]

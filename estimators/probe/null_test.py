@@ -26,6 +26,7 @@ class NullTest:
         rebuilt: The same, with the second from a newly built probe.
         hessian: ||H v - H' v|| of two Hessian-vector products.
         copied: ||g - g'|| of the gradients of the copy that is measured and of the model itself, on one batch.
+        alone: |f - f'| of the loss that comes with a gradient and of forward passes alone.
         generator: Whether measuring left the global random generators unchanged.
         grad_norm: ||g||, to compare with.
         copy_test: The whole comparison behind ``copied``.
@@ -37,6 +38,7 @@ class NullTest:
     rebuilt: float
     hessian: float
     copied: float
+    alone: float
     generator: bool
     grad_norm: float
     copy_test: CopyTest
@@ -45,7 +47,7 @@ class NullTest:
     @property
     def passed(self) -> bool:
         """Whether every difference is exactly 0, as for a function of the parameters, and the Hessian is that of f."""
-        still = self.again == 0 and self.rebuilt == 0 and self.hessian == 0 and self.generator
+        still = self.again == self.rebuilt == self.hessian == self.alone == 0 and self.generator
         return still and not self.copy_test.differs and not self.second_test.differs
 
     @property
@@ -55,6 +57,8 @@ class NullTest:
             return "measuring draws random numbers, so it would change the training next to it"
         if self.again != 0:
             return "f is not a function of the parameters: something in model or loss is random or remembers"
+        if self.alone != 0:
+            return "the loss by a forward pass is another than the one whose gradient is taken"
         if self.copy_test.differs:
             return f"{self.copy_test.words}; {FIX}"
         if self.rebuilt != 0:
@@ -85,6 +89,7 @@ def null_test(build: Callable[[], Probe], point: Tensor, *, second: bool = True)
     again = _gradient(probe, point)
     product_again = ProbeHessian(probe.gradient, point).product(along)
     untouched = all(torch.equal(one, other) for one, other in zip(before, _generators(), strict=True))
+    alone = abs(probe.gradient.value(point) - probe.gradient.value_and_gradient(point)[0])
     compared = probe.compare_copy()
     rebuilt = _gradient(build(), point)
     second_test = probe.compare_second_derivatives() if second else SecondDerivativeTest()
@@ -93,6 +98,7 @@ def null_test(build: Callable[[], Probe], point: Tensor, *, second: bool = True)
         rebuilt=_distance(first, rebuilt),
         hessian=_distance(product, product_again),
         copied=compared.distance,
+        alone=alone,
         copy_test=compared,
         second_test=second_test,
         generator=untouched,

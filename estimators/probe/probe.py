@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 from itertools import islice
@@ -113,11 +114,45 @@ class Probe:
         # Copied now: the caller may go on training the model.
         self._origin = _flat(model) if audit_at == "start" else None
         self._start: tuple[Tensor, float] | None = None
+        self._start_loss: tuple[float, float] | None = None
         self.unaudited: Exception | None = None
         # None: not looked for yet.
         self._wrong_hessian: str | None = "" if known else None
         self._settled: Tensor | None = None
         self._statistics: Statistics = ()
+
+    def values_from(self, iterate: Tensor) -> Callable[[Tensor], float]:
+        """f alone, to be compared with f(x_k): by forward passes, where its gradient at a point is not held.
+
+        Without graphs if f(x_k) is then bit for bit the value that comes with the gradient; otherwise with them, which
+        takes longer.
+
+        Args:
+            iterate: x_k, shape (num_parameters,).
+
+        Returns:
+            A point, shape (num_parameters,), to f there.
+        """
+        self.settle(iterate)
+        expected = self.value_and_gradient(iterate)[0]
+        try:
+            base = self.gradient.value(iterate, graph=False)
+        except (RuntimeError, TypeError, ValueError):
+            # Perhaps as the loss itself takes gradients.
+            base = math.nan
+        graph = base != expected
+        if graph:
+            base = self.gradient.value(iterate)
+        # A recorded gradient may come from other kernels.
+        is_alike = base == expected
+
+        def value(point: Tensor) -> float:
+            known = self.value_and_gradient.known_value(point) if is_alike else None
+            if known is None and torch.equal(point, iterate):
+                known = base
+            return self.gradient.value(point, graph=graph) if known is None else known
+
+        return value
 
     @property
     def arithmetic(self) -> str:
@@ -184,10 +219,33 @@ class Probe:
         try:
             error, growth = self._audited(iterate)
         except UnauditableError as unaudited:
-            # Without the frames, which hold the float64 graph.
-            self.unaudited = unaudited.raised.with_traceback(None)
+            self._note(unaudited)
             return None
         return [growth * length(error[block]) for block in blocks]
+
+    def loss_error(self, iterate: Tensor) -> float | None:
+        """By how much f is off at x_k, see :meth:`~estimators.probe.rounding.RoundingProbe.loss_error`.
+
+        Args:
+            iterate: x_k, shape (num_parameters,).
+
+        Returns:
+            The error, in units of the loss; with an audit at the start, that one, which is assumed to grow with |f|;
+            None where f cannot be evaluated in float64, as :attr:`unaudited` says.
+        """
+        try:
+            if self._audit_at == "snapshot":
+                return self.rounding.loss_error(iterate)
+            error, size = self._start_loss_audit()
+        except UnauditableError as unaudited:
+            self._note(unaudited)
+            return None
+        self.settle(iterate)
+        return error * max(1.0, abs(self.value_and_gradient(iterate)[0]) / size) if size > 0 else error
+
+    def _note(self, unaudited: UnauditableError) -> None:
+        # Without the frames, which hold the float64 graph.
+        self.unaudited = unaudited.raised.with_traceback(None)
 
     def _audited(self, iterate: Tensor) -> tuple[Tensor, float]:
         """The gradient's error where it is audited, and by how much it may have grown at x_k."""
@@ -289,6 +347,14 @@ class Probe:
             _, slope = self.value_and_gradient(self._origin)
             self._start = self.rounding.error(self._origin), length(slope)
         return self._start
+
+    def _start_loss_audit(self) -> tuple[float, float]:
+        """Error of the loss at the initial weights, and the size of the loss there."""
+        if self._start_loss is None:
+            assert self._origin is not None
+            self.settle(self._origin)
+            self._start_loss = self.rounding.loss_error(self._origin), abs(self.gradient.value(self._origin))
+        return self._start_loss
 
 
 def _flat(model: nn.Module) -> Tensor:

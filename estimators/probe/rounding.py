@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import contextlib
+import math
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -85,18 +87,48 @@ class RoundingProbe:
         Raises:
             UnauditableError: The loss cannot be evaluated in float64.
         """
-        try:
+        with _auditing():
             _, exact = self._exact.value_and_gradient(flat)
-        except (RuntimeError, TypeError, ValueError) as error:
-            # A lack of memory says nothing about the loss.
-            texts = [part for part in error.args if isinstance(part, str)]
-            if isinstance(error, torch.OutOfMemoryError) or any("allocate memory" in text for text in texts):
-                raise
-            raise UnauditableError(error) from error
         _, working = self._working.value_and_gradient(flat)
         return working.double() - exact
+
+    def loss_error(self, flat: Tensor) -> float:
+        """By how much the loss is off.
+
+        The root mean square over the audited batches, which the error of their mean cannot exceed, and which is not
+        small by chance as one difference may be.
+
+        Args:
+            flat: The point, shape (num_parameters,).
+
+        Returns:
+            The error in units of the loss; by forward passes alone.
+
+        Raises:
+            UnauditableError: The loss cannot be evaluated in float64.
+        """
+        try:
+            exact, working = (one.batch_values(flat, graph=False) for one in (self._exact, self._working))
+        except (RuntimeError, TypeError, ValueError):
+            # Perhaps as the loss itself takes gradients.
+            with _auditing():
+                exact = self._exact.batch_values(flat)
+            working = self._working.batch_values(flat)
+        return length(working - exact) / math.sqrt(len(exact))
 
     def set_statistics(self, statistics: Statistics) -> None:
         """Normalise by these from now on, in both arithmetics; for ``batch_norm="frozen"``."""
         self._working.set_statistics(statistics)
         self._exact.set_statistics(statistics)
+
+
+@contextlib.contextmanager
+def _auditing() -> Iterator[None]:
+    """Tell what is raised in float64 from a lack of memory, which says nothing about the loss."""
+    try:
+        yield
+    except (RuntimeError, TypeError, ValueError) as error:
+        texts = [part for part in error.args if isinstance(part, str)]
+        if isinstance(error, torch.OutOfMemoryError) or any("allocate memory" in text for text in texts):
+            raise
+        raise UnauditableError(error) from error

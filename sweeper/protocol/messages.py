@@ -86,6 +86,8 @@ class SnapshotHeader:
         nbytes: Size of the parameters.
         data: Fingerprint of the data that it was trained on; None if it does not matter.
         grad_norm: Norm of the gradient that training computed at x_k; None if it is not known.
+        learning_rate: eta of step k; None if it is not known.
+        clip_norm: The threshold c, where step k is eta times a vector clipped to c and nothing more; None elsewhere.
     """
 
     trial: str
@@ -97,6 +99,8 @@ class SnapshotHeader:
     nbytes: int
     data: str | None = None
     grad_norm: float | None = None
+    learning_rate: float | None = None
+    clip_norm: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

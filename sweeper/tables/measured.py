@@ -84,6 +84,9 @@ def _list(name: str, meaning: str, unit: str = "", *, shown: str = "") -> Column
 
 
 _NO_STEP = "not measured, or x_{k+1} = x_k"
+_NO_SEARCH = "not measured, or no search: see `trust`"
+_NO_CROSSING = "not measured, or not found: see `trust`"
+_NO_BEND = "where `critical_fraction` is, or that is 0"
 
 MEASURED: Mapping[str, tuple[Column, ...]] = {
     "directional_smoothness": _of(
@@ -200,6 +203,51 @@ MEASURED: Mapping[str, tuple[Column, ...]] = {
             shown="report, fit, plot smoothness",
         ),
         _column("gradient_curvature", "gᵀHg / ‖g‖² along the gradient.", _SMOOTHNESS, null="not measured, or g = 0"),
+    ),
+    "critical_sharpness": _of(
+        _F,
+        _NORM,
+        _UPDATE,
+        _column("learning_rate", "η_k of the step.", null="not measured, or not known"),
+        _column("descent_cosine", "Cosine of the angle between d and −∇f(x_k).", null=_NO_STEP),
+        _column(
+            "critical_fraction",
+            "s_c: the smallest s at which f(x_k + s·d) exceeds f(x_k); 0 where f does not fall along d.",
+            null=_NO_CROSSING,
+        ),
+        _column("fraction_low", "Up to this s f lies below f(x_k), as far as it was looked at.", null=_NO_SEARCH),
+        _column(
+            "fraction_high",
+            "Here f lies above f(x_k), or is not finite.",
+            null="no search, or f rose nowhere up to low",
+        ),
+        _column("critical_sharpness", "λ_c = 2 / (s_c η_k).", "1 / learning rate", null=f"{_NO_CROSSING}, or no rate"),
+        _column("critical_curvature", "2σ / (s_c ‖d‖), σ the slope of −f along d at x_k.", _SMOOTHNESS, null=_NO_BEND),
+        _column(
+            "stability_edge", "2σ / ‖d‖, which `critical_curvature` exceeds where s_c < 1.", _SMOOTHNESS, null=_NO_STEP
+        ),
+        _column(
+            "critical_clip_norm",
+            "s_c ‖d‖ / η_k: the threshold of clipping at which the step would have reached s_c.",
+            _GRADIENT,
+            null=f"{_NO_CROSSING}, or the step is more than η_k times a clipped vector",
+        ),
+        _column(
+            "noise_floor", "What rounding alone can make of f(x_k + s·d) − f(x_k), near s_c.", _LOSS, null=_NO_SEARCH
+        ),
+        Column(
+            name="trust",
+            type=TEXT,
+            meaning="The verdict: `trusted`, `flagged`, `beyond`, `ascent`, `unfinished`, `noise` and others.",
+            null=_FAILED,
+        ),
+        Column(
+            name="num_forward_passes",
+            type=WHOLE,
+            meaning="Evaluations of f along d, known ones and f(x_k) included.",
+            unit="evaluations",
+            null=_FAILED,
+        ),
     ),
     "hessian_spectral_norm": _of(
         _F,

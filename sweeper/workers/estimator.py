@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from estimators import ESTIMATORS, Probe, ProbePolicy
+from estimators import ESTIMATORS, NEED_STEP, Probe, ProbePolicy
 from estimators.probe.copies import UnfaithfulCopyError
 from estimators.probe.graphed import Recorder, record_cuda_graph
 from sweeper.errors import IntegrityError, error_line, error_traceback, out_of_memory
@@ -198,7 +198,7 @@ class EstimatorWorker(Worker):
         for entry in measure["estimators"]:
             name = entry["use"]
             try:
-                rows[name] = described | self._measured(built.probe, iterates, entry, header.grad_norm) | conditions
+                rows[name] = described | self._measured(built.probe, iterates, entry, header) | conditions
             except BaseException as error:
                 # The user's loss may raise SystemExit and its like, too. The other estimators may do without it.
                 errors[name] = error
@@ -210,10 +210,12 @@ class EstimatorWorker(Worker):
         return rows, {name: error_traceback(error) for name, error in errors.items()}
 
     def _measured(
-        self, probe: Probe, iterates: torch.Tensor, entry: Mapping[str, Any], grad_norm: float | None
+        self, probe: Probe, iterates: torch.Tensor, entry: Mapping[str, Any], header: SnapshotHeader
     ) -> dict[str, Any]:
         """What one estimator says; tried again where memory was short, without what the failed try holds."""
         options = {key: value for key, value in entry.items() if key != "use"}
+        if entry["use"] in NEED_STEP:
+            options |= {"learning_rate": header.learning_rate, "clip_norm": header.clip_norm}
         self._beats += 1
         try:
             row = ESTIMATORS[entry["use"]](probe, iterates, **options)
@@ -226,11 +228,11 @@ class EstimatorWorker(Worker):
             if self._device == "cuda":
                 torch.cuda.empty_cache()
             row = ESTIMATORS[entry["use"]](probe, iterates, **options)
-        if row.get("grad_norm") == 0 and grad_norm is not None and grad_norm > 0:
+        if row.get("grad_norm") == 0 and header.grad_norm is not None and header.grad_norm > 0:
             raise ZeroGradientError(
-                f"the gradient of f is exactly 0, where training's at the same weights has the norm {grad_norm:.3g}: f "
-                "does not depend on the weights there; `clipsweep check` tests whether the loss uses the model that it "
-                "is given"
+                "the gradient of f is exactly 0, where training's at the same weights has the norm "
+                f"{header.grad_norm:.3g}: f does not depend on the weights there; `clipsweep check` tests whether the "
+                "loss uses the model that it is given"
             )
         return row
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from estimators import ESTIMATORS, NEED_HESSIAN, NullTest, Probe, null_test
+from estimators import ESTIMATORS, NEED_HESSIAN, NEED_STEP, NullTest, Probe, null_test
 from estimators.probe.copies import UnfaithfulCopyError
 from estimators.probe.copy_test import FIX
 from estimators.probe.repeats import DRAWS
@@ -222,8 +222,10 @@ def _measured(
     require_examples(trained)
     probed = _small(code, measure, seed)
     stepper = Stepper(trained, update_rule_of(rule), total_steps=steps, seed=seed)
-    _, scalars = stepper.take(0, keep_iterates=True)
+    learning_rate, scalars = stepper.take(0, keep_iterates=True)
     assert stepper.iterates is not None
+    if entry["use"] in NEED_STEP:
+        options |= {"learning_rate": learning_rate, "clip_norm": update_rule_of(rule).step_threshold}
     probe = build_probe(probed, measure)
     row = ESTIMATORS[entry["use"]](probe, torch.from_numpy(stepper.iterates), **options)
     slope, trained_slope = float(row["grad_norm"]), float(scalars[1])
@@ -239,7 +241,7 @@ def _measured(
             broken=f"the norm of its gradient is {slope} at the initial weights, that of training {trained_slope:.3g}",
             fix="look at the batches that probe returns, their values and their scale",
         )
-    if "smoothness" not in entry["use"] or probe.unaudited is None:
+    if probe.unaudited is None:
         return Finding(promise="")
     unaudited = (
         "without a float64 audit, so that rows say `unaudited`: the loss uses data that does not come through its batch"

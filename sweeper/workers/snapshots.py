@@ -20,6 +20,7 @@ __all__ = ["keep_snapshot", "kept_steps", "read_header", "read_iterates"]
 
 
 _STEP = re.compile(r"step-([0-9]{10,18})\.safetensors", re.ASCII)
+_OF_STEP = ("grad_norm", "learning_rate", "clip_norm")
 _UNREADABLE = (SafetensorError, OSError, ValueError, KeyError, TypeError, OverflowError)
 
 
@@ -38,7 +39,7 @@ def keep_snapshot(run_dir: RunDir, header: SnapshotHeader, iterates: np.ndarray[
         "seed": str(header.seed),
         "problem": json.dumps(dict(header.problem)),
         "data": header.data or "",
-        "grad_norm": "" if header.grad_norm is None else repr(header.grad_norm),
+        **{key: _written(getattr(header, key)) for key in _OF_STEP},
         "xxh3": _hash(iterates),
     }
     data = save_arrays({"iterates": iterates}, metadata=described)
@@ -84,8 +85,8 @@ def read_header(path: Path, measure: Mapping[str, Any]) -> SnapshotHeader:
             measure=measure,
             nbytes=path.stat().st_size,
             data=described["data"] or None,
-            # Earlier versions did not keep it.
-            grad_norm=float(described["grad_norm"]) if described.get("grad_norm") else None,
+            # Earlier versions did not keep these.
+            **{key: float(described[key]) for key in _OF_STEP if described.get(key)},
         )
     except (ValueError, KeyError, RecursionError) as error:
         raise IntegrityError(f"{path}: does not say what it belongs to: {error!r:.200}") from error
@@ -122,6 +123,10 @@ def _metadata(path: Path) -> dict[str, str]:
             return dict(file.metadata() or {})
     except _UNREADABLE as error:
         raise IntegrityError(f"{path}: cannot be read: {error}") from error
+
+
+def _written(number: float | None) -> str:
+    return "" if number is None else repr(number)
 
 
 def _hash(iterates: np.ndarray[Any, Any]) -> str:

@@ -251,6 +251,8 @@ def _header(assignment: Assignment, measure: Mapping[str, Any], snapshot: Snapsh
         nbytes=snapshot.iterates.nbytes,
         data=data,
         grad_norm=snapshot.grad_norm,
+        learning_rate=snapshot.learning_rate,
+        clip_norm=update_rule_of(assignment.update_rule).step_threshold,
     )
 
 

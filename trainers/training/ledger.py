@@ -92,6 +92,7 @@ class Ledger:
         self.num_steps = 0
         self.last_loss = math.nan
         self.last_grad_norm = math.nan
+        self.last_learning_rate = math.nan
 
     @property
     def num_unread(self) -> int:
@@ -133,6 +134,7 @@ class Ledger:
         if len(finite):
             self.last_finite_loss = float(finite[-1])
         self.last_loss, self.last_grad_norm = float(block[-1, 1]), float(block[-1, 2])
+        self.last_learning_rate = float(block[-1, 5])
         self._logged.append(block[[self._is_logged(int(step)) for step in block[:, 0]]])
         return self.diverged_step is None
 

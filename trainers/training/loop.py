@@ -207,6 +207,7 @@ def train(
                     epoch=step / problem.steps_per_epoch,
                     loss=ledger.last_loss,
                     grad_norm=ledger.last_grad_norm,
+                    learning_rate=ledger.last_learning_rate,
                     iterates=stepper.iterates,
                 )
         if beats:

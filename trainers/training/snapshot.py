@@ -22,6 +22,7 @@ class Snapshot:
         epoch: k / steps_per_epoch.
         loss: Loss of batch k at x_k.
         grad_norm: Norm of that loss's gradient, before the transform.
+        learning_rate: eta of step k, by which the rule's direction was multiplied.
         iterates: Both iterates in CPU memory, float32 (float64 for a model in float64), shape (2, n), C-contiguous, in
             the order of :func:`parameter_shapes`.
     """
@@ -30,6 +31,7 @@ class Snapshot:
     epoch: float
     loss: float
     grad_norm: float
+    learning_rate: float
     iterates: np.ndarray[Any, Any] = field(repr=False)
 
 

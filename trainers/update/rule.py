@@ -175,6 +175,20 @@ class UpdateRule:
         """Whether a transform's factor below 1 means clipping."""
         return any(name.startswith("clip_") and getattr(self, name) is not None for name in TRANSFORMS)
 
+    @property
+    def step_threshold(self) -> float | None:
+        """c where a step is eta times a vector v clipped to it, min(1, c / ||v||) v, and nothing more; None elsewhere.
+
+        So where clipping by norm is followed by no momentum, weight decay or preconditioning.
+
+        Example:
+            >>> UpdateRule(learning_rate=2.0, clip_norm=0.5).step_threshold
+            0.5
+            >>> UpdateRule(learning_rate=2.0, clip_norm=0.5, momentum=0.9).step_threshold
+        """
+        is_bare = self.optimizer == "sgd" and self.momentum == 0 and self.weight_decay == 0
+        return self.clip_norm if is_bare or self.transform_of == "momentum" else None
+
     def learning_rate_at(self, step: int, total_steps: int, *, steps_per_epoch: int = 1) -> float:
         """The learning rate of one step.
 

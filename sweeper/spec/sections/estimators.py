@@ -12,6 +12,7 @@ from sweeper.spec.sections.values import AS_INTEGER, AS_NUMBER, Count, Flag, Sec
 __all__ = [
     "ESTIMATOR_OPTIONS",
     "AuthorsCompat",
+    "CriticalSharpness",
     "DirectionalCurvature",
     "DirectionalSmoothness",
     "Estimator",
@@ -22,6 +23,7 @@ __all__ = [
 ]
 
 Several = Annotated[int, Field(ge=2, le=10_000), AS_INTEGER]
+Passes = Annotated[int, Field(ge=2, le=100), AS_INTEGER]
 Tolerance = Annotated[float, Field(gt=0, lt=1), AS_NUMBER]
 
 _PRODUCT = 2.5
@@ -29,6 +31,12 @@ _PRODUCT = 2.5
 
 _SEARCH = 4
 """Gradients of an adaptive measurement, measured as about three plus the one at x_k; for the plan's guess."""
+
+_FORWARD = 1 / 3
+"""Cost of a forward pass in gradients; measured between a quarter and a half."""
+
+_LINE_SEARCH = 6
+"""Forward passes that a line search typically takes, f(x_k) included; for the plan's guess."""
 
 _LANCZOS = 40
 """Products that an eigenvalue typically takes; for the plan's guess."""
@@ -118,6 +126,25 @@ class DirectionalCurvature(_Estimator):
         return 1 + 2 * _PRODUCT
 
 
+class CriticalSharpness(_Estimator):
+    """Critical sharpness of Kalra et al. (2026), by forward passes."""
+
+    use: Literal["critical_sharpness"] = Field(
+        description="2 / eta_c: how far along the update the loss stays below its value at the start."
+    )
+    tolerance: Tolerance = Field(
+        default=0.02, description="Relative width of the bracket of eta_c at which the search stops, in (0, 1)."
+    )
+    max_forward_passes: Passes = Field(
+        default=9, description="Evaluations of f along the update, f(x_k) included, after which it stops; 2 to 100."
+    )
+
+    @property
+    def num_gradients(self) -> float:
+        """Gradients of f per snapshot, forward passes converted."""
+        return 1 + min(_LINE_SEARCH, self.max_forward_passes) * _FORWARD
+
+
 class HessianSpectralNorm(_Estimator):
     """The Hessian's largest eigenvalue in modulus."""
 
@@ -183,6 +210,7 @@ Estimator = Annotated[
     DirectionalSmoothness
     | LayerSmoothness
     | DirectionalCurvature
+    | CriticalSharpness
     | HessianSpectralNorm
     | HessianSpectrum
     | GradientNoise
@@ -194,6 +222,7 @@ ESTIMATOR_OPTIONS: dict[str, type[_Estimator]] = {
     "directional_smoothness": DirectionalSmoothness,
     "layer_smoothness": LayerSmoothness,
     "directional_curvature": DirectionalCurvature,
+    "critical_sharpness": CriticalSharpness,
     "hessian_spectral_norm": HessianSpectralNorm,
     "hessian_spectrum": HessianSpectrum,
     "gradient_noise": GradientNoise,

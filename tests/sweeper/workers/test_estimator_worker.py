@@ -222,3 +222,43 @@ def test_a_kept_snapshot_is_read_as_it_was_taken(tmp_path: Path, kind: type, gra
     assert read.dtype == kind
     assert (read == iterates).all()
     assert replace(read_header(path, measure), nbytes=0) == header
+
+
+# What a step was made of
+
+
+@pytest.mark.parametrize("threshold", [None, 0.5])
+def test_the_learning_rate_and_the_threshold_of_a_step_reach_its_row_from_a_kept_snapshot_too(
+    threshold: float | None, tmp_path: Path
+) -> None:
+    problem = build_problem("deep_linear", {"layers": 2, "width": 4}, seed=0)
+    measure = Measure(every=1, data_fraction=1, estimators=[{"use": "critical_sharpness"}]).model_dump(mode="json")
+    here = flat_parameters(problem.model)
+    slope = module.build_probe(problem, measure).value_and_gradient(here)[1]
+    iterates = torch.stack([here, here - 0.01 * slope])
+    header = SnapshotHeader(
+        trial="t",
+        seed=0,
+        step=3,
+        epoch=0.5,
+        problem=PROBLEM,
+        measure=measure,
+        nbytes=iterates.nbytes,
+        learning_rate=0.01,
+        clip_norm=threshold,
+    )
+    worker = EstimatorWorker(run_dir=str(tmp_path), threads=1, device="cpu")
+    verdict = worker.measure(0, SnapshotId(trial="t", attempt=1, step=3), header, iterates.numpy())
+    assert isinstance(verdict, Rows)
+    row = verdict.rows["critical_sharpness"]
+    assert row["learning_rate"] == 0.01
+    assert row["critical_sharpness"] == pytest.approx(row["critical_curvature"], rel=1e-3)
+    assert (row["critical_clip_norm"] is None) == (threshold is None)
+
+    run_dir = RunDir(tmp_path)
+    keep_snapshot(run_dir, header, iterates.numpy())
+    kept = read_header(run_dir.snapshot("t", 3), measure)
+    assert (kept.learning_rate, kept.clip_norm) == (0.01, threshold)
+    again = worker.measure(0, SnapshotId(trial="t", attempt=1, step=3), kept, read_iterates(run_dir.snapshot("t", 3)))
+    assert isinstance(again, Rows)
+    assert repr(again.rows) == repr(verdict.rows)

@@ -97,6 +97,7 @@ def test_a_snapshot_holds_both_iterates_in_fresh_memory() -> None:
         assert snapshot.iterates.flags.c_contiguous
         assert snapshot.loss == segment.rows["train_loss"][snapshot.step]
         assert snapshot.grad_norm == segment.rows["grad_norm"][snapshot.step]
+        assert snapshot.learning_rate == segment.rows["learning_rate"][snapshot.step]
         assert snapshot.epoch == segment.rows["epoch"][snapshot.step]
         length = np.linalg.norm(snapshot.iterates[1].astype(np.float64) - snapshot.iterates[0])
         assert length == pytest.approx(segment.rows["update_norm"][snapshot.step], rel=1e-5)

@@ -130,3 +130,28 @@ def test_the_schedule_is_what_training_uses(problem_of: MakeProblem) -> None:
 def test_rules_that_make_no_sense_are_refused(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         UpdateRule(**({"learning_rate": 1.0} | options))
+
+
+@pytest.mark.parametrize(
+    ("options", "threshold"),
+    [
+        ({"clip_norm": 0.5}, 0.5),
+        ({"clip_norm": 0.5, "momentum": 0.9, "transform_of": "momentum", "weight_decay": 0.1}, 0.5),
+        ({"clip_norm": 0.5, "momentum": 0.9}, None),
+        ({"clip_norm": 0.5, "weight_decay": 0.1}, None),
+        ({"clip_norm": 0.5, "optimizer": "adamw"}, None),
+        ({"normalize": 0.5}, None),
+        ({}, None),
+    ],
+)
+def test_a_step_has_a_threshold_where_it_is_never_longer_than_the_rate_times_that(
+    options: dict[str, Any], threshold: float | None, problem_of: MakeProblem
+) -> None:
+    rule = UpdateRule(learning_rate=2.0, **options)
+    assert rule.step_threshold == threshold
+    _, segment = trained(problem_of(quadratic, start=30.0), rule, steps=6)
+    lengths = segment.rows["update_norm"][:6]
+    if threshold is not None:
+        assert lengths == pytest.approx([2.0 * threshold] * 6)
+    else:
+        assert any(abs(length - 1.0) > 1e-3 for length in lengths)
