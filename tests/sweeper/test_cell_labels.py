@@ -23,8 +23,8 @@ def labels_of(*cells: dict[str, Any], cases: dict[str, str] | None = None) -> li
     return [labels[str(at)] for at in range(len(cells))]
 
 
-def section(use: str, **options: Any) -> str:
-    return json.dumps({"use": use, **options})
+def section(use: str, **options: Any) -> dict[str, Any]:
+    return {"use": use, **options}
 
 
 def test_only_what_differs_is_said() -> None:
@@ -58,9 +58,9 @@ def test_only_what_differs_is_said() -> None:
             [section("step_decay", milestones=[10, 20], factor=0.1), section("step_decay", milestones=[5], factor=0.1)],
             ["step_decay(milestones=[10,20])", "step_decay(milestones=[5])"],
         ),
-        (["[0.9,0.999]", "[0.95,0.999]"], ["[0.9,0.999]", "[0.95,0.999]"]),
-        ([None, json.dumps({"halved": 0.05, "jitter": 5})], ["none", "(halved=0.05,jitter=5)"]),
-        ([None, "{}"], ["none", "{}"]),
+        ([[0.9, 0.999], [0.95, 0.999]], ["[0.9,0.999]", "[0.95,0.999]"]),
+        ([None, {"halved": 0.05, "jitter": 5}], ["none", "(halved=0.05,jitter=5)"]),
+        ([None, {}], ["none", "{}"]),
         (["{not json", "[either"], ["{not json", "[either"]),
     ],
 )

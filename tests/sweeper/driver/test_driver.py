@@ -451,12 +451,12 @@ def test_attempts_are_numbered_by_those_that_began(
     """Trials that wait behind one that spoils their trainer are handed out again, which is no attempt."""
     monkeypatch.setattr("sweeper.schedule.queues._BATCH_S", 1e6)
     problem = PATCHING.replace("    data =", "    if patches == 'fails': raise ValueError('as asked')\n    data =")
-    (tmp_path / "patching_problem.py").write_text(problem)
+    (tmp_path / "patching_or_failing.py").write_text(problem)
     monkeypatch.syspath_prepend(str(tmp_path))
     kinds = ["'no'"] * 8 + ["'no'", "factory", "fails", "fails"] * 8
     rates = [round(0.01 * place, 2) for place in range(1, len(kinds) + 1)]
     spec = (
-        "problem: {use: 'patching_problem:one', patches: 'no'}\nupdate_rule: {learning_rate: 0.1}\n"
+        "problem: {use: 'patching_or_failing:one', patches: 'no'}\nupdate_rule: {learning_rate: 0.1}\n"
         "train: {steps: 1}\nmeasure: {every: 1, data_fraction: 1}\n"
         f"sweep: {{zip: {{problem.patches: [{', '.join(kinds)}], update_rule.learning_rate: {rates}}}}}"
     )
