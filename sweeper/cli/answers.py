@@ -136,7 +136,7 @@ def plot(
         str,
         typer.Argument(
             metavar="KIND",
-            help="smoothness, loss, fit, frontier, agreement; of theory: phase, speedup, floor.",
+            help="smoothness, loss, fit, frontier, agreement, sharpness; of theory: phase, speedup, floor.",
             show_default=False,
         ),
     ],
