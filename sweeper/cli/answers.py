@@ -159,7 +159,7 @@ def plot(
         str,
         typer.Argument(
             metavar="KIND",
-            help="smoothness, loss, fit, frontier, noise, agreement; of theory: phase, speedup, floor.",
+            help="smoothness, loss, fit, frontier, agreement, sharpness, noise; of theory: phase, speedup, floor.",
             show_default=False,
         ),
     ],

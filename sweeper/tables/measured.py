@@ -99,7 +99,7 @@ MEASURED: Mapping[str, tuple[Column, ...]] = {
             "The largest r(γ) = ‖∇f(x_k + γd) − ∇f(x_k)‖ / ‖γd‖ that can be trusted, eq. (20).",
             _SMOOTHNESS,
             null="not measured, no step, or all is rounding: see `trust`",
-            shown="report, fit, plot smoothness, plot fit, plot agreement",
+            shown="report, fit, plot smoothness, plot fit, plot agreement, plot sharpness",
         ),
         _column("argmax_fraction", "The γ of the maximum.", null="where `smoothness` is"),
         _list(
@@ -222,9 +222,19 @@ MEASURED: Mapping[str, tuple[Column, ...]] = {
             null="no search, or f rose nowhere up to low",
         ),
         _column("critical_sharpness", "λ_c = 2 / (s_c η_k).", "1 / learning rate", null=f"{_NO_CROSSING}, or no rate"),
-        _column("critical_curvature", "2σ / (s_c ‖d‖), σ the slope of −f along d at x_k.", _SMOOTHNESS, null=_NO_BEND),
         _column(
-            "stability_edge", "2σ / ‖d‖, which `critical_curvature` exceeds where s_c < 1.", _SMOOTHNESS, null=_NO_STEP
+            "critical_curvature",
+            "2σ / (s_c ‖d‖), σ the slope of −f along d at x_k.",
+            _SMOOTHNESS,
+            null=_NO_BEND,
+            shown="plot sharpness",
+        ),
+        _column(
+            "stability_edge",
+            "2σ / ‖d‖, which `critical_curvature` exceeds where s_c < 1.",
+            _SMOOTHNESS,
+            null=_NO_STEP,
+            shown="plot sharpness",
         ),
         _column(
             "critical_clip_norm",
@@ -257,7 +267,7 @@ MEASURED: Mapping[str, tuple[Column, ...]] = {
             "‖∇²f(x_k)‖, the left side of Definition 1.",
             _SMOOTHNESS,
             null="not measured, or Lanczos did not converge",
-            shown="advise, plot frontier",
+            shown="advise, plot frontier, plot sharpness",
         ),
         _column(
             "eigenvalue",

@@ -18,6 +18,7 @@ from sweeper.report.plots.fit import fit
 from sweeper.report.plots.frontier import frontier
 from sweeper.report.plots.loss import loss
 from sweeper.report.plots.noise import noise
+from sweeper.report.plots.sharpness import sharpness
 from sweeper.report.plots.theory import floor, phase, speedup
 from sweeper.report.plots.trajectories import smoothness
 from sweeper.report.select import select
@@ -125,6 +126,7 @@ PLOTS: dict[str, Callable[[Run, Any], Picture]] = {
     "frontier": frontier,
     "noise": noise,
     "agreement": agreement,
+    "sharpness": sharpness,
     "phase": phase,
     "speedup": speedup,
     "floor": floor,
