@@ -132,7 +132,7 @@ def _advice(
     if not along:
         silent = f"no cell descends along the gradient ({source.arm}), which is what these theorems are about"
     elif not told:
-        silent = f"L1 is not identifiable in any cell ({source.unidentifiable})"
+        silent = f"L1 is not identifiable in any cell ({max(along, key=lambda cell: cell.points).unidentifiable})"
     else:
         silent = _silence(fitted)
     conditions: tuple[str, ...] = _CONDITIONS if fitted is source else _OF_HESSIAN

@@ -54,7 +54,8 @@ class Activity:
         diverged: How often it diverged.
         clipped: Share of clipped steps, mean over the trials; NaN for rules without a threshold.
         effective_rate: Median effective step size.
-        grad_norm: 5 %, 50 % and 95 % quantile of the gradient norm before the transform.
+        grad_norm: 5 %, 50 % and 95 % quantile of the gradient norm before the transform; NaN, as the effective rate,
+            where no trial logged more than one step.
         fired: Whether any step was clipped; None for rules without a threshold.
     """
 
@@ -241,6 +242,9 @@ def _activity(run: Run, ended: pd.DataFrame, names: Mapping[str, str], labels: C
     rows = []
     for cell, group in ended.groupby("cell_id", sort=False):
         steps = metrics[metrics["trial_id"].isin(group["trial_id"])]
+        # Of a trial that logged its first and last step alone, as theory sweeps do, the one says nothing of the others.
+        logged = steps.dropna(subset=["grad_norm"]).groupby("trial_id")["step"].transform("count")
+        steps = steps.loc[logged.index[logged > 1]]
         norms = steps["grad_norm"].astype(float).replace([float("inf")], float("nan")).dropna()
         clips = not clipping.isdisjoint(group["trial_id"])
         clipped = float(group["clipped_fraction"].astype(float).mean()) if clips else float("nan")

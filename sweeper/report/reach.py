@@ -93,7 +93,11 @@ class ReachRatio:
         ratio: The ratio with its interval: the geometric mean with that of
             :func:`~estimators.fits.selection.compare_best` where every seed of both reached the level; else the
             median with the smallest and the largest, which hold it in 95 % of cases from six pairs on.
-        p_adjusted: Of the test that it is 1, by Holm's correction for all ratios; NaN where a seed did not reach it.
+        middle: The ratios between which the median lies; the same one twice for an odd number of pairs. Where one is 0
+            or infinite and the other is not, the median is unknown, and ``ratio.mean`` is NaN.
+        p_adjusted: Of the test that it is 1, times the number of cells of which the faster one is the fastest, by
+            Holm's correction for all ratios: the paired t test of logs, or where a seed did not reach the level, the
+            sign test. NaN for fewer than two pairs.
         cells_tried: Of how many cells the first and the second are the fastest.
         is_censored: Whether a seed of one of both never reached the level.
     """
@@ -102,6 +106,7 @@ class ReachRatio:
     second: str
     context: str
     ratio: Interval
+    middle: tuple[float, float]
     p_adjusted: float
     cells_tried: tuple[int, int]
     is_censored: bool
@@ -109,8 +114,7 @@ class ReachRatio:
     @property
     def is_decided(self) -> bool:
         """Whether chance is excluded at 95 %."""
-        excluded = self.ratio.low > 1 or self.ratio.high < 1
-        return excluded and (self.is_censored or self.p_adjusted < _LEVEL)
+        return (self.ratio.low > 1 or self.ratio.high < 1) and self.p_adjusted < _LEVEL
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -150,8 +154,8 @@ def build_reach(run: Run, *, metric: str | None = None, level: float | None = No
         The answer.
 
     Raises:
-        ClipsweepError: No trial has ended, nothing has values of the metric, the level is not finite, or a condition
-            is wrong.
+        ClipsweepError: No trial has ended, the trials are analytic, nothing has values of the metric, the level is not
+            finite, or a condition is wrong.
     """
     if level is not None and not math.isfinite(level):
         raise ClipsweepError(f"--level {level}: must be a finite number")
@@ -159,6 +163,8 @@ def build_reach(run: Run, *, metric: str | None = None, level: float | None = No
     ended = trials[trials["status"].isin(["done", "diverged"])]
     if ended.empty:
         raise ClipsweepError(f"{run.path}: no trial has ended yet")
+    if "hitting_status" in ended and ended["hitting_status"].notna().any():
+        raise ClipsweepError(f"{run.path}: analytic trials know their hitting times exactly: see `clipsweep theory`")
     series = _series(run, ended, metric)
     name = series.attrs["metric"]
     declared = run.state.declared_metrics(str(ended["trial_id"].iloc[0]))
@@ -180,8 +186,8 @@ def build_reach(run: Run, *, metric: str | None = None, level: float | None = No
         notes.append(f"{left} of {len(trials)} trials have not ended, or ended without a loss, and do not count")
     if any(one.is_censored for one in ratios):
         notes.append(
-            "where a seed never reaches the level, ratios have a median, and from six pairs on the smallest and the "
-            "largest as its interval"
+            "where a seed never reaches the level, ratios have a median, from six pairs on the smallest and the "
+            "largest as its interval, and a sign test"
         )
     return Reach(
         path=str(run.path),
@@ -239,7 +245,19 @@ def _common_level(run: Run, ended: pd.DataFrame, context: Mapping[str, str], by_
             f"{run.path}: some arm has no cell with a finite value of every seed, so that there is no level which all "
             "arms reach: choose one with --level"
         )
-    return hardest
+    return _eased(hardest)
+
+
+def _eased(level: float) -> float:
+    """A level with four significant digits, as it is shown, on the side that is easier to reach."""
+    if level == 0:
+        return 0.0
+    unit = 10.0 ** (math.floor(math.log10(abs(level))) - 3)
+    for steps in (0, 1, 2):
+        eased = float(f"{(math.ceil(level / unit) + steps) * unit:.4g}")
+        if eased >= level:
+            return eased
+    return level
 
 
 def _best(series: tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]] | None) -> float:
@@ -255,7 +273,7 @@ def _first(series: tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]] | None, lev
     if series is None:
         return math.inf
     steps, values = series
-    passed = values <= level
+    passed = np.isfinite(values) & (values <= level)
     return float(steps[int(passed.argmax())]) if passed.any() else math.inf
 
 
@@ -340,20 +358,24 @@ def _ratio(
         for cells in (first, second)
     ]
     is_censored = not all(whole)
-    p = math.nan
+    tried = len(first), len(second)
     if is_censored:
-        ratio = _median_ratio([(one.steps[seed], other.steps[seed]) for seed in common])
+        ratios = _ratios([(one.steps[seed], other.steps[seed]) for seed in common])
+        ratio, middle = _median_ratio(ratios)
+        faster = sum(of < 1 for of in ratios), sum(of > 1 for of in ratios)
+        p = min(1.0, _sign_test(*faster) * (tried[0] if faster[0] > faster[1] else tried[1]))
     else:
         found = compare_best(*whole)
         of, p = found.difference, found.p_value
         ratio = Interval(mean=math.exp(of.mean), low=math.exp(of.low), high=_exp(of.high), count=of.count)
-    tried = len(first), len(second)
+        middle = ratio.mean, ratio.mean
     return [
         ReachRatio(
             first=one.arm,
             second=other.arm,
             context=one.context,
             ratio=ratio,
+            middle=middle,
             p_adjusted=p,
             cells_tried=tried,
             is_censored=is_censored,
@@ -370,19 +392,32 @@ def _exp(value: float) -> float:
     return math.exp(min(value, 700.0))
 
 
-def _median_ratio(pairs: Sequence[tuple[float, float]]) -> Interval:
-    """The median of ratios of which some are known to be 0 or infinite; pairs that both never reach say nothing."""
-    ratios = sorted(
+def _ratios(pairs: Sequence[tuple[float, float]]) -> list[float]:
+    """Ratios in ascending order, some 0 or infinite; pairs of which neither gets there say nothing."""
+    return sorted(
         (one + 1) / (other + 1) if math.isfinite(one) else math.inf
         for one, other in pairs
         if math.isfinite(one) or math.isfinite(other)
     )
-    if not ratios:
-        return Interval(mean=math.nan, low=math.nan, high=math.nan, count=0)
-    with np.errstate(invalid="ignore"):
-        middle = float(np.median(ratios))
-    ends = (ratios[0], ratios[-1]) if len(ratios) >= _MIN_PAIRS else (math.nan, math.nan)
-    return Interval(mean=middle, low=ends[0], high=ends[1], count=len(ratios))
+
+
+def _median_ratio(ratios: Sequence[float]) -> tuple[Interval, tuple[float, float]]:
+    """The median with its interval, and the two ratios that it lies between."""
+    count = len(ratios)
+    if not count:
+        return Interval(mean=math.nan, low=math.nan, high=math.nan, count=0), (math.nan, math.nan)
+    below, above = ratios[(count - 1) // 2], ratios[count // 2]
+    is_known = below == above or (below > 0 and math.isfinite(above))
+    middle = math.nan if not is_known else below if below == above else math.sqrt(below * above)
+    ends = (ratios[0], ratios[-1]) if count >= _MIN_PAIRS else (math.nan, math.nan)
+    return Interval(mean=middle, low=ends[0], high=ends[1], count=count), (below, above)
+
+
+def _sign_test(smaller: int, larger: int) -> float:
+    """How likely it is that so few of the pairs go the other way by chance, two-sided."""
+    count = smaller + larger
+    fewer = min(smaller, larger)
+    return min(1.0, math.ldexp(sum(math.comb(count, of) for of in range(fewer + 1)), 1 - count))
 
 
 def _coarseness(series: pd.DataFrame, name: str) -> str:

@@ -6,7 +6,6 @@ import math
 from functools import partial
 from typing import Any
 
-from estimators.fits.intervals import Interval
 from sweeper.formats import csv_table, in_format
 from sweeper.labels import counted
 from sweeper.report.reach import Reach, ReachedCell, ReachRatio
@@ -53,7 +52,10 @@ def _text(reach: Reach, style: str, *, width: int | None, color: bool) -> str:
         title=f"{reach.path}: steps until {_level(reach)}",
         columns=[
             *value_columns([cell.texts for cell in reach.cells], [cell.case for cell in reach.cells]),
-            Column(head="reached", cells=[f"{cell.reached}/{len(cell.steps)} seeds" for cell in reach.cells]),
+            Column(
+                head="reached by",
+                cells=[f"{cell.reached} of {counted(len(cell.steps), 'seed')}" for cell in reach.cells],
+            ),
             Column(head="steps", cells=[_steps(cell) for cell in reach.cells]),
         ],
         labels=[cell.label or "the only cell" for cell in reach.cells],
@@ -74,22 +76,28 @@ def _text(reach: Reach, style: str, *, width: int | None, color: bool) -> str:
 
 
 def _steps(cell: ReachedCell) -> str:
-    """The steps of few seeds one by one, of more the median and the range; ``never`` where it was not reached."""
-    steps = sorted(cell.steps.values())
+    """The steps of few seeds in their order, of more the median and the range; ``never`` where it was not reached."""
+    steps = [cell.steps[seed] for seed in sorted(cell.steps)]
     if not steps:
         return NOTHING
-    texts = [f"{at:.0f}" if math.isfinite(at) else "never" for at in steps]
     if len(steps) < FEW_SEEDS:
-        return ", ".join(texts)
-    middle = f"{cell.median:.0f}" if math.isfinite(cell.median) else "never"
-    return f"{middle} [{texts[0]}, {texts[-1]}]"
+        return ", ".join(map(_step, steps))
+    return f"{_step(cell.median)} [{_step(min(steps))}, {_step(max(steps))}]"
+
+
+def _step(at: float) -> str:
+    return f"{at:.0f}" if math.isfinite(at) else "never"
 
 
 def _sentence(one: ReachRatio, reach: Reach) -> str:
     within = f" [{one.context}]" if one.context else ""
     pairs = counted(one.ratio.count, "paired seed")
     tried = "" if max(one.cells_tried) == 1 else f", the fastest of {one.cells_tried[0]} against {one.cells_tried[1]}"
-    many = f"{one.first} takes {_ratio(one.ratio)} times the steps of {one.second}{within} until {_level(reach)}"
+    many = f"{one.first} takes {_ratio(one)} times the steps of {one.second}{within} until {_level(reach)}"
+    if one.ratio.mean == one.ratio.low == one.ratio.high == 1:
+        return (
+            f"{one.first} against {one.second}{within}: no difference in steps until {_level(reach)} ({pairs}{tried})"
+        )
     if one.ratio.count == 0:
         return f"{one.first} against {one.second}{within}: no seed of either reaches {_level(reach)}"
     if one.is_decided:
@@ -98,10 +106,13 @@ def _sentence(one: ReachRatio, reach: Reach) -> str:
     return f"{many}, {why} ({pairs}{tried})"
 
 
-def _ratio(ratio: Interval) -> str:
-    if math.isfinite(ratio.mean) and math.isfinite(ratio.low) and math.isfinite(ratio.high):
-        return bracket_text(ratio)
+def _ratio(one: ReachRatio) -> str:
+    ratio = one.ratio
     ends = "" if math.isnan(ratio.low) else f" [{number_text(ratio.low)}, {number_text(ratio.high)}]"
+    if math.isnan(ratio.mean):
+        return f"between {number_text(one.middle[0])} and {number_text(one.middle[1])}{ends}"
+    if all(map(math.isfinite, (ratio.low, ratio.high))):
+        return bracket_text(ratio)
     return f"{number_text(ratio.mean)}{ends}"
 
 
@@ -147,6 +158,7 @@ def _document(reach: Reach) -> dict[str, Any]:
                 "second": one.second,
                 "context": one.context,
                 "ratio": _plain(one.ratio.mean),
+                "middle": [_plain(of) for of in one.middle],
                 "low": _plain(one.ratio.low),
                 "high": _plain(one.ratio.high),
                 "seeds": one.ratio.count,

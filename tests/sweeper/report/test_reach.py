@@ -14,6 +14,7 @@ import pytest
 
 from estimators.fits.intervals import mean_interval
 from sweeper.errors import ClipsweepError
+from sweeper.report.answers import build_answers
 from sweeper.report.reach import Reach, build_reach
 from sweeper.report.render.reach import render_reach
 from sweeper.tables.run import Run
@@ -78,8 +79,11 @@ def test_the_fastest_cells_are_compared_by_the_ratio_of_their_steps(run: Run) ->
 
 def test_without_a_level_it_is_the_hardest_that_every_arm_reaches(run: Run) -> None:
     found = at_level(run, None)
-    # The worst seed of the best unclipped cell, rate 2, at step 39.
-    assert found.level == pytest.approx(2 * math.exp(-0.78) + 0.52)
+    # The worst seed of the best unclipped cell, rate 2, at step 39: 1.436812, which is shown as 1.437.
+    assert 2 * math.exp(-0.78) + 0.52 == pytest.approx(1.436812)
+    assert found.level == 1.437
+    again = at_level(run, 1.437)
+    assert [cell.steps for cell in again.cells] == [cell.steps for cell in found.cells]
     assert all(any(cell.reached == 3 for cell in found.cells if cell.arm == arm) for arm in (PLAIN, CLIPPED))
 
 
@@ -95,7 +99,8 @@ def test_seeds_that_never_get_there_leave_a_median_and_from_six_pairs_on_an_inte
     known = [(crossing(1.7, 4.0, seed) + 1) / (crossing(1.7, 2.0, seed) + 1) for seed in range(1, seeds)]
     assert ratio.is_censored
     assert ratio.ratio.mean == pytest.approx(np.median([0.0, *known]))
-    assert math.isnan(ratio.p_adjusted)
+    # All pairs go one way: 2 / 2^n.
+    assert ratio.p_adjusted == pytest.approx(2 / 2**seeds)
     if seeds == 3:
         assert math.isnan(ratio.ratio.low)
         assert not ratio.is_decided
@@ -112,6 +117,7 @@ def test_an_arm_that_never_gets_there_has_a_ratio_without_end(run_of: MakeRun) -
     assert (ratio.ratio.mean, ratio.ratio.count) == (0.0, 2)
     assert not ratio.is_decided
     turned = build_reach(made, metric="train_loss", level=0.1)
+    assert ratio.middle == (0.0, 0.0)
     assert turned.ratios == (), "where no seed of either gets there, there is nothing to compare"
     assert "never, never" in render_reach(turned, "table")
 
@@ -170,3 +176,47 @@ def test_csv_and_json_have_every_seed(run: Run) -> None:
     document = json.loads(render_reach(found, "json"))
     assert document["cells"][0]["steps"] == {"0": None, "1": None, "2": None}
     assert document["ratios"][0]["ratio"] == pytest.approx(found.ratios[0].ratio.mean)
+
+
+def test_between_a_ratio_and_none_there_is_no_median(run_of: MakeRun) -> None:
+    cells = [{RATE: 4.0, NORM: 0.25}, {RATE: 2.0, NORM: None}]
+    made = run_of(cells, seeds=2, diverges=lambda cell, seed: cell[NORM] is None and seed == 0)
+    found = build_reach(made, metric="train_loss", level=1.7)
+    (ratio,) = found.ratios
+    known = (crossing(1.7, 4.0, 1) + 1) / (crossing(1.7, 2.0, 1) + 1)
+    assert ratio.middle == (0.0, pytest.approx(known))
+    assert math.isnan(ratio.ratio.mean)
+    assert f"takes between 0 and {known:.3g} times the steps of sgd" in render_reach(found, "md")
+
+
+def test_a_choice_among_cells_counts_where_a_seed_never_gets_there_too(run_of: MakeRun) -> None:
+    cells = [{RATE: 4.0, NORM: 0.25}, {RATE: 3.0, NORM: 0.25}, {RATE: 2.0, NORM: None}]
+    made = run_of(cells, seeds=6, diverges=lambda cell, seed: cell[NORM] is None and seed == 0)
+    (ratio,) = build_reach(made, metric="train_loss", level=1.7).ratios
+    assert ratio.p_adjusted == pytest.approx(2 * 2 / 2**6)
+    assert ratio.ratio.high < 1
+    assert not ratio.is_decided, "one cell would have been"
+
+
+def test_infinite_values_have_reached_nothing(run_of: MakeRun) -> None:
+    made = run_of([{RATE: 1.0, NORM: None}], evaluations=lambda: [-math.inf, 3.0, 2.0, 1.0, math.inf])
+    cell = build_reach(made, metric="valid_loss", level=2.5).cells[0]
+    assert set(cell.steps.values()) == {20.0}
+
+
+def test_equal_arms_have_no_difference(run_of: MakeRun) -> None:
+    made = run_of([{RATE: 2.0, NORM: norm} for norm in (None, 0.25)], seeds=2)
+    text = render_reach(build_reach(made, metric="train_loss", level=1.7), "md")
+    assert "sgd + clip_norm against sgd: no difference in steps until train_loss" in text
+
+
+def test_analytic_trials_are_pointed_to_their_own_command(module_inline_run: Callable[[str], Any]) -> None:
+    spec = """
+    problem: {use: analytic, assume: {L0: 1, L1: 1}, epsilon: 0.1, function: {use: theorem4_flat}, start_gap: 1}
+    train: {steps: 100}
+    sweep: {grid: {update_rule.learning_rate: [0.1, 0.2]}}
+    """
+    made = Run(module_inline_run(spec).run_dir.path)
+    with pytest.raises(ClipsweepError, match="see `clipsweep theory`"):
+        build_reach(made)
+    assert all(math.isnan(one.effective_rate) and math.isnan(one.grad_norm[1]) for one in build_answers(made).activity)

@@ -60,7 +60,7 @@ def screens_of(run: Run, path: str = "run") -> dict[str, Screen]:
         "report": lambda width: render(report, "table", width=width),
         "advise": lambda width: render_answers(answers, "table", width=width),
     }
-    if run.has("metrics"):
+    if run.has("metrics") and "hitting_status" not in run.trials:
         reach = build_reach(run)
         screens["reach"] = lambda width: render_reach(reach, "table", width=width)
     if run.estimators:
