@@ -6,6 +6,7 @@ import logging
 from collections.abc import Callable, Sequence
 
 from sweeper.errors import IntegrityError
+from sweeper.labels import counted
 from sweeper.store.journal import Journal, Line, RunState, apply, read_journal, repair_journal, replay
 from sweeper.store.records import Committed, Damaged, DamagedTrial, Remeasured, parse_record
 from sweeper.store.run_dir import RunDir
@@ -44,7 +45,11 @@ def recover(run_dir: RunDir, say: Callable[[str], None] = _log.warning) -> RunSt
     for name, trial in state.trials.items():
         keep |= {run_dir.checkpoints / name / s.checkpoint[0] for s in trial.segments if s.checkpoint is not None}
     # Last, when every damaged part is in quarantine: this deletes what the journal does not name.
-    run_dir.clean(keep=keep)
+    if lost := run_dir.clean(keep=keep):
+        say(
+            f"the journal has lost lines, as an older copy of it has: {counted(lost, 'file')} of rows that none names "
+            f"{'is' if lost == 1 else 'are'} in {run_dir.quarantine}, and their trials go on from before them"
+        )
     return state
 
 

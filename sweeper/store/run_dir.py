@@ -339,13 +339,31 @@ class RunDir:
             raise RunDirectoryError(f"{self.path}: no such directory{known}")
         raise RunDirectoryError(f"{self.path}: does not hold a run (no {self.journal.name})")
 
-    def clean(self, *, keep: set[Path]) -> None:
-        """Remove what no journal line names: staging, and unnamed parts and checkpoints. Only under the lock."""
+    def clean(self, *, keep: set[Path]) -> int:
+        """Remove what no journal line names: staging, and unnamed parts and checkpoints. Only under the lock.
+
+        A crash leaves the parts of one commit at most before its line. Where parts of several have none, the journal
+        has lost lines, and what they named is set aside.
+
+        Args:
+            keep: The parts and checkpoints that the journal names.
+
+        Returns:
+            How many parts were set aside.
+        """
         shutil.rmtree(self.staging, ignore_errors=True)
         make_folder(self.staging)
-        for path in [*self.parts.glob("*"), *self.checkpoints.glob("*/*")]:
+        parts = [path for path in self.parts.glob("*") if path not in keep]
+        lost = len({"-".join(path.stem.rsplit("-", 2)[1:]) for path in parts}) > 1
+        for path in parts:
+            if lost:
+                self.set_aside(path)
+            else:
+                path.unlink(missing_ok=True)
+        for path in self.checkpoints.glob("*/*"):
             if path not in keep:
                 path.unlink(missing_ok=True)
         for folder in self.checkpoints.glob("*"):
             with contextlib.suppress(OSError):  # not empty: in use
                 folder.rmdir()
+        return len(parts) if lost else 0

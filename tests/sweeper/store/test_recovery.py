@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from sweeper.store.journal import read_journal
+from sweeper.store.journal import read_journal, replay
 from sweeper.store.run_dir import RunDir, publish
 from sweeper.tables.readable import Compactor
 from sweeper.tables.run import Run
@@ -176,6 +176,24 @@ def test_a_damaged_tail_of_the_journal_is_cut_off_and_what_it_named_is_done_agai
     records, length = read_journal(journal)
     assert length == journal.stat().st_size, "nothing was appended to a torn line"
     assert records[: len(whole)] == read_journal(sound / "journal.jsonl")[0][: len(whole)] or origin != "sound"
+
+
+@pytest.mark.parametrize("kept", [1, 2, -3])
+def test_rows_that_an_older_copy_of_the_journal_does_not_name_are_set_aside(
+    copy: Callable[[Path], Any], sound: Path, kept: int
+) -> None:
+    run = copy(sound)
+    parts = {path.name: path.read_bytes() for path in run.run_dir.parts.iterdir()}
+    journal = run.run_dir.journal
+    lines = journal.read_bytes().splitlines(keepends=True)
+    journal.write_bytes(b"".join(lines[:kept]))
+    named = {part.file for part in replay(read_journal(journal)[0], journal).parts}
+    run()
+    assert_same(run.run_dir.path, sound)
+    aside = {path.name.removeprefix("parts-"): path.read_bytes() for path in run.run_dir.quarantine.iterdir()}
+    assert aside == {name: data for name, data in parts.items() if name not in named}
+    (told,) = [line for line in run.listener.lines if "the journal has lost lines" in line]
+    assert f"{len(aside)} files of rows" in told
 
 
 class PowerCut(BaseException):
