@@ -81,6 +81,9 @@ def reach(
 def fit(
     run: RunPath,
     where: Where = None,
+    by_layer: Annotated[
+        bool, typer.Option("--by-layer", help="A row per parameter tensor, of layer_smoothness.")
+    ] = False,
     wanted: Format = None,
     as_json: AsJson = False,
     measurement: Measurement = None,
@@ -88,11 +91,15 @@ def fit(
     """Fit L0 and L1 to every cell: the upper edge of smoothness against gradient norm, with intervals."""
     style = choose_format(wanted, as_json=as_json)
     opened = _opened(run, measurement)
-    from sweeper.report.fits import build_fits
+    from sweeper.report.fits import build_fits, fit_layers
     from sweeper.report.render.answers import render_fits
+    from sweeper.report.select import select
 
     width, color = _terminal()
-    cells = build_fits(opened, where=where or [], laws=True)
+    if by_layer:
+        cells = fit_layers(opened, select(opened, where or []))
+    else:
+        cells = build_fits(opened, where=where or [], laws=True)
     _show(render_fits(str(opened.path), cells, style, width=width, color=color), style, color)
 
 

@@ -65,17 +65,18 @@ class Correlations:
     points: int
 
 
-def trial_correlations(run: Run, points: pd.DataFrame) -> dict[str, Correlations]:
+def trial_correlations(run: Run, points: pd.DataFrame, *, controlled: bool = True) -> dict[str, Correlations]:
     """The correlations of every trial that has points.
 
     Args:
         run: The run.
         points: What :func:`~sweeper.report.select.positive` returns.
+        controlled: Whether the curvature along the whole update is a control of these points.
 
     Returns:
         Trial to its correlations.
     """
-    controls = _controls(run, points)
+    controls = _controls(run, points) if controlled else {}
     found = {}
     for trial, group in points.groupby("trial_id", sort=False):
         norms, smoothness, bound = (

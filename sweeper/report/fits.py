@@ -17,16 +17,26 @@ from sweeper.cell_labels import CellLabels
 from sweeper.errors import ClipsweepError
 from sweeper.labels import plain_value, short_names
 from sweeper.report.correlations import Correlations, trial_correlations
-from sweeper.report.select import labels_of, outside_the_rule, positive, select, trusted_points, unmeasured_words
+from sweeper.report.select import (
+    MIN_SNR,
+    labels_of,
+    outside_the_rule,
+    positive,
+    select,
+    trusted_points,
+    unmeasured_words,
+)
 from sweeper.tables.run import Run
 
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["CellFit", "build_fits", "fit_cells", "fit_hessians", "with_laws"]
+__all__ = ["CellFit", "build_fits", "fit_cells", "fit_hessians", "fit_layers", "with_laws"]
 
 
 _HESSIAN = "hessian_spectral_norm"
+
+_LAYERS = "layer_smoothness"
 
 _SNAPSHOT = ["trial_id", "step", "measurement_id"]
 
@@ -58,6 +68,7 @@ class CellFit:
         laws: The laws that fit the points no worse than another, of :data:`~estimators.fits.laws.LAWS`; empty where
             that was not asked for, or there are too few points.
         exponent: The exponent of the power law, median over the seeds; NaN where there are no laws.
+        layer: The parameter tensor whose smoothness and gradient these are; None for those of the whole model.
     """
 
     cell_id: str
@@ -80,6 +91,7 @@ class CellFit:
     unidentifiable: str
     laws: tuple[str, ...] = ()
     exponent: float = math.nan
+    layer: str | None = None
 
     @property
     def points(self) -> int:
@@ -172,6 +184,54 @@ def with_laws(run: Run, trials: pd.DataFrame, cells: Sequence[CellFit]) -> tuple
     return tuple(found)
 
 
+def fit_layers(run: Run, trials: pd.DataFrame) -> tuple[CellFit, ...]:
+    """The same of each parameter tensor: its own part of smoothness and gradient, as ``layer_smoothness`` has them.
+
+    Crawshaw et al. (2022, "Robustness to unbounded smoothness of generalized signSGD") bound the smoothness of each
+    coordinate by its own part of the gradient; a tensor is a group of them.
+
+    Args:
+        run: The run.
+        trials: As for :func:`fit_cells`.
+
+    Returns:
+        The fits, cell by cell in the order of the plan, tensors in that of the model.
+
+    Raises:
+        ClipsweepError: Nothing was measured layer by layer.
+    """
+    points = _points_by_layer(run)
+    fits = {layer: _fitted(run, trials, positive(own), controlled=False) for layer, own in points.items()}
+    by_cell: dict[str, list[CellFit]] = {str(cell): [] for cell in trials["cell_id"].unique()}
+    for layer, cells in fits.items():
+        for cell in cells:
+            by_cell[cell.cell_id].append(replace(cell, layer=layer))
+    found = tuple(cell for cells in by_cell.values() for cell in cells)
+    if not found:
+        raise ClipsweepError(f"{run.path}: no smoothness of a layer stands above its noise floor: nothing to fit")
+    return found
+
+
+def _points_by_layer(run: Run) -> dict[str, pd.DataFrame]:
+    """Tensor to its points, with the columns of those of the whole model."""
+    if _LAYERS not in run.estimators:
+        raise ClipsweepError(
+            f"{run.path}: no smoothness was measured layer by layer: measure.estimators takes {{use: {_LAYERS}}}, and "
+            f"`clipsweep estimate {run.path} --estimator {_LAYERS}` measures kept snapshots"
+        )
+    rows = run.measurements(_LAYERS)
+    ids = set(run.state.measurements) if run.measurement is None else {run.measurement}
+    lists = ["layers", "smoothness_by_layer", "snr_by_layer", "grad_norm_by_layer"]
+    rows = rows[rows["measurement_id"].isin(ids)].dropna(subset=["layers"])
+    single = rows[[*_SNAPSHOT, *lists]].explode(lists)
+    single = single.rename(columns={"smoothness_by_layer": "smoothness", "grad_norm_by_layer": "grad_norm"})
+    numbers = {name: single[name].astype(float) for name in ("smoothness", "snr_by_layer", "grad_norm")}
+    single = single.assign(**numbers, mechanical_bound=math.nan)
+    kept = single["smoothness"].notna() & ((single["snr_by_layer"] >= MIN_SNR) | single["snr_by_layer"].isna())
+    single = single[kept].drop_duplicates(["trial_id", "step", "layers"], keep="last")
+    return {str(layer): own for layer, own in single.groupby("layers", sort=False)}
+
+
 def fit_hessians(run: Run, trials: pd.DataFrame) -> tuple[CellFit, ...]:
     """The same of the Hessian's norm, which directional smoothness is a lower bound of, at the same snapshots.
 
@@ -189,8 +249,8 @@ def fit_hessians(run: Run, trials: pd.DataFrame) -> tuple[CellFit, ...]:
     return _fitted(run, trials, positive(points.assign(smoothness=points["spectral_norm"].astype(float))))
 
 
-def _fitted(run: Run, trials: pd.DataFrame, points: pd.DataFrame) -> tuple[CellFit, ...]:
-    found = trial_correlations(run, points)
+def _fitted(run: Run, trials: pd.DataFrame, points: pd.DataFrame, *, controlled: bool = True) -> tuple[CellFit, ...]:
+    found = trial_correlations(run, points, controlled=controlled)
     by_trial = {str(trial): own.sort_values("step") for trial, own in points.groupby("trial_id", sort=False)}
     names = short_names(run.swept)
     context = list(outside_the_rule(names).values())

@@ -182,10 +182,11 @@ MEASURED: Mapping[str, tuple[Column, ...]] = {
             "smoothness_by_layer",
             "As `smoothness`, eq. (20), of each tensor's own part of gradient and step.",
             _SMOOTHNESS,
+            shown="fit",
         ),
         Column(name="trust_by_layer", type=TEXTS, meaning="As `trust`, of each tensor.", null=_FAILED),
-        _list("snr_by_layer", "As `snr`, of each tensor."),
-        _list("grad_norm_by_layer", "Norm of each tensor's part of ∇f(x_k).", _GRADIENT),
+        _list("snr_by_layer", "As `snr`, of each tensor.", shown="fit"),
+        _list("grad_norm_by_layer", "Norm of each tensor's part of ∇f(x_k).", _GRADIENT, shown="fit"),
         _list("update_norm_by_layer", "Norm of each tensor's part of d.", _WEIGHTS),
     ),
     "directional_curvature": _of(

@@ -116,6 +116,7 @@ def _fit_record(cell: CellFit) -> dict[str, Any]:
     record: dict[str, Any] = {
         **cell.values,
         "case": cell.case,
+        **({} if cell.layer is None else {"layer": cell.layer}),
         "arm": cell.arm,
         "seeds": len(cell.trajectories),
         "points": cell.points,
@@ -135,7 +136,8 @@ def _fits_text(path: str, cells: Sequence[CellFit], style: str, *, width: int | 
         "they describe the range visited, along one direction at a time, not the loss as a whole",
     ]
     beside = [(cell.spearman, cell.bound, cell.partial, cell.control) for cell in cells]
-    notes += [BESIDE_NOTE, *mechanical_note(beside, noun="cell")]
+    notes += [BESIDE_NOTE] if any(bound.count for _, bound, _, _ in beside) else []
+    notes += mechanical_note(beside, noun="cell")
     lines = [*_reasons(cells), *_laws(cells), *(f"note: {note}" for note in notes)]
     return _text(path, [_fits(cells)], lines, style, width, color)
 
@@ -300,10 +302,13 @@ def _fits(cells: Sequence[CellFit]) -> Table:
     seeds, points = [str(len(cell.trajectories)) for cell in cells], [str(cell.points) for cell in cells]
     alone = [next(iter(cell.trajectories.values())) if len(cell.trajectories) == 1 else None for cell in cells]
     pairs = list(zip(cells, alone, strict=True))
+    beside = [beside_text(cell.bound.mean, cell.partial.mean, cell.control.mean) for cell in cells]
+    layers = Column(head="layer", cells=[cell.layer or "" for cell in cells], is_name=True)
     return Table(
-        title="smoothness against gradient norm",
+        title="smoothness against gradient norm" + (", layer by layer" if any(layers.cells) else ""),
         columns=[
             *value_columns([cell.texts for cell in cells], [cell.case for cell in cells]),
+            *([layers] if any(layers.cells) else []),
             Column(head="seeds", cells=seeds, same=counted(int(seeds[0]), "seed")),
             Column(head="points", cells=points, same=counted(int(points[0]), "point")),
             Column(head="n_eff", cells=[f"{cell.effective:.0f}" for cell in cells]),
@@ -315,10 +320,7 @@ def _fits(cells: Sequence[CellFit]) -> Table:
                 head="Spearman",
                 cells=[_spearman(cell, one) for cell, one in pairs],
             ),
-            Column(
-                head=BESIDE,
-                cells=[beside_text(cell.bound.mean, cell.partial.mean, cell.control.mean) for cell in cells],
-            ),
+            Column(head=BESIDE, cells=beside, same="" if beside[0] == NOTHING else None),
             Column(
                 head="log-log slope",
                 cells=[interval_text(_spread(cell.slope, one.slope_bounds if one else None)) for cell, one in pairs],
@@ -341,9 +343,15 @@ def _fits(cells: Sequence[CellFit]) -> Table:
                 same="" if cells[0].unidentifiable else None,
             ),
         ],
-        labels=[cell.label for cell in cells],
+        labels=[_named(cell) for cell in cells],
+        rows="all rows" if any(layers.cells) else "all cells",
         more="--where chooses, --format json has all",
     )
+
+
+def _named(cell: CellFit) -> str:
+    """What a row is called."""
+    return cell.label if cell.layer is None else f"{cell.label}, {cell.layer}" if cell.label else cell.layer
 
 
 def _quantile(cells: Sequence[CellFit]) -> Column:
@@ -362,7 +370,7 @@ def _reasons(cells: Sequence[CellFit]) -> list[str]:
         if cell.unidentifiable:
             # Each seed is fitted by itself, with fewer points than the row has.
             of = "" if len(cell.trajectories) == 1 else " in most seeds"
-            cells_of.setdefault(f"{of}, {cell.unidentifiable}", []).append(cell.label)
+            cells_of.setdefault(f"{of}, {cell.unidentifiable}", []).append(_named(cell))
     return [
         f"L1 is {_UNIDENTIFIABLE}{why}"
         + (": all cells" if len(labels) == len(cells) else f": {listed(labels, noun='cell')}")
