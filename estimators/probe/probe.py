@@ -234,7 +234,7 @@ class Probe:
             None where f cannot be evaluated in float64, as :attr:`unaudited` says.
         """
         try:
-            if self._audit_at == "snapshot":
+            if self._audit_at != "start":
                 return self.rounding.loss_error(iterate)
             error, size = self._start_loss_audit()
         except UnauditableError as unaudited:
