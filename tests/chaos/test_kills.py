@@ -125,7 +125,7 @@ def test_killed_trainers_and_estimators_are_replaced_and_their_trials_resumed(
     os.kill(victims["trainer"][1], signal.SIGCONT)
     out, err = process.communicate(timeout=240)
     assert process.returncode == 0, err
-    assert "trainer 0 died" in err or "trainer 1 died" in err
+    assert re.search(r"attempt 1 .*; it will be tried again", err), "the trial's line tells the death of its trainer"
     assert len(workers(run)["trainer"]) == 3
     cli.assert_same("runs/small", str(finished.folder / "runs" / "small"))
     assert pd.read_parquet(run / "trials.parquet")["attempts"].max() == 2
@@ -296,7 +296,7 @@ def test_a_signal_lets_trials_finish_their_step_and_checkpoint_within_the_grace_
     assert stopped is not None, err
     assert "again to continue" in err
     for trouble in ("died", "lost", "Traceback"):
-        assert trouble not in err
+        assert trouble not in err.replace("0 failed or lost", "")
     assert pd.read_parquet(run / "trials.parquet")["committed_step"].tolist() == [int(stopped[1])]
     cli.environment["STEP_S"] = "0"
     cli("run", "slow.yaml")
