@@ -200,8 +200,8 @@ def _frozen_probe(tested: _Tested) -> _Found:
             f"probe batches of different sizes {sorted(map(tuple, sizes))}: their mean would not be a mean over samples"
         )
     normalises = any(isinstance(module, _BatchNorm) for module in problem.model.modules())
-    trained = {tensor.shape for tensor in islice(tensors_of(problem.batch(0)), 1)}
-    if normalises and sizes and trained and sizes != trained:
+    trained = {tensor.shape for tensor in islice(tensors_of(problem.batch(0)), 1)} if normalises else set()
+    if sizes and trained and sizes != trained:
         (measured,), (stepped,) = (map(tuple, shapes) for shapes in (sizes, trained))
         return _Note(
             f"a batch of probe({share:g}) is {measured}, one of training {stepped}: batch normalisation makes f of "
