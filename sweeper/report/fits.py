@@ -21,6 +21,7 @@ from sweeper.report.select import (
     MIN_SNR,
     labels_of,
     outside_the_rule,
+    own_rows,
     positive,
     select,
     trusted_points,
@@ -219,10 +220,8 @@ def _points_by_layer(run: Run) -> dict[str, pd.DataFrame]:
             f"{run.path}: no smoothness was measured layer by layer: measure.estimators takes {{use: {_LAYERS}}}, and "
             f"`clipsweep estimate {run.path} --estimator {_LAYERS}` measures kept snapshots"
         )
-    rows = run.measurements(_LAYERS)
-    ids = set(run.state.measurements) if run.measurement is None else {run.measurement}
     lists = ["layers", "smoothness_by_layer", "snr_by_layer", "grad_norm_by_layer"]
-    rows = rows[rows["measurement_id"].isin(ids)].dropna(subset=["layers"])
+    rows = own_rows(run, _LAYERS).dropna(subset=["layers"])
     single = rows[[*_SNAPSHOT, *lists]].explode(lists)
     single = single.rename(columns={"smoothness_by_layer": "smoothness", "grad_norm_by_layer": "grad_norm"})
     numbers = {name: single[name].astype(float) for name in ("smoothness", "snr_by_layer", "grad_norm")}

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from sweeper.errors import ClipsweepError
+from sweeper.report.select import own_rows
 from sweeper.tables.run import Run
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ def noise_of_cells(run: Run, trials: pd.DataFrame) -> dict[str, float]:
     """
     if _NOISE not in run.estimators:
         return {}
-    rows = _own(run).dropna(subset=["tau"]).merge(trials[["trial_id", "cell_id"]], on="trial_id")
+    rows = own_rows(run, _NOISE).dropna(subset=["tau"]).merge(trials[["trial_id", "cell_id"]], on="trial_id")
     return {str(cell): float(tau) for cell, tau in rows.groupby("cell_id", sort=False)["tau"].max().items()}
 
 
@@ -46,7 +47,7 @@ def deviations_of(run: Run, trials: pd.DataFrame) -> dict[str, np.ndarray[Any, n
     Raises:
         ClipsweepError: They were not measured.
     """
-    rows = _own(run) if _NOISE in run.estimators else None
+    rows = own_rows(run, _NOISE) if _NOISE in run.estimators else None
     if rows is None or "deviations" not in rows or rows["deviations"].isna().all():
         raise ClipsweepError(f"{run.path}: no deviations of batch gradients were measured: use the estimator {_NOISE}")
     rows = rows[rows["trial_id"].isin(trials["trial_id"])].dropna(subset=["deviations"])
@@ -57,10 +58,3 @@ def deviations_of(run: Run, trials: pd.DataFrame) -> dict[str, np.ndarray[Any, n
         if unit > 0:
             found.setdefault(str(trial), []).append(deviations / unit)
     return {trial: np.concatenate(parts) for trial, parts in found.items()}
-
-
-def _own(run: Run) -> pd.DataFrame:
-    """Rows under the settings of the run itself, or under those it was opened with."""
-    rows = run.measurements(_NOISE)
-    ids = set(run.state.measurements) if run.measurement is None else {run.measurement}
-    return rows[rows["measurement_id"].isin(ids)]

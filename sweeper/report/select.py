@@ -21,6 +21,7 @@ __all__ = [
     "labels_of",
     "number_column",
     "outside_the_rule",
+    "own_rows",
     "positive",
     "select",
     "superseded",
@@ -183,6 +184,21 @@ def trusted_points(run: Run) -> pd.DataFrame:
     kept = age.notna() & rows["smoothness"].notna() & ((rows["snr"] >= MIN_SNR) | rows["snr"].isna())
     latest = rows[kept].assign(_age=age[kept]).sort_values("_age", kind="stable")
     return latest.drop_duplicates(["trial_id", "step"], keep="last").sort_index().drop(columns="_age")
+
+
+def own_rows(run: Run, estimator: str) -> pd.DataFrame:
+    """What an estimator measured under the settings of the run itself, or under those that it was opened with.
+
+    Args:
+        run: The run.
+        estimator: Its name.
+
+    Returns:
+        Rows of the measurements table, without kept snapshots that were measured again.
+    """
+    rows = run.measurements(estimator)
+    ids = run.state.measurements if run.measurement is None else [run.measurement]
+    return rows[rows["measurement_id"].isin(list(ids))]
 
 
 def positive(points: pd.DataFrame) -> pd.DataFrame:

@@ -16,6 +16,7 @@ __all__ = [
     "correlation_text",
     "ends_text",
     "interval_text",
+    "json_number",
     "number_text",
     "percent_text",
 ]
@@ -44,6 +45,22 @@ def number_text(value: float | None, *, digits: int = 3) -> str:
     if value is None or math.isnan(value):
         return "–"
     return f"{value:.{digits}g}" if math.isfinite(value) else "∞" if value > 0 else "-∞"
+
+
+def json_number(value: float) -> float | None:
+    """A number as JSON can hold it, which has no NaN and no infinity.
+
+    Args:
+        value: The number.
+
+    Returns:
+        The number; None where it is not finite.
+
+    Example:
+        >>> json_number(0.5), json_number(float("inf"))
+        (0.5, None)
+    """
+    return value if math.isfinite(value) else None
 
 
 def percent_text(fraction: float) -> str:

@@ -10,7 +10,7 @@ from sweeper.formats import csv_table, in_format
 from sweeper.labels import counted
 from sweeper.report.reach import Reach, ReachedCell, ReachRatio
 from sweeper.report.render.columns import value_columns
-from sweeper.report.render.numbers import FEW_SEEDS, bracket_text, number_text
+from sweeper.report.render.numbers import FEW_SEEDS, bracket_text, json_number, number_text
 from sweeper.report.render.table import NOTHING, Column, Table
 from sweeper.report.render.tables import markdown_lines
 from sweeper.report.render.terminal import terminal_lines, terminal_table
@@ -147,7 +147,7 @@ def _document(reach: Reach) -> dict[str, Any]:
                 "context": cell.context,
                 "is_best": cell.is_best,
                 "reached": cell.reached,
-                "steps": {str(seed): _plain(steps) for seed, steps in cell.steps.items()},
+                "steps": {str(seed): json_number(steps) for seed, steps in cell.steps.items()},
                 "taken": {str(seed): steps for seed, steps in cell.taken.items()},
             }
             for cell in reach.cells
@@ -157,12 +157,12 @@ def _document(reach: Reach) -> dict[str, Any]:
                 "first": one.first,
                 "second": one.second,
                 "context": one.context,
-                "ratio": _plain(one.ratio.mean),
-                "middle": [_plain(of) for of in one.middle],
-                "low": _plain(one.ratio.low),
-                "high": _plain(one.ratio.high),
+                "ratio": json_number(one.ratio.mean),
+                "middle": [json_number(of) for of in one.middle],
+                "low": json_number(one.ratio.low),
+                "high": json_number(one.ratio.high),
                 "seeds": one.ratio.count,
-                "p_adjusted": _plain(one.p_adjusted),
+                "p_adjusted": json_number(one.p_adjusted),
                 "cells_tried": list(one.cells_tried),
                 "is_censored": one.is_censored,
                 "is_decided": one.is_decided,
@@ -171,8 +171,3 @@ def _document(reach: Reach) -> dict[str, Any]:
         ],
         "notes": list(reach.notes),
     }
-
-
-def _plain(value: float) -> float | None:
-    """JSON has no NaN and no infinity."""
-    return value if math.isfinite(value) else None

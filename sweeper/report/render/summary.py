@@ -17,6 +17,7 @@ from sweeper.report.render.numbers import (
     clipped_text,
     correlation_text,
     interval_text,
+    json_number,
     number_text,
     percent_text,
 )
@@ -257,7 +258,7 @@ def _document(report: Report) -> dict[str, Any]:
                 "statuses": cell.statuses,
                 "left_out": cell.left_out or None,
                 "losses": {name: _plain_interval(interval) for name, interval in cell.losses.items()},
-                "clipped_fraction": _plain(cell.clipped_fraction),
+                "clipped_fraction": json_number(cell.clipped_fraction),
                 **{name: _plain_interval(getattr(cell, name)) for name in _CORRELATIONS},
                 "points": cell.points,
             }
@@ -272,7 +273,7 @@ def _document(report: Report) -> dict[str, Any]:
                 "values": None if best.cell is None else best.cell.values,
                 "why_none": best.why_none or None,
                 "unranked": best.unranked,
-                "held_out": _plain(best.held_out),
+                "held_out": json_number(best.held_out),
                 report.primary: None if best.cell is None else _plain_interval(best.cell.losses[report.primary]),
             }
             for best in report.bests
@@ -286,26 +287,21 @@ def _document(report: Report) -> dict[str, Any]:
                 "difference": _plain_interval(comparison.difference),
                 "as_chosen": _plain_interval(comparison.as_chosen),
                 "cells_tried": list(comparison.cells_tried),
-                "p_value": _plain(comparison.p_value),
-                "p_adjusted": _plain(comparison.p_adjusted),
+                "p_value": json_number(comparison.p_value),
+                "p_adjusted": json_number(comparison.p_adjusted),
                 "verdict": comparison.verdict,
             }
             for comparison in report.comparisons
         ],
         "notes": list(report.notes),
-        "nodes": [{**vars(share), "share": _plain(share.share)} for share in report.nodes],
+        "nodes": [{**vars(share), "share": json_number(share.share)} for share in report.nodes],
     }
-
-
-def _plain(value: float) -> float | None:
-    """JSON has no NaN and no infinity."""
-    return value if math.isfinite(value) else None
 
 
 def _plain_interval(interval: Interval) -> Mapping[str, Any]:
     return {
-        "mean": _plain(interval.mean),
-        "low": _plain(interval.low),
-        "high": _plain(interval.high),
+        "mean": json_number(interval.mean),
+        "low": json_number(interval.low),
+        "high": json_number(interval.high),
         "seeds": interval.count,
     }
