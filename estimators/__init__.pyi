@@ -38,6 +38,7 @@ from .smoothness.directional import DirectionalSmoothness as DirectionalSmoothne
 from .smoothness.directional import directional_smoothness as directional_smoothness
 from .smoothness.directional import fractions_of as fractions_of
 from .smoothness.directional import measure_directional_smoothness as measure_directional_smoothness
+from .smoothness.others import other_directions_row as other_directions_row
 from .smoothness.row import directional_smoothness_row as directional_smoothness_row
 from .smoothness.trust import Judgement as Judgement
 from .smoothness.trust import judge as judge

@@ -12,6 +12,7 @@ from estimators.curvature.spectrum import hessian_spectrum_row
 from estimators.gradient_noise import gradient_noise_row
 from estimators.smoothness.critical import critical_sharpness_row
 from estimators.smoothness.layers import layer_smoothness_row
+from estimators.smoothness.others import other_directions_row
 from estimators.smoothness.row import directional_smoothness_row
 
 __all__ = ["ESTIMATORS", "NEED_HESSIAN", "NEED_STEP"]
@@ -21,6 +22,7 @@ ESTIMATORS: Mapping[str, Callable[..., dict[str, Any]]] = {
     "layer_smoothness": layer_smoothness_row,
     "directional_curvature": directional_curvature_row,
     "critical_sharpness": critical_sharpness_row,
+    "other_directions": other_directions_row,
     "hessian_spectral_norm": hessian_spectral_norm_row,
     "hessian_spectrum": hessian_spectrum_row,
     "gradient_noise": gradient_noise_row,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable
 
 import torch
@@ -36,41 +37,58 @@ class GradientMemory:
         self._evaluate = evaluate
         self._max_bytes = max_bytes
         self._at_least = at_least
-        self._held: list[tuple[Tensor, float, Tensor]] = []
+        self._held: OrderedDict[int, tuple[Tensor, float, Tensor]] = OrderedDict()
 
     def __call__(self, point: Tensor) -> tuple[float, Tensor]:
         """f and its gradient, shape (n,); the gradient is shared and must not be changed."""
-        for index, (known, value, slope) in enumerate(self._held):
-            if _same_bits(known, point):
-                self._held.append(self._held.pop(index))
-                return value, slope
-        value, slope = self._evaluate(point)
-        # The point was just looked up, so it is added without comparing it with every cached one again.
-        self._append(self._held, point, value, slope)
-        return value, slope
+        mark = _mark(point)
+        if (found := self._found(mark, point)) is None:
+            found = self._evaluate(point)
+            self._add(mark, point, *found)
+        return found
 
     def known_value(self, point: Tensor) -> float | None:
         """f at a point, shape (n,), if it is held."""
-        return next((value for known, value, _ in self._held if _same_bits(known, point)), None)
+        found = self._found(_mark(point), point)
+        return None if found is None else found[0]
 
     def hold(self, point: Tensor, value: float, slope: Tensor) -> None:
         """Cache the value at a point, evicting the least recently used ones."""
-        others = [entry for entry in self._held if not _same_bits(entry[0], point)]
-        self._append(others, point, value, slope)
+        self._add(_mark(point), point, value, slope)
 
-    def _append(self, others: list[tuple[Tensor, float, Tensor]], point: Tensor, value: float, slope: Tensor) -> None:
+    def _found(self, mark: int, point: Tensor) -> tuple[float, Tensor] | None:
+        entry = self._held.get(mark)
+        if entry is None or not _same_bits(entry[0], point):
+            return None
+        self._held.move_to_end(mark)
+        return entry[1], entry[2]
+
+    def _add(self, mark: int, point: Tensor, value: float, slope: Tensor) -> None:
         room = max(self._at_least, self._max_bytes // max(1, point.nbytes + slope.nbytes))
-        kept = others[max(0, len(others) + 1 - room) :]
-        self._held = [*kept, (point.clone(), value, slope)] if room > 1 else []
+        # Where two points have the same mark, the earlier one makes way.
+        self._held.pop(mark, None)
+        while len(self._held) >= max(1, room):
+            self._held.popitem(last=False)
+        if room > 1:
+            self._held[mark] = (point.clone(), value, slope)
 
     def clear(self) -> None:
         """Forget everything: f is now another function."""
         self._held.clear()
 
 
+_WHOLE = {2: torch.int16, 4: torch.int32, 8: torch.int64}
+"""Bytes per element to a type that compares bits."""
+
+
+def _mark(point: Tensor) -> int:
+    """A number that equal points share and different ones hardly ever: one pass over the point, on its device."""
+    return int(point.contiguous().view(_WHOLE[point.element_size()]).sum(dtype=torch.int64))
+
+
 def _same_bits(one: Tensor, other: Tensor) -> bool:
     """Compare bits, not values: 0.0 equals -0.0, which f may distinguish, and NaN differs from itself."""
     if one.dtype != other.dtype or one.shape != other.shape:
         return False
-    whole = {2: torch.int16, 4: torch.int32, 8: torch.int64}[one.element_size()]
+    whole = _WHOLE[one.element_size()]
     return torch.equal(one.view(whole), other.contiguous().view(whole))

@@ -2,25 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any, Literal
+from typing import Any
 
 from torch import Tensor
 
-from estimators.probe.gradient import Params
 from estimators.probe.probe import Probe
-from estimators.smoothness.adaptive import TOLERANCE, measure_adaptive_smoothness
-from estimators.smoothness.chebyshev import measure_chebyshev_smoothness
-from estimators.smoothness.directional import DirectionalSmoothness, fractions_of, measure_directional_smoothness
+from estimators.smoothness.adaptive import TOLERANCE
+from estimators.smoothness.along import Method, measure_between
 
-__all__ = ["METHODS", "directional_smoothness_row"]
-
-METHODS: Mapping[str, Callable[..., DirectionalSmoothness]] = {
-    "exact": measure_directional_smoothness,
-    "chebyshev": measure_chebyshev_smoothness,
-    "adaptive": measure_adaptive_smoothness,
-}
-"""How the maximum is found: a gradient per fraction, a curve through five, or gradients where it may lie."""
+__all__ = ["directional_smoothness_row"]
 
 
 def directional_smoothness_row(
@@ -28,7 +18,7 @@ def directional_smoothness_row(
     iterates: Tensor,
     *,
     delta: float = 0.1,
-    method: Literal["exact", "chebyshev", "adaptive"] = "exact",
+    method: Method = "exact",
     tolerance: float = TOLERANCE,
 ) -> dict[str, Any]:
     """Measure eq. (20) of Zhang et al. (2020) on one snapshot.
@@ -40,7 +30,7 @@ def directional_smoothness_row(
         probe: f.
         iterates: x_k and x_{k+1}, shape (2, num_parameters).
         delta: Spacing of the fractions, one over an integer.
-        method: One of :data:`METHODS`.
+        method: One of :data:`~estimators.smoothness.along.METHODS`.
         tolerance: By how much, as a share of the value, a fraction that ``adaptive`` did not measure may exceed it.
 
     Returns:
@@ -52,43 +42,10 @@ def directional_smoothness_row(
     Raises:
         ValueError: ``delta`` is not one over an integer, or the method is unknown.
     """
-    if method not in METHODS:
-        raise ValueError(f"unknown method {method!r}; known: {', '.join(METHODS)}")
-    fractions = fractions_of(delta)
     probe.settle(iterates[0])
-    value, start = probe.value_and_gradient(iterates[0])
-    first, second = {"flat": iterates[0]}, {"flat": iterates[1]}
-    end: tuple[float, Tensor] | None = None
-
-    def gradient(point: Params) -> Params:
-        # Both ends are held here: for a large model the cache holds no more than the last two points.
-        nonlocal end
-        if point is first:
-            return {"flat": start}
-        found = probe.value_and_gradient(point["flat"])
-        if point is second:
-            end = found
-        return {"flat": found[1]}
-
-    def loss(point: Params) -> float:
-        # Called after the gradient at the same point, so it comes from the cache.
-        return value if point is first else probe.value_and_gradient(point["flat"])[0]
-
-    of_method: dict[str, Any] = {} if method == "exact" else {"value": loss}
-    if method == "adaptive":
-        of_method["tolerance"] = tolerance
-    measured = METHODS[method](
-        gradient,
-        first,
-        second,
-        fractions=fractions,
-        gradient_error=probe.gradient_error(iterates[0]),
-        error_at=(lambda point: probe.gradient_error(point["flat"])) if probe.audits_maximum else None,
-        **of_method,
-    )
-    if end is not None:
-        # Where the next snapshot begins.
-        probe.value_and_gradient.hold(iterates[1], *end)
+    value, _ = probe.value_and_gradient(iterates[0])
+    # Where the next snapshot begins.
+    measured = measure_between(probe, iterates, delta=delta, method=method, tolerance=tolerance, hold=True)
     return {
         "loss": value,
         "grad_norm": measured.grad_norm,

@@ -84,20 +84,29 @@ def fit(
     by_layer: Annotated[
         bool, typer.Option("--by-layer", help="A row per parameter tensor, of layer_smoothness.")
     ] = False,
+    along: Annotated[
+        str,
+        typer.Option("--along", metavar="step|gradient|random", help="Direction of the smoothness: other_directions."),
+    ] = "step",
     wanted: Format = None,
     as_json: AsJson = False,
     measurement: Measurement = None,
 ) -> None:
     """Fit L0 and L1 to every cell: the upper edge of smoothness against gradient norm, with intervals."""
     style = choose_format(wanted, as_json=as_json)
+    if by_layer and along != "step":
+        raise ClipsweepError(f"--by-layer is measured along the step: leave out --along {along}")
     opened = _opened(run, measurement)
-    from sweeper.report.fits import build_fits, fit_layers
-    from sweeper.report.render.answers import render_fits
+    from sweeper.report.fits import build_fits
+    from sweeper.report.other_fits import fit_direction, fit_layers
+    from sweeper.report.render.fits import render_fits
     from sweeper.report.select import select
 
     width, color = _terminal()
     if by_layer:
         cells = fit_layers(opened, select(opened, where or []))
+    elif along != "step":
+        cells = fit_direction(opened, select(opened, where or []), along)
     else:
         cells = build_fits(opened, where=where or [], laws=True)
     _show(render_fits(str(opened.path), cells, style, width=width, color=color), style, color)

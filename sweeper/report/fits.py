@@ -18,10 +18,8 @@ from sweeper.errors import ClipsweepError
 from sweeper.labels import plain_value, short_names
 from sweeper.report.correlations import Correlations, trial_correlations
 from sweeper.report.select import (
-    MIN_SNR,
     labels_of,
     outside_the_rule,
-    own_rows,
     positive,
     select,
     trusted_points,
@@ -32,12 +30,10 @@ from sweeper.tables.run import Run
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["CellFit", "build_fits", "fit_cells", "fit_hessians", "fit_layers", "with_laws"]
+__all__ = ["CellFit", "build_fits", "fit_cells", "fit_hessians", "fitted", "with_laws"]
 
 
 _HESSIAN = "hessian_spectral_norm"
-
-_LAYERS = "layer_smoothness"
 
 _SNAPSHOT = ["trial_id", "step", "measurement_id"]
 
@@ -70,6 +66,7 @@ class CellFit:
             that was not asked for, or there are too few points.
         exponent: The exponent of the power law, median over the seeds; NaN where there are no laws.
         layer: The parameter tensor whose smoothness and gradient these are; None for those of the whole model.
+        along: The direction in which smoothness was measured: ``step``, ``gradient`` or ``random``.
     """
 
     cell_id: str
@@ -93,6 +90,7 @@ class CellFit:
     laws: tuple[str, ...] = ()
     exponent: float = math.nan
     layer: str | None = None
+    along: str = "step"
 
     @property
     def points(self) -> int:
@@ -146,7 +144,7 @@ def fit_cells(run: Run, trials: pd.DataFrame) -> tuple[CellFit, ...]:
     Raises:
         ClipsweepError: There are no trusted measurements.
     """
-    cells = _fitted(run, trials, positive(trusted_points(run)))
+    cells = fitted(run, trials, positive(trusted_points(run)))
     if not cells:
         raise ClipsweepError(
             f"{run.path}: no smoothness above its noise floor was measured, so there is nothing to fit"
@@ -185,52 +183,6 @@ def with_laws(run: Run, trials: pd.DataFrame, cells: Sequence[CellFit]) -> tuple
     return tuple(found)
 
 
-def fit_layers(run: Run, trials: pd.DataFrame) -> tuple[CellFit, ...]:
-    """The same of each parameter tensor: its own part of smoothness and gradient, as ``layer_smoothness`` has them.
-
-    Crawshaw et al. (2022, "Robustness to unbounded smoothness of generalized signSGD") bound the smoothness of each
-    coordinate by its own part of the gradient; a tensor is a group of them.
-
-    Args:
-        run: The run.
-        trials: As for :func:`fit_cells`.
-
-    Returns:
-        The fits, cell by cell in the order of the plan, tensors in that of the model.
-
-    Raises:
-        ClipsweepError: Nothing was measured layer by layer.
-    """
-    points = _points_by_layer(run)
-    fits = {layer: _fitted(run, trials, positive(own), controlled=False) for layer, own in points.items()}
-    by_cell: dict[str, list[CellFit]] = {str(cell): [] for cell in trials["cell_id"].unique()}
-    for layer, cells in fits.items():
-        for cell in cells:
-            by_cell[cell.cell_id].append(replace(cell, layer=layer))
-    found = tuple(cell for cells in by_cell.values() for cell in cells)
-    if not found:
-        raise ClipsweepError(f"{run.path}: no smoothness of a layer stands above its noise floor: nothing to fit")
-    return found
-
-
-def _points_by_layer(run: Run) -> dict[str, pd.DataFrame]:
-    """Tensor to its points, with the columns of those of the whole model."""
-    if _LAYERS not in run.estimators:
-        raise ClipsweepError(
-            f"{run.path}: no smoothness was measured layer by layer: measure.estimators takes {{use: {_LAYERS}}}, and "
-            f"`clipsweep estimate {run.path} --estimator {_LAYERS}` measures kept snapshots"
-        )
-    lists = ["layers", "smoothness_by_layer", "snr_by_layer", "grad_norm_by_layer"]
-    rows = own_rows(run, _LAYERS).dropna(subset=["layers"])
-    single = rows[[*_SNAPSHOT, *lists]].explode(lists)
-    single = single.rename(columns={"smoothness_by_layer": "smoothness", "grad_norm_by_layer": "grad_norm"})
-    numbers = {name: single[name].astype(float) for name in ("smoothness", "snr_by_layer", "grad_norm")}
-    single = single.assign(**numbers, mechanical_bound=math.nan)
-    kept = single["smoothness"].notna() & ((single["snr_by_layer"] >= MIN_SNR) | single["snr_by_layer"].isna())
-    single = single[kept].drop_duplicates(["trial_id", "step", "layers"], keep="last")
-    return {str(layer): own for layer, own in single.groupby("layers", sort=False)}
-
-
 def fit_hessians(run: Run, trials: pd.DataFrame) -> tuple[CellFit, ...]:
     """The same of the Hessian's norm, which directional smoothness is a lower bound of, at the same snapshots.
 
@@ -245,10 +197,22 @@ def fit_hessians(run: Run, trials: pd.DataFrame) -> tuple[CellFit, ...]:
         return ()
     norms = run.measurements(_HESSIAN)[[*_SNAPSHOT, "spectral_norm"]].dropna()
     points = trusted_points(run).merge(norms, on=_SNAPSHOT)
-    return _fitted(run, trials, positive(points.assign(smoothness=points["spectral_norm"].astype(float))))
+    return fitted(run, trials, positive(points.assign(smoothness=points["spectral_norm"].astype(float))))
 
 
-def _fitted(run: Run, trials: pd.DataFrame, points: pd.DataFrame, *, controlled: bool = True) -> tuple[CellFit, ...]:
+def fitted(run: Run, trials: pd.DataFrame, points: pd.DataFrame, *, controlled: bool = True) -> tuple[CellFit, ...]:
+    """Fit every trajectory of some points, and summarise each cell over its seeds.
+
+    Args:
+        run: The run.
+        trials: As for :func:`fit_cells`.
+        points: ``trial_id``, ``step``, ``grad_norm``, ``smoothness`` and ``mechanical_bound``, the first two of them
+            positive; NaN for a bound that there is not.
+        controlled: Whether the curvature along the step is a control of these points.
+
+    Returns:
+        The cells of which there are points, in the order of the plan.
+    """
     found = trial_correlations(run, points, controlled=controlled)
     by_trial = {str(trial): own.sort_values("step") for trial, own in points.groupby("trial_id", sort=False)}
     names = short_names(run.swept)

@@ -15,7 +15,8 @@ from sweeper.planning.preview import plan_document, plan_text
 from sweeper.report.answers import build_answers
 from sweeper.report.fits import build_fits
 from sweeper.report.plots.cells import drawn_cells, tell_apart
-from sweeper.report.render.answers import render_answers, render_fits
+from sweeper.report.render.answers import render_answers
+from sweeper.report.render.fits import render_fits
 from sweeper.report.render.summary import render
 from sweeper.report.select import select
 from sweeper.report.summary import build_report

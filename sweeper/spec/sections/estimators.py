@@ -20,9 +20,11 @@ __all__ = [
     "HessianSpectralNorm",
     "HessianSpectrum",
     "LayerSmoothness",
+    "OtherDirections",
 ]
 
 Several = Annotated[int, Field(ge=2, le=10_000), AS_INTEGER]
+Draws = Annotated[int, Field(ge=1, le=100), AS_INTEGER]
 Passes = Annotated[int, Field(ge=2, le=100), AS_INTEGER]
 Tolerance = Annotated[float, Field(gt=0, lt=1), AS_NUMBER]
 
@@ -145,6 +147,26 @@ class CriticalSharpness(_Estimator):
         return 1 + min(_LINE_SEARCH, self.max_forward_passes) * _FORWARD
 
 
+class OtherDirections(_Estimator):
+    """Eq. (20) along the gradient and along random directions."""
+
+    use: Literal["other_directions"] = Field(
+        description="Eq. (20) as far away as the step went, along the gradient and along random directions."
+    )
+    draws: Draws = Field(default=3, description="Random directions of every snapshot, 1 to 100.")
+    delta: Share = Field(default=0.1, description="Spacing of the sample points along each; 1/delta is whole.")
+    tolerance: Tolerance = Field(
+        default=0.01, description="By how much, as a share of the value, a point that was not measured may exceed it."
+    )
+
+    _check_delta = field_validator("delta")(_whole_reciprocal)
+
+    @property
+    def num_gradients(self) -> float:
+        """Gradients of f per snapshot."""
+        return 1 + (1 + self.draws) * min(_SEARCH - 1, round(1 / self.delta))
+
+
 class HessianSpectralNorm(_Estimator):
     """The Hessian's largest eigenvalue in modulus."""
 
@@ -211,6 +233,7 @@ Estimator = Annotated[
     | LayerSmoothness
     | DirectionalCurvature
     | CriticalSharpness
+    | OtherDirections
     | HessianSpectralNorm
     | HessianSpectrum
     | GradientNoise
@@ -223,6 +246,7 @@ ESTIMATOR_OPTIONS: dict[str, type[_Estimator]] = {
     "layer_smoothness": LayerSmoothness,
     "directional_curvature": DirectionalCurvature,
     "critical_sharpness": CriticalSharpness,
+    "other_directions": OtherDirections,
     "hessian_spectral_norm": HessianSpectralNorm,
     "hessian_spectrum": HessianSpectrum,
     "gradient_noise": GradientNoise,

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from estimators import Probe
+from estimators.smoothness.along import METHODS
 from estimators.smoothness.directional import DirectionalSmoothness, fractions_of
-from estimators.smoothness.row import METHODS, directional_smoothness_row
+from estimators.smoothness.row import directional_smoothness_row
 from estimators.smoothness.trust import larger_floor, raise_floors
 
 BEHIND = 1.5

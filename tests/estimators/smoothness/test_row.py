@@ -11,6 +11,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from estimators import ESTIMATORS, Probe, find_pairs, measure_pairs
+from estimators.probe import memory as memory_module
 from estimators.probe.memory import GradientMemory
 
 
@@ -148,6 +149,23 @@ def test_a_memory_holds_as_many_points_as_it_has_room_for() -> None:
     assert len(calls) == 8, "the least recently used has gone"
     memory(points[2])
     assert len(calls) == 8
+
+
+def test_what_a_lookup_costs_does_not_grow_with_what_is_held(monkeypatch: pytest.MonkeyPatch) -> None:
+    compared = []
+    same_bits = memory_module._same_bits
+    monkeypatch.setattr(memory_module, "_same_bits", lambda *points: compared.append(points) or same_bits(*points))  # type: ignore[func-returns-value]
+    memory = GradientMemory(lambda x: (float(x[0]), x))
+    points = [torch.tensor([float(k), -2.0 * k]) for k in range(500)]
+    assert [memory(point)[0] for point in points] == [memory(point)[0] for point in points]
+    assert len(compared) == 500, "each point once, with itself"
+
+
+def test_points_with_the_same_mark_are_told_apart() -> None:
+    memory = GradientMemory(lambda x: (float(x[0]), x))
+    one, other = torch.tensor([1.0, 2.0]), torch.tensor([2.0, 1.0])
+    assert [memory(point)[0] for point in (one, other, one)] == [1.0, 2.0, 1.0]
+    assert memory.known_value(other) is None, "the bits of both add up to the same"
 
 
 def weights(step: int) -> dict[str, Tensor]:

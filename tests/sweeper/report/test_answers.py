@@ -15,7 +15,8 @@ from sweeper.report.fits import build_fits, fit_cells, fit_hessians
 from sweeper.report.noise import noise_of_cells
 from sweeper.report.plots.draw import draw
 from sweeper.report.plots.frontier import frontier as frontier_figure
-from sweeper.report.render.answers import _ratios, render_answers, render_fits
+from sweeper.report.render.answers import _ratios, render_answers
+from sweeper.report.render.fits import render_fits
 from sweeper.report.render.summary import render
 from sweeper.report.select import select
 from sweeper.report.stability import (

@@ -9,8 +9,8 @@ import pandas as pd
 import pytest
 
 from sweeper.errors import ClipsweepError
-from sweeper.report.fits import fit_layers
-from sweeper.report.render.answers import render_fits
+from sweeper.report.other_fits import fit_layers
+from sweeper.report.render.fits import render_fits
 from sweeper.tables.run import Run
 
 LAYERS = {"body": (2.0, 0.5), "head": (0.1, 8.0)}

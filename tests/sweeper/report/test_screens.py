@@ -11,7 +11,8 @@ import pytest
 from sweeper.report.answers import build_answers
 from sweeper.report.fits import build_fits
 from sweeper.report.reach import build_reach
-from sweeper.report.render.answers import render_answers, render_fits
+from sweeper.report.render.answers import render_answers
+from sweeper.report.render.fits import render_fits
 from sweeper.report.render.reach import render_reach
 from sweeper.report.render.summary import render
 from sweeper.report.render.table import Column, Table, lifted

@@ -17,7 +17,8 @@ from sweeper.labels import short_names
 from sweeper.report.answers import build_answers, find_edges
 from sweeper.report.fits import build_fits
 from sweeper.report.plots.draw import PLOTS, draw
-from sweeper.report.render.answers import render_answers, render_fits
+from sweeper.report.render.answers import render_answers
+from sweeper.report.render.fits import render_fits
 from sweeper.report.render.summary import render
 from sweeper.report.select import labels_of, select
 from sweeper.report.summary import build_report

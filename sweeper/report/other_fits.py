@@ -1,0 +1,107 @@
+"""Fits of other smoothness than that of the whole model along its step: of each tensor, and in other directions."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from sweeper.errors import ClipsweepError
+from sweeper.report.fits import CellFit, fitted
+from sweeper.report.select import MIN_SNR, own_rows, positive, unmeasured_words
+from sweeper.tables.run import Run
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+__all__ = ["fit_direction", "fit_layers"]
+
+_LAYERS = "layer_smoothness"
+
+_DIRECTIONS = "other_directions"
+
+_ALONG = ("gradient", "random")
+
+_SNAPSHOT = ["trial_id", "step", "measurement_id"]
+
+
+def fit_layers(run: Run, trials: pd.DataFrame) -> tuple[CellFit, ...]:
+    """The same of each parameter tensor: its own part of smoothness and gradient, as ``layer_smoothness`` has them.
+
+    Crawshaw et al. (2022, "Robustness to unbounded smoothness of generalized signSGD") bound the smoothness of each
+    coordinate by its own part of the gradient; a tensor is a group of them.
+
+    Args:
+        run: The run.
+        trials: As for :func:`fit_cells`.
+
+    Returns:
+        The fits, cell by cell in the order of the plan, tensors in that of the model.
+
+    Raises:
+        ClipsweepError: Nothing was measured layer by layer.
+    """
+    points = _points_by_layer(run)
+    fits = {layer: fitted(run, trials, positive(own), controlled=False) for layer, own in points.items()}
+    by_cell: dict[str, list[CellFit]] = {str(cell): [] for cell in trials["cell_id"].unique()}
+    for layer, cells in fits.items():
+        for cell in cells:
+            by_cell[cell.cell_id].append(replace(cell, layer=layer))
+    found = tuple(cell for cells in by_cell.values() for cell in cells)
+    if not found:
+        raise ClipsweepError(f"{run.path}: no smoothness of a layer stands above its noise floor: nothing to fit")
+    return found
+
+
+def _points_by_layer(run: Run) -> dict[str, pd.DataFrame]:
+    """Tensor to its points, with the columns of those of the whole model."""
+    _require(run, _LAYERS, "layer by layer")
+    lists = ["layers", "smoothness_by_layer", "snr_by_layer", "grad_norm_by_layer"]
+    rows = own_rows(run, _LAYERS).dropna(subset=["layers"])
+    single = rows[[*_SNAPSHOT, *lists]].explode(lists)
+    single = single.rename(columns={"smoothness_by_layer": "smoothness", "grad_norm_by_layer": "grad_norm"})
+    numbers = {name: single[name].astype(float) for name in ("smoothness", "snr_by_layer", "grad_norm")}
+    single = single.assign(**numbers, mechanical_bound=math.nan)
+    kept = single["smoothness"].notna() & ((single["snr_by_layer"] >= MIN_SNR) | single["snr_by_layer"].isna())
+    single = single[kept].drop_duplicates(["trial_id", "step", "layers"], keep="last")
+    return {str(layer): own for layer, own in single.groupby("layers", sort=False)}
+
+
+def fit_direction(run: Run, trials: pd.DataFrame, along: str) -> tuple[CellFit, ...]:
+    """The same along the gradient or along random directions, as ``other_directions`` has measured it.
+
+    Args:
+        run: The run.
+        trials: As for :func:`~sweeper.report.fits.fit_cells`.
+        along: ``gradient`` or ``random``.
+
+    Returns:
+        The fits, in the order of the plan.
+
+    Raises:
+        ClipsweepError: There is no such direction, or nothing was measured in it.
+    """
+    if along not in _ALONG:
+        raise ClipsweepError(f"--along {along!r}: unknown; known: step, {', '.join(_ALONG)}")
+    _require(run, _DIRECTIONS, "in other directions")
+    rows = own_rows(run, _DIRECTIONS)
+    named = {f"{along}_{name}": name for name in ("smoothness", "snr", "bound")}
+    points = rows[[*_SNAPSHOT, "grad_norm", *named]].rename(columns=named | {f"{along}_bound": "mechanical_bound"})
+    kept = points["smoothness"].notna() & ((points["snr"] >= MIN_SNR) | points["snr"].isna())
+    points = points[kept].drop_duplicates(["trial_id", "step"], keep="last")
+    found = fitted(run, trials, positive(points), controlled=False)
+    if not found:
+        raise ClipsweepError(
+            f"{run.path}: no smoothness in the direction {along!r} stands above its noise floor: nothing to fit"
+            f"{unmeasured_words(run, trials)}"
+        )
+    return tuple(replace(cell, along=along) for cell in found)
+
+
+def _require(run: Run, estimator: str, how: str) -> None:
+    """Refuse a run in which an estimator has measured nothing."""
+    if estimator not in run.estimators:
+        raise ClipsweepError(
+            f"{run.path}: no smoothness was measured {how}: measure.estimators takes {{use: {estimator}}}, and "
+            f"`clipsweep estimate {run.path} --estimator {estimator}` measures kept snapshots"
+        )
