@@ -1,3 +1,5 @@
+from .curvature.preconditioned import PreconditionedHessian as PreconditionedHessian
+from .curvature.preconditioned import preconditioned_sharpness_row as preconditioned_sharpness_row
 from .curvature.spectral_norm import largest_eigenpairs as largest_eigenpairs
 from .curvature.spectrum import Trace as Trace
 from .curvature.spectrum import hutch_plus_plus as hutch_plus_plus

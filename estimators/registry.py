@@ -7,6 +7,7 @@ from typing import Any
 
 from estimators.authors_compat import authors_compat_row
 from estimators.curvature.directional import directional_curvature_row
+from estimators.curvature.preconditioned import preconditioned_sharpness_row
 from estimators.curvature.spectral_norm import hessian_spectral_norm_row
 from estimators.curvature.spectrum import hessian_spectrum_row
 from estimators.gradient_noise import gradient_noise_row
@@ -25,13 +26,22 @@ ESTIMATORS: Mapping[str, Callable[..., dict[str, Any]]] = {
     "other_directions": other_directions_row,
     "hessian_spectral_norm": hessian_spectral_norm_row,
     "hessian_spectrum": hessian_spectrum_row,
+    "preconditioned_sharpness": preconditioned_sharpness_row,
     "gradient_noise": gradient_noise_row,
     "authors_compat": authors_compat_row,
 }
 """Name to function: ``(probe, iterates, **options) -> row``."""
 
-NEED_HESSIAN = frozenset({"directional_curvature", "hessian_spectral_norm", "hessian_spectrum"})
+NEED_HESSIAN = frozenset({
+    "directional_curvature",
+    "hessian_spectral_norm",
+    "hessian_spectrum",
+    "preconditioned_sharpness",
+})
 """Those that f's second derivatives must be right for."""
 
-NEED_STEP = frozenset({"critical_sharpness"})
-"""Those that take what a step was made of, as ``learning_rate`` and ``clip_norm``, besides their own options."""
+NEED_STEP: Mapping[str, tuple[str, ...]] = {
+    "critical_sharpness": ("learning_rate", "clip_norm"),
+    "preconditioned_sharpness": ("learning_rate", "stability_threshold", "preconditioner"),
+}
+"""Those that take something of what a step was made of, besides their own options, and what."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -11,11 +11,10 @@ from numpy.typing import NDArray
 from scipy.sparse.linalg import ArpackNoConvergence, LinearOperator, eigsh
 from torch import Tensor
 
-from estimators.probe.hessian import ProbeHessian
 from estimators.probe.probe import Probe
 from estimators.probe.vectors import length
 
-__all__ = ["Eigenpairs", "hessian_spectral_norm_row", "largest_eigenpairs"]
+__all__ = ["Eigenpairs", "Operator", "hessian_spectral_norm_row", "largest_eigenpairs", "residual", "top_eigenpair"]
 
 _DENSE = 64
 """Up to this many parameters the whole Hessian is computed: Lanczos needs about 20 products anyway."""
@@ -27,8 +26,23 @@ Eigenpairs = tuple[NDArray[np.float64], NDArray[np.float64]]
 """Eigenvalues, shape (k,), largest in modulus first, and eigenvectors, shape (n, k)."""
 
 
+class Operator(Protocol):
+    """A symmetric matrix by its products."""
+
+    @property
+    def num_parameters(self) -> int:
+        """Rows and columns."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where products are computed."""
+
+    def product(self, vector: Tensor, /) -> Tensor:
+        """The product with a vector, shape (num_parameters,) both."""
+
+
 def largest_eigenpairs(
-    hessian: ProbeHessian, count: int, *, tolerance: float = 1e-3, max_restarts: int = 50, seed: int = 0
+    hessian: Operator, count: int, *, tolerance: float = 1e-3, max_restarts: int = 50, seed: int = 0
 ) -> Eigenpairs:
     """The eigenvalues that are largest in modulus, negative ones among them, by SciPy's implicitly restarted Lanczos.
 
@@ -51,14 +65,9 @@ def largest_eigenpairs(
     size = hessian.num_parameters
     if not 1 <= count <= size:
         raise ValueError(f"a Hessian of size {size} has between 1 and {size} eigenvalues, not {count!r}")
-
-    def product(vector: NDArray[np.float64]) -> NDArray[np.float64]:
-        along = torch.from_numpy(np.ascontiguousarray(vector.reshape(-1))).to(hessian.device)
-        return hessian.product(along).double().cpu().numpy()
-
+    product = _on_arrays(hessian)
     if size <= max(_DENSE, count + 1):
-        whole = np.stack([product(row) for row in np.eye(size)])
-        values, vectors = np.linalg.eigh((whole + whole.T) / 2)
+        values, vectors = _dense(product, size)
     else:
         draw = np.random.default_rng(seed)
         values, vectors = _lanczos(product, draw.standard_normal(size), count, tolerance, max_restarts)
@@ -68,16 +77,61 @@ def largest_eigenpairs(
     return values[order], vectors[:, order]
 
 
+def top_eigenpair(
+    hessian: Operator, *, tolerance: float = 1e-3, max_restarts: int = 50, seed: int = 0
+) -> tuple[float, NDArray[np.float64]] | None:
+    """The algebraically largest eigenvalue, the one that a step can be too long for, and its eigenvector.
+
+    Args:
+        hessian: The operator.
+        tolerance: As for :func:`largest_eigenpairs`; so are the others.
+        max_restarts: See there.
+        seed: See there.
+
+    Returns:
+        The eigenvalue and the eigenvector, shape (n,); None if Lanczos gave up.
+    """
+    product, size = _on_arrays(hessian), hessian.num_parameters
+    if size <= _DENSE:
+        values, vectors = _dense(product, size)
+    else:
+        start = np.random.default_rng(seed).standard_normal(size)
+        values, vectors = _lanczos(product, start, 1, tolerance, max_restarts, which="LA")
+    return (float(values[-1]), vectors[:, -1]) if len(values) else None
+
+
 _Product = Callable[[NDArray[np.float64]], NDArray[np.float64]]
 
 
+def _on_arrays(hessian: Operator) -> _Product:
+    """The product of arrays."""
+
+    def product(vector: NDArray[np.float64]) -> NDArray[np.float64]:
+        along = torch.from_numpy(np.ascontiguousarray(vector.reshape(-1))).to(hessian.device)
+        return hessian.product(along).double().cpu().numpy()
+
+    return product
+
+
+def _dense(product: _Product, size: int) -> Eigenpairs:
+    """All pairs of a small matrix, the smallest first."""
+    whole = np.stack([product(row) for row in np.eye(size)])
+    values, vectors = np.linalg.eigh((whole + whole.T) / 2)
+    return values, vectors
+
+
 def _lanczos(
-    product: _Product, start: NDArray[np.float64], count: int, tolerance: float, max_restarts: int
+    product: _Product,
+    start: NDArray[np.float64],
+    count: int,
+    tolerance: float,
+    max_restarts: int,
+    which: str = "LM",
 ) -> Eigenpairs:
-    """The pairs that converged, in no order."""
+    """The pairs that converged, in no order; by default those that are largest in modulus."""
     operator = LinearOperator((len(start), len(start)), matvec=product, dtype=np.float64)
     try:
-        values, vectors = eigsh(operator, k=count, which="LM", tol=tolerance, v0=start, maxiter=max_restarts)
+        values, vectors = eigsh(operator, k=count, which=which, tol=tolerance, v0=start, maxiter=max_restarts)
     except ArpackNoConvergence as error:
         values, vectors = error.eigenvalues, error.eigenvectors
     return values, vectors
@@ -120,7 +174,7 @@ def _completed(
     return values, vectors
 
 
-def residual(hessian: ProbeHessian, value: float, vector: NDArray[np.float64]) -> float:
+def residual(hessian: Operator, value: float, vector: NDArray[np.float64]) -> float:
     """||H v - lambda v|| for a unit vector: the Hessian has an eigenvalue within this distance of lambda.
 
     Args:

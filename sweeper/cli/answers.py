@@ -175,7 +175,8 @@ def plot(
         str,
         typer.Argument(
             metavar="KIND",
-            help="smoothness, loss, fit, frontier, agreement, sharpness, noise; of theory: phase, speedup, floor.",
+            help="smoothness, loss, fit, frontier, agreement, sharpness, stability, noise; of theory: phase, speedup, "
+            "floor.",
             show_default=False,
         ),
     ],

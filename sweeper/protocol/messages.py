@@ -88,6 +88,10 @@ class SnapshotHeader:
         grad_norm: Norm of the gradient that training computed at x_k; None if it is not known.
         learning_rate: eta of step k; None if it is not known.
         clip_norm: The threshold c, where step k is eta times a vector clipped to c and nothing more; None elsewhere.
+        stability_threshold: What eta times a curvature must not exceed for step k to be stable; None where there is no
+            such number, or it is not known.
+        preconditioned: Whether step k was divided by a diagonal, which the payload then may have as its third row;
+            None if it is not known.
     """
 
     trial: str
@@ -101,6 +105,8 @@ class SnapshotHeader:
     grad_norm: float | None = None
     learning_rate: float | None = None
     clip_norm: float | None = None
+    stability_threshold: float | None = None
+    preconditioned: bool | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

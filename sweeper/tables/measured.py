@@ -324,6 +324,35 @@ MEASURED: Mapping[str, tuple[Column, ...]] = {
         _column("mean_eigenvalue", "`trace` over the number of weights.", _SMOOTHNESS),
         _PRODUCTS,
     ),
+    "preconditioned_sharpness": _of(
+        _F,
+        _NORM,
+        _column("learning_rate", "η_k of the step.", null="not measured, or not known"),
+        _column(
+            "preconditioned_sharpness",
+            "λ_max of P⁻¹H, P being the diagonal that the step was divided by; of H itself for SGD.",
+            "1 / learning rate",
+            null="not measured, or Lanczos did not converge",
+        ),
+        _column(
+            "stability_threshold",
+            "c: a step is unstable where η_k λ_max exceeds it; 2 without momentum.",
+            null="not measured, or a step is no multiple of η_k",
+        ),
+        _column(
+            "stability_ratio",
+            "η_k λ_max / c, above 1 where the step is unstable.",
+            null="where one of these is",
+            shown="plot stability",
+        ),
+        _column(
+            "residual",
+            "‖P^−½HP^−½v − λv‖: P⁻¹H has an eigenvalue this close to λ.",
+            "1 / learning rate",
+            null="where `preconditioned_sharpness` is",
+        ),
+        _PRODUCTS,
+    ),
     "gradient_noise": _of(
         _F,
         _NORM,

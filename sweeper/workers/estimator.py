@@ -24,6 +24,7 @@ from sweeper.protocol.events import SnapshotId
 from sweeper.protocol.messages import KeptSnapshot, Raised, Rows, SnapshotHeader
 from sweeper.workers.process_state import OwnState
 from sweeper.workers.snapshots import read_header, read_iterates
+from sweeper.workers.step_facts import step_options
 from sweeper.workers.worker import Worker, is_users
 from trainers.problem import Batch, Carry, Loss, Problem
 from trainers.seeding import seed_generators, seed_other_generators
@@ -90,7 +91,7 @@ class EstimatorWorker(Worker):
             slot: This worker's slot, returned in the verdict.
             snapshot: The snapshot's id, also returned.
             header: What it belongs to.
-            payload: The iterates, float32 or float64, shape (2, n).
+            payload: The iterates, float32 or float64, shape (2, n); the preconditioner may be a third row.
 
         Returns:
             A row per estimator, or what was raised. An estimator that raises fails alone: its row says why.
@@ -185,7 +186,7 @@ class EstimatorWorker(Worker):
     def _estimate(self, built: _Built, header: SnapshotHeader, payload: np.ndarray[Any, Any]) -> _Measured:
         measure = header.measure
         # A copy: Ray's arrays are read-only views of memory that the object store may reclaim.
-        iterates = torch.from_numpy(payload.copy()).to(self._device)
+        kept = torch.from_numpy(payload.copy()).to(self._device)
         described = {"trial_id": header.trial, "step": header.step, "epoch": header.epoch}
         conditions = {
             "data_fraction": measure["data_fraction"],
@@ -198,7 +199,7 @@ class EstimatorWorker(Worker):
         for entry in measure["estimators"]:
             name = entry["use"]
             try:
-                rows[name] = described | self._measured(built.probe, iterates, entry, header) | conditions
+                rows[name] = described | self._measured(built.probe, kept, entry, header) | conditions
             except BaseException as error:
                 # The user's loss may raise SystemExit and its like, too. The other estimators may do without it.
                 errors[name] = error
@@ -210,12 +211,12 @@ class EstimatorWorker(Worker):
         return rows, {name: error_traceback(error) for name, error in errors.items()}
 
     def _measured(
-        self, probe: Probe, iterates: torch.Tensor, entry: Mapping[str, Any], header: SnapshotHeader
+        self, probe: Probe, payload: torch.Tensor, entry: Mapping[str, Any], header: SnapshotHeader
     ) -> dict[str, Any]:
         """What one estimator says; tried again where memory was short, without what the failed try holds."""
         options = {key: value for key, value in entry.items() if key != "use"}
-        if entry["use"] in NEED_STEP:
-            options |= {"learning_rate": header.learning_rate, "clip_norm": header.clip_norm}
+        options |= step_options(NEED_STEP.get(entry["use"], ()), vars(header), payload)
+        iterates = payload[:2]
         self._beats += 1
         try:
             row = ESTIMATORS[entry["use"]](probe, iterates, **options)

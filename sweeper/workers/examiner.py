@@ -23,6 +23,7 @@ from sweeper.blame import Shipped, line_of, place_of, remedy
 from sweeper.errors import error_line, error_text, left_advice
 from sweeper.workers.estimator import build_probe
 from sweeper.workers.process_state import OwnState
+from sweeper.workers.step_facts import facts_of, step_options
 from sweeper.workers.trainer import update_rule_of
 from sweeper.workers.worker import is_users
 from trainers.errors import TrainerError
@@ -221,13 +222,16 @@ def _measured(
     trained = code.build(seed)
     require_examples(trained)
     probed = _small(code, measure, seed)
-    stepper = Stepper(trained, update_rule_of(rule), total_steps=steps, seed=seed)
+    followed = update_rule_of(rule)
+    wanted = NEED_STEP.get(entry["use"], ())
+    keeps = "preconditioner" in wanted
+    stepper = Stepper(trained, followed, total_steps=steps, seed=seed, keep_preconditioner=keeps)
     learning_rate, scalars = stepper.take(0, keep_iterates=True)
     assert stepper.iterates is not None
-    if entry["use"] in NEED_STEP:
-        options |= {"learning_rate": learning_rate, "clip_norm": update_rule_of(rule).step_threshold}
+    payload = torch.from_numpy(stepper.iterates)
+    options |= step_options(wanted, {"learning_rate": learning_rate, **facts_of(followed)}, payload)
     probe = build_probe(probed, measure)
-    row = ESTIMATORS[entry["use"]](probe, torch.from_numpy(stepper.iterates), **options)
+    row = ESTIMATORS[entry["use"]](probe, payload[:2], **options)
     slope, trained_slope = float(row["grad_norm"]), float(scalars[1])
     if slope == 0 and trained_slope > 0:
         return Finding(

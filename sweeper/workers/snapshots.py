@@ -20,7 +20,8 @@ __all__ = ["keep_snapshot", "kept_steps", "read_header", "read_iterates"]
 
 
 _STEP = re.compile(r"step-([0-9]{10,18})\.safetensors", re.ASCII)
-_OF_STEP = ("grad_norm", "learning_rate", "clip_norm")
+_OF_STEP = ("grad_norm", "learning_rate", "clip_norm", "stability_threshold")
+_FLAGS = {None: "", False: "no", True: "yes"}
 _UNREADABLE = (SafetensorError, OSError, ValueError, KeyError, TypeError, OverflowError)
 
 
@@ -30,7 +31,7 @@ def keep_snapshot(run_dir: RunDir, header: SnapshotHeader, iterates: np.ndarray[
     Args:
         run_dir: The run.
         header: What it belongs to; its measure section is not kept.
-        iterates: x_k and x_{k+1}, float32 or float64, shape (2, n).
+        iterates: x_k and x_{k+1}, float32 or float64, shape (2, n); the preconditioner may be a third row.
     """
     described = {
         "trial_id": header.trial,
@@ -40,6 +41,7 @@ def keep_snapshot(run_dir: RunDir, header: SnapshotHeader, iterates: np.ndarray[
         "problem": json.dumps(dict(header.problem)),
         "data": header.data or "",
         **{key: _written(getattr(header, key)) for key in _OF_STEP},
+        "preconditioned": _FLAGS[header.preconditioned],
         "xxh3": _hash(iterates),
     }
     data = save_arrays({"iterates": iterates}, metadata=described)
@@ -86,6 +88,7 @@ def read_header(path: Path, measure: Mapping[str, Any]) -> SnapshotHeader:
             nbytes=path.stat().st_size,
             data=described["data"] or None,
             # Earlier versions did not keep these.
+            preconditioned={text: flag for flag, text in _FLAGS.items()}.get(described.get("preconditioned", "")),
             **{key: float(described[key]) for key in _OF_STEP if described.get(key)},
         )
     except (ValueError, KeyError, RecursionError) as error:
@@ -93,13 +96,13 @@ def read_header(path: Path, measure: Mapping[str, Any]) -> SnapshotHeader:
 
 
 def read_iterates(path: Path) -> np.ndarray[Any, Any]:
-    """x_k and x_{k+1}, checked against the hash that was stored when they were written.
+    """x_k and x_{k+1}, and the preconditioner if it was kept, checked against the hash of what was written.
 
     Args:
         path: The file.
 
     Returns:
-        float32, or float64 for a model in float64; shape (2, n).
+        float32, or float64 for a model in float64; shape (2, n), or (3, n) where the preconditioner was kept.
 
     Raises:
         IntegrityError: The file is damaged.
@@ -110,7 +113,7 @@ def read_iterates(path: Path) -> np.ndarray[Any, Any]:
             iterates: np.ndarray[Any, Any] = file.get_tensor("iterates")
     except _UNREADABLE as error:
         raise IntegrityError(f"{path}: cannot be read: {error}") from error
-    if iterates.dtype not in (np.float32, np.float64) or iterates.ndim != 2 or len(iterates) != 2:
+    if iterates.dtype not in (np.float32, np.float64) or iterates.ndim != 2 or len(iterates) not in (2, 3):
         raise IntegrityError(f"{path}: expected two iterates, found {iterates.dtype} of shape {iterates.shape}")
     if _hash(iterates) != expected:
         raise IntegrityError(f"{path}: holds other numbers than were written (xxh3 differs)")

@@ -34,6 +34,7 @@ from sweeper.store.run_dir import file_hash
 from sweeper.workers.analytic import train_side_by_side
 from sweeper.workers.process_state import OwnState
 from sweeper.workers.snapshots import keep_snapshot
+from sweeper.workers.step_facts import facts_of, needs_preconditioner
 from sweeper.workers.worker import Worker, is_users
 from trainers.seeding import seed_other_generators
 from trainers.training.checkpoint import TrainingState, dump, load
@@ -150,6 +151,7 @@ class TrainerWorker(Worker):
             seed=assignment.seed,
             resume=state,
             snapshots=None if measure is None else _snapshot_schedule(measure),
+            keep_preconditioner=measure is not None and needs_preconditioner(measure),
             should_stop=self._stop.is_set,
         ):
             match item:
@@ -252,7 +254,7 @@ def _header(assignment: Assignment, measure: Mapping[str, Any], snapshot: Snapsh
         data=data,
         grad_norm=snapshot.grad_norm,
         learning_rate=snapshot.learning_rate,
-        clip_norm=update_rule_of(assignment.update_rule).step_threshold,
+        **facts_of(update_rule_of(assignment.update_rule)),
     )
 
 

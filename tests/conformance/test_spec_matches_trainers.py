@@ -26,6 +26,7 @@ from sweeper.spec.sections.update_rule import (
 from sweeper.spec.sections.values import Section
 from sweeper.spec.validation import sections_in
 from sweeper.tables.schemas import MEASUREMENTS
+from sweeper.workers.step_facts import NEED_PRECONDITIONER
 from trainers.analytic.functions import FUNCTIONS
 from trainers.analytic.noise import NOISES
 from trainers.analytic.theory import THEORIES
@@ -205,9 +206,15 @@ def test_the_same_estimators_are_known_and_take_the_same_options():
         parameters = list(inspect.signature(ESTIMATORS[name]).parameters.values())[2:]
         if name in NEED_STEP:
             # What the step was made of: no spec says that.
-            assert [parameter.name for parameter in parameters[-2:]] == ["learning_rate", "clip_norm"]
-            parameters = parameters[:-2]
+            of_step = parameters[-len(NEED_STEP[name]) :]
+            assert {parameter.name for parameter in of_step} == set(NEED_STEP[name])
+            assert all(parameter.default is None for parameter in of_step)
+            parameters = parameters[: -len(of_step)]
         assert spec_defaults(section) == {parameter.name: parameter.default for parameter in parameters}
+
+
+def test_trainers_know_which_estimators_need_the_preconditioner():
+    assert {name for name, needed in NEED_STEP.items() if "preconditioner" in needed} == NEED_PRECONDITIONER
 
 
 def test_the_probe_policy_of_spec_and_code_agree():

@@ -128,6 +128,7 @@ def train(
     seed: int,
     resume: TrainingState | None = None,
     snapshots: SnapshotSchedule | None = None,
+    keep_preconditioner: bool = False,
     should_stop: Callable[[], bool] = never,
     heartbeat_s: float = 1.0,
 ) -> Iterator[Snapshot | Progress | Segment]:
@@ -141,6 +142,7 @@ def train(
         seed: The trial's seed.
         resume: Where to continue; None for the start.
         snapshots: The steps at which iterates are handed over; None for never.
+        keep_preconditioner: Whether snapshots hold what an adaptive optimiser divided their step by.
         should_stop: Called before every step; once it returns True the loop ends with a state.
         heartbeat_s: Seconds between two heartbeats.
 
@@ -154,7 +156,7 @@ def train(
     """
     if rule.average is not None and rule.average["use"] == "non_monotone" and settings.evaluate_every is None:
         raise TrainerError("average: non_monotone needs evaluations, but evaluate_every is not set")
-    stepper = Stepper(problem, rule, total_steps=settings.steps, seed=seed)
+    stepper = Stepper(problem, rule, total_steps=settings.steps, seed=seed, keep_preconditioner=keep_preconditioner)
     first = 0
     if resume is not None:
         first = resume.step

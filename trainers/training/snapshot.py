@@ -24,7 +24,8 @@ class Snapshot:
         grad_norm: Norm of that loss's gradient, before the transform.
         learning_rate: eta of step k, by which the rule's direction was multiplied.
         iterates: Both iterates in CPU memory, float32 (float64 for a model in float64), shape (2, n), C-contiguous, in
-            the order of :func:`parameter_shapes`.
+            the order of :func:`parameter_shapes`; of shape (3, n) where the diagonal of the step's preconditioner
+            follows them.
     """
 
     step: int

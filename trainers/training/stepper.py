@@ -33,17 +33,22 @@ class Stepper:
         rule: The update rule.
         total_steps: Number of steps of the whole trial, which the learning-rate schedule needs.
         seed: The trial's seed.
+        keep_preconditioner: Whether what a step was divided by is kept with its iterates.
 
     Attributes:
         iterates: x_k and x_{k+1} of the last step that was asked to keep them, shape (2, n), on the CPU: float64 for a
-            model in float64, otherwise float32, which holds every number of narrower types.
+            model in float64, otherwise float32, which holds every number of narrower types. With
+            ``keep_preconditioner``, and a rule that has one, shape (3, n): the last row is its diagonal.
     """
 
-    def __init__(self, problem: Problem, rule: UpdateRule, *, total_steps: int, seed: int) -> None:
+    def __init__(
+        self, problem: Problem, rule: UpdateRule, *, total_steps: int, seed: int, keep_preconditioner: bool = False
+    ) -> None:
         self._problem = problem
         self._rule = rule
         self._total_steps = total_steps
         self._seed = seed
+        self._keep_preconditioner = keep_preconditioner
         self._flat = FlatParameters(problem.model)
         self._vector = self._flat.vector
         self._device = self._vector.device
@@ -81,9 +86,12 @@ class Stepper:
             if keep_iterates:
                 # Fresh memory: the receiver serialises it later, when training has moved on.
                 kind = np.float64 if vector.dtype == torch.float64 else np.float32
-                self.iterates = np.empty((2, vector.numel()), dtype=kind)
+                divided_by = self._updater.preconditioner if self._keep_preconditioner else None
+                self.iterates = np.empty((2 if divided_by is None else 3, vector.numel()), dtype=kind)
                 torch.from_numpy(self.iterates[0]).copy_(self._before)
                 torch.from_numpy(self.iterates[1]).copy_(vector)
+                if divided_by is not None:
+                    torch.from_numpy(self.iterates[2]).copy_(divided_by)
             update_norm = distance(vector, self._before)
             # Together they have the widest type among them: a norm may be float64.
             scalars = torch.stack((loss.detach(), grad_norm, scale, update_norm))

@@ -12,6 +12,7 @@ from trainers.trees import map_tensors
 from trainers.update.averaging import IterateAverage
 from trainers.update.flat import FlatParameters
 from trainers.update.norms import norm
+from trainers.update.preconditioner import preconditioner_of
 from trainers.update.rule import UpdateRule
 from trainers.update.transforms import Direction
 
@@ -42,6 +43,11 @@ class Updater:
             return self._average.vector
         average: Tensor | None = self._optimizer.state[self._vector].get("ax")
         return average
+
+    @property
+    def preconditioner(self) -> Tensor | None:
+        """The diagonal that the last step was divided by, shape (n,); None for optimisers that have none."""
+        return preconditioner_of(self._optimizer, self._vector)
 
     def step(self, step: int, learning_rate: float) -> tuple[Tensor, Tensor]:
         """Go from x_k to x_{k+1} by the gradient in the buffer, which is overwritten.

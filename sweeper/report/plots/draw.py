@@ -19,6 +19,7 @@ from sweeper.report.plots.frontier import frontier
 from sweeper.report.plots.loss import loss
 from sweeper.report.plots.noise import noise
 from sweeper.report.plots.sharpness import sharpness
+from sweeper.report.plots.stability import stability
 from sweeper.report.plots.theory import floor, phase, speedup
 from sweeper.report.plots.trajectories import smoothness
 from sweeper.report.select import select
@@ -127,6 +128,7 @@ PLOTS: dict[str, Callable[[Run, Any], Picture]] = {
     "noise": noise,
     "agreement": agreement,
     "sharpness": sharpness,
+    "stability": stability,
     "phase": phase,
     "speedup": speedup,
     "floor": floor,

@@ -4,25 +4,22 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING
 
 import numpy as np
 from matplotlib.lines import Line2D
 
 from sweeper.errors import ClipsweepError
 from sweeper.report.plots.axes import UNORDERED, Picture, explain, log_labels, panels
-from sweeper.report.plots.cells import DrawnCell, drawn_cells, records, tell_apart, wrapped
+from sweeper.report.plots.cells import DrawnCell, drawn_cells, tell_apart, wrapped
+from sweeper.report.plots.steps import MAX_PANELS, draw_curve, latest_rows
 from sweeper.report.select import trusted_points
 from sweeper.tables.run import Run
 
 if TYPE_CHECKING:
     import pandas as pd
-    from matplotlib.axes import Axes
 
 __all__ = ["catapults", "sharpness"]
-
-MAX_PANELS = 16
-"""The most panels in one figure; more would be too small to read."""
 
 _EDGE = "stability_edge"
 
@@ -96,7 +93,7 @@ def sharpness(run: Run, trials: pd.DataFrame) -> Picture:
             "critical_sharpness` measures them"
         )
     tables = dict.fromkeys(table for table, _ in _QUANTITIES.values() if table in run.estimators)
-    seen = [_latest(run, table).dropna(subset="loss") for table in tables]
+    seen = [latest_rows(run, table).dropna(subset="loss") for table in tables]
     every = drawn_cells(run, trials)
     labels = dict(zip([cell.cell_id for cell in every], tell_apart([cell.swept for cell in every]), strict=True))
     measured = {trial for points in chosen.values() for trial in points["trial_id"]}
@@ -109,7 +106,8 @@ def sharpness(run: Run, trials: pd.DataFrame) -> Picture:
     for axis, cell in zip(axes, shown, strict=True):
         for (column, (_, words)), colour in zip(_QUANTITIES.items(), _COLOURS, strict=True):
             points = chosen[column]
-            samples = _curve(axis, points[points["trial_id"].isin(cell.trials["trial_id"])], column, colour)
+            own = points[points["trial_id"].isin(cell.trials["trial_id"])]
+            samples = draw_curve(axis, own, column, colour, is_edge=column == _EDGE)
             figure.drawn += [{**cell.columns, "quantity": column, **sample} for sample in samples]
             used += [(words, colour, column)] if samples and (words, colour, column) not in used else []
         peaks = _peaks(seen, cell)
@@ -127,7 +125,10 @@ def sharpness(run: Run, trials: pd.DataFrame) -> Picture:
     figure.supylabel("loss / weight²")
     if len(cells) > len(shown):
         figure.suptitle(f"the first {MAX_PANELS} cells; {len(cells) - len(shown)} more not shown: choose with --where")
-    handles = [Line2D([], [], color=colour, label=words, linestyle=_style(column)) for words, colour, column in used]
+    handles = [
+        Line2D([], [], color=colour, label=words, linestyle="--" if column == _EDGE else "-")
+        for words, colour, column in used
+    ]
     notes = [
         "line: median over the seeds; dots: each seed. Where the critical curvature lies above the edge of stability, "
         "the step raised f"
@@ -141,31 +142,6 @@ def sharpness(run: Run, trials: pd.DataFrame) -> Picture:
 _COLOURS = (UNORDERED[0], UNORDERED[1], UNORDERED[2], UNORDERED[6])
 
 
-def _style(column: str) -> Literal["-", "--"]:
-    return "--" if column == _EDGE else "-"
-
-
-def _curve(axis: Axes, points: pd.DataFrame, column: str, colour: str) -> list[dict[str, Any]]:
-    """Draw the median over seeds, and their dots; returns a row per step."""
-    if points.empty:
-        return []
-    by_step = points.groupby("step")[column]
-    table = by_step.agg(["median", "min", "max", "count"]).sort_index()
-    axis.plot(table.index, table["median"], color=colour, linestyle=_style(column), linewidth=1.0)
-    if column != _EDGE and (table["count"] > 1).any():
-        axis.plot(points["step"], points[column], ".", color=colour, ms=2, alpha=0.4)
-    return [
-        {
-            "step": int(row["step"]),
-            "median": row["median"],
-            "low": row["min"],
-            "high": row["max"],
-            "seeds": row["count"],
-        }
-        for row in records(table.reset_index())
-    ]
-
-
 def _points(run: Run, trials: pd.DataFrame, column: str) -> pd.DataFrame:
     """Trial, step and a positive value of each snapshot: as the run measured it, else as it was measured last."""
     table, _ = _QUANTITIES[column]
@@ -174,19 +150,10 @@ def _points(run: Run, trials: pd.DataFrame, column: str) -> pd.DataFrame:
     if table == "directional_smoothness":
         rows = trusted_points(run)
     else:
-        rows = _latest(run, table)
+        rows = latest_rows(run, table)
     rows = rows[rows["trial_id"].isin(trials["trial_id"])]
     values = rows[column].astype(float)
     return rows.loc[(values > 0) & np.isfinite(values), ["trial_id", "step", column]]
-
-
-def _latest(run: Run, table: str) -> pd.DataFrame:
-    """One row per snapshot: of settings that the run itself has had the latest, and only elsewhere another."""
-    rows = run.measurements(table)
-    own = list(run.state.measurements)
-    age = rows["measurement_id"].map({measurement: at for at, measurement in enumerate(own)}).fillna(-1)
-    latest = rows[rows["error"].isna()].assign(_age=age).sort_values("_age", kind="stable")
-    return latest.drop_duplicates(["trial_id", "step"], keep="last").sort_values(["trial_id", "step"])
 
 
 def _peaks(seen: Sequence[pd.DataFrame], cell: DrawnCell) -> list[tuple[str, int]]:

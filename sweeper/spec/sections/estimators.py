@@ -21,6 +21,7 @@ __all__ = [
     "HessianSpectrum",
     "LayerSmoothness",
     "OtherDirections",
+    "PreconditionedSharpness",
 ]
 
 Several = Annotated[int, Field(ge=2, le=10_000), AS_INTEGER]
@@ -204,6 +205,21 @@ class HessianSpectrum(_Estimator):
         return 1 + (2 * _LANCZOS + looked_for_more + self.trace_products) * _PRODUCT
 
 
+class PreconditionedSharpness(_Estimator):
+    """The top eigenvalue of the preconditioned Hessian."""
+
+    use: Literal["preconditioned_sharpness"] = Field(
+        description="The top eigenvalue of the Hessian, preconditioned as the optimiser's step was."
+    )
+    tolerance: Tolerance = Field(default=1e-3, description="Relative accuracy of the eigenvalue, in (0, 1).")
+    max_restarts: Count = Field(default=50, description="Restarts of Lanczos before it is given up.")
+
+    @property
+    def num_gradients(self) -> float:
+        """Gradients of f per snapshot."""
+        return 1 + _LANCZOS * _PRODUCT
+
+
 class GradientNoise(_Estimator):
     """The noise of training batches."""
 
@@ -236,6 +252,7 @@ Estimator = Annotated[
     | OtherDirections
     | HessianSpectralNorm
     | HessianSpectrum
+    | PreconditionedSharpness
     | GradientNoise
     | AuthorsCompat,
     Field(discriminator="use"),
@@ -249,6 +266,7 @@ ESTIMATOR_OPTIONS: dict[str, type[_Estimator]] = {
     "other_directions": OtherDirections,
     "hessian_spectral_norm": HessianSpectralNorm,
     "hessian_spectrum": HessianSpectrum,
+    "preconditioned_sharpness": PreconditionedSharpness,
     "gradient_noise": GradientNoise,
     "authors_compat": AuthorsCompat,
 }

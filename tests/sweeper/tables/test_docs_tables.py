@@ -81,7 +81,14 @@ def test_every_column_is_explained(table: str) -> None:
 
 
 ESTIMATORS = ("directional_smoothness", "layer_smoothness", "directional_curvature", "hessian_spectral_norm")
-MORE = ("hessian_spectrum", "gradient_noise", "authors_compat", "critical_sharpness", "other_directions")
+MORE = (
+    "hessian_spectrum",
+    "gradient_noise",
+    "authors_compat",
+    "critical_sharpness",
+    "other_directions",
+    "preconditioned_sharpness",
+)
 
 TRAINED = f"""
 problem: {{use: "dictionary_problem:product"}}

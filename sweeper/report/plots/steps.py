@@ -1,0 +1,68 @@
+"""Quantities against the step: what the pictures of trajectories share."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from sweeper.report.plots.cells import records
+from sweeper.tables.run import Run
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.axes import Axes
+
+__all__ = ["MAX_PANELS", "draw_curve", "latest_rows"]
+
+MAX_PANELS = 16
+"""The most panels in one figure; more would be too small to read."""
+
+
+def draw_curve(
+    axis: Axes, points: pd.DataFrame, column: str, colour: str, *, is_edge: bool = False
+) -> list[dict[str, Any]]:
+    """Draw the median over seeds, and their dots.
+
+    Args:
+        axis: Where.
+        points: ``trial_id``, ``step`` and the column, of one cell.
+        column: What is drawn.
+        colour: Of line and dots.
+        is_edge: Whether it is what others are compared with: dashed, without dots.
+
+    Returns:
+        A row per step: ``step``, ``median``, ``low``, ``high`` and ``seeds``.
+    """
+    if points.empty:
+        return []
+    by_step = points.groupby("step")[column]
+    table = by_step.agg(["median", "min", "max", "count"]).sort_index()
+    axis.plot(table.index, table["median"], color=colour, linestyle="--" if is_edge else "-", linewidth=1.0)
+    if not is_edge and (table["count"] > 1).any():
+        axis.plot(points["step"], points[column], ".", color=colour, ms=2, alpha=0.4)
+    return [
+        {
+            "step": int(row["step"]),
+            "median": row["median"],
+            "low": row["min"],
+            "high": row["max"],
+            "seeds": row["count"],
+        }
+        for row in records(table.reset_index())
+    ]
+
+
+def latest_rows(run: Run, table: str) -> pd.DataFrame:
+    """One row per snapshot: of settings that the run itself has had the latest, and only elsewhere another.
+
+    Args:
+        run: The run.
+        table: The estimator.
+
+    Returns:
+        Rows of its table without errors, by trial and step.
+    """
+    rows = run.measurements(table)
+    own = list(run.state.measurements)
+    age = rows["measurement_id"].map({measurement: at for at, measurement in enumerate(own)}).fillna(-1)
+    latest = rows[rows["error"].isna()].assign(_age=age).sort_values("_age", kind="stable")
+    return latest.drop_duplicates(["trial_id", "step"], keep="last").sort_values(["trial_id", "step"])
