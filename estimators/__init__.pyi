@@ -30,6 +30,7 @@ from .probe.second_derivatives import SecondDerivativeError as SecondDerivativeE
 from .registry import ESTIMATORS as ESTIMATORS
 from .registry import NEED_HESSIAN as NEED_HESSIAN
 from .registry import NEED_STEP as NEED_STEP
+from .registry import SAMPLED as SAMPLED
 from .smoothness.adaptive import measure_adaptive_smoothness as measure_adaptive_smoothness
 from .smoothness.chebyshev import lobatto_nodes as lobatto_nodes
 from .smoothness.chebyshev import measure_chebyshev_smoothness as measure_chebyshev_smoothness

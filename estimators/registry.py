@@ -16,7 +16,7 @@ from estimators.smoothness.layers import layer_smoothness_row
 from estimators.smoothness.others import other_directions_row
 from estimators.smoothness.row import directional_smoothness_row
 
-__all__ = ["ESTIMATORS", "NEED_HESSIAN", "NEED_STEP"]
+__all__ = ["ESTIMATORS", "NEED_HESSIAN", "NEED_STEP", "SAMPLED"]
 
 ESTIMATORS: Mapping[str, Callable[..., dict[str, Any]]] = {
     "directional_smoothness": directional_smoothness_row,
@@ -39,6 +39,24 @@ NEED_HESSIAN = frozenset({
     "preconditioned_sharpness",
 })
 """Those that f's second derivatives must be right for."""
+
+SAMPLED: Mapping[str, tuple[str, ...]] = {
+    "directional_smoothness": ("loss", "grad_norm", "next_grad_norm", "smoothness", "mechanical_bound"),
+    "directional_curvature": ("loss", "grad_norm", "smoothness", "curvature", "gradient_curvature"),
+    "critical_sharpness": ("loss", "grad_norm", "critical_fraction", "critical_sharpness", "critical_curvature"),
+    "other_directions": (
+        "loss",
+        "grad_norm",
+        "gradient_smoothness",
+        "gradient_bound",
+        "random_smoothness",
+        "random_bound",
+    ),
+    "hessian_spectral_norm": ("loss", "grad_norm", "spectral_norm", "eigenvalue"),
+    "hessian_spectrum": ("loss", "grad_norm", "trace", "mean_eigenvalue"),
+    "preconditioned_sharpness": ("loss", "grad_norm", "preconditioned_sharpness", "stability_ratio"),
+}
+"""Estimators that are run on every probe where there are several, and the numbers that are kept of each."""
 
 NEED_STEP: Mapping[str, tuple[str, ...]] = {
     "critical_sharpness": ("learning_rate", "clip_norm"),

@@ -88,7 +88,7 @@ def estimate_run(
     Args:
         path: The run directory.
         estimator: Name of the estimator.
-        options: ``option=value`` for the estimator, or for ``data_fraction``, ``probe`` and ``audit``.
+        options: ``option=value`` for the estimator, or for ``data_fraction``, ``probes``, ``probe`` and ``audit``.
         listener: Receives progress; by default it is not shown.
         address: Cluster address instead of the spec's.
         consent: What the user agrees to that is otherwise refused: ``drift``, ``insecure_cluster``, and ``code`` that
@@ -223,7 +223,7 @@ def _on_ray(
         return driver.num_failed_snapshots, interrupted
 
 
-_OF_F = ("data_fraction", "probe", "audit")
+_OF_F = ("data_fraction", "probe", "probes", "audit")
 
 
 def remeasure_section(run_dir: RunDir, estimator: str, options: Sequence[str]) -> dict[str, Any]:
@@ -248,7 +248,7 @@ def remeasure_section(run_dir: RunDir, estimator: str, options: Sequence[str]) -
     places = [_place(option) for option in options]
     checked = check_measure(measure, places, name=f"{run_dir.path.name}: estimate")
     full = checked.model_dump(mode="json")
-    return {key: full[key] for key in (*_OF_F, "estimators")}
+    return {key: full[key] for key in (*_OF_F, "estimators") if key in full}
 
 
 def _place(option: str) -> str:

@@ -51,7 +51,8 @@ class Problem:
         probe: The frozen batches that define the function f whose smoothness is measured, for a share of the training
             data in (0, 1]. All of equal size, so that f, the plain mean of the measured loss over them, is a mean
             over samples, and best of the size of training's: under batch normalisation f depends on it. The same
-            whatever the seed of the trial.
+            whatever the seed of the trial. For ``measure.probes`` above 1 it is also called as ``probe(share, draw)``,
+            with draw = 1, 2, ...: other samples, in no other draw of that share.
         probe_share: The share of the training data that ``probe`` really holds where a share is asked for, for example
             because it has whole batches only; None where that is not known.
         initial_carry: The carry at the start of every epoch.
@@ -75,7 +76,7 @@ class Problem:
     model: nn.Module
     loss: Loss
     batch: Callable[[int], Batch]
-    probe: Callable[[float], Iterable[Batch]]
+    probe: Callable[..., Iterable[Batch]]
     steps_per_epoch: int
     fingerprint: str
     probe_share: Callable[[float], float] | None = None
@@ -116,6 +117,30 @@ class Problem:
                 raise TrainerError(f"metrics: {why}")
         if why := alike(self.metrics):
             raise TrainerError(f"metrics: {why}")
+
+    def drawn_probe(self, share: float, draw: int = 0) -> Iterable[Batch]:
+        """One of several probes of the same share, which have no sample in common.
+
+        Args:
+            share: Share of the training data, in (0, 1].
+            draw: Which one; 0 is ``probe(share)``.
+
+        Returns:
+            Its batches.
+
+        Raises:
+            TrainerError: The problem has only one probe of a share.
+        """
+        if draw == 0:
+            return self.probe(share)
+        try:
+            inspect.signature(self.probe).bind(share, draw)
+        except TypeError as error:
+            raise TrainerError(
+                f"probe{_line_of(self.probe)} takes a share alone, and measure.probes asks for more than one probe: "
+                "give it a second argument, probe(share, draw=0), and for each draw samples that are in no other"
+            ) from error
+        return self.probe(share, draw)
 
 
 _TRAINABLE = (torch.float32, torch.float64, torch.bfloat16, torch.float16)

@@ -98,7 +98,7 @@ def fit(
         raise ClipsweepError(f"--by-layer is measured along the step: leave out --along {along}")
     opened = _opened(run, measurement)
     from sweeper.report.fits import build_fits
-    from sweeper.report.other_fits import fit_direction, fit_layers
+    from sweeper.report.other_fits import fit_direction, fit_layers, with_probes
     from sweeper.report.render.fits import render_fits
     from sweeper.report.select import select
 
@@ -108,7 +108,8 @@ def fit(
     elif along != "step":
         cells = fit_direction(opened, select(opened, where or []), along)
     else:
-        cells = build_fits(opened, where=where or [], laws=True)
+        trials = select(opened, where or [])
+        cells = with_probes(opened, trials, build_fits(opened, where=where or [], laws=True))
     _show(render_fits(str(opened.path), cells, style, width=width, color=color), style, color)
 
 

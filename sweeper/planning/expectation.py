@@ -134,6 +134,7 @@ def _core_seconds(sweep: Sweep, trial: Trial) -> float | None:
     total: float = _TRIAL_S + steps * (_STEP_S + step_flops / per_s) + evaluations
     if sweep.measure is not None:
         gradients = sum(estimator.num_gradients for estimator in sweep.measure.estimators)
+        gradients *= sweep.measure.probes
         each = _SNAPSHOT_S + gradients * sweep.measure.data_fraction * epoch_flops / per_s
         total += _num_snapshots(sweep, steps) * each
     return total

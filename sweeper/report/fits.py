@@ -30,12 +30,31 @@ from sweeper.tables.run import Run
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["CellFit", "build_fits", "fit_cells", "fit_hessians", "fitted", "with_laws"]
+__all__ = ["CellFit", "ProbeSpread", "build_fits", "fit_cells", "fit_hessians", "fitted", "with_laws"]
 
 
 _HESSIAN = "hessian_spectral_norm"
 
 _SNAPSHOT = ["trial_id", "step", "measurement_id"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProbeSpread:
+    """By how much what a cell says would change with another probe of the same size: standard deviations over several.
+
+    Attributes:
+        count: How many probes there are.
+        smoothness: Of the smoothness of a snapshot, as a share of its mean; median over the snapshots.
+        spearman: Of the cell's rank correlation.
+        L0: Of the cell's L0; NaN where it cannot be identified on each of the probes.
+        L1: The same of L1.
+    """
+
+    count: int
+    smoothness: float
+    spearman: float
+    L0: float
+    L1: float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,6 +86,7 @@ class CellFit:
         exponent: The exponent of the power law, median over the seeds; NaN where there are no laws.
         layer: The parameter tensor whose smoothness and gradient these are; None for those of the whole model.
         along: The direction in which smoothness was measured: ``step``, ``gradient`` or ``random``.
+        probes: What other probes say, where snapshots were measured on several; None where that was not asked for.
     """
 
     cell_id: str
@@ -91,6 +111,7 @@ class CellFit:
     exponent: float = math.nan
     layer: str | None = None
     along: str = "step"
+    probes: ProbeSpread | None = None
 
     @property
     def points(self) -> int:

@@ -1,20 +1,23 @@
-"""Fits of other smoothness than that of the whole model along its step: of each tensor, and in other directions."""
+"""Fits of other smoothness than that of the whole model along its step: of tensors, directions, other probes."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from sweeper.errors import ClipsweepError
-from sweeper.report.fits import CellFit, fitted
-from sweeper.report.select import MIN_SNR, own_rows, positive, unmeasured_words
+from sweeper.report.fits import CellFit, ProbeSpread, fitted
+from sweeper.report.select import MIN_SNR, own_rows, positive, trusted_points, unmeasured_words
 from sweeper.tables.run import Run
 
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["fit_direction", "fit_layers"]
+__all__ = ["fit_direction", "fit_layers", "with_probes"]
 
 _LAYERS = "layer_smoothness"
 
@@ -96,6 +99,67 @@ def fit_direction(run: Run, trials: pd.DataFrame, along: str) -> tuple[CellFit, 
             f"{unmeasured_words(run, trials)}"
         )
     return tuple(replace(cell, along=along) for cell in found)
+
+
+def with_probes(run: Run, trials: pd.DataFrame, cells: Sequence[CellFit]) -> tuple[CellFit, ...]:
+    """Fit what was measured on each of several probes, and say by how much the cells would change with another one.
+
+    Args:
+        run: The run.
+        trials: As for :func:`~sweeper.report.fits.fit_cells`.
+        cells: What that returns for them.
+
+    Returns:
+        The cells, with the spread over the probes where there are at least two.
+    """
+    points = positive(trusted_points(run))
+    points = points[points["trial_id"].isin(trials["trial_id"])]
+    values = {name: several_values(points, name) for name in ("grad_norm", "smoothness")}
+    count = values["smoothness"].shape[1]
+    if count < 2:
+        return tuple(cells)
+    known = points[np.isfinite(values["smoothness"]).all(axis=1)]
+    table = several_values(known, "smoothness")
+    relative = known["trial_id"].to_frame().assign(spread=table.std(axis=1, ddof=1) / table.mean(axis=1))
+    on_probe: list[dict[str, CellFit]] = []
+    for probe in range(count):
+        moved = points.assign(**{name: found[:, probe] for name, found in values.items()}, mechanical_bound=math.nan)
+        usable = positive(moved.dropna(subset=["grad_norm", "smoothness"]))
+        on_probe.append({cell.cell_id: cell for cell in fitted(run, trials, usable, controlled=False)})
+    found = []
+    for cell in cells:
+        same = [fits[cell.cell_id] for fits in on_probe if cell.cell_id in fits]
+        own = relative[relative["trial_id"].isin(trials.loc[trials["cell_id"] == cell.cell_id, "trial_id"])]
+        if len(same) < count or own.empty:
+            found.append(cell)
+            continue
+        named = {name: _spread([getattr(fit, name).mean for fit in same]) for name in ("spearman", "L0", "L1")}
+        found.append(replace(cell, probes=ProbeSpread(count=count, smoothness=own["spread"].median(), **named)))
+    return tuple(found)
+
+
+def several_values(points: pd.DataFrame, name: str) -> np.ndarray[Any, np.dtype[np.float64]]:
+    """What a column is on every probe.
+
+    Args:
+        points: Rows of ``directional_smoothness``, each with a list of the same length or without one.
+        name: The column.
+
+    Returns:
+        Shape (rows, probes), NaN where there is no value; no columns where no row has a list.
+    """
+    lists = points.get(f"{name}_by_probe")
+    count = 0 if lists is None else max((len(row) for row in lists if row is not None), default=0)
+    table = np.full((len(points), count), math.nan)
+    for at, row in enumerate(lists if lists is not None and count else ()):
+        if row is not None and len(row) == count:
+            table[at] = [math.nan if value is None else value for value in row]
+    return table
+
+
+def _spread(values: Sequence[float]) -> float:
+    """The standard deviation; NaN where a value is."""
+    return float(np.std(values, ddof=1))
 
 
 def _require(run: Run, estimator: str, how: str) -> None:

@@ -71,8 +71,22 @@ _UPDATE = Column(name="update_norm", type=NUMBER, meaning="‖d‖, d = x_{k+1} 
 _PRODUCTS = Column(name="num_products", type=WHOLE, meaning="Hessian-vector products.", unit="products", null=_FAILED)
 
 
-def _of(*columns: Column) -> tuple[Column, ...]:
-    return (*_SNAPSHOT, *columns, *_CONDITIONS)
+def _of(*columns: Column, sampled: tuple[str, ...] = ()) -> tuple[Column, ...]:
+    """The columns of an estimator; of ``sampled`` ones there is a list, too, with their value on every probe."""
+    single = {column.name: column for column in columns}
+    lists = (_by_probe(single[name]) for name in sampled)
+    return (*_SNAPSHOT, *columns, *lists, *_CONDITIONS)
+
+
+def _by_probe(column: Column) -> Column:
+    return Column(
+        name=f"{column.name}_by_probe",
+        type=NUMBERS,
+        meaning=f"`{column.name}` on each of `measure.probes`; the first is the column itself.",
+        unit=column.unit,
+        null=f"{_FAILED}, or there is one probe",
+        shown="fit" if column.name in {"grad_norm", "smoothness"} else "",
+    )
 
 
 def _column(name: str, meaning: str, unit: str = "", *, null: str = _FAILED, shown: str = "") -> Column:
@@ -168,6 +182,7 @@ MEASURED: Mapping[str, tuple[Column, ...]] = {
             meaning="How the maximum was found: `exact`, `chebyshev` or `adaptive`.",
             null=_FAILED,
         ),
+        sampled=("loss", "grad_norm", "next_grad_norm", "smoothness", "mechanical_bound"),
     ),
     "layer_smoothness": _of(
         _F,
@@ -204,6 +219,7 @@ MEASURED: Mapping[str, tuple[Column, ...]] = {
             shown="report, fit, plot smoothness",
         ),
         _column("gradient_curvature", "gᵀHg / ‖g‖² along the gradient.", _SMOOTHNESS, null="not measured, or g = 0"),
+        sampled=("loss", "grad_norm", "smoothness", "curvature", "gradient_curvature"),
     ),
     "critical_sharpness": _of(
         _F,
@@ -259,6 +275,7 @@ MEASURED: Mapping[str, tuple[Column, ...]] = {
             unit="evaluations",
             null=_FAILED,
         ),
+        sampled=("loss", "grad_norm", "critical_fraction", "critical_sharpness", "critical_curvature"),
     ),
     "other_directions": _of(
         _F,
@@ -292,6 +309,7 @@ MEASURED: Mapping[str, tuple[Column, ...]] = {
             unit="gradients",
             null=_FAILED,
         ),
+        sampled=("loss", "grad_norm", "gradient_smoothness", "gradient_bound", "random_smoothness", "random_bound"),
     ),
     "hessian_spectral_norm": _of(
         _F,
@@ -313,6 +331,7 @@ MEASURED: Mapping[str, tuple[Column, ...]] = {
             "residual", "‖Hv − λv‖: H has an eigenvalue this close to λ.", _SMOOTHNESS, null="where `spectral_norm` is"
         ),
         _PRODUCTS,
+        sampled=("loss", "grad_norm", "spectral_norm", "eigenvalue"),
     ),
     "hessian_spectrum": _of(
         _F,
@@ -323,6 +342,7 @@ MEASURED: Mapping[str, tuple[Column, ...]] = {
         _column("trace_error", "Standard error of its sampled part.", _SMOOTHNESS),
         _column("mean_eigenvalue", "`trace` over the number of weights.", _SMOOTHNESS),
         _PRODUCTS,
+        sampled=("loss", "grad_norm", "trace", "mean_eigenvalue"),
     ),
     "preconditioned_sharpness": _of(
         _F,
@@ -352,6 +372,7 @@ MEASURED: Mapping[str, tuple[Column, ...]] = {
             null="where `preconditioned_sharpness` is",
         ),
         _PRODUCTS,
+        sampled=("loss", "grad_norm", "preconditioned_sharpness", "stability_ratio"),
     ),
     "gradient_noise": _of(
         _F,

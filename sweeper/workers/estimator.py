@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from estimators import ESTIMATORS, NEED_STEP, Probe, ProbePolicy
+from estimators import ESTIMATORS, NEED_STEP, SAMPLED, Probe, ProbePolicy
 from estimators.probe.copies import UnfaithfulCopyError
 from estimators.probe.graphed import Recorder, record_cuda_graph
 from sweeper.errors import IntegrityError, error_line, error_traceback, out_of_memory
@@ -47,6 +47,7 @@ class _Built:
 
     Attributes:
         probe: The probe.
+        others: Further probes of the same share, without a sample in common.
         share: Share of the training data that it holds; None where the problem does not tell.
         fingerprint: Of its data.
         own: What the user's code has set for the process; None if it is ours.
@@ -54,6 +55,7 @@ class _Built:
     """
 
     probe: Probe
+    others: tuple[Probe, ...]
     share: float | None
     fingerprint: str
     own: OwnState | None
@@ -199,7 +201,7 @@ class EstimatorWorker(Worker):
         for entry in measure["estimators"]:
             name = entry["use"]
             try:
-                rows[name] = described | self._measured(built.probe, kept, entry, header) | conditions
+                rows[name] = described | self._on_every_probe(built, kept, entry, header) | conditions
             except BaseException as error:
                 # The user's loss may raise SystemExit and its like, too. The other estimators may do without it.
                 errors[name] = error
@@ -209,6 +211,16 @@ class EstimatorWorker(Worker):
             # Then it is f that cannot be measured, whoever measures it.
             raise next(iter(errors.values()))
         return rows, {name: error_traceback(error) for name, error in errors.items()}
+
+    def _on_every_probe(
+        self, built: _Built, payload: torch.Tensor, entry: Mapping[str, Any], header: SnapshotHeader
+    ) -> dict[str, Any]:
+        """What one estimator says, with its numbers on further probes as lists."""
+        row = self._measured(built.probe, payload, entry, header)
+        if not built.others or entry["use"] not in SAMPLED:
+            return row
+        others = [self._measured(probe, payload, entry, header) for probe in built.others]
+        return row | {f"{name}_by_probe": [one[name] for one in (row, *others)] for name in SAMPLED[entry["use"]]}
 
     def _measured(
         self, probe: Probe, payload: torch.Tensor, entry: Mapping[str, Any], header: SnapshotHeader
@@ -258,6 +270,10 @@ class EstimatorWorker(Worker):
         # The registered ones are right: the conformance tests hold them to it.
         definition = json.loads(definition_json)
         probe = build_probe(problem, definition, record=self._record, known=own is None)
+        others = tuple(
+            build_probe(problem, definition, record=self._record, known=True, draw=draw)
+            for draw in range(1, definition.get("probes", 1))
+        )
         share = problem.probe_share(definition["data_fraction"]) if problem.probe_share is not None else None
         unfaithful = None
         if own is not None:
@@ -267,7 +283,9 @@ class EstimatorWorker(Worker):
                 unfaithful = error.with_traceback(None)
             except Exception:
                 _log.debug("f raised while its copy was compared; the estimators will say what", exc_info=True)
-        return _Built(probe=probe, share=share, fingerprint=problem.fingerprint, own=own, unfaithful=unfaithful)
+        return _Built(
+            probe=probe, others=others, share=share, fingerprint=problem.fingerprint, own=own, unfaithful=unfaithful
+        )
 
     def _beating_record(self, work: Callable[[], object]) -> Callable[[], object]:
         """A CUDA graph whose every replay counts as a heartbeat: replays do not call the loss."""
@@ -291,7 +309,7 @@ class EstimatorWorker(Worker):
 
 
 def build_probe(
-    problem: Problem, measure: Mapping[str, Any], *, record: Recorder | None = None, known: bool = False
+    problem: Problem, measure: Mapping[str, Any], *, record: Recorder | None = None, known: bool = False, draw: int = 0
 ) -> Probe:
     """The function that a measure section defines on a problem.
 
@@ -300,6 +318,7 @@ def build_probe(
         measure: ``data_fraction``, ``probe`` and ``audit`` of the resolved section.
         record: As for :class:`~estimators.probe.probe.Probe`; so is ``known``.
         known: See there.
+        draw: Which of the probes of this share, from 0.
 
     Returns:
         The probe that defines f, ready to be measured on.
@@ -316,7 +335,7 @@ def build_probe(
     return Probe(
         problem.model,
         bare if policy.regulariser == "out" else problem.loss,
-        problem.probe(fraction),
+        problem.drawn_probe(fraction, draw),
         audit=problem.probe(fraction * audit["share"]) if audit["share"] < 1 else None,
         audit_at=audit["at"],
         initial_carry=problem.initial_carry,
@@ -331,4 +350,5 @@ def build_probe(
 
 def _definition_of_f(measure: Mapping[str, Any]) -> str:
     """The part of a measure section that determines f and its audit, as a key."""
-    return json.dumps({key: measure[key] for key in ("data_fraction", "probe", "audit")}, sort_keys=True)
+    kept = {key: measure[key] for key in ("data_fraction", "probe", "audit")}
+    return json.dumps(kept | {"probes": measure.get("probes", 1)}, sort_keys=True)

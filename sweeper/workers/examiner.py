@@ -119,7 +119,7 @@ def check_problem(
         return
     share = 0.1 if measure is None else measure["data_fraction"]
     shares = [share] if measure is None else [share, share * measure["audit"]["share"]]
-    findings = examine(code.build, seed=seed, shares=shares)
+    findings = examine(code.build, seed=seed, shares=shares, draws=1 if measure is None else measure.get("probes", 1))
     while True:
         with code.in_force(own):
             finding = next(findings, None)

@@ -30,7 +30,7 @@ def epoch_order(num_samples: int, seed: int, epoch: int) -> Tensor:
     return torch.randperm(num_samples, generator=generator_for(seed, epoch))
 
 
-def probe_subset(num_samples: int, fraction: float, *, fingerprint: str) -> Tensor:
+def probe_subset(num_samples: int, fraction: float, *, fingerprint: str, draw: int = 0) -> Tensor:
     """The samples that define f: a random subset that depends on the data alone, never on a trial's seed.
 
     A larger fraction contains the smaller one's samples.
@@ -39,25 +39,29 @@ def probe_subset(num_samples: int, fraction: float, *, fingerprint: str) -> Tens
         num_samples: Number of samples to choose from.
         fraction: Share to choose, in (0, 1]; at least one sample is chosen.
         fingerprint: Of the data.
+        draw: Which of the disjoint subsets of this size.
 
     Returns:
         Different indices in random order, shape (round(fraction num_samples),).
 
     Raises:
-        TrainerError: ``fraction`` lies outside (0, 1].
+        TrainerError: ``fraction`` lies outside (0, 1], or there are not enough samples for so many draws.
 
     Example:
         >>> len(probe_subset(50, 0.1, fingerprint="abc"))
         5
+        >>> one, other = (set(probe_subset(50, 0.4, fingerprint="abc", draw=k).tolist()) for k in range(2))
+        >>> len(one), len(other), one & other
+        (20, 20, set())
     """
     _require_share(fraction)
     seed = int.from_bytes(hashlib.blake2b(fingerprint.encode(), digest_size=8).digest(), "big")
     count = max(1, round(fraction * num_samples))
-    return torch.randperm(num_samples, generator=generator_for(seed))[:count]
+    return _drawn(torch.randperm(num_samples, generator=generator_for(seed)), count, draw)
 
 
 def probe_batches(
-    num_samples: int, fraction: float, *, batch_size: int, fingerprint: str, smaller: bool = False
+    num_samples: int, fraction: float, *, batch_size: int, fingerprint: str, smaller: bool = False, draw: int = 0
 ) -> list[Tensor]:
     """The probe's samples in batches of one size, whatever the fraction, so that fractions define f in the same way.
 
@@ -72,13 +76,14 @@ def probe_batches(
         fingerprint: Of the data.
         smaller: Whether a share of less than one batch becomes one smaller batch instead of a whole one: for losses
             whose mean over samples does not depend on how they are cut into batches.
+        draw: Which of the disjoint choices of this size.
 
     Returns:
         Indices, a tensor of shape (batch_size,) per batch. One smaller batch where all data together do not fill one,
-        or where ``smaller`` allows it. A larger fraction's samples contain the smaller one's.
+        or where ``smaller`` allows it. The first draw of a larger fraction contains the smaller one's.
 
     Raises:
-        TrainerError: ``fraction`` lies outside (0, 1].
+        TrainerError: ``fraction`` lies outside (0, 1], or there are not enough samples for so many draws.
 
     Example:
         >>> [len(batch) for batch in probe_batches(50, 0.5, batch_size=10, fingerprint="abc")]
@@ -89,7 +94,7 @@ def probe_batches(
         [5]
     """
     count = _num_probed(num_samples, fraction, batch_size=batch_size, smaller=smaller)
-    chosen = probe_subset(num_samples, 1.0, fingerprint=fingerprint)[:count]
+    chosen = _drawn(probe_subset(num_samples, 1.0, fingerprint=fingerprint), count, draw)
     return list(torch.split(chosen, batch_size))
 
 
@@ -122,6 +127,17 @@ def _num_probed(num_samples: int, fraction: float, *, batch_size: int, smaller: 
     if num_samples < batch_size or (smaller and wanted < batch_size):
         return wanted
     return min(max(1, round(wanted / batch_size)), num_samples // batch_size) * batch_size
+
+
+def _drawn(order: Tensor, count: int, draw: int) -> Tensor:
+    """The draw-th part of a permutation."""
+    if (draw + 1) * count > len(order):
+        raise TrainerError(
+            f"{draw + 1} probes of {count} samples each need {(draw + 1) * count}, and the training data hold "
+            f"{len(order)}: at most {len(order) // count} can be drawn without a sample in two of them; lower "
+            "measure.probes or measure.data_fraction"
+        )
+    return order[draw * count : (draw + 1) * count]
 
 
 def _require_share(fraction: float) -> None:

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import wraps
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -165,8 +166,9 @@ def _on_device(problem: Problem, device: torch.device) -> Problem:
     if device.type == "cpu":
         return problem
 
-    def probe(fraction: float) -> Iterable[Batch]:
-        return (moved(batch) for batch in problem.probe(fraction))
+    @wraps(problem.probe)
+    def probe(fraction: float, *draw: int) -> Iterable[Batch]:
+        return (moved(batch) for batch in problem.probe(fraction, *draw))
 
     return replace(
         problem,

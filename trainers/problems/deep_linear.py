@@ -89,9 +89,9 @@ def deep_linear(
         chosen = epoch_order(samples, seed, epoch)[index * batch_size : (index + 1) * batch_size].to(device)
         return inputs[chosen], targets[chosen]
 
-    def probe(fraction: float) -> Iterable[Batch]:
+    def probe(fraction: float, draw: int = 0) -> Iterable[Batch]:
         # In one piece: the loss of a sample does not depend on the others of its batch, so f has no batch size.
-        chosen = probe_subset(samples, fraction, fingerprint=fingerprint).to(device)
+        chosen = probe_subset(samples, fraction, fingerprint=fingerprint, draw=draw).to(device)
         return [(inputs[chosen], targets[chosen])]
 
     def evaluate(model: nn.Module) -> dict[str, float]:

@@ -94,8 +94,10 @@ def image_classification(
             pixels = crop_and_mirror(pixels, seed, step, mirrors=data.mirrors)
         return normalized(pixels), labels[chosen]
 
-    def probe(fraction: float) -> Iterable[Batch]:
-        for chosen in probe_batches(num_images, fraction, batch_size=batch_size, fingerprint=data.fingerprint):
+    def probe(fraction: float, draw: int = 0) -> Iterable[Batch]:
+        for chosen in probe_batches(
+            num_images, fraction, batch_size=batch_size, fingerprint=data.fingerprint, draw=draw
+        ):
             yield normalized(images[chosen.to(device)]), labels[chosen.to(device)]
 
     def evaluate(model: nn.Module) -> dict[str, float]:

@@ -132,11 +132,11 @@ def language_modeling(
     def learning_rate_factor(step: int) -> float:
         return place(step)[1] / sequence_length
 
-    def probe(fraction: float) -> Iterable[Batch]:
+    def probe(fraction: float, draw: int = 0) -> Iterable[Batch]:
         inputs = text.train[: num_probed * sequence_length].view(num_probed, sequence_length)
         targets = text.train[1 : num_probed * sequence_length + 1].view(num_probed, sequence_length)
         for chosen in probe_batches(
-            num_probed, fraction, batch_size=_PROBE_SEQUENCES, fingerprint=text.fingerprint, smaller=True
+            num_probed, fraction, batch_size=_PROBE_SEQUENCES, fingerprint=text.fingerprint, smaller=True, draw=draw
         ):
             yield inputs[chosen].T.contiguous().to(device), targets[chosen].T.contiguous().to(device)
 

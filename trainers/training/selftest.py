@@ -70,25 +70,27 @@ class UntestableError(Exception):
 
 @dataclass(frozen=True, kw_only=True)
 class _Tested:
-    """What the promises are tested with: how to build the problem, the seed, and the shares that its probe is for."""
+    """What the promises are tested with: how to build the problem, the seed, and what its probe is for."""
 
     build: Build
     seed: int
     shares: Sequence[float]
+    draws: int = 1
 
 
-def examine(build: Build, *, seed: int = 0, shares: Sequence[float] = (0.1,)) -> Iterator[Finding]:
+def examine(build: Build, *, seed: int = 0, shares: Sequence[float] = (0.1,), draws: int = 1) -> Iterator[Finding]:
     """Test a problem's promises, one after the other.
 
     Args:
         build: Builds the problem from scratch for a seed.
         seed: The seed to test with; the next one serves as "another seed".
         shares: Shares of the training data for which there must be a probe.
+        draws: How many probes of the first share there must be, without a sample in common.
 
     Yields:
         What was found, as soon as it is known; a promise whose test raises is broken, and the others are still tested.
     """
-    tested = _Tested(build=build, seed=seed, shares=shares)
+    tested = _Tested(build=build, seed=seed, shares=shares, draws=draws)
     for promise, fix, test in _PROMISES:
         try:
             found = test(tested)
@@ -199,6 +201,14 @@ def _frozen_probe(tested: _Tested) -> _Found:
         return (
             f"probe batches of different sizes {sorted(map(tuple, sizes))}: their mean would not be a mean over samples"
         )
+    for draw in range(1, tested.draws):
+        drawn = list(problem.drawn_probe(share, draw))
+        if difference := first_difference(drawn, list(other_seed.drawn_probe(share, draw))):
+            return f"probe({share:g}, {draw}) depends on the seed: {difference}"
+        if sizes != {tensor.shape for batch in drawn for tensor in islice(tensors_of(batch), 1)}:
+            return f"the batches of probe({share:g}, {draw}) are of another size than those of probe({share:g})"
+        if not first_difference(batches, drawn):
+            return f"probe({share:g}, {draw}) has the samples of probe({share:g}): their spread would be 0"
     normalises = any(isinstance(module, _BatchNorm) for module in problem.model.modules())
     trained = {tensor.shape for tensor in islice(tensors_of(problem.batch(0)), 1)} if normalises else set()
     if sizes and trained and sizes != trained:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from sweeper.report.fits import fit_cells
+from sweeper.report.other_fits import several_values
 from sweeper.report.plots.axes import Picture, explain, panels
 from sweeper.report.plots.cells import drawn_cells, records, tell_apart, wrapped
 from sweeper.report.select import positive, trusted_points
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 __all__ = ["fit"]
 
 _MAX_PANELS = 9
+
+_DRAWN = ("trial_id", "step", "grad_norm", "smoothness")
 
 
 def fit(run: Run, trials: pd.DataFrame) -> Picture:
@@ -41,11 +44,26 @@ def fit(run: Run, trials: pd.DataFrame) -> Picture:
     columns_of = {cell.cell_id: cell.columns for cell in known}
     titles = dict(zip([cell.cell_id for cell in known], tell_apart([cell.swept for cell in known]), strict=True))
     figure, axes = panels(len(cells), width=3.1, height=2.4)
+    num_probes = 1
     for axis, cell in zip(axes, cells, strict=True):
         own = points[points["trial_id"].isin(trials.loc[trials["cell_id"] == cell.cell_id, "trial_id"])]
         axis.scatter(own["grad_norm"], own["smoothness"], s=6, alpha=0.5)
+        sampled = several_values(own, "smoothness")
+        if sampled.shape[1] > 1:
+            spread = np.std(sampled, axis=1, ddof=1)
+            axis.errorbar(
+                own["grad_norm"],
+                own["smoothness"],
+                yerr=spread,
+                fmt="none",
+                ecolor="tab:blue",
+                alpha=0.3,
+                linewidth=0.7,
+            )
+            own = own.assign(smoothness_sd=spread)
+            num_probes = sampled.shape[1]
         columns = columns_of[cell.cell_id]
-        dots = records(own[["trial_id", "step", "grad_norm", "smoothness"]])
+        dots = records(own[[*_DRAWN, *(name for name in ("smoothness_sd",) if name in own)]])
         figure.drawn += [{**columns, "drawn": "point", **row} for row in dots]
         for index, (seed, fitted) in enumerate(cell.trajectories.items()):
             labels = ("upper line", "median line") if index == 0 else (None, None)
@@ -80,12 +98,12 @@ def fit(run: Run, trials: pd.DataFrame) -> Picture:
     figure.supylabel("local smoothness")
     if len(every) > len(cells):
         figure.suptitle(f"the first {len(cells)} of {len(every)} cells: choose with --where")
-    explain(
-        figure,
-        [
-            "each dot: one snapshot; lines: one of each kind per seed, dotted where L1 is not identifiable; "
-            "the upper one at the quantile in the title: 0.95, or with few points the one that leaves five above it"
-        ],
-    )
+    notes = [
+        "each dot: one snapshot; lines: one of each kind per seed, dotted where L1 is not identifiable; "
+        "the upper one at the quantile in the title: 0.95, or with few points the one that leaves five above it"
+    ]
+    if num_probes > 1:
+        notes.append(f"bars: standard deviation over {num_probes} probes")
+    explain(figure, notes)
     axes[0].legend(loc="upper left", handlelength=1.2)
     return figure

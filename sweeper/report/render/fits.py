@@ -66,6 +66,9 @@ def _fit_record(cell: CellFit) -> dict[str, Any]:
         interval = getattr(cell, name)
         record |= {name: interval.mean, f"{name}_low": interval.low, f"{name}_high": interval.high}
     record |= {"laws": " or ".join(cell.laws), "exponent": cell.exponent}
+    if cell.probes is not None:
+        record["probes"] = cell.probes.count
+        record |= {f"{name}_probe_sd": getattr(cell.probes, name) for name in ("smoothness", "spearman", "L0", "L1")}
     return record | {"unidentifiable": cell.unidentifiable}
 
 
@@ -79,7 +82,9 @@ def _fits_text(path: str, cells: Sequence[CellFit], style: str, *, width: int | 
     notes += [BESIDE_NOTE] if any(bound.count for _, bound, _, _ in beside) else []
     notes += mechanical_note(beside, noun="cell")
     lines = [*_reasons(cells), *_laws(cells), *(f"note: {note}" for note in notes)]
-    return page_text(path, [_fits(cells)], lines, style, width, color)
+    sampled = [cell for cell in cells if cell.probes is not None]
+    tables = [_fits(cells), *([_probes(sampled)] if sampled else [])]
+    return page_text(path, tables, lines, style, width, color)
 
 
 _UNIDENTIFIABLE = "not identifiable"
@@ -140,6 +145,32 @@ def _fits(cells: Sequence[CellFit]) -> Table:
         rows="all rows" if any(layers.cells) else "all cells",
         more="--where chooses, --format json has all",
     )
+
+
+def _probes(cells: Sequence[CellFit]) -> Table:
+    """By how much another probe would change what the table above says."""
+    spreads = [cell.probes for cell in cells if cell.probes is not None]
+    counts = [counted(spread.count, "probe") for spread in spreads]
+    return Table(
+        title="what another probe of this size would change (standard deviation)",
+        columns=[
+            *value_columns([cell.texts for cell in cells], [cell.case for cell in cells]),
+            Column(head="of", cells=counts, same=f"over {counts[0]}"),
+            Column(
+                head="smoothness", cells=[f"{number_text(100 * spread.smoothness, digits=2)} %" for spread in spreads]
+            ),
+            Column(head="Spearman", cells=[_spread_text(spread.spearman) for spread in spreads]),
+            Column(head="L0", cells=[_spread_text(spread.L0) for spread in spreads]),
+            Column(head="L1", cells=[_spread_text(spread.L1) for spread in spreads]),
+        ],
+        labels=[_named(cell) for cell in cells],
+        rows="all cells",
+        more="--where chooses, --format json has all",
+    )
+
+
+def _spread_text(spread: float) -> str:
+    return number_text(spread, digits=2) if math.isfinite(spread) else NOTHING
 
 
 def _named(cell: CellFit) -> str:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Literal
+import math
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from sweeper.spec.sections.estimators import DirectionalSmoothness, Estimator
-from sweeper.spec.sections.values import Count, Flag, Index, Positive, Section, Share, conflict
+from sweeper.spec.sections.values import AS_INTEGER, Count, Flag, Index, Positive, Section, Share, conflict
 
 __all__ = ["Audit", "Measure", "Probe"]
+
+Probes = Annotated[int, Field(ge=1, le=100), AS_INTEGER]
 
 
 class Probe(Section):
@@ -52,6 +55,11 @@ class Measure(Section):
     from_step: Index = Field(default=0, description="`every` and `epochs` begin here.")
     to_step: Index | None = Field(default=None, description="`every` and `epochs` end here; null means never.")
     data_fraction: Share = Field(default=0.1, description="Share of the training data on which f is evaluated.")
+    probes: Probes = Field(
+        default=1,
+        description="How many such shares, without a sample in common, every snapshot is measured on: their spread is "
+        "the error of sampling.",
+    )
     probe: Probe = Field(default=Probe(), description="What f does about batch-norm, dropout, state and penalties.")
     audit: Audit = Field(default=Audit(), description="How the rounding error of gradients is known.")
     keep: Flag = Field(default=False, description="Whether snapshots are kept, to be measured again later.")
@@ -67,7 +75,23 @@ class Measure(Section):
             raise conflict("does not say when to measure", hint="set every, first, last, epochs or steps")
         if self.to_step is not None and self.to_step < self.from_step:
             raise conflict(f"to_step {self.to_step} comes before from_step {self.from_step}", "to_step", "from_step")
+        most = math.floor(1 / self.data_fraction + 1e-9)
+        if self.probes > most:
+            raise conflict(
+                f"{self.probes} probes of {self.data_fraction:g} of the training data each need more than there is",
+                "probes",
+                "data_fraction",
+                hint=f"at most {most} of this share have no sample in common",
+            )
         names = [estimator.use for estimator in self.estimators]
         if len(set(names)) < len(names):
             raise conflict("an estimator appears twice", "estimators", hint="each at most once")
         return self
+
+    @model_serializer(mode="wrap")
+    def _without_what_is_single(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        # Of one probe, as there always was, sections and their ids stay what they were.
+        section: dict[str, Any] = serialize(self)
+        if self.probes == 1:
+            section.pop("probes", None)
+        return section
