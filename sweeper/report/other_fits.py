@@ -149,10 +149,12 @@ def several_values(points: pd.DataFrame, name: str) -> np.ndarray[Any, np.dtype[
         Shape (rows, probes), NaN where there is no value; no columns where no row has a list.
     """
     lists = points.get(f"{name}_by_probe")
-    count = 0 if lists is None else max((len(row) for row in lists if row is not None), default=0)
+    # Without a list it is None, or in frames of several runs NaN.
+    rows = [] if lists is None else [[] if isinstance(row, float | None) else list(row) for row in lists]
+    count = max(map(len, rows), default=0)
     table = np.full((len(points), count), math.nan)
-    for at, row in enumerate(lists if lists is not None and count else ()):
-        if row is not None and len(row) == count:
+    for at, row in enumerate(rows):
+        if count and len(row) == count:
             table[at] = [math.nan if value is None else value for value in row]
     return table
 

@@ -179,10 +179,10 @@ class _Label:
 
 
 def test_values_that_are_missing_on_a_probe_are_no_numbers() -> None:
-    points = pd.DataFrame({"smoothness_by_probe": [[1.0, 2.0], None, [3.0, None]]})
+    points = pd.DataFrame({"smoothness_by_probe": [[1.0, 2.0], None, [3.0, None], math.nan]})
     table = several_values(points, "smoothness")
-    assert table.shape == (3, 2)
-    assert np.isnan(table).tolist() == [[False, False], [True, True], [False, True]]
+    assert table.shape == (4, 2)
+    assert np.isnan(table).tolist() == [[False, False], [True, True], [False, True], [True, True]]
     assert several_values(pd.DataFrame({"smoothness": [1.0]}), "smoothness").shape == (1, 0)
 
 

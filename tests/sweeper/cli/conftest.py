@@ -40,7 +40,7 @@ def product(*, fails=False, seed):
 
     return Problem(
         model=model, loss=loss, measured_loss=measured_loss, batch=lambda step: inputs[16 * (step % 2) :][:16],
-        probe=lambda share: [inputs], evaluate=lambda model: {"valid_loss": float(loss(model, inputs, None)[0])},
+        probe=lambda share, draw=0: [inputs - draw], evaluate=lambda model: {"valid_loss": float(loss(model, inputs, None)[0])},
         steps_per_epoch=2, fingerprint="product",
     )
 """
@@ -53,6 +53,7 @@ train: {steps: 60, evaluate_every: 30}
 measure:
   every: 3
   keep: true
+  probes: 2
   estimators: [{use: directional_smoothness, delta: 0.5}, {use: gradient_noise}]
 sweep:
   grid:
