@@ -243,7 +243,8 @@ def arm_of(update_rule: Mapping[str, Any]) -> str:
         update_rule: The resolved section.
 
     Returns:
-        The optimiser with the options that are in use, the transform, the average, and the schedule if not constant.
+        The optimiser with the options that are in use, the transform, the average, and the schedule if not constant,
+        with its warm-up.
 
     Example:
         >>> rule = {"optimizer": "sgd", "momentum": 0.9, "clip_norm": 0.25, "schedule": {"use": "cosine"}}
@@ -257,7 +258,10 @@ def arm_of(update_rule: Mapping[str, Any]) -> str:
     of = "(momentum)" if update_rule.get("transform_of") == "momentum" else ""
     transforms = [f"{name}{of}" for name in TRANSFORMS if update_rule.get(name) is not None]
     average = update_rule.get("average")
-    schedule = update_rule.get("schedule", {}).get("use", "constant")
+    section = update_rule.get("schedule", {})
+    schedule = section.get("use", "constant")
+    if section.get("warmup"):
+        schedule = "warmup" if schedule == "constant" else f"{schedule}(warmup)"
     return " + ".join([
         direction,
         *transforms,

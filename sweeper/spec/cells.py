@@ -11,6 +11,7 @@ from typing import Any
 from sweeper.spec.paths import TRAINED, swept_paths
 from sweeper.spec.sections.analytic import analytic_conflicts
 from sweeper.spec.sections.axes import CASE_NAME, MAX_TRIALS, Axis, SweepBlock, generated, num_values
+from sweeper.spec.sections.update_rule import ADDED_SCHEDULE_OPTIONS
 from sweeper.spec.syntax.diagnostics import MAX_PROBLEMS, Diagnostic, at
 from sweeper.spec.syntax.tree import Node, format_path, num_nodes
 from sweeper.spec.variants import Chosen, Sets, Variant, Variants, look_up
@@ -280,5 +281,8 @@ def _comparable(value: Any) -> Any:
         case list():
             return ("list", *map(_comparable, value))
         case dict():
-            return ("section", *sorted((key, repr(_comparable(item))) for key, item in value.items()))
+            # What was added to schedules later need not be written, so that earlier specs exclude what they did.
+            added = ADDED_SCHEDULE_OPTIONS.items()
+            kept = {key: item for key, item in value.items() if (key, item) not in added}
+            return ("section", *sorted((key, repr(_comparable(item))) for key, item in kept.items()))
     return value

@@ -36,6 +36,7 @@ from trainers.problems.language_modeling import MODELS as LANGUAGE_MODELS
 from trainers.training import loop, snapshot
 from trainers.update import rule as trained
 from trainers.update import transforms
+from trainers.update.schedules import SCHEDULES
 
 PASSED_BESIDES = {"seed", "device"}
 REQUIRED = "required"
@@ -178,7 +179,16 @@ def test_the_same_transforms_and_averages_are_known():
 
 def test_the_same_schedules_are_known():
     sections = sections_in(UpdateRule.model_fields["schedule"].annotation)
-    assert {name for s in sections for name in s.model_fields["use"].annotation.__args__} == set(trained.SCHEDULES)
+    assert {name for s in sections for name in s.model_fields["use"].annotation.__args__} == set(SCHEDULES)
+    for section in sections:
+        for name in section.model_fields["use"].annotation.__args__:
+            parameters = list(inspect.signature(SCHEDULES[name]).parameters.values())[3:]
+            options = spec_defaults(section)
+            assert options.pop("warmup", 0.0) == 0.0
+            assert options == {
+                parameter.name: REQUIRED if parameter.default is parameter.empty else parameter.default
+                for parameter in parameters
+            }
 
 
 def test_train_settings_agree_except_for_the_spacing_of_checkpoints():

@@ -18,7 +18,8 @@ from trainers.training.loop import SnapshotSchedule, TrainSettings, train
 from trainers.training.stepper import Stepper
 from trainers.update.averaging import IterateAverage
 from trainers.update.flat import FlatParameters
-from trainers.update.rule import OPTIMIZERS, SCHEDULES, UpdateRule
+from trainers.update.rule import OPTIMIZERS, UpdateRule
+from trainers.update.schedules import SCHEDULES
 from trainers.update.transforms import TRANSFORMS
 
 Record = Callable[..., Any]
@@ -30,11 +31,17 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "rmsprop": {"momentum": 0.5, "eps": 1e-6},
     "adagrad": {"weight_decay": 0.01},
     "asgd": {"lambd": 0.01, "alpha": 0.5, "t0": 3.0, "weight_decay": 0.01},
+    "lion": {"betas": (0.8, 0.95), "weight_decay": 0.01},
+    "signsgd": {"momentum": 0.5, "weight_decay": 0.01},
 }
 SCHEDULE_OPTIONS: dict[str, dict[str, Any]] = {
     "constant": {},
     "step_decay": {"milestones": [4, 8]},
-    "cosine": {"final_fraction": 0.1},
+    "cosine": {"final_fraction": 0.1, "warmup": 3},
+    "linear": {"final_fraction": 0.1, "warmup": 0.25},
+    "inverse_sqrt": {"timescale": 3, "warmup": 2},
+    "stable_decay": {"decay": 0.5, "shape": "sqrt", "warmup": 2},
+    "one_cycle": {"rise": 0.4},
 }
 
 

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from trainers.update.schedules import check_schedule, factor_at
+from trainers.update.sign import Lion, SignSGD
 from trainers.update.transforms import TRANSFORMS, Direction
 
-__all__ = ["AVERAGES", "OPTIMIZERS", "SCHEDULES", "UpdateRule"]
+__all__ = ["AVERAGES", "OPTIMIZERS", "UpdateRule"]
 
 
 # Elementwise ones only: training runs them on one flat vector, where nothing may depend on the parameters' shapes.
@@ -24,6 +26,8 @@ OPTIMIZERS: dict[str, type[torch.optim.Optimizer]] = {
     "rmsprop": torch.optim.RMSprop,
     "adagrad": torch.optim.Adagrad,
     "asgd": torch.optim.ASGD,
+    "lion": Lion,
+    "signsgd": SignSGD,
 }
 
 _OPTIONS: dict[str, tuple[str, ...]] = {
@@ -33,35 +37,9 @@ _OPTIONS: dict[str, tuple[str, ...]] = {
     "rmsprop": ("momentum", "eps", "weight_decay"),
     "adagrad": ("eps", "weight_decay"),
     "asgd": ("lambd", "alpha", "t0", "weight_decay"),
+    "lion": ("betas", "weight_decay"),
+    "signsgd": ("momentum", "weight_decay"),
 }
-
-
-def _constant(step: int, total_steps: int, steps_per_epoch: int) -> float:
-    return 1.0
-
-
-def _step_decay(
-    step: int,
-    total_steps: int,
-    steps_per_epoch: int,
-    *,
-    milestones: Sequence[int],
-    factor: float = 0.1,
-    unit: str = "steps",
-) -> float:
-    """Multiply by ``factor`` from each milestone on."""
-    if unit not in {"steps", "epochs"}:
-        raise ValueError(f"schedule 'step_decay': unit must be 'steps' or 'epochs', not {unit!r}")
-    scale = steps_per_epoch if unit == "epochs" else 1
-    return float(factor ** sum(step >= milestone * scale for milestone in milestones))
-
-
-def _cosine(step: int, total_steps: int, steps_per_epoch: int, *, final_fraction: float = 0.0) -> float:
-    """Half a period of a cosine, from 1 at step 0 to ``final_fraction`` at ``total_steps``."""
-    return final_fraction + (1 - final_fraction) * 0.5 * (1 + math.cos(math.pi * step / total_steps))
-
-
-SCHEDULES: dict[str, Callable[..., float]] = {"constant": _constant, "step_decay": _step_decay, "cosine": _cosine}
 
 
 AVERAGES: dict[str, str] = {"from_step": "step", "non_monotone": "window"}
@@ -94,12 +72,12 @@ class UpdateRule:
     Attributes:
         optimizer: One of :data:`OPTIMIZERS`.
         learning_rate: eta, positive.
-        momentum: Of ``sgd`` and ``rmsprop``.
+        momentum: Of ``sgd``, ``rmsprop`` and ``signsgd``.
         dampening: Of ``sgd``.
         nesterov: Of ``sgd``; needs momentum and no dampening.
-        weight_decay: Coefficient of the parameters in the direction; decoupled in ``adamw``.
-        betas: Decay rates of the running averages of ``adam`` and ``adamw``.
-        eps: Added to the denominator by every optimiser but ``sgd`` and ``asgd``.
+        weight_decay: Coefficient of the parameters in the direction; decoupled in ``adamw``, ``lion`` and ``signsgd``.
+        betas: Decay rates of the running averages of ``adam`` and ``adamw``, and of ``lion``.
+        eps: Added to the denominator of ``adam``, ``adamw``, ``rmsprop`` and ``adagrad``.
         lambd: Of ``asgd``: its decay of the parameters, and with ``alpha`` of the rate.
         alpha: Of ``asgd``: step k has the rate eta / (1 + lambd eta k)^alpha, which is its learning rate in the tables.
         t0: Of ``asgd``: the step from which on its average is over more than one iterate.
@@ -112,8 +90,8 @@ class UpdateRule:
         average: None, or when the average of iterates begins at which metrics are evaluated: ``{"use": "from_step",
             "step": k}`` or ``{"use": "non_monotone", "window": 5}``, see
             :class:`~trainers.update.averaging.IterateAverage`.
-        schedule: ``{"use": "constant"}``, ``{"use": "step_decay", "milestones": [steps], "factor": 0.1, "unit":
-            "steps"}`` (or ``"epochs"``) or ``{"use": "cosine", "final_fraction": 0.0}``.
+        schedule: How the rate changes over the steps: ``use``, one of :data:`~trainers.update.schedules.SCHEDULES`, and
+            its options, for example ``{"use": "cosine", "final_fraction": 0.1, "warmup": 100}``.
 
     Raises:
         ValueError: A value is out of range, or an option does not belong to the optimiser or schedule.
@@ -141,7 +119,7 @@ class UpdateRule:
     clip_adaptive: float | None = None
     transform_of: str = "gradient"
     average: Mapping[str, Any] | None = None
-    schedule: Mapping[str, Any] = field(default_factory=lambda: {"use": "constant"})
+    schedule: Mapping[str, Any] = field(default_factory=lambda: {"use": "constant", "warmup": 0.0})
 
     def __post_init__(self) -> None:
         if self.optimizer not in OPTIMIZERS:
@@ -167,7 +145,7 @@ class UpdateRule:
             raise ValueError(f"transform_of must be 'gradient' or 'momentum', not {self.transform_of!r}")
         if self.transform_of == "momentum" and not (self.optimizer == "sgd" and self.momentum > 0 and chosen):
             raise ValueError(f"transform_of 'momentum' needs sgd, momentum > 0 and one of: {', '.join(TRANSFORMS)}")
-        self._check_schedule()
+        check_schedule(self.schedule)
         self._check_average()
 
     @property
@@ -200,9 +178,7 @@ class UpdateRule:
         Returns:
             eta times the schedule's factor, and the decay of ``asgd``.
         """
-        options = dict(self.schedule)
-        factor = SCHEDULES[options.pop("use")]
-        rate = self.learning_rate * factor(step, total_steps, steps_per_epoch, **options)
+        rate = self.learning_rate * factor_at(self.schedule, step, total_steps, steps_per_epoch=steps_per_epoch)
         return rate / (1 + self.lambd * rate * step) ** self.alpha if self.optimizer == "asgd" else rate
 
     def transform(self, direction: Direction) -> Tensor | None:
@@ -228,19 +204,6 @@ class UpdateRule:
             options = {}
         # A single tensor: the multi-tensor path would only add bookkeeping.
         return _EAGER[self.optimizer]([parameter], lr=self.learning_rate, foreach=False, **options)  # type: ignore[call-arg]
-
-    def _check_schedule(self) -> None:
-        options = dict(self.schedule)
-        name = options.pop("use", None)
-        if name not in SCHEDULES:
-            raise ValueError(f"unknown schedule {name!r}; known: {', '.join(SCHEDULES)}")
-        for option, value in options.items():
-            if isinstance(value, int | float) and not 0 <= value < math.inf:
-                raise ValueError(f"schedule {name!r}: {option} must be finite and not negative, but is {value!r}")
-        try:
-            SCHEDULES[name](0, 1, 1, **options)
-        except TypeError as error:
-            raise ValueError(f"schedule {name!r} does not accept {options!r}: {error}") from error
 
     def _check_average(self) -> None:
         if self.average is None:

@@ -167,7 +167,7 @@ _FIXED: tuple[tuple[str, str, Any], ...] = (
     ("update_rule", "clip_adaptive", None),
     ("update_rule", "transform_of", "gradient"),
     ("update_rule", "average", None),
-    ("update_rule", "schedule", {"use": "constant"}),
+    ("update_rule", "schedule", {"use": "constant", "warmup": 0.0}),
     ("train", "evaluate_every", None),
     ("train", "max_loss", None),
 )

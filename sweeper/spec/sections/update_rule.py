@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from sweeper.spec.sections.values import (
     AS_NUMBER,
@@ -14,9 +14,11 @@ from sweeper.spec.sections.values import (
     NonNegative,
     Positive,
     Section,
+    Share,
     Threshold,
     conflict,
     missing,
+    wrong,
 )
 
 __all__ = [
@@ -27,7 +29,11 @@ __all__ = [
     "Constant",
     "Cosine",
     "FromStep",
+    "InverseSqrt",
+    "Linear",
     "NonMonotone",
+    "OneCycle",
+    "StableDecay",
     "StepDecay",
     "UpdateRule",
 ]
@@ -39,6 +45,8 @@ OPTIONS_OF_OPTIMIZERS: dict[str, frozenset[str]] = {
     "rmsprop": frozenset({"momentum", "eps", "weight_decay"}),
     "adagrad": frozenset({"eps", "weight_decay"}),
     "asgd": frozenset({"lambd", "alpha", "t0", "weight_decay"}),
+    "lion": frozenset({"betas", "weight_decay"}),
+    "signsgd": frozenset({"momentum", "weight_decay"}),
 }
 """The options of each optimiser. One without effect is refused: it would give the same training another id."""
 
@@ -57,16 +65,29 @@ ADDED_OPTIONS: dict[str, Any] = {
 }
 """Options added after the first ids were made, with their defaults, at which they are left out so that ids stay."""
 
-ADDED_SCHEDULE_OPTIONS: dict[str, Any] = {"unit": "steps"}
+ADDED_SCHEDULE_OPTIONS: dict[str, Any] = {"unit": "steps", "warmup": 0.0}
 """The same for schedules."""
 
+_Fraction = Annotated[float, Field(ge=0, le=1), AS_NUMBER]
 _Unit = Annotated[float, Field(ge=0, lt=1), AS_NUMBER]
+
+
+def _steps_or_share(value: float) -> float:
+    if value > 1 and not value.is_integer():
+        raise wrong(f"must be a whole number of steps, or a share of them below 1, found {value:g}", "100, or 0.05")
+    return value
+
+
+_Warmup = Annotated[float, Field(ge=0, le=1e12), AS_NUMBER, AfterValidator(_steps_or_share)]
+
+_WARMUP = "The rate rises over so many steps first; below 1, a share of all steps."
 
 
 class Constant(Section):
     """The learning rate stays as it is."""
 
     use: Literal["constant"] = Field(description="The learning rate stays as it is.")
+    warmup: _Warmup = Field(default=0.0, description=_WARMUP)
 
 
 class StepDecay(Section):
@@ -78,6 +99,7 @@ class StepDecay(Section):
     )
     factor: Positive = Field(default=0.1, description="What the rate is multiplied by.")
     unit: Literal["steps", "epochs"] = Field(default="steps", description="What milestones count.")
+    warmup: _Warmup = Field(default=0.0, description=_WARMUP)
 
     @model_validator(mode="after")
     def _rising(self) -> StepDecay:
@@ -90,9 +112,45 @@ class Cosine(Section):
     """The learning rate falls along half a cosine to a share of itself at the last step."""
 
     use: Literal["cosine"] = Field(description="The learning rate falls along half a cosine until the last step.")
-    final_fraction: Annotated[float, Field(ge=0, le=1), AS_NUMBER] = Field(
-        default=0.0, description="Share of the learning rate that remains at the end."
+    final_fraction: _Fraction = Field(default=0.0, description="Share of the learning rate that remains at the end.")
+    warmup: _Warmup = Field(default=0.0, description=_WARMUP)
+
+
+class Linear(Section):
+    """The learning rate falls along a line to a share of itself at the last step."""
+
+    use: Literal["linear"] = Field(description="The learning rate falls along a line until the last step.")
+    final_fraction: _Fraction = Field(default=0.0, description="Share of the learning rate that remains at the end.")
+    warmup: _Warmup = Field(default=0.0, description=_WARMUP)
+
+
+class InverseSqrt(Section):
+    """The learning rate falls with the square root of the step."""
+
+    use: Literal["inverse_sqrt"] = Field(description="The rate at step k is eta / sqrt(1 + k / timescale).")
+    timescale: Count = Field(description="After three times so many steps half of the rate remains.", examples=[1000])
+    warmup: _Warmup = Field(default=0.0, description=_WARMUP)
+
+
+class StableDecay(Section):
+    """The learning rate stays as it is, and falls at the end; with a warm-up, what is called WSD."""
+
+    use: Literal["stable_decay"] = Field(description="The rate stays as it is and falls over the last steps (WSD).")
+    decay: Share = Field(default=0.2, description="Share of the steps over which it falls.")
+    shape: Literal["linear", "sqrt", "cosine"] = Field(
+        default="linear", description="1 - t, 1 - sqrt(t) or half a cosine, t being how far the fall has come."
     )
+    final_fraction: _Fraction = Field(default=0.0, description="Share of the learning rate that remains at the end.")
+    warmup: _Warmup = Field(default=0.0, description=_WARMUP)
+
+
+class OneCycle(Section):
+    """Smith and Topin (2018): up along half a cosine, and down along another."""
+
+    use: Literal["one_cycle"] = Field(description="The rate rises to eta and falls, each along half a cosine.")
+    rise: Share = Field(default=0.3, description="Share of the steps over which it rises.")
+    initial_fraction: _Fraction = Field(default=0.04, description="Share of eta at the first step.")
+    final_fraction: _Fraction = Field(default=4e-6, description="Share of eta at the last step.")
 
 
 class FromStep(Section):
@@ -112,17 +170,19 @@ class NonMonotone(Section):
 class UpdateRule(Section):
     """How a step is taken; eq. (5) and (6) of Zhang et al. (2020) for the first two transforms."""
 
-    optimizer: Literal["sgd", "adam", "adamw", "rmsprop", "adagrad", "asgd"] = Field(
+    optimizer: Literal["sgd", "adam", "adamw", "rmsprop", "adagrad", "asgd", "lion", "signsgd"] = Field(
         default="sgd", description="The direction, as torch.optim computes it from the transformed gradient."
     )
     learning_rate: Positive | None = Field(
         default=None, description="eta, the step size before clipping.", examples=[1.0]
     )
-    momentum: _Unit = Field(default=0.0, description="Momentum of sgd and rmsprop.")
+    momentum: _Unit = Field(default=0.0, description="Momentum of sgd, rmsprop and signsgd.")
     dampening: _Unit = Field(default=0.0, description="Dampening of sgd's momentum.")
     nesterov: Flag = Field(default=False, description="Nesterov's momentum; needs momentum and no dampening.")
-    weight_decay: NonNegative = Field(default=0.0, description="L2 penalty (adamw: decoupled decay).")
-    betas: tuple[_Unit, _Unit] = Field(default=(0.9, 0.999), description="Decay of adam's and adamw's averages.")
+    weight_decay: NonNegative = Field(default=0.0, description="L2 penalty (adamw, lion, signsgd: decoupled decay).")
+    betas: tuple[_Unit, _Unit] = Field(
+        default=(0.9, 0.999), description="Decay of the averages of adam, adamw and lion."
+    )
     eps: Positive = Field(default=1e-8, description="Added to the denominator of adam, adamw, rmsprop and adagrad.")
     lambd: NonNegative = Field(default=1e-4, description="asgd's decay of the parameters, and of the rate.")
     alpha: NonNegative = Field(default=0.75, description="Power of asgd's decay: eta / (1 + lambd eta k)^alpha.")
@@ -151,14 +211,22 @@ class UpdateRule(Section):
     average: Annotated[FromStep | NonMonotone, Field(discriminator="use")] | None = Field(
         default=None, description="Average of iterates at which metrics are evaluated; null means none."
     )
-    schedule: Annotated[Constant | StepDecay | Cosine, Field(discriminator="use")] = Field(
-        default=Constant(use="constant"), description="The learning rate over the steps."
-    )
+    schedule: Annotated[
+        Constant | StepDecay | Cosine | Linear | InverseSqrt | StableDecay | OneCycle, Field(discriminator="use")
+    ] = Field(default=Constant(use="constant"), description="The learning rate over the steps.")
 
     from_theory: Literal["theorem3", "theorem6", "theorem7", "theorem8", "normalized", "vankov2024"] | None = Field(
         default=None,
         description="Rate and threshold as a theorem sets them from an analytic function's L0 and L1, in their place.",
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _betas_of_lion(cls, section: Any) -> Any:
+        # Those of its paper: with Adam's the average would reach ten times as far back.
+        if isinstance(section, dict) and section.get("optimizer") == "lion" and "betas" not in section:
+            return {**section, "betas": [0.9, 0.99]}
+        return section
 
     @model_validator(mode="after")
     def _consistent(self) -> UpdateRule:

@@ -26,7 +26,7 @@ BASE: dict[str, Any] = {
         "weight_decay": 0.0,
         "clip_norm": 0.25,
         "normalize": None,
-        "schedule": {"use": "step_decay", "milestones": [3], "factor": 0.1, "unit": "steps"},
+        "schedule": {"use": "step_decay", "milestones": [3], "factor": 0.1, "unit": "steps", "warmup": 0.0},
     },
     "train": {"steps": 5, "log_every": 1, "evaluate_every": None, "checkpoint_every": 500, "max_loss": None},
 }
@@ -57,12 +57,19 @@ ADAM: dict[str, Any] = {
     "schedule": {"use": "cosine", "final_fraction": 0.0},
 }
 ASGD: dict[str, Any] = {"optimizer": "asgd", "learning_rate": 1.0, "lambd": 1e-4, "alpha": 0.75, "t0": 1e6}
+LATER = [
+    {"use": "linear", "final_fraction": 0.0},
+    {"use": "inverse_sqrt", "timescale": 100},
+    {"use": "stable_decay", "decay": 0.2, "shape": "linear", "final_fraction": 0.0},
+    {"use": "one_cycle", "rise": 0.3, "initial_fraction": 0.04, "final_fraction": 4e-6},
+]
 OTHERS: list[dict[str, Any]] = [
     ASGD | {"clip_value": 1.0},
     ASGD | {"clip_layer_norm": 1.0},
     {"learning_rate": 1.0, "clip_adaptive": 0.01, "average": {"use": "from_step", "step": 5}},
     {"learning_rate": 1.0, "average": {"use": "from_step", "step": 3}},
     {"learning_rate": 1.0, "momentum": 0.9, "clip_norm": 1.0, "transform_of": "gradient"},
+    *({"learning_rate": 1.0, "schedule": schedule} for schedule in LATER),
 ]
 
 
@@ -118,6 +125,7 @@ ALSO = {
     "dataset": None,
     "optimizer": "rmsprop",
     "unit": "epochs",
+    "shape": "sqrt",
     "transform_of": "momentum",
     "normalize": None,
     "checkpoint_every": None,
@@ -402,3 +410,22 @@ def test_published_data_that_is_not_here_is_an_error_that_says_how_to_fetch_it(c
     # A name is that of a corpus or of a dataset.
     with pytest.raises(SpecError, match="there is no folder"):
         plan_of(BASE | {"problem": IMAGES | {"dataset": "ptb"}}, folder=tmp_path)
+
+
+def test_a_schedule_without_a_warm_up_has_the_id_that_it_had_before_there_were_any():
+    written = with_value(BASE, ("update_rule", "schedule", "warmup"), 0.0)
+    silent = copy.deepcopy(BASE)
+    del silent["update_rule"]["schedule"]["warmup"]
+    assert id_of(written) == id_of(silent)
+    assert arm_of(plan_of(written).trials[0].update_rule) == "sgd(momentum) + clip_norm + step_decay"
+    warm = with_value(BASE, ("update_rule", "schedule"), {"use": "constant", "warmup": 3})
+    assert plan_of(warm).arms == ("sgd(momentum) + clip_norm + warmup",)
+
+
+def test_lion_has_the_decay_rates_of_its_paper_unless_they_are_given():
+    lion = BASE | {"update_rule": {"optimizer": "lion", "learning_rate": 1.0}}
+    assert plan_of(lion).trials[0].update_rule["betas"] == [0.9, 0.99]
+    given_betas = with_value(lion, ("update_rule", "betas"), [0.9, 0.999])
+    assert plan_of(given_betas).trials[0].update_rule["betas"] == [0.9, 0.999]
+    swept = lion | {"sweep": {"grid": {"update_rule.optimizer": ["lion", "adam"]}}}
+    assert [trial.update_rule["betas"] for trial in plan_of(swept).trials] == [[0.9, 0.99], [0.9, 0.999]]

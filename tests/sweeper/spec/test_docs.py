@@ -15,7 +15,17 @@ from sweeper.spec.sections.measure import Audit, Measure, Probe
 from sweeper.spec.sections.models import AwdLstm, Gpt, Lstm, Mlp, ResNet18, ResNet20
 from sweeper.spec.sections.problems import PROBLEM_OPTIONS, RandomLength
 from sweeper.spec.sections.settings import Cluster, Pool, Resources, Train
-from sweeper.spec.sections.update_rule import Cosine, FromStep, NonMonotone, StepDecay, UpdateRule
+from sweeper.spec.sections.update_rule import (
+    Cosine,
+    FromStep,
+    InverseSqrt,
+    Linear,
+    NonMonotone,
+    OneCycle,
+    StableDecay,
+    StepDecay,
+    UpdateRule,
+)
 from sweeper.spec.sections.values import Section
 from sweeper.spec.syntax.diagnostics import shown
 
@@ -97,7 +107,10 @@ def test_tables_list_every_key_with_its_default(heading):
 
 def test_the_top_level_and_the_schedules_are_complete():
     assert list(rows_after("## Top level")) == list(SECTIONS)
-    for schedule in (StepDecay, Cosine, FromStep, NonMonotone):
+    for schedule in (StepDecay, Cosine, Linear, InverseSqrt, StableDecay, OneCycle, FromStep, NonMonotone):
         for name, info in schedule.model_fields.items():
+            if name == "warmup":
+                assert "`warmup`" in MANUAL
+                continue
             default = "required" if info.is_required() else documented(info.default)
             assert name == "use" or re.search(rf"`{name}`: [^;|]*, {default} *[;|]", MANUAL)

@@ -63,8 +63,8 @@ def test_lists_and_sections_that_are_swept_stay_what_they_are_with_their_default
         ([0.8, 0.9],),
     ]
     assert swept("{grid: {update_rule.schedule: [{use: constant}, {use: cosine}]}}") == [
-        ({"use": "constant"},),
-        ({"use": "cosine", "final_fraction": 0.0},),
+        ({"use": "constant", "warmup": 0.0},),
+        ({"use": "cosine", "final_fraction": 0.0, "warmup": 0.0},),
     ]
 
 
@@ -125,8 +125,8 @@ def test_lists_and_sections_can_be_excluded_as_they_are_written():
     )
     base = BASE.replace("learning_rate: 0.1", "learning_rate: 0.1, optimizer: adam")
     assert swept(block, base=base) == [
-        ([0.9, 0.99], {"use": "cosine", "final_fraction": 0.0}),
-        ([0.8, 0.9], {"use": "constant"}),
+        ([0.9, 0.99], {"use": "cosine", "final_fraction": 0.0, "warmup": 0.0}),
+        ([0.8, 0.9], {"use": "constant", "warmup": 0.0}),
     ]
 
 
@@ -318,3 +318,14 @@ train: {{steps: 5}}
 """
     with pytest.raises(SpecError, match=f"{option.partition(':')[0]}: has no meaning for an analytic function"):
         loads_spec(text, folder=Path())
+
+
+def test_a_schedule_is_excluded_as_it_is_written_with_options_of_later_versions_left_out():
+    block = (
+        "{grid: {update_rule.schedule: [{use: constant}, {use: constant, warmup: 5}, {use: cosine}]}, "
+        "exclude: [{update_rule.schedule: {use: constant}}]}"
+    )
+    assert swept(block) == [
+        ({"use": "constant", "warmup": 5.0},),
+        ({"use": "cosine", "final_fraction": 0.0, "warmup": 0.0},),
+    ]

@@ -119,7 +119,7 @@ def test_the_schedule_is_what_training_uses(problem_of: MakeProblem) -> None:
         ({"optimizer": "adam", "momentum": 0.9}, "momentum is not an option of adam, which takes: betas"),
         ({"betas": (0.5, 0.9)}, "betas is not an option of sgd"),
         ({"nesterov": True}, "nesterov needs momentum > 0"),
-        ({"schedule": {"use": "linear"}}, "unknown schedule 'linear'; known: constant"),
+        ({"schedule": {"use": "lineal"}}, "unknown schedule 'lineal'; known: constant"),
         ({"schedule": {}}, "unknown schedule None"),
         ({"schedule": {"use": "step_decay"}}, "schedule 'step_decay' does not accept"),
         ({"schedule": {"use": "cosine", "typo": 1}}, "schedule 'cosine' does not accept"),
