@@ -67,14 +67,18 @@ def after_adam(player: Player, scanned: Scan, threshold: float) -> list[Answer]:
         key, words, spot = trouble(outcomes)
         kind = outcomes[0].facts.get("kind")
         if key or kind != "Adam":
-            why = f"it {key}: {words}" if key else f"prepare builds {kind} of its own"
+            why = f"under Adam the step {key}: {words}" if key else f"not asked: prepare builds {kind} of its own"
             return [
                 Answer(
-                    question=name, verdict="cannot tell", key=key or "own optimizer", found=why, spot=spot,
+                    question=name,
+                    verdict="cannot tell" if key else "note",
+                    key=key or "not asked",
+                    found=why,
                     fix="build the optimizer with the make_optimizer that prepare is given",
+                    spot=spot,
                 )
                 for name in (every, one)
-            ]  # fmt: skip
+            ]
         seen = [merged([rank.seen[at] for rank in outcomes]) for at in range(_STEPS)]
         plain = adam_reference([scanned.linear.contributions(given).sum((0, 1)) for given in steps])
         results[question] = seen, plain

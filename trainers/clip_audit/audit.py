@@ -24,7 +24,9 @@ __all__ = ["audit"]
 _SIZES = (
     (11, 3, 3.0, 3.0),
     (12, 2, 30.0, 3.0),
-    # Some tensors are above a threshold of their own, and some below.
+    # Some parts are above a threshold of their own, and some below.
+    (17, 2, 0.2, 30.0),
+    (18, 3, 0.5, 30.0),
     (15, 2, 1.0, 30.0),
     (16, 3, 2.0, 30.0),
     (13, 1, 300.0, 3.0),
@@ -106,7 +108,8 @@ def _clipped_steps(player: Player, scanned: Scan) -> _Clipped:
         if key:
             stopped = Answer(
                 question="what is clipped", verdict="finding", key=key, spot=spot,
-                found=f"on {micro_batches} micro-batches of norm {base * size:.3g} the step {key}: {words}",
+                found=f"at gradients of norm {base * size:.3g} the step {key}: {words}",
+                fix="let the step come to its end whatever the norm is, on every rank alike",
             )  # fmt: skip
             return _Clipped(pairs=pairs, calls=calls, num_updates=num_updates, stopped=stopped)
         seen = [one.seen[0] for one in outcomes]
@@ -166,7 +169,12 @@ def _fits(ranks: int, scanned: Scan, clipped: _Clipped) -> tuple[list[Fit], Fit 
         kind, size = "normalise", max(float(np.linalg.norm(pair.used)) for pair in pairs)
         low, high = size * 1e-2, size * 1e2
     excepted = scanned.exempt | ~scanned.linear.moves
-    partitions = {name: np.where(excepted, -1, part) for name, part in PARTITIONS.items()}
+    partitions: dict[str, np.ndarray] = {}
+    for name, part in PARTITIONS.items():
+        left = np.where(excepted, -1, part)
+        # Without the excepted ones, weights alone may be left, and one group is all there is.
+        if not any(_is_same(left, other) for other in partitions.values()):
+            partitions[name] = left
     ways = list(single_ways(ranks, partitions, kind=kind))
     fits, nearest = fitting(ways, pairs, low=low, high=high, tolerance=scanned.tolerance)
     if fits or kind != "norm":
@@ -184,6 +192,12 @@ def _fits(ranks: int, scanned: Scan, clipped: _Clipped) -> tuple[list[Fit], Fit 
     fits, second = fitting(twofold_ways(ways), pairs, low=low, high=high, tolerance=scanned.tolerance)
     near = [one for one in (nearest, second) if one is not None]
     return _distinct(fits), min(near, key=lambda one: one.error, default=None)
+
+
+def _is_same(left: np.ndarray, right: np.ndarray) -> bool:
+    """Whether two partitions have the same parts, whatever these are numbered."""
+    pairs = set(zip(left.tolist(), right.tolist(), strict=True))
+    return len(pairs) == len(set(left.tolist())) == len(set(right.tolist()))
 
 
 def _counting(clip: Clip) -> Clip:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,6 +15,11 @@ __all__ = ["Fit", "Pair", "fitting", "relative_error"]
 _PER_DECADE = 8
 _NEAR = 0.3
 """No exact threshold saves a way whose error is larger than this at the best threshold of the grid."""
+
+_ROUGH = 1e-3
+_EXACT = 1e-9
+"""Widths of the interval, on the logarithm of the threshold."""
+_WRONG = 0.05
 
 _GOLDEN = (math.sqrt(5) - 1) / 2
 
@@ -107,18 +112,27 @@ def _best(way: Way, pairs: Sequence[Pair], grid: np.ndarray) -> Fit | None:
     if errors[at] > _NEAR:
         return None
     low, high = math.log(grid[max(at - 1, 0)]), math.log(grid[min(at + 1, len(grid) - 1)])
+    low, high = _narrowed(lambda log: error(math.exp(log), first), low, high, _ROUGH)
+    threshold = math.exp((low + high) / 2)
+    # Most ways are wrong, and seen to be so without a threshold to nine digits.
+    if (off := error(threshold, pairs)) > _WRONG:
+        return Fit(way=way, threshold=threshold, error=off)
+    low, high = _narrowed(lambda log: error(math.exp(log), pairs), low - _ROUGH, high + _ROUGH, _EXACT)
+    threshold = math.exp((low + high) / 2)
+    return Fit(way=way, threshold=threshold, error=error(threshold, pairs))
+
+
+def _narrowed(error: Callable[[float], float], low: float, high: float, width: float) -> tuple[float, float]:
+    """Golden section: an interval of at most this width around the minimum."""
     left, right = high - _GOLDEN * (high - low), low + _GOLDEN * (high - low)
-    left_error, right_error = error(math.exp(left), pairs), error(math.exp(right), pairs)
-    while high - low > 1e-9:
+    left_error, right_error = error(left), error(right)
+    while high - low > width:
         if left_error < right_error:
             high, right, right_error = right, left, left_error
             left = high - _GOLDEN * (high - low)
-            left_error = error(math.exp(left), pairs)
+            left_error = error(left)
         else:
             low, left, left_error = left, right, right_error
             right = low + _GOLDEN * (high - low)
-            right_error = error(math.exp(right), pairs)
-        if high - low < 1e-3 and min(left_error, right_error) > 0.05:
-            break
-    threshold = math.exp((low + high) / 2)
-    return Fit(way=way, threshold=threshold, error=error(threshold, pairs))
+            right_error = error(right)
+    return low, high

@@ -80,17 +80,20 @@ def nonfinite(player: Player, scanned: Scan, value: float) -> Answer:
             fix="optimizer.zero_grad() also where the step is skipped",
         )
     if not np.abs(first).max() > 0:
-        return Answer(
-            question=name, verdict="ok", key="skipped", found=f"{what}: the step is skipped, and the next one is taken",
-            evidence=evidence,
-        )  # fmt: skip
+        return _skipped(name, what, evidence, second, scanned, good)
     clean = bad.copy()
     clean[-1, 0, _AT] = 0.0
     whole = scanned.linear.contributions(clean).sum((0, 1))
     clean[-1, 0] = 0.0
     rest = scanned.linear.contributions(clean).sum((0, 1))
+    without = whole.copy()
+    without[_AT] = 0.0
     used = used_gradient([one.seen[0] for one in outcomes])
-    for candidate, words in ((whole, "as if that number were 0"), (rest, "as if that micro-batch were not there")):
+    for candidate, words in (
+        (whole, "as if that number were 0"),
+        (without, "as if that weight had no gradient"),
+        (rest, "as if that micro-batch were not there"),
+    ):
         if relative_error(candidate, used) <= scanned.tolerance:
             return Answer(
                 question=name, verdict="note", key="replaced", found=f"{what}: the step is taken {words}",
@@ -101,5 +104,29 @@ def nonfinite(player: Player, scanned: Scan, value: float) -> Answer:
         verdict="note",
         key="moves on",
         found=f"{what}: the step moves the weights, by {np.linalg.norm(first):.4g}",
+        evidence=evidence,
+    )
+
+
+def _skipped(name: str, what: str, evidence: str, second: np.ndarray, scanned: Scan, good: np.ndarray) -> Answer:
+    """The step moved nothing; what did the next one, on finite gradients?"""
+    if not np.abs(second).max() > 0:
+        return Answer(
+            question=name,
+            verdict="finding",
+            key="never again",
+            found=f"{what}: the step is skipped, and so is the next one, though its own gradients are finite",
+            evidence=evidence,
+            fix="optimizer.zero_grad() also where the step is skipped",
+        )
+    expected = scanned.linear.contributions(good).sum((0, 1))
+    off = relative_error(expected, second)
+    is_same = scanned.linear.is_assumed or off <= scanned.tolerance
+    return Answer(
+        question=name,
+        verdict="ok" if is_same else "note",
+        key="skipped" if is_same else "skipped, then differs",
+        found=f"{what}: the step is skipped, and the next one is "
+        + ("taken" if is_same else f"another than on its own gradients, by {off:.2g} of it"),
         evidence=evidence,
     )

@@ -147,8 +147,9 @@ def scan(player: Player) -> Scan:
         given = (direction * 10.0**decade).astype(np.float32).astype(np.float64)
         outcomes = player(Case(name=f"gradients of norm 1e{decade}", steps=[given]))
         key, words, spot = trouble(outcomes)
-        if key and not used:
-            return _stop(_unrun(key, words, spot))
+        if key and (not used or key != "raises"):
+            size = f", at gradients of norm 1e{decade}" if used else ""
+            return _stop(_unrun(key, f"{words}{size}", spot), facts)
         if key:
             break  # something overflows: what is known is enough
         facts = dict(outcomes[0].facts)
@@ -227,7 +228,7 @@ def _unmoved(seen: dict[int, list[Seen]]) -> Answer:
         verdict="finding",
         key="moves nothing",
         found=f"it comes back, but moves no weight: {found}",
-        evidence=f"{backwards} backward, {updates} steps of the optimizer, displacement 0 at every size of gradient",
+        evidence=f"losses that went backward: {backwards}; steps of the optimizer: {updates}; displacement 0 at every size",
         fix=fix,
     )
 

@@ -202,6 +202,10 @@ def threshold_answer(
     )
 
 
+def _each(names: Sequence[str]) -> str:
+    return f"{' and '.join(names)} {'is' if len(names) == 1 else 'are'}"
+
+
 def which_weights(fit: Fit, scanned: Scan) -> Answer:
     """Say which weights are clipped.
 
@@ -215,15 +219,15 @@ def which_weights(fit: Fit, scanned: Scan) -> Answer:
     question = "which weights"
     still = [place.name for place in TENSORS if not scanned.linear.moves[place.start]]
     exempt = [place.name for place in TENSORS if scanned.exempt[place.start]]
-    tail = f"; {', '.join(still)} never moves" if still else ""
+    tail = f"; {_each(still)} never moved" if still else ""
     if exempt:
         counted = any(clip.counted is not None for clip in fit.way.clips)
         return Answer(
             question=question,
             verdict="finding",
             key=f"not clipped: {', '.join(exempt)}",
-            found=f"{', '.join(exempt)} is never clipped"
-            + (", though the norm counts it" if counted else ", nor is it in the norm")
+            found=f"{_each(exempt)} never clipped, "
+            + ("though the norm counts what is not clipped" if counted else "and not part of the norm either")
             + tail,
             evidence="its displacement grows with its gradient over the whole scan",
             fix="give clip_grad_norm_ every parameter that the optimizer has",
@@ -231,7 +235,7 @@ def which_weights(fit: Fit, scanned: Scan) -> Answer:
     if still:
         return Answer(
             question=question, verdict="finding", key=f"never moved: {', '.join(still)}",
-            found=f"{', '.join(still)} never moves", evidence="displacement 0 at every size of gradient",
+            found=f"{_each(still)} never moved", evidence="displacement 0 at every size of gradient",
             fix="give the optimizer every parameter that is to be trained",
         )  # fmt: skip
     return Answer(question=question, verdict="ok", key="all", found=f"all {len(TENSORS)} tensors of the model")
