@@ -17,10 +17,12 @@ from typing import IO, Any
 import numpy as np
 import torch
 import torch.distributed as dist
+from torch.nn.parallel import DistributedDataParallel
 
 from sweeper.blame import remedy
 from sweeper.errors import error_line, error_text, error_traceback
 from trainers.clip_audit.cases import Case, Outcome, Spot
+from trainers.clip_audit.layout import SIZE, LinearLoss
 from trainers.clip_audit.play import play, require_signature, spot_of, watch_clips
 from trainers.errors import TrainerError
 
@@ -53,6 +55,7 @@ def serve_rank(given: str) -> None:
         step, prepare = _import(options)
         if options["ranks"] > 1 or prepare is not None:
             _meet(options)
+        _warm_up(options["ranks"])
     except BaseException as error:  # an exit, too, is what the user's module did
         send.document(
             refused=error_text(error) if isinstance(error, TrainerError) else error_line(error),
@@ -120,6 +123,16 @@ def _meet(options: Mapping[str, Any]) -> None:
         world_size=options["ranks"],
         timeout=timedelta(seconds=options["timeout_s"] + _LATER_S),
     )
+
+
+def _warm_up(ranks: int) -> None:
+    """Load what torch loads at a first step, which takes seconds that no case is to be charged for."""
+    bare = LinearLoss()
+    model = DistributedDataParallel(bare) if ranks > 1 else bare
+    for kind in (torch.optim.SGD, torch.optim.Adam):
+        optimizer = kind(model.parameters(), lr=1.0)
+        model(torch.ones(SIZE)).backward()
+        optimizer.step()
 
 
 def _play(

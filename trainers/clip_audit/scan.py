@@ -228,7 +228,7 @@ def _unmoved(seen: dict[int, list[Seen]]) -> Answer:
         verdict="finding",
         key="moves nothing",
         found=f"it comes back, but moves no weight: {found}",
-        evidence=f"losses that went backward: {backwards}; steps of the optimizer: {updates}; displacement 0 at every size",
+        evidence=f"losses that went backward: {backwards}; steps of the optimizer: {updates}; displacement: 0",
         fix=fix,
     )
 
