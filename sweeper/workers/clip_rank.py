@@ -52,8 +52,11 @@ def serve_rank(given: str) -> None:
     threading.Thread(target=_end_when_orphaned, args=(os.getppid(),), daemon=True).start()
     send = _Sender(out)
     try:
+        if options["ranks"] > 1:
+            # What is made when the user's module is imported, as Accelerate's state is, finds the other rank.
+            _meet(options)
         step, prepare = _import(options)
-        if options["ranks"] > 1 or prepare is not None:
+        if prepare is not None:
             _meet(options)
         _warm_up(options["ranks"])
     except BaseException as error:  # an exit, too, is what the user's module did
@@ -94,8 +97,6 @@ def _import(options: Mapping[str, Any]) -> tuple[Callable[..., Any], Callable[..
         sys.path.insert(0, folder)
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    for name, value in {"RANK": options["rank"], "WORLD_SIZE": options["ranks"], "LOCAL_RANK": options["rank"]}.items():
-        os.environ[name] = str(value)
     module_name, _, name = options["use"].partition(":")
     module = importlib.import_module(module_name)
     step = getattr(module, name, None)
@@ -113,6 +114,14 @@ def _meet(options: Mapping[str, Any]) -> None:
     """Have ranks find each other, unless the user's module has done so when it was imported."""
     if dist.is_initialized():
         return
+    if options["ranks"] > 1:
+        for name, key in {
+            "RANK": "rank",
+            "LOCAL_RANK": "rank",
+            "WORLD_SIZE": "ranks",
+            "LOCAL_WORLD_SIZE": "ranks",
+        }.items():
+            os.environ[name] = str(options[key])
     if sys.platform == "linux":
         # Ranks are on this machine, whatever its name resolves to.
         os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")

@@ -146,6 +146,14 @@ def test_ranks_that_are_not_averaged_are_told_apart(folder: Path) -> None:
     assert (found["ranks agree"].verdict, found["ranks agree"].key) == ("finding", "differ")
 
 
+def test_on_two_ranks_the_module_is_imported_when_ranks_have_met(folder: Path) -> None:
+    met = "assert dist.get_world_size() == int(os.environ['WORLD_SIZE']) == 2"
+    early = f"import os\nimport torch.distributed as dist\n{met}\n"
+    (folder / "my_early.py").write_text(early + "def step(model, optimizer, micro_batches):\n    raise KeyError(1)\n")
+    (answer,) = (one.answer for one in audit_step("my_early:step", folder=folder, ranks=(2,)))
+    assert answer.found == "it raises: KeyError: 1 on every rank"
+
+
 def ranks_of(pid: int) -> list[psutil.Process]:
     return [one for one in psutil.Process(pid).children() if "serve_rank" in " ".join(one.cmdline())]
 
