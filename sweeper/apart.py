@@ -21,7 +21,7 @@ from typing import IO, Any
 from sweeper.errors import error_traceback, last_line
 from sweeper.own_packages import own_folder
 
-__all__ = ["Died", "apart", "serve"]
+__all__ = ["Died", "apart", "how_it_ended", "pass_on", "serve"]
 
 # Ctrl-C reaches this process, too, but it is for its parent, which ends it. The first folder is that of this very
 # package, wherever another of its name may be installed.
@@ -115,7 +115,7 @@ def apart(
                 if at == len(arguments):
                     return
             process.wait()
-            yield at, Died(how=_how(process.returncode), printed=tail())
+            yield at, Died(how=how_it_ended(process.returncode), printed=tail())
             at += 1
 
 
@@ -166,7 +166,7 @@ def _process(
         assert process.stdout is not None
         assert process.stderr is not None
         tail = bytearray()
-        passing = threading.Thread(target=_pass_on, args=(process.stderr, tail, copies), daemon=True)
+        passing = threading.Thread(target=pass_on, args=(process.stderr, tail, copies), daemon=True)
         passing.start()
 
         def printed() -> str:
@@ -212,8 +212,14 @@ def _lines(process: subprocess.Popen[bytes]) -> Iterator[bytes | float]:
             return
 
 
-def _pass_on(source: IO[bytes], tail: bytearray, copies: Mapping[str, str]) -> None:
-    """Show on stderr what a process prints, a line at a time; one that does not end, after a while."""
+def pass_on(source: IO[bytes], tail: bytearray, copies: Mapping[str, str]) -> None:
+    """Show on stderr what a process prints, a line at a time; one that does not end, after a while.
+
+    Args:
+        source: What it prints to; read to its end, and closed.
+        tail: Gets the last of it.
+        copies: As for :func:`apart`.
+    """
     held = b""
 
     def show(text: bytes) -> None:
@@ -239,7 +245,19 @@ def _pass_on(source: IO[bytes], tail: bytearray, copies: Mapping[str, str]) -> N
             show(held)
 
 
-def _how(code: int) -> str:
+def how_it_ended(code: int) -> str:
+    """How a process ended.
+
+    Args:
+        code: Its exit code as :mod:`subprocess` has it: negative for a signal.
+
+    Returns:
+        The end of a sentence.
+
+    Example:
+        >>> how_it_ended(3), how_it_ended(-9)
+        ('the process ended with exit code 3', 'the process was ended by SIGKILL')
+    """
     if code >= 0:
         return f"the process ended with exit code {code}"
     try:

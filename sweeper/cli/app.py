@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 from sweeper.cli.answers import advise, fit, plot, reach, report, theory, times
+from sweeper.cli.audits import audit_clip
 from sweeper.cli.data import data_app
 from sweeper.cli.help import add_command, new_app
 from sweeper.cli.jobs import attach, cancel
@@ -52,6 +53,7 @@ _COMMANDS: dict[str, Callable[..., None]] = {
     "theory": theory,
     "times": times,
     "plot": plot,
+    "audit-clip": audit_clip,
 }
 
 for _name, _command in _COMMANDS.items():

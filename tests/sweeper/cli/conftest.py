@@ -63,6 +63,17 @@ sweep:
   seeds: 2
 """
 
+STEP = """
+import torch
+
+def train_step(model, optimizer, micro_batches):
+    optimizer.zero_grad()
+    for batch in micro_batches:
+        (model(batch) / len(micro_batches)).backward()
+    optimizer.step()
+    torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+"""
+
 THEORY = """
 name: theory
 problem: {use: analytic, assume: {L0: 1, L1: 1}, epsilon: 0.1}
@@ -127,6 +138,7 @@ def shown_folder(tmp_path_factory: pytest.TempPathFactory, module_hostile_run: C
     """
     folder = tmp_path_factory.mktemp("shown")
     (folder / "shown_problem.py").write_text(PROBLEM)
+    (folder / "shown_step.py").write_text(STEP)
     (folder / "shown.yaml").write_text(SPEC)
     runs = folder / "runs"
     runs.mkdir()

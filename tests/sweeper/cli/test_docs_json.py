@@ -71,6 +71,7 @@ COMMANDS: dict[str, list[list[str]]] = {
         ["null-test", "shown.yaml", "--set", "sweep.grid={}"],
         ["null-test", "shown.yaml", "--set", "sweep.grid={}", "--set", "problem.wrong=1"],
     ],
+    "audit-clip": [["audit-clip", "shown_step:train_step", "--ranks", "1"]],
     "run": [["run", "shown.yaml"], ["run", "shown.yaml", "--detach", "--address", "auto"]],
     "attach": [["attach", "runs/shown"]],
     "cancel": [["cancel", "runs/driven", "--no-wait"]],

@@ -33,6 +33,7 @@ TABLES = {
     "advise": ["advise", "runs/shown"],
     "theory": ["theory", "runs/theory"],
     "times": ["times", "runs/shown"],
+    "audit-clip": ["audit-clip", "shown_step:train_step", "--ranks", "1"],
 }
 """Commands with rows, which have all formats."""
 

@@ -1,0 +1,1 @@
+"""What a training step does to gradients, found from what it does to weights."""
