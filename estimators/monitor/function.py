@@ -5,11 +5,13 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
 
+from estimators.monitor.ranks import Ranks, SharedProbe
 from estimators.monitor.undisturbed import undisturbed
 from estimators.probe.copies import UnfaithfulCopyError
 from estimators.probe.gradient import Loss
@@ -22,8 +24,6 @@ __all__ = ["LossFn", "MeasuredFunction", "flat_parameters", "trained_names", "un
 
 LossFn: TypeAlias = Callable[[nn.Module, Any], Tensor]
 """``loss_fn(model, batch) -> mean loss``, a scalar with its graph."""
-
-MakeProbe: TypeAlias = Callable[..., Probe]
 
 _FIX = "the monitor's loss_fn need not be the one of training: give it one without that"
 
@@ -38,7 +38,7 @@ class MeasuredFunction:
         estimators: Name in :data:`~estimators.registry.ESTIMATORS` to options.
         batch_norm: What f does about batch-norm.
         audit: How many of the batches are computed in float64, too.
-        make: Makes the probe.
+        ranks: The processes over whose batches f is the mean; None for this one alone.
 
     Raises:
         ValueError: The loss is no finite scalar with a graph, or the batches have different sizes.
@@ -55,13 +55,14 @@ class MeasuredFunction:
         estimators: Mapping[str, Mapping[str, Any]],
         batch_norm: BatchNorm = "batch",
         audit: int = 1,
-        make: MakeProbe = Probe,
+        ranks: Ranks | None = None,
     ) -> None:
         self._model = model
         self._estimators = estimators
         self._batch_norm = batch_norm
+        self._ranks = ranks
         self._make = functools.partial(
-            make,
+            Probe if ranks is None else SharedProbe,
             loss=_with_carry(loss_fn),
             batches=batches,
             audit=batches[:audit],
@@ -73,6 +74,7 @@ class MeasuredFunction:
         with undisturbed(self.device):
             self._probe = self._make(model)
             self._require_function()
+        self._join()
 
     @property
     def device(self) -> torch.device:
@@ -99,8 +101,9 @@ class MeasuredFunction:
         """
         rows: dict[str, dict[str, Any]] = {}
         errors: dict[str, Exception] = {}
-        with undisturbed(self.device):
+        with undisturbed(self.device), nullcontext() if self._ranks is None else self._ranks.served():
             try:
+                self._follow()
                 with self._probe.require_repeats(iterates[0]):
                     for name, options in self._estimators.items():
                         if name in NEED_STEP:
@@ -115,14 +118,32 @@ class MeasuredFunction:
             rows[name] = {"error": f"{name}: {_line(raised)}"}
         return rows, errors
 
-    def follow(self) -> None:
+    def _follow(self) -> None:
         """Take over what f depends on besides the trained parameters; another function where others are trained now."""
+        if trained_names(self._model) != self._names:
+            self._names = trained_names(self._model)
+            self._probe = self._make(self._model)
+            self._join()
+        else:
+            self._probe.follow(self._model)
+
+    def serve(self) -> None:
+        """On the other ranks, while rank 0 measures: evaluate f on the batches of this process."""
+        assert self._ranks is not None
+        assert isinstance(self._probe, SharedProbe)
+        error = None
         with undisturbed(self.device):
-            if trained_names(self._model) != self._names:
-                self._names = trained_names(self._model)
-                self._probe = self._make(self._model)
-            else:
-                self._probe.follow(self._model)
+            try:
+                self._follow()
+            except Exception as raised:
+                # Rank 0 is going to ask all the same, and has to be told.
+                error = raised
+            self._ranks.serve(self._probe.gradient, error)
+
+    def _join(self) -> None:
+        if self._ranks is not None:
+            assert isinstance(self._probe, SharedProbe)
+            self._probe.join(self._ranks)
 
     @property
     def _conditions(self) -> dict[str, Any]:

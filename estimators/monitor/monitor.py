@@ -28,6 +28,7 @@ from estimators.monitor.optimizer import (
     settings_of,
     was_skipped,
 )
+from estimators.monitor.ranks import OVER_RANKS, Ranks
 from estimators.monitor.steps import Ledger, Step
 from estimators.monitor.summary import MonitorSummary
 from estimators.monitor.undisturbed import undisturbed
@@ -82,6 +83,9 @@ class SmoothnessMonitor:
             recorded again.
         repeat: Where the same values and seed were recorded before: ``refuse``, or ``replace``, which leaves the
             earlier trial out of every answer.
+        distributed: Whether the processes of ``torch.distributed`` train this model together, so that f is the mean
+            over the probe batches of all of them, and rank 0 writes; by default where the model is in
+            DistributedDataParallel.
         flush_every_s: At most so many seconds of rows are lost if the process is killed.
         clock: Seconds, ever increasing.
 
@@ -133,6 +137,7 @@ class SmoothnessMonitor:
         steps_per_epoch: int | None = None,
         first_step: int = 0,
         repeat: Repeat = "refuse",
+        distributed: bool | None = None,
         flush_every_s: float = 30.0,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
@@ -149,6 +154,7 @@ class SmoothnessMonitor:
             _require_whole(name, value, least=least, optional=name in {"steps", "steps_per_epoch", "probe"})
         self._budget = Budget(budget)
         self._model = unwrapped(model)
+        self._ranks = _ranks_of(model, self._device, distributed=distributed)
         require_fit(self._model, optimizer)
         _require_positive("clip_norm", clip_norm)
         if batch_norm not in ("batch", "frozen"):
@@ -157,13 +163,24 @@ class SmoothnessMonitor:
         require_known(chosen)
         if not chosen:
             raise ValueError("estimators={}: nothing would be measured; leave it out for directional_smoothness")
+        if self._ranks is not None and (not set(chosen) <= OVER_RANKS or batch_norm == "frozen"):
+            raise ValueError(
+                f"over several processes, {', '.join(sorted(OVER_RANKS))} can be measured, with batch_norm='batch'; "
+                "measure anything else in a loop of one process, or with estimators.measure_pairs"
+            )
         self._optimizer = optimizer
         self._every, self._log_every = every, log_every
         self._clip_norm = clip_norm
         self._clock, self._flush_every_s = clock, flush_every_s
         self._ledger = Ledger(steps_per_epoch=steps_per_epoch)
         self._make = functools.partial(
-            MeasuredFunction, self._model, loss_fn, estimators=chosen, batch_norm=batch_norm, audit=audit
+            MeasuredFunction,
+            self._model,
+            loss_fn,
+            estimators=chosen,
+            batch_norm=batch_norm,
+            audit=audit,
+            ranks=self._ranks,
         )
         self._function: MeasuredFunction | None = None
         self._data: str | None = None
@@ -182,33 +199,29 @@ class SmoothnessMonitor:
         self._rate: float | None = None
         self._snapshots = self._failed = self._seen = 0
         self._block = self._new_block()
-        self._writer: TrialWriter = (
-            open_trial(
-                out,
-                TrialDescription(
-                    optimizer=type(optimizer).__name__.lower(),
-                    options=options_of(optimizer),
-                    settings=settings_of(optimizer),
-                    learning_rate=rate_of(optimizer, initial=True),
-                    clip_norm=clip_norm,
-                    values=dict(values or {}),
-                    seed=seed,
-                    first_step=first_step,
-                    steps=steps,
-                    measure={
-                        "by": "SmoothnessMonitor",
-                        "estimators": [{"use": name, **options} for name, options in chosen.items()],
-                        "probe": {"words": words_of(batch_norm), "batches": num_batches},
-                        "audit": {"batches": min(audit, num_batches), "at": "snapshot"},
-                    },
-                    threads=torch.get_num_threads(),
-                    gpus=self._device.type == "cuda",
-                ),
-                repeat=repeat,
-            )
-            if isinstance(out, (str, Path))
-            else out
+        description = TrialDescription(
+            optimizer=type(optimizer).__name__.lower(),
+            options=options_of(optimizer),
+            settings=settings_of(optimizer),
+            learning_rate=rate_of(optimizer, initial=True),
+            clip_norm=clip_norm,
+            values=dict(values or {}),
+            seed=seed,
+            first_step=first_step,
+            steps=steps,
+            measure={
+                "by": "SmoothnessMonitor",
+                "estimators": [{"use": name, **options} for name, options in chosen.items()],
+                "probe": {"words": words_of(batch_norm), "batches": num_batches},
+                "audit": {"batches": min(audit, num_batches), "at": "snapshot"},
+            },
+            threads=torch.get_num_threads(),
+            gpus=self._device.type == "cuda",
         )
+        self._writer: TrialWriter | None = None
+        with self._all_or_none():
+            if self._is_first:
+                self._writer = open_trial(out, description, repeat=repeat) if isinstance(out, (str, Path)) else out
         self._hooks = [
             optimizer.register_step_pre_hook(lambda *_: self._before_step()),
             optimizer.register_step_post_hook(lambda *_: self._after_step()),
@@ -220,7 +233,16 @@ class SmoothnessMonitor:
 
     @property
     def _device(self) -> torch.device:
-        return next(self._model.parameters()).device
+        return next(self._model.parameters(), torch.empty(0)).device
+
+    @property
+    def _is_first(self) -> bool:
+        """Whether this process measures and writes."""
+        return self._ranks is None or self._ranks.is_first
+
+    def _all_or_none(self) -> contextlib.AbstractContextManager[None]:
+        """What one process of several raises within, all do."""
+        return contextlib.nullcontext() if self._ranks is None else self._ranks.all_or_none()
 
     # What the loop says
 
@@ -274,8 +296,10 @@ class SmoothnessMonitor:
             # Of a step that raised, if any.
             self._before = None
             self._rate = rate_of(self._optimizer)
-            if self._is_due() and self._budget.allows() and self._is_ready():
-                self._before = flat_parameters(self._model)
+            if self._is_due():
+                self._require_batches()
+                if self._all_agree() and self._is_ready():
+                    self._before = flat_parameters(self._model)
 
     def _after_step(self) -> None:
         measuring = self._before is not None
@@ -290,14 +314,14 @@ class SmoothnessMonitor:
                 raw_norm=self._raw_norm,
                 clip_norm=self._clip_norm,
             )
-            logged = self._step_number % self._log_every == 0
+            logged = self._is_first and self._step_number % self._log_every == 0
             if logged or measuring:
                 step.used_norm = gradient_norm(parameters_of(self._optimizer))
             if self._before is not None:
                 after = flat_parameters(self._model)
                 step.update_norm = length(after - self._before)
                 self._measure(torch.stack([self._before, after]), step)
-            if logged or measuring:
+            if logged or (measuring and self._is_first):
                 self._ledger.append(step)
             self._losses, self._raw_norm, self._before = [], None, None
             self._step_number += 1
@@ -308,16 +332,28 @@ class SmoothnessMonitor:
     def _is_due(self) -> bool:
         return self._step_number % self._every == 0
 
+    def _all_agree(self) -> bool:
+        """Whether the time is there, and in every process the batches, too."""
+        if self._ranks is None:
+            return self._budget.allows()
+        # Its own clock says another time in every process, but the measurement is one.
+        has_time = self._budget.allows() or not self._is_first
+        has_batches = self._function is not None or len(self._batches) >= self._wanted
+        return self._ranks.agree(has_time and has_batches)
+
     def _is_ready(self) -> bool:
         """Whether there is a function to measure; made of the first batches as soon as there are enough."""
         if self._function is None and len(self._batches) >= self._wanted:
             self._take_probe(self._batches)
+        return self._function is not None
+
+    def _require_batches(self) -> None:
+        """Tell a loop that hands over nothing, when it could have."""
         if self._function is None and self._seen >= max(self._every, self._wanted) and not self._batches:
             raise ValueError(
                 "there are no batches to measure on: hand some to SmoothnessMonitor(probe=[...]), or each batch of the "
                 "loop to monitor.note(loss, batch), whose first ones are used"
             )
-        return self._function is not None
 
     def _collect(self, batch: Any) -> None:
         """Keep a batch of the loop, if it is as large as the first."""
@@ -331,17 +367,21 @@ class SmoothnessMonitor:
         if not batches:
             raise ValueError("probe=[]: f would be the mean of nothing; hand over a few batches")
         self._batches = list(batches)
-        self._function = self._make(self._batches)
-        self._data = fingerprint(self._batches)
+        with self._all_or_none():
+            self._function = self._make(self._batches)
+        ranks = self._ranks
+        self._data = fingerprint(self._batches) if ranks is None else ranks.joint_fingerprint(self._batches)
 
     def _measure(self, iterates: Tensor, step: Step) -> None:
         assert self._function is not None
-        self._function.follow()
+        self._snapshots += 1
+        if not self._is_first:
+            self._function.serve()
+            return
         bare = type(self._optimizer) is torch.optim.SGD and not options_of(self._optimizer)
         rows, errors = self._function.measure(
             iterates, learning_rate=step.learning_rate, clip_norm=step.clip_norm if bare else None
         )
-        self._snapshots += 1
         self._failed += bool(errors)
         block = self._block
         block.num_snapshots += 1
@@ -392,7 +432,7 @@ class SmoothnessMonitor:
         with self._own_time():
             block = self._complete()
             self._flushed_at = self._clock()
-            if block.stop > block.start and self._writer.write(block):
+            if self._writer is not None and block.stop > block.start and self._writer.write(block):
                 self._flushed = (self._budget.loop_s, self._budget.own_s, self._budget.measured_s)
                 self._block = self._new_block()
 
@@ -440,6 +480,8 @@ class SmoothnessMonitor:
             outcome = "stopped"
             if isinstance(error, Exception):
                 text = f"{type(error).__name__}: {error}"
+        if self._writer is None:
+            return
         self._writer.end(block, outcome=outcome, error=text)
         _log.info("%s", self.summary())
 
@@ -448,6 +490,17 @@ class SmoothnessMonitor:
         if not self._closed:
             with contextlib.suppress(Exception):
                 self.flush()
+
+
+def _ranks_of(model: nn.Module, device: torch.device, *, distributed: bool | None) -> Ranks | None:
+    """The processes that train a model together; None if this one does so alone."""
+    is_wrapped = isinstance(getattr(model, "_orig_mod", model), nn.parallel.DistributedDataParallel)
+    if distributed is False or not (distributed or is_wrapped):
+        return None
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        raise ValueError("distributed=True: torch.distributed.init_process_group was not called")
+    ranks = Ranks(getattr(getattr(model, "_orig_mod", model), "process_group", None), device)
+    return ranks if ranks.size > 1 else None
 
 
 def _require_whole(name: str, value: object, *, least: int, optional: bool) -> None:

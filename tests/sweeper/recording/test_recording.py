@@ -16,7 +16,7 @@ from typing import Any
 import pandas as pd
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from estimators import SmoothnessMonitor
 from sweeper.errors import ClipsweepError, RunDirectoryError
@@ -33,16 +33,7 @@ from sweeper.store.journal import read_state
 from sweeper.store.lock import DriverLock
 from sweeper.store.run_dir import RunDir
 from sweeper.tables.run import Run
-
-
-def loss_fn(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
-    return (model(batch[0]) - batch[1]).square().mean()
-
-
-def data(seed: int) -> list[tuple[Tensor, Tensor]]:
-    draw = torch.Generator().manual_seed(seed)
-    inputs = [torch.randn(8, 4, generator=draw) for _ in range(4)]
-    return [(x, x[:, :1].sin()) for x in inputs]
+from tests.sweeper.recording.conftest import data, loss_fn
 
 
 def loop(out: Path, *, steps: int = 40, rate: float = 0.5, start: int = 0, **options: Any) -> SmoothnessMonitor:
@@ -270,7 +261,7 @@ SCRIPT = """
 import sys, time, torch
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
-from tests.sweeper.recording.test_recording import data, loss_fn
+from tests.sweeper.recording.conftest import data, loss_fn
 from estimators import SmoothnessMonitor
 from torch import nn
 
