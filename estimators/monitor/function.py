@@ -11,12 +11,13 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor, nn
 
+from estimators.monitor.as_written import as_written
 from estimators.monitor.ranks import Ranks, SharedProbe
 from estimators.monitor.undisturbed import undisturbed
-from estimators.probe.copies import UnfaithfulCopyError
 from estimators.probe.gradient import Loss
 from estimators.probe.policy import BatchNorm, ProbePolicy
 from estimators.probe.probe import Probe
+from estimators.probe.reach import reaches_for
 from estimators.probe.repeats import RandomLossError
 from estimators.registry import ESTIMATORS, NEED_STEP
 
@@ -59,6 +60,7 @@ class MeasuredFunction:
     ) -> None:
         self._model = model
         self._estimators = estimators
+        self._loss_fn = loss_fn
         self._batch_norm = batch_norm
         self._ranks = ranks
         self._make = functools.partial(
@@ -71,7 +73,7 @@ class MeasuredFunction:
             training_batches=lambda count: batches[:count],
         )
         self._names = trained_names(model)
-        with undisturbed(self.device):
+        with undisturbed(self.device), as_written(model):
             self._probe = self._make(model)
             self._require_function()
         self._join()
@@ -122,7 +124,8 @@ class MeasuredFunction:
         """Take over what f depends on besides the trained parameters; another function where others are trained now."""
         if trained_names(self._model) != self._names:
             self._names = trained_names(self._model)
-            self._probe = self._make(self._model)
+            with as_written(self._model):
+                self._probe = self._make(self._model)
             self._join()
         else:
             self._probe.follow(self._model)
@@ -156,11 +159,11 @@ class MeasuredFunction:
         try:
             with probe.require_repeats(here):
                 value, slope = probe.value_and_gradient(here)
-            probe.require_faithful_copy()
+            if reaches_for(self._loss_fn, self._model):
+                # Only then, as this calls the model itself, which may count or keep what it is called with.
+                probe.require_faithful_copy()
         except RandomLossError as error:
             raise RandomLossError(f"{error}; {_FIX}") from error
-        except UnfaithfulCopyError as error:
-            raise UnfaithfulCopyError(str(error)) from error
         if not math.isfinite(value) or not bool(torch.isfinite(slope).all()):
             what = f"loss_fn is {value!r}" if not math.isfinite(value) else "the gradient of loss_fn is not finite"
             raise ValueError(f"{what} on the probe's batches at the weights that training begins with: look at these")

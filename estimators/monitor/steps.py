@@ -85,21 +85,18 @@ class Ledger:
 
     def _row(self, step: Step, loss: float | None, used: float | None, raw: float | None) -> dict[str, Any]:
         """A row; what is not known of the step is None."""
+        scale: float | None = 1.0
         if step.clip_norm is None:
             clipped: bool | None = False
             raw = used if raw is None else raw
         elif raw is not None:
             clipped = raw > step.clip_norm
-        elif used is not None:
-            # The threshold is known, but not how long the gradient was: whatever was clipped is as long as that.
-            clipped = used >= (1 - _ALMOST) * step.clip_norm
-            raw = None if clipped else used
+            scale = step.clip_norm / raw if clipped else 1.0
         else:
-            clipped = None
-        scale = None
-        if clipped is not None and raw is not None:
-            assert step.clip_norm is not None or not clipped
-            scale = step.clip_norm / raw if clipped and step.clip_norm is not None else 1.0
+            # What was clipped is as long as the threshold; how long it was, nobody says. Nor is it said of the others:
+            # the norms of those steps alone that were not clipped would be no sample of all.
+            clipped = None if used is None else used >= (1 - _ALMOST) * step.clip_norm
+            scale = None
         rate = step.learning_rate
         return {
             "step": step.number,

@@ -169,7 +169,7 @@ def test_steps_that_a_gradient_scaler_skips_are_no_steps(kept: Kept) -> None:
     assert kept.outcome == "done"
 
 
-def test_clipping_that_is_only_announced_leaves_the_raw_norm_unknown_where_it_clipped(kept: Kept) -> None:
+def test_clipping_that_is_only_announced_leaves_the_raw_norms_unknown(kept: Kept) -> None:
     model, loss_fn = quadratic()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     options: dict[str, Any] = {"every": 100, "budget": None, "probe": ZEROS, "clip_norm": 2.0}
@@ -181,8 +181,8 @@ def test_clipping_that_is_only_announced_leaves_the_raw_norm_unknown_where_it_cl
             optimizer.step()
     clipped, free = kept.metrics
     assert (clipped["clipped"], clipped["grad_norm"], clipped["step_size"]) == (True, None, None)
-    assert (free["clipped"], free["step_size"]) == (False, 0.1)
-    assert free["grad_norm"] == pytest.approx(0.1 * 4 * (math.sqrt(3) - 0.1 * 2), rel=1e-5)
+    # Nor elsewhere: norms of the short gradients alone would be no sample of all.
+    assert (free["clipped"], free["grad_norm"], free["step_size"]) == (False, None, None)
 
 
 def test_rates_of_parameter_groups_that_differ_are_not_made_one(kept: Kept) -> None:
