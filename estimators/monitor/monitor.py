@@ -315,7 +315,7 @@ class SmoothnessMonitor:
                 clip_norm=self._clip_norm,
             )
             logged = self._is_first and self._step_number % self._log_every == 0
-            if logged or measuring:
+            if (logged or measuring) and self._raw_norm is None:
                 step.used_norm = gradient_norm(parameters_of(self._optimizer))
             if self._before is not None:
                 after = flat_parameters(self._model)
