@@ -33,8 +33,8 @@ class Module(LightningModule):
         return torch.optim.SGD(self.parameters(), lr=0.1)
 
 def Trainer(**options):
-    quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "enable_model_summary": False}
-    return Any(accelerator="cpu", **quiet, **options)
+    quiet = dict.fromkeys(["enable_checkpointing", "enable_progress_bar", "enable_model_summary"], False)
+    return Any(accelerator="cpu", logger=False, **quiet, **options)
 
 module, loader = Module(), torch.utils.data.DataLoader(torch.randn(64, 4), batch_size=4)
 """
