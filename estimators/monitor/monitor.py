@@ -7,6 +7,7 @@ import contextlib
 import functools
 import logging
 import math
+import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -228,6 +229,7 @@ class SmoothnessMonitor:
         ]
         self._closed = False
         self._flushed = (0.0, 0.0, 0.0)
+        self._pid = os.getpid()
         atexit.register(self._forgotten)
         self._mark = self._flushed_at = clock()
 
@@ -482,12 +484,19 @@ class SmoothnessMonitor:
                 text = f"{type(error).__name__}: {error}"
         if self._writer is None:
             return
-        self._writer.end(block, outcome=outcome, error=text)
+        try:
+            self._writer.end(block, outcome=outcome, error=text)
+        except Exception:
+            if error is None:
+                raise
+            # What the loop has raised is what its author wants to see.
+            _log.exception("the last rows could not be written")
         _log.info("%s", self.summary())
 
     def _forgotten(self) -> None:
         """Save what a loop that never called :meth:`close` has left."""
-        if not self._closed:
+        # Not in a process that was forked from the loop's.
+        if not self._closed and os.getpid() == self._pid:
             with contextlib.suppress(Exception):
                 self.flush()
 

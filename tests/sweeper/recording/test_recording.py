@@ -337,6 +337,25 @@ def test_a_process_that_is_killed_loses_what_it_had_not_written_and_others_go_on
     assert not (out / "parts" / "metrics-0001-999999.parquet").exists()
 
 
+def test_a_damaged_part_costs_its_loop_the_rows_from_there_on_and_no_other(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    out = tmp_path / "run"
+    loop(out, steps=10)
+    loop(out, steps=10, seed=1)
+    (part,) = (out / "parts").glob("metrics-0001-000002*")
+    part.write_bytes(part.read_bytes()[:-9])
+    loop(out, steps=10, seed=2)
+    assert "the rows of 1 loop from there on are lost: `repeat='replace'` records it anew" in caplog.text
+    trials = pd.read_parquet(out / "trials.parquet").set_index("seed")
+    # The first flush, after the first snapshot, is whole.
+    assert trials["committed_step"].to_dict() == {0: 1, 1: 10, 2: 10}
+    assert trials["status"][[1, 2]].tolist() == ["done", "done"]
+    assert list((out / "quarantine").glob("parts-metrics-0001*"))
+    loop(out, steps=10, repeat="replace")
+    assert len(build_report(Run(out)).cells[0].seed_losses) == 3
+
+
 def test_rows_wait_while_another_process_holds_the_directory(tmp_path: Path) -> None:
     out = tmp_path / "run"
     model = nn.Linear(4, 1)
@@ -367,6 +386,18 @@ def test_a_disk_that_fails_in_the_middle_does_not_end_the_training_and_at_the_en
     assert "rows could not be written, and will be tried again" in caplog.text
     with pytest.raises(RunDirectoryError, match=r"No such file .* rows of steps 0 to 1 are lost"):
         monitor.close()
+
+
+def test_what_a_loop_raises_is_not_hidden_by_a_directory_that_is_gone(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    out = tmp_path / "run"
+    optimizer = torch.optim.SGD((model := nn.Linear(4, 1)).parameters(), lr=0.1)
+    monitor = SmoothnessMonitor(model, optimizer, loss_fn, out=out, probe=data(0))
+    (out / "journal.jsonl").unlink()
+    with pytest.raises(KeyError, match="mine"), monitor:
+        raise KeyError("mine")
+    assert "the last rows could not be written" in caplog.text
 
 
 def test_a_loop_that_forgets_to_close_keeps_its_rows(tmp_path: Path) -> None:
