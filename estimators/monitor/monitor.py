@@ -29,7 +29,7 @@ from estimators.monitor.optimizer import (
     settings_of,
     was_skipped,
 )
-from estimators.monitor.ranks import OVER_RANKS, Ranks
+from estimators.monitor.ranks import OVER_RANKS, ranks_of
 from estimators.monitor.steps import Ledger, Step
 from estimators.monitor.summary import MonitorSummary
 from estimators.monitor.undisturbed import undisturbed
@@ -155,7 +155,7 @@ class SmoothnessMonitor:
             _require_whole(name, value, least=least, optional=name in {"steps", "steps_per_epoch", "probe"})
         self._budget = Budget(budget)
         self._model = unwrapped(model)
-        self._ranks = _ranks_of(model, self._device, distributed=distributed)
+        self._ranks = ranks_of(model, self._device, distributed=distributed)
         require_fit(self._model, optimizer)
         _require_positive("clip_norm", clip_norm)
         if batch_norm not in ("batch", "frozen"):
@@ -499,17 +499,6 @@ class SmoothnessMonitor:
         if not self._closed and os.getpid() == self._pid:
             with contextlib.suppress(Exception):
                 self.flush()
-
-
-def _ranks_of(model: nn.Module, device: torch.device, *, distributed: bool | None) -> Ranks | None:
-    """The processes that train a model together; None if this one does so alone."""
-    is_wrapped = isinstance(getattr(model, "_orig_mod", model), nn.parallel.DistributedDataParallel)
-    if distributed is False or not (distributed or is_wrapped):
-        return None
-    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
-        raise ValueError("distributed=True: torch.distributed.init_process_group was not called")
-    ranks = Ranks(getattr(getattr(model, "_orig_mod", model), "process_group", None), device)
-    return ranks if ranks.size > 1 else None
 
 
 def _require_whole(name: str, value: object, *, least: int, optional: bool) -> None:

@@ -14,13 +14,13 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
 
 from estimators.monitor.batches import describe_batch, fingerprint
 from estimators.probe.gradient import ProbeGradient
 from estimators.probe.probe import Probe
 
-__all__ = ["OVER_RANKS", "RankError", "Ranks", "SharedGradient", "SharedProbe"]
+__all__ = ["OVER_RANKS", "RankError", "Ranks", "SharedGradient", "SharedProbe", "ranks_of"]
 
 _log = logging.getLogger(__name__)
 
@@ -247,3 +247,26 @@ class SharedProbe(Probe):
             initial_carry=self.initial_carry,
             batch_norm=self.policy.batch_norm,
         )
+
+
+def ranks_of(model: nn.Module, device: torch.device, *, distributed: bool | None) -> Ranks | None:
+    """The processes that train a model together.
+
+    Args:
+        model: The model as it is trained, wrapped.
+        device: Where it is.
+        distributed: Whether there are any; None to ask the model.
+
+    Returns:
+        They; None where this process trains it alone.
+
+    Raises:
+        ValueError: There should be some, but torch knows of no group.
+    """
+    is_wrapped = isinstance(getattr(model, "_orig_mod", model), nn.parallel.DistributedDataParallel)
+    if distributed is False or not (distributed or is_wrapped):
+        return None
+    if not (dist.is_available() and dist.is_initialized()):
+        raise ValueError("distributed=True: torch.distributed.init_process_group was not called")
+    ranks = Ranks(getattr(getattr(model, "_orig_mod", model), "process_group", None), device)
+    return ranks if ranks.size > 1 else None

@@ -20,7 +20,9 @@ from torch import nn
 
 from estimators import SmoothnessMonitor
 from sweeper.errors import ClipsweepError, RunDirectoryError
+from sweeper.monitor.follow import cancel
 from sweeper.monitor.status import in_words, retry, run_status, trial_rows
+from sweeper.planning.preview import plan_document
 from sweeper.recording.names import checked_values
 from sweeper.remeasure import estimate_run
 from sweeper.report.answers import build_answers
@@ -128,6 +130,10 @@ def test_no_command_of_a_sweep_touches_it(recorded: Path, tmp_path: Path) -> Non
     before = {path: path.read_bytes() for path in recorded.rglob("*") if path.is_file()}
     with pytest.raises(RunDirectoryError, match="recorded by SmoothnessMonitor, and no sweep: it cannot be run"):
         run_sweep(load_spec(spec), out=recorded)
+    with pytest.raises(RunDirectoryError, match="it cannot be run, so choose another directory with --out"):
+        plan_document(load_spec(spec), out=recorded)
+    with pytest.raises(RunDirectoryError, match="cannot be cancelled"):
+        cancel(RunDir(recorded))
     with pytest.raises(RunDirectoryError, match="cannot be measured again"):
         estimate_run(recorded, "gradient_noise")
     with pytest.raises(RunDirectoryError, match="cannot be queued again"):
