@@ -52,6 +52,7 @@ bench: $(STAMP)
 	$(BIN)/python benchmarks/methods.py
 	$(BIN)/python benchmarks/coverage.py
 	$(BIN)/python benchmarks/training.py
+	$(BIN)/python benchmarks/monitor.py
 
 wheel: $(STAMP)
 	$(BIN)/python -m build --wheel --outdir dist .

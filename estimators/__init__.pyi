@@ -10,6 +10,9 @@ from .fits.intervals import correlation_interval as correlation_interval
 from .fits.intervals import mean_interval as mean_interval
 from .gradient_noise import GradientNoise as GradientNoise
 from .gradient_noise import measure_gradient_noise as measure_gradient_noise
+from .monitor.monitor import SmoothnessMonitor as SmoothnessMonitor
+from .monitor.summary import MonitorSummary as MonitorSummary
+from .monitor.writer import TrialWriter as TrialWriter
 from .pairs import find_pairs as find_pairs
 from .pairs import load_weights as load_weights
 from .pairs import measure_pairs as measure_pairs

@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,7 @@ from torch import Tensor, nn
 from estimators.probe.gradient import Loss
 from estimators.probe.policy import ProbePolicy
 from estimators.probe.probe import AuditAt, Probe
-from estimators.registry import ESTIMATORS
+from estimators.registry import ESTIMATORS, require_known
 
 __all__ = ["find_pairs", "load_weights", "measure_pairs"]
 
@@ -63,11 +62,7 @@ def measure_pairs(
         SecondDerivativeError: An estimator needs the Hessian, and products with it leave out a part.
     """
     chosen = estimators if estimators is not None else {"directional_smoothness": {}}
-    for name in chosen:
-        if name not in ESTIMATORS:
-            close = get_close_matches(name, ESTIMATORS, n=1)
-            hint = f"; did you mean {close[0]!r}?" if close else ""
-            raise ValueError(f"unknown estimator {name!r}; known: {', '.join(ESTIMATORS)}{hint}")
+    require_known(chosen)
     probe = Probe(model, loss, batches, audit=audit, audit_at=audit_at, initial_carry=initial_carry, policy=policy)
     probe.require_faithful_copy()
     for step, before, after in find_pairs(pairs) if isinstance(pairs, (str, Path)) else pairs:

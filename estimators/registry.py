@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from difflib import get_close_matches
 from typing import Any
 
 from estimators.authors_compat import authors_compat_row
@@ -16,7 +17,7 @@ from estimators.smoothness.layers import layer_smoothness_row
 from estimators.smoothness.others import other_directions_row
 from estimators.smoothness.row import directional_smoothness_row
 
-__all__ = ["ESTIMATORS", "NEED_HESSIAN", "NEED_STEP", "SAMPLED"]
+__all__ = ["ESTIMATORS", "NEED_HESSIAN", "NEED_STEP", "SAMPLED", "require_known"]
 
 ESTIMATORS: Mapping[str, Callable[..., dict[str, Any]]] = {
     "directional_smoothness": directional_smoothness_row,
@@ -63,3 +64,25 @@ NEED_STEP: Mapping[str, tuple[str, ...]] = {
     "preconditioned_sharpness": ("learning_rate", "stability_threshold", "preconditioner"),
 }
 """Those that take something of what a step was made of, besides their own options, and what."""
+
+
+def require_known(names: Iterable[str]) -> None:
+    """Require that estimators exist.
+
+    Args:
+        names: Their names.
+
+    Raises:
+        ValueError: One does not; the text names those that do.
+
+    Example:
+        >>> require_known(["hessian_norm"])
+        Traceback (most recent call last):
+        ...
+        ValueError: unknown estimator 'hessian_norm'; known: directional_smoothness, ...
+    """
+    for name in names:
+        if name not in ESTIMATORS:
+            close = get_close_matches(name, ESTIMATORS, n=1)
+            hint = f"; did you mean {close[0]!r}?" if close else ""
+            raise ValueError(f"unknown estimator {name!r}; known: {', '.join(ESTIMATORS)}{hint}")

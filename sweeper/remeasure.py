@@ -25,7 +25,8 @@ from sweeper.spec.sections.estimators import ESTIMATOR_OPTIONS
 from sweeper.spec.sections.settings import Cluster, Resources
 from sweeper.spec.syntax.diagnostics import choices
 from sweeper.spec.user_code import UserCode, shipped, user_code
-from sweeper.store.journal import Journal, RunState
+from sweeper.store.journal import Journal, RunState, open_state
+from sweeper.store.recorded import refuse_recorded
 from sweeper.store.records import Opened, Remeasuring
 from sweeper.store.recovery import recover
 from sweeper.store.resolved import resolved_settings
@@ -106,6 +107,7 @@ def estimate_run(
     started, started_at = time.monotonic(), time.time()
     consent = consent or Consent()
     run_dir = RunDir(path.resolve()).require()
+    refuse_recorded(run_dir, open_state(run_dir), "be measured again, since no snapshots are kept")
     section = remeasure_section(run_dir, estimator, options)
     settings = resolved_settings(run_dir)
     resources, cluster = _checked(run_dir, settings)

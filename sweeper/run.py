@@ -31,6 +31,7 @@ from sweeper.spec import Sweep
 from sweeper.spec.user_code import shipped
 from sweeper.store.journal import Journal, RunState, Unmeasured, num_failed, open_state
 from sweeper.store.planned_trials import CodeRecord, TrialRecord
+from sweeper.store.recorded import refuse_recorded
 from sweeper.store.records import Opened, Planned
 from sweeper.store.recovery import recover
 from sweeper.store.run_dir import RunDir
@@ -122,6 +123,7 @@ def run_sweep(
     plan = expand(sweep)
     require_allowed(plan.code, sweep.folder, allow_code=consent.code)
     run_dir = RunDir((out or default_run_dir(sweep)).resolve())
+    refuse_recorded(run_dir, open_state(run_dir), "be run, so choose another directory with --out")
     address = address or sweep.cluster.address
     _check_room(sweep, plan, run_dir, address, insecure=consent.insecure_cluster)
     with driving(run_dir, listener or Silent(), create=True) as held:

@@ -253,6 +253,36 @@ class ProbeGradient:
         """Normalise by these from now on."""
         load_statistics(self._model, statistics)
 
+    def follow(self, model: nn.Module) -> bool:
+        """Take over what f depends on besides its parameters: buffers, and parameters that are not trained.
+
+        Args:
+            model: The model that is trained; left as it is. Statistics of batch-norm are the policy's business, and
+                stay.
+
+        Returns:
+            Whether anything was different.
+        """
+        changed = False
+        theirs = dict(_rest(model))
+        with torch.no_grad():
+            for name, held in _rest(self._model):
+                given = theirs.get(name)
+                if given is None or given.shape != held.shape:
+                    continue
+                if not torch.equal(held, value := given.detach().to(held)):
+                    held.copy_(value)
+                    changed = True
+        return changed
+
+
+def _rest(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """What a model holds besides its trained parameters and the statistics of batch-norm, by name."""
+    yield from ((name, parameter) for name, parameter in model.named_parameters() if not parameter.requires_grad)
+    for prefix, module in model.named_modules():
+        if not isinstance(module, nn.modules.batchnorm._BatchNorm):
+            yield from ((f"{prefix}.{name}", buffer) for name, buffer in module.named_buffers(recurse=False))
+
 
 def _require_real(model: nn.Module) -> None:
     """Refuse what f would be differentiated by and that is no part of a vector of real numbers."""

@@ -182,6 +182,19 @@ class Probe:
         self.value_and_gradient.clear()
         self._settled = iterate.clone()
 
+    def follow(self, model: nn.Module) -> None:
+        """Take over what f depends on besides its parameters: buffers, and parameters that are not trained.
+
+        For a model that goes on being trained, of which :class:`Probe` measures a copy.
+
+        Args:
+            model: The model; left as it is.
+        """
+        if self.gradient.follow(model):
+            self.value_and_gradient.clear()
+            self._settled = None
+        self.rounding.follow(model)
+
     def require_repeats(self, iterate: Tensor) -> AbstractContextManager[None]:
         """Require that f has the same loss at x_k before and after what is done in the context.
 

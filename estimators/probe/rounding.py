@@ -121,6 +121,11 @@ class RoundingProbe:
         self._working.set_statistics(statistics)
         self._exact.set_statistics(statistics)
 
+    def follow(self, model: nn.Module) -> None:
+        """Take over what f depends on besides its parameters, see :meth:`ProbeGradient.follow`."""
+        self._working.follow(model)
+        self._exact.follow(model)
+
 
 @contextlib.contextmanager
 def _auditing() -> Iterator[None]:

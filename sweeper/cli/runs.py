@@ -54,7 +54,8 @@ def status(run: RunPath, wanted: Format = None, as_json: AsJson = False) -> None
         rows.sort(key=lambda row: _FIRST.get(row["status"], len(_FIRST)))
     for row in rows[:_MAX_TRIALS]:
         earlier = " (of an earlier spec)" if row["superseded"] else ""
-        show(f"  {row['trial_id']}  {row['status']:9} {row['step']:>8}/{row['steps']:<8} {row['trial']}{earlier}")
+        steps = "?" if row["steps"] is None else row["steps"]
+        show(f"  {row['trial_id']}  {row['status']:9} {row['step']:>8}/{steps:<8} {row['trial']}{earlier}")
     if len(rows) > _MAX_TRIALS:
         show(f"  ... and {len(rows) - _MAX_TRIALS} more trials; --json lists all")
     for failure in document["failures"][:_MAX_TRIALS]:

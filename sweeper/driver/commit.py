@@ -227,7 +227,8 @@ class Committer:
 
     def _last_step(self, item: SegmentItem) -> int:
         """The iterate from which no step is taken; an analytic trial ends where it hits its target."""
-        return item.stop if item.outcome == "done" else self.state.trials[item.segment.trial].record.steps
+        steps = self.state.trials[item.segment.trial].record.steps
+        return item.stop if item.outcome == "done" or steps is None else steps
 
     def _prune_checkpoints(self, item: SegmentItem) -> None:
         """Keep the last two checkpoints of an unfinished trial, the older in case the newer is damaged."""

@@ -13,6 +13,8 @@ from typing import Any
 from sweeper.errors import RunDirectoryError
 from sweeper.protocol.view import Active, Listener, View
 from sweeper.store.driver_files import SAID, STALE_AFTER_S, Ending, driver_of, ending_of, live_document
+from sweeper.store.journal import open_state
+from sweeper.store.recorded import refuse_recorded
 from sweeper.store.run_dir import RunDir
 
 __all__ = ["Said", "cancel", "follow"]
@@ -70,6 +72,7 @@ def follow(
             was one.
     """
     said = Said(run_dir.logs / "driver.log") if said is None else said
+    refuse_recorded(run_dir, open_state(run_dir), "be attached to")
     holder = driver_of(run_dir)
     life = _Life(run_dir)
     while (driver := driver_of(run_dir)) is not None and life.beats(driver):
@@ -100,7 +103,8 @@ def cancel(run_dir: RunDir) -> str:
     Raises:
         RunDirectoryError: Nobody is running it.
     """
-    driver = driver_of(run_dir.require())
+    refuse_recorded(run_dir.require(), open_state(run_dir), "be cancelled")
+    driver = driver_of(run_dir)
     if driver is None:
         raise RunDirectoryError(f"{run_dir.path}: nobody is running this sweep, so there is nothing to cancel")
     run_dir.publish(run_dir.stop_request, b"")

@@ -23,6 +23,7 @@ from sweeper.store.journal import (
     replay,
 )
 from sweeper.store.lock import DriverLock
+from sweeper.store.recorded import recording_now, refuse_recorded
 from sweeper.store.records import Retried as RetriedRecord
 from sweeper.store.run_dir import RunDir
 
@@ -63,13 +64,13 @@ def run_status(path: Path, state: RunState | None = None) -> dict[str, Any]:
         state: What its journal says, from whoever has read it; by default it is read.
 
     Returns:
-        ``path``, ``driver`` (or None), ``state`` (``running``, ``finished``, ``stopped`` by its user, ``ended`` with an
-        error, ``killed``, or ``empty`` where no trial was ever planned), ``counts`` by status, ``trials``,
-        ``superseded`` (trials of an earlier spec that were replaced by others; the other numbers leave them out),
-        ``steps_done``, ``steps_total``, ``failures`` (label, status and error of the trials given up), ``unmeasured``
-        (snapshots, and errors with their counts), ``live`` (what the driver is doing, or None) and ``ended`` (how the
-        last driver ended: ``exit_code``, ``text``, ``job``, ``ended_at``; None while a driver is at work, or if it was
-        killed).
+        ``path``, ``driver`` (or None), ``recorder`` (what records loops of the user's own; None for a sweep), ``state``
+        (``running``, ``finished``, ``stopped`` by its user, ``ended`` with an error, ``killed``, or ``empty`` where no
+        trial was ever planned), ``counts`` by status, ``trials``, ``superseded`` (trials of an earlier spec that were
+        replaced by others; the other numbers leave them out), ``steps_done``, ``steps_total``, ``failures`` (label,
+        status and error of the trials given up), ``unmeasured`` (snapshots, and errors with their counts), ``live``
+        (what the driver is doing, or None) and ``ended`` (how the last driver ended: ``exit_code``, ``text``, ``job``,
+        ``ended_at``; None while a driver is at work, or if it was killed).
 
     Raises:
         RunDirectoryError: There is no run.
@@ -77,13 +78,14 @@ def run_status(path: Path, state: RunState | None = None) -> dict[str, Any]:
     """
     run_dir = RunDir(path)
     state = state_of(run_dir) if state is None else state
-    driver = driver_of(run_dir)
+    # A loop that records holds the directory for moments only.
+    driver = driver_of(run_dir) if state.recorder is None else None
     live = live_document(run_dir) if driver is not None else None
     ending = ending_of(run_dir) if driver is None else None
     unmeasured = state.unmeasured()
     counts = {status: 0 for status in STATUSES}
     current = {name: trial for name, trial in state.trials.items() if name not in state.superseded}
-    at_work = _at_work(live)
+    at_work = _at_work(live) | recording_now(state)
     for trial in current.values():
         counts[_status(trial, at_work)] += 1
     failed = {name: trial for name, trial in current.items() if trial.given_up}
@@ -91,14 +93,15 @@ def run_status(path: Path, state: RunState | None = None) -> dict[str, Any]:
     return {
         "path": str(path),
         "driver": driver,
-        "state": "running" if driver is not None else _state(list(current.values()), ending),
+        "recorder": state.recorder,
+        "state": "running" if driver is not None or at_work else _state(list(current.values()), ending),
         "counts": {status: count for status, count in counts.items() if count},
         "trials": len(current),
         "superseded": len(state.superseded),
         "steps_done": sum(
-            trial.record.steps if trial.outcome is not None else trial.step for trial in current.values()
+            (trial.steps if trial.outcome is not None else None) or trial.step for trial in current.values()
         ),
-        "steps_total": sum(trial.record.steps for trial in current.values()),
+        "steps_total": sum(trial.step if trial.steps is None else trial.steps for trial in current.values()),
         "failures": [
             {"trial_id": name, "trial": labels[name], "status": trial.status(), "error": trial.failures[-1][1]}
             for name, trial in failed.items()
@@ -139,6 +142,8 @@ def in_words(document: Mapping[str, Any]) -> str:
         One line, without the run's name.
     """
     driver, state = document["driver"], document["state"]
+    if document.get("recorder") is not None:
+        return _recorded_words(document)
     steps = document["steps_total"]
     done = f"{100 * document['steps_done'] / max(1, steps):.0f} % of {counted(steps, 'step')}"
     if driver:
@@ -163,7 +168,19 @@ def in_words(document: Mapping[str, Any]) -> str:
     return "no trial was begun"
 
 
-def _running(run_dir: RunDir) -> frozenset[str]:
+def _recorded_words(document: Mapping[str, Any]) -> str:
+    """What loops of the user's own have recorded."""
+    counts = document["counts"]
+    at_work, left = counts.get("running", 0), sum(counts.get(status, 0) for status in ("queued", "paused"))
+    told = [f"{counted(document['steps_done'], 'step')} of {counted(document['trials'], 'loop')}"]
+    told += [f"{at_work} at work"] if at_work else []
+    told += [f"{left} not closed: killed, or not seen from this host"] if left else []
+    return f"recorded by {document['recorder']}, {', '.join(told)}"
+
+
+def _running(run_dir: RunDir, state: RunState) -> frozenset[str]:
+    if state.recorder is not None:
+        return recording_now(state)
     return _at_work(live_document(run_dir)) if driver_of(run_dir) is not None else frozenset()
 
 
@@ -204,7 +221,7 @@ def trial_rows(path: Path, state: RunState | None = None) -> list[dict[str, Any]
     """
     run_dir = RunDir(path)
     state = state_of(run_dir) if state is None else state
-    at_work = _running(run_dir)
+    at_work = _running(run_dir, state)
     labels = state.labels()
     return [
         {
@@ -212,7 +229,7 @@ def trial_rows(path: Path, state: RunState | None = None) -> list[dict[str, Any]
             "trial": labels[name],
             "status": _status(trial, at_work),
             "step": trial.step,
-            "steps": trial.record.steps,
+            "steps": trial.steps,
             "attempts": len(trial.attempts),
             "superseded": name in state.superseded,
         }
@@ -263,7 +280,7 @@ def trial_log(path: Path, name: str) -> list[str]:
     state = state_of(run_dir)
     (trial,) = find_trials(state, [name], path)
     known = state.trials[trial]
-    lines = [f"{trial}  {state.labels()[trial]}  {_status(known, _running(run_dir))}"]
+    lines = [f"{trial}  {state.labels()[trial]}  {_status(known, _running(run_dir, state))}"]
     for segment in known.segments:
         facts = segment.facts
         ended = time.strftime("%F %T", time.localtime(facts.ended_at))
@@ -313,6 +330,7 @@ def retry(path: Path, names: Sequence[str]) -> Retried:
         records, whole = read_journal(run_dir.journal)
         repair_journal(run_dir.journal, whole, run_dir.quarantine)
         state = replay(records, run_dir.journal)
+        refuse_recorded(run_dir, state, "be queued again")
         failed = [name for name, trial in state.trials.items() if trial.given_up]
         current = [name for name in failed if name not in state.superseded]
         chosen = find_trials(state, names, path) if names else current

@@ -20,22 +20,40 @@ from sweeper.planning.revision import output_of, revision_of
 from sweeper.spec.sections.settings import Resources
 from sweeper.store.run_dir import RunDir
 
-__all__ = ["check_drift", "environment_of", "provenance", "usable_cores"]
+__all__ = ["check_drift", "conditions", "environment_of", "provenance", "usable_cores"]
 
 _log = logging.getLogger(__name__)
 
 
 def environment_of(resources: Resources) -> dict[str, Any]:
     """What results depend on besides the spec: a resumed trial is bit-identical only if none of it changed."""
+    return conditions(
+        trainer_threads=resources.trainers.threads,
+        estimator_threads=resources.estimators.threads,
+        gpus=resources.trainers.gpus > 0,
+    )
+
+
+def conditions(*, trainer_threads: int, estimator_threads: int, gpus: bool) -> dict[str, Any]:
+    """What results of any loop on this machine depend on.
+
+    Args:
+        trainer_threads: Threads of each numerical kernel where it is trained.
+        estimator_threads: The same where it is measured.
+        gpus: Whether it is trained on a GPU.
+
+    Returns:
+        Versions, processor and threads.
+    """
     return {
         "python": platform.python_version(),
         "torch": metadata.version("torch"),
         "numpy": metadata.version("numpy"),
         "machine": platform.machine(),
         "processor": _processor(),
-        "trainer_threads": resources.trainers.threads,
-        "estimator_threads": resources.estimators.threads,
-        "gpus": resources.trainers.gpus > 0,
+        "trainer_threads": trainer_threads,
+        "estimator_threads": estimator_threads,
+        "gpus": gpus,
     }
 
 

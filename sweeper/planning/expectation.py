@@ -94,9 +94,10 @@ def expected(sweep: Sweep, plan: Plan, state: RunState, *, num_left: int) -> Exp
     work = known if len(known) == len(costs) else {t.trial_id: float(t.train["steps"]) for t in plan.trials}
     done, seconds, steps = 0.0, 0.0, 0
     spans = spans_of(state)
+    planned = {trial.trial_id: trial.train["steps"] for trial in plan.trials}
     for span in spans:
         of_plan = [segment for segment in span.segments if segment.trial in work]
-        done += sum(work[s.trial] * s.facts.num_steps / state.trials[s.trial].record.steps for s in of_plan)
+        done += sum(work[s.trial] * s.facts.num_steps / planned[s.trial] for s in of_plan)
         steps += sum(segment.facts.num_steps for segment in of_plan)
         # Of a spec that has changed, only the share of its time that went into trials of this one.
         seconds += (span.last_at - span.first_at) * len(of_plan) / len(span.segments)

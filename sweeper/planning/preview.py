@@ -15,6 +15,7 @@ from sweeper.planning.standing import default_run_dir, standing
 from sweeper.spec import Sweep
 from sweeper.store.driver_files import driver_of
 from sweeper.store.journal import open_state
+from sweeper.store.recorded import refuse_recorded
 from sweeper.store.run_dir import RunDir
 
 __all__ = ["plan_document", "plan_text"]
@@ -44,6 +45,7 @@ def plan_document(sweep: Sweep, out: Path | None = None) -> dict[str, Any]:
     plan = expand(sweep)
     run_dir = RunDir((out or default_run_dir(sweep)).absolute())
     state = open_state(run_dir)
+    refuse_recorded(run_dir, state, "be run, so choose another directory with --out")
     now = standing(plan, state)
     left = [(trial, 0) for trial in now.new]
     left += [(trial, state.trials[trial.trial_id].step) for trial in now.paused]

@@ -17,6 +17,7 @@ __all__ = [
     "SAID",
     "STALE_AFTER_S",
     "Ending",
+    "HeldError",
     "Holder",
     "driver_of",
     "ending_of",
@@ -125,7 +126,11 @@ def _is_running(holder: Holder, quiet_s: float) -> bool:
     return abs(holder.created - created) < _SAME_PROCESS_S or quiet_s < STALE_AFTER_S
 
 
-def refusal(run_dir: RunDir) -> RunDirectoryError:
+class HeldError(RunDirectoryError):
+    """Another process holds the directory."""
+
+
+def refusal(run_dir: RunDir) -> HeldError:
     """The error for a second driver.
 
     Args:
@@ -136,7 +141,7 @@ def refusal(run_dir: RunDir) -> RunDirectoryError:
     """
     holder = holder_of(run_dir)
     who = holder.words if holder is not None else "another process"
-    return RunDirectoryError(
+    return HeldError(
         f"{run_dir.path}: {who} is running this sweep; follow it with `clipsweep attach {run_dir.path}`, or choose "
         "another directory with --out"
     )

@@ -260,6 +260,11 @@ class TrialState:
         return outcome if outcome in {"done", "diverged"} else None
 
     @property
+    def steps(self) -> int | None:
+        """Its number of steps; None for a recorded loop that has not ended, and did not say."""
+        return self.step if self.record.steps is None and self.outcome is not None else self.record.steps
+
+    @property
     def resolved(self) -> bool:
         """Whether nothing is left to do."""
         return self.given_up or self.outcome is not None
@@ -300,6 +305,7 @@ class RunState:
         environment: What the last driver ran on, as far as results depend on it.
         environments: The same for every driver, by driver epoch.
         opened_at: When every driver started, in seconds since 1970, by driver epoch; None of an earlier version.
+        recorder: What records the loops of others in this directory; None for the run of a sweep.
         next_number: Number of the next record.
     """
 
@@ -315,6 +321,7 @@ class RunState:
     environment: Mapping[str, Any] = field(default_factory=dict)
     environments: dict[int, Mapping[str, Any]] = field(default_factory=dict)
     opened_at: dict[int, float | None] = field(default_factory=dict)
+    recorder: str | None = None
     next_number: int = 0
 
     def labels(self) -> dict[str, str]:
@@ -429,6 +436,7 @@ def apply(state: RunState, record: Record) -> None:
             state.driver_epoch = record.driver_epoch
             state.environment = state.environments[record.driver_epoch] = record.environment
             state.opened_at[record.driver_epoch] = record.started_at
+            state.recorder = record.recorder
         case Planned():
             state.measurements[record.measurement] = record.measure
             for planned in record.trials:

@@ -19,6 +19,7 @@ __all__ = ["DriverLock"]
 
 
 _HEARTBEAT_S = 2.0
+_RETRY_S = 0.02
 
 
 class DriverLock:
@@ -35,11 +36,12 @@ class DriverLock:
         self._beat_at = 0.0
 
     @contextlib.contextmanager
-    def hold(self, *, create: bool = False) -> Iterator[DriverLock]:
+    def hold(self, *, create: bool = False, wait_s: float = 0.0) -> Iterator[DriverLock]:
         """Hold the directory for the duration of a ``with`` block.
 
         Args:
             create: Create the directory if it is missing; otherwise it must exist.
+            wait_s: For how long another holder is waited for; loops that record into one directory take turns.
 
         Yields:
             This lock, whose :meth:`beat` must be called from time to time.
@@ -55,12 +57,11 @@ class DriverLock:
             refuse_strangers(self._run_dir.path, to_write=True)
         self._file = open_to_append(self._lock_path)
         try:
-            try:
-                fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
-                raise refusal(self._run_dir) from error
-            if self._beats_elsewhere():
-                raise refusal(self._run_dir)
+            until = time.monotonic() + wait_s
+            while not self._taken(self._file):
+                if time.monotonic() >= until:
+                    raise refusal(self._run_dir)
+                time.sleep(_RETRY_S)
             self._run_dir.stop_request.unlink(missing_ok=True)
             self.beat(force=True)
             try:
@@ -89,6 +90,17 @@ class DriverLock:
         else:
             with contextlib.suppress(FileNotFoundError):
                 os.utime(self._run_dir.driver)
+
+    def _taken(self, file: IO[bytes]) -> bool:
+        """Take the directory, if nobody holds it."""
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            return False
+        if self._beats_elsewhere():
+            fcntl.flock(file, fcntl.LOCK_UN)
+            return False
+        return True
 
     def asked_to_stop(self) -> bool:
         """Whether ``clipsweep cancel`` asked this driver to stop cleanly."""

@@ -38,7 +38,7 @@ class TrialRecord:
         swept: Swept path to value, as the spec has it: null, boolean, number, text, list or section.
         learning_rate: Learning rate of the update rule; None if a theorem sets it.
         clip_norm: Clip norm of the update rule; None for no clipping.
-        steps: Steps to train.
+        steps: Steps to train; None for a recorded loop that does not say.
         code: The user's own code; None for a registered problem.
     """
 
@@ -49,7 +49,7 @@ class TrialRecord:
     swept: Mapping[str, Any]
     learning_rate: float | None
     clip_norm: float | None
-    steps: int
+    steps: int | None
     code: CodeRecord | None = None
 
     def value(self, path: str) -> Any:
@@ -64,7 +64,10 @@ class TrialRecord:
         """
         if path in self.swept:
             return self.swept[path]
+        # The arm of a rule that a theorem sets has the theorem's name.
+        optimizer = None if self.learning_rate is None else self.arm.partition(" + ")[0].partition("(")[0]
         own = {
+            "update_rule.optimizer": optimizer,
             "update_rule.learning_rate": self.learning_rate,
             "update_rule.clip_norm": self.clip_norm,
             "train.steps": self.steps,

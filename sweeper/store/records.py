@@ -97,11 +97,13 @@ class Opened:
         driver_epoch: Which one, counted from 1.
         environment: What results depend on besides the spec.
         started_at: When, in seconds since 1970; None in a run of an earlier version.
+        recorder: What records the loops of others in this directory; None for the driver of a sweep.
     """
 
     driver_epoch: int
     environment: Mapping[str, Any]
     started_at: float | None = None
+    recorder: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -234,6 +236,7 @@ def dump_record(record: Record) -> dict[str, Any]:
                 "epoch": record.driver_epoch,
                 "environment": dict(record.environment),
                 **({} if record.started_at is None else {"started_at": record.started_at}),
+                **({} if record.recorder is None else {"recorder": record.recorder}),
             }
         case Planned():
             superseded = {} if record.superseded is None else {"superseded": sorted(record.superseded)}
@@ -296,7 +299,10 @@ def parse_record(section: Mapping[str, Any]) -> Record:
 
 def _opened(section: Mapping[str, Any]) -> Opened:
     return Opened(
-        driver_epoch=section["epoch"], environment=section["environment"], started_at=section.get("started_at")
+        driver_epoch=section["epoch"],
+        environment=section["environment"],
+        started_at=section.get("started_at"),
+        recorder=section.get("recorder"),
     )
 
 

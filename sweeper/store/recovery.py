@@ -88,7 +88,7 @@ def _set_damaged_parts_aside(
         snapshots=tuple(snapshots),
     )
     for name, why in damaged.items():
-        say(f"damaged: {why}; {_consequence(len(first), len(snapshots))}")
+        say(f"damaged: {why}; {_consequence(len(first), len(snapshots), recorded=state.recorder is not None)}")
         run_dir.set_aside(run_dir.parts / name)
     # Only after the move: if it crashes in between, the next driver finds these parts missing and does the same again.
     # In the other order, it would find parts that the journal no longer names, and delete the bytes.
@@ -106,8 +106,10 @@ def _remaining_checkpoints(run_dir: RunDir, trial: str) -> tuple[str, ...]:
     return tuple(sorted(path.name for path in (run_dir.checkpoints / trial).glob("*")))
 
 
-def _consequence(num_trials: int, num_snapshots: int) -> str:
-    """What has to be done again."""
+def _consequence(num_trials: int, num_snapshots: int, *, recorded: bool) -> str:
+    """What has to be done again; of recorded loops, which nobody here can train, what is lost."""
+    if recorded:
+        return f"the rows of {counted(num_trials, 'loop')} from there on are lost: `repeat='replace'` records it anew"
     again = [f"{num_trials} trials resume from before it"] if num_trials else []
     again += [f"{num_snapshots} snapshots will be measured again"] if num_snapshots else []
     return " and ".join(again)

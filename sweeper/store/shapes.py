@@ -186,7 +186,7 @@ _TRIAL = _section(
         "swept": _map(_scalar),
         "learning_rate": _maybe(_number),
         "clip_norm": _maybe(_number),
-        "steps": _whole,
+        "steps": _maybe(_whole),
     },
     {"code": _maybe(_CODE), "structured": _list(_text)},
 )
@@ -260,7 +260,7 @@ _RECORDS: Mapping[str, Mapping[str, _Check]] = {
 }
 
 _OPTIONAL: Mapping[str, Mapping[str, _Check]] = {
-    "opened": {"started_at": _moment},
+    "opened": {"started_at": _moment, "recorder": _text},
     "planned": {"metrics": _map(_direction), "cases": _map(_text)},
 }
 """Keys that later versions have added."""

@@ -22,7 +22,7 @@ _SNAPSHOT = (
         type=NUMBER,
         meaning="Passes over the training data before step k.",
         unit="passes",
-        null="failed in `estimate`",
+        null="failed in `estimate`, or not told to a monitor",
     ),
 )
 
@@ -31,13 +31,14 @@ _CONDITIONS = (
         name="data_fraction",
         type=NUMBER,
         meaning="Share of the training data that the probe, which defines f, was to hold.",
+        null="measured by a monitor, which knows its batches alone",
         shown="plot agreement",
     ),
     Column(
         name="probe_share",
         type=NUMBER,
         meaning="The share that it holds, in whole batches.",
-        null="not measured, or a problem of your own that does not tell",
+        null="not measured, or a problem or a loop of your own that does not tell",
     ),
     Column(name="probe", type=TEXT, meaning="The policy that makes f a function.", null=_FAILED, kind="words"),
     Column(name="arithmetic", type=TEXT, meaning="The arithmetic of f: `float32 ieee`.", null=_FAILED, kind="words"),

@@ -32,6 +32,7 @@ __all__ = [
     "sort_rows",
     "write_measurements",
     "write_metrics",
+    "write_table",
 ]
 
 
@@ -97,7 +98,7 @@ def write_metrics(
     Raises:
         OSError: The disk is full or gone; nothing is left behind.
     """
-    return _write(run_dir, "metrics", metric_rows(segments), suffix)
+    return write_table(run_dir, "metrics", metric_rows(segments), suffix=suffix)
 
 
 def write_measurements(run_dir: RunDir, estimator: str, rows: Sequence[Mapping[str, Any]], *, suffix: str) -> Part:
@@ -115,10 +116,24 @@ def write_measurements(run_dir: RunDir, estimator: str, rows: Sequence[Mapping[s
     Raises:
         OSError: The disk is full or gone; nothing is left behind.
     """
-    return _write(run_dir, f"measurements/{estimator}", measurement_rows(estimator, rows), suffix)
+    return write_table(run_dir, f"measurements/{estimator}", measurement_rows(estimator, rows), suffix=suffix)
 
 
-def _write(run_dir: RunDir, table: str, rows: pa.Table, suffix: str) -> Part:
+def write_table(run_dir: RunDir, table: str, rows: pa.Table, *, suffix: str) -> Part:
+    """Publish rows of any table as a part.
+
+    Args:
+        run_dir: The run.
+        table: ``metrics`` or ``measurements/<estimator>``.
+        rows: Its rows.
+        suffix: What the file's name ends with; unique among the parts of the table.
+
+    Returns:
+        The part, to be named in the journal.
+
+    Raises:
+        OSError: The disk is full or gone; nothing is left behind.
+    """
     name = f"{table.replace('/', '-')}-{suffix}.parquet"
     data = encode(rows)
     run_dir.publish(run_dir.parts / name, data)

@@ -121,7 +121,7 @@ def trials_table(state: RunState, metrics: pa.Table | None, *, running: frozense
             "status": trial.status(running=name in running),
         }
         row |= {path: record.value(path) for path in swept}
-        row |= {"learning_rate": record.learning_rate, "clip_norm": record.clip_norm, "steps": record.steps}
+        row |= {"learning_rate": record.learning_rate, "clip_norm": record.clip_norm, "steps": trial.steps}
         known = losses.get(name, {})
         if trial.outcome == "diverged":
             known = {metric: value for metric, value in known.items() if metric != "final_train_loss"}

@@ -23,6 +23,9 @@ __all__ = [
 _LAST = "last iterate"
 """In the row of x_steps, which has metrics but no batch."""
 
+_UNTOLD = "last iterate, or not told to a monitor"
+"""The same, or in a loop of the user's own, of which is known what it says."""
+
 _METRICS = (
     Column(name="trial_id", type=TEXT, meaning="The trial.", kind="id", shown="status"),
     Column(
@@ -32,13 +35,19 @@ _METRICS = (
         unit="steps",
         shown="plot loss",
     ),
-    Column(name="epoch", type=NUMBER, meaning="Passes over the training data before step k.", unit="passes"),
+    Column(
+        name="epoch",
+        type=NUMBER,
+        meaning="Passes over the training data before step k.",
+        unit="passes",
+        null="not told to a monitor",
+    ),
     Column(
         name="train_loss",
         type=NUMBER,
         meaning="Training loss of batch k at x_k.",
         unit="loss",
-        null=_LAST,
+        null=_UNTOLD,
         shown="plot loss",
     ),
     Column(
@@ -46,19 +55,25 @@ _METRICS = (
         type=NUMBER,
         meaning="Norm of its gradient, before clipping or normalising.",
         unit="loss / weight",
-        null=_LAST,
+        null=_UNTOLD,
         shown="advise",
     ),
     Column(
         name="step_size",
         type=NUMBER,
         meaning="Learning rate times the scale of clipping, eq. (5), or normalising, eq. (6).",
-        null=_LAST,
+        null=_UNTOLD,
         shown="advise",
     ),
-    Column(name="clipped", type=FLAG, meaning="Whether the gradient was clipped.", null=_LAST),
-    Column(name="update_norm", type=NUMBER, meaning="‖x_{k+1} − x_k‖.", unit="weight", null=_LAST),
-    Column(name="learning_rate", type=NUMBER, meaning="Of step k, after schedule and warm-up.", null=_LAST),
+    Column(name="clipped", type=FLAG, meaning="Whether the gradient was clipped.", null=_UNTOLD),
+    Column(
+        name="update_norm",
+        type=NUMBER,
+        meaning="‖x_{k+1} − x_k‖.",
+        unit="weight",
+        null="last iterate, or no snapshot of a monitor",
+    ),
+    Column(name="learning_rate", type=NUMBER, meaning="Of step k, after schedule and warm-up.", null=_UNTOLD),
 )
 
 _OWN = "not evaluated at this step"
@@ -95,7 +110,12 @@ _TELEMETRY = (
     Column(name="ended_at", type=TIME, meaning="When it ended.", shown="logs"),
     Column(name="train_s", type=NUMBER, meaning="Spent on steps.", unit="s", shown="logs, report"),
     Column(name="evaluate_s", type=NUMBER, meaning="Spent on evaluations.", unit="s"),
-    Column(name="waited_s", type=NUMBER, meaning="For which the trainer waited for estimators.", unit="s"),
+    Column(
+        name="waited_s",
+        type=NUMBER,
+        meaning="For which the trainer waited for estimators; in a recorded loop, all that the monitor took.",
+        unit="s",
+    ),
     Column(name="estimate_s", type=NUMBER, meaning="Spent by estimators on its snapshots.", unit="s"),
     Column(name="num_snapshots", type=WHOLE, meaning="Snapshots taken in it.", unit="snapshots"),
     Column(name="host", type=TEXT, meaning="Where it was trained.", shown="logs, report"),

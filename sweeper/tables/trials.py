@@ -40,7 +40,11 @@ TRIALS = (
         shown="status, ls, report",
     ),
     Column(
-        name="learning_rate", type=NUMBER, meaning="Of the update rule, set by a theorem too.", shown="report, advise"
+        name="learning_rate",
+        type=NUMBER,
+        meaning="Of the update rule, set by a theorem too.",
+        null="recorded, and parameter groups have different ones",
+        shown="report, advise",
     ),
     Column(
         name="clip_norm",
@@ -50,7 +54,14 @@ TRIALS = (
         null="no clipping by norm",
         shown="report, advise",
     ),
-    Column(name="steps", type=WHOLE, meaning="Steps to train.", unit="steps", shown="status"),
+    Column(
+        name="steps",
+        type=WHOLE,
+        meaning="Steps to train.",
+        unit="steps",
+        null="recorded, not ended, and not told",
+        shown="status",
+    ),
     Column(
         name="final_train_loss",
         type=NUMBER,

@@ -40,7 +40,8 @@ def product(*, fails=False, seed):
 
     return Problem(
         model=model, loss=loss, measured_loss=measured_loss, batch=lambda step: inputs[16 * (step % 2) :][:16],
-        probe=lambda share, draw=0: [inputs - draw], evaluate=lambda model: {"valid_loss": float(loss(model, inputs, None)[0])},
+        probe=lambda share, draw=0: [inputs - draw],
+        evaluate=lambda model: {"valid_loss": float(loss(model, inputs, None)[0])},
         steps_per_epoch=2, fingerprint="product",
     )
 """

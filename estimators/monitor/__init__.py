@@ -1,0 +1,1 @@
+"""Measurements in a training loop that somebody else has written: when, at which price, and where the rows go."""
