@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from estimators.fits.censored import median_ratio, paired_ratios, sign_test
 from estimators.fits.intervals import Interval
 from estimators.fits.selection import compare_best
 from estimators.fits.significance import holm
@@ -36,9 +37,6 @@ PROBE_GRADIENT = "probe_grad_norm"
 _SMOOTHNESS = "directional_smoothness"
 
 _NUMBERED = {"trial_id", "step", "epoch", "seed"}
-
-_MIN_PAIRS = 6
-"""Pairs from which on the smallest and the largest of them hold the median in 95 % of cases: 1 - 2^(1 - n)."""
 
 _LEVEL = 0.05
 
@@ -360,10 +358,10 @@ def _ratio(
     is_censored = not all(whole)
     tried = len(first), len(second)
     if is_censored:
-        ratios = _ratios([(one.steps[seed], other.steps[seed]) for seed in common])
-        ratio, middle = _median_ratio(ratios)
+        ratios = paired_ratios([(one.steps[seed], other.steps[seed]) for seed in common])
+        ratio, middle = median_ratio(ratios)
         faster = sum(of < 1 for of in ratios), sum(of > 1 for of in ratios)
-        p = min(1.0, _sign_test(*faster) * (tried[0] if faster[0] > faster[1] else tried[1]))
+        p = min(1.0, sign_test(*faster) * (tried[0] if faster[0] > faster[1] else tried[1]))
     else:
         found = compare_best(*whole)
         of, p = found.difference, found.p_value
@@ -390,34 +388,6 @@ def _is_whole(cell: ReachedCell, seeds: Sequence[int]) -> bool:
 
 def _exp(value: float) -> float:
     return math.exp(min(value, 700.0))
-
-
-def _ratios(pairs: Sequence[tuple[float, float]]) -> list[float]:
-    """Ratios in ascending order, some 0 or infinite; pairs of which neither gets there say nothing."""
-    return sorted(
-        (one + 1) / (other + 1) if math.isfinite(one) else math.inf
-        for one, other in pairs
-        if math.isfinite(one) or math.isfinite(other)
-    )
-
-
-def _median_ratio(ratios: Sequence[float]) -> tuple[Interval, tuple[float, float]]:
-    """The median with its interval, and the two ratios that it lies between."""
-    count = len(ratios)
-    if not count:
-        return Interval(mean=math.nan, low=math.nan, high=math.nan, count=0), (math.nan, math.nan)
-    below, above = ratios[(count - 1) // 2], ratios[count // 2]
-    is_known = below == above or (below > 0 and math.isfinite(above))
-    middle = math.nan if not is_known else below if below == above else math.sqrt(below * above)
-    ends = (ratios[0], ratios[-1]) if count >= _MIN_PAIRS else (math.nan, math.nan)
-    return Interval(mean=middle, low=ends[0], high=ends[1], count=count), (below, above)
-
-
-def _sign_test(smaller: int, larger: int) -> float:
-    """How likely it is that so few of the pairs go the other way by chance, two-sided."""
-    count = smaller + larger
-    fewer = min(smaller, larger)
-    return min(1.0, math.ldexp(sum(math.comb(count, of) for of in range(fewer + 1)), 1 - count))
 
 
 def _coarseness(series: pd.DataFrame, name: str) -> str:
