@@ -123,9 +123,10 @@ def run_sweep(
     plan = expand(sweep)
     require_allowed(plan.code, sweep.folder, allow_code=consent.code)
     run_dir = RunDir((out or default_run_dir(sweep)).resolve())
-    refuse_recorded(run_dir, open_state(run_dir), "be run, so choose another directory with --out")
+    before = open_state(run_dir)
+    refuse_recorded(run_dir, before, "be run, so choose another directory with --out")
     address = address or sweep.cluster.address
-    _check_room(sweep, plan, run_dir, address, insecure=consent.insecure_cluster)
+    _check_room(sweep, plan, before, address, insecure=consent.insecure_cluster)
     with driving(run_dir, listener or Silent(), create=True) as held:
         say = held.listener.say
         state = recover(run_dir, say)
@@ -183,13 +184,12 @@ def run_sweep(
         return outcome
 
 
-def _check_room(sweep: Sweep, plan: Plan, run_dir: RunDir, address: str, *, insecure: bool) -> None:
+def _check_room(sweep: Sweep, plan: Plan, state: RunState, address: str, *, insecure: bool) -> None:
     """Refuse at once, before anything is written, a local Ray without room for the workers, or a cluster not to be had.
 
     Raises:
         ClusterError: It would not fit, or cannot be joined.
     """
-    state = open_state(run_dir)
     left = sum(1 for trial in plan.trials if (known := state.trials.get(trial.trial_id)) is None or not known.resolved)
     if address == "local":
         why = misfit(sweep.resources, measures=sweep.measure is not None, num_trials=left)
