@@ -147,6 +147,7 @@ def test_a_rank_that_waits_for_one_that_has_gone_on_is_a_finding_with_its_line_a
 def test_ranks_that_are_not_averaged_are_told_apart(folder: Path) -> None:
     found = {answer.question: answer for answer in answers(folder, "apart", ranks=2)}
     assert (found["accumulation"].verdict, found["accumulation"].key) == ("finding", "not averaged")
+    assert "--ranks 1 if your training runs in one process" in found["accumulation"].fix
     assert (found["ranks agree"].verdict, found["ranks agree"].key) == ("finding", "differ")
 
 

@@ -164,7 +164,8 @@ def accumulated(linear: Linear, *, tolerance: float) -> Answer:
             key="not averaged",
             found="each rank moves by its own gradient alone; they are never averaged",
             evidence=evidence,
-            fix="wrap the model in DistributedDataParallel, and call the wrapper, not the model inside",
+            fix="wrap the model in DistributedDataParallel, in prepare if you have one, and call the wrapper, not "
+            "the model inside; --ranks 1 if your training runs in one process only",
         )
     columns = one.sum(0)
     if np.ptp(rows) > near * np.abs(rows).max():
