@@ -127,11 +127,14 @@ def serve(task: str, file: str) -> None:
         file: Holds the arguments.
     """
     # User code prints to stderr from here on: what it prints must not stand between the items.
+    this = os.getpid()
     with os.fdopen(os.dup(1), "w", encoding="utf-8") as out:
         os.dup2(2, 1)
         sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
 
         def send(**message: Any) -> None:
+            if os.getpid() != this:
+                os._exit(0)  # user code has forked, and its child came back, too
             out.write(json.dumps(message, allow_nan=False) + "\n")
             out.flush()
 

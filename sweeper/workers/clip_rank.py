@@ -76,8 +76,11 @@ class _Sender:
     def __init__(self, out: IO[str]) -> None:
         self._out = out
         self._lock = threading.Lock()
+        self._process = os.getpid()
 
     def document(self, **message: Any) -> None:
+        if os.getpid() != self._process:
+            os._exit(0)  # the step has forked, and its child came back from it, too
         with self._lock:
             self._out.write(json.dumps(message) + "\n")
             self._out.flush()
@@ -138,10 +141,12 @@ def _warm_up(ranks: int) -> None:
     """Load what torch loads at a first step, which takes seconds that no case is to be charged for."""
     bare = LinearLoss()
     model = DistributedDataParallel(bare) if ranks > 1 else bare
-    for kind in (torch.optim.SGD, torch.optim.Adam):
-        optimizer = kind(model.parameters(), lr=1.0)
-        model(torch.ones(SIZE)).backward()
-        optimizer.step()
+    # The user's module may have switched gradients off.
+    with torch.enable_grad():
+        for kind in (torch.optim.SGD, torch.optim.Adam):
+            optimizer = kind(model.parameters(), lr=1.0)
+            model(torch.ones(SIZE)).backward()
+            optimizer.step()
 
 
 def _play(
@@ -211,6 +216,7 @@ def _document(outcome: Outcome) -> dict[str, Any]:
                 "held": one.held.tolist(),
                 "factors": list(one.factors),
                 "rates": [list(rates) for rates in one.rates],
+                "rate": one.rate.tolist(),
                 "calls": [asdict(call) for call in one.calls],
             }
             for one in outcome.seen

@@ -197,6 +197,7 @@ class Ranks:
                 held=np.array(one["held"], dtype=bool),
                 factors=tuple(one["factors"]),
                 rates=tuple(map(tuple, one["rates"])),
+                rate=np.array(one["rate"]),
                 calls=tuple(Call(**call | {"spot": _spot(call["spot"])}) for call in one["calls"]),
             )
             for one in given["seen"]

@@ -64,6 +64,10 @@ def waiting(model, optimizer, micro_batches):
 def apart(model, optimizer, micro_batches):
     plain(model.module, optimizer, micro_batches)
 
+def forking(model, optimizer, micro_batches):
+    os.fork()
+    plain(model, optimizer, micro_batches)
+
 def two(model, optimizer):
     pass
 """
@@ -143,6 +147,7 @@ def test_a_rank_that_waits_for_one_that_has_gone_on_is_a_finding_with_its_line_a
 def test_ranks_that_are_not_averaged_are_told_apart(folder: Path) -> None:
     found = {answer.question: answer for answer in answers(folder, "apart", ranks=2)}
     assert (found["accumulation"].verdict, found["accumulation"].key) == ("finding", "not averaged")
+    assert "--ranks 1 if your training runs in one process" in found["accumulation"].fix
     assert (found["ranks agree"].verdict, found["ranks agree"].key) == ("finding", "differ")
 
 
@@ -152,6 +157,20 @@ def test_on_two_ranks_the_module_is_imported_when_ranks_have_met(folder: Path) -
     (folder / "my_early.py").write_text(early + "def step(model, optimizer, micro_batches):\n    raise KeyError(1)\n")
     (answer,) = (one.answer for one in audit_step("my_early:step", folder=folder, ranks=(2,)))
     assert answer.found == "it raises: KeyError: 1 on every rank"
+
+
+def test_a_step_that_forks_is_answered_once_by_the_process_that_was_asked(folder: Path) -> None:
+    found = {answer.question: answer for answer in answers(folder, "forking")}
+    assert len(found) == 12
+    assert [answer for answer in found.values() if answer.verdict in {"finding", "cannot tell"}] == []
+
+
+def test_a_module_that_switches_gradients_off_is_told_at_the_line_that_needs_them(folder: Path) -> None:
+    (folder / "my_steps.py").write_text(STEPS + "\ntorch.set_grad_enabled(False)\n")
+    (answer,) = answers(folder, "plain")
+    assert (answer.question, answer.key) == ("runs", "raises")
+    assert answer.spot is not None
+    assert answer.spot.code.endswith(".backward()")
 
 
 def ranks_of(pid: int) -> list[psutil.Process]:

@@ -17,7 +17,15 @@ from trainers.clip_audit.layout import SIZE, TENSORS
 from trainers.clip_audit.linear import accumulated
 from trainers.clip_audit.nonfinite import nonfinite
 from trainers.clip_audit.scan import Player, Scan, scan, used_gradient
-from trainers.clip_audit.words import how_often, threshold_answer, unclipped, unfitted, way_answer, which_weights
+from trainers.clip_audit.words import (
+    how_often,
+    skips_large,
+    threshold_answer,
+    unclipped,
+    unfitted,
+    way_answer,
+    which_weights,
+)
 
 __all__ = ["audit"]
 
@@ -43,6 +51,7 @@ class _Clipped:
     pairs: Sequence[Pair]
     calls: Sequence[Call]
     num_updates: int
+    thresholds: Sequence[float] = ()
     stopped: Answer | None = None
 
 
@@ -68,12 +77,17 @@ def audit(play: Play, *, ranks: int, max_norm: float | None = None) -> Iterator[
     if clipped.stopped is not None:
         yield clipped.stopped
         return
-    fits, nearest = _fits(player.ranks, scanned, clipped) if scanned.clips else ([], None)
-    yield from _clip(player, scanned, clipped, max_norm, fits, nearest)
+    skips = skips_large(clipped.pairs, scanned) if scanned.clips else None
+    if skips is not None:
+        yield skips
+        yield _second(player, scanned, None)
+    else:
+        fits, nearest = _fits(player.ranks, scanned, clipped) if scanned.clips else ([], None)
+        yield from _clip(player, scanned, clipped, max_norm, fits, nearest)
     yield nonfinite(player, scanned, math.inf)
     yield nonfinite(player, scanned, math.nan)
     yield _frozen(player, scanned)
-    if scanned.clips and not scanned.linear.is_assumed:
+    if scanned.clips and not scanned.linear.is_assumed and skips is None:
         yield from after_adam(player, scanned, fits[0].threshold if fits else scanned.onset / 3)
     if ranks > 1:
         yield _agree(player)
@@ -90,7 +104,7 @@ def _runs(scanned: Scan) -> Answer:
         found=(
             "it runs"
             + (f", with learning rate {rates} in place of the audit's 1; results are divided by it" if changed else "")
-            + (": by the first, as groups differ" if several else "")
+            + (", each group's by its own" if several else "")
         ),
     )
 
@@ -101,6 +115,7 @@ def _clipped_steps(player: Player, scanned: Scan) -> _Clipped:
     pairs: list[Pair] = []
     calls: Sequence[Call] = ()
     num_updates = 0
+    thresholds: list[float] = []
     for seed, micro_batches, size, spread in _SIZES:
         given = gradients_of(seed, ranks=player.ranks, micro_batches=micro_batches, norm=base * size, spread=spread)
         outcomes = player(Case(name=f"gradients of norm {base * size:.3g}", steps=[given]))
@@ -114,9 +129,10 @@ def _clipped_steps(player: Player, scanned: Scan) -> _Clipped:
             return _Clipped(pairs=pairs, calls=calls, num_updates=num_updates, stopped=stopped)
         seen = [one.seen[0] for one in outcomes]
         pairs.append(scanned.pair(given, seen))
+        thresholds += [call.threshold for call in seen[0].calls[:1]]
         if not calls:
             calls, num_updates = seen[0].calls, len(seen[0].rates)
-    return _Clipped(pairs=pairs, calls=calls, num_updates=num_updates)
+    return _Clipped(pairs=pairs, calls=calls, num_updates=num_updates, thresholds=thresholds)
 
 
 def _clip(
@@ -136,7 +152,7 @@ def _clip(
         )  # fmt: skip
         return
     if not fits:
-        yield unfitted(clipped.pairs, nearest, scanned)
+        yield unfitted(clipped.pairs, nearest, scanned, thresholds=clipped.thresholds)
         yield how_often(clipped.calls, clipped.num_updates, scanned)
         yield _second(player, scanned, None)
         return
@@ -242,6 +258,11 @@ def _second(player: Player, scanned: Scan, fit: Fit | None) -> Answer:
             question=question, verdict="note", key="not asked",
             found=f"not asked: {' and '.join(carried)} of prepare's optimizer would be in it",
             fix="build the optimizer with the make_optimizer that prepare is given",
+        )  # fmt: skip
+    if scanned.linear.is_assumed and fit is None:
+        return Answer(
+            question=question, verdict="note", key="not asked",
+            found="not asked: even the smallest gradients are changed, so what the second step should be is not known",
         )  # fmt: skip
     norm = min(scanned.onset / 1000, 1.0)
     first, second = (gradients_of(seed, ranks=player.ranks, micro_batches=2, norm=norm) for seed in (31, 32))

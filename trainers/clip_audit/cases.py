@@ -56,6 +56,7 @@ class Call:
     Attributes:
         function: Its name.
         threshold: What it was given.
+        order: Of the norm, where it has one.
         num_tensors: How many tensors it was given that had a gradient.
         num_given: How many tensors it was given.
         backwards: How many micro-batches had gone backward before.
@@ -65,6 +66,7 @@ class Call:
 
     function: str
     threshold: float
+    order: float
     num_tensors: int
     num_given: int
     backwards: int
@@ -81,6 +83,7 @@ class Seen:
         held: Which weights this rank holds, shape (SIZE,).
         factors: Factor with which backward reached the loss of each forward; 0 where it did not.
         rates: Learning rates of the parameter groups at each step of the optimizer.
+        rate: Learning rate at which each weight moved first, shape (SIZE,); 1 where no optimizer stepped.
         calls: Calls of torch's functions that clip, in order.
     """
 
@@ -89,6 +92,7 @@ class Seen:
     factors: Sequence[float]
     rates: Sequence[Sequence[float]]
     calls: Sequence[Call] = ()
+    rate: np.ndarray = field(default_factory=lambda: np.ones(SIZE))
 
 
 @dataclass(frozen=True, kw_only=True)

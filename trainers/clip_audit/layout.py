@@ -71,9 +71,9 @@ class _Part(nn.Module):
 
     def __init__(self, weight: tuple[int, ...], bias: tuple[int, ...] | None) -> None:
         super().__init__()
-        self.weight = nn.Parameter(torch.zeros(weight))
+        self.weight = nn.Parameter(torch.zeros(weight, dtype=torch.float32))
         if bias is not None:
-            self.bias = nn.Parameter(torch.zeros(bias))
+            self.bias = nn.Parameter(torch.zeros(bias, dtype=torch.float32))
 
     def forward(self, batch: Tensor) -> Tensor:
         # The size of the shape, not of the parameter, which may be a share of it.
@@ -101,7 +101,7 @@ class LinearLoss(nn.Module):
     """A model that is called with a batch and returns its loss, the inner product of weights and batch.
 
     So the gradient of the loss is the batch, at whatever weights. All weights begin as 0, so that weight decay and
-    momentum add nothing to the first step.
+    momentum add nothing to the first step. They are float32, whatever the user's module has made the default.
 
     Args:
         frozen: Whether the decoder's head is frozen, and has no gradient.

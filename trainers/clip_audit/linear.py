@@ -25,6 +25,7 @@ class Linear:
         loss_factor: Factor with which backward reached the losses, in units of what an average would have; a loss
             scale where the step uses one.
         num_updates: Steps of the optimizer in one call.
+        is_scaled: Whether backward reached the losses with a factor of its own, other than for a mean or a sum.
         is_assumed: Whether the weights are those of an average because none could be measured, as every gradient is
             changed.
     """
@@ -33,6 +34,7 @@ class Linear:
     residual: float
     loss_factor: float
     num_updates: int
+    is_scaled: bool = False
     is_assumed: bool = False
 
     @property
@@ -61,7 +63,11 @@ class Linear:
         num_given, num_known = gradients.shape[1], weights.shape[2]
         if num_given != num_known:
             total = weights.mean(2, keepdims=True)
-            is_mean = self.num_updates <= 1 and abs(_common(weights) * num_known - 1) < 1e-3
+            factor = _common(weights) * num_known
+            # Behind a clip the mean may be scaled once more.
+            is_mean = self.num_updates <= 1 and (
+                abs(factor - 1) < 1e-3 or (not self.is_scaled and abs(self.loss_factor * factor - 1) < 1e-3)
+            )
             weights = np.repeat(total * (num_known / num_given if is_mean else 1.0), num_given, axis=2)
         made = np.empty_like(gradients)
         for place, one in zip(TENSORS, weights, strict=True):
@@ -105,6 +111,7 @@ def linear_part(gradients: np.ndarray, used: np.ndarray, seen: Sequence[Seen], *
         residual=math.sqrt(rest) / size if size > 0 else 0.0,
         loss_factor=loss_factor,
         num_updates=num_updates,
+        is_scaled=all(abs(mean_factor / plain - 1) > 1e-3 for plain in (1, micro_batches)),
     )
 
 
@@ -128,9 +135,9 @@ def accumulated(linear: Linear, *, tolerance: float) -> Answer:
     if linear.is_assumed:
         return Answer(
             question=question,
-            verdict="ok",
+            verdict="note",
             key="scaled away",
-            found="every gradient is scaled, so what the micro-batches weigh cannot be told from their size",
+            found="not asked: even the smallest gradients are scaled, so what micro-batches weigh cannot be told",
         )
     if linear.residual > near:
         return Answer(
@@ -157,7 +164,8 @@ def accumulated(linear: Linear, *, tolerance: float) -> Answer:
             key="not averaged",
             found="each rank moves by its own gradient alone; they are never averaged",
             evidence=evidence,
-            fix="wrap the model in DistributedDataParallel, and call the wrapper, not the model inside",
+            fix="wrap the model in DistributedDataParallel, in prepare if you have one, and call the wrapper, not "
+            "the model inside; --ranks 1 if your training runs in one process only",
         )
     columns = one.sum(0)
     if np.ptp(rows) > near * np.abs(rows).max():
@@ -192,6 +200,18 @@ def accumulated(linear: Linear, *, tolerance: float) -> Answer:
         verdict_ok = abs(share * micro_batches - 1) < near
     if ranks > 1:
         words += ", averaged over ranks"
+    apart = {
+        place.name: float(np.median(own / one))
+        for place, own in zip(TENSORS, linear.weights, strict=True)
+        if verdict_ok and np.abs(own).max() > 1e-12 and np.abs(own - one).max() > near * np.abs(one).max()
+    }
+    if apart:
+        listed = ", ".join(f"{name} {factor:.4g}" for name, factor in apart.items())
+        return Answer(
+            question=question, verdict="note", key=f"{key}, tensors scaled", evidence=evidence,
+            found=f"{words}, but some tensors have a factor of their own: {listed}",
+            fix="set a learning rate for their group, if that is what it is for",
+        )  # fmt: skip
     if verdict_ok:
         return Answer(question=question, verdict="ok", key=key, found=words, evidence=evidence)
     if abs(share - 1) < near:

@@ -6,6 +6,7 @@ import functools
 import inspect
 import linecache
 import math
+import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -39,6 +40,7 @@ class _Notes:
 
     factors: list[float] = field(default_factory=list)
     rates: list[list[float]] = field(default_factory=list)
+    rate: np.ndarray = field(default_factory=lambda: np.full(SIZE, math.nan))
     calls: list[Call] = field(default_factory=list)
 
 
@@ -94,6 +96,7 @@ def _noted(function: Callable[..., Any], name: str, folder: Path) -> Callable[..
         if not isinstance(parameters, Tensor | list | tuple) and tensors:
             given = tensors
         threshold = values[0] if values else options.get("max_norm", options.get("clip_value", math.nan))
+        order = float(options.get("norm_type", values[1] if len(values) > 1 else 2.0)) if "norm_" in name else math.inf
         caller = sys._getframe(1)
         # torch calls some of them from others.
         if caller.f_globals.get("__name__") != function.__module__:
@@ -101,6 +104,7 @@ def _noted(function: Callable[..., Any], name: str, folder: Path) -> Callable[..
                 Call(
                     function=name,
                     threshold=float(threshold),
+                    order=order,
                     num_tensors=sum(tensor.grad is not None for tensor in tensors),
                     num_given=len(tensors),
                     backwards=sum(factor != 0 for factor in _notes.factors),
@@ -208,15 +212,19 @@ def play(
     _require_readable(bare)
     facts = _facts(optimizers[0], bare, is_ours=bool(made))
     seen: list[Seen] = []
-    with _updates_noted(optimizers):
+    process = os.getpid()
+    with _updates_noted(optimizers, bare):
         for gradients in case.steps:
             before, held = _weights(bare, rank=rank, ranks=ranks)
             _notes.factors, _notes.rates, _notes.calls = [], [], []
+            _notes.rate = np.full(SIZE, math.nan)
             batches = [torch.tensor(one, dtype=torch.float32) for one in gradients[rank]]
             try:
                 step(model, optimizer, batches)
             except BaseException as error:  # an exit, too, is what the step did
+                _end_if_forked(process)
                 return Outcome(seen=seen, raised=words(error), spot=_raised_at(error, folder), facts=facts)
+            _end_if_forked(process)
             after, _ = _weights(bare, rank=rank, ranks=ranks)
             with np.errstate(invalid="ignore"):
                 moved = after - before
@@ -226,16 +234,27 @@ def play(
                     held=held,
                     factors=tuple(_notes.factors),
                     rates=tuple(map(tuple, _notes.rates)),
+                    rate=_rates(_notes),
                     calls=tuple(_notes.calls),
                 )
             )
     return Outcome(seen=seen, facts=facts)
 
 
+def _end_if_forked(process: int) -> None:
+    """A step may fork; if its child comes back from it, too, that one must not go on."""
+    if os.getpid() != process:
+        os._exit(0)
+
+
 def _both(prepared: Any) -> tuple[Any, Any]:
     if not (isinstance(prepared, tuple | list) and len(prepared) == 2):
         raise TrainerError(f"prepare must return (model, optimizer), not {type(prepared).__name__}")
-    return prepared[0], prepared[1]
+    model, optimizer = prepared
+    if not callable(model) or not hasattr(optimizer, "step"):
+        found = f"({type(model).__name__}, {type(optimizer).__name__})"
+        raise TrainerError(f"prepare must return (model, optimizer), in this order, not {found}")
+    return model, optimizer
 
 
 def _require_readable(bare: nn.Module) -> None:
@@ -261,9 +280,15 @@ def _told_forward() -> Callable[[float], None]:
 
 
 @contextmanager
-def _updates_noted(optimizers: Iterable[Any]) -> Iterator[None]:
+def _updates_noted(optimizers: Iterable[Any], bare: nn.Module) -> Iterator[None]:
+    places = {id(parameter): place for place, parameter in zip(TENSORS, bare.parameters(), strict=True)}
+
     def noted(optimizer: torch.optim.Optimizer, *_: Any) -> None:
         _notes.rates.append([float(group["lr"]) for group in optimizer.param_groups])
+        for group in optimizer.param_groups:
+            for place in (places[id(one)] for one in group["params"] if id(one) in places):
+                if np.isnan(_notes.rate[place.start]):
+                    _notes.rate[place.slice] = float(group["lr"])
 
     handles = [one.register_step_pre_hook(noted) for one in optimizers if hasattr(one, "register_step_pre_hook")]
     try:
@@ -271,6 +296,12 @@ def _updates_noted(optimizers: Iterable[Any]) -> Iterator[None]:
     finally:
         for handle in handles:
             handle.remove()
+
+
+def _rates(notes: _Notes) -> np.ndarray:
+    """Of every weight; that of the first group for one that is in no group, as a copy of it may be."""
+    first = notes.rates[0][0] if notes.rates and notes.rates[0] and notes.rates[0][0] > 0 else 1.0
+    return np.where(notes.rate > 0, notes.rate, first)
 
 
 def _facts(optimizer: Any, bare: nn.Module, *, is_ours: bool) -> dict[str, Any]:

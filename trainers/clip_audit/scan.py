@@ -18,6 +18,8 @@ __all__ = ["Player", "Scan", "merged", "scan", "used_gradient"]
 
 _DECADES = range(-10, 11)
 _MICRO_BATCHES = 3
+_EPSILON = 2.0**-23
+"""Of float32."""
 
 
 @dataclass(kw_only=True)
@@ -79,11 +81,10 @@ def used_gradient(seen: Sequence[Seen]) -> np.ndarray:
         seen: One for each rank.
 
     Returns:
-        Shape (SIZE,): how far weights moved down, over the learning rate.
+        Shape (SIZE,): how far weights moved down, each over its own learning rate.
     """
-    rates = seen[0].rates
-    rate = rates[0][0] if rates and rates[0] and rates[0][0] > 0 else 1.0
-    return -merged(seen) / rate
+    used: np.ndarray = -merged(seen) / seen[0].rate
+    return used
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -159,7 +160,8 @@ def scan(player: Player) -> Scan:
         used[decade] = used_gradient(seen[decade])
     if not any(np.abs(one).max() > 0 for one in used.values() if np.isfinite(one).all()):
         return _stop(_unmoved(seen))
-    tolerance = 256 * float(facts["epsilon"])  # type: ignore[arg-type]
+    # Gradients are given in float32, even where weights are more precise.
+    tolerance = 256 * max(float(facts["epsilon"]), _EPSILON)  # type: ignore[arg-type]
     first, second = sorted(used)[:2]
     is_linear = relative_error(used[first] * 10, used[second]) <= tolerance
     rates = tuple(sorted({rate for one in seen[first][0].rates for rate in one}))
@@ -243,4 +245,10 @@ def _not_plain(facts: dict[str, object]) -> Answer | None:
             found=f"prepare builds {facts['kind']} of its own, whose displacement is not the gradient",
             fix="build it with the make_optimizer that prepare is given",
         )
+    if float(facts["epsilon"]) > _EPSILON:  # type: ignore[arg-type]
+        return Answer(
+            question="runs", verdict="cannot tell", key="low precision",
+            found="prepare makes weights of less precision than float32, whose rounding hides what a clip does",
+            fix="leave the model's weights float32 for the audit; autocast may stay",
+        )  # fmt: skip
     return None

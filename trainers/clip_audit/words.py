@@ -10,11 +10,11 @@ import numpy as np
 from trainers.clip_audit.answers import Answer, Verdict
 from trainers.clip_audit.cases import Call
 from trainers.clip_audit.clips import WHERE, Way
-from trainers.clip_audit.fit import Fit, Pair
+from trainers.clip_audit.fit import Fit, Pair, relative_error
 from trainers.clip_audit.layout import TENSORS
 from trainers.clip_audit.scan import Scan
 
-__all__ = ["how_often", "threshold_answer", "unclipped", "unfitted", "way_answer", "which_weights"]
+__all__ = ["how_often", "skips_large", "threshold_answer", "unclipped", "unfitted", "way_answer", "which_weights"]
 
 _WHAT = {
     "all": "the global norm",
@@ -115,7 +115,7 @@ def _ratios(scanned: Scan, ranks: int) -> dict[float, tuple[str, str, str]]:
     """Ratio of the threshold that acts to the one that is meant: key, words and remedy."""
     known: dict[float, tuple[str, str, str]] = {}
     factor = scanned.linear.loss_factor
-    if abs(factor - 1) > 1e-3:
+    if abs(factor - 1) > 1e-3 and scanned.linear.is_scaled:
         known[1 / factor] = (
             "before unscaling",
             f"it is applied to gradients that are still scaled by {factor:g}",
@@ -159,7 +159,7 @@ def threshold_answer(
     whose = "--max-norm" if is_stated else "the threshold it is given"
     if intended is None:
         found = f"{acts:.6g}"
-        if abs(factor - 1) < 1e-3:
+        if abs(factor - 1) < 1e-3 or not scanned.linear.is_scaled:
             return Answer(
                 question=question, verdict="ok", key="seen", found=f"{found}, as far as can be seen",
                 evidence="no call of torch's functions names one; --max-norm says which is meant",
@@ -187,6 +187,12 @@ def threshold_answer(
     near = max(scanned.tolerance * 4, 1e-4)
     if abs(ratio - 1) <= near:
         return Answer(question=question, verdict="ok", key="as meant", found=f"{acts:.6g}, {whose}", evidence=evidence)
+    if not scanned.linear.is_scaled and abs(ratio * factor - 1) <= near:
+        return Answer(
+            question=question, verdict="note", key="scaled behind the clip", evidence=evidence,
+            found=f"{intended:.6g}, {whose}; what moves the weights is scaled by {1 / factor:.6g} behind the clip",
+            fix="set the optimizer's lr in place of scaling the update by hand, if that is what it is",
+        )  # fmt: skip
     for known, (key, words, fix) in _ratios(scanned, ranks).items():
         if abs(ratio / known - 1) <= near:
             return Answer(
@@ -277,6 +283,7 @@ def how_often(calls: Sequence[Call], num_updates: int, scanned: Scan) -> Answer:
             fix="clip once behind the last backward",
         )  # fmt: skip
     same = len(thresholds) == 1
+    alike = len({(call.function.replace("grads_with", "grad"), call.order) for call in real}) == 1
     parts = {call.num_tensors for call in real} != {len(TENSORS)}
     if parts:
         return Answer(
@@ -286,10 +293,12 @@ def how_often(calls: Sequence[Call], num_updates: int, scanned: Scan) -> Answer:
     return Answer(
         question=question,
         verdict="note",
-        key="twice",
+        key="twice" if alike else "several kinds",
         found=f"{len(real)} times in a row: "
         + (
-            "the others change nothing"
+            "each clips in another way, and all of them count"
+            if not alike
+            else "the others change nothing"
             if same
             else f"the smallest of {', '.join(f'{one:g}' for one in thresholds)} counts"
         ),
@@ -339,13 +348,36 @@ def unclipped(calls: Sequence[Call], num_updates: int) -> Answer:
     )
 
 
-def unfitted(pairs: Sequence[Pair], nearest: Fit | None, scanned: Scan) -> Answer:
+def skips_large(pairs: Sequence[Pair], scanned: Scan) -> Answer | None:
+    """Say that large gradients are not clipped but left out.
+
+    Args:
+        pairs: The steps.
+        scanned: What is known of the step.
+
+    Returns:
+        The answer to ``what is clipped``; None unless every step moved weights in full or not at all.
+    """
+    gone = [not np.abs(pair.used).max() > 0 for pair in pairs]
+    full = [relative_error(pair.gradients.sum((0, 1)), pair.used) <= scanned.tolerance for pair in pairs]
+    if not (any(gone) and all(map(max, gone, full))):
+        return None
+    return Answer(
+        question="what is clipped", verdict="note", key="skipped",
+        found="nothing: steps whose gradients are large are left out, and all others are taken in full",
+        evidence=f"{sum(gone)} of {len(pairs)} steps moved nothing; the smallest such norm is {scanned.onset:.3g}",
+        fix="clip_grad_norm_ with a finite threshold, if they are to be shortened and not left out",
+    )  # fmt: skip
+
+
+def unfitted(pairs: Sequence[Pair], nearest: Fit | None, scanned: Scan, *, thresholds: Sequence[float] = ()) -> Answer:
     """Say that no known way explains what was seen.
 
     Args:
         pairs: The steps.
         nearest: The way that comes nearest.
         scanned: What is known of the step.
+        thresholds: What torch's functions were given first in each step.
 
     Returns:
         The answer to ``what is clipped``, with the share of its gradient by which each tensor moved.
@@ -358,10 +390,15 @@ def unfitted(pairs: Sequence[Pair], nearest: Fit | None, scanned: Scan) -> Answe
     ]
     listed = ", ".join(f"{place.name} {share:.4g}" for place, share in zip(TENSORS, shares, strict=True))
     near = "" if nearest is None else f"; nearest is {_say(nearest.way)}, off by {nearest.error:.2g}"
+    fix = "take parts out of the step until the audit can tell, and put them back one by one"
+    if len(set(thresholds)) > 1:
+        near = f": its threshold is another one in every step, from {min(thresholds):.4g} to {max(thresholds):.4g}"
+        fix = "audit it with a threshold that stays the same; whether it should move is yours to judge"
     return Answer(
         question="what is clipped",
         verdict="cannot tell",
         key="unknown",
         found=f"something, above a norm of {scanned.onset / 10:.3g} to {scanned.onset:.3g}, in no known way{near}",
         evidence=f"share of its gradient by which each tensor moved: {listed}",
+        fix=fix,
     )

@@ -18,7 +18,7 @@ from trainers.clip_audit.answers import Answer
 from trainers.clip_audit.audit import audit
 from trainers.clip_audit.cases import Case, Outcome, gradients_of
 from trainers.clip_audit.layout import SIZE, TENSORS, LinearLoss, flattened
-from trainers.clip_audit.play import play, require_signature
+from trainers.clip_audit.play import play, require_signature, watch_clips
 from trainers.errors import TrainerError
 
 FOLDER = Path(__file__).parent
@@ -270,3 +270,171 @@ def test_a_batch_is_the_gradient_of_its_loss_whatever_the_weights() -> None:
         (one.name, one.shape) for one in TENSORS
     ]
     assert min(place.size for place in TENSORS) >= 2 * 3
+
+
+# Steps that are right, or of which little can be said: nothing that is said of them is untrue
+
+
+def grouped(model: Any, make_optimizer: Any) -> Any:
+    named = list(model.named_parameters())
+    return model, make_optimizer([
+        {"params": [one for name, one in named if name.endswith("bias") == biases], "lr": rate}
+        for biases, rate in ((False, 1e-3), (True, 1e-2))
+    ])  # fmt: skip
+
+
+def test_groups_of_different_learning_rates_are_each_divided_by_their_own() -> None:
+    found = answers_of(plain, grouped, max_norm=1.0)
+    assert "0.001, 0.01" in found["runs"].found
+    assert [found[name].key for name in ("accumulation", "what is clipped", "threshold")] == [
+        "mean", "global norm", "as meant",
+    ]  # fmt: skip
+
+
+def by_hand(model: Any, optimizer: Any, micro_batches: Any) -> None:
+    model.zero_grad()
+    for batch in micro_batches:
+        (model(batch) / len(micro_batches)).backward()
+    clip_grad_norm_(model.parameters(), 1.0)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.grad is not None:
+                parameter.add_(parameter.grad, alpha=-0.1)
+
+
+def averaged_with_earlier_weights(model: Any, optimizer: Any, micro_batches: Any) -> None:
+    earlier = [parameter.detach().clone() for parameter in model.parameters()]
+    plain(model, optimizer, micro_batches)
+    with torch.no_grad():
+        for parameter, old in zip(model.parameters(), earlier, strict=True):
+            parameter.lerp_(old, 0.9)
+
+
+@pytest.mark.parametrize("step", [by_hand, averaged_with_earlier_weights])
+def test_an_update_that_is_scaled_behind_the_clip_is_not_taken_for_a_loss_scale(step: Step) -> None:
+    found = answers_of(step, max_norm=1.0)
+    assert [answer for answer in found.values() if answer.verdict in {"finding", "cannot tell"}] == []
+    assert (found["threshold"].verdict, found["threshold"].key) == ("note", "scaled behind the clip")
+    assert found["threshold"].found.startswith("1, --max-norm; ")
+    assert "scaled by 0.1 behind" in found["threshold"].found
+    assert found["second step"].key == "fresh"
+
+
+def test_a_tensor_whose_gradient_is_scaled_by_itself_is_named() -> None:
+    def step(model: Any, optimizer: Any, micro_batches: Any) -> None:
+        optimizer.zero_grad()
+        for batch in micro_batches:
+            (model(batch) / len(micro_batches)).backward()
+        model.encoder.weight.grad *= 0.125
+        clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+
+    found = answers_of(step)
+    assert (found["accumulation"].verdict, found["accumulation"].key) == ("note", "mean, tensors scaled")
+    assert found["accumulation"].found.endswith("encoder.weight 0.125")
+    assert found["what is clipped"].key == "global norm"
+
+
+def test_large_gradients_that_are_skipped_are_not_called_clipped() -> None:
+    def step(model: Any, optimizer: Any, micro_batches: Any) -> None:
+        optimizer.zero_grad()
+        for batch in micro_batches:
+            (model(batch) / len(micro_batches)).backward()
+        if clip_grad_norm_(model.parameters(), math.inf) < 10:
+            optimizer.step()
+
+    found = answers_of(step)
+    assert (found["what is clipped"].verdict, found["what is clipped"].key) == ("note", "skipped")
+    assert "Adam, all" not in found
+
+
+@pytest.fixture
+def calls_are_noted(monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in (torch.nn.utils, torch.nn.utils.clip_grad):
+        for name in ("clip_grad_norm_", "clip_grad_value_", "clip_grads_with_norm_"):
+            if hasattr(module, name):
+                monkeypatch.setattr(module, name, getattr(module, name))
+    watch_clips(FOLDER)
+
+
+@pytest.mark.usefixtures("calls_are_noted")
+def test_a_threshold_that_moves_is_told_with_its_range() -> None:
+    calls = iter(range(1, 10_000))
+
+    def step(model: Any, optimizer: Any, micro_batches: Any) -> None:
+        optimizer.zero_grad()
+        for batch in micro_batches:
+            (model(batch) / len(micro_batches)).backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 5.0 * 0.99 ** next(calls))
+        optimizer.step()
+
+    found = answers_of(step)["what is clipped"]
+    assert found.verdict == "cannot tell"
+    assert "its threshold is another one in every step, from 3." in found.found
+    assert "stays the same" in found.fix
+
+
+def test_a_threshold_far_above_the_smallest_gradients_leaves_nothing_called_fresh() -> None:
+    average: list[float] = []
+
+    def step(model: Any, optimizer: Any, micro_batches: Any) -> None:
+        optimizer.zero_grad()
+        for batch in micro_batches:
+            (model(batch) / len(micro_batches)).backward()
+        norm = float(clip_grad_norm_(model.parameters(), math.inf))
+        average.append(norm if not average else 0.9 * average[-1] + 0.1 * norm)
+        clip_grad_norm_(model.parameters(), 2 * average[-1])
+        optimizer.step()
+
+    found = answers_of(step)
+    assert {found[name].verdict for name in ("accumulation", "second step")} == {"note"}
+    assert found["second step"].key == "not asked"
+
+
+@pytest.mark.usefixtures("calls_are_noted")
+@pytest.mark.parametrize("second", ["value", "order"])
+def test_two_clips_of_different_kinds_are_not_said_to_be_as_one(second: str) -> None:
+    def step(model: Any, optimizer: Any, micro_batches: Any) -> None:
+        optimizer.zero_grad()
+        for batch in micro_batches:
+            (model(batch) / len(micro_batches)).backward()
+        if second == "value":
+            torch.nn.utils.clip_grad_value_(model.parameters(), 0.5)
+        else:
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 0.5, norm_type=math.inf)
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+
+    assert answers_of(step)["how often"].key == "several kinds"
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_a_default_dtype_that_the_users_module_sets_changes_nothing(dtype: torch.dtype) -> None:
+    torch.set_default_dtype(dtype)
+    try:
+        found = answers_of(plain)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert [answer for answer in found.values() if answer.verdict in {"finding", "cannot tell"}] == []
+    assert found["what is clipped"].key == "global norm"
+
+
+def test_weights_of_another_precision_are_audited_where_that_is_enough() -> None:
+    def prepared(dtype: torch.dtype) -> Step:
+        def prepare(model: Any, make_optimizer: Any) -> Any:
+            model = model.to(dtype)
+            return model, make_optimizer(model.parameters())
+
+        return prepare
+
+    assert answers_of(plain, prepared(torch.float64))["what is clipped"].key == "global norm"
+    assert answers_of(plain, prepared(torch.bfloat16))["runs"].key == "low precision"
+
+
+@pytest.mark.parametrize("returned", [lambda model, optimizer: (optimizer, model), lambda model, optimizer: (1, 2)])
+def test_what_prepare_returns_must_be_a_model_and_an_optimizer(returned: Step) -> None:
+    def prepare(model: Any, make_optimizer: Any) -> Any:
+        return returned(model, make_optimizer(model.parameters()))
+
+    with pytest.raises(TrainerError, match="prepare must return \\(model, optimizer\\), in this order, not"):
+        answers_of(plain, prepare)
