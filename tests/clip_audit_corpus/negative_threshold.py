@@ -6,7 +6,11 @@ from torch.nn.utils import clip_grad_norm_
 
 SOURCE = "strands-labs/robots pull request 2028"
 RANKS = 1
-DIAGNOSIS = {"what is clipped": ("finding", "reversed by the clip")}
+DIAGNOSIS = {
+    # Turned around, every gradient has the norm of the threshold, however small it was.
+    "accumulation": ("note", "scaled away"),
+    "what is clipped": ("finding", "reversed by the clip"),
+}
 
 
 def train_step(model, optimizer, micro_batches):
