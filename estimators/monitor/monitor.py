@@ -188,6 +188,7 @@ class SmoothnessMonitor:
             audit=audit,
             ranks=self._ranks,
         )
+        self._snapshots = self._failed = self._seen = 0
         self._function: MeasuredFunction | None = None
         self._data: str | None = None
         self._batches: list[Any] = []
@@ -203,7 +204,6 @@ class SmoothnessMonitor:
         self._raw_norm: Tensor | None = None
         self._before: Tensor | None = None
         self._rate: float | None = None
-        self._snapshots = self._failed = self._seen = 0
         self._block = self._new_block()
         description = TrialDescription(
             optimizer=type(optimizer).__name__.lower(),
@@ -375,7 +375,7 @@ class SmoothnessMonitor:
             raise ValueError("probe=[]: f would be the mean of nothing; hand over a few batches")
         self._batches = list(batches)
         with self._all_or_none():
-            self._function = self._make(self._batches)
+            self._function = self._make(self._batches, begun=self._seen > 0)
         ranks = self._ranks
         self._data = fingerprint(self._batches) if ranks is None else ranks.joint_fingerprint(self._batches)
 
