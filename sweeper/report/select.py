@@ -136,8 +136,10 @@ def thresholded(trials: pd.DataFrame) -> frozenset[str]:
     Returns:
         Their ids; rules that only normalise have no threshold.
     """
-    # A theorem's own threshold is in the table, and not in the name of the arm.
+    # A theorem's own threshold is in the table, and not in the name of the arm; of a recorded loop that was planned
+    # without one, its steps alone tell.
     clips = trials["clip_norm"].notna() | trials["arm"].str.contains("clip")
+    clips |= trials["clipped_fraction"].astype(float) > 0
     return frozenset(trials.loc[clips, "trial_id"])
 
 

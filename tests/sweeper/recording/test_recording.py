@@ -221,6 +221,45 @@ def test_another_way_of_measuring_is_refused(tmp_path: Path) -> None:
     loop(out, steps=2, seed=1)
 
 
+@pytest.mark.parametrize(
+    ("estimators", "text"),
+    [
+        ({"directional_smoothness": {"method": "grid"}}, r"\[0\].method: unknown method 'grid'\s+known: exact"),
+        ({"directional_smoothness": {"delta": 0.3}}, r"\[0\].delta: 1/delta must be a whole number, found 0.3"),
+        ({"gradient_noise": {"batches": 4}}, r"\[0\].batches: unknown key\s+known: use, num_batches"),
+    ],
+)
+def test_options_that_an_estimator_does_not_take_are_refused_before_anything_is_trained(
+    estimators: dict[str, dict[str, Any]], text: str, tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    with pytest.raises(ClipsweepError, match=f"^SmoothnessMonitor: measure.estimators{text}"):
+        loop(out, estimators=estimators)
+    assert not out.exists()
+
+
+def test_a_loop_that_clips_without_having_said_so_is_warned_once_and_its_share_of_clipped_steps_is_there(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    out = tmp_path / "run"
+    model = torch.nn.Linear(4, 1)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with SmoothnessMonitor(model, optimizer, loss_fn, out=out, probe=data(0), every=2, budget=None) as monitor:
+        for batch in data(0):
+            optimizer.zero_grad()
+            loss_fn(model, batch).backward()
+            # Every gradient is longer than that.
+            monitor.clip_grad_norm_(1e-6)
+            optimizer.step()
+    warnings = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert len(warnings) == 1
+    assert "the monitor was made without clip_norm" in warnings[0]
+    assert warnings[0].endswith("hand over clip_norm=1e-06")
+    run = Run(out)
+    assert [(cell.has_threshold, cell.clipped_fraction) for cell in build_report(run).cells] == [(True, 1.0)]
+    assert [row.clipped for row in build_answers(run).activity] == [1.0]
+
+
 def test_values_tell_cells_apart_and_optimisers_are_arms(tmp_path: Path) -> None:
     out = tmp_path / "run"
     loop(out, steps=4, values={"width": 8, "data.split": "a"})
