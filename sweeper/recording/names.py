@@ -13,7 +13,7 @@ from sweeper.errors import ClipsweepError
 from sweeper.spec import check_measure
 from sweeper.store.planned_trials import TrialRecord
 
-__all__ = ["LEARNING_RATE", "THRESHOLD", "arm_name", "checked_values", "require_options", "digest", "swept_by"]
+__all__ = ["LEARNING_RATE", "THRESHOLD", "arm_name", "checked_values", "digest", "require_options", "swept_by"]
 
 LEARNING_RATE, THRESHOLD, OPTIMIZER = "update_rule.learning_rate", "update_rule.clip_norm", "update_rule.optimizer"
 

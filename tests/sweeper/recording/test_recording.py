@@ -17,8 +17,10 @@ import pandas as pd
 import pytest
 import torch
 from torch import nn
+from typer.testing import CliRunner
 
 from estimators import SmoothnessMonitor
+from sweeper.cli.app import app
 from sweeper.errors import ClipsweepError, RunDirectoryError
 from sweeper.monitor.follow import cancel
 from sweeper.monitor.status import in_words, retry, run_status, trial_rows
@@ -27,6 +29,7 @@ from sweeper.recording.names import checked_values
 from sweeper.remeasure import estimate_run
 from sweeper.report.answers import build_answers
 from sweeper.report.fits import build_fits
+from sweeper.report.other_fits import fit_direction
 from sweeper.report.plots.draw import draw
 from sweeper.report.summary import build_report
 from sweeper.run import run_sweep
@@ -111,6 +114,28 @@ def test_report_fit_advise_and_plots_answer(recorded: Path, tmp_path: Path) -> N
     for kind in ("loss", "fit", "smoothness"):
         assert draw(run, kind, tmp_path / f"{kind}.png")
         assert (tmp_path / f"{kind}.png").stat().st_size > 10_000
+
+
+def test_answers_that_need_what_was_not_measured_say_how_a_monitor_measures_it(recorded: Path, tmp_path: Path) -> None:
+    run = Run(recorded)
+    with pytest.raises(
+        ClipsweepError, match=r"SmoothnessMonitor\(estimators={'other_directions': {}, ...}\) measures it"
+    ):
+        fit_direction(run, run.trials, "gradient")
+    for kind, text in {
+        "sharpness": r"SmoothnessMonitor\(estimators={'critical_sharpness': {}, ...}\) measures it",
+        "stability": "SmoothnessMonitor does not measure preconditioned_sharpness, only sweeps do",
+        "agreement": "SmoothnessMonitor keeps none to be measured again",
+    }.items():
+        with pytest.raises(ClipsweepError, match=text) as caught:
+            draw(run, kind, tmp_path / f"{kind}.png")
+        assert "clipsweep estimate" not in str(caught.value)
+
+
+def test_a_driver_that_never_was_has_no_log_and_that_is_said(recorded: Path) -> None:
+    told = CliRunner().invoke(app, ["logs", str(recorded)])
+    assert (told.exit_code, told.stdout) == (0, "")
+    assert "no driver has logged anything here" in told.stderr.replace("\n", " ")
 
 
 def test_status_says_what_it_is(recorded: Path) -> None:
