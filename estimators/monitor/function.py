@@ -40,9 +40,11 @@ class MeasuredFunction:
         batch_norm: What f does about batch-norm.
         audit: How many of the batches are computed in float64, too.
         ranks: The processes over whose batches f is the mean; None for this one alone.
+        begun: Whether training has begun already, so that the loss may have diverged by now.
 
     Raises:
-        ValueError: The loss is no finite scalar with a graph, or the batches have different sizes.
+        ValueError: The loss is no scalar with a graph, or not finite where training begins, or the batches have
+            different sizes.
         RandomLossError: The same weights give two losses.
         UnfaithfulCopyError: The loss uses the model in another way than by its argument.
     """
@@ -57,6 +59,7 @@ class MeasuredFunction:
         batch_norm: BatchNorm = "batch",
         audit: int = 1,
         ranks: Ranks | None = None,
+        begun: bool = False,
     ) -> None:
         self._model = model
         self._estimators = estimators
@@ -75,7 +78,7 @@ class MeasuredFunction:
         self._names = trained_names(model)
         with undisturbed(self.device), as_written(model):
             self._probe = self._make(model)
-            self._require_function()
+            self._require_function(begun=begun)
         self._join()
 
     @property
@@ -152,8 +155,8 @@ class MeasuredFunction:
     def _conditions(self) -> dict[str, Any]:
         return {"probe": words_of(self._batch_norm), "arithmetic": self._probe.arithmetic}
 
-    def _require_function(self) -> None:
-        """Test f where training begins: a mistake is told there, and not after a day."""
+    def _require_function(self, *, begun: bool) -> None:
+        """Test f before it is measured for the first time: a mistake is told there, and not after a day."""
         here = flat_parameters(self._model)
         probe = self._probe
         try:
@@ -164,7 +167,8 @@ class MeasuredFunction:
                 probe.require_faithful_copy()
         except RandomLossError as error:
             raise RandomLossError(f"{error}; {_FIX}") from error
-        if not math.isfinite(value) or not bool(torch.isfinite(slope).all()):
+        # Later that is a loop that has diverged, which is a result and no mistake.
+        if not begun and not (math.isfinite(value) and bool(torch.isfinite(slope).all())):
             what = f"loss_fn is {value!r}" if not math.isfinite(value) else "the gradient of loss_fn is not finite"
             raise ValueError(f"{what} on the probe's batches at the weights that training begins with: look at these")
 

@@ -69,7 +69,8 @@ class SmoothnessMonitor:
             are measured in every run.
         probe: The frozen batches that define f, of equal size; or how many of the batches handed to :meth:`note` become
             it, the first ones.
-        clip_norm: The threshold of clipping by norm, where the loop clips; :meth:`clip_grad_norm_` tells it, too.
+        clip_norm: The threshold of clipping by norm, where the loop clips: it tells loops apart. Of every single step
+            :meth:`clip_grad_norm_` tells it, too.
         values: What sets this loop apart from others in the same directory besides learning rate, threshold and seed,
             by name: ``{"width": 64}``. A name that begins with ``update_rule.`` belongs to the optimiser.
         seed: Which repetition this is; answers are averages over seeds.
@@ -177,6 +178,7 @@ class SmoothnessMonitor:
         self._optimizer = optimizer
         self._every, self._log_every = every, log_every
         self._clip_norm = clip_norm
+        self._has_threshold = clip_norm is not None
         self._clock, self._flush_every_s = clock, flush_every_s
         self._ledger = Ledger(steps_per_epoch=steps_per_epoch)
         self._make = functools.partial(
@@ -188,6 +190,7 @@ class SmoothnessMonitor:
             audit=audit,
             ranks=self._ranks,
         )
+        self._snapshots = self._failed = self._seen = 0
         self._function: MeasuredFunction | None = None
         self._data: str | None = None
         self._batches: list[Any] = []
@@ -203,7 +206,6 @@ class SmoothnessMonitor:
         self._raw_norm: Tensor | None = None
         self._before: Tensor | None = None
         self._rate: float | None = None
-        self._snapshots = self._failed = self._seen = 0
         self._block = self._new_block()
         description = TrialDescription(
             optimizer=type(optimizer).__name__.lower(),
@@ -293,6 +295,13 @@ class SmoothnessMonitor:
         """
         with self._own_time():
             _require_positive("max_norm", max_norm)
+            if max_norm is not None and not self._has_threshold and self._is_first:
+                self._has_threshold = True
+                _log.warning(
+                    "this loop clips, and the monitor was made without clip_norm: its threshold is in no table, and "
+                    "tells it from no other loop; hand over clip_norm=%g",
+                    max_norm,
+                )
             value = norm.detach().clone() if isinstance(norm, Tensor) else torch.tensor(float(norm))
             self._raw_norm, self._clip_norm = value, max_norm
 
@@ -375,7 +384,7 @@ class SmoothnessMonitor:
             raise ValueError("probe=[]: f would be the mean of nothing; hand over a few batches")
         self._batches = list(batches)
         with self._all_or_none():
-            self._function = self._make(self._batches)
+            self._function = self._make(self._batches, begun=self._seen > 0)
         ranks = self._ranks
         self._data = fingerprint(self._batches) if ranks is None else ranks.joint_fingerprint(self._batches)
 

@@ -122,6 +122,8 @@ def logs(
     # It may hold whatever the user's own code has raised.
     if log.exists():
         show(log.read_text(errors="replace").rstrip("\n"))
+    else:
+        note(f"{run}: no driver has logged anything here; `clipsweep logs {run} TRIAL` tells what a trial did")
 
 
 def retry(

@@ -10,9 +10,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from sweeper.errors import ClipsweepError
+from sweeper.spec import check_measure
 from sweeper.store.planned_trials import TrialRecord
 
-__all__ = ["LEARNING_RATE", "THRESHOLD", "arm_name", "checked_values", "digest", "swept_by"]
+__all__ = ["LEARNING_RATE", "THRESHOLD", "arm_name", "checked_values", "digest", "require_options", "swept_by"]
 
 LEARNING_RATE, THRESHOLD, OPTIMIZER = "update_rule.learning_rate", "update_rule.clip_norm", "update_rule.optimizer"
 
@@ -26,6 +27,26 @@ _OWN = {
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*(\.[A-Za-z][A-Za-z0-9_]*)*", re.ASCII)
 
 _SCHEMA = "recorded 1"
+
+
+def require_options(measure: Mapping[str, Any]) -> None:
+    """Require that every estimator takes the options it is given: by the rules of specs, before anything is trained.
+
+    Args:
+        measure: What is measured; ``estimators`` has the name of each as ``use`` beside its options.
+
+    Raises:
+        SpecError: One does not; all problems at once.
+
+    Example:
+        >>> require_options({"estimators": [{"use": "gradient_noise", "num_batches": 1}]})
+        Traceback (most recent call last):
+        ...
+        sweeper.errors.SpecError: SmoothnessMonitor: measure.estimators[0].num_batches: must be at least 2, found 1
+        ...
+    """
+    section = {"every": 1, "estimators": list(measure["estimators"])}
+    check_measure(section, name="SmoothnessMonitor", shows_lines=False)
 
 
 def checked_values(values: Mapping[str, Any]) -> dict[str, Any]:

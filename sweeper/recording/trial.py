@@ -16,7 +16,7 @@ from sweeper.errors import ClipsweepError, RunDirectoryError, error_line
 from sweeper.planning.environment import conditions, provenance
 from sweeper.protocol.messages import SegmentFacts
 from sweeper.recording.directory import Session, session
-from sweeper.recording.names import arm_name, checked_values, digest, swept_by
+from sweeper.recording.names import arm_name, checked_values, digest, require_options, swept_by
 from sweeper.store.driver_files import HeldError
 from sweeper.store.journal import RunState
 from sweeper.store.planned_trials import TrialRecord
@@ -243,12 +243,13 @@ def open_trial(
     Raises:
         RunDirectoryError: The directory is a sweep's, something else, or cannot be written; other settings measured
             what is in it; or the trial was recorded before.
-        ClipsweepError: A value is no value.
+        ClipsweepError: A value is no value, or an estimator does not take an option.
         IntegrityError: The journal is damaged.
     """
     if repeat not in {"refuse", "replace"}:
         raise ClipsweepError(f"repeat={repeat!r}: must be 'refuse' or 'replace'")
     own = checked_values(values)
+    require_options(measure)
     arm = arm_name(optimizer, options, clips=clip_norm is not None)
     cell = {"arm": arm, "learning_rate": learning_rate, "clip_norm": clip_norm, "values": own}
     cell |= {"settings": dict(settings)} if settings else {}

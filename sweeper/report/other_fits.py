@@ -11,7 +11,7 @@ import numpy as np
 
 from sweeper.errors import ClipsweepError
 from sweeper.report.fits import CellFit, ProbeSpread, fitted
-from sweeper.report.select import MIN_SNR, own_rows, positive, trusted_points, unmeasured_words
+from sweeper.report.select import MIN_SNR, how_to_measure, own_rows, positive, trusted_points, unmeasured_words
 from sweeper.tables.run import Run
 
 if TYPE_CHECKING:
@@ -167,7 +167,4 @@ def _spread(values: Sequence[float]) -> float:
 def _require(run: Run, estimator: str, how: str) -> None:
     """Refuse a run in which an estimator has measured nothing."""
     if estimator not in run.estimators:
-        raise ClipsweepError(
-            f"{run.path}: no smoothness was measured {how}: measure.estimators takes {{use: {estimator}}}, and "
-            f"`clipsweep estimate {run.path} --estimator {estimator}` measures kept snapshots"
-        )
+        raise ClipsweepError(f"{run.path}: no smoothness was measured {how}: {how_to_measure(run, estimator)}")

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "MIN_SNR",
+    "how_to_measure",
     "labels_of",
     "number_column",
     "outside_the_rule",
@@ -30,6 +31,9 @@ __all__ = [
     "unmeasured_words",
 ]
 
+
+_OF_SWEEPS_ALONE = frozenset({"preconditioned_sharpness"})
+"""Estimators that need to know more of a step than a monitor of the user's own loop does."""
 
 MIN_SNR = 3.0
 """A smoothness below three times its noise floor is rounding, and is not correlated, fitted or drawn."""
@@ -127,6 +131,26 @@ def number_column(path: str) -> str:
     return name if section == "update_rule" and name in {"learning_rate", "clip_norm"} else path
 
 
+def how_to_measure(run: Run, estimator: str) -> str:
+    """What has an estimator measure in a run, or in the next one like it.
+
+    Args:
+        run: The run.
+        estimator: Its name.
+
+    Returns:
+        Words that fit behind a colon.
+    """
+    if run.state.recorder is None:
+        return (
+            f"measure.estimators takes {{use: {estimator}}}, and `clipsweep estimate {run.path} --estimator "
+            f"{estimator}` measures kept snapshots"
+        )
+    if estimator in _OF_SWEEPS_ALONE:
+        return f"{run.state.recorder} does not measure {estimator}, only sweeps do"
+    return f"{run.state.recorder}(estimators={{{estimator!r}: {{}}, ...}}) measures it in loops to come"
+
+
 def thresholded(trials: pd.DataFrame) -> frozenset[str]:
     """The trials whose rule has a threshold above which it clips.
 
@@ -136,8 +160,10 @@ def thresholded(trials: pd.DataFrame) -> frozenset[str]:
     Returns:
         Their ids; rules that only normalise have no threshold.
     """
-    # A theorem's own threshold is in the table, and not in the name of the arm.
+    # A theorem's own threshold is in the table, and not in the name of the arm; of a recorded loop that was planned
+    # without one, its steps alone tell.
     clips = trials["clip_norm"].notna() | trials["arm"].str.contains("clip")
+    clips |= trials["clipped_fraction"].astype(float) > 0
     return frozenset(trials.loc[clips, "trial_id"])
 
 

@@ -81,13 +81,16 @@ def loads_spec(text: str, *, name: str = "<spec>", folder: Path, overrides: Sequ
     return _load(text, name, folder.absolute(), None, overrides)
 
 
-def check_measure(section: Mapping[str, Any], overrides: Sequence[str] = (), *, name: str) -> Measure:
+def check_measure(
+    section: Mapping[str, Any], overrides: Sequence[str] = (), *, name: str, shows_lines: bool = True
+) -> Measure:
     """Check a measure section by itself.
 
     Args:
         section: The section, in plain values.
         overrides: ``measure.path=value`` each, in place of what the section says.
         name: What messages call it.
+        shows_lines: Whether messages quote lines of the section as YAML, which not everybody has written.
 
     Returns:
         The section, with all defaults.
@@ -96,7 +99,7 @@ def check_measure(section: Mapping[str, Any], overrides: Sequence[str] = (), *, 
         SpecError: Something is wrong with it; all problems at once.
     """
     problems: list[Diagnostic] = []
-    top = read(Source(name=name, text=yaml.safe_dump({"measure": dict(section)})))
+    top = read(Source(name=name, text=yaml.safe_dump({"measure": dict(section)}), shows_lines=shows_lines))
     assert top is not None
     top = apply_overrides(top, overrides, ("measure",), problems)
     measure = _optional(Measure, top.child("measure"), problems)

@@ -38,6 +38,11 @@ def paired_measurements(run: Run) -> pd.DataFrame:
     known = [measurement for measurement in run.state.measurements if measurement in ids]
     ids = known + [measurement for measurement in ids if measurement not in known]
     if rows is None or len(ids) < 2:
+        if run.state.recorder is not None:
+            raise ClipsweepError(
+                f"{run.path}: its snapshots were measured under only one setting, and {run.state.recorder} keeps none "
+                "to be measured again"
+            )
         raise ClipsweepError(
             f"{run.path}: its snapshots were measured under only one setting; with measure.keep: true, "
             "`clipsweep estimate RUN --estimator directional_smoothness --set data_fraction=1` measures them again"

@@ -13,7 +13,7 @@ from sweeper.errors import ClipsweepError
 from sweeper.report.plots.axes import UNORDERED, Picture, explain, log_labels, panels
 from sweeper.report.plots.cells import DrawnCell, drawn_cells, tell_apart, wrapped
 from sweeper.report.plots.steps import MAX_PANELS, draw_curve, latest_rows
-from sweeper.report.select import trusted_points
+from sweeper.report.select import how_to_measure, trusted_points
 from sweeper.tables.run import Run
 
 if TYPE_CHECKING:
@@ -88,9 +88,8 @@ def sharpness(run: Run, trials: pd.DataFrame) -> Picture:
     chosen = {column: _points(run, trials, column) for column in _QUANTITIES}
     if chosen["critical_curvature"].empty and chosen["spectral_norm"].empty:
         raise ClipsweepError(
-            f"{run.path}: neither critical_sharpness nor hessian_spectral_norm was measured on the chosen trials; name "
-            "them in measure.estimators, or, where snapshots were kept, `clipsweep estimate RUN --estimator "
-            "critical_sharpness` measures them"
+            f"{run.path}: neither critical_sharpness nor hessian_spectral_norm was measured on the chosen trials: "
+            f"{how_to_measure(run, 'critical_sharpness')}"
         )
     tables = dict.fromkeys(table for table, _ in _QUANTITIES.values() if table in run.estimators)
     seen = [latest_rows(run, table).dropna(subset="loss") for table in tables]

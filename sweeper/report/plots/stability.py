@@ -12,6 +12,7 @@ from sweeper.labels import counted
 from sweeper.report.plots.axes import UNORDERED, Picture, explain, log_labels, panels
 from sweeper.report.plots.cells import drawn_cells, tell_apart, wrapped
 from sweeper.report.plots.steps import MAX_PANELS, draw_curve, latest_rows
+from sweeper.report.select import how_to_measure
 from sweeper.tables.run import Run
 
 if TYPE_CHECKING:
@@ -41,8 +42,7 @@ def stability(run: Run, trials: pd.DataFrame) -> Picture:
     points = None if rows is None else _finite(rows[rows["trial_id"].isin(trials["trial_id"])])
     if points is None or points.empty:
         raise ClipsweepError(
-            f"{run.path}: no ratio of stability was measured on these trials: measure.estimators takes "
-            f"{{use: {_TABLE}}}"
+            f"{run.path}: no ratio of stability was measured on these trials: {how_to_measure(run, _TABLE)}"
         )
     cells = [cell for cell in drawn_cells(run, trials) if points["trial_id"].isin(cell.trials["trial_id"]).any()]
     shown = cells[:MAX_PANELS]

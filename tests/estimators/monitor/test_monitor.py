@@ -349,6 +349,21 @@ def test_a_loop_that_diverges_is_recorded_as_such(kept: Kept) -> None:
     assert kept.blocks[-1].last_finite_loss == pytest.approx(6.0)
 
 
+def test_a_loop_that_diverges_before_its_first_snapshot_goes_on_and_is_recorded_as_such(kept: Kept) -> None:
+    model, loss_fn = quadratic()
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e30)
+    with SmoothnessMonitor(model, optimizer, loss_fn, out=kept, every=4, budget=None, probe=2) as monitor:
+        for _ in range(6):
+            optimizer.zero_grad()
+            loss = loss_fn(model, ZEROS[0])
+            loss.backward()
+            monitor.note(loss, ZEROS[0])
+            optimizer.step()
+    assert kept.outcome == "diverged"
+    assert [(row["step"], row["trust"]) for row in kept.measured()] == [(4, "overflow")]
+    assert len(kept.metrics) == 6
+
+
 def test_a_loop_that_raises_says_so_and_an_interrupt_is_no_failure(kept: Kept) -> None:
     model, loss_fn = quadratic()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)

@@ -17,8 +17,10 @@ import pandas as pd
 import pytest
 import torch
 from torch import nn
+from typer.testing import CliRunner
 
 from estimators import SmoothnessMonitor
+from sweeper.cli.app import app
 from sweeper.errors import ClipsweepError, RunDirectoryError
 from sweeper.monitor.follow import cancel
 from sweeper.monitor.status import in_words, retry, run_status, trial_rows
@@ -27,6 +29,7 @@ from sweeper.recording.names import checked_values
 from sweeper.remeasure import estimate_run
 from sweeper.report.answers import build_answers
 from sweeper.report.fits import build_fits
+from sweeper.report.other_fits import fit_direction
 from sweeper.report.plots.draw import draw
 from sweeper.report.summary import build_report
 from sweeper.run import run_sweep
@@ -111,6 +114,28 @@ def test_report_fit_advise_and_plots_answer(recorded: Path, tmp_path: Path) -> N
     for kind in ("loss", "fit", "smoothness"):
         assert draw(run, kind, tmp_path / f"{kind}.png")
         assert (tmp_path / f"{kind}.png").stat().st_size > 10_000
+
+
+def test_answers_that_need_what_was_not_measured_say_how_a_monitor_measures_it(recorded: Path, tmp_path: Path) -> None:
+    run = Run(recorded)
+    with pytest.raises(
+        ClipsweepError, match=r"SmoothnessMonitor\(estimators={'other_directions': {}, ...}\) measures it"
+    ):
+        fit_direction(run, run.trials, "gradient")
+    for kind, text in {
+        "sharpness": r"SmoothnessMonitor\(estimators={'critical_sharpness': {}, ...}\) measures it",
+        "stability": "SmoothnessMonitor does not measure preconditioned_sharpness, only sweeps do",
+        "agreement": "SmoothnessMonitor keeps none to be measured again",
+    }.items():
+        with pytest.raises(ClipsweepError, match=text) as caught:
+            draw(run, kind, tmp_path / f"{kind}.png")
+        assert "clipsweep estimate" not in str(caught.value)
+
+
+def test_a_driver_that_never_was_has_no_log_and_that_is_said(recorded: Path) -> None:
+    told = CliRunner().invoke(app, ["logs", str(recorded)])
+    assert (told.exit_code, told.stdout) == (0, "")
+    assert "no driver has logged anything here" in told.stderr.replace("\n", " ")
 
 
 def test_status_says_what_it_is(recorded: Path) -> None:
@@ -219,6 +244,45 @@ def test_another_way_of_measuring_is_refused(tmp_path: Path) -> None:
         loop(out, steps=2, seed=1, probe=data(1)[:2])
     # Another probe of the same size is what another seed has.
     loop(out, steps=2, seed=1)
+
+
+@pytest.mark.parametrize(
+    ("estimators", "text"),
+    [
+        ({"directional_smoothness": {"method": "grid"}}, r"\[0\].method: unknown method 'grid'\s+known: exact"),
+        ({"directional_smoothness": {"delta": 0.3}}, r"\[0\].delta: 1/delta must be a whole number, found 0.3"),
+        ({"gradient_noise": {"batches": 4}}, r"\[0\].batches: unknown key\s+known: use, num_batches"),
+    ],
+)
+def test_options_that_an_estimator_does_not_take_are_refused_before_anything_is_trained(
+    estimators: dict[str, dict[str, Any]], text: str, tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    with pytest.raises(ClipsweepError, match=f"^SmoothnessMonitor: measure.estimators{text}"):
+        loop(out, estimators=estimators)
+    assert not out.exists()
+
+
+def test_a_loop_that_clips_without_having_said_so_is_warned_once_and_its_share_of_clipped_steps_is_there(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    out = tmp_path / "run"
+    model = torch.nn.Linear(4, 1)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with SmoothnessMonitor(model, optimizer, loss_fn, out=out, probe=data(0), every=2, budget=None) as monitor:
+        for batch in data(0):
+            optimizer.zero_grad()
+            loss_fn(model, batch).backward()
+            # Every gradient is longer than that.
+            monitor.clip_grad_norm_(1e-6)
+            optimizer.step()
+    warnings = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert len(warnings) == 1
+    assert "the monitor was made without clip_norm" in warnings[0]
+    assert warnings[0].endswith("hand over clip_norm=1e-06")
+    run = Run(out)
+    assert [(cell.has_threshold, cell.clipped_fraction) for cell in build_report(run).cells] == [(True, 1.0)]
+    assert [row.clipped for row in build_answers(run).activity] == [1.0]
 
 
 def test_values_tell_cells_apart_and_optimisers_are_arms(tmp_path: Path) -> None:
