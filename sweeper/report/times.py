@@ -61,6 +61,7 @@ class Times:
         whole: All of it.
         advice: What to change, if one thing stands out; the clearest first.
         uncommitted: Attempts that failed or were cut off before they committed anything; their time is in no row.
+        recorder: What recorded loops of the user's own; None for a sweep, whose keys alone ``advice`` names.
     """
 
     run: str
@@ -72,6 +73,7 @@ class Times:
     whole: Spent
     advice: tuple[str, ...]
     uncommitted: int
+    recorder: str | None = None
 
 
 def build_times(run: str, state: RunState, *, by: str = "worker") -> Times:
@@ -131,7 +133,8 @@ def build_times(run: str, state: RunState, *, by: str = "worker") -> Times:
         by=by,
         rows=tuple(sorted(rows, key=lambda row: -(row.train_s + row.evaluate_s + _known(row.waited_s)))),
         whole=whole,
-        advice=tuple(_advice(whole)),
+        advice=() if state.recorder is not None else tuple(_advice(whole)),
+        recorder=state.recorder,
         uncommitted=sum(
             len(trial.attempts - {(segment.driver_epoch, segment.attempt) for segment in trial.segments})
             for trial in state.trials.values()

@@ -72,7 +72,7 @@ def _title(times: Times) -> str:
     if not times.drivers:
         return f"{times.run}: nothing has been committed yet"
     starting = "" if math.isnan(times.starting_s) else f", {duration(times.starting_s)} of it until the first step"
-    of = "" if times.drivers == 1 else f" of {counted(times.drivers, 'driver')}"
+    of = "" if times.drivers == 1 else f" of {counted(times.drivers, 'driver' if times.recorder is None else 'loop')}"
     return f"{times.run}: {duration(times.total_s)}{of}{starting}"
 
 
@@ -126,8 +126,14 @@ def _notes(times: Times) -> list[str]:
         "idle_s": "idle: no committed work while others were at work",
         "estimate_s": "measuring: seconds of estimators, not of trainers",
     }
+    if times.recorder is not None:
+        what |= {
+            "waited_s": f"waiting: for {times.recorder}",
+            "other_s": "other: before the first step and after the last",
+            "estimate_s": "measuring: the estimators' part of waiting",
+        }
     meanings = [what[name] for name in _shown(times) if name in what]
-    return [*notes, "; ".join(["seconds of trainers, added up", *meanings])]
+    return [*notes, "; ".join([f"seconds of {'trainers' if times.recorder is None else 'loops'}, added up", *meanings])]
 
 
 def _seconds(seconds: float) -> str:

@@ -31,7 +31,9 @@ from sweeper.report.answers import build_answers
 from sweeper.report.fits import build_fits
 from sweeper.report.other_fits import fit_direction
 from sweeper.report.plots.draw import draw
+from sweeper.report.render.times import render_times
 from sweeper.report.summary import build_report
+from sweeper.report.times import build_times
 from sweeper.run import run_sweep
 from sweeper.spec.load import load_spec
 from sweeper.store.journal import read_state
@@ -130,6 +132,16 @@ def test_answers_that_need_what_was_not_measured_say_how_a_monitor_measures_it(r
         with pytest.raises(ClipsweepError, match=text) as caught:
             draw(run, kind, tmp_path / f"{kind}.png")
         assert "clipsweep estimate" not in str(caught.value)
+
+
+def test_where_the_time_of_loops_went_is_told_in_their_words_and_no_key_of_a_spec_is_advised(recorded: Path) -> None:
+    times = build_times("mine", read_state(recorded / "journal.jsonl"))
+    text = " ".join(render_times(times, "table").split())
+    assert "of 9 loops" in text
+    assert "seconds of loops, added up; waiting: for SmoothnessMonitor" in text
+    assert "measuring: the estimators' part of waiting" in text
+    assert "trainers" not in text
+    assert times.advice == ()
 
 
 def test_a_driver_that_never_was_has_no_log_and_that_is_said(recorded: Path) -> None:

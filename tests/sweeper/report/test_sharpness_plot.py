@@ -86,7 +86,7 @@ def test_where_nothing_of_it_was_measured_the_error_says_what_measures_it(
     inline_run: Callable[..., Any], tmp_path: Path
 ) -> None:
     run = Run(inline_run(SPEC.format("{use: directional_smoothness, delta: 0.5}"))().run_dir.path)
-    with pytest.raises(ClipsweepError, match="clipsweep estimate .* --estimator critical_sharpness"):
+    with pytest.raises(ClipsweepError, match=r"clipsweep estimate .* --estimator critical_sharpness"):
         draw(run, "sharpness", tmp_path / "picture.png")
 
 
