@@ -26,7 +26,7 @@ class Layered:
     estimators = ("layer_smoothness",)
 
     def __init__(self, snr=100.0):
-        self.state = SimpleNamespace(measurements={"m": None}, cases={})
+        self.state = SimpleNamespace(measurements={"m": None}, cases={}, recorder=None)
         self.values = {f"trial-{seed}": {"update_rule.learning_rate": 1.0} for seed in range(2)}
         self.trials = pd.DataFrame([
             {
