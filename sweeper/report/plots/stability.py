@@ -40,11 +40,12 @@ def stability(run: Run, trials: pd.DataFrame) -> Picture:
     """
     rows = latest_rows(run, _TABLE) if _TABLE in run.estimators else None
     points = None if rows is None else _finite(rows[rows["trial_id"].isin(trials["trial_id"])])
-    if points is None or points.empty:
+    if rows is None or points is None or points.empty:
         raise ClipsweepError(
             f"{run.path}: no ratio of stability was measured on these trials: {how_to_measure(run, _TABLE)}"
         )
-    cells = [cell for cell in drawn_cells(run, trials) if points["trial_id"].isin(cell.trials["trial_id"]).any()]
+    measured = [cell for cell in drawn_cells(run, trials) if rows["trial_id"].isin(cell.trials["trial_id"]).any()]
+    cells = [cell for cell in measured if points["trial_id"].isin(cell.trials["trial_id"]).any()]
     shown = cells[:MAX_PANELS]
     labels = tell_apart([cell.swept for cell in shown])
     columns = min(len(shown), math.ceil(math.sqrt(len(shown))))
@@ -63,9 +64,13 @@ def stability(run: Run, trials: pd.DataFrame) -> Picture:
     if len(cells) > len(shown):
         figure.suptitle(f"the first {MAX_PANELS} cells; {len(cells) - len(shown)} more not shown: choose with --where")
     notes = [
-        "line: median over the seeds; dots: each seed. Above the dashed line a step of the optimiser, unclipped, "
-        "diverges along the top eigenvector, as far as a quadratic model tells"
+        "line: median over the seeds, with dots for each where there are several. Above the dashed line a step of the "
+        "optimiser, unclipped, diverges along the top eigenvector, as far as a quadratic model tells"
     ]
+    if left := len(measured) - len(cells):
+        notes.append(
+            f"{counted(left, 'cell')} without a threshold not shown: steps that are no multiples of a gradient"
+        )
     if hidden := len(points) - int((points[_RATIO] > 0).sum()):
         notes.append(f"{counted(hidden, 'snapshot')} without a positive eigenvalue not shown")
     explain(figure, notes)

@@ -10,7 +10,10 @@ from sweeper.report.cells import TEST_LOSS
 from sweeper.report.comparisons import Comparison
 from sweeper.report.render.numbers import bracket_text, ends_text
 
-__all__ = ["comparison_notes", "comparison_text"]
+__all__ = ["comparison_lines", "comparison_notes", "comparison_text"]
+
+_MOST = 15
+"""Comparisons that are all put into words: those of six arms."""
 
 
 def comparison_text(comparison: Comparison, loss: str) -> str:
@@ -51,6 +54,22 @@ def comparison_text(comparison: Comparison, loss: str) -> str:
     return f"{against}: undecided at 95 %, from {worst} worse to {best} better in {loss} ({seeds}{of_cells})"
 
 
+def comparison_lines(comparisons: Sequence[Comparison]) -> list[str]:
+    """A sentence per comparison; of very many, those that are decided and how many others there are.
+
+    Args:
+        comparisons: The comparisons of a report: with n arms n (n - 1) / 2 of each loss.
+
+    Returns:
+        Sentences.
+    """
+    shown = [one for one in comparisons if len(comparisons) <= _MOST or one.is_decided]
+    lines = [comparison_text(one, one.loss.replace("_", " ")) for one in shown]
+    if left := len(comparisons) - len(shown):
+        lines.append(f"{counted(left, 'other pair')} of arms: nothing is decided; --format json has all")
+    return lines
+
+
 def comparison_notes(comparisons: Sequence[Comparison]) -> list[str]:
     """What to know of the comparisons of a report.
 
@@ -69,8 +88,9 @@ def comparison_notes(comparisons: Sequence[Comparison]) -> list[str]:
         )
     unequal = [one for one in tested if len(set(one.cells_tried)) > 1]
     if unequal:
-        listed = ", ".join(f"{one.first} {one.cells_tried[0]} and {one.second} {one.cells_tried[1]}" for one in unequal)
-        notes.append(f"arms had unequal numbers of cells ({listed}): more tries find a better best")
+        pairs = [f"{one.first} {one.cells_tried[0]} and {one.second} {one.cells_tried[1]}" for one in unequal]
+        pairs[_MOST:] = [f"{len(pairs) - _MOST} more pairs"] if len(pairs) > _MOST else []
+        notes.append(f"arms had unequal numbers of cells ({', '.join(pairs)}): more tries find a better best")
     if any(one.loss == TEST_LOSS for one in tested):
         notes.append(
             "in the test loss the same cells are compared, chosen by the loss above it and never by the test data"

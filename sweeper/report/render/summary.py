@@ -12,7 +12,7 @@ from sweeper.labels import counted
 from sweeper.report.cells import Cell
 from sweeper.report.correlations import BESIDE, BESIDE_NOTE, beside_text
 from sweeper.report.render.columns import listed, value_columns
-from sweeper.report.render.comparisons import comparison_notes, comparison_text
+from sweeper.report.render.comparisons import comparison_lines, comparison_notes
 from sweeper.report.render.numbers import (
     clipped_text,
     correlation_text,
@@ -169,7 +169,7 @@ def _answers(report: Report) -> list[str]:
             ):
                 tried += f"; {held_out} where the other seeds choose"
             lines.append(f"{mark}best {best.arm}{within}: {best.label}, {loss} {value} ({tried})")
-    return [*lines, *(comparison_text(one, one.loss.replace("_", " ")) for one in report.comparisons)]
+    return [*lines, *comparison_lines(report.comparisons)]
 
 
 def _nodes(report: Report) -> list[str]:

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from estimators.fits.intervals import mean_interval
 from estimators.fits.significance import holm, p_value
 from sweeper.report.comparisons import Comparison
-from sweeper.report.render.comparisons import comparison_notes, comparison_text
+from sweeper.report.render.comparisons import comparison_lines, comparison_notes, comparison_text
 from sweeper.report.render.summary import render
 from sweeper.report.summary import build_report
 from sweeper.tables.run import Run
@@ -216,3 +216,16 @@ def test_where_one_trial_has_no_test_loss_there_is_no_comparison_on_it(run_of: C
     table["test_loss"] = [1.0] * 5 + [math.nan]
     table.to_parquet(run.path / "trials.parquet")
     assert [one.loss for one in build_report(Run(run.path)).comparisons] == ["best_valid_loss"]
+
+
+def test_of_very_many_pairs_those_that_are_decided_are_put_into_words():
+    open_one, decided = compared(-0.4, 0.3, 0.1), compared(-0.40, -0.41, -0.39, -0.40)
+    assert decided.is_decided
+    assert not open_one.is_decided
+    few = comparison_lines([open_one] * 14 + [decided])
+    assert len(few) == 15
+    many = comparison_lines([open_one] * 20 + [decided])
+    assert many == [
+        comparison_text(decided, decided.loss.replace("_", " ")),
+        "20 other pairs of arms: nothing is decided; --format json has all",
+    ]

@@ -13,7 +13,8 @@ import pytest
 from sweeper.errors import ClipsweepError
 from sweeper.protocol.events import SnapshotId
 from sweeper.protocol.messages import Rows
-from sweeper.report.plots.draw import draw
+from sweeper.report.plots.draw import PLOTS, draw
+from sweeper.report.select import select
 from sweeper.spec.sections.measure import Measure
 from sweeper.store.run_dir import RunDir
 from sweeper.tables.run import Run
@@ -65,6 +66,16 @@ def test_every_median_over_the_seeds_is_in_the_numbers(run: Run, tmp_path: Path)
     assert len(drawn) == len(expected)
     for row in drawn.to_dict("records"):
         assert row["median"] == pytest.approx(expected[row["case"], row["step"]])
+
+
+def test_cells_without_a_threshold_are_counted(inline_run: Callable[..., Any], tmp_path: Path) -> None:
+    text = SPEC.format(BOTH).replace(
+        "    - {name: rmsprop, update_rule.optimizer: rmsprop}", "    - {name: lion, update_rule.optimizer: lion}"
+    )
+    run = Run(inline_run(text)().run_dir.path)
+    figure = PLOTS["stability"](run, select(run, []))
+    assert {row["case"] for row in figure.drawn} == {"sgd", "momentum", "adam"}
+    assert "1 cell without a threshold not shown" in figure.legends[0].get_title().get_text().replace("\n", " ")
 
 
 def test_without_the_estimator_the_error_names_it(inline_run: Callable[..., Any], tmp_path: Path) -> None:
