@@ -23,7 +23,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from estimators.fits.correlations import rank_correlation
-from estimators.fits.intervals import correlation_interval, geometric_interval, mean_interval, positive_interval
+from estimators.fits.intervals import (
+    correlation_interval,
+    geometric_interval,
+    mean_interval,
+    positive_interval,
+    share_interval,
+)
 from estimators.fits.line import fit_smoothness
 from estimators.fits.quantile import quantile_for
 from estimators.fits.selection import compare_best
@@ -53,6 +59,8 @@ def over_seeds(times: int) -> Iterator[Case]:
             positive_interval,
             math.exp(0.045),
         ),
+        "accuracy: beta, 0.9 with spread 3 %": (lambda g, n: g.beta(90, 10, n), share_interval, 0.9),
+        "accuracy: beta, 0.5 with spread 30 %": (lambda g, n: g.beta(5, 5, n), share_interval, 0.5),
         "slope: normal": (lambda g, n: g.normal(0.5, 0.4, n), mean_interval, 0.5),
         "correlation: normal on Fisher's scale": (
             lambda g, n: np.tanh(g.normal(0.9, 0.5, n)),

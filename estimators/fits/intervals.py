@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.special import stdtrit
+from scipy.special import expit, stdtrit
 
 __all__ = [
     "LARGEST_CORRELATION",
@@ -18,6 +18,7 @@ __all__ = [
     "mean_interval",
     "positive_interval",
     "scaled",
+    "share_interval",
 ]
 
 
@@ -101,6 +102,42 @@ def positive_interval(values: ArrayLike, *, confidence: float = 0.95) -> Interva
         return replace(plain, low=max(0.0, plain.low))
     factor = math.exp((plain.high - plain.mean) / plain.mean)
     return replace(plain, low=plain.mean / factor, high=plain.mean * factor)
+
+
+def share_interval(values: ArrayLike, *, confidence: float = 0.95) -> Interval:
+    r"""Mean of shares, such as accuracies, with an interval that stays between 0 and 1 as they do.
+
+    Student's t on the scale of log(p / (1 - p)) by the delta method, p being the mean: the standard error there is
+    s / (p (1 - p) sqrt(n)).
+
+    Args:
+        values: Independent replications, one per seed; non-finite ones are left out.
+        confidence: Two-sided coverage.
+
+    Returns:
+        The interval. Where a value is not a share, that of :func:`positive_interval`; where all are 0, or all 1, that
+        of :func:`mean_interval`, of no width.
+
+    Example:
+        >>> interval = share_interval([0.1, 0.4])
+        >>> interval.mean, round(interval.low, 3), round(interval.high, 3)
+        (0.25, 0.0, 1.0)
+        >>> interval = share_interval([0.90, 0.92, 0.91])
+        >>> round(interval.low, 3), round(interval.high, 3)
+        (0.882, 0.932)
+    """
+    plain = mean_interval(values, confidence=confidence)
+    data = np.asarray(values, dtype=np.float64)
+    finite = data[np.isfinite(data)]
+    if plain.count < 2 or not (finite.min() >= 0 and finite.max() <= 1):
+        return positive_interval(values, confidence=confidence)
+    if not 0 < plain.mean < 1:
+        return plain
+    half = (plain.high - plain.mean) / (plain.mean * (1 - plain.mean))
+    odds = math.log(plain.mean / (1 - plain.mean))
+    low, high = float(expit(odds - half)), float(expit(odds + half))
+    # Rounding must not put the mean outside.
+    return replace(plain, low=min(low, plain.mean), high=max(high, plain.mean))
 
 
 _BOUNDARY = 1e-3

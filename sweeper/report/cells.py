@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from estimators.fits.intervals import Interval, correlation_interval, positive_interval
+from estimators.fits.intervals import Interval, correlation_interval, positive_interval, share_interval
 from sweeper.cell_labels import CellLabels
 from sweeper.labels import plain_value
 from sweeper.report.correlations import Correlations
+from sweeper.tables.directions import is_share
 from sweeper.tables.readable import NOT_FINITE
 from sweeper.value_texts import keys_of
 from trainers.metric_names import TEST
@@ -235,7 +236,7 @@ def cell_of(
         seeds=int(group["seed"].nunique()),
         trials=len(group),
         statuses=status_counts(group),
-        losses={name: positive_interval(list(of_seed.values())) for name, of_seed in by_seed.items()},
+        losses={name: _interval(name, list(of_seed.values())) for name, of_seed in by_seed.items()},
         clipped_fraction=float(clipped.mask(~clips & clipped.notna(), 0.0).mean()) if clips.any() else math.nan,
         has_threshold=bool(clips.any()),
         is_mixed=bool(clips.any() and not clips.all()),
@@ -250,6 +251,11 @@ def cell_of(
         test_losses=by_seed.get(TEST_LOSS, {}),
         not_finite=_not_finite(done, losses),
     )
+
+
+def _interval(metric: str, values: list[float]) -> Interval:
+    """The mean of a loss or of an accuracy, with an interval of values that it can have."""
+    return share_interval(values) if is_share(metric) else positive_interval(values)
 
 
 def _not_finite(done: pd.DataFrame, losses: Sequence[str]) -> dict[str, int]:

@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from typing import Literal, TypeAlias
 
-__all__ = ["LARGER", "SMALLER", "Direction", "direction_before", "direction_of", "is_known"]
+__all__ = ["LARGER", "SMALLER", "Direction", "direction_before", "direction_of", "is_known", "is_share"]
 
 Direction: TypeAlias = Literal["min", "max"]
 
@@ -18,6 +18,9 @@ LARGER = frozenset(
 
 SMALLER = frozenset("loss error err perplexity ppl mse rmse mae nll bpc wer cer fid divergence".split())
 """Words of names of metrics of which less is better. They win over the others: ``top1_error``, ``fid_score``."""
+
+_SHARES = frozenset("accuracy acc top1 top5 f1 auc auroc ap map iou miou dice precision recall".split())
+"""Words of names of metrics that lie between 0 and 1, if they are not in percent."""
 
 _ANALYTIC = frozenset({"gap", "full_grad_norm"})
 """Columns of analytic trials, which no problem declares."""
@@ -57,6 +60,22 @@ def is_known(metric: str, declared: Mapping[str, str]) -> bool:
         False where it is only taken to be minimised.
     """
     return metric in declared or metric in _ANALYTIC or bool(_words(metric) & (LARGER | SMALLER))
+
+
+def is_share(metric: str) -> bool:
+    """Whether the name of a metric says that it is a share.
+
+    Args:
+        metric: Its name.
+
+    Returns:
+        True for accuracies and their like, ``top1_error`` too.
+
+    Example:
+        >>> is_share("best_valid_accuracy"), is_share("test_loss"), is_share("top1_error")
+        (True, False, True)
+    """
+    return bool(_words(metric) & _SHARES)
 
 
 def direction_before(metric: str) -> Direction:

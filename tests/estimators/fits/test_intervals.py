@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from estimators import correlation_interval, log_log_correlation, mean_interval, rank_correlation
 from estimators.fits.correlations import partial_rank_correlation
-from estimators.fits.intervals import geometric_interval, positive_interval
+from estimators.fits.intervals import geometric_interval, positive_interval, share_interval
 from estimators.fits.significance import p_value
 
 
@@ -164,3 +164,22 @@ def test_what_a_third_quantity_has_no_part_in_is_left_whole():
 @pytest.mark.parametrize("given_", [[1.0, 2.0, 3.0, 4.0, 5.0], [7.0] * 5, [math.nan] * 5])
 def test_a_third_quantity_that_is_the_first_or_says_nothing_leaves_nothing_to_tell(given_):
     assert math.isnan(partial_rank_correlation([1.0, 2.0, 3.0, 4.0, 5.0], [2.0, 1.0, 3.0, 5.0, 4.0], given_))
+
+
+@given(st.lists(st.floats(0, 1), min_size=2, max_size=9))
+def test_an_interval_of_shares_holds_shares_and_their_mean(values: list[float]) -> None:
+    interval = share_interval(values)
+    assert 0 <= interval.low <= interval.mean * (1 + 1e-12)
+    assert interval.mean <= interval.high * (1 + 1e-12)
+    assert interval.high <= 1
+    mirrored = share_interval([1 - value for value in values])
+    assert (1 - mirrored.high, 1 - mirrored.low) == pytest.approx((interval.low, interval.high), abs=1e-6)
+
+
+def test_of_shares_close_together_it_is_students_t_and_of_percent_that_of_losses() -> None:
+    close = [0.500, 0.501, 0.502]
+    plain, share = mean_interval(close), share_interval(close)
+    assert (share.low, share.high) == pytest.approx((plain.low, plain.high), rel=1e-4)
+    percent = [91.0, 92.0, 93.0]
+    assert share_interval(percent) == positive_interval(percent)
+    assert share_interval([1.0, 1.0, 1.0]).low == share_interval([1.0, 1.0, 1.0]).high == 1.0
