@@ -36,6 +36,12 @@ class MonitorSummary:
     def __str__(self) -> str:
         failed = f", {self.failed} of them failed" if self.failed else ""
         limit = "" if self.budget is None else f" (budget {100 * self.budget:g} %)"
-        took = "nothing" if math.isnan(self.share) else f"{100 * self.share:.3g} % of the loop's {self.loop_s:.1f} s"
+        took = (
+            "nothing" if math.isnan(self.share) else f"{100 * self.share:.3g} % of the loop's {_seconds(self.loop_s)}"
+        )
         snapshots = f"{self.snapshots} snapshot{'' if self.snapshots == 1 else 's'}"
         return f"{snapshots} in {self.steps} steps{failed}; measuring took {took}{limit}"
+
+
+def _seconds(seconds: float) -> str:
+    return f"{seconds:.1f} s" if seconds >= 1 else f"{1000 * seconds:.3g} ms"

@@ -100,7 +100,7 @@ def _number(value: Any) -> Any:
 
 def _integer(value: Any) -> Any:
     if isinstance(value, float) and math.isfinite(value) and not value.is_integer():
-        raise wrong(f"must be a whole number, found {shown(value)}", "a whole number")
+        raise wrong(f"must be a whole number, found {shown(value)}", f"{math.floor(value)} or {math.ceil(value)}")
     if not isinstance(value, int) or isinstance(value, bool):
         value = int(_number(value))
     if abs(value) > _MAX_INTEGER:
