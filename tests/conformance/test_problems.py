@@ -247,6 +247,8 @@ def every_row(problem: Problem) -> Iterator[tuple[str, dict[str, Any]]]:
     options: dict[str, dict[str, Any]] = {
         "hessian_spectral_norm": {"tolerance": 0.1, "max_restarts": 3},
         "hessian_spectrum": {"count": 1, "tolerance": 0.1, "trace_products": 3},
+        "preconditioned_sharpness": {"tolerance": 0.1, "max_restarts": 3},
+        "other_directions": {"draws": 1, "delta": 0.5},
         "gradient_noise": {"num_batches": 2},
     }
     for name, estimator in ESTIMATORS.items():
