@@ -210,12 +210,19 @@ def _cell(sections: Mapping[str, Variant], paths: Sequence[str], case: str | Non
     assert use is not None
     data = tuple(child for key in ("corpus", "dataset") if (child := problem.child(key)) is not None)
     return Cell(
-        swept={path: look_up(resolved, path.split(".")) for path in paths},
+        swept={path: _as_swept(path, look_up(resolved, path.split("."))) for path in paths},
         use=use,
         data=data,
         case=case,
         **resolved,
     )
+
+
+def _as_swept(path: str, value: Any) -> Any:
+    """A swept value as trials are told apart by it: a schedule without warm-up is what it was before there were any."""
+    if path == "update_rule.schedule" and isinstance(value, dict) and not value.get("warmup"):
+        return {key: item for key, item in value.items() if key != "warmup"}
+    return value
 
 
 def _lacks_evaluations(sections: Mapping[str, Variant]) -> Diagnostic | None:

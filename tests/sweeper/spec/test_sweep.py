@@ -63,8 +63,8 @@ def test_lists_and_sections_that_are_swept_stay_what_they_are_with_their_default
         ([0.8, 0.9],),
     ]
     assert swept("{grid: {update_rule.schedule: [{use: constant}, {use: cosine}]}}") == [
-        ({"use": "constant", "warmup": 0.0},),
-        ({"use": "cosine", "final_fraction": 0.0, "warmup": 0.0},),
+        ({"use": "constant"},),
+        ({"use": "cosine", "final_fraction": 0.0},),
     ]
 
 
@@ -125,8 +125,8 @@ def test_lists_and_sections_can_be_excluded_as_they_are_written():
     )
     base = BASE.replace("learning_rate: 0.1", "learning_rate: 0.1, optimizer: adam")
     assert swept(block, base=base) == [
-        ([0.9, 0.99], {"use": "cosine", "final_fraction": 0.0, "warmup": 0.0}),
-        ([0.8, 0.9], {"use": "constant", "warmup": 0.0}),
+        ([0.9, 0.99], {"use": "cosine", "final_fraction": 0.0}),
+        ([0.8, 0.9], {"use": "constant"}),
     ]
 
 
@@ -327,5 +327,5 @@ def test_a_schedule_is_excluded_as_it_is_written_with_options_of_later_versions_
     )
     assert swept(block) == [
         ({"use": "constant", "warmup": 5.0},),
-        ({"use": "cosine", "final_fraction": 0.0, "warmup": 0.0},),
+        ({"use": "cosine", "final_fraction": 0.0},),
     ]
