@@ -126,7 +126,7 @@ def profile_line(x: ArrayLike, y: ArrayLike, quantile: float) -> Line:
     top = float(np.max(points.y[positive] / points.x[positive])) if positive.any() else 0.0
     if top <= 0:
         return points.scaled(intercept(0.0), 0.0)
-    best = optimize.minimize_scalar(loss, bounds=(0.0, top), method="bounded", options={"xatol": 1e-6 * top})
+    best = optimize.minimize_scalar(loss, bounds=(0.0, top), method="bounded", options={"xatol": 1e-8 * top})
     slope = float(best.x) if best.fun < loss(0.0) else 0.0
     return points.scaled(intercept(slope), slope)
 
