@@ -97,19 +97,19 @@ def fit(
     if by_layer and along != "step":
         raise ClipsweepError(f"--by-layer is measured along the step: leave out --along {along}")
     opened = _opened(run, measurement)
-    from sweeper.report.fits import build_fits
+    from sweeper.report.fits import fit_cells, with_laws
     from sweeper.report.other_fits import fit_direction, fit_layers, with_probes
     from sweeper.report.render.fits import render_fits
     from sweeper.report.select import select
 
     width, color = _terminal()
+    trials = select(opened, where or [])
     if by_layer:
-        cells = fit_layers(opened, select(opened, where or []))
+        cells = fit_layers(opened, trials)
     elif along != "step":
-        cells = fit_direction(opened, select(opened, where or []), along)
+        cells = fit_direction(opened, trials, along)
     else:
-        trials = select(opened, where or [])
-        cells = with_probes(opened, trials, build_fits(opened, where=where or [], laws=True))
+        cells = with_probes(opened, trials, with_laws(opened, trials, fit_cells(opened, trials)))
     _show(render_fits(str(opened.path), cells, style, width=width, color=color), style, color)
 
 

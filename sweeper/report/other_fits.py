@@ -11,7 +11,7 @@ import numpy as np
 
 from sweeper.errors import ClipsweepError
 from sweeper.report.fits import CellFit, ProbeSpread, fitted
-from sweeper.report.select import MIN_SNR, how_to_measure, own_rows, positive, trusted_points, unmeasured_words
+from sweeper.report.select import above_noise, how_to_measure, own_rows, positive, trusted_points, unmeasured_words
 from sweeper.tables.run import Run
 
 if TYPE_CHECKING:
@@ -65,8 +65,7 @@ def _points_by_layer(run: Run) -> dict[str, pd.DataFrame]:
     single = single.rename(columns={"smoothness_by_layer": "smoothness", "grad_norm_by_layer": "grad_norm"})
     numbers = {name: single[name].astype(float) for name in ("smoothness", "snr_by_layer", "grad_norm")}
     single = single.assign(**numbers, mechanical_bound=math.nan)
-    kept = single["smoothness"].notna() & ((single["snr_by_layer"] >= MIN_SNR) | single["snr_by_layer"].isna())
-    single = single[kept].drop_duplicates(["trial_id", "step", "layers"], keep="last")
+    single = single[above_noise(single, "snr_by_layer")].drop_duplicates(["trial_id", "step", "layers"], keep="last")
     return {str(layer): own for layer, own in single.groupby("layers", sort=False)}
 
 
@@ -90,8 +89,7 @@ def fit_direction(run: Run, trials: pd.DataFrame, along: str) -> tuple[CellFit, 
     rows = own_rows(run, _DIRECTIONS)
     named = {f"{along}_{name}": name for name in ("smoothness", "snr", "bound")}
     points = rows[[*_SNAPSHOT, "grad_norm", *named]].rename(columns=named | {f"{along}_bound": "mechanical_bound"})
-    kept = points["smoothness"].notna() & ((points["snr"] >= MIN_SNR) | points["snr"].isna())
-    points = points[kept].drop_duplicates(["trial_id", "step"], keep="last")
+    points = points[above_noise(points)].drop_duplicates(["trial_id", "step"], keep="last")
     found = fitted(run, trials, positive(points), controlled=False)
     if not found:
         raise ClipsweepError(
@@ -118,9 +116,9 @@ def with_probes(run: Run, trials: pd.DataFrame, cells: Sequence[CellFit]) -> tup
     count = values["smoothness"].shape[1]
     if count < 2:
         return tuple(cells)
-    known = points[np.isfinite(values["smoothness"]).all(axis=1)]
-    table = several_values(known, "smoothness")
-    relative = known["trial_id"].to_frame().assign(spread=table.std(axis=1, ddof=1) / table.mean(axis=1))
+    known = np.isfinite(values["smoothness"]).all(axis=1)
+    table = values["smoothness"][known]
+    relative = points.loc[known, ["trial_id"]].assign(spread=table.std(axis=1, ddof=1) / table.mean(axis=1))
     on_probe: list[dict[str, CellFit]] = []
     for probe in range(count):
         moved = points.assign(**{name: found[:, probe] for name, found in values.items()}, mechanical_bound=math.nan)

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "MIN_SNR",
+    "above_noise",
     "how_to_measure",
     "labels_of",
     "number_column",
@@ -207,9 +208,22 @@ def trusted_points(run: Run) -> pd.DataFrame:
     # Kept snapshots that were measured again, on other shares of the data, belong to another f.
     ids = run.state.measurements if run.measurement is None else [run.measurement]
     age = rows["measurement_id"].map({measurement: at for at, measurement in enumerate(ids)})
-    kept = age.notna() & rows["smoothness"].notna() & ((rows["snr"] >= MIN_SNR) | rows["snr"].isna())
+    kept = age.notna() & above_noise(rows)
     latest = rows[kept].assign(_age=age[kept]).sort_values("_age", kind="stable")
     return latest.drop_duplicates(["trial_id", "step"], keep="last").sort_index().drop(columns="_age")
+
+
+def above_noise(points: pd.DataFrame, snr: str = "snr") -> pd.Series[bool]:
+    """Which points have a smoothness that is no rounding.
+
+    Args:
+        points: Rows with a column ``smoothness``.
+        snr: The column of its ratio to the noise floor; null where that was not audited.
+
+    Returns:
+        Whether each is measured, and at :data:`MIN_SNR` or above as far as is known.
+    """
+    return points["smoothness"].notna() & ((points[snr] >= MIN_SNR) | points[snr].isna())
 
 
 def own_rows(run: Run, estimator: str) -> pd.DataFrame:

@@ -82,15 +82,17 @@ class _Sender:
         if os.getpid() != self._process:
             os._exit(0)  # the step has forked, and its child came back from it, too
         with self._lock:
-            self._out.write(json.dumps(message) + "\n")
-            self._out.flush()
+            self._write(message)
 
     def last(self, **message: Any) -> None:
         """Write it and end the process, from whatever thread."""
         with self._lock:
-            self._out.write(json.dumps(message) + "\n")
-            self._out.flush()
+            self._write(message)
             os._exit(1)
+
+    def _write(self, message: Mapping[str, Any]) -> None:
+        self._out.write(json.dumps(message) + "\n")
+        self._out.flush()
 
 
 def _import(options: Mapping[str, Any]) -> tuple[Callable[..., Any], Callable[..., Any] | None]:

@@ -10,9 +10,9 @@ import numpy as np
 from matplotlib.lines import Line2D
 
 from sweeper.errors import ClipsweepError
-from sweeper.report.plots.axes import UNORDERED, Picture, explain, log_labels, panels
-from sweeper.report.plots.cells import DrawnCell, drawn_cells, tell_apart, wrapped
-from sweeper.report.plots.steps import MAX_PANELS, draw_curve, latest_rows
+from sweeper.report.plots.axes import UNORDERED, Picture, explain, log_labels
+from sweeper.report.plots.cells import DrawnCell, drawn_cells, tell_apart
+from sweeper.report.plots.steps import draw_curve, latest_rows, step_panels
 from sweeper.report.select import how_to_measure, trusted_points
 from sweeper.tables.run import Run
 
@@ -97,12 +97,10 @@ def sharpness(run: Run, trials: pd.DataFrame) -> Picture:
     labels = dict(zip([cell.cell_id for cell in every], tell_apart([cell.swept for cell in every]), strict=True))
     measured = {trial for points in chosen.values() for trial in points["trial_id"]}
     cells = [cell for cell in every if not measured.isdisjoint(cell.trials["trial_id"])]
-    shown = cells[:MAX_PANELS]
-    columns = math.ceil(math.sqrt(len(shown)))
-    figure, axes = panels(len(shown), columns=columns, width=3.3, height=2.3, sharex=True, sharey=True)
+    figure, axes = step_panels(cells, [labels[cell.cell_id] for cell in cells])
     used = []
     num_peaks = 0
-    for axis, cell in zip(axes, shown, strict=True):
+    for axis, cell in zip(axes, cells, strict=False):
         for (column, (_, words)), colour in zip(_QUANTITIES.items(), _COLOURS, strict=True):
             points = chosen[column]
             own = points[points["trial_id"].isin(cell.trials["trial_id"])]
@@ -116,14 +114,9 @@ def sharpness(run: Run, trials: pd.DataFrame) -> Picture:
             # At the lower end of the panel, whatever its scale.
             axis.plot(step, 0.05, "^", color="black", ms=4, transform=axis.get_xaxis_transform())
         axis.set_yscale("log")
-        axis.set_title(wrapped(labels[cell.cell_id], 38))
     for axis in axes:
         log_labels(axis.yaxis, axis.get_ylim())
-    for axis in axes[-columns:]:
-        axis.set_xlabel("step")
     figure.supylabel("loss / weight²")
-    if len(cells) > len(shown):
-        figure.suptitle(f"the first {MAX_PANELS} cells; {len(cells) - len(shown)} more not shown: choose with --where")
     handles = [
         Line2D([], [], color=colour, label=words, linestyle="--" if column == _EDGE else "-")
         for words, colour, column in used

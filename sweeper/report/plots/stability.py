@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from sweeper.errors import ClipsweepError
 from sweeper.labels import counted
-from sweeper.report.plots.axes import UNORDERED, Picture, explain, log_labels, panels
-from sweeper.report.plots.cells import drawn_cells, tell_apart, wrapped
-from sweeper.report.plots.steps import MAX_PANELS, draw_curve, latest_rows
+from sweeper.report.plots.axes import UNORDERED, Picture, explain, log_labels
+from sweeper.report.plots.cells import drawn_cells, tell_apart
+from sweeper.report.plots.steps import MAX_PANELS, draw_curve, latest_rows, step_panels
 from sweeper.report.select import how_to_measure
 from sweeper.tables.run import Run
 
@@ -46,23 +45,15 @@ def stability(run: Run, trials: pd.DataFrame) -> Picture:
         )
     measured = [cell for cell in drawn_cells(run, trials) if rows["trial_id"].isin(cell.trials["trial_id"]).any()]
     cells = [cell for cell in measured if points["trial_id"].isin(cell.trials["trial_id"]).any()]
-    shown = cells[:MAX_PANELS]
-    labels = tell_apart([cell.swept for cell in shown])
-    columns = min(len(shown), math.ceil(math.sqrt(len(shown))))
-    figure, axes = panels(len(shown), columns=columns, width=3.3, height=2.3, sharex=True, sharey=True)
-    for axis, cell, label in zip(axes, shown, labels, strict=True):
+    figure, axes = step_panels(cells, tell_apart([cell.swept for cell in cells[:MAX_PANELS]]))
+    for axis, cell in zip(axes, cells, strict=False):
         own = points[points["trial_id"].isin(cell.trials["trial_id"]) & (points[_RATIO] > 0)]
         figure.drawn += [{**cell.columns, **row} for row in draw_curve(axis, own, _RATIO, UNORDERED[0])]
         axis.axhline(1, color="black", linewidth=0.8, linestyle="--")
-        axis.set_title(wrapped(label, 38))
     for axis in axes:
         axis.set_yscale("log")
         log_labels(axis.yaxis, axis.get_ylim())
-    for axis in axes[-columns:]:
-        axis.set_xlabel("step")
     figure.supylabel("η λ_max(P⁻¹H) / threshold")
-    if len(cells) > len(shown):
-        figure.suptitle(f"the first {MAX_PANELS} cells; {len(cells) - len(shown)} more not shown: choose with --where")
     notes = [
         "line: median over the seeds, with dots for each where there are several. Above the dashed line a step of the "
         "optimiser, unclipped, diverges along the top eigenvector, as far as a quadratic model tells"

@@ -2,19 +2,44 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from sweeper.report.plots.cells import records
+from sweeper.report.plots.axes import Picture, panels
+from sweeper.report.plots.cells import DrawnCell, records, wrapped
 from sweeper.tables.run import Run
 
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.axes import Axes
 
-__all__ = ["MAX_PANELS", "draw_curve", "latest_rows"]
+__all__ = ["MAX_PANELS", "draw_curve", "latest_rows", "step_panels"]
 
 MAX_PANELS = 16
 """The most panels in one figure; more would be too small to read."""
+
+
+def step_panels(cells: Sequence[DrawnCell], titles: Sequence[str]) -> tuple[Picture, Sequence[Axes]]:
+    """A panel per cell with the step on its axis.
+
+    Args:
+        cells: The cells; of more than :data:`MAX_PANELS` the first ones have a panel, and the figure says so.
+        titles: What each is called.
+
+    Returns:
+        The figure and its panels, which share their scales.
+    """
+    num_shown = min(len(cells), MAX_PANELS)
+    columns = math.ceil(math.sqrt(num_shown))
+    figure, axes = panels(num_shown, columns=columns, width=3.3, height=2.3, sharex=True, sharey=True)
+    for axis, title in zip(axes, titles, strict=False):
+        axis.set_title(wrapped(title, 38))
+    for axis in axes[-columns:]:
+        axis.set_xlabel("step")
+    if len(cells) > num_shown:
+        figure.suptitle(f"the first {MAX_PANELS} cells; {len(cells) - num_shown} more not shown: choose with --where")
+    return figure, axes
 
 
 def draw_curve(
