@@ -19,7 +19,8 @@ from sweeper.labels import counted, duration
 from sweeper.planning.environment import check_drift, environment_of, provenance
 from sweeper.planning.expectation import expected
 from sweeper.planning.measurement_change import check_measurement, measurement_change
-from sweeper.planning.plan import Plan, Trial, expand, measurement_id, require_allowed
+from sweeper.planning.plan import Plan, Trial, expand, measurement_id, record_of, require_allowed
+from sweeper.planning.searching import plan_of, searching_of
 from sweeper.planning.spec_change import SpecChange, check_change, code_record, spec_change
 from sweeper.planning.standing import Standing, default_run_dir, standing
 from sweeper.protocol.consent import Consent
@@ -30,7 +31,6 @@ from sweeper.schedule.schedule import Progress, Schedule
 from sweeper.spec import Sweep
 from sweeper.spec.user_code import shipped
 from sweeper.store.journal import Journal, RunState, Unmeasured, num_failed, open_state
-from sweeper.store.planned_trials import CodeRecord, TrialRecord
 from sweeper.store.recorded import refuse_recorded
 from sweeper.store.records import Opened, Planned
 from sweeper.store.recovery import recover
@@ -39,6 +39,7 @@ from sweeper.store.spans import worked_s
 
 if TYPE_CHECKING:
     from sweeper.driver.commit import Committer
+    from sweeper.driver.search import Search
 
 __all__ = ["Outcome", "order", "run_sweep"]
 
@@ -120,16 +121,21 @@ def run_sweep(
     """
     started, started_at = time.monotonic(), time.time()
     consent = consent or Consent()
-    plan = expand(sweep)
-    require_allowed(plan.code, sweep.folder, allow_code=consent.code)
+    require_allowed(expand(sweep).code, sweep.folder, allow_code=consent.code)
     run_dir = RunDir((out or default_run_dir(sweep)).resolve())
     before = open_state(run_dir)
     refuse_recorded(run_dir, before, "be run, so choose another directory with --out")
+    plan = plan_of(sweep, before)
     address = address or sweep.cluster.address
     _check_room(sweep, plan, before, address, insecure=consent.insecure_cluster)
     with driving(run_dir, listener or Silent(), create=True) as held:
         say = held.listener.say
         state = recover(run_dir, say)
+        searching = searching_of(sweep, state)
+        until: Mapping[str, int | None] = {}
+        if searching is not None:
+            until = searching.ask().until
+            plan = searching.plan()
         environment = environment_of(sweep.resources)
         begun = any(trial.segments for trial in state.trials.values())
         check_drift(run_dir, state.environment, environment, begun=begun, accepted=consent.drift)
@@ -137,16 +143,19 @@ def run_sweep(
         check_change(run_dir, change, consent)
         check_measurement(run_dir, measurement_change(sweep, state), consent)
         measurement = measurement_id(sweep.measure)
-        now = standing(plan, state)
+        now = standing(plan, state, go_on=until)
         _announce(say, plan, now, change)
         journal = Journal(run_dir.journal, state.next_number)
         from sweeper.driver.commit import Committer
+        from sweeper.driver.search import Search
 
         committer = Committer(run_dir, journal, state, measurement=measurement)
         committer.record(Opened(driver_epoch=state.driver_epoch + 1, environment=environment, started_at=started_at))
-        _record_plan(run_dir, committer, plan, sweep, measurement, replaced=change.replaced if change else frozenset())
+        replaced = change.replaced if change else frozenset()
+        _record_plan(run_dir, committer, plan, sweep, measurement, replaced=replaced, until=until)
         todo = [*now.paused, *now.new]
         interrupted = False
+        search = Search(searching, committer, measurement=measurement) if searching is not None else None
         try:
             if not todo:
                 committer.refresh()
@@ -160,12 +169,15 @@ def run_sweep(
                     address=address,
                     insecure=consent.insecure_cluster,
                     started=started,
+                    search=search,
                 )
         except BaseException:
             committer.refresh()
             raise
         finally:
             run_dir.live.unlink(missing_ok=True)
+        if searching is not None:
+            plan = searching.plan()
         counts: dict[str, int] = {}
         for trial in plan.trials:
             status = state.trials[trial.trial_id].status()
@@ -211,6 +223,7 @@ def _drive(
     address: str,
     insecure: bool,
     started: float,
+    search: Search | None,
 ) -> bool:
     """Start workers and drive the schedule; returns whether the user stopped it early."""
     from sweeper.cluster.ray_environment import prepare
@@ -232,7 +245,7 @@ def _drive(
     wanted = Wanted(
         trainers=resources.trainers.count,
         estimators=resources.estimators.count if measure else 0,
-        num_trials=len(todo),
+        num_trials=len(todo) if search is None else max(len(todo), search.most),
     )
     with (
         shipped(plan.code) as code,
@@ -264,6 +277,7 @@ def _drive(
             pools=pools,
             room=RoomWatch(size=size, waiting=Waiting(pools.held_up, say, private=address == "local"), elastic=elastic),
             stall_timeout_s=resources.stall_timeout_s,
+            search=search,
         )
         interrupts.finish_first()
         interrupted = driver.run(lambda: interrupts.requested() or held.lock.asked_to_stop())
@@ -300,6 +314,7 @@ def _record_plan(
     measurement: str,
     *,
     replaced: frozenset[str] = frozenset(),
+    until: Mapping[str, int | None] | None = None,
 ) -> None:
     """Record in the journal the trials that are new to this run and those they replace, and store the spec."""
     state: RunState = committer.state
@@ -308,17 +323,18 @@ def _record_plan(
     metrics = None if sweep.metrics == state.metrics else sweep.metrics
     here = {trial.cell_id for trial in plan.trials}
     cases = {**{cell: name for cell, name in state.cases.items() if cell not in here}, **plan.cases}
-    is_new = bool(unknown) or measurement not in state.measurements or superseded != state.superseded
+    is_new = bool(unknown or until) or measurement not in state.measurements or superseded != state.superseded
     if is_new or metrics is not None or cases != state.cases:
         measure = sweep.measure.model_dump(mode="json") if sweep.measure is not None else None
         committer.record(
             Planned(
                 measurement=measurement,
                 measure=measure,
-                trials=tuple(_trial_record(trial, plan) for trial in unknown),
+                trials=tuple(record_of(trial, plan.code) for trial in unknown),
                 superseded=superseded if superseded != state.superseded else None,
                 metrics=metrics,
                 cases=cases if cases != state.cases else None,
+                until=until or {},
             )
         )
     run_dir.publish(run_dir.spec, sweep.text.encode())
@@ -326,21 +342,6 @@ def _record_plan(
     run_dir.publish(run_dir.resolved, resolved.encode())
     code = [code_record(found) for found in plan.code]
     run_dir.publish_json(run_dir.environment, {**state.environment, **provenance(sweep.folder), "code": code})
-
-
-def _trial_record(trial: Trial, plan: Plan) -> TrialRecord:
-    code = next((found for found in plan.code if found.use == trial.problem["use"]), None)
-    return TrialRecord(
-        trial_id=trial.trial_id,
-        cell_id=trial.cell_id,
-        arm=trial.arm,
-        seed=trial.seed,
-        swept=trial.swept,
-        learning_rate=trial.update_rule["learning_rate"],
-        clip_norm=trial.update_rule["clip_norm"],
-        steps=trial.train["steps"],
-        code=None if code is None else CodeRecord(use=code.use, root=code.root, sha256=code.sha256),
-    )
 
 
 def _announce(say: Callable[[str], object], plan: Plan, now: Standing, change: SpecChange | None) -> None:

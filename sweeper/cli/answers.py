@@ -47,11 +47,13 @@ def report(
     style = choose_format(wanted, as_json=as_json)
     opened = _opened(run, measurement)
     from sweeper.report.render.summary import render
+    from sweeper.report.searched import build_searched
     from sweeper.report.summary import build_report
 
     document = build_report(opened, by=by or [], where=where or [], sort=sort)
     width, color = _terminal()
-    _show(render(document, style, width=width, color=color), style, color)
+    searched = build_searched(opened.path)
+    _show(render(document, style, searched=searched, width=width, color=color), style, color)
 
 
 def reach(
@@ -125,10 +127,12 @@ def advise(
     opened = _opened(run, measurement)
     from sweeper.report.answers import build_answers
     from sweeper.report.render.answers import render_answers
+    from sweeper.report.searched import build_searched
 
     width, color = _terminal()
-    answers = build_answers(opened, where=where or [])
-    _show(render_answers(answers, style, width=width, color=color), style, color)
+    searched = build_searched(opened.path)
+    answers = build_answers(opened, where=where or [], searched=searched.found.over if searched is not None else ())
+    _show(render_answers(answers, style, searched=searched, width=width, color=color), style, color)
 
 
 def theory(

@@ -50,6 +50,13 @@ def status(run: RunPath, wanted: Format = None, as_json: AsJson = False) -> None
     for active in document["live"]["active"] if document["live"] else ():
         loss = "" if active["loss"] is None else f", loss {active['loss']:.4g}"
         show(f"  now: {active['trial']}, step {active['step']} of {active['steps']}{loss}")
+    if search := document["search"]:
+        show(f"  search: {search['text']}")
+        for known in search["known"][:_MAX_TRIALS]:
+            seed = "" if known["seed"] is None else f" seed={known['seed']}"
+            show(f"    {known['cell']}{seed}: {known['text']}")
+        if len(search["known"]) > _MAX_TRIALS:
+            show(f"    ... and {len(search['known']) - _MAX_TRIALS} more; --json lists all")
     if len(rows) > _MAX_TRIALS:
         rows.sort(key=lambda row: _FIRST.get(row["status"], len(_FIRST)))
     for row in rows[:_MAX_TRIALS]:

@@ -7,7 +7,7 @@ measured again (``clipsweep estimate``), where there are no trainers.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 from sweeper.driver.commit import Committer
@@ -15,8 +15,10 @@ from sweeper.driver.estimators import Estimators
 from sweeper.driver.kept import KeptSnapshots
 from sweeper.driver.open_segments import OpenSegments
 from sweeper.driver.progress import KeptProgress, TrainingProgress
+from sweeper.driver.search import Search
 from sweeper.driver.session import Driving
 from sweeper.driver.trainers import Trainers, Training
+from sweeper.planning.plan import Trial
 from sweeper.protocol import events
 from sweeper.protocol.events import Command, Event
 from sweeper.protocol.messages import FromTrainer, Message, TrainerDown, TrainerUp
@@ -44,6 +46,13 @@ class Decides(Protocol):
         """Process one event."""
 
 
+class Asks(Protocol):
+    """Finds more trials as others end."""
+
+    def more(self) -> Sequence[Trial]:
+        """What is to be trained besides, recorded in the journal; none if nothing has changed."""
+
+
 class Shows(Protocol):
     """Shows progress."""
 
@@ -63,6 +72,7 @@ class Driver:
         trainers: Handles trainers; None if nothing is trained.
         progress: Shows progress.
         room: How many workers there is room for.
+        search: Asks for more trials as others end; None if all are known.
     """
 
     def __init__(
@@ -76,6 +86,7 @@ class Driver:
         trainers: Trainers | None,
         progress: Shows,
         room: Room,
+        search: Asks | None = None,
     ) -> None:
         self._held = held
         self._committer = committer
@@ -85,6 +96,7 @@ class Driver:
         self._trainers = trainers
         self._progress = progress
         self._room = room
+        self._search = search
         self._stopping = False
 
     @property
@@ -125,6 +137,7 @@ class Driver:
                 self._handle(_room_changed(self._room))
             # If nothing is in progress, waiting for more segments to share the commit is pointless.
             self._commit(force=self._trainers is not None and self._trainers.idle)
+            self._ask()
             self._held.lock.beat()
             self._show()
         self._commit(force=True)
@@ -167,6 +180,15 @@ class Driver:
             assert self._trainers is not None, "a segment was committed although nothing is trained"
             self._handle(self._trainers.committed(item))
 
+    def _ask(self) -> None:
+        """Start what a search wants next, before the schedule can find that nothing is left."""
+        if self._search is None or self._stopping or not (trials := self._search.more()):
+            return
+        assert self._trainers is not None, "a search has asked for trials although nothing is trained"
+        self._handle(self._trainers.add(trials))
+        # There may be room for more trainers than there were trials at the start.
+        self._handle(_room_changed(self._room))
+
     def _show(self, *, force: bool = False) -> None:
         self._progress.show(
             measured=self._estimators.measured,
@@ -189,6 +211,7 @@ def driver_of_training(
     pools: Pools,
     room: Room,
     stall_timeout_s: float | None,
+    search: Search | None = None,
 ) -> Driver:
     """The driver that trains trials and has their snapshots measured.
 
@@ -200,6 +223,7 @@ def driver_of_training(
         pools: The workers.
         room: How many workers there is room for.
         stall_timeout_s: A worker that makes no progress for this long is ended; None to wait forever.
+        search: Asks for more trials as others end; None if all are known.
 
     Returns:
         The driver, ready to run.
@@ -213,6 +237,8 @@ def driver_of_training(
         listener=held.listener,
         labels=committer.state.labels(),
     )
+    if search is not None:
+        search.tell = progress
     return Driver(
         held=held,
         committer=committer,
@@ -238,6 +264,7 @@ def driver_of_training(
         ),
         progress=progress,
         room=room,
+        search=search,
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,6 +21,7 @@ from sweeper.tables.schemas import METRICS
 
 if TYPE_CHECKING:
     from sweeper.driver.trainers import Training
+    from sweeper.planning.plan import Trial
 
 __all__ = ["KeptProgress", "TrainingProgress", "ending"]
 
@@ -38,6 +39,9 @@ class TrainingProgress:
         schedule: Knows what waits and which trainer works on what.
         listener: Receives the view and the messages.
         labels: Trial id to its readable name.
+
+    Attributes:
+        search: Where the search stands, in one line; None without one.
     """
 
     def __init__(
@@ -51,8 +55,9 @@ class TrainingProgress:
         labels: Mapping[str, str],
     ) -> None:
         self.say = listener.say
+        self.search: str | None = None
         self._shown = _Shown(run_dir, listener)
-        self._trials = training.trials
+        self._trials = dict(training.trials)
         self._labels = labels
         self._states = states
         self._schedule = schedule
@@ -64,6 +69,22 @@ class TrainingProgress:
             self._work = {name: expectation.work[name] for name in training.trials}
         self._left = TimeLeft(per_s=expectation.per_s if expectation is not None else None)
         self._begun = {name: states[name].step for name in training.trials}
+
+    def add(self, trials: Sequence[Trial], labels: Mapping[str, str]) -> None:
+        """A search has asked for more trials.
+
+        Args:
+            trials: The new ones.
+            labels: Trial id to its readable name, of all trials.
+        """
+        self._labels = labels
+        # Those of a search differ in a few numbers, so one costs what the others do on average.
+        of_step = [self._work[name] / max(1, trial.train["steps"]) for name, trial in self._trials.items()]
+        each = sum(of_step) / len(of_step) if of_step else 1.0
+        for trial in trials:
+            self._trials[trial.trial_id] = trial
+            self._work[trial.trial_id] = each * trial.train["steps"]
+            self._begun[trial.trial_id] = self._states[trial.trial_id].step
 
     def label(self, trial: str) -> str:
         """A trial's readable name."""
@@ -94,7 +115,7 @@ class TrainingProgress:
             counts=counts,
             steps_done=steps_done,
             total=len(self._trials),
-            steps_total=sum(trial.train["steps"] for trial in self._trials.values()),
+            steps_total=sum(self._states[name].target or trial.train["steps"] for name, trial in self._trials.items()),
             active=tuple(self._active(trial) for trial in running),
             waiting=self._schedule.num_waiting,
             queued_snapshots=self._schedule.num_queued_snapshots,
@@ -105,6 +126,7 @@ class TrainingProgress:
             waiting_for=waiting_for,
             elapsed_s=time.monotonic() - self._started,
             left_s=None if stopping else left_s,
+            search=self.search,
         )
         self._shown.show(view, force=force)
 
@@ -113,12 +135,13 @@ class TrainingProgress:
         counts: dict[str, int] = {}
         done, gained, left, longest = 0, 0.0, 0.0, 0.0
         for name, trial in self._trials.items():
-            state, steps = self._states[name], trial.train["steps"]
+            state = self._states[name]
+            steps = state.target or trial.train["steps"]
             status = state.status(running=name in running)
             counts[status] = counts.get(status, 0) + 1
             at = self._heard.get(name) if name in running else None
             step = max(state.step, at.step if at else 0)
-            each = self._work[name] / max(1, steps)
+            each = self._work[name] / max(1, trial.train["steps"])
             # The steps that a diverged trial did not take are done, but nobody has worked on them.
             gained += each * (step - self._begun[name])
             if state.resolved:
@@ -138,7 +161,7 @@ class TrainingProgress:
             trial_id=trial,
             trial=self.label(trial),
             step=max(at.step if at else 0, self._states[trial].step),
-            steps=self._trials[trial].train["steps"],
+            steps=self._states[trial].target or self._trials[trial].train["steps"],
             loss=at.loss if at else None,
             clipped_fraction=at.clipped_fraction if at else None,
         )
@@ -237,6 +260,8 @@ def ending(item: SegmentItem) -> str:
             return f"diverged at step {item.facts.diverged_step}"
         case "stopped":
             return f"stopped at step {item.stop}, checkpointed"
+        case "held":
+            return f"held at step {item.stop}, where the search decides{_last_values(item.rows)}"
         case _:
             return f"done after {counted(item.stop, 'step')}{_last_values(item.rows)}"
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -104,6 +104,7 @@ class Trainers:
     ) -> None:
         self._run_dir = run_dir
         self._training = training
+        self._trials = dict(training.trials)
         self._schedule = schedule
         self._committer = committer
         self._pools = pools
@@ -239,6 +240,23 @@ class Trainers:
             case StopTrainer(slot=slot):
                 self._pools.stop_trainer(slot)
 
+    def add(self, trials: Sequence[Trial]) -> Event:
+        """Take in trials that a search has asked for, and that the journal names.
+
+        Args:
+            trials: The new ones.
+
+        Returns:
+            The event for the schedule.
+        """
+        self._trials |= {trial.trial_id: trial for trial in trials}
+        self._progress.add(trials, self._committer.state.labels())
+        states = self._committer.state.trials
+        return events.TrialsAdded(
+            trials={trial.trial_id: states[trial.trial_id].step for trial in trials},
+            side_by_side=tuple(trial.trial_id for trial in trials if trial.problem["use"] == "analytic"),
+        )
+
     def committed(self, item: SegmentItem) -> Event:
         """A segment has become durable.
 
@@ -269,7 +287,7 @@ class Trainers:
         return ended
 
     def _assignment(self, trial: str, attempt: int) -> Assignment:
-        planned = self._training.trials[trial]
+        planned = self._trials[trial]
         state = self._committer.state.trials[trial]
         return Assignment(
             trial=trial,
@@ -283,6 +301,7 @@ class Trainers:
             checkpoints=_checkpoints_of(state),
             fingerprint=state.segments[0].facts.data if state.segments else None,
             committed_step=state.step,
+            until=state.until,
         )
 
 

@@ -38,6 +38,7 @@ _STATUS_STYLES = {
     "done": "green",
     "running": "cyan",
     "paused": "dim",
+    "held": "cyan",
     "queued": "dim",
     "diverged": "yellow",
     "failed": "red",
@@ -72,7 +73,8 @@ class LineDisplay:
         self._show_at = now + _LINE_EVERY_S
         counts = ", ".join(f"{count} {status}" for status, count in view.counts.items())
         measured = f"; {counted(view.measured, 'snapshot')} measured" if view.active and view.measured else ""
-        self.say(f"{_percent(view)}: {counts}{measured}; {_times(view)}")
+        search = f"; {view.search}" if view.search else ""
+        self.say(f"{_percent(view)}: {counts}{measured}; {_times(view)}{search}")
 
     def say(self, text: str) -> None:
         """One line."""
@@ -140,7 +142,8 @@ class LiveDisplay:
         counts = Text(" · ").join(
             Text(f"{count} {status}", style=_STATUS_STYLES.get(status, "")) for status, count in view.counts.items()
         )
-        return Group(row, Text("  ").append(counts))
+        search = [Text(f"  search: {printable(view.search)}", style="dim")] if view.search else []
+        return Group(row, Text("  ").append(counts), *search)
 
     def _active(self, view: View) -> list[Table]:
         if not view.active:

@@ -10,6 +10,7 @@ from typing import Any
 
 from sweeper.errors import RunDirectoryError
 from sweeper.labels import counted, duration
+from sweeper.planning.search_found import found_by_search, search_document
 from sweeper.store.driver_files import Ending, driver_of, ending_of, live_document
 from sweeper.store.journal import (
     STATUSES,
@@ -68,7 +69,8 @@ def run_status(path: Path, state: RunState | None = None) -> dict[str, Any]:
         (``running``, ``finished``, ``stopped`` by its user, ``ended`` with an error, ``killed``, or ``empty`` where no
         trial was ever planned), ``counts`` by status, ``trials``, ``superseded`` (trials of an earlier spec that were
         replaced by others; the other numbers leave them out), ``steps_done``, ``steps_total``, ``failures`` (label,
-        status and error of the trials given up), ``unmeasured`` (snapshots, and errors with their counts), ``live``
+        status and error of the trials given up), ``unmeasured`` (snapshots, and errors with their counts), ``search``
+        (what a search knows; None without one), ``live``
         (what the driver is doing, or None) and ``ended`` (how the last driver ended: ``exit_code``, ``text``, ``job``,
         ``ended_at``; None while a driver is at work, or if it was killed).
 
@@ -99,14 +101,15 @@ def run_status(path: Path, state: RunState | None = None) -> dict[str, Any]:
         "trials": len(current),
         "superseded": len(state.superseded),
         "steps_done": sum(
-            (trial.steps if trial.outcome is not None else None) or trial.step for trial in current.values()
+            (trial.target if trial.outcome is not None else None) or trial.step for trial in current.values()
         ),
-        "steps_total": sum(trial.step if trial.steps is None else trial.steps for trial in current.values()),
+        "steps_total": sum(trial.step if trial.target is None else trial.target for trial in current.values()),
         "failures": [
             {"trial_id": name, "trial": labels[name], "status": trial.status(), "error": trial.failures[-1][1]}
             for name, trial in failed.items()
         ],
         "unmeasured": {"snapshots": unmeasured.total, "errors": dict(unmeasured.errors)},
+        "search": search_document(found_by_search(run_dir, state)),
         "live": live,
         "ended": vars(ending) if ending is not None else None,
     }

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, TypeAlias
 
 from sweeper.cell_labels import CellLabels
 from sweeper.errors import SpecError
@@ -20,15 +20,18 @@ from sweeper.spec.sweep import Sweep
 from sweeper.spec.syntax.diagnostics import Diagnostic, at, raise_if_any
 from sweeper.spec.user_code import UserCode, require_allowed, user_code
 from sweeper.spec.variants import canonical
+from sweeper.store.planned_trials import CodeRecord, TrialRecord
 from trainers.data.sources import SOURCES, is_present, lacking, where_it_goes
 
 __all__ = [
+    "Making",
     "Plan",
     "Trial",
     "UserCode",
     "arm_of",
     "expand",
     "measurement_id",
+    "record_of",
     "remeasurement_id",
     "require_allowed",
     "training_key",
@@ -123,21 +126,52 @@ def expand(sweep: Sweep) -> Plan:
     Raises:
         SpecError: The user's own code, a folder of data or data of a known name is missing; all of them at once.
     """
-    problems: list[Diagnostic] = []
-    code: dict[str, UserCode | None] = {}
-    located: dict[int, tuple[dict[str, Any], dict[str, Any]]] = {}
-    for cell in sweep.cells:
-        use = cell.problem["use"]
-        if use not in code:
-            code[use] = _find_code(cell, sweep.folder, problems)
-        # Most cells share their problem with others.
-        if id(cell.problem) not in located:
-            located[id(cell.problem)] = _locate(cell, sweep.folder, problems)
-    raise_if_any(problems)
-    trials: list[Trial] = []
-    for cell in sweep.cells:
-        hashed, problem = located[id(cell.problem)]
-        own = code[cell.problem["use"]]
+    making = Making(sweep)
+    trials = [trial for cell in sweep.cells for trial in making.trials(cell, sweep.sweep.seeds)]
+    return making.plan([replace(trial, index=index) for index, trial in enumerate(trials)])
+
+
+_Located: TypeAlias = tuple[dict[str, Any], dict[str, Any]]
+"""A problem as it is hashed, with folders as named, and as it is trained, with absolute ones."""
+
+
+class Making:
+    """Makes the trials of a sweep's cells.
+
+    Args:
+        sweep: The spec.
+
+    Raises:
+        SpecError: The user's own code, a folder of data or data of a known name is missing; all of them at once.
+    """
+
+    def __init__(self, sweep: Sweep) -> None:
+        self._sweep = sweep
+        self._code: dict[str, UserCode | None] = {}
+        self._located: dict[str, _Located] = {}
+        self._shared: dict[int, _Located] = {}
+        problems: list[Diagnostic] = []
+        for cell in sweep.cells:
+            self._shared[id(cell.problem)] = self._look(cell, problems)
+        raise_if_any(problems)
+
+    def trials(self, cell: Cell, seeds: Sequence[int]) -> list[Trial]:
+        """The trials of a cell.
+
+        Args:
+            cell: One of the sweep's, or one that a search has asked for.
+            seeds: Their seeds.
+
+        Returns:
+            One trial for each seed, without a position in a plan.
+
+        Raises:
+            SpecError: Its data is missing.
+        """
+        problems: list[Diagnostic] = []
+        hashed, problem = self._look(cell, problems)
+        raise_if_any(problems)
+        own = self._code[cell.problem["use"]]
         key = partial(
             training_key,
             hashed,
@@ -145,30 +179,57 @@ def expand(sweep: Sweep) -> Plan:
             train=cell.train,
             code=own.sha256 if own is not None else None,
         )
-        cell_id = key(seed=None)
-        arm = arm_of(cell.update_rule)
-        for seed in sweep.sweep.seeds:
-            trials.append(
-                Trial(
-                    trial_id=key(seed=seed),
-                    cell_id=cell_id,
-                    arm=arm,
-                    seed=seed,
-                    index=len(trials),
-                    swept=cell.swept,
-                    problem=problem,
-                    update_rule=cell.update_rule,
-                    train=cell.train,
-                    case=cell.case,
-                )
+        cell_id, arm = key(seed=None), arm_of(cell.update_rule)
+        return [
+            Trial(
+                trial_id=key(seed=seed),
+                cell_id=cell_id,
+                arm=arm,
+                seed=seed,
+                index=0,
+                swept=cell.swept,
+                problem=problem,
+                update_rule=cell.update_rule,
+                train=cell.train,
+                case=cell.case,
             )
-    return Plan(
-        trials=tuple(trials),
-        num_cells=len(sweep.cells),
-        num_seeds=len(sweep.sweep.seeds),
-        arms=tuple(dict.fromkeys(trial.arm for trial in trials)),
-        code=tuple(found for _, found in sorted(code.items()) if found is not None),
-    )
+            for seed in seeds
+        ]
+
+    def plan(self, trials: Sequence[Trial]) -> Plan:
+        """The plan of some trials.
+
+        Args:
+            trials: As :meth:`trials` makes them.
+
+        Returns:
+            The plan.
+        """
+        return Plan(
+            trials=tuple(trials),
+            num_cells=len({trial.cell_id for trial in trials}),
+            num_seeds=len(self._sweep.sweep.seeds),
+            arms=tuple(dict.fromkeys(trial.arm for trial in trials)),
+            code=self.code,
+        )
+
+    @property
+    def code(self) -> tuple[UserCode, ...]:
+        """The user's own code that the trials need, by the names of the problems."""
+        return tuple(found for _, found in sorted(self._code.items()) if found is not None)
+
+    def _look(self, cell: Cell, problems: list[Diagnostic]) -> _Located:
+        """The problem of a cell as it is hashed and as it is trained; its code and its data are looked for once."""
+        use = cell.problem["use"]
+        if use not in self._code:
+            self._code[use] = _find_code(cell, self._sweep.folder, problems)
+        # Most cells share their problem with others: the very same one, of the sweep's own cells, which all stay alive.
+        if (known := self._shared.get(id(cell.problem))) is not None:
+            return known
+        key = canonical(cell.problem)
+        if key not in self._located:
+            self._located[key] = _locate(cell, self._sweep.folder, problems)
+        return self._located[key]
 
 
 def training_key(
@@ -236,6 +297,30 @@ def remeasurement_id(section: Mapping[str, Any]) -> str:
     return _digest({"schema": _MEASURED_SCHEMA, "remeasure": section})
 
 
+def record_of(trial: Trial, code: Sequence[UserCode]) -> TrialRecord:
+    """What the journal keeps of a trial.
+
+    Args:
+        trial: The trial.
+        code: The user's own code that the trials need.
+
+    Returns:
+        Its record.
+    """
+    own = next((found for found in code if found.use == trial.problem["use"]), None)
+    return TrialRecord(
+        trial_id=trial.trial_id,
+        cell_id=trial.cell_id,
+        arm=trial.arm,
+        seed=trial.seed,
+        swept=trial.swept,
+        learning_rate=trial.update_rule["learning_rate"],
+        clip_norm=trial.update_rule["clip_norm"],
+        steps=trial.train["steps"],
+        code=None if own is None else CodeRecord(use=own.use, root=own.root, sha256=own.sha256),
+    )
+
+
 def arm_of(update_rule: Mapping[str, Any]) -> str:
     """The update rule without its numbers.
 
@@ -287,7 +372,7 @@ def _find_code(cell: Cell, folder: Path, problems: list[Diagnostic]) -> UserCode
         return None
 
 
-def _locate(cell: Cell, folder: Path, problems: list[Diagnostic]) -> tuple[dict[str, Any], dict[str, Any]]:
+def _locate(cell: Cell, folder: Path, problems: list[Diagnostic]) -> _Located:
     """The problem as it is hashed, with folders as named, and as it is trained, with absolute folders."""
     hashed, trained = dict(cell.problem), dict(cell.problem)
     for key, embedded in EMBEDDED_DATA.get(cell.problem["use"], {}).items():

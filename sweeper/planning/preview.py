@@ -10,6 +10,7 @@ from sweeper.labels import counted, duration
 from sweeper.planning.expectation import expected, expected_bytes
 from sweeper.planning.measurement_change import measurement_change
 from sweeper.planning.plan import Plan, UserCode, expand
+from sweeper.planning.searching import Searching, searching_of
 from sweeper.planning.spec_change import SpecChange, spec_change
 from sweeper.planning.standing import default_run_dir, standing
 from sweeper.spec import Sweep
@@ -32,8 +33,11 @@ def plan_document(sweep: Sweep, out: Path | None = None) -> dict[str, Any]:
         ``run``, ``cells``, ``seeds``, ``trials``, counts of ``new``, ``paused``, ``done`` and ``failed`` trials,
         ``is_driven`` (whether a driver is at work on the run now), ``steps`` left to train,
         ``seconds`` (None where unknown) with ``seconds_from`` (how it is known), ``bytes`` on
-        disk, ``code`` (the user's own modules that would be imported: ``use``, ``module``, ``path``, where a link
-        leads as ``real_path``, number of Python ``files``, ``sha256`` over them, and whether it is ``beside_spec``),
+        disk, ``search`` (for a sweep with one: ``use``, ``over``, how many trials are ``asked`` for so far, and
+        ``trials``, ``seconds`` and ``bytes`` of what is ``expected``, at ``worst``, and in an equal ``grid``, as in
+        ``trials_worst``; its steps and trials are those that it asks for now), ``code`` (the user's own modules that
+        would be imported: ``use``, ``module``, ``path``, where a link leads as ``real_path``, number of Python
+        ``files``, ``sha256`` over them, and whether it is ``beside_spec``),
         ``change`` (what is trained differently from when the run was begun, or None), ``measurement_change`` (the same
         of what is measured), ``asks_for`` (options that a run
         would ask for), and the ``table`` of cells.
@@ -42,11 +46,13 @@ def plan_document(sweep: Sweep, out: Path | None = None) -> dict[str, Any]:
         SpecError: The sweep cannot be expanded.
         IntegrityError: The run's journal is damaged.
     """
-    plan = expand(sweep)
     run_dir = RunDir((out or default_run_dir(sweep)).absolute())
     state = open_state(run_dir)
     refuse_recorded(run_dir, state, "be run, so choose another directory with --out")
-    now = standing(plan, state)
+    searching = searching_of(sweep, state)
+    go_on = {} if searching is None else searching.ask().until
+    plan = expand(sweep) if searching is None else searching.plan()
+    now = standing(plan, state, go_on=go_on)
     left = [(trial, 0) for trial in now.new]
     left += [(trial, state.trials[trial.trial_id].step) for trial in now.paused]
     expectation = expected(sweep, plan, state, num_left=len(left))
@@ -54,6 +60,11 @@ def plan_document(sweep: Sweep, out: Path | None = None) -> dict[str, Any]:
     change = spec_change(run_dir, sweep, plan, state)
     measured_change = measurement_change(sweep, state)
     status = {trial.trial_id: kind for kind in _KINDS for trial in getattr(now, kind)}
+    num_bytes = expected_bytes(sweep, left)
+    search = None
+    if searching is not None:
+        search = _search(searching, num_left=len(left), seconds=seconds, num_bytes=num_bytes)
+        seconds, num_bytes = search["seconds_expected"], search["bytes_expected"]
     return {
         "run": str(out or default_run_dir(sweep)),
         "cells": plan.num_cells,
@@ -64,7 +75,8 @@ def plan_document(sweep: Sweep, out: Path | None = None) -> dict[str, Any]:
         "steps": sum(trial.train["steps"] - done for trial, done in left),
         "seconds": seconds if seconds is None or not left else expectation.startup_s + seconds,
         "seconds_from": expectation.source,
-        "bytes": expected_bytes(sweep, left),
+        "bytes": num_bytes,
+        "search": search,
         "code": [_code(found) for found in plan.code],
         "asks_for": [
             *([] if all(found.beside for found in plan.code) else ["--allow-code"]),
@@ -75,6 +87,45 @@ def plan_document(sweep: Sweep, out: Path | None = None) -> dict[str, Any]:
         "measurement_change": measured_change.text if measured_change else None,
         "table": _table(plan, status),
     }
+
+
+def _search(searching: Searching, *, num_left: int, seconds: float | None, num_bytes: float) -> dict[str, Any]:
+    """How many trials a search takes, and what the rest of them costs: as much each as those that it asks for now."""
+    extent = searching.extent
+    ended = searching.num_asked - num_left
+    document: dict[str, Any] = {
+        "use": searching.use,
+        "over": list(searching.space.over),
+        "asked": searching.num_asked,
+    }
+    each_s = None if seconds is None else seconds / max(1, num_left)
+    counts = {"expected": extent.expected, "worst": extent.worst, "grid": extent.grid}
+    for name, count in counts.items():
+        # What is asked for now has to be done, whatever was expected; a search that asks for nothing has ended.
+        left = 0 if not num_left else count if name == "grid" else max(num_left, count - ended)
+        document[f"trials_{name}"] = count
+        document[f"seconds_{name}"] = None if each_s is None else each_s * left
+        document[f"bytes_{name}"] = num_bytes / max(1, num_left) * left
+    return document
+
+
+def _search_lines(document: Mapping[str, Any]) -> list[str]:
+    """How many trials a search takes, for people."""
+    search = document["search"]
+    if search is None:
+        return []
+    over = ", ".join(search["over"])
+    told = f"  search: {search['use']} over {over}: {counted(search['asked'], 'trial')} asked for so far"
+    if not document["steps"]:
+        return [f"{told}; {search['trials_grid']} in an equal grid"]
+    lines = [told]
+    for name, words in (("expected", "about"), ("worst", "at most"), ("grid", "in an equal grid")):
+        seconds = search[f"seconds_{name}"]
+        time = "" if seconds is None else f", {duration(seconds)}"
+        lines.append(
+            f"    {words} {counted(search[f'trials_{name}'], 'trial')}{time}, {_size(search[f'bytes_{name}'])}"
+        )
+    return lines
 
 
 def _code(found: UserCode) -> dict[str, Any]:
@@ -107,13 +158,13 @@ def plan_text(document: Mapping[str, Any], *, max_cells: int = 40) -> str:
         Lines, joined.
     """
     lines = [
-        f"{document['run']}: {counted(document['cells'], 'cell')} x {counted(document['seeds'], 'seed')} = "
-        f"{counted(document['trials'], 'trial')}",
+        f"{document['run']}: {_size_text(document)}",
         f"  {document['new']} new, {document['paused']} paused, {document['done']} done, "
         f"{document['failed']} failed or lost"
         + (" (queue them again with `clipsweep retry`)" if document["failed"] else ""),
         *(["  a driver is at work on it: `clipsweep status` says which are running"] if document["is_driven"] else []),
         f"  time: {_time_text(document)}   disk: about {_size(document['bytes'])}",
+        *_search_lines(document),
     ]
     for code in document["code"]:
         link = "" if code["path"] == code["real_path"] else f", a link to {code['real_path']}"
@@ -136,6 +187,14 @@ def plan_text(document: Mapping[str, Any], *, max_cells: int = 40) -> str:
     if len(document["table"]) > max_cells:
         lines.append(f"  ... and {len(document['table']) - max_cells} more cells; --json lists all")
     return "\n".join(lines)
+
+
+def _size_text(document: Mapping[str, Any]) -> str:
+    """How many cells, seeds and trials."""
+    cells, seeds = counted(document["cells"], "cell"), counted(document["seeds"], "seed")
+    trials = counted(document["trials"], "trial")
+    # A search asks for other values with each seed.
+    return f"{cells} x {seeds} = {trials}" if document["search"] is None else f"{trials} in {cells}, {seeds}"
 
 
 def _time_text(document: Mapping[str, Any]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,7 +20,7 @@ class Standing:
     Attributes:
         new: Trials that were never begun.
         paused: Trials with a committed segment but no end; a driver may be at work on them now.
-        done: Trials that ended, including diverged ones.
+        done: Trials that ended, including diverged ones, and those that a search holds.
         failed: Trials given up; `clipsweep retry` queues them again.
         foreign: Unresolved trials of an earlier spec that this one neither has nor replaces.
     """
@@ -36,12 +37,13 @@ def default_run_dir(sweep: Sweep) -> Path:
     return Path("runs") / sweep.name
 
 
-def standing(plan: Plan, state: RunState) -> Standing:
+def standing(plan: Plan, state: RunState, *, go_on: Collection[str] = ()) -> Standing:
     """Sort the trials of a plan by what remains to be done.
 
     Args:
         plan: The plan.
         state: The run.
+        go_on: Trials that were held by a search, and are to go on.
 
     Returns:
         The plan's trials by kind, each in the order of the plan.
@@ -49,7 +51,7 @@ def standing(plan: Plan, state: RunState) -> Standing:
     kinds: dict[str, list[Trial]] = {"new": [], "paused": [], "done": [], "failed": []}
     for trial in plan.trials:
         known = state.trials.get(trial.trial_id)
-        kinds[_kind(known)].append(trial)
+        kinds["paused" if known is not None and trial.trial_id in go_on else _kind(known)].append(trial)
     planned = {trial.trial_id for trial in plan.trials}
     settled = planned | state.superseded
     foreign = tuple(name for name, trial in state.trials.items() if name not in settled and not trial.resolved)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple, TypeAlias
 
@@ -39,6 +40,7 @@ __all__ = [
     "TrainerReady",
     "TrialDiffered",
     "TrialRaised",
+    "TrialsAdded",
 ]
 
 
@@ -173,6 +175,14 @@ class Committed:
 
 
 @dataclass(frozen=True, kw_only=True)
+class TrialsAdded:
+    """A search has asked for trials, each from a step: 0, or where it was held."""
+
+    trials: Mapping[str, int]
+    side_by_side: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
 class StopRequested:
     """The user, or the machine, asks the sweep to stop early and cleanly."""
 
@@ -198,6 +208,7 @@ Event: TypeAlias = (
     | EstimatorDied
     | SnapshotLost
     | Committed
+    | TrialsAdded
     | StopRequested
     | RoomChanged
 )

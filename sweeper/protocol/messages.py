@@ -57,6 +57,7 @@ class Assignment:
         fingerprint: Hash of the data that the trial began with; None for a new trial.
         committed_step: The step up to which rows are committed; if the trainer has to begin earlier, its rows up to
             this step are only compared with the committed ones.
+        until: The step at which a search wants it held; None for its end.
     """
 
     trial: str
@@ -70,6 +71,7 @@ class Assignment:
     checkpoints: tuple[tuple[str, str], ...] = ()
     fingerprint: str | None = None
     committed_step: int = 0
+    until: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -178,6 +180,8 @@ class SegmentFacts:
         metrics: Metric to ``min`` or ``max``, as the problem declares.
         tests: Names of the metrics of the problem's test data, evaluated at the end of the trial; none before.
         columns: Extra columns of the trial in the trials table, such as an analytic trial's hitting time.
+        scores: Training loss and metrics, by column, to the first, last, smallest and largest finite value logged; what
+            a search goes by. Those of the test data are not among them.
     """
 
     num_steps: int
@@ -199,6 +203,7 @@ class SegmentFacts:
     metrics: Mapping[str, str] = field(default_factory=dict)
     tests: Sequence[str] = ()
     columns: Mapping[str, Any] = field(default_factory=dict)
+    scores: Mapping[str, Sequence[float]] = field(default_factory=dict)
 
     @property
     def busy_s(self) -> float:
@@ -216,7 +221,7 @@ class SegmentItem:
         stop: One past the last.
         rows: Metric columns by name, equal lengths.
         checkpoint: File name and hash of the state at ``stop``; None at the end of a trial.
-        outcome: None, ``done``, ``diverged`` or ``stopped``.
+        outcome: None, ``done``, ``diverged``, ``stopped``, or ``held`` where a search wants no more of it for now.
         facts: Counts, times and the host, for the journal.
         damaged: Checkpoints that were found damaged and skipped when the attempt began.
         left_behind: At the end of an attempt, what its code changed in the trainer's process that cannot be put back.

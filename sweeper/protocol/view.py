@@ -39,7 +39,9 @@ class View:
         stopping: Whether the sweep is ending early.
         waiting_for: Why requested workers do not start; None if they do.
         elapsed_s: Seconds since the driver started.
-        left_s: Seconds until it is done, as far as can be told; None where that is unknown.
+        left_s: Seconds until it is done, as far as can be told; None where that is unknown. Of a search, for the trials
+            that it has asked for so far.
+        search: What a search knows, in one line; None without one.
     """
 
     counts: Mapping[str, int]
@@ -56,6 +58,7 @@ class View:
     waiting_for: str | None = None
     elapsed_s: float = 0.0
     left_s: float | None = None
+    search: str | None = None
 
 
 class Listener(Protocol):

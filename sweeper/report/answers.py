@@ -97,12 +97,14 @@ class Answers:
     notes: tuple[str, ...]
 
 
-def build_answers(run: Run, *, where: Sequence[str] = ()) -> Answers:
+def build_answers(run: Run, *, where: Sequence[str] = (), searched: Sequence[str] = ()) -> Answers:
     """Draw conclusions from a run.
 
     Args:
         run: The run.
         where: ``column=value`` conditions, as for a report.
+        searched: Paths that the run's search is over. Each seed has values of its own there, so that there are neither
+            a frontier of a grid nor edges: :func:`~sweeper.report.searched.build_searched` says what was found.
 
     Returns:
         The answers.
@@ -119,8 +121,9 @@ def build_answers(run: Run, *, where: Sequence[str] = ()) -> Answers:
     ended = ended.assign(diverged=(ended["status"] == "diverged") * 1.0)
     ended = ended.assign(above_start=ended_above_start(run, ended))
     context = outside_the_rule(names)
-    found = frontiers(ended, context)
+    found = () if "update_rule.learning_rate" in searched else frontiers(ended, context)
     edges = find_edges(build_report(run, trials=trials), trials, names, labels)
+    edges = tuple(edge for edge in edges if edge.path not in searched)
     above = _above_start(ended, labels)
     notes = []
     if above:

@@ -34,6 +34,7 @@ class Course:
         trial: Its id.
         committed_step: The step from which it continues.
         failures: Attempts that ended in a failure so far.
+        attempt: Number of its latest attempt; 0 if there was none.
 
     Attributes:
         slot: The trainer that runs it; None if none does.
@@ -59,9 +60,9 @@ class Course:
         (('died', 'killed'), Start(trial='a', attempt=2, step=10))
     """
 
-    def __init__(self, trial: str, *, committed_step: int = 0, failures: int = 0) -> None:
+    def __init__(self, trial: str, *, committed_step: int = 0, failures: int = 0, attempt: int = 0) -> None:
         self.slot: int | None = None
-        self.attempt = 0
+        self.attempt = attempt
         self.failures = failures
         self.withdrawn = False
         self._trial = trial
@@ -156,8 +157,8 @@ class Course:
         return found
 
     def committed(self, committed: SegmentId) -> bool:
-        """A segment is durable; returns whether that resolves the trial."""
+        """A segment is durable; returns whether that ends the trial, or whether it is held where a search wants it."""
         segment = self._segments.popleft()
         assert segment.id == committed, f"{committed} was committed before {segment.id}"
         self._committed_step = segment.stop
-        return segment.outcome in {"done", "diverged"}
+        return segment.outcome in {"done", "diverged", "held"}

@@ -41,16 +41,18 @@ class TrialQueue:
 
     def __init__(self, trials: Iterable[str], *, side_by_side: Collection[str] = (), share: int = 1) -> None:
         self._waiting = deque(trials)
-        self._side_by_side = frozenset(side_by_side)
+        self._side_by_side = set(side_by_side)
         self._share = share
         self._trial_s = math.inf
 
     def __len__(self) -> int:
         return len(self._waiting)
 
-    def add(self, trial: str) -> None:
+    def add(self, trial: str, *, side_by_side: bool = False) -> None:
         """A trial waits, at the back of the queue."""
         self._waiting.append(trial)
+        if side_by_side:
+            self._side_by_side.add(trial)
 
     def put_back(self, trial: str) -> None:
         """A trial waits again, at the front of the queue."""

@@ -42,6 +42,7 @@ from sweeper.protocol.events import (
     TrainerReady,
     TrialDiffered,
     TrialRaised,
+    TrialsAdded,
 )
 from sweeper.schedule.course import Course, Segment
 from sweeper.schedule.limits import InFlight, Slots
@@ -111,6 +112,7 @@ class Schedule:
         self._trainer_slots, self._estimator_slots = Slots(), Slots()
         self._in_flight = InFlight(most=max_snapshots, most_bytes=max_snapshot_bytes)
         self._snapshots = SnapshotQueue()
+        self._held: dict[str, int] = {}
         self._stopping = False
 
     @property
@@ -198,6 +200,8 @@ class Schedule:
                 return self._lose(snapshot, error) + self._fill_estimators()
             case Committed(segment=segment):
                 return self._committed(segment)
+            case TrialsAdded():
+                return self._add(event)
             case RoomChanged(trainers=trainers, estimators=estimators):
                 return self._resize(trainers, estimators)
             case StopRequested():
@@ -244,6 +248,15 @@ class Schedule:
         return [RetireTrainer(slot=slot), *self._fail_attempt(name, "withdrawn", "")]
 
     # Trainers
+
+    def _add(self, event: TrialsAdded) -> Commands:
+        """More trials wait, behind the others."""
+        for trial, step in event.trials.items():
+            # A trial that was held goes on in its next attempt, whose files and segments have names of their own.
+            attempt = self._held.pop(trial, 0)
+            self._courses[trial] = Course(trial, committed_step=step, attempt=attempt)
+            self._waiting.add(trial, side_by_side=trial in event.side_by_side)
+        return self._fill_trainers()
 
     @property
     def _wants_trainers(self) -> bool:
@@ -401,6 +414,6 @@ class Schedule:
 
     def _committed(self, segment: SegmentId) -> Commands:
         if self._courses[segment.trial].committed(segment):
-            del self._courses[segment.trial]
+            self._held[segment.trial] = self._courses.pop(segment.trial).attempt
             return []
         return self._requeue_when_drained(segment.trial)

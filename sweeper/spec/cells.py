@@ -8,15 +8,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sweeper.spec.paths import TRAINED, swept_paths
+from sweeper.spec.paths import TRAINED, searched_paths, swept_paths
 from sweeper.spec.sections.analytic import analytic_conflicts
 from sweeper.spec.sections.axes import CASE_NAME, MAX_TRIALS, Axis, SweepBlock, generated, num_values
 from sweeper.spec.sections.update_rule import ADDED_SCHEDULE_OPTIONS
-from sweeper.spec.syntax.diagnostics import MAX_PROBLEMS, Diagnostic, at
+from sweeper.spec.syntax.diagnostics import MAX_PROBLEMS, Diagnostic, at, raise_if_any
 from sweeper.spec.syntax.tree import Node, format_path, num_nodes
 from sweeper.spec.variants import Chosen, Sets, Variant, Variants, look_up
 
-__all__ = ["Cell", "Exclude", "build_cells", "check_size", "excluded"]
+__all__ = ["Cell", "Exclude", "Template", "build_cells", "check_size", "ends_of", "excluded"]
 
 _MAX_RESOLVED = 500_000
 """Values that may be checked to resolve the variants of a section, defaults counted as twenty: about two seconds."""
@@ -42,6 +42,7 @@ class Cell:
         use: Where the name of the problem is written.
         data: Where a folder of data is named, if it is.
         case: The name that the spec gives its case; None for none. It changes nothing in what is trained.
+        place: Which alternative it takes of each block of the sweep, what a search tries left out.
     """
 
     swept: dict[str, Any]
@@ -51,6 +52,7 @@ class Cell:
     use: Node
     data: tuple[Node, ...] = ()
     case: str | None = None
+    place: Chosen = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,19 +113,77 @@ def _extent(name: str, section: Node, block: SweepBlock, node: Node) -> tuple[in
     return num_variants, num_values_each
 
 
-def build_cells(base: Mapping[str, Node], block: SweepBlock, node: Node) -> tuple[tuple[Cell, ...], list[Diagnostic]]:
+@dataclass(frozen=True, kw_only=True)
+class Template:
+    """What the cells of a search are made from.
+
+    Attributes:
+        base: The sections that are trained with, as written.
+        block: The sweep section.
+        node: Where it was read.
+    """
+
+    base: Mapping[str, Node]
+    block: SweepBlock
+    node: Node
+
+    def at(self, place: Chosen, values: Mapping[str, Any]) -> Cell:
+        """The cell at a place of the sweep, with values that a search asks for.
+
+        Args:
+            place: Of a cell of the sweep.
+            values: Searched path to value.
+
+        Returns:
+            The cell.
+
+        Raises:
+            SpecError: There is no such cell.
+        """
+        cells, problems = build_cells(self.base, self.block, self.node, tried=[values], place=place)
+        raise_if_any(problems)
+        return cells[0]
+
+
+def ends_of(block: SweepBlock) -> list[dict[str, Any]]:
+    """What a search may try at the least and at the most: the values with which its cells are checked.
+
+    Args:
+        block: The sweep section.
+
+    Returns:
+        Searched path to value, twice; nothing where nothing is searched over.
+    """
+    space = block.search.space if block.search is not None else {}
+    return [{path: ends[side] for path, ends in space.items()} for side in (0, 1)] if space else []
+
+
+def build_cells(
+    base: Mapping[str, Node],
+    block: SweepBlock,
+    node: Node,
+    *,
+    tried: Sequence[Mapping[str, Any]] = (),
+    place: Chosen | None = None,
+) -> tuple[tuple[Cell, ...], list[Diagnostic]]:
     """Every cell that is not excluded.
 
     Args:
         base: The sections that are trained with, as written.
         block: The sweep section, of bounded size.
         node: Where it was read.
+        tried: What a search tries: searched path to value, each together; nothing where nothing is searched over.
+        place: The alternative of each block, for the cells of this place alone.
 
     Returns:
-        The cells, the grid's first path varying slowest, then ``zip``, then the cases; and the problems of any of
-        them, each at the value that the sweep or the section gives. There are no cells where there are problems.
+        The cells, the grid's first path varying slowest, then ``zip``, then the cases, then what a search tries; and
+        the problems of any of them, each at the value that the sweep or the section gives. There are no cells where
+        there are problems.
     """
     blocks = _blocks(block, node)
+    num_swept = len(blocks)
+    if tried:
+        blocks.append(_tried(tried, node))
     alternatives = [[choice.sets for choice in choices] for choices in blocks]
     variants = {name: Variants(name, base[name], alternatives) for name in TRAINED}
     excludes = [Exclude(entry, where) for entry, where in zip(block.exclude, _items(node, "exclude"), strict=True)]
@@ -133,7 +193,10 @@ def build_cells(base: Mapping[str, Node], block: SweepBlock, node: Node) -> tupl
     problems: dict[Diagnostic, None] = {}
     first_with: dict[tuple[int, ...], Chosen] = {}
     identities: dict[str, dict[str, int]] = {name: {} for name in TRAINED}
-    for chosen in itertools.product(*(range(len(alternatives)) for alternatives in blocks)):
+    ranges: list[Sequence[int]] = [range(len(alternatives)) for alternatives in blocks]
+    if place is not None:
+        ranges[:num_swept] = [(index,) for index in place]
+    for chosen in itertools.product(*ranges):
         if len(problems) >= MAX_PROBLEMS:
             break
         sections = {name: variants[name].at(chosen) for name in TRAINED}
@@ -156,9 +219,10 @@ def build_cells(base: Mapping[str, Node], block: SweepBlock, node: Node) -> tupl
         if (before := first_with.setdefault(identity, chosen)) != chosen:
             problems[_duplicate(blocks, before, chosen)] = None
             continue
-        # The cases are the last block.
-        cells.append(_cell(sections, paths, names[chosen[-1]] if names else None))
-    if not problems:
+        here = chosen[:num_swept]
+        # The cases are the last block of the sweep itself.
+        cells.append(_cell(sections, paths, names[here[-1]] if names else None, here))
+    if not problems and place is None:
         problems.update(dict.fromkeys(exclude.unused() for exclude in excludes if not exclude.matched))
         if not cells and not problems:
             problems[at(node, "every cell is excluded", "exclude fewer", key=True)] = None
@@ -203,7 +267,23 @@ def _items(node: Node, part: str) -> list[Node]:
     return [] if section is None else [child for _, child in section.children()]
 
 
-def _cell(sections: Mapping[str, Variant], paths: Sequence[str], case: str | None) -> Cell:
+def _tried(tried: Sequence[Mapping[str, Any]], node: Node) -> list[_Choice]:
+    """What a search tries, as if it were written where its range is."""
+    where = searched_paths(node)
+    search = node.child("search")
+    assert search is not None
+    found = []
+    for values in tried:
+        range_of = search.child("between")
+        nodes = {path: range_of or where[path] for path in values}
+        sets = tuple(
+            (path, Node(value=value, mark=nodes[path].mark, path=nodes[path].path)) for path, value in values.items()
+        )
+        found.append(_Choice(node=sets[0][1], sets=sets))
+    return found
+
+
+def _cell(sections: Mapping[str, Variant], paths: Sequence[str], case: str | None, place: Chosen) -> Cell:
     resolved = {name: section.resolved for name, section in sections.items()}
     problem = sections["problem"].node
     use = problem.child("use")
@@ -214,6 +294,7 @@ def _cell(sections: Mapping[str, Variant], paths: Sequence[str], case: str | Non
         use=use,
         data=data,
         case=case,
+        place=place,
         **resolved,
     )
 

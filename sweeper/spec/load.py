@@ -10,8 +10,8 @@ from typing import Any, TypeVar
 import yaml
 
 from sweeper.errors import SpecError
-from sweeper.spec.cells import Cell, build_cells, check_size
-from sweeper.spec.paths import TRAINED, check_paths, written_paths
+from sweeper.spec.cells import Cell, Template, build_cells, check_size, ends_of
+from sweeper.spec.paths import TRAINED, check_paths, swept_paths, written_paths
 from sweeper.spec.sections.axes import SweepBlock
 from sweeper.spec.sections.measure import Measure
 from sweeper.spec.sections.problems import PROBLEM_OPTIONS, OwnProblem
@@ -23,7 +23,7 @@ from sweeper.spec.syntax.diagnostics import Diagnostic, at, raise_if_any, shown
 from sweeper.spec.syntax.overlay import laid_over, read_text
 from sweeper.spec.syntax.overrides import apply_overrides
 from sweeper.spec.syntax.reader import MAX_BYTES, read
-from sweeper.spec.syntax.tree import Mark, Node, Source, plain
+from sweeper.spec.syntax.tree import Mark, Node, Source, plain, substitute
 from sweeper.spec.validation import known_paths, validated
 from sweeper.spec.variants import check_alone
 
@@ -135,7 +135,7 @@ def _load(text: str, name: str, folder: Path, path: Path | None, overrides: Sequ
         sweep_node = Node(value={}, mark=start, path=("sweep",))
     block = validated(SweepBlock, sweep_node, problems)
     unsound: list[Diagnostic] = []
-    base = _base(top, start, sweep_node, unsound)
+    base = _with_loss_above(_base(top, start, sweep_node, unsound), block, sweep_node, unsound)
     cells: tuple[Cell, ...] = ()
     if block is not None:
         unsound += check_paths(block, sweep_node, base) + check_size(base, block, sweep_node)
@@ -145,7 +145,7 @@ def _load(text: str, name: str, folder: Path, path: Path | None, overrides: Sequ
         # There are no cells to check, but the values in the spec can be checked one by one.
         problems += check_alone(base, written_paths(sweep_node))
     else:
-        cells, found = build_cells(base, block, sweep_node)
+        cells, found = build_cells(base, block, sweep_node, tried=ends_of(block))
         problems += found
         if measure is not None and any(cell.problem["use"] == "analytic" for cell in cells):
             message = "has no meaning for analytic functions, whose L0 and L1 are known exactly"
@@ -165,6 +165,7 @@ def _load(text: str, name: str, folder: Path, path: Path | None, overrides: Sequ
         resources=resources,
         cluster=cluster,
         cells=cells,
+        template=Template(base=base, block=block, node=sweep_node),
         source_path=path,
         folder=folder,
         text=text,
@@ -233,6 +234,23 @@ def _base(top: Node, start: Mark, sweep: Node, problems: list[Diagnostic]) -> di
                 problems.append(at(node, "is required", hint))
         base[name] = node
     return base
+
+
+def _with_loss_above(
+    base: dict[str, Node], block: SweepBlock | None, sweep: Node, problems: list[Diagnostic]
+) -> dict[str, Node]:
+    """The sections with the limit on the loss that a search sets, so that a trial above it stops at once."""
+    search = sweep.child("search")
+    limit = search.child("loss_above") if search is not None else None
+    if block is None or limit is None or getattr(block.search, "loss_above", None) is None:
+        return base
+    written = base["train"].child("max_loss")
+    if (written is not None and written.value is not None) or "train.max_loss" in swept_paths(block):
+        problems.append(at(limit, "train.max_loss is given, too, and both say where a trial stops", "give one of them"))
+        return base
+    if not isinstance(base["train"].value, dict):
+        return base
+    return {**base, "train": substitute(base["train"], ("max_loss",), limit)}
 
 
 def _measures_nothing(measure: Measure | None, top: Node, cells: Sequence[Cell]) -> list[Diagnostic]:

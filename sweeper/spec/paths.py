@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from itertools import islice
 
 from sweeper.labels import appearance
@@ -15,7 +16,7 @@ from sweeper.spec.syntax.reader import MAX_DEPTH
 from sweeper.spec.syntax.tree import Node, format_path, plain
 from sweeper.spec.validation import known_paths
 
-__all__ = ["TRAINED", "check_paths", "swept_paths", "written_paths"]
+__all__ = ["TRAINED", "check_paths", "searched_paths", "swept_paths", "written_paths"]
 
 TRAINED = ("problem", "update_rule", "train")
 """The sections that decide what is trained, and so those in which cells differ."""
@@ -42,10 +43,11 @@ def swept_paths(block: SweepBlock) -> tuple[str, ...]:
         block: The sweep section.
 
     Returns:
-        Paths of the grid, of ``zip`` and of the cases, in that order.
+        Paths of the grid, of ``zip`` and of the cases, in that order, and those that are searched over.
     """
     in_cases = [path for case in block.cases or () for path in case if path != CASE_NAME]
-    return tuple(dict.fromkeys([*block.grid, *block.zip, *in_cases]))
+    searched = block.search.space if block.search is not None else ()
+    return tuple(dict.fromkeys([*block.grid, *block.zip, *in_cases, *searched]))
 
 
 def written_paths(node: Node) -> dict[str, list[Node]]:
@@ -85,12 +87,35 @@ def check_paths(block: SweepBlock, node: Node, base: Mapping[str, Node]) -> list
         return [at(node, f"{len(swept):,} swept paths, at most {_MAX_PATHS}", key=True)]
     known = _known(block, base)
     found = (problem for part in _PARTS for _, key in _keys(node, part) for problem in _check(key, known))
+    searched = searched_paths(node)
     problems = [*islice(found, _MAX_PROBLEMS), *islice(_clashes(node), _MAX_PROBLEMS)]
+    problems += [problem for key in searched.values() for problem in _check(key, known)]
     problems += islice(_bad_names(node), _MAX_PROBLEMS)
     for path, key in _keys(node, "exclude"):
         if not any(path == other or path.startswith(f"{other}.") for other in swept):
             problems.append(at(key, f"{path} is not swept, so nothing can be excluded by it", _listed(swept), key=True))
+        elif path in searched:
+            message = f"{path} is searched over, so that its values are not known"
+            problems.append(at(key, message, "exclude by what is swept, or narrow the range of the search", key=True))
     return problems
+
+
+def searched_paths(node: Node) -> dict[str, Node]:
+    """The paths that a sweep section's search is over, valid or not.
+
+    Args:
+        node: The section as it was read.
+
+    Returns:
+        Path to where it is written, with the path as the last step of its own.
+    """
+    search = node.child("search")
+    over = search.child("over") if search is not None else None
+    if over is None:
+        return {}
+    if isinstance(over.value, str):
+        return {over.value: replace(over, key_mark=over.mark, path=(*over.path, over.value))}
+    return {str(path): key for path, key in over.children()}
 
 
 def _check(key: Node, known: Mapping[str, list[str] | None]) -> Iterator[Diagnostic]:
@@ -180,18 +205,19 @@ def _clashes(node: Node) -> Iterator[Diagnostic]:
     seen: dict[str, Node] = {}
     # A path's parents and children are looked up; comparing all pairs would take forever.
     above: dict[str, Node] = {}
-    for part in _PARTS:
-        for path, key in _keys(node, part):
-            steps = path.split(".")[:MAX_DEPTH]
-            prefixes = [".".join(steps[:length]) for length in range(1, len(steps) + 1)]
-            rival = next((seen[prefix] for prefix in prefixes if prefix in seen), None) or above.get(path)
-            if rival is not None:
-                where = ".".join(str(step) for step in rival.path[:2])
-                yield at(key, f"{path} is already set by {where}", "sweep a path in one place", key=True)
-            elif part != "cases":
-                # Only one case applies at a time, so cases cannot conflict with one another.
-                seen[path] = key
-                above.update(dict.fromkeys(prefixes[:-1], key))
+    written = [(part, path, key) for part in _PARTS for path, key in _keys(node, part)]
+    # The search first, so that what sweeps a path beside it is named.
+    for part, path, key in [*(("search", *found) for found in searched_paths(node).items()), *written]:
+        steps = path.split(".")[:MAX_DEPTH]
+        prefixes = [".".join(steps[:length]) for length in range(1, len(steps) + 1)]
+        rival = next((seen[prefix] for prefix in prefixes if prefix in seen), None) or above.get(path)
+        if rival is not None:
+            where = ".".join(str(step) for step in rival.path[:2])
+            yield at(key, f"{path} is already set by {where}", "sweep a path in one place", key=True)
+        elif part != "cases":
+            # Only one case applies at a time, so cases cannot conflict with one another.
+            seen[path] = key
+            above.update(dict.fromkeys(prefixes[:-1], key))
 
 
 def _example(section: str) -> str:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from sweeper.spec.cells import Cell
+from sweeper.spec.cells import Cell, Template
 from sweeper.spec.paths import TRAINED, swept_paths
 from sweeper.spec.sections.axes import SweepBlock
 from sweeper.spec.sections.measure import Measure
@@ -35,7 +35,8 @@ class Sweep:
         sweep: Which values vary.
         resources: What the workers use.
         cluster: Where they run.
-        cells: Every cell, in the order of the plan.
+        cells: Every cell, in the order of the plan; of a search, every cell at the ends of its range.
+        template: What the cells of a search are made from.
         source_path: The file it was read from, if it was one.
         folder: What relative paths in it are relative to.
         text: The spec as it was written.
@@ -53,6 +54,7 @@ class Sweep:
     resources: Resources
     cluster: Cluster
     cells: tuple[Cell, ...] = field(repr=False)
+    template: Template = field(repr=False)
     source_path: Path | None
     folder: Path
     text: str = field(repr=False)

@@ -196,7 +196,7 @@ def _unseal(line: bytes, number: int) -> Line | None:
 # What the records add up to
 
 
-STATUSES = ("queued", "paused", "running", "done", "diverged", "failed", "lost")
+STATUSES = ("queued", "paused", "running", "held", "done", "diverged", "failed", "lost")
 """What a trial can be, in the order in which it is shown."""
 
 
@@ -240,6 +240,9 @@ class TrialState:
         failures: (kind, error) of its failed attempts since the last retry.
         attempts: Distinct attempts that the journal mentions.
         given_up: Whether it has failed in all its attempts, or was lost in the last of them.
+        until: The step at which a search wants it held; None for its end.
+        asked_after: How many outcomes of the run were known when it was planned, or was to go on.
+        ended_at: How many were known before its own; None while it is on its way.
     """
 
     record: TrialRecord
@@ -247,6 +250,9 @@ class TrialState:
     failures: list[tuple[str, str]] = field(default_factory=list)
     attempts: set[tuple[int, int]] = field(default_factory=set)
     given_up: bool = False
+    until: int | None = None
+    asked_after: int = 0
+    ended_at: int | None = None
 
     @property
     def step(self) -> int:
@@ -265,9 +271,26 @@ class TrialState:
         return self.step if self.record.steps is None and self.outcome is not None else self.record.steps
 
     @property
+    def held(self) -> bool:
+        """Whether a search wants no more of it for now."""
+        return self.outcome is None and self.until is not None and self.step >= self.until
+
+    @property
+    def target(self) -> int | None:
+        """The step up to which it is to be trained, as far as is known now."""
+        return self.steps if self.until is None else self.until
+
+    @property
     def resolved(self) -> bool:
-        """Whether nothing is left to do."""
-        return self.given_up or self.outcome is not None
+        """Whether nothing is left to do, for now at least."""
+        return self.given_up or self.outcome is not None or self.held
+
+    def score(self, name: str) -> tuple[float, float, float, float] | None:
+        """First, last, smallest and largest finite value of the training loss or a metric; None where none is known."""
+        found = [one.facts.scores[name] for one in self.segments if name in one.facts.scores]
+        if not found:
+            return None
+        return found[0][0], found[-1][1], min(values[2] for values in found), max(values[3] for values in found)
 
     def status(self, *, running: bool = False) -> str:
         """Its status, in one word.
@@ -285,6 +308,8 @@ class TrialState:
             return "failed" if self.failures[-1][0] in {"raised", "differed"} else "lost"
         if running:
             return "running"
+        if self.held:
+            return "held"
         return "paused" if self.segments else "queued"
 
 
@@ -306,6 +331,7 @@ class RunState:
         environments: The same for every driver, by driver epoch.
         opened_at: When every driver started, in seconds since 1970, by driver epoch; None of an earlier version.
         recorder: What records the loops of others in this directory; None for the run of a sweep.
+        num_ended: How many times a trial has ended, or was held.
         next_number: Number of the next record.
     """
 
@@ -322,6 +348,7 @@ class RunState:
     environments: dict[int, Mapping[str, Any]] = field(default_factory=dict)
     opened_at: dict[int, float | None] = field(default_factory=dict)
     recorder: str | None = None
+    num_ended: int = 0
     next_number: int = 0
 
     def labels(self) -> dict[str, str]:
@@ -440,7 +467,10 @@ def apply(state: RunState, record: Record) -> None:
         case Planned():
             state.measurements[record.measurement] = record.measure
             for planned in record.trials:
-                state.trials.setdefault(planned.trial_id, TrialState(planned))
+                state.trials.setdefault(planned.trial_id, TrialState(planned, asked_after=state.num_ended))
+            for name, until in record.until.items():
+                trial = state.trials[name]
+                trial.until, trial.asked_after, trial.ended_at = until, state.num_ended, None
             if record.superseded is not None:
                 state.superseded = record.superseded
             if record.metrics is not None:
@@ -453,6 +483,7 @@ def apply(state: RunState, record: Record) -> None:
                 trial = state.trials[segment.trial]
                 trial.segments.append(segment)
                 trial.attempts.add((segment.driver_epoch, segment.attempt))
+                _note_end(state, trial)
         case Remeasuring():
             state.remeasurements[record.measurement] = record
         case Remeasured():
@@ -463,12 +494,21 @@ def apply(state: RunState, record: Record) -> None:
             trial.failures.append((record.kind, record.error))
             trial.attempts.add((record.driver_epoch, record.attempt))
             trial.given_up = record.final
+            _note_end(state, trial)
         case Damaged():
             _forget(state, record)
         case Retried():
             for name in record.trials:
                 state.trials[name].given_up = False
                 state.trials[name].failures.clear()
+                state.trials[name].ended_at = None
+
+
+def _note_end(state: RunState, trial: TrialState) -> None:
+    """Number the trials in the order in which they end, which is that of the journal."""
+    if trial.resolved and trial.ended_at is None:
+        trial.ended_at = state.num_ended
+        state.num_ended += 1
 
 
 def _forget(state: RunState, record: Damaged) -> None:
@@ -489,6 +529,7 @@ def _forget(state: RunState, record: Damaged) -> None:
         ]
         trial.given_up = False
         trial.failures.clear()
+        trial.ended_at = None
     for measurement, name, step in record.snapshots:
         state.remeasured[measurement].discard((name, step))
 

@@ -69,7 +69,7 @@ class CommittedSegment:
         attempt: Which attempt of that driver.
         start: First step.
         stop: One past the last step.
-        outcome: None if it ended at a checkpoint; otherwise done, diverged or stopped.
+        outcome: None if it ended at a checkpoint; otherwise done, diverged, stopped or held.
         checkpoint: File below ``checkpoints/<trial>/`` and its hash, or None.
         measurement: Id of the measure section under which its snapshots were measured.
         facts: What is known about it besides its rows.
@@ -118,6 +118,8 @@ class Planned:
         metrics: Metric to ``min`` or ``max``, as the spec declares; None where that is as before.
         cases: Cell id to the name that the spec gives its case, of all cells of the run that have one; None where
             that is as before. Names are no part of any id: a later spec may change them.
+        until: Trial id to the step at which a search wants it held, None for its end; of new trials that are to be
+            held, and of held ones that are to go on.
     """
 
     measurement: str
@@ -126,6 +128,7 @@ class Planned:
     superseded: frozenset[str] | None = None
     metrics: Mapping[str, str] | None = None
     cases: Mapping[str, str] | None = None
+    until: Mapping[str, int | None] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -248,6 +251,7 @@ def dump_record(record: Record) -> dict[str, Any]:
                 **superseded,
                 **({} if record.metrics is None else {"metrics": dict(record.metrics)}),
                 **({} if record.cases is None else {"cases": dict(record.cases)}),
+                **({"until": dict(record.until)} if record.until else {}),
             }
         case Committed():
             return {
@@ -314,6 +318,7 @@ def _planned(section: Mapping[str, Any]) -> Planned:
         superseded=frozenset(map(str, section["superseded"])) if "superseded" in section else None,
         metrics=section.get("metrics"),
         cases=section.get("cases"),
+        until=section.get("until", {}),
     )
 
 
@@ -408,7 +413,8 @@ def _facts(section: Mapping[str, Any]) -> SegmentFacts:
     """Facts of any version: what an earlier one did not record is None."""
     unsaid = {"waited_s": None, "num_snapshots": None}
     known = {name: section[name] for name in _FACTS_FIELDS if name in section}
-    return SegmentFacts(**unsaid | known | {"tests": tuple(known.get("tests", ()))})
+    scores = {name: tuple(values) for name, values in known.get("scores", {}).items()}
+    return SegmentFacts(**unsaid | known | {"tests": tuple(known.get("tests", ())), "scores": scores})
 
 
 _FACTS_FIELDS = tuple(one.name for one in fields(SegmentFacts))
@@ -417,7 +423,7 @@ _FACTS_FIELDS = tuple(one.name for one in fields(SegmentFacts))
 def _dump_facts(facts: SegmentFacts) -> dict[str, Any]:
     """Facts without unknown values, and without columns if there are none."""
     values = _values(facts)
-    optional = ("columns", "metrics", "tests", "node", "pid", "data", "unmeasured")
+    optional = ("columns", "metrics", "tests", "node", "pid", "data", "unmeasured", "scores")
     return {name: value for name, value in values.items() if name not in optional or value}
 
 

@@ -110,8 +110,8 @@ def _anything(value: Any) -> None:
 
 
 def _outcome(value: Any) -> None:
-    if value not in {"done", "diverged", "stopped"}:
-        _refuse("done, diverged or stopped", value)
+    if value not in {"done", "diverged", "stopped", "held"}:
+        _refuse("done, diverged, stopped or held", value)
 
 
 def _direction(value: Any) -> None:
@@ -222,6 +222,7 @@ _FACTS = _section(
         "columns": _map(_scalar),
         "unmeasured": _map(_whole),
         "metrics": _map(_direction),
+        "scores": _map(_row(_number, _number, _number, _number)),
     },
 )
 
@@ -261,6 +262,6 @@ _RECORDS: Mapping[str, Mapping[str, _Check]] = {
 
 _OPTIONAL: Mapping[str, Mapping[str, _Check]] = {
     "opened": {"started_at": _moment, "recorder": _text},
-    "planned": {"metrics": _map(_direction), "cases": _map(_text)},
+    "planned": {"metrics": _map(_direction), "cases": _map(_text), "until": _map(_maybe(_whole))},
 }
 """Keys that later versions have added."""

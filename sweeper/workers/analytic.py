@@ -13,6 +13,7 @@ import numpy as np
 from sweeper.errors import error_line
 from sweeper.protocol.events import SegmentId
 from sweeper.protocol.messages import Assignment, ProgressItem, RaisedItem, SegmentFacts, SegmentItem
+from sweeper.workers.scores import scores_of
 from trainers.analytic.functions import FUNCTIONS
 from trainers.analytic.lane import Lane, LaneResult
 from trainers.analytic.lanes import watch_lanes
@@ -72,6 +73,7 @@ def train_side_by_side(
                 pid=pid,
                 data="analytic",
                 columns=_columns(assignment, lanes[index], settings[index], result),
+                scores=scores_of({"train_loss": result.rows["train_loss"]}),
             )
             ready[places[index]] = SegmentItem(
                 segment=_segment_of(assignment),

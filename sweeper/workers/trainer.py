@@ -33,6 +33,7 @@ from sweeper.protocol.messages import (
 from sweeper.store.run_dir import file_hash
 from sweeper.workers.analytic import train_side_by_side
 from sweeper.workers.process_state import OwnState
+from sweeper.workers.scores import scores_of
 from sweeper.workers.snapshots import keep_snapshot
 from sweeper.workers.step_facts import facts_of, needs_preconditioner
 from sweeper.workers.worker import Worker, is_users
@@ -153,6 +154,7 @@ class TrainerWorker(Worker):
             snapshots=None if measure is None else _snapshot_schedule(measure),
             keep_preconditioner=measure is not None and needs_preconditioner(measure),
             should_stop=self._stop.is_set,
+            until=assignment.until,
         ):
             match item:
                 case Progress():
@@ -179,11 +181,12 @@ class TrainerWorker(Worker):
                     checkpoint = self._checkpoint(assignment, item)
                     now = time.time()
                     fresh = item.rows["step"] >= assignment.committed_step
+                    rows = {name: column[fresh] for name, column in item.rows.items()}
                     yield SegmentItem(
                         segment=segment,
                         start=max(item.start, assignment.committed_step),
                         stop=item.stop,
-                        rows={name: column[fresh] for name, column in item.rows.items()},
+                        rows=rows,
                         checkpoint=checkpoint,
                         outcome=item.outcome,
                         facts=SegmentFacts(
@@ -202,6 +205,7 @@ class TrainerWorker(Worker):
                             data=problem.fingerprint,
                             metrics=dict(problem.metrics),
                             tests=item.tests,
+                            scores=scores_of(rows, tests=item.tests),
                         ),
                         damaged=tuple(damaged),
                     )
@@ -227,7 +231,7 @@ class TrainerWorker(Worker):
 
     def _checkpoint(self, assignment: Assignment, segment: Segment) -> tuple[str, str] | None:
         """Make the state at the end of a segment durable; returns file name and hash, None if the trial has ended."""
-        if segment.state is None or segment.outcome not in {None, "stopped"}:
+        if segment.state is None or segment.outcome not in {None, "stopped", "held"}:
             return None
         path = self._run_dir.checkpoint(
             assignment.trial, segment.stop, driver_epoch=assignment.driver_epoch, attempt=assignment.attempt

@@ -13,9 +13,11 @@ import pytest
 
 from sweeper.driver.commit import Committer
 from sweeper.driver.driver import Driver, driver_of_training
+from sweeper.driver.search import Search
 from sweeper.driver.session import Driving
 from sweeper.driver.trainers import Training
 from sweeper.planning.plan import Trial, expand
+from sweeper.planning.searching import searching_of
 from sweeper.protocol.events import SnapshotId
 from sweeper.protocol.messages import (
     Assignment,
@@ -196,14 +198,16 @@ class InlineRun:
     def __call__(
         self, *, max_attempts: int = 1000, max_snapshots: int = 3, stall_timeout_s: float | None = None
     ) -> InlineRun:
-        plan = expand(self.sweep)
         with DriverLock(self.run_dir).hold(create=True) as lock:
             state = recover(self.run_dir, self.listener.say)
             committer = Committer(
                 self.run_dir, Journal(self.run_dir.journal, state.next_number), state, measurement="m"
             )
             committer.record(Opened(driver_epoch=state.driver_epoch + 1, environment=self.environment))
-            _record_plan(self.run_dir, committer, plan, self.sweep, "m")
+            searching = searching_of(self.sweep, state)
+            until = {} if searching is None else searching.ask().until
+            plan = expand(self.sweep) if searching is None else searching.plan()
+            _record_plan(self.run_dir, committer, plan, self.sweep, "m", until=until)
             todo: dict[str, Trial] = {
                 trial.trial_id: trial for trial in plan.trials if not state.trials[trial.trial_id].resolved
             }
@@ -227,6 +231,7 @@ class InlineRun:
                 pools=self.pools,
                 room=ScriptedRoom(size, lambda: self.look_for_room()),
                 stall_timeout_s=stall_timeout_s,
+                search=None if searching is None else Search(searching, committer, measurement="m"),
             )
             self.driver.run(lambda: self.stop_requested())
             committer.refresh()

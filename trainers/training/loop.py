@@ -22,7 +22,7 @@ from trainers.update.rule import UpdateRule
 
 __all__ = ["Outcome", "Progress", "Segment", "Snapshot", "SnapshotSchedule", "TrainSettings", "never", "train"]
 
-Outcome = Literal["done", "diverged", "stopped"]
+Outcome = Literal["done", "diverged", "stopped", "held"]
 
 # Long enough that reading scalars costs nothing, short enough that a diverged trial soon stops.
 _BLOCK_STEPS = 64
@@ -130,6 +130,7 @@ def train(
     snapshots: SnapshotSchedule | None = None,
     keep_preconditioner: bool = False,
     should_stop: Callable[[], bool] = never,
+    until: int | None = None,
     heartbeat_s: float = 1.0,
 ) -> Iterator[Snapshot | Progress | Segment]:
     """Train a problem, step by step.
@@ -144,6 +145,8 @@ def train(
         snapshots: The steps at which iterates are handed over; None for never.
         keep_preconditioner: Whether snapshots hold what an adaptive optimiser divided their step by.
         should_stop: Called before every step; once it returns True the loop ends with a state.
+        until: The step before which the loop ends with a state, held there; None for the last. What it yields before is
+            the same.
         heartbeat_s: Seconds between two heartbeats.
 
     Yields:
@@ -178,10 +181,10 @@ def train(
     heartbeat = time.monotonic()
 
     for step in range(first, settings.steps):
-        if should_stop():
+        if should_stop() or step == until:
             if not ledger.read():
                 break
-            yield book.close(step, "stopped")
+            yield book.close(step, "held" if step == until else "stopped")
             return
         if settings.evaluates(step):
             if not ledger.read():
@@ -280,7 +283,7 @@ class _Segments:
     def close(self, stop: int, outcome: Outcome | None, *, tests: tuple[str, ...] = ()) -> Segment:
         ledger = self._ledger
         state = None
-        if outcome in {None, "stopped"}:
+        if outcome in {None, "stopped", "held"}:
             state = self._stepper.state(
                 stop, num_clipped=ledger.total_clipped, last_finite_loss=ledger.last_finite_loss
             )

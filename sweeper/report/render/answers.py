@@ -18,31 +18,36 @@ from sweeper.report.render.numbers import (
     number_text,
 )
 from sweeper.report.render.pages import page_text, without_texts
+from sweeper.report.render.searched import searched_document, searched_lines, searched_tables
 from sweeper.report.render.table import NOTHING, Column, Table
+from sweeper.report.searched import Searched
 from sweeper.report.stability import Edge, Frontier, FrontierRatio, Proportion, grown
 
 __all__ = ["patch_of", "render_answers"]
 
 
-def render_answers(answers: Answers, style: str, *, width: int | None = None, color: bool = False) -> str:
+def render_answers(
+    answers: Answers, style: str, *, searched: Searched | None = None, width: int | None = None, color: bool = False
+) -> str:
     """Answers as text.
 
     Args:
         answers: The answers.
         style: One of :data:`~sweeper.formats.FORMATS`; CSV holds the stability frontier alone.
+        searched: What the search of the run has found; None for a run without one.
         width: Columns of the terminal.
         color: Whether tables may use colours.
 
     Returns:
         The text, without a trailing newline.
     """
-    shown = partial(_answers_text, answers, width=width, color=color)
+    shown = partial(_answers_text, answers, searched=searched, width=width, color=color)
     return in_format(
         style,
         table=lambda: shown("table"),
         md=lambda: shown("md"),
         csv=lambda: csv_table([_frontier_record(row) for row in answers.frontiers], _FRONTIER_COLUMNS),
-        json=lambda: {**_document(answers), "patch": patch_of(answers)},
+        json=lambda: {**_document(answers), "patch": patch_of(answers), "search": searched_document(searched)},
     )
 
 
@@ -55,13 +60,13 @@ def _frontier_record(row: Frontier) -> dict[str, Any]:
     }
 
 
-def _answers_text(answers: Answers, style: str, *, width: int | None, color: bool) -> str:
-    tables = [_activity(answers.activity)]
+def _answers_text(answers: Answers, style: str, *, searched: Searched | None, width: int | None, color: bool) -> str:
+    tables = [*searched_tables(searched), _activity(answers.activity)]
     if answers.frontiers:
         tables.append(_frontiers(answers.frontiers))
     if answers.ratios:
         tables.append(_ratios(answers.ratios))
-    lines = [line for edge in answers.edges for line in _edge(edge)]
+    lines = [*searched_lines(searched), *(line for edge in answers.edges for line in _edge(edge))]
     if patch := patch_of(answers):
         lines += [
             "",

@@ -21,20 +21,25 @@ from sweeper.report.render.numbers import (
     number_text,
     percent_text,
 )
+from sweeper.report.render.searched import searched_document, searched_lines, searched_tables
 from sweeper.report.render.table import NOTHING, Column, Table
 from sweeper.report.render.tables import markdown_lines
 from sweeper.report.render.terminal import terminal_lines, terminal_table
+from sweeper.report.searched import Searched
 from sweeper.report.summary import Report
 
 __all__ = ["render"]
 
 
-def render(report: Report, style: str, *, width: int | None = None, color: bool = False) -> str:
+def render(
+    report: Report, style: str, *, searched: Searched | None = None, width: int | None = None, color: bool = False
+) -> str:
     """A report as text.
 
     Args:
         report: The report.
-        style: One of :data:`~sweeper.formats.FORMATS`.
+        style: One of :data:`~sweeper.formats.FORMATS`; CSV holds the cells alone.
+        searched: What the search of the run has found; None for a run without one.
         width: Columns of the terminal; None for as wide as needed.
         color: Whether the table may use colours.
 
@@ -46,10 +51,10 @@ def render(report: Report, style: str, *, width: int | None = None, color: bool 
     """
     return in_format(
         style,
-        table=lambda: _table(report, width, color),
-        md=lambda: _markdown(report),
+        table=lambda: _table(report, searched, width, color),
+        md=lambda: _markdown(report, searched),
         csv=lambda: _csv(report),
-        json=lambda: _document(report),
+        json=lambda: {**_document(report), "search": searched_document(searched)},
     )
 
 
@@ -189,17 +194,21 @@ def _notes(report: Report) -> list[str]:
     return [f"note: {note}" for note in (*comparison_notes(report.comparisons), *beside, *report.notes)]
 
 
-def _table(report: Report, width: int | None, color: bool) -> str:
+def _table(report: Report, searched: Searched | None, width: int | None, color: bool) -> str:
+    found = [terminal_table(table, width=width, color=color) for table in searched_tables(searched)]
+    found.append(terminal_lines(searched_lines(searched), width=width, color=color))
     table = terminal_table(_report_table(report), width=width, color=color)
     answers = terminal_lines(_answers(report), width=width, color=color)
     nodes = terminal_lines(_nodes(report), style="dim", width=width, color=color)
     notes = terminal_lines(_notes(report), style="dim", width=width, color=color)
-    return "\n".join(part for part in (table, answers, nodes, notes) if part)
+    return "\n".join(part for part in (*found, table, answers, nodes, notes) if part)
 
 
-def _markdown(report: Report) -> str:
+def _markdown(report: Report, searched: Searched | None) -> str:
     lines = [f"**{report.path}**: {_statuses(report)}", "", *markdown_lines(_report_table(report)), ""]
-    answers = [line.removeprefix("* ") for line in _answers(report)]
+    for table in searched_tables(searched):
+        lines += [f"### {table.title}", "", *markdown_lines(table), ""]
+    answers = [line.removeprefix("* ") for line in [*searched_lines(searched), *_answers(report)]]
     return "\n".join([*lines, *(f"- {text}" for text in [*answers, *_nodes(report), *_notes(report)])])
 
 
@@ -218,7 +227,7 @@ def _flat(report: Report, cell: Cell) -> dict[str, Any]:
     case = {"case": cell.case} if any(other.case for other in report.cells) else {}
     record: dict[str, Any] = {**case, **cell.values, "arm": cell.arm, "is_best": cell.is_best}
     record |= {"seeds": cell.seeds, "trials": cell.trials}
-    for status in ("done", "diverged", "failed", "lost", "running", "paused", "queued"):
+    for status in ("done", "diverged", "held", "failed", "lost", "running", "paused", "queued"):
         record[status] = cell.statuses.get(status, 0)
     for name, interval in cell.losses.items():
         record[name] = interval.mean

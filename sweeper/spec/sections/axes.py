@@ -8,6 +8,7 @@ from typing import Annotated, Any, TypeAlias
 
 from pydantic import BeforeValidator, Discriminator, Field, Tag, field_validator, model_validator
 
+from sweeper.spec.sections.search import Search
 from sweeper.spec.sections.values import AS_INTEGER, Index, Number, Positive, Section, conflict, wrong
 from sweeper.spec.syntax.diagnostics import shown
 
@@ -142,6 +143,9 @@ class SweepBlock(Section):
         max_length=1000,
         description="Cells to leave out: each entry maps dotted paths to a value or to a list of values, "
         "and removes the cells that match all of them.",
+    )
+    search: Search | None = Field(
+        default=None, description="Finds the values to try by itself, for each of the cells that the rest describes."
     )
     seeds: tuple[Index, ...] = Field(
         default=(0,), min_length=1, description="How many (n means 0 to n - 1), or a list of seeds.", examples=[3]

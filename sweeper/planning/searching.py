@@ -1,0 +1,241 @@
+"""A sweep whose trials are found by a search: what it has asked for so far, and what it asks for next."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from sweeper.planning.environment import usable_cores
+from sweeper.planning.plan import Making, Plan, Trial, UserCode, expand
+from sweeper.search.protocol import Ask, Base, Decision, Extent, History, Score, Seen, Space
+from sweeper.search.registry import build_searcher
+from sweeper.spec import Sweep
+from sweeper.spec.bounds import bounds_of
+from sweeper.spec.cells import Cell
+from sweeper.spec.variants import canonical
+from sweeper.store.journal import RunState, TrialState
+
+__all__ = ["Asked", "Searching", "plan_of", "searching_of", "seen_of"]
+
+
+def plan_of(sweep: Sweep, state: RunState) -> Plan:
+    """The trials of a sweep as far as they are known.
+
+    Args:
+        sweep: A checked spec.
+        state: The run so far.
+
+    Returns:
+        All trials of a sweep without a search; of one with a search, those that it has asked for, or asks for now.
+
+    Raises:
+        SpecError: The sweep cannot be expanded.
+    """
+    searching = searching_of(sweep, state)
+    if searching is None:
+        return expand(sweep)
+    searching.ask()
+    return searching.plan()
+
+
+def searching_of(sweep: Sweep, state: RunState) -> Searching | None:
+    """The search of a sweep; None for a sweep without one."""
+    return Searching(sweep, state) if sweep.sweep.search is not None else None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Asked:
+    """What a search asks for.
+
+    Attributes:
+        trials: New ones, and held ones that are to go on.
+        until: Trial id to the step at which it is to be held, None for its end; of those for which this is news.
+        text: Where the search stands, in one line.
+    """
+
+    trials: tuple[Trial, ...]
+    until: Mapping[str, int | None]
+    text: str
+
+
+class Searching:
+    """What a search has asked for, as trials.
+
+    Args:
+        sweep: A checked spec with a search.
+        state: The run so far; kept up to date by others.
+
+    Raises:
+        SpecError: The sweep cannot be expanded.
+    """
+
+    def __init__(self, sweep: Sweep, state: RunState) -> None:
+        assert sweep.sweep.search is not None
+        self._sweep = sweep
+        self._state = state
+        self._making = Making(sweep)
+        section = sweep.sweep.search
+        self._searcher = build_searcher(section.model_dump(mode="json"))
+        self._over = dict(section.space)
+        # Each cell of the sweep stands at the ends of what is searched over; one of the two is enough.
+        self._cells: dict[str, Cell] = {}
+        for cell in sweep.cells:
+            self._cells.setdefault(base_key(cell.swept, self._over), cell)
+        self.space = self._space()
+        self._trials: dict[str, Trial] = {}
+        self._asked: dict[str, Ask] = {}
+        self._take_known()
+
+    @property
+    def use(self) -> str:
+        """Which searcher."""
+        assert self._sweep.sweep.search is not None
+        return self._sweep.sweep.search.use
+
+    @property
+    def extent(self) -> Extent:
+        """How many trials it takes in all."""
+        return self._searcher.extent(self.space)
+
+    @property
+    def code(self) -> tuple[UserCode, ...]:
+        """The user's own code that the trials need."""
+        return self._making.code
+
+    @property
+    def num_asked(self) -> int:
+        """How many trials it has asked for."""
+        return len(self._trials)
+
+    def plan(self) -> Plan:
+        """All trials that were asked for, in the order of asking."""
+        return self._making.plan([replace(trial, index=at) for at, trial in enumerate(self._trials.values())])
+
+    def decide(self) -> Decision:
+        """What the search knows, and asks for next."""
+        return self._searcher.decide(self.space, self._history())
+
+    def ask(self) -> Asked:
+        """Ask for more.
+
+        Returns:
+            What is asked for, which :meth:`plan` has from now on.
+
+        Raises:
+            SpecError: A value that it asks for is not one that the spec allows.
+        """
+        decision = self.decide()
+        trials = [trial for ask in decision.asks for trial in self._add(ask)]
+        until = {trial.trial_id: self._asked[trial.trial_id].until for trial in trials}
+        go_on = {name: step for name, step in until.items() if step is not None or name in self._state.trials}
+        return Asked(trials=tuple(trials), until=go_on, text=decision.text)
+
+    def _add(self, ask: Ask) -> Iterator[Trial]:
+        trial = self._trial(ask.base, ask.seed, ask.values)
+        is_bounded = ask.until is not None and ask.until < trial.train["steps"] and trial.problem["use"] != "analytic"
+        ask = replace(ask, until=ask.until if is_bounded else None)
+        known = self._state.trials.get(trial.trial_id)
+        is_new = trial.trial_id not in self._trials
+        if is_new or (known is not None and known.held and (ask.until is None or ask.until > known.step)):
+            self._trials[trial.trial_id] = trial
+            self._asked[trial.trial_id] = ask
+            yield trial
+
+    def _trial(self, base: str, seed: int, values: Mapping[str, float]) -> Trial:
+        cell = self._sweep.template.at(self._cells[base].place, values)
+        return self._making.trials(cell, [seed])[0]
+
+    def _space(self) -> Space:
+        trainers = self._sweep.resources.trainers.count
+        bases = tuple(
+            Base(
+                key=key,
+                arm=self._making.trials(cell, [0])[0].arm,
+                swept={path: value for path, value in cell.swept.items() if path not in self._over},
+            )
+            for key, cell in self._cells.items()
+        )
+        return Space(
+            bases=bases,
+            seeds=self._sweep.sweep.seeds,
+            over=self._over,
+            whole=frozenset(path for path in self._over if bounds_of(path).is_whole),
+            steps={key: cell.train["steps"] for key, cell in self._cells.items()},
+            trainers=usable_cores() if trainers == "auto" else trainers,
+            better=self._sweep.metrics,
+        )
+
+    def _take_known(self) -> None:
+        """Take in the trials of the run that belong to this search, whoever has asked for them."""
+        by_place: dict[Any, list[TrialState]] = {}
+        for known in self._state.trials.values():
+            by_place.setdefault((base_key(known.record.swept, self._over), known.record.seed), []).append(known)
+        found: list[tuple[str, Ask]] = []
+        for base in self._cells:
+            for seed in self.space.seeds:
+                for known in by_place.get((base, seed), ()):
+                    values = values_of(known.record.swept, self._over)
+                    if values is None or not all(
+                        low <= values[path] <= high for path, (low, high) in self._over.items()
+                    ):
+                        continue
+                    ask = Ask(base=base, seed=seed, values=values, until=known.until)
+                    found.append((known.record.trial_id, ask))
+        order = {name: at for at, name in enumerate(self._state.trials)}
+        for name, ask in sorted(found, key=lambda one: order[one[0]]):
+            # Only a trial that this very spec would train.
+            if (trial := self._trial(ask.base, ask.seed, ask.values)).trial_id == name:
+                self._trials[name], self._asked[name] = trial, ask
+
+    def _history(self) -> History:
+        return History(
+            seen=[
+                seen_of(self._asked[name], self._state.trials.get(name), num_ended=self._state.num_ended)
+                for name in self._trials
+            ]
+        )
+
+
+def seen_of(ask: Ask, known: TrialState | None, *, num_ended: int = 0) -> Seen:
+    """A trial as searchers see it.
+
+    Args:
+        ask: What was asked for.
+        known: What the journal says of it; None where it says nothing yet.
+        num_ended: How many trials have ended by now, for a trial of which the journal says nothing.
+
+    Returns:
+        The trial.
+    """
+    if known is None:
+        return Seen(base=ask.base, seed=ask.seed, values=ask.values, until=ask.until, asked_after=num_ended)
+    names = dict.fromkeys(name for segment in known.segments for name in segment.facts.scores)
+    scores = {name: values for name in names if (values := known.score(name)) is not None}
+    return Seen(
+        base=ask.base,
+        seed=ask.seed,
+        values=ask.values,
+        until=known.until,
+        step=known.step,
+        outcome="failed" if known.given_up else "held" if known.held else known.outcome,
+        scores={
+            name: Score(first=first, last=last, low=low, high=high) for name, (first, last, low, high) in scores.items()
+        },
+        asked_after=known.asked_after,
+        ended_at=known.ended_at,
+    )
+
+
+def base_key(swept: Mapping[str, Any], over: Mapping[str, Any]) -> str:
+    """What tells a cell from others apart from what is searched over."""
+    return canonical({path: value for path, value in swept.items() if path not in over})
+
+
+def values_of(swept: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, float] | None:
+    """The values that are searched over; None where one is missing or not a number."""
+    found = {path: swept.get(path) for path in over}
+    numbers = {
+        path: value for path, value in found.items() if isinstance(value, int | float) and not isinstance(value, bool)
+    }
+    return numbers if len(numbers) == len(found) else None

@@ -1,0 +1,142 @@
+"""``sweep.search``: what finds the next values to try, in place of a grid of them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, TypeAlias
+
+from pydantic import ConfigDict, Discriminator, Field, Tag, field_validator, model_validator
+
+from sweeper.spec.sections.values import (
+    AS_INTEGER,
+    AS_NUMBER,
+    AutoOrCount,
+    Count,
+    Flag,
+    FreeValue,
+    Number,
+    Positive,
+    Section,
+    Text,
+    conflict,
+    wrong,
+)
+from sweeper.spec.syntax.diagnostics import shown
+
+__all__ = ["SEARCHES", "OwnSearch", "Search", "StabilityFrontier"]
+
+_Range: TypeAlias = tuple[Number, Number]
+_Ratio = Annotated[float, Field(gt=1, le=100), AS_NUMBER]
+
+
+class StabilityFrontier(Section):
+    """The largest stable value of one path, for every other cell and every seed, by bisection of its logarithm."""
+
+    use: Literal["stability_frontier"] = Field(description="The largest stable value, by bisection of its logarithm.")
+    over: Text = Field(
+        description="Dotted path whose largest stable value is sought.", examples=["update_rule.learning_rate"]
+    )
+    between: tuple[Positive, Positive] = Field(
+        description="Smallest and largest value that may be tried.", examples=[[0.01, 1000]]
+    )
+    within: _Ratio = Field(default=1.1, description="A bracket is narrow enough if its ends differ by this factor.")
+    verify: Annotated[int, Field(ge=0, le=100), AS_INTEGER] = Field(
+        default=2, description="Values outside the bracket that are tried, too, in case stability is not monotone."
+    )
+    points: AutoOrCount = Field(
+        default="auto",
+        description="Values that are tried at a time for a cell and seed; auto: as many as trainers would be idle.",
+    )
+    loss_above: Positive | None = Field(
+        default=None, description="A training loss above it is unstable; sets train.max_loss; null means no such limit."
+    )
+    worse_than_start: Flag = Field(
+        default=True, description="A trial whose last training loss is above its first is unstable."
+    )
+    decide_after: Count | None = Field(
+        default=None, description="A trial that is stable after so many steps is held there; null means all steps."
+    )
+
+    @model_validator(mode="after")
+    def _range(self) -> StabilityFrontier:
+        _check_range(self.between, "between")
+        if self.between[1] / self.between[0] <= self.within:
+            low, high = self.between
+            raise conflict(
+                f"{low:g} and {high:g} are within a factor of {self.within:g} already",
+                "between",
+                "within",
+                hint="values further apart",
+            )
+        return self
+
+    @property
+    def space(self) -> dict[str, _Range]:
+        """The paths that are searched over, each with its smallest and largest value."""
+        return {self.over: self.between}
+
+
+class OwnSearch(Section):
+    """A searcher of one's own; its options are passed to the factory unchanged, ``over`` among them."""
+
+    model_config = ConfigDict(extra="allow")
+    __pydantic_extra__: dict[str, FreeValue]
+
+    use: str = Field(
+        pattern=r"^[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*$",
+        description="package.module:factory, looked for next to the spec, in the working directory and on sys.path.",
+    )
+    over: dict[str, _Range] = Field(
+        min_length=1,
+        description="Dotted path to its smallest and largest value.",
+        examples=[{"update_rule.learning_rate": [0.01, 10]}],
+    )
+
+    @field_validator("over")
+    @classmethod
+    def _ranges(cls, over: dict[str, _Range]) -> dict[str, _Range]:
+        return _checked_ranges(over)
+
+    @property
+    def space(self) -> dict[str, _Range]:
+        """The paths that are searched over, each with its smallest and largest value."""
+        return dict(self.over)
+
+
+def _check_range(ends: _Range, key: str) -> None:
+    if not ends[0] < ends[1]:
+        raise conflict(f"the range is empty, found {ends[0]:g} to {ends[1]:g}", key, hint="[smallest, largest]")
+    if not math.isfinite(ends[1] - ends[0]) or (ends[0] > 0 and not math.isfinite(ends[1] / ends[0])):
+        raise conflict("the ends are too far apart", key)
+
+
+def _checked_ranges(over: Mapping[str, _Range]) -> dict[str, _Range]:
+    for path, (low, high) in over.items():
+        if not low < high:
+            raise wrong(f"{path}: the range is empty, found {low:g} to {high:g}", "[smallest, largest]")
+    return dict(over)
+
+
+SEARCHES: dict[str, type[Section]] = {"stability_frontier": StabilityFrontier}
+"""Searchers by name, with their options."""
+
+
+def _kind(value: Any) -> str | None:
+    use = (
+        getattr(value, "use", None)
+        if isinstance(value, Section)
+        else value.get("use")
+        if isinstance(value, dict)
+        else None
+    )
+    if use is None:
+        return None
+    return "own" if isinstance(use, str) and ":" in use else use if isinstance(use, str) else shown(use)
+
+
+Search: TypeAlias = Annotated[
+    Annotated[StabilityFrontier, Tag("stability_frontier")] | Annotated[OwnSearch, Tag("own")],
+    Discriminator(_kind),
+]
+"""A searcher and its options."""

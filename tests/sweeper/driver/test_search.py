@@ -1,0 +1,174 @@
+"""A search within the driver: exact answers on functions with known thresholds, the same after any number of kills."""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from sweeper.planning.search_found import found_by_search
+from sweeper.store.journal import RunState, open_state
+
+InlineRun = Callable[..., Any]
+
+L0, L1, M = 1.0, 4.0, 10.0
+EXTREMAL = f"""
+name: extremal
+problem:
+  use: analytic
+  function: {{use: extremal, L0: {L0}, L1: {L1}}}
+  start_gradient_norm: {M}
+  after_hit: go_on
+  epsilon: 0.1
+update_rule: {{optimizer: sgd}}
+train: {{steps: 400}}
+sweep:
+  seeds: 1
+  search:
+    use: stability_frontier
+    over: update_rule.learning_rate
+    between: [1.0e-3, 10]
+    within: 1.02
+    points: 1
+"""
+
+SPEC = """
+name: searched
+problem: {use: deep_linear, layers: 3, width: 4, samples: 16, batch_size: 4}
+update_rule: {optimizer: sgd}
+train: {steps: 24, checkpoint_every: 5}
+sweep:
+  grid: {update_rule.clip_norm: [null, 0.25]}
+  search:
+    use: stability_frontier
+    over: update_rule.learning_rate
+    between: [1.0e-2, 1.0e3]
+    within: 1.5
+    decide_after: 12
+  seeds: 2
+"""
+
+
+def brackets(path: Path) -> dict[tuple[str, int | None], tuple[float | None, float | None]]:
+    """What a run's search knows, by cell and seed."""
+    run_dir, state = opened(path)
+    found = found_by_search(run_dir, state)
+    assert found is not None
+    assert found.decision.finished
+    return {(one.base, one.seed): (one.values["stable"], one.values["unstable"]) for one in found.decision.known}
+
+
+def opened(path: Path) -> tuple[Any, RunState]:
+    from sweeper.store.run_dir import RunDir
+
+    run_dir = RunDir(path)
+    return run_dir, open_state(run_dir)
+
+
+def rows(path: Path) -> dict[str, pd.DataFrame]:
+    """The tables of a run, by trial and step: the order in which trials were asked for is not part of the result."""
+    trials = pd.read_parquet(path / "trials.parquet").sort_values("trial_id").reset_index(drop=True)
+    timings = ["attempts", "started_at", "ended_at", "train_s", "estimate_s"]
+    metrics = pd.read_parquet(path / "metrics.parquet").sort_values(["trial_id", "step"]).reset_index(drop=True)
+    assert not metrics.duplicated(["trial_id", "step"]).any()
+    return {"trials": trials.drop(columns=timings), "metrics": metrics}
+
+
+def assert_same(one: Path, other: Path) -> None:
+    left, right = rows(one), rows(other)
+    for name in left:
+        pd.testing.assert_frame_equal(left[name], right[name], check_exact=True, obj=name)
+    assert brackets(one) == brackets(other)
+
+
+def test_the_bracket_holds_the_exact_threshold_of_an_extremal_function(inline_run: InlineRun) -> None:
+    path = inline_run(EXTREMAL)().run_dir.path
+    [(stable, unstable)] = brackets(path).values()
+    # Beyond 2 log(1 + L1 M / L0) / (L1 M), gradient descent from a gradient of norm M diverges.
+    exact = 2 * math.log(1 + L1 * M / L0) / (L1 * M)
+    assert stable is not None
+    assert unstable is not None
+    assert stable <= exact < unstable
+    assert unstable / stable <= 1.02 * 1.0002
+    trials = len(pd.read_parquet(path / "trials.parquet"))
+    assert trials <= math.ceil(math.log2(math.log(1e4) / math.log(1.02))) + 2
+
+
+@pytest.fixture(scope="module")
+def undisturbed(module_inline_run: InlineRun) -> Path:
+    """The run directory of the search when nothing happens, which tests only read."""
+    path: Path = module_inline_run(SPEC).run_dir.path
+    return path
+
+
+def test_every_lane_ends_with_a_narrow_bracket_and_held_trials_count_as_stable(undisturbed: Path) -> None:
+    for stable, unstable in brackets(undisturbed).values():
+        assert stable is not None
+        assert unstable is not None
+        assert 1 < unstable / stable <= 1.5001
+    trials = pd.read_parquet(undisturbed / "trials.parquet")
+    held = trials[trials["status"] == "held"]
+    assert len(held) > 4
+    metrics = pd.read_parquet(undisturbed / "metrics.parquet")
+    last = metrics.groupby("trial_id")["step"].max()
+    assert set(last[held["trial_id"]]) == {11}, "twelve steps, and nothing of the last iterate"
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_under_random_deaths_of_workers_the_search_ends_with_the_same_trials_and_rows(
+    inline_run: InlineRun, seed: int, undisturbed: Path
+) -> None:
+    disturbed = inline_run(SPEC, name="disturbed", chaos=0.05, seed=seed)()
+    assert disturbed.pools.deaths > 2
+    assert_same(disturbed.run_dir.path, undisturbed)
+
+
+class Crash(BaseException):
+    """The driver's process ends here."""
+
+
+def test_a_driver_killed_at_twenty_random_moments_ends_with_the_same_trials_and_rows(
+    inline_run: InlineRun, undisturbed: Path
+) -> None:
+    moments = random.Random(5)
+    kills = 0
+    while True:
+        run = inline_run(SPEC, name="killed", seed=kills)
+        deadline = moments.randint(1, 12) if kills < 20 else 10**9
+
+        def crash(run: Any = run, deadline: int = deadline) -> None:
+            if run.pools.polls >= deadline:
+                raise Crash
+
+        run.pools.before_poll = crash
+        try:
+            run()
+        except Crash:
+            kills += 1
+            continue
+        break
+    assert kills == 20
+    assert_same(run.run_dir.path, undisturbed)
+
+
+def test_a_narrower_target_goes_on_from_what_is_there(inline_run: InlineRun) -> None:
+    first = inline_run(EXTREMAL)()
+    before = set(pd.read_parquet(first.run_dir.path / "trials.parquet")["trial_id"])
+    second = inline_run(EXTREMAL.replace("within: 1.02", "within: 1.001"))()
+    after = set(pd.read_parquet(second.run_dir.path / "trials.parquet")["trial_id"])
+    assert before < after
+    assert len(after) - len(before) <= 6
+    [(stable, unstable)] = brackets(second.run_dir.path).values()
+    assert stable is not None
+    assert unstable is not None
+    assert unstable / stable <= 1.001 * 1.0002
+
+
+def test_the_live_view_says_what_the_search_knows(inline_run: InlineRun) -> None:
+    run = inline_run(EXTREMAL)()
+    assert run.listener.views[-1].search.startswith("1 of 1 brackets are within 1.02; asked ")
