@@ -136,6 +136,9 @@ def run_sweep(
         if searching is not None:
             until = searching.ask().until
             plan = searching.plan()
+        else:
+            # What a search of an earlier spec has held goes on.
+            until = {trial.trial_id: None for trial in plan.trials if _is_held(state, trial)}
         environment = environment_of(sweep.resources)
         begun = any(trial.segments for trial in state.trials.values())
         check_drift(run_dir, state.environment, environment, begun=begun, accepted=consent.drift)
@@ -342,6 +345,11 @@ def _record_plan(
     run_dir.publish(run_dir.resolved, resolved.encode())
     code = [code_record(found) for found in plan.code]
     run_dir.publish_json(run_dir.environment, {**state.environment, **provenance(sweep.folder), "code": code})
+
+
+def _is_held(state: RunState, trial: Trial) -> bool:
+    known = state.trials.get(trial.trial_id)
+    return known is not None and known.held
 
 
 def _announce(say: Callable[[str], object], plan: Plan, now: Standing, change: SpecChange | None) -> None:

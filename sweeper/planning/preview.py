@@ -50,8 +50,11 @@ def plan_document(sweep: Sweep, out: Path | None = None) -> dict[str, Any]:
     state = open_state(run_dir)
     refuse_recorded(run_dir, state, "be run, so choose another directory with --out")
     searching = searching_of(sweep, state)
-    go_on = {} if searching is None else searching.ask().until
+    go_on = None if searching is None else searching.ask().until
     plan = expand(sweep) if searching is None else searching.plan()
+    if go_on is None:
+        # What a search of an earlier spec has held goes on.
+        go_on = {name: None for name, trial in state.trials.items() if trial.held}
     now = standing(plan, state, go_on=go_on)
     left = [(trial, 0) for trial in now.new]
     left += [(trial, state.trials[trial.trial_id].step) for trial in now.paused]

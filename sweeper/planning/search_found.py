@@ -84,7 +84,7 @@ def found_by_search(run_dir: RunDir, state: RunState) -> Found | None:
         over=over,
         whole=frozenset(path for path in over if bounds_of(path).is_whole),
         steps=steps,
-        better=state.metrics,
+        better={key: way for name in state.trials for key, way in state.declared_metrics(name).items()},
     )
     searcher = build_searcher(options)
     labels = CellLabels({key: base.swept for key, base in bases.items()}, {})

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -74,6 +74,7 @@ class Searching:
         assert sweep.sweep.search is not None
         self._sweep = sweep
         self._state = state
+        self._is_local = sweep.cluster.address == "local"
         self._making = Making(sweep)
         section = sweep.sweep.search
         self._searcher = build_searcher(section.model_dump(mode="json"))
@@ -114,7 +115,11 @@ class Searching:
 
     def decide(self) -> Decision:
         """What the search knows, and asks for next."""
-        return self._searcher.decide(self.space, self._history())
+        # A problem may say of its metrics which way they get better, once a trial of it has run.
+        told = [trial for trial in self._trials if trial in self._state.trials]
+        declared = {key: way for name in told for key, way in self._state.declared_metrics(name).items()}
+        space = replace(self.space, better={**declared, **self._sweep.metrics})
+        return self._searcher.decide(space, self._history())
 
     def ask(self) -> Asked:
         """Ask for more.
@@ -162,7 +167,8 @@ class Searching:
             over=self._over,
             whole=frozenset(path for path in self._over if bounds_of(path).is_whole),
             steps={key: cell.train["steps"] for key, cell in self._cells.items()},
-            trainers=usable_cores() if trainers == "auto" else trainers,
+            # How many fit a cluster is not known before it is asked.
+            trainers=trainers if trainers != "auto" else usable_cores() if self._is_local else None,
             better=self._sweep.metrics,
         )
 
@@ -210,8 +216,6 @@ def seen_of(ask: Ask, known: TrialState | None, *, num_ended: int = 0) -> Seen:
     """
     if known is None:
         return Seen(base=ask.base, seed=ask.seed, values=ask.values, until=ask.until, asked_after=num_ended)
-    names = dict.fromkeys(name for segment in known.segments for name in segment.facts.scores)
-    scores = {name: values for name in names if (values := known.score(name)) is not None}
     return Seen(
         base=ask.base,
         seed=ask.seed,
@@ -219,12 +223,16 @@ def seen_of(ask: Ask, known: TrialState | None, *, num_ended: int = 0) -> Seen:
         until=known.until,
         step=known.step,
         outcome="failed" if known.given_up else "held" if known.held else known.outcome,
-        scores={
-            name: Score(first=first, last=last, low=low, high=high) for name, (first, last, low, high) in scores.items()
-        },
+        logged=[(segment.stop, _scores(segment.facts.scores)) for segment in known.segments],
         asked_after=known.asked_after,
         ended_at=known.ended_at,
     )
+
+
+def _scores(scores: Mapping[str, Sequence[float]]) -> dict[str, Score]:
+    return {
+        name: Score(first=first, last=last, low=low, high=high) for name, (first, last, low, high) in scores.items()
+    }
 
 
 def base_key(swept: Mapping[str, Any], over: Mapping[str, Any]) -> str:

@@ -95,7 +95,7 @@ class Frontier:
         >>> while not (step := search.step(seen)).finished:
         ...     seen |= {value: value < 2.0 for value in step.ask}
         >>> len(seen), step.reason
-        (7, 'stable at 1.921, unstable at 2.102')
+        (7, 'stable at 1.844, unstable at 2.017')
     """
 
     between: tuple[float, float]
@@ -206,8 +206,9 @@ def is_stable(one: Seen, *, worse_than_start: bool = True) -> bool | None:
         The answer; None where nothing is known: it has failed or not ended, or nothing was logged.
 
     Example:
+        >>> from sweeper.search.protocol import Score
         >>> scores = {"train_loss": Score(first=1, last=2, low=1, high=2)}
-        >>> grew = Seen(base="", seed=0, values={}, outcome="done", scores=scores)
+        >>> grew = Seen(base="", seed=0, values={}, outcome="done", logged=[(9, scores)])
         >>> is_stable(grew), is_stable(grew, worse_than_start=False)
         (False, True)
     """
@@ -217,7 +218,7 @@ def is_stable(one: Seen, *, worse_than_start: bool = True) -> bool | None:
         return None
     if not worse_than_start:
         return True
-    loss = one.scores.get("train_loss")
+    loss = one.score("train_loss")
     return None if loss is None else loss.last <= loss.first + _ROUNDING * abs(loss.first)
 
 
@@ -270,7 +271,7 @@ class StabilityFrontier:
         points = self._points
         if not isinstance(points, int):
             num_lanes = max(1, len(space.bases) * len(space.seeds))
-            points = min(_MOST_POINTS, max(1, space.trainers // num_lanes))
+            points = min(_MOST_POINTS, max(1, (space.trainers or 1) // num_lanes))
         return Frontier(
             between=self._between,
             within=self._within,

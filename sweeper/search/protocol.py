@@ -39,7 +39,7 @@ class Space:
         over: Searched path to its smallest and largest value.
         whole: The paths that take whole numbers only.
         steps: Base to the steps of its trials.
-        trainers: How many trials can run at a time, as far as that is known before any does.
+        trainers: How many trials can run at a time; None where that is not known before they do.
         better: Metric to ``min`` or ``max``, as the spec declares.
     """
 
@@ -48,7 +48,7 @@ class Space:
     over: Mapping[str, tuple[float, float]]
     whole: frozenset[str] = frozenset()
     steps: Mapping[str, int] = field(default_factory=dict)
-    trainers: int = 1
+    trainers: int | None = None
     better: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -68,6 +68,21 @@ class Score:
     low: float
     high: float
 
+    def then(self, later: Score) -> Score:
+        """What was logged of both stretches, one after the other.
+
+        Args:
+            later: Of the later one.
+
+        Returns:
+            The score of both.
+
+        Example:
+            >>> Score(first=3, last=2, low=1, high=4).then(Score(first=2, last=1, low=0, high=2))
+            Score(first=3, last=1, low=0, high=4)
+        """
+        return Score(first=self.first, last=later.last, low=min(self.low, later.low), high=max(self.high, later.high))
+
 
 @dataclass(frozen=True, kw_only=True)
 class Seen:
@@ -81,7 +96,8 @@ class Seen:
         step: The step up to which it is trained.
         outcome: ``done``, ``diverged``, ``failed`` (given up), or ``held`` at the step up to which it was asked for;
             None while it is on its way.
-        scores: Loss or metric to what was logged of it so far; the training loss is ``train_loss``.
+        logged: The steps at which stretches of it ended, rising, each with what was logged in that stretch: loss or
+            metric to its score; the training loss is ``train_loss``.
         asked_after: How many outcomes of the run were known when it was asked for, the last time.
         ended_at: How many were known before its own; None while it is on its way.
     """
@@ -92,9 +108,25 @@ class Seen:
     until: int | None = None
     step: int = 0
     outcome: str | None = None
-    scores: Mapping[str, Score] = field(default_factory=dict)
+    logged: Sequence[tuple[int, Mapping[str, Score]]] = ()
     asked_after: int = 0
     ended_at: int | None = None
+
+    def score(self, name: str, *, until: int | None = None) -> Score | None:
+        """What was logged of a loss or metric.
+
+        Args:
+            name: Its name.
+            until: Of the stretches up to this step; None for all.
+
+        Returns:
+            The score; None where no finite value was logged.
+        """
+        found: Score | None = None
+        for stop, scores in self.logged:
+            if name in scores and (until is None or stop <= until):
+                found = scores[name] if found is None else found.then(scores[name])
+        return found
 
 
 @dataclass(frozen=True, kw_only=True)

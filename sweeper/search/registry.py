@@ -11,6 +11,7 @@ from sweeper.search.protocol import Searcher
 __all__ = ["SEARCHERS", "build_searcher"]
 
 SEARCHERS: dict[str, str] = {
+    "halving": "sweeper.search.halving:Halving",
     "stability_frontier": "sweeper.search.frontier:StabilityFrontier",
 }
 """Name to factory; imported when it is used, since some need libraries that take long to load."""

@@ -140,7 +140,8 @@ class Template:
         Raises:
             SpecError: There is no such cell.
         """
-        cells, problems = build_cells(self.base, self.block, self.node, tried=[values], place=place)
+        tried = [values] if values else []
+        cells, problems = build_cells(self.base, self.block, self.node, tried=tried, place=place)
         raise_if_any(problems)
         return cells[0]
 

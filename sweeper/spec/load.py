@@ -15,6 +15,7 @@ from sweeper.spec.paths import TRAINED, check_paths, swept_paths, written_paths
 from sweeper.spec.sections.axes import SweepBlock
 from sweeper.spec.sections.measure import Measure
 from sweeper.spec.sections.problems import PROBLEM_OPTIONS, OwnProblem
+from sweeper.spec.sections.search import Halving
 from sweeper.spec.sections.settings import Cluster, Resources, Train
 from sweeper.spec.sections.update_rule import UpdateRule
 from sweeper.spec.sections.values import Section
@@ -151,6 +152,7 @@ def _load(text: str, name: str, folder: Path, path: Path | None, overrides: Sequ
             message = "has no meaning for analytic functions, whose L0 and L1 are known exactly"
             problems.append(at(top.child("measure") or top, message, "leave it out", key=True))
         problems += _measures_nothing(measure, top, cells)
+        problems += _compares_nothing(block, sweep_node, cells)
     raise_if_any(problems)
     assert block is not None
     first = cells[0]
@@ -267,6 +269,26 @@ def _measures_nothing(measure: Measure | None, top: Node, cells: Sequence[Cell])
         if node is not None and beyond:
             found.append(at(node, f"no trial has a step {beyond[0]}, so that nothing is measured there", reach))
     return found
+
+
+def _compares_nothing(block: SweepBlock, sweep: Node, cells: Sequence[Cell]) -> list[Diagnostic]:
+    """A race by a metric that no trial has where it is decided who goes on, or of functions that are never held."""
+    search, node = block.search, sweep.child("search")
+    if not isinstance(search, Halving) or node is None:
+        return []
+    if any(cell.problem["use"] == "analytic" for cell in cells):
+        message = "halving holds trials on their way, which analytic functions, trained thousands at a time, are not"
+        return [at(node.child("use") or node, message, "leave the search out: they take microseconds a step")]
+    if search.metric == "train_loss":
+        return []
+    for cell in cells:
+        every = cell.train["evaluate_every"]
+        if every is None or every >= search.first:
+            found = "never" if every is None else f"every {every} steps"
+            message = f"{search.metric} is compared after {search.first} steps, but is evaluated {found}"
+            hint = f"train.evaluate_every below {search.first}, or metric: train_loss"
+            return [at(node.child("metric") or node, message, hint, key=True)]
+    return []
 
 
 def _without_effect(top: Node, block: SweepBlock) -> list[Diagnostic]:

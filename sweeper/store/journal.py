@@ -285,13 +285,6 @@ class TrialState:
         """Whether nothing is left to do, for now at least."""
         return self.given_up or self.outcome is not None or self.held
 
-    def score(self, name: str) -> tuple[float, float, float, float] | None:
-        """First, last, smallest and largest finite value of the training loss or a metric; None where none is known."""
-        found = [one.facts.scores[name] for one in self.segments if name in one.facts.scores]
-        if not found:
-            return None
-        return found[0][0], found[-1][1], min(values[2] for values in found), max(values[3] for values in found)
-
     def status(self, *, running: bool = False) -> str:
         """Its status, in one word.
 

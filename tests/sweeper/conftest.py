@@ -207,6 +207,8 @@ class InlineRun:
             searching = searching_of(self.sweep, state)
             until = {} if searching is None else searching.ask().until
             plan = expand(self.sweep) if searching is None else searching.plan()
+            if searching is None:
+                until = {name: None for name, known in state.trials.items() if known.held}
             _record_plan(self.run_dir, committer, plan, self.sweep, "m", until=until)
             todo: dict[str, Trial] = {
                 trial.trial_id: trial for trial in plan.trials if not state.trials[trial.trial_id].resolved

@@ -24,7 +24,7 @@ from sweeper.spec.sections.values import (
 )
 from sweeper.spec.syntax.diagnostics import shown
 
-__all__ = ["SEARCHES", "OwnSearch", "Search", "StabilityFrontier"]
+__all__ = ["SEARCHES", "Halving", "OwnSearch", "Search", "StabilityFrontier"]
 
 _Range: TypeAlias = tuple[Number, Number]
 _Ratio = Annotated[float, Field(gt=1, le=100), AS_NUMBER]
@@ -77,6 +77,27 @@ class StabilityFrontier(Section):
         return {self.over: self.between}
 
 
+class Halving(Section):
+    """Every cell is trained a little, the better ones longer: asynchronous successive halving (ASHA) over the steps."""
+
+    use: Literal["halving"] = Field(description="Trains every cell a little, and the better ones longer (ASHA).")
+    metric: Text = Field(
+        default="train_loss",
+        description="What is compared: train_loss, or a metric of the problem.",
+        examples=["valid_loss"],
+    )
+    first: Count = Field(description="Steps after which cells are compared for the first time.", examples=[100])
+    factor: Annotated[float, Field(gt=1, le=100), AS_NUMBER] = Field(
+        default=3.0, description="One cell in so many goes on, for so many times the steps."
+    )
+    across_arms: Flag = Field(default=False, description="Whether cells of different arms compete with one another.")
+
+    @property
+    def space(self) -> dict[str, _Range]:
+        """Nothing: its cells are those of the sweep."""
+        return {}
+
+
 class OwnSearch(Section):
     """A searcher of one's own; its options are passed to the factory unchanged, ``over`` among them."""
 
@@ -118,7 +139,7 @@ def _checked_ranges(over: Mapping[str, _Range]) -> dict[str, _Range]:
     return dict(over)
 
 
-SEARCHES: dict[str, type[Section]] = {"stability_frontier": StabilityFrontier}
+SEARCHES: dict[str, type[Section]] = {"halving": Halving, "stability_frontier": StabilityFrontier}
 """Searchers by name, with their options."""
 
 
@@ -136,7 +157,9 @@ def _kind(value: Any) -> str | None:
 
 
 Search: TypeAlias = Annotated[
-    Annotated[StabilityFrontier, Tag("stability_frontier")] | Annotated[OwnSearch, Tag("own")],
+    Annotated[StabilityFrontier, Tag("stability_frontier")]
+    | Annotated[Halving, Tag("halving")]
+    | Annotated[OwnSearch, Tag("own")],
     Discriminator(_kind),
 ]
 """A searcher and its options."""

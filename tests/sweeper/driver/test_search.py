@@ -172,3 +172,78 @@ def test_a_narrower_target_goes_on_from_what_is_there(inline_run: InlineRun) -> 
 def test_the_live_view_says_what_the_search_knows(inline_run: InlineRun) -> None:
     run = inline_run(EXTREMAL)()
     assert run.listener.views[-1].search.startswith("1 of 1 brackets are within 1.02; asked ")
+
+
+RACE = """
+name: race
+problem: {use: deep_linear, layers: 3, width: 4, samples: 16, batch_size: 4}
+train: {steps: 24, checkpoint_every: 5, evaluate_every: 2}
+sweep:
+  grid: {update_rule.learning_rate: {log: [1.0e-4, 5.0, 9]}, update_rule.clip_norm: [null, 0.25]}
+  search: {use: halving, metric: valid_loss, first: 4, factor: 3}
+  seeds: 2
+resources: {trainers: {count: 2}}
+"""
+
+
+def raced(path: Path) -> pd.DataFrame:
+    """A race's trials, with the step up to which each has rows."""
+    metrics = pd.read_parquet(path / "metrics.parquet")
+    assert not metrics.duplicated(["trial_id", "step"]).any()
+    trials = pd.read_parquet(path / "trials.parquet").set_index("trial_id")
+    trials["last"] = metrics.groupby("trial_id")["step"].max()
+    assert all(metrics.groupby("trial_id")["step"].apply(lambda steps: sorted(steps) == list(range(len(steps)))))
+    return trials
+
+
+def test_halving_holds_most_cells_early_and_trains_the_best_of_each_arm_to_the_end(inline_run: InlineRun) -> None:
+    trials = raced(inline_run(RACE)().run_dir.path)
+    assert len(trials) == 36
+    assert set(trials.loc[trials["status"] == "held", "last"]) <= {3, 11}
+    assert (trials.loc[trials["status"] == "done", "last"] == 24).all()
+    finished = trials[trials["status"] == "done"].groupby("arm")["cell_id"].nunique()
+    assert set(finished.index) == {"sgd", "sgd + clip_norm"}
+    # Asynchronously a few go on that later ones displace: less than half of all steps are trained all the same.
+    assert (trials["last"] + 1).sum() < 36 * 24 / 2
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_halving_survives_deaths_and_kills_of_its_driver(inline_run: InlineRun, seed: int) -> None:
+    quiet = inline_run(RACE, name="quiet")().run_dir.path
+    moments = random.Random(seed)
+    kills = 0
+    while True:
+        run = inline_run(RACE, name="killed", seed=kills, chaos=0.02)
+        deadline = moments.randint(1, 7) if kills < 20 else 10**9
+
+        def crash(run: Any = run, deadline: int = deadline) -> None:
+            if run.pools.polls >= deadline:
+                raise Crash
+
+        run.pools.before_poll = crash
+        try:
+            run()
+        except Crash:
+            kills += 1
+            continue
+        break
+    assert kills == 20
+    trials = raced(run.run_dir.path)
+    assert set(trials["status"]) <= {"held", "done", "diverged"}
+    assert len(trials[trials["status"] == "done"].groupby("arm")) == 2
+    # Who goes on depends on who came first; what a trial has logged does not.
+    one, other = (pd.read_parquet(path / "metrics.parquet") for path in (quiet, run.run_dir.path))
+    both = one.merge(other, on=["trial_id", "step"], suffixes=("", "_other"))
+    assert len(both) > len(one) / 2
+    for name in ("train_loss", "grad_norm"):
+        pd.testing.assert_series_equal(both[name], both[f"{name}_other"], check_names=False, check_exact=True)
+
+
+def test_without_the_search_the_trials_that_it_held_go_on_to_their_end(inline_run: InlineRun) -> None:
+    first = inline_run(RACE)()
+    search = "  search: {use: halving, metric: valid_loss, first: 4, factor: 3}\n"
+    assert search in RACE
+    again = inline_run(RACE.replace(search, ""))()
+    trials = raced(again.run_dir.path)
+    assert first.run_dir.path == again.run_dir.path
+    assert set(trials["status"]) == {"done", "diverged"}

@@ -113,7 +113,7 @@ def simulate(
         one = seen[at]
         outcome = "done" if one.values[RATES] <= threshold(one) else "diverged"
         loss = {"train_loss": Score(first=2.0, last=1.0, low=1.0, high=2.0)}
-        seen[at] = Seen(base=one.base, seed=one.seed, values=one.values, outcome=outcome, scores=loss)
+        seen[at] = Seen(base=one.base, seed=one.seed, values=one.values, outcome=outcome, logged=[(50, loss)])
 
 
 @pytest.mark.parametrize("trainers", [1, 24])
@@ -147,7 +147,7 @@ def test_a_lane_whose_trial_failed_waits_for_a_retry_and_says_so() -> None:
 
 def test_a_trial_that_ends_above_its_start_is_unstable_unless_the_spec_says_otherwise() -> None:
     grew = {"train_loss": Score(first=1.0, last=2.0, low=1.0, high=2.0)}
-    seen = [Seen(base="a", seed=0, values={RATES: 3.162}, outcome="done", scores=grew)]
+    seen = [Seen(base="a", seed=0, values={RATES: 3.162}, outcome="done", logged=[(50, grew)])]
     for strict, key in ((True, "unstable"), (False, "stable")):
         searcher = StabilityFrontier(over=RATES, between=(1e-2, 1e3), worse_than_start=strict)
         known = searcher.decide(space(seeds=1), History(seen=seen)).known[0]
@@ -161,7 +161,7 @@ def test_a_stable_trial_is_held_where_the_spec_decides_and_a_doubtful_one_goes_o
 
     def held(last: float) -> Seen:
         loss = {"train_loss": Score(first=1.0, last=last, low=0.5, high=2.0)}
-        return Seen(base="a", seed=0, values={RATES: 3.162}, until=50, step=50, outcome="held", scores=loss)
+        return Seen(base="a", seed=0, values={RATES: 3.162}, until=50, step=50, outcome="held", logged=[(50, loss)])
 
     doubtful = searcher.decide(where, History(seen=[held(1.5)]))
     assert [(ask.values, ask.until) for ask in doubtful.asks if ask.base == "a"] == [({RATES: 3.162}, None)]

@@ -14,7 +14,7 @@ from sweeper.spec.sections.estimators import ESTIMATOR_OPTIONS
 from sweeper.spec.sections.measure import Audit, Measure, Probe
 from sweeper.spec.sections.models import AwdLstm, Gpt, Lstm, Mlp, ResNet18, ResNet20
 from sweeper.spec.sections.problems import PROBLEM_OPTIONS, RandomLength
-from sweeper.spec.sections.search import StabilityFrontier
+from sweeper.spec.sections.search import Halving, StabilityFrontier
 from sweeper.spec.sections.settings import Cluster, Pool, Resources, Train
 from sweeper.spec.sections.update_rule import (
     Cosine,
@@ -61,6 +61,7 @@ HEADINGS: dict[str, type[Section]] = {
     },
     "## `sweep`": SweepBlock,
     "#### `stability_frontier`": StabilityFrontier,
+    "#### `halving`": Halving,
     "## `resources`": Resources,
     "Both kinds of workers": Pool,
     "## `cluster`": Cluster,
