@@ -20,7 +20,7 @@ from sweeper.planning.environment import check_drift, environment_of, provenance
 from sweeper.planning.expectation import expected
 from sweeper.planning.measurement_change import check_measurement, measurement_change
 from sweeper.planning.plan import Plan, Trial, expand, measurement_id, record_of, require_allowed
-from sweeper.planning.searching import plan_of, searching_of
+from sweeper.planning.searching import plan_of, search_code, searching_of
 from sweeper.planning.spec_change import SpecChange, check_change, code_record, spec_change
 from sweeper.planning.standing import Standing, default_run_dir, standing
 from sweeper.protocol.consent import Consent
@@ -121,7 +121,7 @@ def run_sweep(
     """
     started, started_at = time.monotonic(), time.time()
     consent = consent or Consent()
-    require_allowed(expand(sweep).code, sweep.folder, allow_code=consent.code)
+    require_allowed([*expand(sweep).code, *search_code(sweep)], sweep.folder, allow_code=consent.code)
     run_dir = RunDir((out or default_run_dir(sweep)).resolve())
     before = open_state(run_dir)
     refuse_recorded(run_dir, before, "be run, so choose another directory with --out")

@@ -110,8 +110,9 @@ def run_as_job(
     from sweeper.cluster.jobs import Jobs
     from sweeper.monitor.follow import Said
     from sweeper.planning.plan import expand, require_allowed
+    from sweeper.planning.searching import search_code
 
-    require_allowed(expand(sweep).code, sweep.folder, allow_code=consent.code)
+    require_allowed([*expand(sweep).code, *search_code(sweep)], sweep.folder, allow_code=consent.code)
     server = find_job_server(address, insecure=consent.insecure_cluster)
     for text in server.notes:
         note(text)

@@ -81,7 +81,7 @@ def run(
     from rich.console import Console
 
     from sweeper.cluster.job_server import takes_jobs_only
-    from sweeper.errors import SpecError
+    from sweeper.errors import ClipsweepError, SpecError
     from sweeper.monitor.display import choose_display
     from sweeper.planning.standing import default_run_dir
     from sweeper.run import run_sweep
@@ -97,6 +97,10 @@ def run(
     )
     wanted = list(overrides or [])
     sweep = load_spec(spec, wanted)
+    if extend_edges and sweep.sweep.search is not None:
+        raise ClipsweepError(
+            "--extend-edges adds values to a grid, but this spec has a search, which finds its own: leave it out"
+        )
     address = address or sweep.cluster.address
     if detach or takes_jobs_only(address):
         run_dir = RunDir((out or default_run_dir(sweep)).resolve())

@@ -41,7 +41,9 @@ class Search:
     @property
     def most(self) -> int:
         """The most trials that may run at a time."""
-        return self._searching.extent.worst
+        extent = self._searching.extent
+        assert extent is not None, "a search that runs has been imported"
+        return extent.worst
 
     def more(self) -> Sequence[Trial]:
         """The trials that are wanted besides those that were asked for.

@@ -49,7 +49,8 @@ def plan_document(sweep: Sweep, out: Path | None = None) -> dict[str, Any]:
     run_dir = RunDir((out or default_run_dir(sweep)).absolute())
     state = open_state(run_dir)
     refuse_recorded(run_dir, state, "be run, so choose another directory with --out")
-    searching = searching_of(sweep, state)
+    # Planning runs nobody's code.
+    searching = searching_of(sweep, state, imports=False)
     go_on = None if searching is None else searching.ask().until
     plan = expand(sweep) if searching is None else searching.plan()
     if go_on is None:
@@ -64,10 +65,12 @@ def plan_document(sweep: Sweep, out: Path | None = None) -> dict[str, Any]:
     measured_change = measurement_change(sweep, state)
     status = {trial.trial_id: kind for kind in _KINDS for trial in getattr(now, kind)}
     num_bytes = expected_bytes(sweep, left)
+    code = plan.code if searching is None else searching.code
     search = None
     if searching is not None:
         search = _search(searching, num_left=len(left), seconds=seconds, num_bytes=num_bytes)
-        seconds, num_bytes = search["seconds_expected"], search["bytes_expected"]
+        if searching.extent is not None:
+            seconds, num_bytes = search["seconds_expected"], search["bytes_expected"]
     return {
         "run": str(out or default_run_dir(sweep)),
         "cells": plan.num_cells,
@@ -80,9 +83,9 @@ def plan_document(sweep: Sweep, out: Path | None = None) -> dict[str, Any]:
         "seconds_from": expectation.source,
         "bytes": num_bytes,
         "search": search,
-        "code": [_code(found) for found in plan.code],
+        "code": [_code(found) for found in code],
         "asks_for": [
-            *([] if all(found.beside for found in plan.code) else ["--allow-code"]),
+            *([] if all(found.beside for found in code) else ["--allow-code"]),
             *_options(change),
             *(["--new-measurement"] if measured_change else []),
         ],
@@ -102,8 +105,11 @@ def _search(searching: Searching, *, num_left: int, seconds: float | None, num_b
         "asked": searching.num_asked,
     }
     each_s = None if seconds is None else seconds / max(1, num_left)
-    counts = {"expected": extent.expected, "worst": extent.worst, "grid": extent.grid}
-    for name, count in counts.items():
+    for name in ("expected", "worst", "grid"):
+        count = None if extent is None else int(getattr(extent, name))
+        if count is None:
+            document |= {f"{what}_{name}": None for what in ("trials", "seconds", "bytes")}
+            continue
         # What is asked for now has to be done, whatever was expected; a search that asks for nothing has ended.
         left = 0 if not num_left else count if name == "grid" else max(num_left, count - ended)
         document[f"trials_{name}"] = count
@@ -118,7 +124,10 @@ def _search_lines(document: Mapping[str, Any]) -> list[str]:
     if search is None:
         return []
     over = ", ".join(search["over"])
-    told = f"  search: {search['use']} over {over}: {counted(search['asked'], 'trial')} asked for so far"
+    where = f" over {over}" if over else ""
+    told = f"  search: {search['use']}{where}: {counted(search['asked'], 'trial')} asked for so far"
+    if search["trials_expected"] is None:
+        return [f"{told}; what it asks for is known once it runs"]
     if not document["steps"]:
         return [f"{told}; {search['trials_grid']} in an equal grid"]
     lines = [told]

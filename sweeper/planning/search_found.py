@@ -59,6 +59,7 @@ def found_by_search(run_dir: RunDir, state: RunState) -> Found | None:
         section = SEARCHES[settings["sweep"]["search"]["use"]].model_validate(settings["sweep"]["search"])
         over: dict[str, tuple[float, float]] = dict(section.space)  # type: ignore[attr-defined]
         options = section.model_dump(mode="json")
+        seeds = tuple(int(seed) for seed in settings["sweep"]["seeds"])
     except (IntegrityError, KeyError, TypeError, ValueError):
         return None
     if options["use"] not in SEARCHERS:
@@ -80,7 +81,7 @@ def found_by_search(run_dir: RunDir, state: RunState) -> Found | None:
         seen.append(seen_of(ask, trial))
     space = Space(
         bases=tuple(bases.values()),
-        seeds=tuple(dict.fromkeys(one.seed for one in seen)),
+        seeds=seeds,
         over=over,
         whole=frozenset(path for path in over if bounds_of(path).is_whole),
         steps=steps,

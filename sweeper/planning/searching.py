@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
+from sweeper.errors import ClipsweepError, SpecError, error_line
 from sweeper.planning.environment import usable_cores
 from sweeper.planning.plan import Making, Plan, Trial, UserCode, expand
-from sweeper.search.protocol import Ask, Base, Decision, Extent, History, Score, Seen, Space
+from sweeper.search.protocol import Ask, Base, Decision, Extent, History, Score, Searcher, Seen, Space
 from sweeper.search.registry import build_searcher
 from sweeper.spec import Sweep
 from sweeper.spec.bounds import bounds_of
 from sweeper.spec.cells import Cell
+from sweeper.spec.syntax.diagnostics import at, raise_if_any
+from sweeper.spec.syntax.tree import Node
+from sweeper.spec.user_code import user_code
 from sweeper.spec.variants import canonical
 from sweeper.store.journal import RunState, TrialState
 
-__all__ = ["Asked", "Searching", "plan_of", "searching_of", "seen_of"]
+__all__ = ["Asked", "Searching", "plan_of", "search_code", "searching_of", "seen_of"]
 
 
 def plan_of(sweep: Sweep, state: RunState) -> Plan:
@@ -39,9 +45,18 @@ def plan_of(sweep: Sweep, state: RunState) -> Plan:
     return searching.plan()
 
 
-def searching_of(sweep: Sweep, state: RunState) -> Searching | None:
-    """The search of a sweep; None for a sweep without one."""
-    return Searching(sweep, state) if sweep.sweep.search is not None else None
+def searching_of(sweep: Sweep, state: RunState, *, imports: bool = True) -> Searching | None:
+    """The search of a sweep.
+
+    Args:
+        sweep: A checked spec.
+        state: The run so far.
+        imports: As for :class:`Searching`.
+
+    Returns:
+        The search; None for a sweep without one.
+    """
+    return Searching(sweep, state, imports=imports) if sweep.sweep.search is not None else None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,19 +80,22 @@ class Searching:
     Args:
         sweep: A checked spec with a search.
         state: The run so far; kept up to date by others.
+        imports: Whether a searcher of the user's own may be imported; if not, it asks for nothing.
 
     Raises:
         SpecError: The sweep cannot be expanded.
     """
 
-    def __init__(self, sweep: Sweep, state: RunState) -> None:
+    def __init__(self, sweep: Sweep, state: RunState, *, imports: bool = True) -> None:
         assert sweep.sweep.search is not None
         self._sweep = sweep
         self._state = state
         self._is_local = sweep.cluster.address == "local"
         self._making = Making(sweep)
         section = sweep.sweep.search
-        self._searcher = build_searcher(section.model_dump(mode="json"))
+        self._own = _own_code(sweep)
+        is_there = imports or self._own is None
+        self._searcher = self._built(section.model_dump(mode="json")) if is_there else None
         self._over = dict(section.space)
         # Each cell of the sweep stands at the ends of what is searched over; one of the two is enough.
         self._cells: dict[str, Cell] = {}
@@ -88,6 +106,37 @@ class Searching:
         self._asked: dict[str, Ask] = {}
         self._take_known()
 
+    def _built(self, section: Mapping[str, Any]) -> Searcher:
+        """The searcher; one of the user's own from beside the spec, as its problems are."""
+        with _in_front(self._own), self._explained():
+            return build_searcher(section)
+
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        """What goes wrong in a searcher, as an error at its place in the spec."""
+        try:
+            yield
+        except ImportError as error:
+            # The name alone is what the user can install.
+            missing = error.name or str(error)
+            hint = "pip install 'clipsweep[search]'" if missing in _OF_THE_EXTRA else f"install {missing}"
+            raise_if_any([at(self._node, f"needs {missing}, which is not installed", hint)])
+        except ClipsweepError:
+            raise
+        except Exception as error:
+            if self._own is not None:
+                what = f"{self.use} raised {error_line(error)}"
+                raise_if_any([at(self._node, what, "clipsweep check tries a searcher of your own by itself")])
+            if isinstance(error, ValueError):
+                raise_if_any([at(self._node, str(error))])
+            raise
+
+    @property
+    def _node(self) -> Node:
+        search = self._sweep.template.node.child("search")
+        assert search is not None
+        return search.child("use") or search
+
     @property
     def use(self) -> str:
         """Which searcher."""
@@ -95,14 +144,17 @@ class Searching:
         return self._sweep.sweep.search.use
 
     @property
-    def extent(self) -> Extent:
-        """How many trials it takes in all."""
-        return self._searcher.extent(self.space)
+    def extent(self) -> Extent | None:
+        """How many trials it takes in all; None of a searcher of the user's own that was not imported."""
+        if self._searcher is None:
+            return None
+        with self._explained():
+            return self._searcher.extent(self.space)
 
     @property
     def code(self) -> tuple[UserCode, ...]:
-        """The user's own code that the trials need."""
-        return self._making.code
+        """The user's own code that is imported: that of the trials, and that of the searcher."""
+        return (*self._making.code, *([self._own] if self._own is not None else []))
 
     @property
     def num_asked(self) -> int:
@@ -115,11 +167,14 @@ class Searching:
 
     def decide(self) -> Decision:
         """What the search knows, and asks for next."""
+        if self._searcher is None:
+            return Decision(text=f"{self.use} is not imported to look at it")
         # A problem may say of its metrics which way they get better, once a trial of it has run.
         told = [trial for trial in self._trials if trial in self._state.trials]
         declared = {key: way for name in told for key, way in self._state.declared_metrics(name).items()}
         space = replace(self.space, better={**declared, **self._sweep.metrics})
-        return self._searcher.decide(space, self._history())
+        with self._explained():
+            return self._searcher.decide(space, self._history())
 
     def ask(self) -> Asked:
         """Ask for more.
@@ -174,20 +229,18 @@ class Searching:
 
     def _take_known(self) -> None:
         """Take in the trials of the run that belong to this search, whoever has asked for them."""
-        by_place: dict[Any, list[TrialState]] = {}
+        # Whatever their seeds: a search may have asked for others than those of the spec.
+        by_base: dict[str, list[TrialState]] = {}
         for known in self._state.trials.values():
-            by_place.setdefault((base_key(known.record.swept, self._over), known.record.seed), []).append(known)
+            by_base.setdefault(base_key(known.record.swept, self._over), []).append(known)
         found: list[tuple[str, Ask]] = []
         for base in self._cells:
-            for seed in self.space.seeds:
-                for known in by_place.get((base, seed), ()):
-                    values = values_of(known.record.swept, self._over)
-                    if values is None or not all(
-                        low <= values[path] <= high for path, (low, high) in self._over.items()
-                    ):
-                        continue
-                    ask = Ask(base=base, seed=seed, values=values, until=known.until)
-                    found.append((known.record.trial_id, ask))
+            for known in by_base.get(base, ()):
+                values = values_of(known.record.swept, self._over)
+                if values is None or not all(low <= values[path] <= high for path, (low, high) in self._over.items()):
+                    continue
+                ask = Ask(base=base, seed=known.record.seed, values=values, until=known.until)
+                found.append((known.record.trial_id, ask))
         order = {name: at for at, name in enumerate(self._state.trials)}
         for name, ask in sorted(found, key=lambda one: order[one[0]]):
             # Only a trial that this very spec would train.
@@ -201,6 +254,51 @@ class Searching:
                 for name in self._trials
             ]
         )
+
+
+_OF_THE_EXTRA = ("optuna", "cmaes")
+
+
+def _own_code(sweep: Sweep) -> UserCode | None:
+    """The source of a searcher of the user's own."""
+    assert sweep.sweep.search is not None
+    try:
+        return user_code(sweep.sweep.search.use, sweep.folder)
+    except SpecError as error:
+        search = sweep.template.node.child("search")
+        assert search is not None
+        raise_if_any([at(search.child("use") or search, str(error), "package.module:factory")])
+        raise
+
+
+@contextmanager
+def _in_front(code: UserCode | None) -> Iterator[None]:
+    """Import the user's own modules first, from where they were found."""
+    if code is None:
+        yield
+        return
+    place = str(code.root.parent)
+    sys.path.insert(0, place)
+    try:
+        yield
+    finally:
+        sys.path.remove(place)
+
+
+def search_code(sweep: Sweep) -> tuple[UserCode, ...]:
+    """The user's own code that a search imports into the driver; none for the registered ones.
+
+    Args:
+        sweep: A checked spec.
+
+    Returns:
+        The code.
+
+    Raises:
+        SpecError: There is no such module or factory.
+    """
+    own = _own_code(sweep) if sweep.sweep.search is not None else None
+    return () if own is None else (own,)
 
 
 def seen_of(ask: Ask, known: TrialState | None, *, num_ended: int = 0) -> Seen:

@@ -9,13 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from estimators.fits.intervals import Interval, geometric_interval
+from estimators.fits.intervals import Interval, geometric_interval, mean_interval
 from sweeper.planning.search_found import Found, found_by_search
 from sweeper.search.protocol import Base
 from sweeper.store.journal import open_state
 from sweeper.store.run_dir import RunDir
 
-__all__ = ["Searched", "SearchedFrontier", "SearchedRatio", "build_searched"]
+__all__ = ["Searched", "SearchedDifference", "SearchedFrontier", "SearchedRatio", "build_searched"]
 
 _TRANSFORMS = ("clip", "normalize")
 
@@ -65,6 +65,23 @@ class SearchedRatio:
 
 
 @dataclass(frozen=True, kw_only=True)
+class SearchedDifference:
+    """The best values of two cells against each other, on the fresh seeds that both were confirmed with.
+
+    Attributes:
+        label: One cell.
+        other: The other one.
+        metric: What was compared.
+        difference: Mean of the first less the second, by seed, with its interval.
+    """
+
+    label: str
+    other: str
+    metric: str
+    difference: Interval
+
+
+@dataclass(frozen=True, kw_only=True)
 class Searched:
     """What a search has found.
 
@@ -72,11 +89,13 @@ class Searched:
         found: What it knows of each cell and seed.
         frontiers: The largest stable values; none of other searches.
         ratios: Clipped over unclipped; none of other searches.
+        differences: Between the best values of cells; none of other searches than ``best``.
     """
 
     found: Found
     frontiers: tuple[SearchedFrontier, ...] = ()
     ratios: tuple[SearchedRatio, ...] = ()
+    differences: tuple[SearchedDifference, ...] = ()
 
 
 def build_searched(path: Path) -> Searched | None:
@@ -92,11 +111,32 @@ def build_searched(path: Path) -> Searched | None:
     found = found_by_search(run_dir, open_state(run_dir))
     if found is None:
         return None
+    if found.use == "best":
+        return Searched(found=found, differences=tuple(_differences(found)))
     if found.use != "stability_frontier":
         return Searched(found=found)
     frontiers = tuple(_frontier(found, base) for base in found.space.bases)
     of_base = {base.key: one for base, one in zip(found.space.bases, frontiers, strict=True)}
     return Searched(found=found, frontiers=frontiers, ratios=tuple(_ratios(found.space.bases, of_base)))
+
+
+def _differences(found: Found) -> list[SearchedDifference]:
+    """Every cell less the first one that was confirmed: they share their fresh seeds."""
+    confirmed = [one for one in found.decision.known if (one.values.get("confirmed") or {}).get("by_seed")]
+    differences = []
+    for one in confirmed[1:]:
+        first, second = (each.values["confirmed"]["by_seed"] for each in (one, confirmed[0]))
+        pairs = [first[seed] - second[seed] for seed in first if seed in second]
+        if len(pairs) > 1:
+            differences.append(
+                SearchedDifference(
+                    label=found.labels[one.base],
+                    other=found.labels[confirmed[0].base],
+                    metric=one.values["metric"],
+                    difference=mean_interval(pairs),
+                )
+            )
+    return differences
 
 
 def _frontier(found: Found, base: Base) -> SearchedFrontier:

@@ -11,7 +11,9 @@ from sweeper.search.protocol import Searcher
 __all__ = ["SEARCHERS", "build_searcher"]
 
 SEARCHERS: dict[str, str] = {
+    "best": "sweeper.search.best:Best",
     "halving": "sweeper.search.halving:Halving",
+    "optuna": "sweeper.search.with_optuna:Optuna",
     "stability_frontier": "sweeper.search.frontier:StabilityFrontier",
 }
 """Name to factory; imported when it is used, since some need libraries that take long to load."""
@@ -28,8 +30,13 @@ def build_searcher(section: Mapping[str, Any]) -> Searcher:
 
     Raises:
         ImportError: A searcher of one's own is not there, or a library that one needs.
+        ValueError: The searcher does not take its options.
     """
     options = {key: value for key, value in section.items() if key != "use"}
     module, _, factory = SEARCHERS.get(section["use"], section["use"]).partition(":")
-    searcher: Searcher = getattr(import_module(module), factory)(**options)
+    make = getattr(import_module(module), factory)
+    try:
+        searcher: Searcher = make(**options)
+    except TypeError as error:
+        raise ValueError(f"{section['use']}: {error}") from error
     return searcher

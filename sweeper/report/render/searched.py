@@ -8,7 +8,7 @@ from typing import Any
 from estimators.fits.intervals import Interval
 from sweeper.labels import short_names
 from sweeper.planning.search_found import search_document
-from sweeper.report.render.numbers import bracket_text, json_number, number_text
+from sweeper.report.render.numbers import bracket_text, interval_text, json_number, number_text
 from sweeper.report.render.table import NOTHING, Column, Table
 from sweeper.report.searched import Searched, SearchedFrontier, SearchedRatio
 
@@ -52,6 +52,12 @@ def searched_lines(searched: Searched | None) -> list[str]:
     if searched is None:
         return []
     lines = [f"search: {searched.found.decision.text}"]
+    for one in searched.differences:
+        told = "undecided" if one.difference.low <= 0 <= one.difference.high else "beyond chance"
+        lines.append(
+            f"{one.label} less {one.other}, each at its best value, on {one.difference.count} fresh seeds of both: "
+            f"{one.metric} {interval_text(one.difference)}, {told}"
+        )
     if searched.frontiers:
         lines.append(
             "note: [low, high] of a searched value holds what its brackets leave open and the 95 % interval over seeds"
@@ -66,7 +72,8 @@ def searched_document(searched: Searched | None) -> dict[str, Any] | None:
         searched: What it has found; None without a search.
 
     Returns:
-        What :func:`~sweeper.planning.search_found.search_document` says, with ``frontiers`` and ``ratios``.
+        What :func:`~sweeper.planning.search_found.search_document` says, with ``frontiers``, ``ratios`` and
+        ``differences``.
     """
     document = search_document(None if searched is None else searched.found)
     if searched is None or document is None:
@@ -90,6 +97,10 @@ def searched_document(searched: Searched | None) -> dict[str, Any] | None:
         "ratios": [
             {"cell": one.label, "over": one.base, "ratio": _plain(one.ratio), "seeds": one.seeds}
             for one in searched.ratios
+        ],
+        "differences": [
+            {"cell": one.label, "less": one.other, "metric": one.metric, "difference": _plain(one.difference)}
+            for one in searched.differences
         ],
     }
 

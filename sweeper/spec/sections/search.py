@@ -15,6 +15,7 @@ from sweeper.spec.sections.values import (
     Count,
     Flag,
     FreeValue,
+    Index,
     Number,
     Positive,
     Section,
@@ -24,7 +25,7 @@ from sweeper.spec.sections.values import (
 )
 from sweeper.spec.syntax.diagnostics import shown
 
-__all__ = ["SEARCHES", "Halving", "OwnSearch", "Search", "StabilityFrontier"]
+__all__ = ["SEARCHES", "Best", "Halving", "Optuna", "OwnSearch", "Search", "StabilityFrontier"]
 
 _Range: TypeAlias = tuple[Number, Number]
 _Ratio = Annotated[float, Field(gt=1, le=100), AS_NUMBER]
@@ -77,6 +78,43 @@ class StabilityFrontier(Section):
         return {self.over: self.between}
 
 
+class Best(Section):
+    """The best value of one or two paths for every cell, by a race over paired seeds, at equal budgets per arm."""
+
+    use: Literal["best"] = Field(description="The best value for every cell: a race over paired seeds.")
+    over: dict[str, tuple[Positive, Positive]] = Field(
+        min_length=1,
+        max_length=2,
+        description="One or two dotted paths, each to its smallest and largest value.",
+        examples=[{"update_rule.learning_rate": [0.001, 10]}],
+    )
+    metric: Text = Field(
+        default="train_loss",
+        description="What is compared: train_loss, or a metric of the problem.",
+        examples=["valid_loss"],
+    )
+    budget: Annotated[int, Field(ge=10, le=100_000), AS_INTEGER] = Field(
+        default=40, description="Trials of each arm; an arm of several cells shares it among them."
+    )
+    within: _Ratio = Field(default=1.25, description="The factor within which the best value is sought.")
+    confirm_seeds: Annotated[int, Field(ge=0, le=1000), AS_INTEGER] = Field(
+        default=5, description="Fresh seeds that the best value is trained with at last, for its result and interval."
+    )
+    confidence: Annotated[float, Field(ge=0.5, lt=1), AS_NUMBER] = Field(
+        default=0.95, description="Of the test by which a value is out of the race."
+    )
+
+    @field_validator("over")
+    @classmethod
+    def _ranges(cls, over: dict[str, _Range]) -> dict[str, _Range]:
+        return _checked_ranges(over)
+
+    @property
+    def space(self) -> dict[str, _Range]:
+        """The paths that are searched over, each with its smallest and largest value."""
+        return dict(self.over)
+
+
 class Halving(Section):
     """Every cell is trained a little, the better ones longer: asynchronous successive halving (ASHA) over the steps."""
 
@@ -96,6 +134,36 @@ class Halving(Section):
     def space(self) -> dict[str, _Range]:
         """Nothing: its cells are those of the sweep."""
         return {}
+
+
+class Optuna(Section):
+    """Any sampler of Optuna, each value with all its seeds one of its trials."""
+
+    use: Literal["optuna"] = Field(description="Any sampler of Optuna (the extra search).")
+    over: dict[str, _Range] = Field(
+        min_length=1,
+        description="Dotted path to its smallest and largest value; orders of magnitude are alike above 0.",
+        examples=[{"update_rule.learning_rate": [0.001, 10]}],
+    )
+    sampler: Text = Field(default="TPESampler", description="Name of a class of optuna.samplers.")
+    options: dict[str, FreeValue] = Field(default={}, description="Its arguments.")
+    metric: Text = Field(
+        default="train_loss",
+        description="What is compared: train_loss, or a metric of the problem.",
+        examples=["valid_loss"],
+    )
+    budget: Count = Field(default=40, description="Trials of each arm, a trial for each value and seed.")
+    seed: Index = Field(default=0, description="The sampler's.")
+
+    @field_validator("over")
+    @classmethod
+    def _ranges(cls, over: dict[str, _Range]) -> dict[str, _Range]:
+        return _checked_ranges(over)
+
+    @property
+    def space(self) -> dict[str, _Range]:
+        """The paths that are searched over, each with its smallest and largest value."""
+        return dict(self.over)
 
 
 class OwnSearch(Section):
@@ -139,7 +207,12 @@ def _checked_ranges(over: Mapping[str, _Range]) -> dict[str, _Range]:
     return dict(over)
 
 
-SEARCHES: dict[str, type[Section]] = {"halving": Halving, "stability_frontier": StabilityFrontier}
+SEARCHES: dict[str, type[Section]] = {
+    "best": Best,
+    "halving": Halving,
+    "optuna": Optuna,
+    "stability_frontier": StabilityFrontier,
+}
 """Searchers by name, with their options."""
 
 
@@ -158,7 +231,9 @@ def _kind(value: Any) -> str | None:
 
 Search: TypeAlias = Annotated[
     Annotated[StabilityFrontier, Tag("stability_frontier")]
+    | Annotated[Best, Tag("best")]
     | Annotated[Halving, Tag("halving")]
+    | Annotated[Optuna, Tag("optuna")]
     | Annotated[OwnSearch, Tag("own")],
     Discriminator(_kind),
 ]
