@@ -334,7 +334,7 @@ class StabilityFrontier:
                         "tried": len(tried),
                         "failed": lost,
                     },
-                    finished=finished and not step.ask,
+                    finished=finished,
                 )
             )
         narrow = sum(one.finished for one in known)
