@@ -15,7 +15,9 @@ from sweeper.report.advice import build_advice
 from sweeper.report.fits import fit_cells, fit_hessians
 from sweeper.report.plots.axes import Picture, explain, log_labels, panels
 from sweeper.report.plots.cells import NO_CLIPPING, THRESHOLDS, DrawnCell, drawn_cells, tell_apart, wrapped
+from sweeper.report.searched import build_searched
 from sweeper.report.stability import UNSTABLE, frontiers, unstable
+from sweeper.search.frontier import bracket_of
 from sweeper.tables.run import Run
 from sweeper.value_texts import key_of
 
@@ -61,7 +63,10 @@ def frontier(run: Run, trials: pd.DataFrame) -> Picture:
     Raises:
         ClipsweepError: No trial ended, or fewer than two learning rates were swept.
     """
-    ended = trials[trials["status"].isin(["done", "diverged"])]
+    searched = build_searched(run.path)
+    by_seed = searched is not None and "update_rule.learning_rate" in searched.found.over
+    # What a search holds on its way was stable for as long as the search wanted to know.
+    ended = trials[trials["status"].isin(["done", "diverged", *(["held"] if by_seed else [])])]
     ended = ended.assign(unstable=unstable(run, ended))
     cells = [cell for cell in drawn_cells(run, ended) if cell.learning_rate is not None]
     if len({cell.learning_rate for cell in cells}) < 2:
@@ -78,11 +83,15 @@ def frontier(run: Run, trials: pd.DataFrame) -> Picture:
     theories = list(dict.fromkeys(rule.theory for rules in advised.values() for rule in rules))
     drawn = set()
     dots = None
+    sharpness = _sharpness(run, ended)
     for axis, panel in zip(axes, shown, strict=True):
         rules = advised.get(panel.context, ()) if _takes_advice(panel) else ()
         drawn |= {rule.theory for rule in rules}
-        dots = _draw(axis, panel, rules, theories)
+        dots = _draw(axis, panel, rules, theories, by_seed=by_seed)
         figure.drawn += _rows(panel, rules)
+        if (at_start := sharpness.get(panel.context)) is not None and panel.optimizer == "sgd":
+            axis.axhline(2 / at_start, **_TWO_OVER)
+            figure.drawn.append({**panel.cells[0].context, "drawn": "2 / lambda", "learning_rate": 2 / at_start})
         axis.set_title(wrapped("\n".join([*([titles[key_of(panel.of)]] if titles else []), panel.optimizer]), 36))
     rates = [
         *(float(cell.learning_rate) for panel in shown for cell in panel.cells if cell.learning_rate is not None),
@@ -102,8 +111,11 @@ def frontier(run: Run, trials: pd.DataFrame) -> Picture:
         figure.suptitle(f"the first {len(shown)} of {len(found)} panels: choose with --where")
     notes = ["theory's advice is from the fitted L0 and L1, bars: its 95 % interval"] if drawn else []
     assert dots is not None
-    explain(figure, notes, _handles([theory for theory in theories if theory in drawn], theories))
-    figure.colorbar(dots, ax=axes, label="share of seeds that were unstable")
+    lines = [Line2D([], [], label="2/λ, λ the Hessian's norm at the start", **_TWO_OVER)] if sharpness else []
+    handles = _handles([theory for theory in theories if theory in drawn], theories, by_seed=by_seed)
+    explain(figure, notes, [*handles, *lines])
+    if not by_seed:
+        figure.colorbar(dots, ax=axes, label="share of seeds that were unstable")
     return figure
 
 
@@ -144,7 +156,24 @@ def _advice(run: Run, ended: pd.DataFrame) -> dict[Hashable, tuple[AdvisedRule, 
     }
 
 
-def _draw(axis: Axes, panel: _Panel, rules: Sequence[AdvisedRule], theories: Sequence[str]) -> Any:
+def _sharpness(run: Run, ended: pd.DataFrame) -> dict[Hashable, float]:
+    """The Hessian's norm at the start, by context, median over its trials; none where it is not measured."""
+    if _HESSIAN not in run.estimators:
+        return {}
+    measured = run.measurements(_HESSIAN)
+    found: dict[Hashable, list[float]] = {}
+    for cell in drawn_cells(run, ended):
+        mine = measured[measured["trial_id"].isin(cell.trials["trial_id"]) & (measured["step"] == 0)]
+        norms = mine[_HESSIAN].astype(float)
+        found.setdefault(key_of(cell.context), []).extend(norms[norms > 0].tolist())
+    return {context: float(np.median(norms)) for context, norms in found.items() if norms}
+
+
+_HESSIAN = "hessian_spectral_norm"
+_TWO_OVER: dict[str, Any] = {"color": "#0072b2", "linewidth": 1.2, "linestyle": (0, (5, 2)), "zorder": 0}
+
+
+def _draw(axis: Axes, panel: _Panel, rules: Sequence[AdvisedRule], theories: Sequence[str], *, by_seed: bool) -> Any:
     """One panel; returns its points."""
     points = _points(panel)
     tried = sorted({float(value) for value in points["clip_norm"].dropna()})
@@ -153,10 +182,14 @@ def _draw(axis: Axes, panel: _Panel, rules: Sequence[AdvisedRule], theories: Seq
     gap = max(2.5, (high / low) ** 0.3)
     right = high * gap if placed else 1.0
     at = points["clip_norm"].fillna(right).to_numpy(float)
-    for found in frontiers(points, {}):
-        if found.stable is not None and found.unstable is not None:
-            x = right if found.clip_norm is None else found.clip_norm
-            axis.plot([x, x], [found.stable, found.unstable], color="black", linewidth=2.5, alpha=0.6, zorder=1)
+    if by_seed:
+        # Each seed was tried at rates of its own: its trials stand side by side with those of the others.
+        seeds = sorted(points["seed"].unique())
+        middle = (len(seeds) - 1) / 2
+        beside = {seed: gap ** (0.35 * (number - middle) / max(1.0, 2 * middle)) for number, seed in enumerate(seeds)}
+        at = at * points["seed"].map(beside).to_numpy(float)
+    for place, *ends in _brackets(points, at, right, by_seed=by_seed):
+        axis.plot([place, place], ends, color="black", linewidth=2.5, alpha=0.6, zorder=1)
     shares = points.assign(x=at).groupby(["x", "learning_rate"])["diverged"].mean().reset_index()
     lost = shares["diverged"] >= UNSTABLE
     dots = None
@@ -168,7 +201,7 @@ def _draw(axis: Axes, panel: _Panel, rules: Sequence[AdvisedRule], theories: Seq
             cmap=_COLOURS,
             vmin=0,
             vmax=1,
-            s=60,
+            s=18 if by_seed else 60,
             marker=marker,
             edgecolors="black",
             linewidths=0.6,
@@ -188,6 +221,25 @@ def _draw(axis: Axes, panel: _Panel, rules: Sequence[AdvisedRule], theories: Seq
     axis.set_xlabel(THRESHOLDS[name] if name == panel.transform else f"{panel.transform} threshold")
     _threshold_ticks(axis, panel, tried, right if points["clip_norm"].isna().any() else None, gap)
     return dots
+
+
+def _brackets(
+    points: pd.DataFrame, at: np.ndarray[Any, Any], right: float, *, by_seed: bool
+) -> list[tuple[float, float, float]]:
+    """Place, last stable rate and first unstable one, of each threshold, or of each threshold and seed."""
+    if not by_seed:
+        found = [one for one in frontiers(points, {}) if one.stable is not None and one.unstable is not None]
+        return [
+            (right if one.clip_norm is None else one.clip_norm, float(one.stable or 0), float(one.unstable or 0))
+            for one in found
+        ]
+    brackets = []
+    for x, group in points.assign(x=at).groupby("x"):
+        seen = {float(rate): not flag for rate, flag in zip(group["learning_rate"], group["diverged"], strict=True)}
+        known = bracket_of(seen)
+        if known.stable is not None and known.unstable is not None:
+            brackets.append((float(str(x)), known.stable, known.unstable))
+    return brackets
 
 
 def _points(panel: _Panel) -> pd.DataFrame:
@@ -274,14 +326,14 @@ def _mark(theory: str, theories: Sequence[str]) -> dict[str, Any]:
     return {"marker": marker, "color": _ADVICE, "markersize": 9, "linestyle": "none", "markeredgecolor": "black"}
 
 
-def _handles(drawn: Sequence[str], theories: Sequence[str]) -> list[Line2D]:
+def _handles(drawn: Sequence[str], theories: Sequence[str], *, by_seed: bool) -> list[Line2D]:
     """What the marks mean."""
+    many = "" if by_seed else f": {100 * UNSTABLE:g} % of the seeds or more"
+    bar = "from the last stable rate to the first unstable" + (", seed by seed" if by_seed else "")
     cell: dict[str, Any] = {"color": "white", "markeredgecolor": "black", "linestyle": "none", "markersize": 7}
     return [
         Line2D([], [], marker="o", label="stable", **cell),
-        Line2D([], [], marker="s", label=f"unstable: {100 * UNSTABLE:g} % of the seeds or more", **cell),
-        Line2D(
-            [], [], color="black", alpha=0.6, linewidth=2.5, label="from the last stable rate to the first unstable"
-        ),
+        Line2D([], [], marker="s", label=f"unstable{many}", **cell | ({"color": "#333333"} if by_seed else {})),
+        Line2D([], [], color="black", alpha=0.6, linewidth=2.5, label=bar),
         *(Line2D([], [], label=theory, **_mark(theory, theories)) for theory in drawn),
     ]
