@@ -80,7 +80,7 @@ class SnapshotHeader:
         trial: Trial id.
         seed: The trial's seed.
         step: k of x_k.
-        epoch: k divided by the steps per epoch.
+        epoch: Passes over the training data before step k.
         problem: The resolved problem section.
         measure: The resolved measure section.
         nbytes: Size of the parameters.
@@ -92,6 +92,7 @@ class SnapshotHeader:
             such number, or it is not known.
         preconditioned: Whether step k was divided by a diagonal, which the payload then may have as its third row;
             None if it is not known.
+        batches_per_step: How many batches of the problem step k is the mean of.
     """
 
     trial: str
@@ -107,6 +108,7 @@ class SnapshotHeader:
     clip_norm: float | None = None
     stability_threshold: float | None = None
     preconditioned: bool | None = None
+    batches_per_step: int = 1
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -147,8 +147,8 @@ def build_cells(base: Mapping[str, Node], block: SweepBlock, node: Node) -> tupl
         if conflicts := list(analytic_conflicts(nodes, resolved)):
             problems.update(dict.fromkeys(conflicts))
             continue
-        if (lacking := _lacks_evaluations(sections)) is not None:
-            problems[lacking] = None
+        if lacking := [*_lacks_evaluations(sections), *_lacks_micro_batches(sections)]:
+            problems.update(dict.fromkeys(lacking))
             continue
         identity = tuple(
             identities[name].setdefault(variants[name].identity(chosen), len(identities[name])) for name in TRAINED
@@ -225,14 +225,25 @@ def _as_swept(path: str, value: Any) -> Any:
     return value
 
 
-def _lacks_evaluations(sections: Mapping[str, Variant]) -> Diagnostic | None:
+def _lacks_evaluations(sections: Mapping[str, Variant]) -> Iterator[Diagnostic]:
     """An average that waits for evaluations that never happen."""
     average = sections["update_rule"].resolved["average"]
     if average is None or average["use"] != "non_monotone" or sections["train"].resolved["evaluate_every"] is not None:
-        return None
+        return
     node = sections["update_rule"].node.child("average")
     assert node is not None
-    return at(node, "non_monotone needs evaluations, but there are none", "set train.evaluate_every", key=True)
+    yield at(node, "non_monotone needs evaluations, but there are none", "set train.evaluate_every", key=True)
+
+
+def _lacks_micro_batches(sections: Mapping[str, Variant]) -> Iterator[Diagnostic]:
+    """A transform of each micro-batch where every step has one."""
+    rule = sections["update_rule"]
+    if not rule.resolved["clip_each_micro_batch"] or sections["train"].resolved["accumulate"] > 1:
+        return
+    node = rule.node.child("clip_each_micro_batch")
+    assert node is not None
+    message = "needs steps of several micro-batches, but train.accumulate is 1"
+    yield at(node, message, "set train.accumulate above 1", key=True)
 
 
 def _duplicate(blocks: Sequence[Sequence[_Choice]], before: Chosen, now: Chosen) -> Diagnostic:

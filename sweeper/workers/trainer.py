@@ -133,10 +133,11 @@ class TrainerWorker(Worker):
         state, damaged = self._resume(assignment)
         if is_users(assignment.problem):
             # The registered ones are pure: the conformance tests hold them to it.
+            per_step = int(assignment.train.get("accumulate", 1))
             require_pure_batches(
                 problem,
-                step=0 if state is None else state.step,
-                steps=int(assignment.train["steps"]),
+                batch=0 if state is None else state.step * per_step,
+                batches=int(assignment.train["steps"]) * per_step,
                 seed=assignment.seed,
                 device=torch.device(self._device),
             )
@@ -254,6 +255,7 @@ def _header(assignment: Assignment, measure: Mapping[str, Any], snapshot: Snapsh
         data=data,
         grad_norm=snapshot.grad_norm,
         learning_rate=snapshot.learning_rate,
+        batches_per_step=assignment.train.get("accumulate", 1),
         **facts_of(update_rule_of(assignment.update_rule)),
     )
 

@@ -6,6 +6,7 @@ import inspect
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from fractions import Fraction
 from typing import Any
 
 import torch
@@ -87,6 +88,8 @@ class UpdateRule:
         clip_layer_norm: The largest norm of the gradient of one parameter tensor.
         clip_adaptive: Brock et al. (2021): the largest norm of a unit's gradient, relative to that of its weights.
         transform_of: ``gradient``, or ``momentum`` for ``sgd`` with momentum.
+        clip_each_micro_batch: Whether the transform works on the gradient of every micro-batch, before their mean: what
+            loops do by mistake. Needs a transform, and steps of several micro-batches.
         average: None, or when the average of iterates begins at which metrics are evaluated: ``{"use": "from_step",
             "step": k}`` or ``{"use": "non_monotone", "window": 5}``, see
             :class:`~trainers.update.averaging.IterateAverage`.
@@ -118,6 +121,7 @@ class UpdateRule:
     clip_layer_norm: float | None = None
     clip_adaptive: float | None = None
     transform_of: str = "gradient"
+    clip_each_micro_batch: bool = False
     average: Mapping[str, Any] | None = None
     schedule: Mapping[str, Any] = field(default_factory=lambda: {"use": "constant", "warmup": 0.0})
 
@@ -145,19 +149,21 @@ class UpdateRule:
             raise ValueError(f"transform_of must be 'gradient' or 'momentum', not {self.transform_of!r}")
         if self.transform_of == "momentum" and not (self.optimizer == "sgd" and self.momentum > 0 and chosen):
             raise ValueError(f"transform_of 'momentum' needs sgd, momentum > 0 and one of: {', '.join(TRANSFORMS)}")
+        if self.clip_each_micro_batch and not (chosen and self.transform_of == "gradient"):
+            raise ValueError(f"clip_each_micro_batch needs one of: {', '.join(TRANSFORMS)}; of the gradient")
         check_schedule(self.schedule)
         self._check_average()
 
     @property
     def clips(self) -> bool:
-        """Whether a transform's factor below 1 means clipping."""
+        """Whether a transform's factor other than 1 means clipping."""
         return any(name.startswith("clip_") and getattr(self, name) is not None for name in TRANSFORMS)
 
     @property
     def step_threshold(self) -> float | None:
         """c where a step is eta times a vector v clipped to it, min(1, c / ||v||) v, and nothing more; None elsewhere.
 
-        So where clipping by norm is followed by no momentum, weight decay or preconditioning.
+        So where clipping by norm, of the whole gradient, is followed by no momentum, weight decay or preconditioning.
 
         Example:
             >>> UpdateRule(learning_rate=2.0, clip_norm=0.5).step_threshold
@@ -165,15 +171,16 @@ class UpdateRule:
             >>> UpdateRule(learning_rate=2.0, clip_norm=0.5, momentum=0.9).step_threshold
         """
         is_bare = self.optimizer == "sgd" and self.momentum == 0 and self.weight_decay == 0
+        is_bare &= not self.clip_each_micro_batch
         return self.clip_norm if is_bare or self.transform_of == "momentum" else None
 
-    def learning_rate_at(self, step: int, total_steps: int, *, steps_per_epoch: int = 1) -> float:
+    def learning_rate_at(self, step: int, total_steps: int, *, steps_per_epoch: int | Fraction = 1) -> float:
         """The learning rate of one step.
 
         Args:
             step: Counted from 0.
             total_steps: Number of steps of the whole trial.
-            steps_per_epoch: Number of steps in one pass over the data.
+            steps_per_epoch: Number of steps in one pass over the data, a fraction where epochs end within steps.
 
         Returns:
             eta times the schedule's factor, and the decay of ``asgd``.

@@ -49,23 +49,21 @@ class Updater:
         """The diagonal that the last step was divided by, shape (n,); None for optimisers that have none."""
         return preconditioner_of(self._optimizer, self._vector)
 
-    def step(self, step: int, learning_rate: float) -> tuple[Tensor, Tensor]:
+    def step(
+        self, step: int, learning_rate: float, *, transformed: tuple[Tensor, Tensor] | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Go from x_k to x_{k+1} by the gradient in the buffer, which is overwritten.
 
         Args:
             step: k.
             learning_rate: The rate of this step.
+            transformed: What :meth:`~trainers.update.accumulation.Accumulation.finish` says where the gradient in the
+                buffer is one of micro-batches that were transformed one by one; it is not transformed again.
 
         Returns:
             The gradient's norm before anything was done to it, and the factor of the transform: scalars on the device.
         """
-        rule, gradient = self._rule, self._flat.gradient
-        grad_norm = length = norm(gradient)
-        if rule.transform_of == "momentum":
-            self._accumulate()
-            length = norm(gradient)
-        views, parameters = self._flat.views, self._flat.parameters
-        scale = rule.transform(Direction(vector=gradient, norm=length, views=views, parameters=parameters))
+        grad_norm, scale = self._transform() if transformed is None else transformed
         self._optimizer.param_groups[0]["lr"] = learning_rate
         if "eta" in (state := self._optimizer.state[self._vector]):
             # torch's ASGD works out its rate a step ahead, from the learning rate of the step before.
@@ -73,6 +71,17 @@ class Updater:
         self._optimizer.step()
         if self._average is not None:
             self._average.update(step, self._vector)
+        return grad_norm, scale
+
+    def _transform(self) -> tuple[Tensor, Tensor]:
+        """Transform the gradient, or the momentum that takes its place; its norm before, and the factor."""
+        rule, gradient = self._rule, self._flat.gradient
+        grad_norm = length = norm(gradient)
+        if rule.transform_of == "momentum":
+            self._accumulate()
+            length = norm(gradient)
+        views, parameters = self._flat.views, self._flat.parameters
+        scale = rule.transform(Direction(vector=gradient, norm=length, views=views, parameters=parameters))
         return grad_norm, self._one if scale is None else scale
 
     def evaluated(self, step: int, metrics: Mapping[str, float]) -> None:

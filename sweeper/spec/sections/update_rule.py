@@ -61,6 +61,7 @@ ADDED_OPTIONS: dict[str, Any] = {
     "clip_layer_norm": None,
     "clip_adaptive": None,
     "transform_of": "gradient",
+    "clip_each_micro_batch": False,
     "average": None,
 }
 """Options added after the first ids were made, with their defaults, at which they are left out so that ids stay."""
@@ -208,6 +209,10 @@ class UpdateRule(Section):
     transform_of: Literal["gradient", "momentum"] = Field(
         default="gradient", description="What is clipped or normalised: the gradient, or sgd's momentum."
     )
+    clip_each_micro_batch: Flag = Field(
+        default=False,
+        description="Clip or normalise the gradient of each micro-batch of train.accumulate, before their mean.",
+    )
     average: Annotated[FromStep | NonMonotone, Field(discriminator="use")] | None = Field(
         default=None, description="Average of iterates at which metrics are evaluated; null means none."
     )
@@ -256,6 +261,9 @@ class UpdateRule(Section):
         if self.transform_of == "momentum" and not (self.momentum and chosen and self.optimizer == "sgd"):
             hint = f"optimizer: sgd, a momentum, and one of {', '.join(TRANSFORMS)}"
             raise conflict("there is no momentum to clip or normalise", "transform_of", "momentum", hint=hint)
+        if self.clip_each_micro_batch and not (chosen and self.transform_of == "gradient"):
+            hint = f"one of {', '.join(TRANSFORMS)}, of the gradient"
+            raise conflict("there is nothing to do to each micro-batch", "clip_each_micro_batch", hint=hint)
         if self.average is not None and self.optimizer == "asgd":
             raise conflict("asgd keeps its own average", "average", "optimizer", hint="optimizer: sgd")
         return self

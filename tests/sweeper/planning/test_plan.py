@@ -12,8 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sweeper.errors import SpecError
+from sweeper.planning.expectation import expected
 from sweeper.planning.plan import Plan, arm_of, expand, measurement_id
 from sweeper.spec import loads_spec
+from sweeper.store.journal import RunState
 
 BASE: dict[str, Any] = {
     "problem": {"use": "deep_linear", "layers": 2, "width": 8, "samples": 64, "noise": 0.0, "batch_size": None},
@@ -139,6 +141,8 @@ def documents() -> Iterator[dict[str, Any]]:
     yield BASE | {"update_rule": ADAM}
     average = {"learning_rate": 1.0, "average": {"use": "non_monotone", "window": 5}}
     yield BASE | {"update_rule": average, "train": BASE["train"] | {"evaluate_every": 2}}
+    each = {"learning_rate": 1.0, "clip_norm": 1.0, "clip_each_micro_batch": True}
+    yield BASE | {"update_rule": each, "train": BASE["train"] | {"accumulate": 2}}
     for rule in OTHERS:
         yield BASE | {"update_rule": rule}
 
@@ -288,6 +292,7 @@ def test_a_plan_counts_its_parts():
         ({"optimizer": "sgd", "momentum": 0.9, "normalize": 1.0}, "sgd(momentum) + normalize"),
         ({"optimizer": "adamw", "weight_decay": 0.1, "schedule": {"use": "cosine"}}, "adamw(weight_decay) + cosine"),
         ({"optimizer": "adam", "schedule": {"use": "constant"}}, "adam"),
+        ({"optimizer": "sgd", "clip_norm": 1.0, "clip_each_micro_batch": True}, "sgd + clip_norm(each micro-batch)"),
         ({"optimizer": "sgd", "from_theory": "theorem3"}, "theorem3"),
     ],
 )
@@ -429,3 +434,14 @@ def test_lion_has_the_decay_rates_of_its_paper_unless_they_are_given():
     assert plan_of(given_betas).trials[0].update_rule["betas"] == [0.9, 0.999]
     swept = lion | {"sweep": {"grid": {"update_rule.optimizer": ["lion", "adam"]}}}
     assert [trial.update_rule["betas"] for trial in plan_of(swept).trials] == [[0.9, 0.99], [0.9, 0.999]]
+
+
+def test_a_trial_that_accumulates_is_as_much_work_as_its_batches():
+    def work(**train: int) -> list[float]:
+        sweep = loads_spec(json.dumps(BASE | {"problem": problem, "train": train}), folder=Path(__file__).parent)
+        return list(expected(sweep, expand(sweep), RunState(), num_left=1).work.values())
+
+    problem = LANGUAGE | {"evaluate_fraction": 1e-9}
+    (once,), (thrice,), (longer,) = work(steps=5000), work(steps=5000, accumulate=3), work(steps=15000)
+    assert once < thrice
+    assert thrice == pytest.approx(longer)

@@ -106,6 +106,14 @@ def test_problems_of_the_problem(section, message):
         ("optimizer: adam, betas: [0.9, 1, 1]", "betas: has too many values, found 3"),
         ("optimizer: adam, betas: [0.9, 1.5]", r"betas\[1\]: must be less than 1, found 1.5"),
         ("optimizer: adam, betas: 0.9", "betas: must be a list, found 0.9"),
+        (
+            "clip_each_micro_batch: true",
+            r"clip_each_micro_batch: there is nothing to do to each micro-batch(.|\n)*one of clip_norm, .*gradient",
+        ),
+        (
+            "momentum: 0.9, clip_norm: 1, transform_of: momentum, clip_each_micro_batch: true",
+            "there is nothing to do to each micro-batch",
+        ),
         ("schedule: {}", r"schedule\.use: is required(.|\n)*constant, step_decay, cosine"),
         ("schedule: {use: exponential}", "unknown schedule 'exponential'"),
         ("schedule: {use: step_decay}", r"schedule\.milestones: is required"),
@@ -124,6 +132,8 @@ def test_problems_of_the_update_rule(options, message):
     [
         ("train: {steps: 400.5}", "steps: must be a whole number, found 400.5"),
         ("train: {steps: 0}", "steps: must be at least 1, found 0"),
+        ("train: {steps: 5, accumulate: 0}", "accumulate: must be at least 1, found 0"),
+        ("train: {steps: 5, accumulate: 1.5}", "accumulate: must be a whole number, found 1.5"),
         ("train: {steps: 5, max_loss: -1}", "max_loss: must be greater than 0, found -1"),
         ("train: {steps: 5, log_every: yes}", "log_every: must be a number, found the text 'yes'"),
         ("train: {steps: 5}\nname: a/b", "name: cannot be the name of a run directory, found 'a/b'"),
