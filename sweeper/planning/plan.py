@@ -256,6 +256,9 @@ def arm_of(update_rule: Mapping[str, Any]) -> str:
     if (theory := update_rule.get("from_theory")) is not None:
         return str(theory)
     options = [name for name in ("momentum", "dampening", "nesterov", "weight_decay") if update_rule.get(name)]
+    if update_rule.get("decay_on") == "matrices":
+        options[-1] += " of matrices"
+    options += ["no_decay"] if update_rule.get("no_decay") else []
     direction = update_rule["optimizer"] + (f"({', '.join(options)})" if options else "")
     of = "(momentum)" if update_rule.get("transform_of") == "momentum" else ""
     of = "(each micro-batch)" if update_rule.get("clip_each_micro_batch") else of

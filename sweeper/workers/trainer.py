@@ -275,6 +275,7 @@ def _repeated(segment: SegmentId, segments: Sequence[Segment], committed_step: i
 def update_rule_of(section: Mapping[str, Any]) -> UpdateRule:
     """The update rule of a resolved section of a spec."""
     options: dict[str, Any] = {**section, "betas": tuple(section["betas"])}
+    options["no_decay"] = None if section.get("no_decay") is None else tuple(section["no_decay"])
     del options["from_theory"]  # only for analytic functions
     return UpdateRule(**options)
 

@@ -16,7 +16,7 @@ from trainers.update.schedules import check_schedule, factor_at
 from trainers.update.sign import Lion, SignSGD
 from trainers.update.transforms import TRANSFORMS, Direction
 
-__all__ = ["AVERAGES", "OPTIMIZERS", "UpdateRule"]
+__all__ = ["AVERAGES", "DECOUPLED", "OPTIMIZERS", "UpdateRule"]
 
 
 # Elementwise ones only: training runs them on one flat vector, where nothing may depend on the parameters' shapes.
@@ -41,6 +41,10 @@ _OPTIONS: dict[str, tuple[str, ...]] = {
     "lion": ("betas", "weight_decay"),
     "signsgd": ("momentum", "weight_decay"),
 }
+
+
+DECOUPLED = frozenset({"adamw", "lion", "signsgd"})
+"""Optimisers whose weight decay shrinks the parameters themselves, and is no part of the gradient."""
 
 
 AVERAGES: dict[str, str] = {"from_step": "step", "non_monotone": "window"}
@@ -76,7 +80,9 @@ class UpdateRule:
         momentum: Of ``sgd``, ``rmsprop`` and ``signsgd``.
         dampening: Of ``sgd``.
         nesterov: Of ``sgd``; needs momentum and no dampening.
-        weight_decay: Coefficient of the parameters in the direction; decoupled in ``adamw``, ``lion`` and ``signsgd``.
+        weight_decay: Coefficient of the parameters in the direction; decoupled in :data:`DECOUPLED`.
+        decay_on: What decays: ``all`` parameters, or ``matrices``, those of two or more dimensions.
+        no_decay: Patterns of names of parameters that do not decay, such as ``embedding.*``; None for no others.
         betas: Decay rates of the running averages of ``adam`` and ``adamw``, and of ``lion``.
         eps: Added to the denominator of ``adam``, ``adamw``, ``rmsprop`` and ``adagrad``.
         lambd: Of ``asgd``: its decay of the parameters, and with ``alpha`` of the rate.
@@ -110,6 +116,8 @@ class UpdateRule:
     dampening: float = 0.0
     nesterov: bool = False
     weight_decay: float = 0.0
+    decay_on: str = "all"
+    no_decay: tuple[str, ...] | None = None
     betas: tuple[float, float] = (0.9, 0.999)
     eps: float = 1e-8
     lambd: float = 1e-4
@@ -145,6 +153,10 @@ class UpdateRule:
                 )
         if self.nesterov and not (self.momentum > 0 and self.dampening == 0):
             raise ValueError("nesterov needs momentum > 0 and dampening = 0")
+        if self.decay_on not in {"all", "matrices"}:
+            raise ValueError(f"decay_on must be 'all' or 'matrices', not {self.decay_on!r}")
+        if self.has_decay_groups and not self.weight_decay > 0:
+            raise ValueError("decay_on and no_decay have no effect without weight_decay")
         if self.transform_of not in {"gradient", "momentum"}:
             raise ValueError(f"transform_of must be 'gradient' or 'momentum', not {self.transform_of!r}")
         if self.transform_of == "momentum" and not (self.optimizer == "sgd" and self.momentum > 0 and chosen):
@@ -153,6 +165,11 @@ class UpdateRule:
             raise ValueError(f"clip_each_micro_batch needs one of: {', '.join(TRANSFORMS)}; of the gradient")
         check_schedule(self.schedule)
         self._check_average()
+
+    @property
+    def has_decay_groups(self) -> bool:
+        """Whether some parameters may decay and others not."""
+        return self.decay_on != "all" or self.no_decay is not None
 
     @property
     def clips(self) -> bool:
@@ -209,6 +226,9 @@ class UpdateRule:
         if self.transform_of == "momentum":
             # What it receives is the direction already.
             options = {}
+        elif self.has_decay_groups:
+            # The updater's, since to the optimiser all is one parameter.
+            options["weight_decay"] = 0.0
         # A single tensor: the multi-tensor path would only add bookkeeping.
         return _EAGER[self.optimizer]([parameter], lr=self.learning_rate, foreach=False, **options)  # type: ignore[call-arg]
 

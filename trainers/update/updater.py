@@ -10,10 +10,11 @@ from torch import Tensor
 
 from trainers.trees import map_tensors
 from trainers.update.averaging import IterateAverage
+from trainers.update.decay import Decay
 from trainers.update.flat import FlatParameters
 from trainers.update.norms import norm
 from trainers.update.preconditioner import preconditioner_of
-from trainers.update.rule import UpdateRule
+from trainers.update.rule import DECOUPLED, UpdateRule
 from trainers.update.transforms import Direction
 
 __all__ = ["Updater"]
@@ -25,6 +26,9 @@ class Updater:
     Args:
         rule: The rule.
         flat: Parameters and gradients.
+
+    Raises:
+        TrainerError: A pattern of the rule names none of the parameters.
     """
 
     def __init__(self, rule: UpdateRule, flat: FlatParameters) -> None:
@@ -32,6 +36,9 @@ class Updater:
         self._flat = flat
         self._vector = flat.vector
         self._optimizer = rule.build_optimizer(self._vector)
+        self._decay = None
+        if rule.has_decay_groups:
+            self._decay = Decay(flat, weight_decay=rule.weight_decay, decay_on=rule.decay_on, no_decay=rule.no_decay)
         self._momentum: Tensor | None = None
         self._average = IterateAverage(rule.average) if rule.average is not None else None
         self._one = torch.ones((), dtype=self._vector.dtype, device=self._vector.device)
@@ -64,6 +71,11 @@ class Updater:
             The gradient's norm before anything was done to it, and the factor of the transform: scalars on the device.
         """
         grad_norm, scale = self._transform() if transformed is None else transformed
+        if self._decay is not None and self._rule.transform_of == "gradient":
+            if self._rule.optimizer in DECOUPLED:
+                self._decay.shrink(learning_rate)
+            else:
+                self._decay.add()
         self._optimizer.param_groups[0]["lr"] = learning_rate
         if "eta" in (state := self._optimizer.state[self._vector]):
             # torch's ASGD works out its rate a step ahead, from the learning rate of the step before.
@@ -113,7 +125,9 @@ class Updater:
     def _accumulate(self) -> None:
         """Replace the gradient by the direction of torch's SGD with momentum, using the same operations."""
         rule, gradient = self._rule, self._flat.gradient
-        if rule.weight_decay:
+        if self._decay is not None:
+            self._decay.add()
+        elif rule.weight_decay:
             gradient.add_(self._vector, alpha=rule.weight_decay)
         if self._momentum is None:
             self._momentum = gradient.clone()

@@ -15,6 +15,7 @@ from sweeper.spec.sections.values import (
     Positive,
     Section,
     Share,
+    Text,
     Threshold,
     conflict,
     missing,
@@ -60,6 +61,8 @@ ADDED_OPTIONS: dict[str, Any] = {
     "clip_value": None,
     "clip_layer_norm": None,
     "clip_adaptive": None,
+    "decay_on": "all",
+    "no_decay": None,
     "transform_of": "gradient",
     "clip_each_micro_batch": False,
     "average": None,
@@ -68,6 +71,11 @@ ADDED_OPTIONS: dict[str, Any] = {
 
 ADDED_SCHEDULE_OPTIONS: dict[str, Any] = {"unit": "steps", "warmup": 0.0}
 """The same for schedules."""
+
+_Patterns = Annotated[
+    tuple[Text, ...], Field(min_length=1), AfterValidator(lambda patterns: tuple(sorted(set(patterns))))
+]
+"""Patterns of names: the same in any order."""
 
 _Fraction = Annotated[float, Field(ge=0, le=1), AS_NUMBER]
 _Unit = Annotated[float, Field(ge=0, lt=1), AS_NUMBER]
@@ -181,6 +189,14 @@ class UpdateRule(Section):
     dampening: _Unit = Field(default=0.0, description="Dampening of sgd's momentum.")
     nesterov: Flag = Field(default=False, description="Nesterov's momentum; needs momentum and no dampening.")
     weight_decay: NonNegative = Field(default=0.0, description="L2 penalty (adamw, lion, signsgd: decoupled decay).")
+    decay_on: Literal["all", "matrices"] = Field(
+        default="all", description="What decays: all parameters, or those of two or more dimensions."
+    )
+    no_decay: _Patterns | None = Field(
+        default=None,
+        description="Names of parameters that do not decay, * standing for anything; null means no others.",
+        examples=[["embedding.*"]],
+    )
     betas: tuple[_Unit, _Unit] = Field(
         default=(0.9, 0.999), description="Decay of the averages of adam, adamw and lion."
     )
@@ -258,6 +274,10 @@ class UpdateRule(Section):
             )
         if self.dampening != 0 and self.momentum == 0:
             raise conflict("dampening has no effect without momentum", "dampening", "momentum", hint="set momentum")
+        for option in ("decay_on", "no_decay"):
+            if getattr(self, option) != _default(option) and self.weight_decay == 0:
+                message = f"{option} has no effect without weight_decay"
+                raise conflict(message, option, "weight_decay", hint="set weight_decay above 0")
         if self.transform_of == "momentum" and not (self.momentum and chosen and self.optimizer == "sgd"):
             hint = f"optimizer: sgd, a momentum, and one of {', '.join(TRANSFORMS)}"
             raise conflict("there is no momentum to clip or normalise", "transform_of", "momentum", hint=hint)

@@ -111,7 +111,7 @@ def another(value: Any) -> Any:
         case None:
             return 3
         case list():
-            return [item / 2 if isinstance(item, float) else item + 1 for item in value]
+            return [another(item) for item in value]
         case float() if value == 0:
             return 0.5
         case float():
@@ -129,6 +129,8 @@ ALSO = {
     "unit": "epochs",
     "shape": "sqrt",
     "transform_of": "momentum",
+    "decay_on": "all",
+    "no_decay": ["*.gain"],
     "normalize": None,
     "checkpoint_every": None,
 }
@@ -141,6 +143,8 @@ def documents() -> Iterator[dict[str, Any]]:
     yield BASE | {"update_rule": ADAM}
     average = {"learning_rate": 1.0, "average": {"use": "non_monotone", "window": 5}}
     yield BASE | {"update_rule": average, "train": BASE["train"] | {"evaluate_every": 2}}
+    decays = {"learning_rate": 1.0, "weight_decay": 0.1}
+    yield BASE | {"update_rule": decays | {"decay_on": "matrices", "no_decay": ["*.bias"]}}
     each = {"learning_rate": 1.0, "clip_norm": 1.0, "clip_each_micro_batch": True}
     yield BASE | {"update_rule": each, "train": BASE["train"] | {"accumulate": 2}}
     for rule in OTHERS:
@@ -292,6 +296,8 @@ def test_a_plan_counts_its_parts():
         ({"optimizer": "sgd", "momentum": 0.9, "normalize": 1.0}, "sgd(momentum) + normalize"),
         ({"optimizer": "adamw", "weight_decay": 0.1, "schedule": {"use": "cosine"}}, "adamw(weight_decay) + cosine"),
         ({"optimizer": "adam", "schedule": {"use": "constant"}}, "adam"),
+        ({"optimizer": "sgd", "weight_decay": 0.1, "decay_on": "matrices"}, "sgd(weight_decay of matrices)"),
+        ({"optimizer": "sgd", "weight_decay": 0.1, "no_decay": ["*.bias"]}, "sgd(weight_decay, no_decay)"),
         ({"optimizer": "sgd", "clip_norm": 1.0, "clip_each_micro_batch": True}, "sgd + clip_norm(each micro-batch)"),
         ({"optimizer": "sgd", "from_theory": "theorem3"}, "theorem3"),
     ],

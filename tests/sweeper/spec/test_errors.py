@@ -106,6 +106,11 @@ def test_problems_of_the_problem(section, message):
         ("optimizer: adam, betas: [0.9, 1, 1]", "betas: has too many values, found 3"),
         ("optimizer: adam, betas: [0.9, 1.5]", r"betas\[1\]: must be less than 1, found 1.5"),
         ("optimizer: adam, betas: 0.9", "betas: must be a list, found 0.9"),
+        ("decay_on: matrices", r"decay_on has no effect without weight_decay(.|\n)*set weight_decay above 0"),
+        ("no_decay: ['*.bias']", "no_decay has no effect without weight_decay"),
+        ("weight_decay: 0.1, decay_on: vectors", r"decay_on: must be one of .*matrices|unknown decay_on 'vectors'"),
+        ("weight_decay: 0.1, no_decay: []", "no_decay: is empty"),
+        ("weight_decay: 0.1, no_decay: '*.bias'", r"no_decay: must be a list, found '\*\.bias'"),
         (
             "clip_each_micro_batch: true",
             r"clip_each_micro_batch: there is nothing to do to each micro-batch(.|\n)*one of clip_norm, .*gradient",
