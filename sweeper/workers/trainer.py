@@ -276,6 +276,8 @@ def update_rule_of(section: Mapping[str, Any]) -> UpdateRule:
     """The update rule of a resolved section of a spec."""
     options: dict[str, Any] = {**section, "betas": tuple(section["betas"])}
     options["no_decay"] = None if section.get("no_decay") is None else tuple(section["no_decay"])
+    if (rest := section.get("rest")) is not None:
+        options["rest"] = {**rest, "betas": tuple(rest["betas"])}
     del options["from_theory"]  # only for analytic functions
     return UpdateRule(**options)
 

@@ -12,9 +12,10 @@ from trainers.trees import map_tensors
 from trainers.update.averaging import IterateAverage
 from trainers.update.decay import Decay
 from trainers.update.flat import FlatParameters
+from trainers.update.muon import MuonWithAdamW
 from trainers.update.norms import norm
 from trainers.update.preconditioner import preconditioner_of
-from trainers.update.rule import DECOUPLED, UpdateRule
+from trainers.update.rule import DECOUPLED, UpdateRule, eager
 from trainers.update.transforms import Direction
 
 __all__ = ["Updater"]
@@ -28,16 +29,20 @@ class Updater:
         flat: Parameters and gradients.
 
     Raises:
-        TrainerError: A pattern of the rule names none of the parameters.
+        TrainerError: The rule does not fit the parameters: for example, a pattern names none of them.
     """
 
     def __init__(self, rule: UpdateRule, flat: FlatParameters) -> None:
         self._rule = rule
         self._flat = flat
         self._vector = flat.vector
-        self._optimizer = rule.build_optimizer(self._vector)
+        self._optimizer: torch.optim.Optimizer
         self._decay = None
-        if rule.has_decay_groups:
+        if rule.optimizer == "muon":
+            self._optimizer = eager(MuonWithAdamW)(flat, rule)
+        else:
+            self._optimizer = rule.build_optimizer(self._vector)
+        if rule.has_decay_groups and rule.optimizer != "muon":
             self._decay = Decay(flat, weight_decay=rule.weight_decay, decay_on=rule.decay_on, no_decay=rule.no_decay)
         self._momentum: Tensor | None = None
         self._average = IterateAverage(rule.average) if rule.average is not None else None
