@@ -11,7 +11,7 @@ from typing import Any
 from sweeper.spec.paths import TRAINED, swept_paths
 from sweeper.spec.sections.analytic import analytic_conflicts
 from sweeper.spec.sections.axes import CASE_NAME, MAX_TRIALS, Axis, SweepBlock, generated, num_values
-from sweeper.spec.sections.update_rule import ADDED_SCHEDULE_OPTIONS
+from sweeper.spec.sections.update_rule import ADDED_SCHEDULE_OPTIONS, Rest
 from sweeper.spec.syntax.diagnostics import MAX_PROBLEMS, Diagnostic, at
 from sweeper.spec.syntax.tree import Node, format_path, num_nodes
 from sweeper.spec.variants import Chosen, Sets, Variant, Variants, look_up
@@ -222,6 +222,10 @@ def _as_swept(path: str, value: Any) -> Any:
     """A swept value as trials are told apart by it: a schedule without warm-up is what it was before there were any."""
     if path == "update_rule.schedule" and isinstance(value, dict) and not value.get("warmup"):
         return {key: item for key, item in value.items() if key != "warmup"}
+    if path == "update_rule.rest" and isinstance(value, dict):
+        # Only what was chosen: nobody sweeps a section for its defaults.
+        defaults = Rest(learning_rate=1.0).model_dump(mode="json")
+        return {key: item for key, item in value.items() if key == "learning_rate" or item != defaults[key]}
     return value
 
 
