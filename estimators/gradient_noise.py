@@ -5,8 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from estimators.probe.probe import Probe
@@ -106,17 +108,21 @@ def measure_gradient_noise(
     )
 
 
-def gradient_noise_row(probe: Probe, iterates: Tensor, *, num_batches: int = 16) -> dict[str, Any]:
+def gradient_noise_row(
+    probe: Probe, iterates: Tensor, *, num_batches: int = 16, batches_per_step: int | None = None
+) -> dict[str, Any]:
     """The noise of the gradients that training steps use, at x_k.
 
     The batches are those of ``num_batches`` training steps spread evenly over an epoch, of the size that training uses,
     with f's own policy: dropout off, an RNN's state at zero. So the noise is that of sampling only. Costs
-    2 ``num_batches`` gradients of a training batch.
+    2 ``num_batches`` gradients of a training batch. Where a step is along the mean of several batches, they count as
+    the one batch that they are together, which costs as many times more.
 
     Args:
         probe: f.
         iterates: x_k and x_{k+1}, shape (2, num_parameters); the second is not used.
         num_batches: K, at least 2; fewer where an epoch has fewer steps.
+        batches_per_step: Of how many batches of the problem a training step takes the mean; None for one.
 
     Returns:
         ``loss`` = f(x_k) and ``grad_norm``, both on the probe; ``grad_norm_squared``, without bias, and ``split_half``;
@@ -128,8 +134,12 @@ def gradient_noise_row(probe: Probe, iterates: Tensor, *, num_batches: int = 16)
     """
     probe.settle(iterates[0])
     value, slope = probe.value_and_gradient(iterates[0])
-    batches = probe.training_gradients(num_batches)
-    noise = measure_gradient_noise(lambda: batches.each(iterates[0]), population=probe.num_training_batches)
+    per_step = batches_per_step or 1
+    batches, population = probe.training_gradients(num_batches, per_step=per_step), probe.num_training_batches
+    noise = measure_gradient_noise(
+        lambda: _means(batches.each(iterates[0]), per_step),
+        population=None if population is None else population // per_step,
+    )
     return {
         "loss": value,
         "grad_norm": length(slope),
@@ -141,3 +151,16 @@ def gradient_noise_row(probe: Probe, iterates: Tensor, *, num_batches: int = 16)
         "noise_scale": noise.noise_scale,
         "num_batches": noise.num_batches,
     }
+
+
+def _means(gradients: Iterator[Tensor], count: int) -> Iterator[Tensor]:
+    """The means of every ``count`` consecutive gradients."""
+    if count == 1:
+        yield from gradients
+        return
+    for first in gradients:
+        # A copy: each gradient overwrites the one before.
+        total = first.to(torch.float64, copy=True)
+        for gradient in islice(gradients, count - 1):
+            total += gradient
+        yield total / count

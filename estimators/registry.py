@@ -62,6 +62,7 @@ SAMPLED: Mapping[str, tuple[str, ...]] = {
 NEED_STEP: Mapping[str, tuple[str, ...]] = {
     "critical_sharpness": ("learning_rate", "clip_norm"),
     "preconditioned_sharpness": ("learning_rate", "stability_threshold", "preconditioner"),
+    "gradient_noise": ("batches_per_step",),
 }
 """Those that take something of what a step was made of, besides their own options, and what."""
 

@@ -100,11 +100,13 @@ def check_sweep(
                 "shipped": shipped_from(problem["use"], plan.code, folder),
                 "seed": plan.trials[0].seed,
                 "threads": sweep.resources.trainers.threads,
-                "rule": dict(next(trial.update_rule for trial in plan.trials if trial.problem == problem)),
+                "rule": dict(first.update_rule),
                 "steps": sweep.train.steps,
+                "accumulate": first.train["accumulate"],
                 "measure": measure,
             }
             for problem in plan.trained_problems
+            for first in [next(trial for trial in plan.trials if trial.problem == problem)]
         ]
         left: list[str] = []
 

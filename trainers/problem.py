@@ -66,6 +66,9 @@ class Problem:
         steps_per_epoch: Number of steps in one pass over the training data.
         fingerprint: Identifies the data; equal fingerprints mean equal data.
 
+    A step takes one batch, so that both are counted by the same number; where a trial accumulates and its steps take
+    several, what is called a step here is one of these micro-batches.
+
     What the functions return is checked at every call, so that whoever calls them is told which of them returned what.
 
     Raises:

@@ -73,7 +73,7 @@ class MeasuredFunction:
             audit=batches[:audit],
             policy=ProbePolicy(batch_norm=batch_norm),
             # They are a sample of the data, not all of it: their noise is that of independent draws.
-            training_batches=lambda count: batches[:count],
+            training_batches=lambda count, per_step: batches[: count * per_step],
         )
         self._names = trained_names(model)
         with undisturbed(self.device), as_written(model):
@@ -111,7 +111,7 @@ class MeasuredFunction:
                 self._follow()
                 with self._probe.require_repeats(iterates[0]):
                     for name, options in self._estimators.items():
-                        known = {"learning_rate": learning_rate, "clip_norm": clip_norm}
+                        known = {"learning_rate": learning_rate, "clip_norm": clip_norm, "batches_per_step": 1}
                         options = {**options, **{key: known[key] for key in NEED_STEP.get(name, ())}}
                         try:
                             rows[name] = ESTIMATORS[name](self._probe, iterates, **options) | self._conditions

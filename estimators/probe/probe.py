@@ -53,7 +53,8 @@ class Probe:
             assumed to grow with the gradient's norm, and never to shrink.
         initial_carry: Makes the state with which every probe batch starts.
         policy: What f does about batch-norm; the rest is only written into rows.
-        training_batches: The batches of ``count`` training steps, for the noise of training; the probe's by default.
+        training_batches: From two numbers, the batches of ``count`` training steps of ``per_step`` batches each, for
+            the noise of training; the probe's by default.
         steps_per_epoch: Of how many batches these are drawn without replacement; None where that is not known.
         training_loss: The training loss, if it has regularisers that f leaves out.
         record: How the gradient's kernels are recorded once, to be replayed at every point, see
@@ -77,7 +78,7 @@ class Probe:
         audit_at: AuditAt = "snapshot",
         initial_carry: Callable[[], Any] = lambda: None,
         policy: ProbePolicy | None = None,
-        training_batches: Callable[[int], Iterable[Any]] | None = None,
+        training_batches: Callable[[int, int], Iterable[Any]] | None = None,
         steps_per_epoch: int | None = None,
         training_loss: Loss | None = None,
         record: Recorder | None = None,
@@ -319,21 +320,26 @@ class Probe:
             batch_norm=self.policy.batch_norm,
         )
 
-    def training_gradients(self, count: int) -> ProbeGradient:
+    def training_gradients(self, count: int, *, per_step: int = 1) -> ProbeGradient:
         """Gradients of training batches, to be computed one by one.
 
         Args:
-            count: How many batches.
+            count: Of how many steps.
+            per_step: How many batches a step has.
 
         Returns:
-            Their mean loss as a function; at most ``count`` batches, at least 2.
+            Their mean loss as a function; the batches of at most ``count`` steps, step by step, and of at least 2.
 
         Raises:
-            ValueError: There are fewer than two batches.
+            ValueError: There are fewer than two steps.
         """
-        batches = self.batches[:count] if self._training_batches is None else self._whole(self._training_batches(count))
-        if len(batches) < 2:
-            raise ValueError(f"the noise of a gradient needs at least 2 batches, found {len(batches)}")
+        if self._training_batches is None:
+            batches = self.batches[: min(count, len(self.batches) // per_step) * per_step]
+        else:
+            batches = self._whole(self._training_batches(count, per_step))
+        if len(batches) < 2 * per_step:
+            found = f"found {len(batches) // per_step}" + (f" of {per_step} micro-batches each" * (per_step > 1))
+            raise ValueError(f"the noise of a gradient needs at least 2 batches, {found}")
         gradient = self._gradient_over(batches)
         if self._settled is not None:
             gradient.set_statistics(self._statistics)

@@ -22,7 +22,7 @@ _FLOPS_PER_S = {"language_modeling": 3e10, "image_classification": 1.5e10, "deep
 """Of one thread in float32, on the machines tried: 25 to 70 for language models, 14 to 15 for images."""
 
 _STEP_S = 1e-3
-"""What a step costs whatever the model: PyTorch's own overhead of a few hundred operations."""
+"""What a batch costs whatever the model: PyTorch's own overhead of a few hundred operations."""
 
 _SNAPSHOT_S = 1.5e-2
 """What a snapshot costs whatever the model: handing it over, and building f around it."""
@@ -49,7 +49,7 @@ class Expectation:
 
     Attributes:
         work: Trial to its whole work, in units that are the same for all: seconds of one core where the cost of the
-            problem is known, else steps.
+            problem is known, else batches.
         per_s: Units of work per second of the whole sweep; None where nothing is known yet.
         source: How that is known.
         startup_s: Seconds until the first step, in this run so far or on the machines tried.
@@ -91,7 +91,11 @@ def expected(sweep: Sweep, plan: Plan, state: RunState, *, num_left: int) -> Exp
     """
     costs = {trial.trial_id: _core_seconds(sweep, trial) for trial in plan.trials}
     known = {name: cost for name, cost in costs.items() if cost is not None}
-    work = known if len(known) == len(costs) else {t.trial_id: float(t.train["steps"]) for t in plan.trials}
+    work = (
+        known
+        if len(known) == len(costs)
+        else {t.trial_id: float(t.train["steps"] * t.train["accumulate"]) for t in plan.trials}
+    )
     done, seconds, steps = 0.0, 0.0, 0
     spans = spans_of(state)
     planned = {trial.trial_id: trial.train["steps"] for trial in plan.trials}
@@ -127,12 +131,13 @@ def _core_seconds(sweep: Sweep, trial: Trial) -> float | None:
     step_flops, _, epoch_flops = costs
     per_s = _FLOPS_PER_S[trial.problem["use"]]
     steps, every = trial.train["steps"], trial.train["evaluate_every"]
+    per_step = trial.train["accumulate"]
     # Forward only, over the validation data, and of texts once over the test data.
     share = _VALID_SHARE * trial.problem.get("evaluate_fraction", 1.0)
     shares = ((steps // every if every else 0) + 1) * share
     shares += _VALID_SHARE if trial.problem["use"] == "language_modeling" else 0.0
     evaluations = shares * epoch_flops / 3 / per_s
-    total: float = _TRIAL_S + steps * (_STEP_S + step_flops / per_s) + evaluations
+    total: float = _TRIAL_S + steps * per_step * (_STEP_S + step_flops / per_s) + evaluations
     if sweep.measure is not None:
         gradients = sum(estimator.num_gradients for estimator in sweep.measure.estimators)
         gradients *= sweep.measure.probes

@@ -15,6 +15,7 @@ from sweeper.spec.cells import Cell
 from sweeper.spec.sections.measure import Measure
 from sweeper.spec.sections.problems import ADDED_OPTIONS as ADDED_PROBLEM_OPTIONS
 from sweeper.spec.sections.problems import EMBEDDED_DATA
+from sweeper.spec.sections.settings import ADDED_TRAIN_OPTIONS
 from sweeper.spec.sections.update_rule import ADDED_OPTIONS, ADDED_SCHEDULE_OPTIONS, TRANSFORMS
 from sweeper.spec.sweep import Sweep
 from sweeper.spec.syntax.diagnostics import Diagnostic, at, raise_if_any
@@ -252,7 +253,8 @@ def training_key(
     Returns:
         The first 16 hex digits of the SHA-256 of the canonical JSON of all of it.
     """
-    trained = {key: value for key, value in train.items() if key != "checkpoint_every"}
+    trained = _without(train, ADDED_TRAIN_OPTIONS)
+    trained.pop("checkpoint_every", None)
     rule = _without(update_rule, ADDED_OPTIONS)
     rule["schedule"] = _without(rule["schedule"], ADDED_SCHEDULE_OPTIONS)
     content = {
@@ -339,8 +341,12 @@ def arm_of(update_rule: Mapping[str, Any]) -> str:
     if (theory := update_rule.get("from_theory")) is not None:
         return str(theory)
     options = [name for name in ("momentum", "dampening", "nesterov", "weight_decay") if update_rule.get(name)]
+    if update_rule.get("decay_on") == "matrices":
+        options[-1] += " of matrices"
+    options += ["no_decay"] if update_rule.get("no_decay") else []
     direction = update_rule["optimizer"] + (f"({', '.join(options)})" if options else "")
     of = "(momentum)" if update_rule.get("transform_of") == "momentum" else ""
+    of = "(each micro-batch)" if update_rule.get("clip_each_micro_batch") else of
     transforms = [f"{name}{of}" for name in TRANSFORMS if update_rule.get(name) is not None]
     average = update_rule.get("average")
     section = update_rule.get("schedule", {})

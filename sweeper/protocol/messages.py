@@ -82,7 +82,7 @@ class SnapshotHeader:
         trial: Trial id.
         seed: The trial's seed.
         step: k of x_k.
-        epoch: k divided by the steps per epoch.
+        epoch: Passes over the training data before step k.
         problem: The resolved problem section.
         measure: The resolved measure section.
         nbytes: Size of the parameters.
@@ -94,6 +94,7 @@ class SnapshotHeader:
             such number, or it is not known.
         preconditioned: Whether step k was divided by a diagonal, which the payload then may have as its third row;
             None if it is not known.
+        batches_per_step: How many batches of the problem step k is the mean of.
     """
 
     trial: str
@@ -109,6 +110,7 @@ class SnapshotHeader:
     clip_norm: float | None = None
     stability_threshold: float | None = None
     preconditioned: bool | None = None
+    batches_per_step: int = 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -181,7 +183,7 @@ class SegmentFacts:
         tests: Names of the metrics of the problem's test data, evaluated at the end of the trial; none before.
         columns: Extra columns of the trial in the trials table, such as an analytic trial's hitting time.
         scores: Training loss and metrics, by column, to the first, last, smallest and largest finite value logged; what
-            a search goes by. Those of the test data are not among them.
+            a search goes by. The last training loss is the mean over the last tenth. Nothing of the test data.
     """
 
     num_steps: int

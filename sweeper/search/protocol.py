@@ -58,7 +58,7 @@ class Score:
 
     Attributes:
         first: The first value.
-        last: The last.
+        last: The last; of the training loss, the mean over the last tenth of those logged.
         low: The smallest.
         high: The largest.
     """

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from sweeper.spec.paths import TRAINED, searched_paths, swept_paths
 from sweeper.spec.sections.analytic import analytic_conflicts
 from sweeper.spec.sections.axes import CASE_NAME, MAX_TRIALS, Axis, SweepBlock, generated, num_values
-from sweeper.spec.sections.update_rule import ADDED_SCHEDULE_OPTIONS
+from sweeper.spec.sections.update_rule import ADDED_SCHEDULE_OPTIONS, Rest
 from sweeper.spec.syntax.diagnostics import MAX_PROBLEMS, Diagnostic, at, raise_if_any
 from sweeper.spec.syntax.tree import Node, format_path, num_nodes
 from sweeper.spec.variants import Chosen, Sets, Variant, Variants, look_up
@@ -211,8 +211,8 @@ def build_cells(
         if conflicts := list(analytic_conflicts(nodes, resolved)):
             problems.update(dict.fromkeys(conflicts))
             continue
-        if (lacking := _lacks_evaluations(sections)) is not None:
-            problems[lacking] = None
+        if lacking := [*_lacks_evaluations(sections), *_lacks_micro_batches(sections)]:
+            problems.update(dict.fromkeys(lacking))
             continue
         identity = tuple(
             identities[name].setdefault(variants[name].identity(chosen), len(identities[name])) for name in TRAINED
@@ -304,17 +304,32 @@ def _as_swept(path: str, value: Any) -> Any:
     """A swept value as trials are told apart by it: a schedule without warm-up is what it was before there were any."""
     if path == "update_rule.schedule" and isinstance(value, dict) and not value.get("warmup"):
         return {key: item for key, item in value.items() if key != "warmup"}
+    if path == "update_rule.rest" and isinstance(value, dict):
+        # Only what was chosen: nobody sweeps a section for its defaults.
+        defaults = Rest(learning_rate=1.0).model_dump(mode="json")
+        return {key: item for key, item in value.items() if key == "learning_rate" or item != defaults[key]}
     return value
 
 
-def _lacks_evaluations(sections: Mapping[str, Variant]) -> Diagnostic | None:
+def _lacks_evaluations(sections: Mapping[str, Variant]) -> Iterator[Diagnostic]:
     """An average that waits for evaluations that never happen."""
     average = sections["update_rule"].resolved["average"]
     if average is None or average["use"] != "non_monotone" or sections["train"].resolved["evaluate_every"] is not None:
-        return None
+        return
     node = sections["update_rule"].node.child("average")
     assert node is not None
-    return at(node, "non_monotone needs evaluations, but there are none", "set train.evaluate_every", key=True)
+    yield at(node, "non_monotone needs evaluations, but there are none", "set train.evaluate_every", key=True)
+
+
+def _lacks_micro_batches(sections: Mapping[str, Variant]) -> Iterator[Diagnostic]:
+    """A transform of each micro-batch where every step has one."""
+    rule = sections["update_rule"]
+    if not rule.resolved["clip_each_micro_batch"] or sections["train"].resolved["accumulate"] > 1:
+        return
+    node = rule.node.child("clip_each_micro_batch")
+    assert node is not None
+    message = "needs steps of several micro-batches, but train.accumulate is 1"
+    yield at(node, message, "set train.accumulate above 1", key=True)
 
 
 def _duplicate(blocks: Sequence[Sequence[_Choice]], before: Chosen, now: Chosen) -> Diagnostic:

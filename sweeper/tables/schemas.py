@@ -45,7 +45,7 @@ _METRICS = (
     Column(
         name="train_loss",
         type=NUMBER,
-        meaning="Training loss of batch k at x_k.",
+        meaning="Training loss of the batch of step k at x_k, the mean over its micro-batches where it has several.",
         unit="loss",
         null=_UNTOLD,
         shown="plot loss",
@@ -65,7 +65,9 @@ _METRICS = (
         null=_UNTOLD,
         shown="advise",
     ),
-    Column(name="clipped", type=FLAG, meaning="Whether the gradient was clipped.", null=_UNTOLD),
+    Column(
+        name="clipped", type=FLAG, meaning="Whether the gradient, or that of a micro-batch, was clipped.", null=_UNTOLD
+    ),
     Column(
         name="update_norm",
         type=NUMBER,
@@ -73,7 +75,12 @@ _METRICS = (
         unit="weight",
         null="last iterate, or no snapshot of a monitor",
     ),
-    Column(name="learning_rate", type=NUMBER, meaning="Of step k, after schedule and warm-up.", null=_UNTOLD),
+    Column(
+        name="learning_rate",
+        type=NUMBER,
+        meaning="Of step k, after schedule and warm-up; with muon, Muon's.",
+        null=_UNTOLD,
+    ),
 )
 
 _OWN = "not evaluated at this step"

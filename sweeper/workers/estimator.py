@@ -328,9 +328,10 @@ def build_probe(
     # f has no penalties; a problem that trains without any has only one loss.
     bare = problem.measured_loss or problem.loss
 
-    def training_batches(count: int) -> Iterator[Any]:
-        count = min(count, problem.steps_per_epoch)
-        return (problem.batch(k * problem.steps_per_epoch // count) for k in range(count))
+    def training_batches(count: int, per_step: int) -> Iterator[Any]:
+        steps = problem.steps_per_epoch // per_step
+        count = min(count, steps)
+        return (problem.batch(k * steps // count * per_step + j) for k in range(count) for j in range(per_step))
 
     return Probe(
         problem.model,

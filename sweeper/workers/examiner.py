@@ -85,6 +85,7 @@ def check_problem(
     threads: int,
     rule: Mapping[str, Any],
     steps: int,
+    accumulate: int,
     measure: Mapping[str, Any] | None,
 ) -> Iterator[dict[str, Any]]:
     """Test every promise of a problem.
@@ -96,6 +97,7 @@ def check_problem(
         threads: Threads of each numerical kernel.
         rule: The update rule of the step that is measured.
         steps: Number of steps of a trial.
+        accumulate: Number of batches in a step.
         measure: The resolved measure section; None where nothing is measured.
 
     Yields:
@@ -137,7 +139,7 @@ def check_problem(
             if of_f.broken:
                 raise UntestableError("what would be measured is not a function of the parameters")
             with code.in_force(own):
-                finding = _measured(code, rule, measure, entry, steps=steps, seed=seed)
+                finding = _measured(code, rule, measure, entry, steps=steps, accumulate=accumulate, seed=seed)
         except UntestableError as why:
             finding = Finding(promise=promise, untested=str(why))
         except SecondDerivativeError as error:
@@ -215,7 +217,14 @@ def _small(code: _Code, measure: Mapping[str, Any], seed: int) -> Problem:
 
 
 def _measured(
-    code: _Code, rule: Mapping[str, Any], measure: Mapping[str, Any], entry: Mapping[str, Any], *, steps: int, seed: int
+    code: _Code,
+    rule: Mapping[str, Any],
+    measure: Mapping[str, Any],
+    entry: Mapping[str, Any],
+    *,
+    steps: int,
+    accumulate: int,
+    seed: int,
 ) -> Finding:
     """Whether a snapshot of the sweep's first step can be measured by an estimator; the promise is left empty."""
     options = {key: value for key, value in entry.items() if key != "use"}
@@ -225,11 +234,19 @@ def _measured(
     followed = update_rule_of(rule)
     wanted = NEED_STEP.get(entry["use"], ())
     keeps = "preconditioner" in wanted
-    stepper = Stepper(trained, followed, total_steps=steps, seed=seed, keep_preconditioner=keeps)
+    stepper = Stepper(
+        trained,
+        followed,
+        total_steps=steps,
+        seed=seed,
+        keep_preconditioner=keeps,
+        batches_per_step=accumulate,
+    )
     learning_rate, scalars = stepper.take(0, keep_iterates=True)
     assert stepper.iterates is not None
     payload = torch.from_numpy(stepper.iterates)
-    options |= step_options(wanted, {"learning_rate": learning_rate, **facts_of(followed)}, payload)
+    facts = {"learning_rate": learning_rate, "batches_per_step": accumulate, **facts_of(followed)}
+    options |= step_options(wanted, facts, payload)
     probe = build_probe(probed, measure)
     row = ESTIMATORS[entry["use"]](probe, payload[:2], **options)
     slope, trained_slope = float(row["grad_norm"]), float(scalars[1])

@@ -42,6 +42,7 @@ def keep_snapshot(run_dir: RunDir, header: SnapshotHeader, iterates: np.ndarray[
         "data": header.data or "",
         **{key: _written(getattr(header, key)) for key in _OF_STEP},
         "preconditioned": _FLAGS[header.preconditioned],
+        "batches_per_step": str(header.batches_per_step),
         "xxh3": _hash(iterates),
     }
     data = save_arrays({"iterates": iterates}, metadata=described)
@@ -89,6 +90,7 @@ def read_header(path: Path, measure: Mapping[str, Any]) -> SnapshotHeader:
             data=described["data"] or None,
             # Earlier versions did not keep these.
             preconditioned={text: flag for flag, text in _FLAGS.items()}.get(described.get("preconditioned", "")),
+            batches_per_step=int(described.get("batches_per_step", "1")),
             **{key: float(described[key]) for key in _OF_STEP if described.get(key)},
         )
     except (ValueError, KeyError, RecursionError) as error:

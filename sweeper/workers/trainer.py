@@ -134,10 +134,11 @@ class TrainerWorker(Worker):
         state, damaged = self._resume(assignment)
         if is_users(assignment.problem):
             # The registered ones are pure: the conformance tests hold them to it.
+            per_step = int(assignment.train.get("accumulate", 1))
             require_pure_batches(
                 problem,
-                step=0 if state is None else state.step,
-                steps=int(assignment.train["steps"]),
+                batch=0 if state is None else state.step * per_step,
+                batches=int(assignment.train["steps"]) * per_step,
                 seed=assignment.seed,
                 device=torch.device(self._device),
             )
@@ -182,6 +183,8 @@ class TrainerWorker(Worker):
                     now = time.time()
                     fresh = item.rows["step"] >= assignment.committed_step
                     rows = {name: column[fresh] for name, column in item.rows.items()}
+                    # Row k is logged where k is a multiple.
+                    logged = -(-max(item.start, assignment.committed_step) // (assignment.train["log_every"] or 1))
                     yield SegmentItem(
                         segment=segment,
                         start=max(item.start, assignment.committed_step),
@@ -205,7 +208,7 @@ class TrainerWorker(Worker):
                             data=problem.fingerprint,
                             metrics=dict(problem.metrics),
                             tests=item.tests,
-                            scores=scores_of(rows, tests=item.tests),
+                            scores=scores_of(rows, tests=item.tests, logged_before=logged),
                         ),
                         damaged=tuple(damaged),
                     )
@@ -258,6 +261,7 @@ def _header(assignment: Assignment, measure: Mapping[str, Any], snapshot: Snapsh
         data=data,
         grad_norm=snapshot.grad_norm,
         learning_rate=snapshot.learning_rate,
+        batches_per_step=assignment.train.get("accumulate", 1),
         **facts_of(update_rule_of(assignment.update_rule)),
     )
 
@@ -277,6 +281,9 @@ def _repeated(segment: SegmentId, segments: Sequence[Segment], committed_step: i
 def update_rule_of(section: Mapping[str, Any]) -> UpdateRule:
     """The update rule of a resolved section of a spec."""
     options: dict[str, Any] = {**section, "betas": tuple(section["betas"])}
+    options["no_decay"] = None if section.get("no_decay") is None else tuple(section["no_decay"])
+    if (rest := section.get("rest")) is not None:
+        options["rest"] = {**rest, "betas": tuple(rest["betas"])}
     del options["from_theory"]  # only for analytic functions
     return UpdateRule(**options)
 

@@ -299,12 +299,16 @@ def test_training_lowers_the_loss(build: Build) -> None:
 
 
 @settings(max_examples=4, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(stops=st.sets(st.integers(0, 12), min_size=1, max_size=4), checkpoint_every=st.sampled_from([None, 1, 3]))
+@given(
+    stops=st.sets(st.integers(0, 12), min_size=1, max_size=4),
+    checkpoint_every=st.sampled_from([None, 1, 3]),
+    accumulate=st.sampled_from([1, 2]),
+)
 def test_stopping_anywhere_and_resuming_leaves_no_trace(
-    build: Build, record: Record, stops: set[int], checkpoint_every: int | None
+    build: Build, record: Record, stops: set[int], checkpoint_every: int | None, accumulate: int
 ) -> None:
     rule = UpdateRule(learning_rate=0.05, momentum=0.9, clip_norm=1.0, schedule={"use": "cosine"})
-    common = {"steps": 13, "log_every": 2, "evaluate_every": 5}
+    common = {"steps": 13, "log_every": 2, "evaluate_every": 5, "accumulate": accumulate}
     snapshots = SnapshotSchedule(every=4, last=2)
     whole = record(build, rule, TrainSettings(**common), snapshots=snapshots)
     settings_in_pieces = TrainSettings(**common, checkpoint_every=checkpoint_every)

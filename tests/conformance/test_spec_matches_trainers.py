@@ -14,12 +14,13 @@ from sweeper.spec.sections.estimators import ESTIMATOR_OPTIONS, DirectionalSmoot
 from sweeper.spec.sections.measure import Measure, Probe
 from sweeper.spec.sections.problems import ADDED_OPTIONS as ADDED_PROBLEM_OPTIONS
 from sweeper.spec.sections.problems import PROBLEM_OPTIONS
-from sweeper.spec.sections.settings import Train
+from sweeper.spec.sections.settings import ADDED_TRAIN_OPTIONS, Train
 from sweeper.spec.sections.update_rule import (
     ADDED_OPTIONS,
     ADDED_SCHEDULE_OPTIONS,
     OPTIONS_OF_OPTIMIZERS,
     TRANSFORMS,
+    Rest,
     StepDecay,
     UpdateRule,
 )
@@ -86,6 +87,7 @@ def test_options_that_leave_old_ids_alone_are_named_with_their_defaults():
     for use, added in ADDED_PROBLEM_OPTIONS.items():
         assert added.items() <= spec_defaults(PROBLEM_OPTIONS[use]).items()
     assert ADDED_OPTIONS.items() <= spec_defaults(UpdateRule).items()
+    assert ADDED_TRAIN_OPTIONS.items() <= spec_defaults(Train).items()
     assert ADDED_SCHEDULE_OPTIONS.items() <= spec_defaults(StepDecay).items()
 
 
@@ -121,7 +123,7 @@ def test_options_and_defaults_of_update_rules_agree():
 
 
 def test_the_same_optimizers_are_known_and_take_the_same_options():
-    assert OPTIONS_OF_OPTIMIZERS.keys() == trained.OPTIMIZERS.keys()
+    assert OPTIONS_OF_OPTIMIZERS.keys() == trained.OPTIMIZERS.keys() | {"muon"}
     parameter = torch.nn.Parameter(torch.zeros(2))
     for name, options in OPTIONS_OF_OPTIMIZERS.items():
         # Not half the default where that is zero.
@@ -135,16 +137,31 @@ def test_the_same_optimizers_are_known_and_take_the_same_options():
             "lambd": 0.1,
             "alpha": 0.5,
             "t0": 3.0,
+            "ns_steps": 3,
+            "adjust_rate": "match_rms_adamw",
+            "rest": {"learning_rate": 0.1},
         }
         chosen = {key: values[key] for key in options}
         UpdateRule(optimizer=name, learning_rate=1.0, **chosen)
-        built = trained.UpdateRule(optimizer=name, learning_rate=1.0, **chosen).build_optimizer(parameter)
-        assert {key: built.defaults[key] for key in options} == chosen
+        rule = trained.UpdateRule(optimizer=name, learning_rate=1.0, **chosen)
+        if name != "muon":
+            built = rule.build_optimizer(parameter)
+            assert {key: built.defaults[key] for key in options} == chosen
+        needed = {"rest": values["rest"]} if name == "muon" else {}
         for other in values.keys() - options - {"dampening", "nesterov"}:
             with pytest.raises(ValueError, match=other):
-                UpdateRule(optimizer=name, learning_rate=1.0, **{other: values[other]})
+                UpdateRule(optimizer=name, learning_rate=1.0, **needed, **{other: values[other]})
             with pytest.raises(ValueError, match=other):
-                trained.UpdateRule(optimizer=name, learning_rate=1.0, **{other: values[other]})
+                trained.UpdateRule(optimizer=name, learning_rate=1.0, **needed, **{other: values[other]})
+
+
+def test_what_muon_leaves_to_adamw_has_adamws_options_and_defaults():
+    spec = spec_defaults(Rest)
+    assert spec.keys() == set(trained.REST_OPTIONS)
+    of_torch = inspect.signature(torch.optim.AdamW).parameters
+    for name in ("betas", "eps"):
+        assert spec[name] == of_torch[name].default
+    assert (spec["learning_rate"], spec["matrices"]) == (REQUIRED, None)
 
 
 @pytest.mark.parametrize(

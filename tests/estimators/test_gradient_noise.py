@@ -82,9 +82,9 @@ def test_the_row_is_about_training_batches_and_not_about_the_probe() -> None:
     training = [torch.randn(4, 2, generator=generator) for _ in range(6)]
     asked: list[int] = []
 
-    def training_batches(count: int) -> list[Tensor]:
+    def training_batches(count: int, per_step: int) -> list[Tensor]:
         asked.append(count)
-        return training[:count]
+        return training[: count * per_step]
 
     def loss(model: nn.Module, batch: Tensor, carry: None) -> tuple[Tensor, None]:
         return model(batch).square().mean(), carry
@@ -101,3 +101,28 @@ def test_the_row_is_about_training_batches_and_not_about_the_probe() -> None:
     lonely = Probe(model, loss, probe_batches[:1])
     with pytest.raises(ValueError, match="at least 2 batches"):
         ESTIMATORS["gradient_noise"](lonely, torch.stack([here, here]))
+
+
+def test_the_batches_of_a_step_that_accumulates_count_as_one() -> None:
+    model = nn.Linear(2, 1, bias=False)
+    generator = torch.Generator().manual_seed(0)
+    training = [torch.randn(4, 2, generator=generator) for _ in range(12)]
+
+    def loss(model: nn.Module, batch: Tensor, carry: None) -> tuple[Tensor, None]:
+        return model(batch).square().mean(), carry
+
+    def row_of(batches: list[Tensor], **options: int) -> dict[str, object]:
+        def drawn(count: int, per_step: int) -> list[Tensor]:
+            return batches[: count * per_step]
+
+        probe = Probe(model, loss, training, training_batches=drawn, steps_per_epoch=len(batches))
+        here = next(model.parameters()).detach().reshape(-1)
+        return ESTIMATORS["gradient_noise"](probe, torch.stack([here, here]), num_batches=4, **options)
+
+    accumulated = row_of(training, batches_per_step=3)
+    large = row_of([torch.cat(training[k : k + 3]) for k in range(0, 12, 3)])
+    assert accumulated["num_batches"] == large["num_batches"] == 4
+    for name in ("grad_norm_squared", "noise_variance", "tau", "noise_scale", "split_half"):
+        assert accumulated[name] == pytest.approx(large[name], rel=1e-5), name
+    with pytest.raises(ValueError, match="needs at least 2 batches, found 1 of 7 micro-batches each"):
+        row_of(training, batches_per_step=7)

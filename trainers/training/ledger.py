@@ -47,9 +47,10 @@ class Ledger:
     Args:
         steps: Number of steps of the whole trial; the last one is always logged.
         log_every: A step is logged if its number is a multiple of this.
-        steps_per_epoch: Number of steps in one pass over the data.
+        steps_per_epoch: Number of batches in one pass over the data.
+        batches_per_step: Number of batches in a step.
         max_loss: A loss above it is divergence; None for no finite limit.
-        clips: Whether a scale below 1 means clipping.
+        clips: Whether a scale other than 1 means clipping.
         start: The first step.
         num_clipped: Number of clipped steps before it.
         last_finite_loss: The last finite loss before it.
@@ -74,10 +75,12 @@ class Ledger:
         start: int = 0,
         num_clipped: int = 0,
         last_finite_loss: float | None = None,
+        batches_per_step: int = 1,
     ) -> None:
         self._steps = steps
         self._log_every = log_every
         self._steps_per_epoch = steps_per_epoch
+        self._batches_per_step = batches_per_step
         self._max_loss = math.inf if max_loss is None else max_loss
         self._clips = clips
         self._next = start
@@ -126,7 +129,7 @@ class Ledger:
         if num_good < len(block):
             self.diverged_step = int(block[num_good, 0])
             block = block[: num_good + 1]
-        num_clipped = int((block[:num_good, 3] < 1).sum()) if self._clips else 0
+        num_clipped = int(_changes(block[:num_good, 3]).sum()) if self._clips else 0
         self.num_clipped += num_clipped
         self.total_clipped += num_clipped
         self.num_steps += num_good
@@ -154,11 +157,11 @@ class Ledger:
         scale = block[:, 3]
         rows: Rows = {
             "step": step,
-            "epoch": step / self._steps_per_epoch,
+            "epoch": step * self._batches_per_step / self._steps_per_epoch,
             "train_loss": block[:, 1].copy(),
             "grad_norm": block[:, 2].copy(),
             "step_size": block[:, 5] * scale,
-            "clipped": scale < 1 if self._clips else np.zeros(len(step), dtype=np.bool_),
+            "clipped": _changes(scale) if self._clips else np.zeros(len(step), dtype=np.bool_),
             "update_norm": block[:, 4].copy(),
             "learning_rate": block[:, 5].copy(),
         }
@@ -178,3 +181,8 @@ class Ledger:
             or step == self._steps - 1
             or step == self.diverged_step
         )
+
+
+def _changes(scale: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """Where a scale is a number other than 1: above it, too, where micro-batches were clipped one by one."""
+    return (scale < 1) | (scale > 1)

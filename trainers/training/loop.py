@@ -38,6 +38,7 @@ class TrainSettings:
         evaluate_every: Metrics at x_k for every positive multiple k; None for the last iterate only.
         checkpoint_every: A segment ends, with a training state, at every positive multiple; None for never.
         max_loss: A training loss above it is divergence; None for no limit.
+        accumulate: Number of the problem's batches in a step, which is along the mean of their gradients.
 
     Raises:
         TrainerError: A count is not positive.
@@ -48,9 +49,10 @@ class TrainSettings:
     evaluate_every: int | None = None
     checkpoint_every: int | None = None
     max_loss: float | None = None
+    accumulate: int = 1
 
     def __post_init__(self) -> None:
-        for name in ("steps", "log_every", "evaluate_every", "checkpoint_every"):
+        for name in ("steps", "log_every", "evaluate_every", "checkpoint_every", "accumulate"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise TrainerError(f"{name} must be at least 1, not {value!r}")
@@ -159,7 +161,14 @@ def train(
     """
     if rule.average is not None and rule.average["use"] == "non_monotone" and settings.evaluate_every is None:
         raise TrainerError("average: non_monotone needs evaluations, but evaluate_every is not set")
-    stepper = Stepper(problem, rule, total_steps=settings.steps, seed=seed, keep_preconditioner=keep_preconditioner)
+    stepper = Stepper(
+        problem,
+        rule,
+        total_steps=settings.steps,
+        seed=seed,
+        keep_preconditioner=keep_preconditioner,
+        batches_per_step=settings.accumulate,
+    )
     first = 0
     if resume is not None:
         first = resume.step
@@ -170,6 +179,7 @@ def train(
         steps=settings.steps,
         log_every=settings.log_every,
         steps_per_epoch=problem.steps_per_epoch,
+        batches_per_step=settings.accumulate,
         max_loss=settings.max_loss,
         clips=rule.clips,
         start=first,
@@ -191,7 +201,9 @@ def train(
                 break
             with watch.evaluating():
                 ledger.evaluated(step, stepper.evaluate(step))
-        wanted = snapshots is not None and snapshots.due(step, settings.steps, problem.steps_per_epoch)
+        wanted = snapshots is not None and snapshots.due(
+            step, settings.steps, problem.steps_per_epoch, batches_per_step=settings.accumulate
+        )
         try:
             ledger.append(*stepper.take(step, keep_iterates=wanted))
         except Exception:
@@ -209,7 +221,7 @@ def train(
             with watch.waiting():
                 yield Snapshot(
                     step=step,
-                    epoch=step / problem.steps_per_epoch,
+                    epoch=step * settings.accumulate / problem.steps_per_epoch,
                     loss=ledger.last_loss,
                     grad_norm=ledger.last_grad_norm,
                     learning_rate=ledger.last_learning_rate,

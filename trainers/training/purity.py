@@ -13,7 +13,7 @@ from trainers.trees import first_difference, holds_nothing, map_tensors
 __all__ = ["require_pure_batches"]
 
 
-def require_pure_batches(problem: Problem, *, step: int, steps: int, seed: int, device: torch.device) -> None:
+def require_pure_batches(problem: Problem, *, batch: int, batches: int, seed: int, device: torch.device) -> None:
     """Require that the batch of a step is the same again after that of the next one.
 
     Resuming, repeating and comparing trials rests on that. Costs three batches, so it is done once an attempt. Torch's
@@ -21,8 +21,8 @@ def require_pure_batches(problem: Problem, *, step: int, steps: int, seed: int, 
 
     Args:
         problem: The problem.
-        step: The first step of the attempt.
-        steps: Number of steps of the trial; nothing is tried where none is left.
+        batch: The first batch of the attempt: that of its first step.
+        batches: Number of batches of the trial; nothing is tried where none is left.
         seed: The trial's seed.
         device: Where the model is.
 
@@ -30,26 +30,26 @@ def require_pure_batches(problem: Problem, *, step: int, steps: int, seed: int, 
         TrainerError: The batches differ, or one is empty.
     """
 
-    def batch(k: int) -> Batch:
+    def drawn(k: int) -> Batch:
         seed_generators(device, seed, k, TRAINING)
         return problem.batch(k)
 
-    if step >= steps:
+    if batch >= batches:
         return
     # A copy: the next call may fill the same memory.
-    first = map_tensors(torch.Tensor.clone, batch(step))
+    first = map_tensors(torch.Tensor.clone, drawn(batch))
     between = ""
-    if step + 1 < steps:
-        batch(step + 1)
-        between = f", after batch({step + 1})"
+    if batch + 1 < batches:
+        drawn(batch + 1)
+        between = f", after batch({batch + 1})"
     if holds_nothing(first):
         raise TrainerError(
-            f"batch({step}) holds no example, so its mean loss is not a number: steps go on beyond the first epoch, "
+            f"batch({batch}) holds no example, so its mean loss is not a number: steps go on beyond the first epoch, "
             "take the rows from step % steps_per_epoch"
         )
-    if difference := first_difference(first, batch(step)):
+    if difference := first_difference(first, drawn(batch)):
         raise TrainerError(
-            f"batch({step}) is different when it is called again{between}: {difference}. A trial could be neither "
+            f"batch({batch}) is different when it is called again{between}: {difference}. A trial could be neither "
             "resumed nor repeated: batch must be a function of the step alone, so draw from "
             "torch.Generator().manual_seed(a number made of seed and step) and keep no iterator; "
             "`clipsweep check` tests it"

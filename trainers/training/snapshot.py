@@ -19,7 +19,7 @@ class Snapshot:
 
     Attributes:
         step: k.
-        epoch: k / steps_per_epoch.
+        epoch: Passes over the training data before step k.
         loss: Loss of batch k at x_k.
         grad_norm: Norm of that loss's gradient, before the transform.
         learning_rate: eta of step k, by which the rule's direction was multiplied.
@@ -75,13 +75,14 @@ class SnapshotSchedule:
             if getattr(self, name) < 0:
                 raise TrainerError(f"{name} must not be negative, but is {getattr(self, name)!r}")
 
-    def due(self, step: int, steps: int, steps_per_epoch: int) -> bool:
+    def due(self, step: int, steps: int, steps_per_epoch: int, *, batches_per_step: int = 1) -> bool:
         """Whether a snapshot is taken of the step from x_k to x_{k+1}.
 
         Args:
             step: k, counted from 0.
             steps: Number of steps of the whole trial.
-            steps_per_epoch: Number of steps in one pass over the data.
+            steps_per_epoch: Number of batches in one pass over the data.
+            batches_per_step: Number of batches in a step.
 
         Returns:
             True if any of the conditions holds.
@@ -95,4 +96,4 @@ class SnapshotSchedule:
         if self.epochs is None:
             return False
         interval = self.epochs * steps_per_epoch
-        return step == 0 or step // interval > (step - 1) // interval
+        return step == 0 or step * batches_per_step // interval > (step - 1) * batches_per_step // interval

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from trainers.errors import CheckpointError
+from trainers.errors import CheckpointError, TrainerError
 from trainers.problem import Problem
 from trainers.seeding import seed_generators
 from trainers.training.checkpoint import TrainingState
 from trainers.trees import map_tensors
+from trainers.update.accumulation import Accumulation
 from trainers.update.flat import FlatParameters
 from trainers.update.norms import distance
 from trainers.update.rule import UpdateRule
@@ -34,6 +36,11 @@ class Stepper:
         total_steps: Number of steps of the whole trial, which the learning-rate schedule needs.
         seed: The trial's seed.
         keep_preconditioner: Whether what a step was divided by is kept with its iterates.
+        batches_per_step: Number n of micro-batches in a step, which is along the mean of the gradients of the problem's
+            batches k n to k n + n - 1, all at x_k. A carry passes through them in order.
+
+    Raises:
+        TrainerError: The rule transforms every micro-batch's gradient, and there is one in a step.
 
     Attributes:
         iterates: x_k and x_{k+1} of the last step that was asked to keep them, shape (2, n), on the CPU: float64 for a
@@ -42,8 +49,17 @@ class Stepper:
     """
 
     def __init__(
-        self, problem: Problem, rule: UpdateRule, *, total_steps: int, seed: int, keep_preconditioner: bool = False
+        self,
+        problem: Problem,
+        rule: UpdateRule,
+        *,
+        total_steps: int,
+        seed: int,
+        keep_preconditioner: bool = False,
+        batches_per_step: int = 1,
     ) -> None:
+        if rule.clip_each_micro_batch and batches_per_step == 1:
+            raise TrainerError("clip_each_micro_batch needs steps of several micro-batches: accumulate above 1")
         self._problem = problem
         self._rule = rule
         self._total_steps = total_steps
@@ -53,6 +69,9 @@ class Stepper:
         self._vector = self._flat.vector
         self._device = self._vector.device
         self._updater = Updater(rule, self._flat)
+        self._batches_per_step = batches_per_step
+        self._steps_per_epoch = Fraction(problem.steps_per_epoch, batches_per_step)
+        self._accumulation = Accumulation(rule, self._flat, batches_per_step) if batches_per_step > 1 else None
         self._before = torch.empty_like(self._vector, requires_grad=False)
         self._carry: Any = None
         self.iterates: np.ndarray[Any, Any] | None = None
@@ -69,20 +88,18 @@ class Stepper:
             The learning rate, and on the device the tensor (loss, gradient norm before the transform, scale of the
             transform, norm of the update), shape (4,).
         """
-        problem, flat, vector = self._problem, self._flat, self._vector
-        seed_generators(self._device, self._seed, step, TRAINING)
-        if step % problem.steps_per_epoch == 0:
-            self._carry = self._to_device(problem.initial_carry())
-        loss, carry = problem.loss(problem.model, self._to_device(problem.batch(step)), self._carry)
-        # Even where the problem forgot to: a step's graph must not reach into the previous one.
-        self._carry = map_tensors(Tensor.detach, carry)
-        flat.differentiate(loss)
+        vector, transformed = self._vector, None
+        if self._accumulation is None:
+            loss = self._differentiate(step)
+            factor = self._problem.learning_rate_factor(step)
+        else:
+            loss, factor, transformed = self._accumulate(step, self._accumulation)
         with torch.no_grad():
             self._before.copy_(vector)
-            learning_rate = self._rule.learning_rate_at(
-                step, self._total_steps, steps_per_epoch=problem.steps_per_epoch
-            ) * problem.learning_rate_factor(step)
-            grad_norm, scale = self._updater.step(step, learning_rate)
+            learning_rate = factor * self._rule.learning_rate_at(
+                step, self._total_steps, steps_per_epoch=self._steps_per_epoch
+            )
+            grad_norm, scale = self._updater.step(step, learning_rate, transformed=transformed)
             if keep_iterates:
                 # Fresh memory: the receiver serialises it later, when training has moved on.
                 kind = np.float64 if vector.dtype == torch.float64 else np.float32
@@ -94,8 +111,37 @@ class Stepper:
                     torch.from_numpy(self.iterates[2]).copy_(divided_by)
             update_norm = distance(vector, self._before)
             # Together they have the widest type among them: a norm may be float64.
-            scalars = torch.stack((loss.detach(), grad_norm, scale, update_norm))
+            scalars = torch.stack((loss, grad_norm, scale, update_norm))
         return learning_rate, scalars
+
+    def _differentiate(self, batch: int) -> Tensor:
+        """Put the gradient of a batch of the problem into the buffer; returns the loss."""
+        problem = self._problem
+        # By the batch, not by the step: no two micro-batches draw the same numbers.
+        seed_generators(self._device, self._seed, batch, TRAINING)
+        if batch % problem.steps_per_epoch == 0:
+            self._carry = self._to_device(problem.initial_carry())
+        loss, carry = problem.loss(problem.model, self._to_device(problem.batch(batch)), self._carry)
+        # Even where the problem forgot to: a step's graph must not reach into the previous one.
+        self._carry = map_tensors(Tensor.detach, carry)
+        self._flat.differentiate(loss)
+        return loss.detach()
+
+    def _accumulate(self, step: int, accumulation: Accumulation) -> tuple[Tensor, float, tuple[Tensor, Tensor] | None]:
+        """Put the mean of a step's gradients into the buffer.
+
+        Returns:
+            The mean of the losses, of the factors of the learning rate, and what the accumulation says.
+        """
+        count = self._batches_per_step
+        losses, factors = [], []
+        for batch in range(step * count, (step + 1) * count):
+            losses.append(self._differentiate(batch))
+            factors.append(self._problem.learning_rate_factor(batch))
+            with torch.no_grad():
+                accumulation.add()
+        with torch.no_grad():
+            return torch.stack(losses).mean(), sum(factors) / count, accumulation.finish()
 
     def evaluate(self, step: int) -> dict[str, float]:
         """The problem's metrics at x_k, or at the average of iterates that the rule keeps, in evaluation mode.

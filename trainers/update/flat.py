@@ -9,7 +9,14 @@ from torch import Tensor, nn
 
 from trainers.errors import TrainerError
 
-__all__ = ["FlatParameters", "flat_parameters", "parameter_shapes", "require_graph", "require_reached"]
+__all__ = [
+    "FlatParameters",
+    "flat_parameters",
+    "outer_matrices",
+    "parameter_shapes",
+    "require_graph",
+    "require_reached",
+]
 
 
 class FlatParameters:
@@ -26,6 +33,7 @@ class FlatParameters:
         layout: Names and shapes in order.
         parameters: The model's own tensors, in order: views of ``vector``.
         views: The same of the gradients.
+        outer_matrices: Names of the matrices at a model's ends, see :func:`outer_matrices`.
 
     Raises:
         TrainerError: The model has nothing to train, or its parameters differ in type or device.
@@ -40,6 +48,7 @@ class FlatParameters:
 
     def __init__(self, model: nn.Module) -> None:
         self.layout = parameter_shapes(model)
+        self.outer_matrices = outer_matrices(model)
         self.parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
         kinds = {(parameter.dtype, parameter.device) for parameter in self.parameters}
         if not kinds:
@@ -88,6 +97,30 @@ class FlatParameters:
             view.copy_(parameter.grad.to_dense() if parameter.grad.layout != torch.strided else parameter.grad)
             parameter.grad = None
         require_reached(reached)
+
+
+def outer_matrices(model: nn.Module) -> frozenset[str]:
+    """The matrices at a model's ends, which are no maps from hidden units to hidden units.
+
+    Args:
+        model: Any.
+
+    Returns:
+        Names, as :func:`parameter_shapes` has them, of the weights of embeddings, and of the last parameter of two
+        dimensions in the order of the model's modules: its output layer, be it tied to an embedding or not.
+
+    Example:
+        >>> sorted(outer_matrices(nn.Sequential(nn.Embedding(9, 2), nn.Linear(2, 3), nn.Linear(3, 4))))
+        ['0.weight', '2.weight']
+    """
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    found = {
+        names[id(module.weight)]
+        for module in model.modules()
+        if isinstance(module, nn.Embedding | nn.EmbeddingBag) and id(module.weight) in names
+    }
+    matrices = [one for _, one in model.named_parameters(remove_duplicate=False) if one.requires_grad and one.ndim == 2]
+    return frozenset(found | {names[id(one)] for one in matrices[-1:]})
 
 
 def require_reached(reached: bool) -> None:

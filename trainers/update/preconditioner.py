@@ -61,7 +61,8 @@ def stability_threshold(rule: UpdateRule) -> float | None:
         rule: The rule.
 
     Returns:
-        c; None where the length of a step is no multiple of a gradient's: with ``normalize``, ``lion`` and ``signsgd``.
+        c; None where the length of a step is no multiple of a gradient's: with ``normalize``, ``lion``, ``signsgd`` and
+        ``muon``.
 
     Example:
         >>> stability_threshold(UpdateRule(learning_rate=0.1, momentum=0.9))
@@ -69,7 +70,7 @@ def stability_threshold(rule: UpdateRule) -> float | None:
         >>> round(stability_threshold(UpdateRule(optimizer="adam", learning_rate=0.1)), 9)
         38.0
     """
-    if rule.normalize is not None or rule.optimizer in {"lion", "signsgd"}:
+    if rule.normalize is not None or rule.optimizer in {"lion", "signsgd", "muon"}:
         return None
     if rule.optimizer in {"adam", "adamw"}:
         return (2 + 2 * rule.betas[0]) / (1 - rule.betas[0])

@@ -6,7 +6,8 @@ import inspect
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from fractions import Fraction
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -15,10 +16,13 @@ from trainers.update.schedules import check_schedule, factor_at
 from trainers.update.sign import Lion, SignSGD
 from trainers.update.transforms import TRANSFORMS, Direction
 
-__all__ = ["AVERAGES", "OPTIMIZERS", "UpdateRule"]
+__all__ = ["AVERAGES", "DECOUPLED", "OPTIMIZERS", "REST_OPTIONS", "UpdateRule", "eager"]
 
 
-# Elementwise ones only: training runs them on one flat vector, where nothing may depend on the parameters' shapes.
+T = TypeVar("T", bound=torch.optim.Optimizer)
+
+# The elementwise ones, which run on one flat vector, where nothing may depend on the parameters' shapes; "muon" is
+# :class:`~trainers.update.muon.MuonWithAdamW`.
 OPTIMIZERS: dict[str, type[torch.optim.Optimizer]] = {
     "sgd": torch.optim.SGD,
     "adam": torch.optim.Adam,
@@ -39,27 +43,40 @@ _OPTIONS: dict[str, tuple[str, ...]] = {
     "asgd": ("lambd", "alpha", "t0", "weight_decay"),
     "lion": ("betas", "weight_decay"),
     "signsgd": ("momentum", "weight_decay"),
+    "muon": ("momentum", "nesterov", "weight_decay", "ns_steps", "adjust_rate", "rest"),
 }
+
+REST_OPTIONS = ("learning_rate", "betas", "eps", "weight_decay", "matrices")
+"""Options of ``rest``, of AdamW on what ``muon`` leaves to it."""
+
+_ADJUSTMENTS = ("original", "match_rms_adamw")
+
+
+DECOUPLED = frozenset({"adamw", "lion", "signsgd"})
+"""Optimisers whose weight decay shrinks the parameters themselves, and is no part of the gradient."""
 
 
 AVERAGES: dict[str, str] = {"from_step": "step", "non_monotone": "window"}
 """When an average of iterates begins, and the single option of each; see :mod:`trainers.update.averaging`."""
 
 
-def _eager(optimizer: type[torch.optim.Optimizer]) -> type[torch.optim.Optimizer]:
+def eager(optimizer: type[T]) -> type[T]:
     """The same optimiser without the wrappers that keep ``torch.compile`` out of its methods.
 
     Their first call imports torch._dynamo, which takes every new worker one to three seconds; nothing is compiled here.
 
+    Args:
+        optimizer: One of torch's.
+
     Returns:
-        A subclass of ``optimizer``.
+        A subclass of ``optimizer``, to be stepped under ``torch.no_grad``.
     """
     wrapped = ("add_param_group", "step", "state_dict", "load_state_dict")
     methods: dict[str, Any] = {name: inspect.unwrap(getattr(optimizer, name)) for name in wrapped}
     return type(optimizer.__name__, (optimizer,), methods)
 
 
-_EAGER = {name: _eager(optimizer) for name, optimizer in OPTIMIZERS.items()}
+_EAGER = {name: eager(optimizer) for name, optimizer in OPTIMIZERS.items()}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,23 +87,32 @@ class UpdateRule:
     ``transform_of="momentum"`` it works on the direction that SGD with momentum would take, weight decay included.
 
     Attributes:
-        optimizer: One of :data:`OPTIMIZERS`.
+        optimizer: One of :data:`OPTIMIZERS`, or ``muon``.
         learning_rate: eta, positive.
-        momentum: Of ``sgd``, ``rmsprop`` and ``signsgd``.
+        momentum: Of ``sgd``, ``rmsprop``, ``signsgd`` and ``muon``.
         dampening: Of ``sgd``.
-        nesterov: Of ``sgd``; needs momentum and no dampening.
-        weight_decay: Coefficient of the parameters in the direction; decoupled in ``adamw``, ``lion`` and ``signsgd``.
+        nesterov: Of ``sgd`` and ``muon``; needs momentum and no dampening.
+        weight_decay: Coefficient of the parameters in the direction; decoupled in :data:`DECOUPLED`.
+        decay_on: What decays: ``all`` parameters, or ``matrices``, those of two or more dimensions.
+        no_decay: Patterns of names of parameters that do not decay, such as ``embedding.*``; None for no others.
         betas: Decay rates of the running averages of ``adam`` and ``adamw``, and of ``lion``.
         eps: Added to the denominator of ``adam``, ``adamw``, ``rmsprop`` and ``adagrad``.
         lambd: Of ``asgd``: its decay of the parameters, and with ``alpha`` of the rate.
         alpha: Of ``asgd``: step k has the rate eta / (1 + lambd eta k)^alpha, which is its learning rate in the tables.
         t0: Of ``asgd``: the step from which on its average is over more than one iterate.
+        ns_steps: Of ``muon``: iterations of Newton-Schulz.
+        adjust_rate: Of ``muon``: by what the shape of a matrix changes its rate, torch's ``adjust_lr_fn``.
+        rest: Of ``muon``, which needs it: AdamW's ``learning_rate``, ``betas``, ``eps`` and ``weight_decay``, and
+            ``matrices``, patterns of names of those that AdamW takes besides all that is none; None for embeddings
+            and the last matrix.
         clip_norm: gamma of eq. (5), positive; None for no clipping. At most one of this and the next four may be set.
         normalize: beta of eq. (6), positive.
         clip_value: The largest entry of a gradient, in absolute value.
         clip_layer_norm: The largest norm of the gradient of one parameter tensor.
         clip_adaptive: Brock et al. (2021): the largest norm of a unit's gradient, relative to that of its weights.
         transform_of: ``gradient``, or ``momentum`` for ``sgd`` with momentum.
+        clip_each_micro_batch: Whether the transform works on the gradient of every micro-batch, before their mean: what
+            loops do by mistake. Needs a transform, and steps of several micro-batches.
         average: None, or when the average of iterates begins at which metrics are evaluated: ``{"use": "from_step",
             "step": k}`` or ``{"use": "non_monotone", "window": 5}``, see
             :class:`~trainers.update.averaging.IterateAverage`.
@@ -107,23 +133,29 @@ class UpdateRule:
     dampening: float = 0.0
     nesterov: bool = False
     weight_decay: float = 0.0
+    decay_on: str = "all"
+    no_decay: tuple[str, ...] | None = None
     betas: tuple[float, float] = (0.9, 0.999)
     eps: float = 1e-8
     lambd: float = 1e-4
     alpha: float = 0.75
     t0: float = 1e6
+    ns_steps: int = 5
+    adjust_rate: str = "original"
+    rest: Mapping[str, Any] | None = None
     clip_norm: float | None = None
     normalize: float | None = None
     clip_value: float | None = None
     clip_layer_norm: float | None = None
     clip_adaptive: float | None = None
     transform_of: str = "gradient"
+    clip_each_micro_batch: bool = False
     average: Mapping[str, Any] | None = None
     schedule: Mapping[str, Any] = field(default_factory=lambda: {"use": "constant", "warmup": 0.0})
 
     def __post_init__(self) -> None:
-        if self.optimizer not in OPTIMIZERS:
-            raise ValueError(f"unknown optimizer {self.optimizer!r}; known: {', '.join(OPTIMIZERS)}")
+        if self.optimizer not in _OPTIONS:
+            raise ValueError(f"unknown optimizer {self.optimizer!r}; known: {', '.join(_OPTIONS)}")
         if not (self.learning_rate > 0 and math.isfinite(self.learning_rate)):
             raise ValueError(f"learning_rate must be positive and finite, not {self.learning_rate!r}")
         chosen = [name for name in TRANSFORMS if getattr(self, name) is not None]
@@ -133,7 +165,7 @@ class UpdateRule:
             value = getattr(self, name)
             if value is not None and not value > 0:
                 raise ValueError(f"{name} must be positive, not {value!r}")
-        for name in ("momentum", "dampening", "nesterov", "weight_decay", "betas", "eps", "lambd", "alpha", "t0"):
+        for name in dict.fromkeys(name for options in _OPTIONS.values() for name in options):
             # Silently ignoring an option would make two cells of a sweep the same without any notice.
             if name not in _OPTIONS[self.optimizer] and getattr(self, name) != getattr(type(self), name):
                 raise ValueError(
@@ -141,23 +173,35 @@ class UpdateRule:
                 )
         if self.nesterov and not (self.momentum > 0 and self.dampening == 0):
             raise ValueError("nesterov needs momentum > 0 and dampening = 0")
+        if self.decay_on not in {"all", "matrices"}:
+            raise ValueError(f"decay_on must be 'all' or 'matrices', not {self.decay_on!r}")
+        self._check_muon()
+        if self.has_decay_groups and not max(self.weight_decay, (self.rest or {}).get("weight_decay", 0.0)) > 0:
+            raise ValueError("decay_on and no_decay have no effect without weight_decay")
         if self.transform_of not in {"gradient", "momentum"}:
             raise ValueError(f"transform_of must be 'gradient' or 'momentum', not {self.transform_of!r}")
         if self.transform_of == "momentum" and not (self.optimizer == "sgd" and self.momentum > 0 and chosen):
             raise ValueError(f"transform_of 'momentum' needs sgd, momentum > 0 and one of: {', '.join(TRANSFORMS)}")
+        if self.clip_each_micro_batch and not (chosen and self.transform_of == "gradient"):
+            raise ValueError(f"clip_each_micro_batch needs one of: {', '.join(TRANSFORMS)}; of the gradient")
         check_schedule(self.schedule)
         self._check_average()
 
     @property
+    def has_decay_groups(self) -> bool:
+        """Whether some parameters may decay and others not."""
+        return self.decay_on != "all" or self.no_decay is not None
+
+    @property
     def clips(self) -> bool:
-        """Whether a transform's factor below 1 means clipping."""
+        """Whether a transform's factor other than 1 means clipping."""
         return any(name.startswith("clip_") and getattr(self, name) is not None for name in TRANSFORMS)
 
     @property
     def step_threshold(self) -> float | None:
         """c where a step is eta times a vector v clipped to it, min(1, c / ||v||) v, and nothing more; None elsewhere.
 
-        So where clipping by norm is followed by no momentum, weight decay or preconditioning.
+        So where clipping by norm, of the whole gradient, is followed by no momentum, weight decay or preconditioning.
 
         Example:
             >>> UpdateRule(learning_rate=2.0, clip_norm=0.5).step_threshold
@@ -165,15 +209,16 @@ class UpdateRule:
             >>> UpdateRule(learning_rate=2.0, clip_norm=0.5, momentum=0.9).step_threshold
         """
         is_bare = self.optimizer == "sgd" and self.momentum == 0 and self.weight_decay == 0
+        is_bare &= not self.clip_each_micro_batch
         return self.clip_norm if is_bare or self.transform_of == "momentum" else None
 
-    def learning_rate_at(self, step: int, total_steps: int, *, steps_per_epoch: int = 1) -> float:
+    def learning_rate_at(self, step: int, total_steps: int, *, steps_per_epoch: int | Fraction = 1) -> float:
         """The learning rate of one step.
 
         Args:
             step: Counted from 0.
             total_steps: Number of steps of the whole trial.
-            steps_per_epoch: Number of steps in one pass over the data.
+            steps_per_epoch: Number of steps in one pass over the data, a fraction where epochs end within steps.
 
         Returns:
             eta times the schedule's factor, and the decay of ``asgd``.
@@ -197,13 +242,30 @@ class UpdateRule:
         return None
 
     def build_optimizer(self, parameter: nn.Parameter) -> torch.optim.Optimizer:
-        """An optimiser for one (flat) parameter; it does not apply the schedule."""
+        """An elementwise optimiser for one (flat) parameter; it does not apply the schedule."""
         options = {name: getattr(self, name) for name in _OPTIONS[self.optimizer]}
         if self.transform_of == "momentum":
             # What it receives is the direction already.
             options = {}
+        elif self.has_decay_groups:
+            # The updater's, since to the optimiser all is one parameter.
+            options["weight_decay"] = 0.0
         # A single tensor: the multi-tensor path would only add bookkeeping.
         return _EAGER[self.optimizer]([parameter], lr=self.learning_rate, foreach=False, **options)  # type: ignore[call-arg]
+
+    def _check_muon(self) -> None:
+        if self.optimizer != "muon":
+            return
+        if self.rest is None or not self.rest.keys() <= set(REST_OPTIONS) or "learning_rate" not in self.rest:
+            raise ValueError(
+                f"muon needs rest, the options of AdamW, with a learning_rate, of: {', '.join(REST_OPTIONS)}"
+            )
+        if not (self.rest["learning_rate"] > 0 and math.isfinite(self.rest["learning_rate"])):
+            raise ValueError(f"rest: learning_rate must be positive and finite, not {self.rest['learning_rate']!r}")
+        if self.adjust_rate not in _ADJUSTMENTS:
+            raise ValueError(f"adjust_rate must be one of {', '.join(_ADJUSTMENTS)}, not {self.adjust_rate!r}")
+        if not 1 <= self.ns_steps < 100:
+            raise ValueError(f"ns_steps must lie in 1..99, not {self.ns_steps!r}")
 
     def _check_average(self) -> None:
         if self.average is None:

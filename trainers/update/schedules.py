@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from fractions import Fraction
 from typing import Any
 
 __all__ = ["SCHEDULES", "check_schedule", "factor_at"]
 
 
-def _constant(step: int, total_steps: int, steps_per_epoch: int) -> float:
+def _constant(step: int, total_steps: int, steps_per_epoch: int | Fraction) -> float:
     return 1.0
 
 
 def _step_decay(
     step: int,
     total_steps: int,
-    steps_per_epoch: int,
+    steps_per_epoch: int | Fraction,
     *,
     milestones: Sequence[int],
     factor: float = 0.1,
@@ -29,17 +30,17 @@ def _step_decay(
     return float(factor ** sum(step >= milestone * scale for milestone in milestones))
 
 
-def _cosine(step: int, total_steps: int, steps_per_epoch: int, *, final_fraction: float = 0.0) -> float:
+def _cosine(step: int, total_steps: int, steps_per_epoch: int | Fraction, *, final_fraction: float = 0.0) -> float:
     """Half a period of a cosine, from 1 at step 0 to ``final_fraction`` at ``total_steps``."""
     return _half_cosine(step / total_steps, 1.0, final_fraction)
 
 
-def _linear(step: int, total_steps: int, steps_per_epoch: int, *, final_fraction: float = 0.0) -> float:
+def _linear(step: int, total_steps: int, steps_per_epoch: int | Fraction, *, final_fraction: float = 0.0) -> float:
     """A line from 1 at step 0 to ``final_fraction`` at ``total_steps``."""
     return 1 + (final_fraction - 1) * step / total_steps
 
 
-def _inverse_sqrt(step: int, total_steps: int, steps_per_epoch: int, *, timescale: int) -> float:
+def _inverse_sqrt(step: int, total_steps: int, steps_per_epoch: int | Fraction, *, timescale: int) -> float:
     """1 / sqrt(1 + step / timescale)."""
     return 1 / math.sqrt(1 + step / max(1, timescale))
 
@@ -47,7 +48,7 @@ def _inverse_sqrt(step: int, total_steps: int, steps_per_epoch: int, *, timescal
 def _stable_decay(
     step: int,
     total_steps: int,
-    steps_per_epoch: int,
+    steps_per_epoch: int | Fraction,
     *,
     decay: float = 0.2,
     shape: str = "linear",
@@ -72,7 +73,7 @@ _SHAPES: Mapping[str, Callable[[float], float]] = {
 def _one_cycle(
     step: int,
     total_steps: int,
-    steps_per_epoch: int,
+    steps_per_epoch: int | Fraction,
     *,
     rise: float = 0.3,
     initial_fraction: float = 0.04,
@@ -108,7 +109,9 @@ _WARMS_UP = frozenset({"one_cycle"})
 """Those with a rise of their own."""
 
 
-def factor_at(schedule: Mapping[str, Any], step: int, total_steps: int, *, steps_per_epoch: int = 1) -> float:
+def factor_at(
+    schedule: Mapping[str, Any], step: int, total_steps: int, *, steps_per_epoch: int | Fraction = 1
+) -> float:
     """What the learning rate is multiplied by at one step.
 
     With ``warmup`` W the factor is (step + 1) / W before step W, whatever the schedule, which then begins at step W as
@@ -119,7 +122,7 @@ def factor_at(schedule: Mapping[str, Any], step: int, total_steps: int, *, steps
             a share of all steps if it is below 1.
         step: Counted from 0.
         total_steps: Number of steps of the whole trial.
-        steps_per_epoch: Number of steps in one pass over the data.
+        steps_per_epoch: Number of steps in one pass over the data, a fraction where epochs end within steps.
 
     Returns:
         The factor.

@@ -166,10 +166,12 @@ _FIXED: tuple[tuple[str, str, Any], ...] = (
     ("update_rule", "clip_layer_norm", None),
     ("update_rule", "clip_adaptive", None),
     ("update_rule", "transform_of", "gradient"),
+    ("update_rule", "clip_each_micro_batch", False),
     ("update_rule", "average", None),
     ("update_rule", "schedule", {"use": "constant", "warmup": 0.0}),
     ("train", "evaluate_every", None),
     ("train", "max_loss", None),
+    ("train", "accumulate", 1),
 )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import Field, model_validator
 
@@ -18,7 +18,7 @@ from sweeper.spec.sections.values import (
     conflict,
 )
 
-__all__ = ["Cluster", "EstimatorPool", "Pool", "Resources", "Train"]
+__all__ = ["ADDED_TRAIN_OPTIONS", "Cluster", "EstimatorPool", "Pool", "Resources", "Train"]
 
 
 class Train(Section):
@@ -36,6 +36,13 @@ class Train(Section):
         default=500, description="A checkpoint at every n-th step; what a crash costs at most."
     )
     max_loss: Positive | None = Field(default=None, description="A training loss above it counts as divergence.")
+    accumulate: Count = Field(
+        default=1, description="Batches of a step, which is along the mean of their gradients, all at the same weights."
+    )
+
+
+ADDED_TRAIN_OPTIONS: dict[str, Any] = {"accumulate": 1}
+"""Options of ``train`` added after the first ids were made, with their defaults, which are left out of the ids."""
 
 
 class Pool(Section):

@@ -15,6 +15,7 @@ from sweeper.spec.sections.values import (
     Positive,
     Section,
     Share,
+    Text,
     Threshold,
     conflict,
     missing,
@@ -33,6 +34,7 @@ __all__ = [
     "Linear",
     "NonMonotone",
     "OneCycle",
+    "Rest",
     "StableDecay",
     "StepDecay",
     "UpdateRule",
@@ -47,6 +49,7 @@ OPTIONS_OF_OPTIMIZERS: dict[str, frozenset[str]] = {
     "asgd": frozenset({"lambd", "alpha", "t0", "weight_decay"}),
     "lion": frozenset({"betas", "weight_decay"}),
     "signsgd": frozenset({"momentum", "weight_decay"}),
+    "muon": frozenset({"momentum", "nesterov", "weight_decay", "ns_steps", "adjust_rate", "rest"}),
 }
 """The options of each optimiser. One without effect is refused: it would give the same training another id."""
 
@@ -60,13 +63,24 @@ ADDED_OPTIONS: dict[str, Any] = {
     "clip_value": None,
     "clip_layer_norm": None,
     "clip_adaptive": None,
+    "decay_on": "all",
+    "no_decay": None,
+    "ns_steps": 5,
+    "adjust_rate": "original",
+    "rest": None,
     "transform_of": "gradient",
+    "clip_each_micro_batch": False,
     "average": None,
 }
 """Options added after the first ids were made, with their defaults, at which they are left out so that ids stay."""
 
 ADDED_SCHEDULE_OPTIONS: dict[str, Any] = {"unit": "steps", "warmup": 0.0}
 """The same for schedules."""
+
+_Patterns = Annotated[
+    tuple[Text, ...], Field(min_length=1), AfterValidator(lambda patterns: tuple(sorted(set(patterns))))
+]
+"""Patterns of names: the same in any order."""
 
 _Fraction = Annotated[float, Field(ge=0, le=1), AS_NUMBER]
 _Unit = Annotated[float, Field(ge=0, lt=1), AS_NUMBER]
@@ -167,19 +181,43 @@ class NonMonotone(Section):
     window: Count = Field(default=5, description="How many evaluations the validation loss has to get better.")
 
 
+class Rest(Section):
+    """AdamW, on what ``muon`` leaves to it."""
+
+    learning_rate: Positive = Field(description="AdamW's rate, which the schedule scales as it does eta.")
+    betas: tuple[_Unit, _Unit] = Field(default=(0.9, 0.999), description="Decay of AdamW's averages.")
+    eps: Positive = Field(default=1e-8, description="Added to AdamW's denominator.")
+    weight_decay: NonNegative = Field(default=0.0, description="AdamW's decoupled decay.")
+    matrices: _Patterns | None = Field(
+        default=None,
+        description="Names of the matrices that AdamW takes, * standing for anything; null: embeddings, the last one.",
+        examples=[["embedding.*", "head.*"]],
+    )
+
+
 class UpdateRule(Section):
     """How a step is taken; eq. (5) and (6) of Zhang et al. (2020) for the first two transforms."""
 
-    optimizer: Literal["sgd", "adam", "adamw", "rmsprop", "adagrad", "asgd", "lion", "signsgd"] = Field(
+    optimizer: Literal["sgd", "adam", "adamw", "rmsprop", "adagrad", "asgd", "lion", "signsgd", "muon"] = Field(
         default="sgd", description="The direction, as torch.optim computes it from the transformed gradient."
     )
     learning_rate: Positive | None = Field(
         default=None, description="eta, the step size before clipping.", examples=[1.0]
     )
-    momentum: _Unit = Field(default=0.0, description="Momentum of sgd, rmsprop and signsgd.")
+    momentum: _Unit = Field(default=0.0, description="Momentum of sgd, rmsprop, signsgd and muon.")
     dampening: _Unit = Field(default=0.0, description="Dampening of sgd's momentum.")
     nesterov: Flag = Field(default=False, description="Nesterov's momentum; needs momentum and no dampening.")
-    weight_decay: NonNegative = Field(default=0.0, description="L2 penalty (adamw, lion, signsgd: decoupled decay).")
+    weight_decay: NonNegative = Field(
+        default=0.0, description="L2 penalty (adamw, lion, signsgd, muon: decoupled decay)."
+    )
+    decay_on: Literal["all", "matrices"] = Field(
+        default="all", description="What decays: all parameters, or those of two or more dimensions."
+    )
+    no_decay: _Patterns | None = Field(
+        default=None,
+        description="Names of parameters that do not decay, * standing for anything; null means no others.",
+        examples=[["embedding.*"]],
+    )
     betas: tuple[_Unit, _Unit] = Field(
         default=(0.9, 0.999), description="Decay of the averages of adam, adamw and lion."
     )
@@ -187,6 +225,11 @@ class UpdateRule(Section):
     lambd: NonNegative = Field(default=1e-4, description="asgd's decay of the parameters, and of the rate.")
     alpha: NonNegative = Field(default=0.75, description="Power of asgd's decay: eta / (1 + lambd eta k)^alpha.")
     t0: NonNegative = Field(default=1e6, description="The step from which on asgd averages.")
+    ns_steps: Annotated[Count, Field(le=99)] = Field(default=5, description="muon's iterations of Newton-Schulz.")
+    adjust_rate: Literal["original", "match_rms_adamw"] = Field(
+        default="original", description="By what the shape of a matrix changes muon's rate, torch's adjust_lr_fn."
+    )
+    rest: Rest | None = Field(default=None, description="AdamW, on all that is no hidden matrix; muon needs it.")
     clip_norm: Threshold | None = Field(
         default=None,
         description="gamma of eq. (5), h = eta min(1, gamma/||g||); null means no clipping.",
@@ -208,6 +251,10 @@ class UpdateRule(Section):
     transform_of: Literal["gradient", "momentum"] = Field(
         default="gradient", description="What is clipped or normalised: the gradient, or sgd's momentum."
     )
+    clip_each_micro_batch: Flag = Field(
+        default=False,
+        description="Clip or normalise the gradient of each micro-batch of train.accumulate, before their mean.",
+    )
     average: Annotated[FromStep | NonMonotone, Field(discriminator="use")] | None = Field(
         default=None, description="Average of iterates at which metrics are evaluated; null means none."
     )
@@ -222,10 +269,16 @@ class UpdateRule(Section):
 
     @model_validator(mode="before")
     @classmethod
-    def _betas_of_lion(cls, section: Any) -> Any:
-        # Those of its paper: with Adam's the average would reach ten times as far back.
-        if isinstance(section, dict) and section.get("optimizer") == "lion" and "betas" not in section:
-            return {**section, "betas": [0.9, 0.99]}
+    def _defaults_of_optimizers(cls, section: Any) -> Any:
+        if not isinstance(section, dict):
+            return section
+        match section.get("optimizer"):
+            case "lion":
+                # Those of its paper: with Adam's the average would reach ten times as far back.
+                return {"betas": [0.9, 0.99], **section}
+            case "muon":
+                # Torch's, and its author's.
+                return {"momentum": 0.95, "nesterov": section.get("momentum") != 0, **section}
         return section
 
     @model_validator(mode="after")
@@ -247,15 +300,26 @@ class UpdateRule(Section):
                 message = f"{option} has no effect with the optimizer {self.optimizer}"
                 hint = f"{self.optimizer} takes {', '.join(sorted(takes))}"
                 raise conflict(message, option, "optimizer", hint=hint)
+        if self.optimizer == "muon" and self.rest is None:
+            hint = "rest: {learning_rate: 3e-4}"
+            raise conflict("muon is for hidden matrices, and the rest needs AdamW", "optimizer", hint=hint)
         if self.nesterov and (self.momentum == 0 or self.dampening != 0):
             raise conflict(
                 "nesterov needs a momentum above 0 and no dampening", "nesterov", "momentum", "dampening", hint=""
             )
         if self.dampening != 0 and self.momentum == 0:
             raise conflict("dampening has no effect without momentum", "dampening", "momentum", hint="set momentum")
+        for option in ("decay_on", "no_decay"):
+            decays = self.weight_decay > 0 or (self.rest is not None and self.rest.weight_decay > 0)
+            if getattr(self, option) != _default(option) and not decays:
+                message = f"{option} has no effect without weight_decay"
+                raise conflict(message, option, "weight_decay", hint="set weight_decay above 0")
         if self.transform_of == "momentum" and not (self.momentum and chosen and self.optimizer == "sgd"):
             hint = f"optimizer: sgd, a momentum, and one of {', '.join(TRANSFORMS)}"
             raise conflict("there is no momentum to clip or normalise", "transform_of", "momentum", hint=hint)
+        if self.clip_each_micro_batch and not (chosen and self.transform_of == "gradient"):
+            hint = f"one of {', '.join(TRANSFORMS)}, of the gradient"
+            raise conflict("there is nothing to do to each micro-batch", "clip_each_micro_batch", hint=hint)
         if self.average is not None and self.optimizer == "asgd":
             raise conflict("asgd keeps its own average", "average", "optimizer", hint="optimizer: sgd")
         return self

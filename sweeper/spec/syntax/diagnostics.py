@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -153,13 +154,18 @@ def nearest(found: str, known: Sequence[str]) -> str | None:
         'problem.model.hidden'
         >>> nearest("lr", ["learning_rate", "clip_norm"]), nearest("SGD", ["sgd", "adam"])
         ('learning_rate', 'sgd')
+        >>> rates = ["update_rule.learning_rate", "update_rule.rest.learning_rate"]
+        >>> nearest("update_rule.lr", rates), nearest("update_rule.rest.learning_rat", rates)
+        ('update_rule.learning_rate', 'update_rule.rest.learning_rate')
     """
     # Imported here, so that only a broken spec pays for it.
     import difflib
 
     found = found[:200]
     ending = found.rsplit(".", 1)[-1]
-    by_ending = {name.rsplit(".", 1)[-1]: name for name in known}
+    # Of several with the same ending, that of the same section, else of the outermost.
+    likely = sorted(known, key=lambda name: (_num_shared(found, name), -name.count(".")))
+    by_ending = {name.rsplit(".", 1)[-1]: name for name in likely}
     alike = next((name for name in by_ending if name.lower() == ending.lower()), None)
     also = next((name for name, others in _ALSO_CALLED.items() if name in by_ending and ending.lower() in others), None)
     if alike is not None or also is not None:
@@ -168,6 +174,12 @@ def nearest(found: str, known: Sequence[str]) -> str | None:
         return by_ending[close[0]]
     close = difflib.get_close_matches(found, known, n=1, cutoff=0.6 if "." not in found else 0.85)
     return close[0] if close else None
+
+
+def _num_shared(one: str, other: str) -> int:
+    """How many sections two dotted paths have in common, from the left."""
+    pairs = zip(one.split(".")[:-1], other.split(".")[:-1], strict=False)
+    return sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], pairs))
 
 
 def raise_if_any(diagnostics: Iterable[Diagnostic]) -> None:

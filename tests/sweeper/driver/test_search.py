@@ -247,3 +247,15 @@ def test_without_the_search_the_trials_that_it_held_go_on_to_their_end(inline_ru
     trials = raced(again.run_dir.path)
     assert first.run_dir.path == again.run_dir.path
     assert set(trials["status"]) == {"done", "diverged"}
+
+
+def test_the_search_goes_by_the_final_loss_that_the_tables_have(undisturbed: Path) -> None:
+    _, state = opened(undisturbed)
+    final = pd.read_parquet(undisturbed / "trials.parquet").set_index("trial_id")["final_train_loss"]
+    compared = 0
+    for name, trial in state.trials.items():
+        if trial.outcome == "done" and len(trial.segments) > 1:
+            last = trial.segments[-1].facts.scores["train_loss"][1]
+            assert last == pytest.approx(final[name], rel=1e-12)
+            compared += 1
+    assert compared

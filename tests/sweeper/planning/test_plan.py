@@ -12,8 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sweeper.errors import SpecError
+from sweeper.planning.expectation import expected
 from sweeper.planning.plan import Plan, arm_of, expand, measurement_id
 from sweeper.spec import loads_spec
+from sweeper.store.journal import RunState
 
 BASE: dict[str, Any] = {
     "problem": {"use": "deep_linear", "layers": 2, "width": 8, "samples": 64, "noise": 0.0, "batch_size": None},
@@ -57,6 +59,20 @@ ADAM: dict[str, Any] = {
     "schedule": {"use": "cosine", "final_fraction": 0.0},
 }
 ASGD: dict[str, Any] = {"optimizer": "asgd", "learning_rate": 1.0, "lambd": 1e-4, "alpha": 0.75, "t0": 1e6}
+MUON: dict[str, Any] = {
+    "optimizer": "muon",
+    "learning_rate": 1.0,
+    "momentum": 0.9,
+    "ns_steps": 4,
+    "adjust_rate": "original",
+    "rest": {
+        "learning_rate": 1.0,
+        "betas": [0.9, 0.95],
+        "eps": 1e-8,
+        "weight_decay": 0.1,
+        "matrices": ["embedding.*"],
+    },
+}
 LATER = [
     {"use": "linear", "final_fraction": 0.0},
     {"use": "inverse_sqrt", "timescale": 100},
@@ -109,7 +125,7 @@ def another(value: Any) -> Any:
         case None:
             return 3
         case list():
-            return [item / 2 if isinstance(item, float) else item + 1 for item in value]
+            return [another(item) for item in value]
         case float() if value == 0:
             return 0.5
         case float():
@@ -127,6 +143,10 @@ ALSO = {
     "unit": "epochs",
     "shape": "sqrt",
     "transform_of": "momentum",
+    "decay_on": "all",
+    "no_decay": ["*.gain"],
+    "adjust_rate": "match_rms_adamw",
+    "matrices": ["head.*"],
     "normalize": None,
     "checkpoint_every": None,
 }
@@ -139,6 +159,11 @@ def documents() -> Iterator[dict[str, Any]]:
     yield BASE | {"update_rule": ADAM}
     average = {"learning_rate": 1.0, "average": {"use": "non_monotone", "window": 5}}
     yield BASE | {"update_rule": average, "train": BASE["train"] | {"evaluate_every": 2}}
+    yield BASE | {"update_rule": MUON}
+    decays = {"learning_rate": 1.0, "weight_decay": 0.1}
+    yield BASE | {"update_rule": decays | {"decay_on": "matrices", "no_decay": ["*.bias"]}}
+    each = {"learning_rate": 1.0, "clip_norm": 1.0, "clip_each_micro_batch": True}
+    yield BASE | {"update_rule": each, "train": BASE["train"] | {"accumulate": 2}}
     for rule in OTHERS:
         yield BASE | {"update_rule": rule}
 
@@ -147,7 +172,8 @@ CHANGES = [
     pytest.param(document, path, ALSO.get(path[-1], another(value)), id=".".join(path))
     for document in documents()
     for path, value in leaves(document)
-    if ALSO.get(path[-1], another(value)) is not None
+    # What is Muon's has no meaning for other optimisers.
+    if ALSO.get(path[-1], another(value)) is not None and value != "muon"
 ]
 
 
@@ -171,6 +197,7 @@ def test_every_leaf_of_the_resolved_sections_is_among_those_that_were_changed():
         "dataset",
         "normalize",
         "from_theory",
+        "rest",
         "checkpoint_every",
         "average",
     }
@@ -288,6 +315,10 @@ def test_a_plan_counts_its_parts():
         ({"optimizer": "sgd", "momentum": 0.9, "normalize": 1.0}, "sgd(momentum) + normalize"),
         ({"optimizer": "adamw", "weight_decay": 0.1, "schedule": {"use": "cosine"}}, "adamw(weight_decay) + cosine"),
         ({"optimizer": "adam", "schedule": {"use": "constant"}}, "adam"),
+        ({"optimizer": "sgd", "weight_decay": 0.1, "decay_on": "matrices"}, "sgd(weight_decay of matrices)"),
+        (MUON | {"nesterov": True, "weight_decay": 0.1}, "muon(momentum, nesterov, weight_decay)"),
+        ({"optimizer": "sgd", "weight_decay": 0.1, "no_decay": ["*.bias"]}, "sgd(weight_decay, no_decay)"),
+        ({"optimizer": "sgd", "clip_norm": 1.0, "clip_each_micro_batch": True}, "sgd + clip_norm(each micro-batch)"),
         ({"optimizer": "sgd", "from_theory": "theorem3"}, "theorem3"),
     ],
 )
@@ -429,3 +460,29 @@ def test_lion_has_the_decay_rates_of_its_paper_unless_they_are_given():
     assert plan_of(given_betas).trials[0].update_rule["betas"] == [0.9, 0.999]
     swept = lion | {"sweep": {"grid": {"update_rule.optimizer": ["lion", "adam"]}}}
     assert [trial.update_rule["betas"] for trial in plan_of(swept).trials] == [[0.9, 0.99], [0.9, 0.999]]
+
+
+def test_a_trial_that_accumulates_is_as_much_work_as_its_batches():
+    def work(**train: int) -> list[float]:
+        sweep = loads_spec(json.dumps(BASE | {"problem": problem, "train": train}), folder=Path(__file__).parent)
+        return list(expected(sweep, expand(sweep), RunState(), num_left=1).work.values())
+
+    problem = LANGUAGE | {"evaluate_fraction": 1e-9}
+    (once,), (thrice,), (longer,) = work(steps=5000), work(steps=5000, accumulate=3), work(steps=15000)
+    assert once < thrice
+    assert thrice == pytest.approx(longer)
+
+
+def test_muon_has_the_momentum_of_torch_unless_it_is_given():
+    rule = {"optimizer": "muon", "learning_rate": 0.02, "rest": {"learning_rate": 3e-4}}
+
+    def of(**options: Any) -> tuple[float, bool]:
+        section = plan_of(BASE | {"update_rule": rule | options}).trials[0].update_rule
+        return section["momentum"], section["nesterov"]
+
+    assert (of(), of(momentum=0.8), of(momentum=0), of(nesterov=False)) == (
+        (0.95, True),
+        (0.8, True),
+        (0.0, False),
+        (0.95, False),
+    )

@@ -309,6 +309,23 @@ train: {steps: 5}
     assert loads_spec(text.replace("steps: 5", "steps: 5, evaluate_every: 2"), folder=Path()).cells
 
 
+def test_each_micro_batch_is_clipped_only_where_steps_have_several():
+    text = """
+problem: {use: deep_linear}
+update_rule: {learning_rate: 0.1, clip_norm: 1, clip_each_micro_batch: true}
+train: {steps: 5}
+"""
+    with pytest.raises(
+        SpecError, match=r"3:49: update_rule\.clip_each_micro_batch: .*train\.accumulate is 1"
+    ) as caught:
+        loads_spec(text, folder=Path())
+    assert "set train.accumulate above 1" in str(caught.value)
+    assert loads_spec(text.replace("steps: 5", "steps: 5, accumulate: 2"), folder=Path()).cells
+    swept = text + "sweep: {grid: {train.accumulate: [1, 2]}}\n"
+    with pytest.raises(SpecError, match="needs steps of several micro-batches"):
+        loads_spec(swept, folder=Path())
+
+
 @pytest.mark.parametrize("option", ["clip_value: 1", "clip_adaptive: 0.1", "average: {use: from_step, step: 1}"])
 def test_rules_that_the_engine_of_analytic_functions_lacks_are_refused(option):
     text = f"""

@@ -120,6 +120,7 @@ def test_stopping_keeps_what_has_ended_and_gives_back_the_rest(worker):
     ("override", "message"),
     [
         ("update_rule.optimizer=adam", "update_rule.optimizer: has no meaning for an analytic function, found 'adam'"),
+        ("train.accumulate=2", "train.accumulate: has no meaning for an analytic function, found 2"),
         ("train.max_loss=3", "train.max_loss: has no meaning for an analytic function, found 3"),
         ("problem.start=1", "one of start, start_gradient_norm, start_gap says where to start"),
         ("measure.every=1", "measure: has no meaning for analytic functions"),

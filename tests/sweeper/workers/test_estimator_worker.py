@@ -214,6 +214,7 @@ def test_a_kept_snapshot_is_read_as_it_was_taken(tmp_path: Path, kind: type, gra
     header = SnapshotHeader(
         trial="t", seed=0, step=3, epoch=0.5, problem=PROBLEM, measure=measure, nbytes=0, grad_norm=grad_norm
     )
+    header = replace(header, batches_per_step=1 if grad_norm is None else 3)
     iterates = np.array([[1.0, 2.0], [1.0, 2.0 + 1e-12]], dtype=kind)
     run_dir = RunDir(tmp_path)
     keep_snapshot(run_dir, header, iterates)

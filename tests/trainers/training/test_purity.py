@@ -35,7 +35,7 @@ def tried(batch: Callable[[int], Any], *, step: int = 0, steps: int = 10) -> lis
         asked.append(k)
         return batch(k)
 
-    require_pure_batches(problem_with(asking), step=step, steps=steps, seed=7, device=CPU)
+    require_pure_batches(problem_with(asking), batch=step, batches=steps, seed=7, device=CPU)
     return asked
 
 
