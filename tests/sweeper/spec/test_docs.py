@@ -14,7 +14,7 @@ from sweeper.spec.sections.estimators import ESTIMATOR_OPTIONS
 from sweeper.spec.sections.measure import Audit, Measure, Probe
 from sweeper.spec.sections.models import AwdLstm, Gpt, Lstm, Mlp, ResNet18, ResNet20
 from sweeper.spec.sections.problems import PROBLEM_OPTIONS, RandomLength
-from sweeper.spec.sections.search import Halving, StabilityFrontier
+from sweeper.spec.sections.search import Best, Halving, Optuna, StabilityFrontier
 from sweeper.spec.sections.settings import Cluster, Pool, Resources, Train
 from sweeper.spec.sections.update_rule import (
     Cosine,
@@ -63,7 +63,9 @@ HEADINGS: dict[str, type[Section]] = {
     },
     "## `sweep`": SweepBlock,
     "#### `stability_frontier`": StabilityFrontier,
+    "#### `best`": Best,
     "#### `halving`": Halving,
+    "#### `optuna`": Optuna,
     "## `resources`": Resources,
     "Both kinds of workers": Pool,
     "## `cluster`": Cluster,
