@@ -250,13 +250,16 @@ def arm_of(update_rule: Mapping[str, Any]) -> str:
         >>> rule = {"optimizer": "sgd", "momentum": 0.9, "clip_norm": 0.25, "schedule": {"use": "cosine"}}
         >>> arm_of(rule)
         'sgd(momentum) + clip_norm + cosine'
+        >>> arm_of({"optimizer": "sgd", "clip_threshold": {"use": "percentile"}, "when_exceeded": "skip"})
+        'sgd + clip_threshold(percentile, skip)'
     """
     if (theory := update_rule.get("from_theory")) is not None:
         return str(theory)
     options = [name for name in ("momentum", "dampening", "nesterov", "weight_decay") if update_rule.get(name)]
     direction = update_rule["optimizer"] + (f"({', '.join(options)})" if options else "")
-    of = "(momentum)" if update_rule.get("transform_of") == "momentum" else ""
-    transforms = [f"{name}{of}" for name in TRANSFORMS if update_rule.get(name) is not None]
+    transforms = [
+        _transform_of(name, update_rule[name], update_rule) for name in TRANSFORMS if update_rule.get(name) is not None
+    ]
     average = update_rule.get("average")
     section = update_rule.get("schedule", {})
     schedule = section.get("use", "constant")
@@ -268,6 +271,16 @@ def arm_of(update_rule: Mapping[str, Any]) -> str:
         *([f"average({average['use']})"] if average else []),
         *([] if schedule == "constant" else [schedule]),
     ])
+
+
+def _transform_of(name: str, value: Any, update_rule: Mapping[str, Any]) -> str:
+    """A transform without its numbers: ``clip_norm(momentum)``, ``clip_threshold(percentile, skip)``."""
+    details = [
+        *([value["use"]] if name == "clip_threshold" else []),
+        *(["skip"] if update_rule.get("when_exceeded") == "skip" else []),
+        *(["momentum"] if update_rule.get("transform_of") == "momentum" else []),
+    ]
+    return f"{name}({', '.join(details)})" if details else name
 
 
 def _without(section: Mapping[str, Any], added: Mapping[str, Any]) -> dict[str, Any]:

@@ -36,7 +36,10 @@ __all__ = [
 ]
 
 
-_TRAINING = ("train_loss", "grad_norm", "step_size", "clipped", "update_norm", "learning_rate")
+_TRAINING = ("train_loss", "grad_norm", "step_size", "clipped", "update_norm", "learning_rate", "threshold")
+
+_ADDED = {"threshold"}
+"""Columns that parts of earlier versions do not have, where null says nothing."""
 
 
 def metric_rows(segments: Sequence[tuple[str, Mapping[str, np.ndarray[Any, Any]], int]]) -> pa.Table:
@@ -57,7 +60,8 @@ def metric_rows(segments: Sequence[tuple[str, Mapping[str, np.ndarray[Any, Any]]
     for field in METRICS:
         if field.name != "trial_id":
             values = np.concatenate([columns[field.name] for _, columns, _ in segments])
-            arrays[field.name] = pa.array(values, field.type, mask=last if field.name in _TRAINING else None)
+            missing = last | np.isnan(values) if field.name in _ADDED else last
+            arrays[field.name] = pa.array(values, field.type, mask=missing if field.name in _TRAINING else None)
     own = {name for _, columns, _ in segments for name in columns} - set(METRICS.names)
     for name in sorted(own):
         pieces = [
@@ -278,13 +282,21 @@ def _rows_of(table: pa.Table, trial: str, start: int, stop: int) -> pa.Table:
 def _difference(
     first: list[dict[str, Any]], second: list[dict[str, Any]], *, nullable: Collection[str] = ()
 ) -> str | None:
-    """Where rows first differ, in words; None if they are the same to the last bit, in some columns NaN as null."""
+    """Where rows first differ, in words; None if they are the same to the last bit, in some columns NaN as null.
+
+    What rows committed by an earlier version do not say cannot differ.
+
+    Returns:
+        The words.
+    """
     one, other = ({row["step"]: row for row in rows} for rows in (first, second))
     for step in sorted({*one, *other}):
         if step not in one or step not in other:
             return f"step {step} has a row {'only this time' if step not in one else 'only the first time'}"
         for column in dict.fromkeys([*one[step], *other[step]]):
             before, now = one[step].get(column), other[step].get(column)
+            if column in _ADDED and before is None:
+                continue
             if column in nullable and {repr(before), repr(now)} <= {"nan", "None"}:
                 continue
             # The text of a float is exact, and as text NaN equals NaN.

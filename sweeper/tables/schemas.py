@@ -74,6 +74,13 @@ _METRICS = (
         null="last iterate, or no snapshot of a monitor",
     ),
     Column(name="learning_rate", type=NUMBER, meaning="Of step k, after schedule and warm-up.", null=_UNTOLD),
+    Column(
+        name="threshold",
+        type=NUMBER,
+        meaning="γ of step k: a gradient of a larger norm is clipped to it, or its step skipped.",
+        unit="loss / weight",
+        null="last iterate, no clipping by one norm, a warm-up, or written before version 0.2",
+    ),
 )
 
 _OWN = "not evaluated at this step"

@@ -67,7 +67,7 @@ class Stepper:
 
         Returns:
             The learning rate, and on the device the tensor (loss, gradient norm before the transform, scale of the
-            transform, norm of the update), shape (4,).
+            transform, norm of the update, threshold on the norm), shape (5,); the threshold is infinite for none.
         """
         problem, flat, vector = self._problem, self._flat, self._vector
         seed_generators(self._device, self._seed, step, TRAINING)
@@ -82,7 +82,7 @@ class Stepper:
             learning_rate = self._rule.learning_rate_at(
                 step, self._total_steps, steps_per_epoch=problem.steps_per_epoch
             ) * problem.learning_rate_factor(step)
-            grad_norm, scale = self._updater.step(step, learning_rate)
+            grad_norm, scale, threshold = self._updater.step(step, learning_rate)
             if keep_iterates:
                 # Fresh memory: the receiver serialises it later, when training has moved on.
                 kind = np.float64 if vector.dtype == torch.float64 else np.float32
@@ -93,8 +93,8 @@ class Stepper:
                 if divided_by is not None:
                     torch.from_numpy(self.iterates[2]).copy_(divided_by)
             update_norm = distance(vector, self._before)
-            # Together they have the widest type among them: a norm may be float64.
-            scalars = torch.stack((loss.detach(), grad_norm, scale, update_norm))
+            # Together they have the widest type among them: thresholds are float64.
+            scalars = torch.stack((loss.detach(), grad_norm, scale, update_norm, threshold))
         return learning_rate, scalars
 
     def evaluate(self, step: int) -> dict[str, float]:

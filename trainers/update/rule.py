@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from trainers.update.clip_groups import check_groups
 from trainers.update.schedules import check_schedule, factor_at
 from trainers.update.sign import Lion, SignSGD
+from trainers.update.thresholds import build_threshold
 from trainers.update.transforms import TRANSFORMS, Direction
 
-__all__ = ["AVERAGES", "OPTIMIZERS", "UpdateRule"]
+__all__ = ["AVERAGES", "ONE_OF", "OPTIMIZERS", "UpdateRule"]
 
 
 # Elementwise ones only: training runs them on one flat vector, where nothing may depend on the parameters' shapes.
@@ -44,6 +46,10 @@ _OPTIONS: dict[str, tuple[str, ...]] = {
 
 AVERAGES: dict[str, str] = {"from_step": "step", "non_monotone": "window"}
 """When an average of iterates begins, and the single option of each; see :mod:`trainers.update.averaging`."""
+
+
+ONE_OF = (*TRANSFORMS, "clip_threshold", "clip_groups")
+"""What may be done to a gradient, at most one of them: by one number, or by a section of options."""
 
 
 def _eager(optimizer: type[torch.optim.Optimizer]) -> type[torch.optim.Optimizer]:
@@ -81,11 +87,17 @@ class UpdateRule:
         lambd: Of ``asgd``: its decay of the parameters, and with ``alpha`` of the rate.
         alpha: Of ``asgd``: step k has the rate eta / (1 + lambd eta k)^alpha, which is its learning rate in the tables.
         t0: Of ``asgd``: the step from which on its average is over more than one iterate.
-        clip_norm: gamma of eq. (5), positive; None for no clipping. At most one of this and the next four may be set.
+        clip_norm: gamma of eq. (5), positive; None for no clipping. At most one of this and the next six may be set.
         normalize: beta of eq. (6), positive.
         clip_value: The largest entry of a gradient, in absolute value.
         clip_layer_norm: The largest norm of the gradient of one parameter tensor.
         clip_adaptive: Brock et al. (2021): the largest norm of a unit's gradient, relative to that of its weights.
+        clip_threshold: In place of the number gamma what sets it at every step: ``use``, one of
+            :data:`~trainers.update.thresholds.THRESHOLDS`, and its options, for example ``{"use": "percentile"}``.
+        clip_groups: Eq. (5) in groups of parameters: ``match`` and ``clip_norm`` of each, see
+            :class:`~trainers.update.clip_groups.ClipGroups`.
+        when_exceeded: What happens to a gradient above ``clip_norm`` or ``clip_threshold``: ``clip``, or ``skip`` for a
+            step that is not taken at all: parameters, optimiser and momentum stay as they are.
         transform_of: ``gradient``, or ``momentum`` for ``sgd`` with momentum.
         average: None, or when the average of iterates begins at which metrics are evaluated: ``{"use": "from_step",
             "step": k}`` or ``{"use": "non_monotone", "window": 5}``, see
@@ -117,6 +129,9 @@ class UpdateRule:
     clip_value: float | None = None
     clip_layer_norm: float | None = None
     clip_adaptive: float | None = None
+    clip_threshold: Mapping[str, Any] | None = None
+    clip_groups: Sequence[Mapping[str, Any]] | None = None
+    when_exceeded: str = "clip"
     transform_of: str = "gradient"
     average: Mapping[str, Any] | None = None
     schedule: Mapping[str, Any] = field(default_factory=lambda: {"use": "constant", "warmup": 0.0})
@@ -126,7 +141,7 @@ class UpdateRule:
             raise ValueError(f"unknown optimizer {self.optimizer!r}; known: {', '.join(OPTIMIZERS)}")
         if not (self.learning_rate > 0 and math.isfinite(self.learning_rate)):
             raise ValueError(f"learning_rate must be positive and finite, not {self.learning_rate!r}")
-        chosen = [name for name in TRANSFORMS if getattr(self, name) is not None]
+        chosen = [name for name in ONE_OF if getattr(self, name) is not None]
         if len(chosen) > 1:
             raise ValueError(f"{' and '.join(chosen)} exclude each other: one transform at a time")
         for name in TRANSFORMS:
@@ -144,20 +159,21 @@ class UpdateRule:
         if self.transform_of not in {"gradient", "momentum"}:
             raise ValueError(f"transform_of must be 'gradient' or 'momentum', not {self.transform_of!r}")
         if self.transform_of == "momentum" and not (self.optimizer == "sgd" and self.momentum > 0 and chosen):
-            raise ValueError(f"transform_of 'momentum' needs sgd, momentum > 0 and one of: {', '.join(TRANSFORMS)}")
+            raise ValueError(f"transform_of 'momentum' needs sgd, momentum > 0 and one of: {', '.join(ONE_OF)}")
+        self._check_thresholds()
         check_schedule(self.schedule)
         self._check_average()
 
     @property
     def clips(self) -> bool:
         """Whether a transform's factor below 1 means clipping."""
-        return any(name.startswith("clip_") and getattr(self, name) is not None for name in TRANSFORMS)
+        return any(name.startswith("clip_") and getattr(self, name) is not None for name in ONE_OF)
 
     @property
     def step_threshold(self) -> float | None:
         """c where a step is eta times a vector v clipped to it, min(1, c / ||v||) v, and nothing more; None elsewhere.
 
-        So where clipping by norm is followed by no momentum, weight decay or preconditioning.
+        So where clipping by norm at one threshold is followed by no momentum, weight decay or preconditioning.
 
         Example:
             >>> UpdateRule(learning_rate=2.0, clip_norm=0.5).step_threshold
@@ -165,7 +181,8 @@ class UpdateRule:
             >>> UpdateRule(learning_rate=2.0, clip_norm=0.5, momentum=0.9).step_threshold
         """
         is_bare = self.optimizer == "sgd" and self.momentum == 0 and self.weight_decay == 0
-        return self.clip_norm if is_bare or self.transform_of == "momentum" else None
+        is_clipped_to = self.when_exceeded == "clip" and (is_bare or self.transform_of == "momentum")
+        return self.clip_norm if is_clipped_to else None
 
     def learning_rate_at(self, step: int, total_steps: int, *, steps_per_epoch: int = 1) -> float:
         """The learning rate of one step.
@@ -182,7 +199,7 @@ class UpdateRule:
         return rate / (1 + self.lambd * rate * step) ** self.alpha if self.optimizer == "asgd" else rate
 
     def transform(self, direction: Direction) -> Tensor | None:
-        """Transform a direction in place.
+        """Transform a direction in place, by the transforms that are one number.
 
         Args:
             direction: The gradient, or with ``transform_of="momentum"`` the momentum.
@@ -204,6 +221,18 @@ class UpdateRule:
             options = {}
         # A single tensor: the multi-tensor path would only add bookkeeping.
         return _EAGER[self.optimizer]([parameter], lr=self.learning_rate, foreach=False, **options)  # type: ignore[call-arg]
+
+    def _check_thresholds(self) -> None:
+        if self.clip_threshold is not None:
+            build_threshold(self.clip_threshold)
+        if self.clip_groups is not None:
+            check_groups(self.clip_groups)
+        if self.when_exceeded not in {"clip", "skip"}:
+            raise ValueError(f"when_exceeded must be 'clip' or 'skip', not {self.when_exceeded!r}")
+        if self.when_exceeded == "skip" and self.clip_norm is None and self.clip_threshold is None:
+            raise ValueError("when_exceeded 'skip' needs clip_norm or clip_threshold")
+        if self.when_exceeded == "skip" and self.transform_of == "momentum":
+            raise ValueError("when_exceeded 'skip' decides by the gradient, before it is in the momentum")
 
     def _check_average(self) -> None:
         if self.average is None:

@@ -14,7 +14,7 @@ from sweeper.errors import ClipsweepError
 from sweeper.report.advice import build_advice
 from sweeper.report.fits import fit_cells, fit_hessians
 from sweeper.report.plots.axes import Picture, explain, log_labels, panels
-from sweeper.report.plots.cells import NO_CLIPPING, THRESHOLDS, DrawnCell, drawn_cells, tell_apart, wrapped
+from sweeper.report.plots.cells import NO_CLIPPING, DrawnCell, axis_words, drawn_cells, tell_apart, wrapped
 from sweeper.report.stability import UNSTABLE, frontiers, unstable
 from sweeper.tables.run import Run
 from sweeper.value_texts import key_of
@@ -184,8 +184,7 @@ def _draw(axis: Axes, panel: _Panel, rules: Sequence[AdvisedRule], theories: Seq
         axis.errorbar(x.mean, y.mean, **bars, ecolor=_ADVICE, elinewidth=1.0, **_mark(rule.theory, theories), zorder=3)
     edge = gap**0.5
     axis.set(xscale="log", xlim=(low / edge, (right if points["clip_norm"].isna().any() else high) * edge))
-    name = panel.transform.partition("(")[0]
-    axis.set_xlabel(THRESHOLDS[name] if name == panel.transform else f"{panel.transform} threshold")
+    axis.set_xlabel(axis_words(panel.transform))
     _threshold_ticks(axis, panel, tried, right if points["clip_norm"].isna().any() else None, gap)
     return dots
 
