@@ -155,6 +155,9 @@ class CellLabels:
                 rule = thing.get(RULE, Rule())
                 if not by_theorem:
                     thing[RULE] = rule if value is None else Rule(name, value)
+            elif path == "update_rule.when_exceeded" and value in {None, "clip"}:
+                # Clipping is what everybody expects of a threshold; a label says what is skipped.
+                continue
             elif value is not None or path not in _OF_A_THEOREM:
                 thing[self.names.get(path, path)] = value
         return thing

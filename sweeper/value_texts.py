@@ -106,7 +106,8 @@ def texts_of(values: Iterable[Any], *, least: int = 0) -> dict[Hashable, str]:
             text if looks[appearance(text)] == 1 else json.dumps(value, default=str)
             for text, value in zip(texts, plain, strict=True)
         ]
-    if any(isinstance(value, dict | list) for value in distinct.values()):
+    nested = [value.threshold if isinstance(value, Rule) else value for value in distinct.values()]
+    if any(isinstance(value, dict | list) for value in nested):
         least = max(least, _SECTION_WIDTH)
     return dict(zip(distinct, shortened(texts, least=least), strict=True))
 
@@ -214,7 +215,8 @@ def _sections(sections: Sequence[dict[str, Any]]) -> dict[str, str]:
         shown = _telling(names, options) if len(alike) > 1 else names if len(names) == 1 or not kind else []
         columns = {name: _short([option.get(name) for option in options]) for name in shown}
         for at, section in enumerate(alike):
-            pairs = [column[at] if len(names) == 1 else f"{name}={column[at]}" for name, column in columns.items()]
+            is_plain = {name: len(names) == 1 or name == kind for name in columns}
+            pairs = [column[at] if is_plain[name] else f"{name}={column[at]}" for name, column in columns.items()]
             texts[_exact(section)] = f"{kind}({','.join(pairs)})" if pairs else kind or "{}"
     return texts
 

@@ -59,11 +59,11 @@ def _unmatched(pattern: str, names: Sequence[str]) -> str:
         )
     # What a pattern means is found by its letters: "embed*" is near to "encoder.embedding.weight".
     plain = pattern.strip("*").replace("*", "")
-    near = [name for name in names if plain and plain.lower() in name.lower()]
-    near = near or difflib.get_close_matches(pattern, names, n=_SHOWN, cutoff=0.5)
+    inside = [name for name in names if plain and plain.lower() in name.lower()]
+    near = inside or difflib.get_close_matches(pattern, names, n=_SHOWN, cutoff=0.5)
     hint = f"did you mean {_listed(near)}?" if near else f"the names are {_listed(names)}"
-    inside = f"; a name that only contains it is matched by '*{plain}*'" if near and plain else ""
-    return f"no parameter's name matches {pattern!r}; {hint}{inside}"
+    how = f"; '*{plain}*' matches every name with that in it" if any(plain in name for name in inside) else ""
+    return f"no parameter's name matches {pattern!r}; {hint}{how}"
 
 
 def _listed(names: Sequence[str]) -> str:

@@ -42,6 +42,10 @@ _NUMBERS = {
 """The option of each ``clip_threshold`` that stands in the place of a threshold, and its words on an axis."""
 
 
+_WHEN = "update_rule.when_exceeded"
+"""What the transform in the arm says, too."""
+
+
 def axis_words(transform: str) -> str:
     """What the number of a transform is called on an axis.
 
@@ -151,16 +155,16 @@ def _cell(run: Run, names: Mapping[str, str], cell_id: str, group: pd.DataFrame)
         threshold = _number_of(section, _use_of(details), values)
     transforms = {f"update_rule.{one}" for one in THRESHOLDS}
     transforms |= {f"update_rule.clip_threshold.{number}" for number, _ in _NUMBERS.values()}
-    of_the_rule = {"update_rule.learning_rate", "update_rule.optimizer", *transforms}
+    of_the_rule = {"update_rule.learning_rate", "update_rule.optimizer", _WHEN, *transforms}
     case = plain_value(first["case"])
     swept: dict[str, Any] = {} if case is None else {CASE: case}
+    is_whole = values.get(f"update_rule.{name}") is not None and isinstance(section, dict | list)
     for path, value in values.items():
         if path in transforms:
             # A theorem has a threshold of its own.
             if values.get("update_rule.from_theory") is None:
-                is_whole = values.get(f"update_rule.{name}") is not None and isinstance(section, dict | list)
                 swept[RULE] = Rule(name, section) if is_whole else Rule(transform, threshold)
-        else:
+        elif path != _WHEN or (value == "skip" and is_whole):
             swept[names[path]] = value
     return DrawnCell(
         cell_id=cell_id,
