@@ -16,6 +16,8 @@ from trainers.problems import build_problem
 from trainers.training.checkpoint import dump, load
 from trainers.training.loop import SnapshotSchedule, TrainSettings
 from trainers.training.stepper import Stepper
+from trainers.trees import first_difference
+from trainers.update import averaged_thresholds
 from trainers.update.rule import OPTIMIZERS, UpdateRule
 from trainers.update.thresholds import THRESHOLDS, build_threshold, threshold_scale
 
@@ -157,6 +159,19 @@ def test_thresholds_are_those_of_their_formula(section: dict[str, Any], dtype: t
     assert {one.dtype for one in found} == {torch.float64}
     assert [one.item() for one in found] == pytest.approx(expected, rel=1e-12)
     assert min(expected) < max(NORMS), "it clips something"
+
+
+@pytest.mark.parametrize("section", SECTIONS, ids=NAMES)
+def test_thresholds_computed_on_the_device_have_the_same_bits(
+    section: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    norms = [torch.tensor(norm) for norm in [*NORMS, math.inf, 3.0]]
+    one, other = build_threshold(section), build_threshold(section)
+    found = [one.at(step, norm).item() for step, norm in enumerate(norms)]
+    # As on a GPU, from which no number is read.
+    monkeypatch.setattr(averaged_thresholds, "_scalar", lambda norm: (torch, norm.double()))
+    assert [other.at(step, norm).item() for step, norm in enumerate(norms)] == found
+    assert first_difference(other.state(), one.state()) == ""
 
 
 @pytest.mark.parametrize("section", SECTIONS, ids=NAMES)

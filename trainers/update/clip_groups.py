@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import math
 from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
 from typing import Any
@@ -101,8 +102,12 @@ class ClipGroups:
     """
 
     def __init__(self, groups: Sequence[Mapping[str, Any]], names: Sequence[str]) -> None:
-        places = matched([group["match"] for group in groups], names)
-        self._groups = [(group["clip_norm"], at) for group, at in zip(groups, places, strict=True)]
+        self._places = matched([group["match"] for group in groups], names)
+        # One group more for the parameters in none.
+        self._thresholds = torch.tensor([*(group["clip_norm"] for group in groups), math.inf], dtype=torch.float64)
+        self._group_of = torch.full((len(names),), len(groups))
+        for group, places in enumerate(self._places):
+            self._group_of[places] = group
 
     def __call__(self, direction: Direction) -> Tensor:
         """Clip a direction in place.
@@ -113,19 +118,15 @@ class ClipGroups:
         Returns:
             The factor by which its norm changed, on its device; 1 exactly where nothing was clipped.
         """
-        found = norms(direction.views)
-        any_clipped = torch.zeros((), dtype=torch.bool, device=found.device)
-        for threshold, places in self._groups:
-            scale = clip_scale(_together(found[places]), threshold)
-            any_clipped |= scale < 1
+        if self._thresholds.device != direction.vector.device:
+            self._thresholds = self._thresholds.to(direction.vector.device)
+            self._group_of = self._group_of.to(direction.vector.device)
+        found = norms(direction.views).double()
+        # No square is out of range, whatever the largest norm.
+        largest = found.max().clamp(min=torch.finfo(torch.float64).tiny)
+        squares = torch.zeros_like(self._thresholds).index_add_(0, self._group_of, (found / largest).square())
+        scales = clip_scale(squares.sqrt() * largest, self._thresholds)
+        for places, scale in zip(self._places, scales[:-1].unbind(), strict=True):
             for at in places:
                 direction.views[at].mul_(scale)
-        return shrinkage(direction, any_clipped)
-
-
-def _together(parts: Tensor) -> Tensor:
-    """The norm of a vector whose pieces have these norms, with no square out of range and no wait for the device."""
-    wide = parts.double()
-    largest = wide.max().clamp(min=torch.finfo(torch.float64).tiny)
-    found: Tensor = torch.linalg.vector_norm(wide / largest) * largest
-    return found
+        return shrinkage(direction, (scales < 1).any())

@@ -34,7 +34,7 @@ Transform = Callable[[Direction, float], Tensor]
 """Changes the direction and returns, on its device, the factor by which its norm changed: 1 exactly for no change."""
 
 
-def clip_scale(grad_norm: Tensor, clip_norm: float) -> Tensor:
+def clip_scale(grad_norm: Tensor, clip_norm: float | Tensor) -> Tensor:
     r"""The factor by which clipping shortens the step.
 
     Zhang et al. (2020), eq. (5), divided by the learning rate:
@@ -43,7 +43,8 @@ def clip_scale(grad_norm: Tensor, clip_norm: float) -> Tensor:
 
     Args:
         grad_norm: ||g||, a tensor of any shape on any device.
-        clip_norm: gamma, in the units of ``grad_norm``; infinity gives exactly 1 for every finite norm.
+        clip_norm: gamma, in the units of ``grad_norm``, one for all or one for each; infinity gives exactly 1 for
+            every finite norm.
 
     Returns:
         A tensor in [0, 1] of the same shape, on the same device.
