@@ -88,6 +88,8 @@ def texts_of(values: Iterable[Any], *, least: int = 0) -> dict[Hashable, str]:
         >>> autoclip = {"use": "percentile", "percentile": 10.0, "window": None}
         >>> list(texts_of([Rule("clip_norm", 0.25), Rule("clip_threshold", autoclip), Rule()]).values())
         ['clip_norm=0.25', 'clip_threshold=percentile', 'no clipping']
+        >>> list(texts_of([[{"match": "embedding.*", "clip_norm": 1.0}, {"match": "*", "clip_norm": 0.25}]]).values())
+        ['[embedding.*: 1, *: 0.25]']
         >>> list(texts_of([1, 1.0, "1", [1], "[1]"]).values())
         ['1', '1.0', '"1"', '[1]', '"[1]"']
         >>> print(*texts_of(["\u00e9", "e\u0301", "\u65e5"]).values())
@@ -190,6 +192,10 @@ def _short(values: Sequence[Any]) -> list[str]:
 
 def _list_text(values: list[Any]) -> str:
     """A list by its items in short; one that is nested too deeply as JSON."""
+    if values and all(isinstance(value, dict) and len(value) == 2 and "match" in value for value in values):
+        # A pattern of names, and what is set where it matches.
+        pairs = [(group["match"], *(one for key, one in group.items() if key != "match")) for group in values]
+        return f"[{', '.join(f'{pattern}: {_short([value])[0]}' for pattern, value in pairs)}]"
     text = _exact(values)
     return f"[{','.join(_short(values))}]" if text.count("[") + text.count("{") <= _MAX_BRACKETS else text
 
@@ -247,6 +253,8 @@ def _telling(names: Sequence[str], options: Sequence[Mapping[str, Any]]) -> list
 
 def _exact(value: Any) -> str:
     """A value so that no other one looks like it."""
+    if isinstance(value, Rule):
+        return f"{value.transform}={value_json(value.threshold)}" if value.transform else NO_CLIPPING
     return value_json(value)
 
 

@@ -39,7 +39,7 @@ __all__ = [
 _TRAINING = ("train_loss", "grad_norm", "step_size", "clipped", "update_norm", "learning_rate", "threshold")
 
 _ADDED = {"threshold"}
-"""Columns that parts of earlier versions do not have, where null says nothing."""
+"""Columns that parts of earlier versions do not have, where null says nothing, as NaN does in a segment."""
 
 
 def metric_rows(segments: Sequence[tuple[str, Mapping[str, np.ndarray[Any, Any]], int]]) -> pa.Table:
@@ -59,8 +59,13 @@ def metric_rows(segments: Sequence[tuple[str, Mapping[str, np.ndarray[Any, Any]]
     arrays = {"trial_id": pa.array(names, pa.string())}
     for field in METRICS:
         if field.name != "trial_id":
-            values = np.concatenate([columns[field.name] for _, columns, _ in segments])
-            missing = last | np.isnan(values) if field.name in _ADDED else last
+            has_nulls = field.name in _ADDED
+            pieces = [
+                columns.get(field.name, _nothing(columns)) if has_nulls else columns[field.name]
+                for _, columns, _ in segments
+            ]
+            values = np.concatenate(pieces)
+            missing = last | np.isnan(values) if has_nulls else last
             arrays[field.name] = pa.array(values, field.type, mask=missing if field.name in _TRAINING else None)
     own = {name for _, columns, _ in segments for name in columns} - set(METRICS.names)
     for name in sorted(own):
@@ -71,6 +76,11 @@ def metric_rows(segments: Sequence[tuple[str, Mapping[str, np.ndarray[Any, Any]]
         values = np.concatenate([np.ma.getdata(piece) for piece in pieces])
         arrays[name] = pa.array(values, pa.float64(), mask=np.concatenate([_is_missing(piece) for piece in pieces]))
     return pa.table(arrays)
+
+
+def _nothing(columns: Mapping[str, np.ndarray[Any, Any]]) -> np.ndarray[Any, Any]:
+    """A column of a segment that does not have it."""
+    return np.full(len(columns["step"]), np.nan)
 
 
 def _is_missing(column: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:

@@ -51,7 +51,7 @@ RULES = [
     "clip_threshold=percentile(50)",
     "clip_threshold=percentile(20)",
     "clip_threshold=z_score",
-    "clip_groups=[(match=*,clip_norm=0.5)]",
+    "clip_groups=[*: 0.5]",
 ]
 ARMS = [
     "sgd",
@@ -145,7 +145,7 @@ def test_frontiers_do_not_mix_settings_and_are_compared_with_training_without_cl
         for arm, clip_norm, setting in zip(
             ARMS,
             [None, 2, 2, None, None, None, None],
-            ["", "", "", "percentile(50)", "percentile(20)", "z_score", "[(match=*,clip_norm=0.5)]"],
+            ["", "", "", "percentile(50)", "percentile(20)", "z_score", "[*: 0.5]"],
             strict=True,
         )
     ]

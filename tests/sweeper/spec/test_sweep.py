@@ -309,7 +309,17 @@ train: {steps: 5}
     assert loads_spec(text.replace("steps: 5", "steps: 5, evaluate_every: 2"), folder=Path()).cells
 
 
-@pytest.mark.parametrize("option", ["clip_value: 1", "clip_adaptive: 0.1", "average: {use: from_step, step: 1}"])
+@pytest.mark.parametrize(
+    "option",
+    [
+        "clip_value: 1",
+        "clip_adaptive: 0.1",
+        "clip_threshold: {use: percentile}",
+        "clip_groups: [{match: '*', clip_norm: 1}]",
+        "when_exceeded: skip, clip_norm: 1",
+        "average: {use: from_step, step: 1}",
+    ],
+)
 def test_rules_that_the_engine_of_analytic_functions_lacks_are_refused(option):
     text = f"""
 problem: {{use: analytic, function: {{use: quadratic}}, start: 1.0}}
