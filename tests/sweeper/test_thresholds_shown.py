@@ -91,6 +91,30 @@ def test_pictures_call_them_by_the_same_names_and_place_them_by_their_numbers(ru
     assert {"percentile of the gradient norms", "standard deviations above the mean norm"} <= words
 
 
+def test_panels_hold_cells_that_differ_in_the_number_alone(inline_run: Callable[..., Any]) -> None:
+    sections = [
+        "clip_threshold: {use: percentile, percentile: 10}",
+        "clip_threshold: {use: percentile, percentile: 20}",
+        "clip_threshold: {use: percentile, percentile: 20, window: 3}",
+        "clip_groups: [{match: '*', clip_norm: 1}]",
+        "clip_groups: [{match: '*', clip_norm: 2}]",
+    ]
+    cases = "".join(f"    - {{update_rule.{section}}}\n" for section in sections)
+    text = (
+        SMALL.replace(", clip_norm: 0.5", "") + "sweep:\n  grid: {update_rule.learning_rate: [0.01, 0.02]}\n  cases:\n"
+    )
+    found = Run(inline_run(text + cases)().run_dir.path)
+    figure = PLOTS["frontier"](found, select(found, []))
+    panels = [(axis.get_title(), [tick.get_text() for tick in axis.get_xticklabels()]) for axis in figure.axes[:4]]
+    assert [ticks for _, ticks in panels] == [["10", "20"], ["20"], ["several"], ["several"]]
+    assert [title.split("\n")[0] for title, _ in panels] == [
+        "clip_threshold=percentile(10000)",
+        "clip_threshold=percentile(3)",
+        "clip_groups=[*: 1]",
+        "clip_groups=[*: 2]",
+    ]
+
+
 def test_the_threshold_of_every_step_is_a_column(run: Run) -> None:
     metrics = run.metrics.set_index("trial_id")
     trials = run.trials.set_index("trial_id")

@@ -84,6 +84,8 @@ class DrawnCell:
         threshold: The transform's number; of ``clip_threshold`` the percentile, z or factor. None without a transform,
             or where the run does not say.
         learning_rate: The rate; None if a theorem sets it.
+        details: What a transform is set to besides its number, where it is swept as a whole: for example the window of
+            a percentile, or all groups of ``clip_groups``; None otherwise.
         swept: The name of its case, if the spec gives one, and values by short name in the order of the spec, with one
             entry for the whole transform.
     """
@@ -96,6 +98,7 @@ class DrawnCell:
     transform: str
     threshold: float | None
     learning_rate: float | None
+    details: Any
     swept: dict[str, Any]
 
     @cached_property
@@ -179,6 +182,7 @@ def _cell(run: Run, names: Mapping[str, str], cell_id: str, group: pd.DataFrame)
         transform=transform,
         threshold=threshold,
         learning_rate=plain_value(first["learning_rate"]),
+        details=_without_number(section) if is_whole else None,
         swept=swept,
     )
 
@@ -197,6 +201,13 @@ def _number_of(section: Any, use: str, values: Mapping[str, Any]) -> float | Non
         path = f"update_rule.clip_threshold.{number}"
         section = values[path] if path in values else section.get(number) if isinstance(section, dict) else None
     return float(section) if isinstance(section, int | float) else None
+
+
+def _without_number(section: Any) -> Any:
+    """What a transform is set to, without the number that has an axis of its own."""
+    if not isinstance(section, dict) or section.get("use") not in _NUMBERS:
+        return section
+    return {key: value for key, value in section.items() if key != _NUMBERS[section["use"]][0]}
 
 
 def _unswept_threshold(run: Run, trial: str, name: str) -> Any:

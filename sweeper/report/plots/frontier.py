@@ -110,14 +110,26 @@ def frontier(run: Run, trials: pd.DataFrame) -> Picture:
 def _panels(cells: Sequence[DrawnCell]) -> list[_Panel]:
     """The cells by what shares an axis, in the order of the plan."""
     groups: dict[Hashable, list[DrawnCell]] = {}
+    details: dict[str, set[Hashable]] = {}
+    for cell in cells:
+        details.setdefault(cell.transform, set()).add(key_of(cell.details))
     for cell in cells:
         # No clipping is clipping by norm with a threshold that is never reached.
         transform = cell.transform or "clip_norm"
-        groups.setdefault(key_of([cell.context, cell.optimizer, cell.options, transform]), []).append(cell)
+        key = key_of([cell.context, cell.optimizer, cell.options, transform, cell.details])
+        groups.setdefault(key, []).append(cell)
     return [
         _Panel(
             # The optimiser has a line of its own in every title.
-            of={**group[0].context, **group[0].options},
+            of={
+                **group[0].context,
+                **group[0].options,
+                **(
+                    {group[0].transform.partition("(")[0]: group[0].details}
+                    if len(details[group[0].transform]) > 1
+                    else {}
+                ),
+            },
             optimizer=group[0].optimizer,
             transform=group[0].transform or "clip_norm",
             context=key_of(group[0].context),
@@ -242,7 +254,9 @@ def _threshold_ticks(axis: Axes, panel: _Panel, tried: Sequence[float], right: f
     if right is not None:
         ticks.append(right)
         is_unclipped = any(not cell.transform for cell in panel.cells)
-        labels.append(NO_CLIPPING.replace(" ", "\n") if is_unclipped else "not\nknown")
+        has_several = panel.transform.startswith(("clip_threshold", "clip_groups"))
+        unknown = "several" if has_several else "not\nknown"
+        labels.append(NO_CLIPPING.replace(" ", "\n") if is_unclipped else unknown)
     axis.xaxis.set_minor_locator(NullLocator())
     axis.xaxis.set_major_locator(FixedLocator(ticks))
     axis.set_xticklabels(labels)
