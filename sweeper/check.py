@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from sweeper.apart import Died, apart
 from sweeper.blame import Line
 from sweeper.errors import ClipsweepError
 from sweeper.labels import describe_problem
-from sweeper.planning.plan import expand, require_allowed
+from sweeper.planning.plan import Plan, expand, require_allowed
 from sweeper.spec import Sweep
 from sweeper.spec.user_code import copies_of, shipped, shipped_from
+from sweeper.spec.variants import canonical
 
 __all__ = ["CheckedProblem", "Finding", "check_sweep"]
 
@@ -101,6 +102,7 @@ def check_sweep(
                 "seed": plan.trials[0].seed,
                 "threads": sweep.resources.trainers.threads,
                 "rule": dict(first.update_rule),
+                "clip_groups": _clip_groups(plan, problem),
                 "steps": sweep.train.steps,
                 "accumulate": first.train["accumulate"],
                 "measure": measure,
@@ -128,6 +130,12 @@ def check_sweep(
                 left = left[1:]
                 line = None if item["line"] is None else Line(**item["line"])
                 yield CheckedProblem(problem=words, finding=Finding(**item | {"line": line}))
+
+
+def _clip_groups(plan: Plan, problem: Mapping[str, Any]) -> list[list[dict[str, Any]]]:
+    """The groups of parameters by which a problem's trials are clipped, each list of them once."""
+    found = [trial.update_rule["clip_groups"] for trial in plan.trials if trial.problem == problem]
+    return list({canonical(groups): groups for groups in found if groups is not None}.values())
 
 
 def _died(died: Died, left: Sequence[str]) -> Iterator[Finding]:
