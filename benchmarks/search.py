@@ -4,7 +4,7 @@
 the largest stable learning rates of an LSTM by bisection and on the equal grid, and compares brackets and cost.
 
     python benchmarks/search.py races
-    python benchmarks/search.py frontier --folder /tmp/frontier     # about half an hour on two cores
+    python benchmarks/search.py frontier --folder /tmp/frontier     # a quarter of an hour on two cores
 """
 
 from __future__ import annotations
@@ -24,7 +24,10 @@ from typing import Any
 
 import optuna
 
+from sweeper.report.stability import unstable
 from sweeper.search.best import Point, Race
+from sweeper.search.frontier import Bracket, bracket_of
+from sweeper.tables.run import Run
 
 _RANGE = (1e-3, 10.0)
 _BUDGET = 40
@@ -188,40 +191,52 @@ def frontier(folder: Path, low: float, high: float) -> None:
         started = time.monotonic()
         subprocess.run(["clipsweep", "run", f"{name}.yaml"], cwd=folder, check=True, capture_output=True)
         took[name] = time.monotonic() - started
+    compare(folder)
+    print(f"searched in {took['searched']:.0f} s, gridded in {took['gridded']:.0f} s")
+
+
+def compare(folder: Path) -> None:
+    """What the search and the grid say of every threshold and seed."""
     found = json.loads(_output(folder, "report", "runs/searched", "--json"))["search"]
     by_grid = _of_grid(folder)
-    agree = islands = total = 0
+    apart: list[float] = []
+    cells: dict[str, list[float]] = {}
     for cell in found["frontiers"]:
         for seed in cell["by_seed"]:
-            total += 1
-            stable, unstable = by_grid[cell["cell"], seed["seed"]]
-            # Both hold the threshold, so that they overlap; not where stability is not monotone.
-            agree += seed["stable"] < unstable and stable < seed["unstable"]
-            islands += bool(seed["islands"])
-    trials = {name: _num_trials(folder, name) for name in took}
-    print(f"searched: {trials['searched']} trials in {took['searched']:.0f} s; {found['text']}")
-    print(f"gridded:  {trials['gridded']} trials in {took['gridded']:.0f} s")
-    shares = [100 * side["searched"] / side["gridded"] for side in (trials, took)]
-    print("trials {:.1f} %, time {:.1f} %".format(*shares))
-    print(f"brackets that overlap: {agree} of {total}; lanes with islands of stability: {islands}")
-    print(_output(folder, "report", "runs/searched").partition("search:")[0])
+            known = by_grid[cell["cell"], seed["seed"]]
+            assert known.stable is not None
+            assert known.unstable is not None
+            middle = math.sqrt(known.stable * known.unstable)
+            cells.setdefault(cell["cell"], []).append(math.log(middle))
+            # Two brackets that hold the same threshold overlap.
+            overlap = seed["stable"] < known.unstable and known.stable < seed["unstable"]
+            apart.append(1.0 if overlap else abs(math.log(math.sqrt(seed["stable"] * seed["unstable"]) / middle)))
+    trials = [_num_trials(folder, name) for name in ("searched", "gridded")]
+    print(f"{trials[0]} trials of {trials[1]}: {100 * trials[0] / trials[1]:.1f} %")
+    ratios = sorted(math.exp(one) for one in apart if one != 1.0)
+    same = len(apart) - len(ratios)
+    print(f"brackets that overlap: {same} of {len(apart)}; the others' middles differ by factors of", end=" ")
+    print(", ".join(f"{ratio:.2f}" for ratio in ratios) or "none")
+    again = sum(bool(known.islands) for known in by_grid.values())
+    print(f"on the grid {again} of {len(by_grid)} are stable again above their first unstable rate")
+    for cell in found["frontiers"]:
+        grid = math.exp(statistics.mean(cells[cell["cell"]]))
+        print(f"{cell['cell']:16} geometric mean: searched {cell['value']['mean']:.1f}, gridded {grid:.1f}")
+    for ratio in found["ratios"]:
+        ends = ratio["ratio"]
+        print(f"{ratio['cell']} / {ratio['over']}: {ends['mean']:.2f} [{ends['low']:.2f}, {ends['high']:.2f}]")
 
 
-def _of_grid(folder: Path) -> dict[tuple[str, int], tuple[float, float]]:
-    """Cell without its rate, and seed, to the last stable rate before the first unstable one, and that one."""
-    from sweeper.report.stability import unstable
-    from sweeper.search.frontier import bracket_of
-    from sweeper.tables.run import Run
-
+def _of_grid(folder: Path) -> dict[tuple[str, int], Bracket]:
+    """Cell without its rate, and seed, to what the grid says."""
     run = Run(folder / "runs" / "gridded")
     trials = run.trials
     trials = trials.assign(unstable=unstable(run, trials))
-    found: dict[tuple[str, int], tuple[float, float]] = {}
+    found: dict[tuple[str, int], Bracket] = {}
     for (threshold, seed), lane in trials.groupby(["clip_norm", "seed"], dropna=False):
         rates = zip(lane["learning_rate"], lane["unstable"], strict=True)
-        known = bracket_of({float(rate): not bad for rate, bad in rates})
         label = "no clipping" if math.isnan(threshold) else f"clip_norm={threshold:g}"
-        found[label, int(seed)] = (known.stable or 0.0, known.unstable or math.inf)
+        found[label, int(seed)] = bracket_of({float(rate): not bad for rate, bad in rates})
     return found
 
 
@@ -238,13 +253,17 @@ def _output(folder: Path, *arguments: str) -> str:
 def main() -> None:
     """One of the two."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["races", "frontier"])
+    parser.add_argument(
+        "what", choices=["races", "frontier", "compare"], help="compare: what frontier left in its folder"
+    )
     parser.add_argument("--count", type=int, default=200, help="simulated sweeps of each noise")
     parser.add_argument("--folder", type=Path, default=Path("frontier"))
     parser.add_argument("--between", type=float, nargs=2, default=(0.1, 1000.0), metavar=("LOW", "HIGH"))
     chosen = parser.parse_args()
     if chosen.what == "races":
         races(chosen.count)
+    elif chosen.what == "compare":
+        compare(chosen.folder)
     else:
         frontier(chosen.folder, *chosen.between)
     sys.stdout.flush()

@@ -103,5 +103,5 @@ def test_code_from_elsewhere_needs_consent(own: Path, tmp_path: Path, monkeypatc
     elsewhere.mkdir()
     shutil.move(own / "my_search.py", elsewhere / "my_search.py")
     monkeypatch.syspath_prepend(str(elsewhere))
-    with pytest.raises(ClipsweepError, match=r"code from outside the spec's own folder .*my_search:Bisect"):
+    with pytest.raises(ClipsweepError, match=r"code from outside its own folder .*my_search:Bisect"):
         run_sweep(load_spec(own / "own.yaml"), out=tmp_path / "run")

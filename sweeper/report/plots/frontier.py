@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from matplotlib import colormaps
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, NullLocator
 
@@ -343,10 +344,13 @@ def _handles(drawn: Sequence[str], theories: Sequence[str], *, by_seed: bool) ->
     """What the marks mean."""
     many = "" if by_seed else f": {100 * UNSTABLE:g} % of the seeds or more"
     bar = "from the last stable rate to the first unstable" + (", seed by seed" if by_seed else "")
+    # Of one seed there are two colours; of several, the bar beside the picture says what they mean.
+    ends = [{"color": colormaps[_COLOURS](end)} if by_seed else {} for end in (0.0, 1.0)]
+    stable_colour, unstable_colour = ends
     cell: dict[str, Any] = {"color": "white", "markeredgecolor": "black", "linestyle": "none", "markersize": 7}
     return [
-        Line2D([], [], marker="o", label="stable", **cell),
-        Line2D([], [], marker="s", label=f"unstable{many}", **cell | ({"color": "#333333"} if by_seed else {})),
+        Line2D([], [], marker="o", label="stable", **cell | stable_colour),
+        Line2D([], [], marker="s", label=f"unstable{many}", **cell | unstable_colour),
         Line2D([], [], color="black", alpha=0.6, linewidth=2.5, label=bar),
         *(Line2D([], [], label=theory, **_mark(theory, theories)) for theory in drawn),
     ]
