@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from sweeper.formats import value_json
 from sweeper.labels import appearance, plain_value, printable
 
-__all__ = ["NO_CLIPPING", "Rule", "key_of", "keys_of", "shortened", "texts_of", "without_middle"]
+__all__ = ["NO_CLIPPING", "Rule", "in_order", "key_of", "keys_of", "shortened", "texts_of", "without_middle"]
 
 NO_CLIPPING = "no clipping"
 
@@ -68,6 +68,29 @@ def keys_of(column: Iterable[Any]) -> list[Hashable]:
         [(<class 'int'>, 1), (<class 'float'>, 1.0), (<class 'NoneType'>, None), (<class 'NoneType'>, None)]
     """
     return [key_of(plain_value(value)) for value in column]
+
+
+def in_order(values: Iterable[Any]) -> tuple[tuple[int, float, str], ...]:
+    """A key that sorts cells by their values: null first, then numbers, then everything else as text.
+
+    Args:
+        values: The values of a cell, always of the same paths.
+
+    Returns:
+        The key.
+
+    Example:
+        >>> sorted([[2, "b"], [None, "a"], [2, "a"], [0.5, "a"]], key=in_order)
+        [[None, 'a'], [0.5, 'a'], [2, 'a'], [2, 'b']]
+    """
+    return tuple(
+        (0, 0.0, "")
+        if value is None
+        else (1, float(value), "")
+        if isinstance(value, int | float) and not isinstance(value, bool)
+        else (2, 0.0, str(value))
+        for value in values
+    )
 
 
 def texts_of(values: Iterable[Any], *, least: int = 0) -> dict[Hashable, str]:
