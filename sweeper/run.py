@@ -59,6 +59,7 @@ class Outcome:
         earlier_s: Wall time of the run's earlier drivers, pauses between them left out.
         unmeasured: Which snapshots of the plan's trials could not be measured.
         spent: Where this driver's time went, in one line; None if it committed nothing.
+        unfinished: Where a search stands that wants more and does not ask for it; None if there is none.
     """
 
     run_dir: Path
@@ -68,6 +69,7 @@ class Outcome:
     earlier_s: float
     unmeasured: Unmeasured
     spent: str | None
+    unfinished: str | None = None
 
     @property
     def text(self) -> str:
@@ -85,10 +87,10 @@ class Outcome:
 
     @property
     def exit_code(self) -> int:
-        """0 all resolved, 1 some failed or were lost, 130 interrupted."""
+        """0 all resolved, 1 some failed or were lost, or a search that has not finished, 130 interrupted."""
         if self.interrupted:
             return 130
-        return 1 if self.num_failed else 0
+        return 1 if self.num_failed or self.unfinished else 0
 
 
 def run_sweep(
@@ -194,6 +196,7 @@ def run_sweep(
             earlier_s=worked_s(state, before=state.driver_epoch),
             unmeasured=state.unmeasured([trial.trial_id for trial in plan.trials]),
             spent=closing_line(state),
+            unfinished=None if searching is None or interrupted else searching.unfinished(),
         )
         held.exit_code, held.text, held.did_nothing = outcome.exit_code, outcome.text, not todo
         return outcome
@@ -355,7 +358,8 @@ def _is_held(state: RunState, trial: Trial) -> bool:
 def _announce(say: Callable[[str], object], plan: Plan, now: Standing, change: SpecChange | None) -> None:
     say(
         f"{counted(len(plan.trials), 'trial')}: {len(now.new)} new, {len(now.paused)} paused, "
-        f"{len(now.done)} done, {len(now.failed)} failed or lost"
+        + (f"{len(now.held)} held, " if now.held else "")
+        + f"{len(now.done)} done, {len(now.failed)} failed or lost"
     )
     if now.failed:
         say(f"{counted(len(now.failed), 'trial')} given up before, to be queued again with `clipsweep retry`")

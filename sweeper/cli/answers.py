@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -52,6 +53,10 @@ def report(
 
     searched = build_searched(opened.path)
     document = build_report(opened, by=by or [], where=where or [], sort=sort, by_values=searched is not None)
+    if searched is not None and searched.found.use == "best":
+        # What is best was decided by the race and confirmed on fresh seeds: not a second time, by another rule.
+        cells = tuple(replace(cell, is_best=False) for cell in document.cells)
+        document = replace(document, cells=cells, bests=(), comparisons=())
     width, color = _terminal()
     _show(render(document, style, searched=searched, width=width, color=color), style, color)
 
@@ -131,7 +136,7 @@ def advise(
 
     width, color = _terminal()
     searched = build_searched(opened.path)
-    answers = build_answers(opened, where=where or [], searched=searched.found.over if searched is not None else ())
+    answers = build_answers(opened, where=where or [], searched=searched.found.over if searched is not None else None)
     _show(render_answers(answers, style, searched=searched, width=width, color=color), style, color)
 
 

@@ -149,6 +149,8 @@ def run(
         show_json(end_document(outcome.run_dir, outcome.exit_code, counts=outcome.counts, unmeasured=unmeasured))
     for line in outcome.unmeasured.lines:
         note(line)
+    if outcome.unfinished:
+        note(f"the search has not finished, but asks for nothing more: {outcome.unfinished}")
     if outcome.spent is not None:
         note(f"{outcome.spent} (`clipsweep times {path}`)")
     note(f"{outcome.text}; tables in {path}")

@@ -61,6 +61,12 @@ def validate(spec: SpecPath, overrides: Overrides = None, wanted: TextFormat = N
     if style == "json":
         counts = {"cells": plan.num_cells, "seeds": plan.num_seeds, "trials": len(plan.trials)}
         show_json({"spec": spec, "name": sweep.name, "valid": True, **counts})
+    if sweep.sweep.search is not None:
+        cells = counted(len({cell.place for cell in sweep.cells}), "cell")
+        note(
+            f"{spec}: valid, a search in {cells} with {counted(plan.num_seeds, 'seed')}: `clipsweep plan` says how far"
+        )
+        return
     note(f"{spec}: valid, {counted(len(plan.trials), 'trial')}")
 
 

@@ -30,7 +30,8 @@ def plan_document(sweep: Sweep, out: Path | None = None) -> dict[str, Any]:
         out: The run directory; ``runs/<name>`` by default.
 
     Returns:
-        ``run``, ``cells``, ``seeds``, ``trials``, counts of ``new``, ``paused``, ``done`` and ``failed`` trials,
+        ``run``, ``cells``, ``seeds``, ``trials``, counts of ``new``, ``paused``, ``held`` (by a search), ``done`` and
+        ``failed`` trials,
         ``is_driven`` (whether a driver is at work on the run now), ``steps`` left to train,
         ``seconds`` (None where unknown) with ``seconds_from`` (how it is known), ``bytes`` on
         disk, ``search`` (for a sweep with one: ``use``, ``over``, how many trials are ``asked`` for so far, and
@@ -103,6 +104,7 @@ def _search(searching: Searching, *, num_left: int, seconds: float | None, num_b
         "use": searching.use,
         "over": list(searching.space.over),
         "asked": searching.num_asked,
+        "note": "" if extent is None else extent.note,
     }
     each_s = None if seconds is None else seconds / max(1, num_left)
     for name in ("expected", "worst", "grid"):
@@ -131,9 +133,10 @@ def _search_lines(document: Mapping[str, Any]) -> list[str]:
     if not document["steps"]:
         return [f"{told}; {search['trials_grid']} in an equal grid"]
     lines = [told]
+    note = f" ({search['note']})" if search["note"] else ""
     for name, words in (("expected", "about"), ("worst", "at most"), ("grid", "in an equal grid")):
         seconds = search[f"seconds_{name}"]
-        time = "" if seconds is None else f", {duration(seconds)}"
+        time = "" if seconds is None else f"{note if name == 'worst' else ''}, {duration(seconds)} of training"
         lines.append(
             f"    {words} {counted(search[f'trials_{name}'], 'trial')}{time}, {_size(search[f'bytes_{name}'])}"
         )
@@ -156,7 +159,7 @@ def _options(change: SpecChange | None) -> tuple[str, ...]:
     return change.options if change is not None else ()
 
 
-_KINDS = ("new", "paused", "done", "failed")
+_KINDS = ("new", "paused", "held", "done", "failed")
 
 
 def plan_text(document: Mapping[str, Any], *, max_cells: int = 40) -> str:
@@ -171,8 +174,9 @@ def plan_text(document: Mapping[str, Any], *, max_cells: int = 40) -> str:
     """
     lines = [
         f"{document['run']}: {_size_text(document)}",
-        f"  {document['new']} new, {document['paused']} paused, {document['done']} done, "
-        f"{document['failed']} failed or lost"
+        f"  {document['new']} new, {document['paused']} paused, "
+        + (f"{document['held']} held, " if document["held"] else "")
+        + f"{document['done']} done, {document['failed']} failed or lost"
         + (" (queue them again with `clipsweep retry`)" if document["failed"] else ""),
         *(["  a driver is at work on it: `clipsweep status` says which are running"] if document["is_driven"] else []),
         f"  time: {_time_text(document)}   disk: about {_size(document['bytes'])}",
@@ -211,6 +215,8 @@ def _size_text(document: Mapping[str, Any]) -> str:
 
 
 def _time_text(document: Mapping[str, Any]) -> str:
+    if document["search"] is not None and document["search"]["trials_expected"] is None and not document["steps"]:
+        return "known once its searcher runs"
     if document["steps"] == 0:
         return "nothing left to do"
     if document["seconds"] is None:

@@ -13,6 +13,7 @@ from sweeper.planning.environment import usable_cores
 from sweeper.planning.plan import Making, Plan, Trial, UserCode, expand
 from sweeper.search.protocol import Ask, Base, Decision, Extent, History, Score, Searcher, Seen, Space
 from sweeper.search.registry import build_searcher
+from sweeper.search.trying import check_ask
 from sweeper.spec import Sweep
 from sweeper.spec.bounds import bounds_of
 from sweeper.spec.cells import Cell
@@ -102,9 +103,20 @@ class Searching:
         for cell in sweep.cells:
             self._cells.setdefault(base_key(cell.swept, self._over), cell)
         self.space = self._space()
+        self._refuse()
         self._trials: dict[str, Trial] = {}
         self._asked: dict[str, Ask] = {}
         self._take_known()
+
+    def _refuse(self) -> None:
+        """Raise where the searcher says that it cannot be run here."""
+        refuse = getattr(self._searcher, "refuse", None)
+        if refuse is None:
+            return
+        with self._explained():
+            why = str(refuse(self.space))
+        if why:
+            raise_if_any([at(self._node, why)])
 
     def _built(self, section: Mapping[str, Any]) -> Searcher:
         """The searcher; one of the user's own from beside the spec, as its problems are."""
@@ -129,6 +141,8 @@ class Searching:
                 raise_if_any([at(self._node, what, "clipsweep check tries a searcher of your own by itself")])
             if isinstance(error, ValueError):
                 raise_if_any([at(self._node, str(error))])
+            if self.use == "optuna":
+                raise_if_any([at(self._node, f"Optuna raised {error_line(error)}", "see sampler and options")])
             raise
 
     @property
@@ -174,7 +188,12 @@ class Searching:
         declared = {key: way for name in told for key, way in self._state.declared_metrics(name).items()}
         space = replace(self.space, better={**declared, **self._sweep.metrics})
         with self._explained():
-            return self._searcher.decide(space, self._history())
+            decision = self._searcher.decide(space, self._history())
+            if not isinstance(decision, Decision):
+                raise ValueError(f"{self.use}: decide returned {type(decision).__name__}, not a Decision")
+            for ask in decision.asks:
+                check_ask(ask, space)
+            return decision
 
     def ask(self) -> Asked:
         """Ask for more.
@@ -190,6 +209,11 @@ class Searching:
         until = {trial.trial_id: self._asked[trial.trial_id].until for trial in trials}
         go_on = {name: step for name, step in until.items() if step is not None or name in self._state.trials}
         return Asked(trials=tuple(trials), until=go_on, text=decision.text)
+
+    def unfinished(self) -> str | None:
+        """Where it stands if it neither asks for more nor has finished; None if all is well."""
+        decision = self.decide()
+        return None if decision.finished else decision.text or "nothing is known"
 
     def _add(self, ask: Ask) -> Iterator[Trial]:
         trial = self._trial(ask.base, ask.seed, ask.values)

@@ -20,13 +20,15 @@ class Standing:
     Attributes:
         new: Trials that were never begun.
         paused: Trials with a committed segment but no end; a driver may be at work on them now.
-        done: Trials that ended, including diverged ones, and those that a search holds.
+        held: Trials that a search holds, and wants no more of for now.
+        done: Trials that ended, including diverged ones.
         failed: Trials given up; `clipsweep retry` queues them again.
         foreign: Unresolved trials of an earlier spec that this one neither has nor replaces.
     """
 
     new: tuple[Trial, ...]
     paused: tuple[Trial, ...]
+    held: tuple[Trial, ...]
     done: tuple[Trial, ...]
     failed: tuple[Trial, ...]
     foreign: tuple[str, ...]
@@ -48,7 +50,7 @@ def standing(plan: Plan, state: RunState, *, go_on: Collection[str] = ()) -> Sta
     Returns:
         The plan's trials by kind, each in the order of the plan.
     """
-    kinds: dict[str, list[Trial]] = {"new": [], "paused": [], "done": [], "failed": []}
+    kinds: dict[str, list[Trial]] = {"new": [], "paused": [], "held": [], "done": [], "failed": []}
     for trial in plan.trials:
         known = state.trials.get(trial.trial_id)
         kinds["paused" if known is not None and trial.trial_id in go_on else _kind(known)].append(trial)
@@ -64,5 +66,5 @@ def _kind(known: TrialState | None) -> str:
     if known.given_up:
         return "failed"
     if known.resolved:
-        return "done"
+        return "held" if known.held else "done"
     return "paused" if known.segments else "new"

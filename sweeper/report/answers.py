@@ -97,14 +97,15 @@ class Answers:
     notes: tuple[str, ...]
 
 
-def build_answers(run: Run, *, where: Sequence[str] = (), searched: Sequence[str] = ()) -> Answers:
+def build_answers(run: Run, *, where: Sequence[str] = (), searched: Sequence[str] | None = None) -> Answers:
     """Draw conclusions from a run.
 
     Args:
         run: The run.
         where: ``column=value`` conditions, as for a report.
-        searched: Paths that the run's search is over. Each seed has values of its own there, so that there are neither
-            a frontier of a grid nor edges: :func:`~sweeper.report.searched.build_searched` says what was found.
+        searched: Paths that the run's search is over; None for a run without one. Each seed has values of its own
+            there, so that there is no frontier of a grid, and no edges are extended:
+            :func:`~sweeper.report.searched.build_searched` says what was found.
 
     Returns:
         The answers.
@@ -121,9 +122,11 @@ def build_answers(run: Run, *, where: Sequence[str] = (), searched: Sequence[str
     ended = ended.assign(diverged=(ended["status"] == "diverged") * 1.0)
     ended = ended.assign(above_start=ended_above_start(run, ended))
     context = outside_the_rule(names)
-    found = () if "update_rule.learning_rate" in searched else frontiers(ended, context, of_the_transform(names))
+    found = (
+        () if "update_rule.learning_rate" in (searched or ()) else frontiers(ended, context, of_the_transform(names))
+    )
     edges = find_edges(build_report(run, trials=trials), trials, names, labels)
-    edges = tuple(edge for edge in edges if edge.path not in searched)
+    edges = edges if searched is None else ()
     above = _above_start(ended, labels)
     notes = []
     if above:

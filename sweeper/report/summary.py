@@ -222,6 +222,11 @@ def _notes(run: Run, trials: pd.DataFrame, cells: tuple[Cell, ...], points: pd.D
     unfinished = int(trials["status"].isin(UNFINISHED).sum())
     if unfinished:
         notes.append(f"{unfinished} of {len(trials)} trials are unfinished: the numbers will change")
+    if held := int((trials["status"] == "held").sum()):
+        are = "1 trial is" if held == 1 else f"{held} trials are"
+        notes.append(
+            f"{are} held by the search: columns of losses leave them out, what is measured on the way does not"
+        )
     if earlier := int(superseded(run.trials).sum()) - int(superseded(trials).sum()):
         notes.append(
             f"{earlier} trials of an earlier spec or earlier code are left out; `--where superseded=True` shows them"

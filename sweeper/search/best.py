@@ -384,19 +384,24 @@ class Best:
                 point = tuple(float(one.values[path]) for path in self._over)
                 if one.outcome is None:
                     pending += 1
+                elif one.outcome == "held":
+                    # By a search of an earlier spec: what is compared is whole trials.
+                    asks.append(Ask(base=base.key, seed=one.seed, values=one.values))
+                    pending += 1
                 elif one.outcome == "failed":
                     failed += 1
                 elif one.outcome == "diverged":
                     results.setdefault(point, {})[one.seed] = math.inf
                 elif (score := one.score(self._metric)) is None:
+                    # No finite value of the metric: as bad as a divergence.
                     silent += 1
+                    results.setdefault(point, {})[one.seed] = math.inf
                 else:
                     is_max = space.better.get(self._metric) == "max"
                     value = score.last if self._metric == "train_loss" else -score.high if is_max else score.low
                     results.setdefault(point, {})[one.seed] = value
             found = race.next_round(results, pending=pending)
-            stuck = failed or silent
-            if not stuck:
+            if not failed:
                 asks += [
                     Ask(base=base.key, seed=seed, values=dict(zip(self._over, point, strict=True)))
                     for point, seed in found.asks
@@ -405,6 +410,28 @@ class Best:
         done = sum(one.finished for one in known)
         text = f"{done} of {len(known)} races have ended; {len(history.seen)} trials asked for"
         return Decision(asks=tuple(asks), known=tuple(known), text=text)
+
+    def refuse(self, space: Space) -> str:
+        """Why it cannot be run in a space.
+
+        Args:
+            space: Where to look.
+
+        Returns:
+            The reason, with how to mend it; empty if it can.
+        """
+        if len(space.seeds) < 2:
+            return "needs two seeds or more, to tell a difference from noise: sweep.seeds: 2"
+        least = self._confirm_seeds + _FIRST_SEEDS * 3 ** len(self._over)
+        for base in space.bases:
+            if self.race(space, base).budget < least:
+                cells = sum(other.arm == base.arm for other in space.bases)
+                shared = f", shared by its {cells} cells" if cells > 1 else ""
+                return (
+                    f"a budget of {self._budget} trials for {base.arm}{shared}, is too small for a ladder of three "
+                    f"values with two seeds and {self._confirm_seeds} fresh ones: budget: {least * cells} or more"
+                )
+        return ""
 
     def extent(self, space: Space) -> Extent:
         """See :class:`~sweeper.search.protocol.Searcher`."""
@@ -451,10 +478,11 @@ class Best:
             }
             interval = "" if ends[0] is None else f" [{ends[0]:.4g}, {ends[1]:.4g}]"
             result = f"{sign * sure.mean:.4g}{interval}" if math.isfinite(sure.mean) else "diverged"
-            text = f"{text}; {self._metric} {result} on {sure.seeds} fresh seeds"
+            fresh = "1 fresh seed" if sure.seeds == 1 else f"{sure.seeds} fresh seeds"
+            text = f"{text}; {self._metric} {result} on {fresh}"
         if failed:
             text = f"{text}; {failed} failed, so that `clipsweep retry` goes on"
         if silent:
-            text = f"{text}; {silent} logged no {self._metric}"
-        is_finished = found.finished or bool(failed or silent)
+            text = f"{text}; {silent} logged no finite {self._metric}"
+        is_finished = found.finished or bool(failed)
         return Known(base=base.key, seed=None, text=text, values=values, finished=is_finished)

@@ -135,7 +135,7 @@ class Frontier:
         return Step(ask=(), finished=True, reason=_told(known, self.between))
 
     def most(self) -> int:
-        """The most values that it tries."""
+        """The most values that it tries where stability is monotone."""
         low, high = self.between
         rounds = math.ceil(math.log(math.log(high / low) / math.log(self.within)) / math.log(self.points + 1) - 1e-9)
         # One more round where rounding has left a bracket a little too wide, and one of the ends.
@@ -271,12 +271,12 @@ class StabilityFrontier:
         points = self._points
         if not isinstance(points, int):
             num_lanes = max(1, len(space.bases) * len(space.seeds))
-            points = min(_MOST_POINTS, max(1, (space.trainers or 1) // num_lanes))
+            points = max(1, (space.trainers or 1) // num_lanes)
         return Frontier(
             between=self._between,
             within=self._within,
             verify=self._verify,
-            points=points,
+            points=min(_MOST_POINTS, points),
             is_whole=self._over in space.whole,
         )
 
@@ -293,9 +293,11 @@ class StabilityFrontier:
             lost, pending, unknown = 0, 0, 0
             for one in tried:
                 answer = is_stable(one, worse_than_start=self._worse_than_start)
-                if one.outcome == "held" and not answer:
-                    # Not plainly stable: the rest of its steps will tell.
-                    asks.append(Ask(base=base.key, seed=seed, values=one.values))
+                is_early = one.outcome == "held" and (self._decide_after is None or one.step < self._decide_after)
+                if one.outcome == "held" and (is_early or not answer):
+                    # Held too early for this spec, or not plainly stable: the rest of its steps will tell.
+                    until = self._decide_after if is_early else None
+                    asks.append(Ask(base=base.key, seed=seed, values=one.values, until=until))
                     pending += 1
                 elif answer is not None:
                     stable[one.values[self._over]] = answer
@@ -333,13 +335,18 @@ class StabilityFrontier:
                         "islands": list(found.islands),
                         "tried": len(tried),
                         "failed": lost,
+                        "is_narrow": step.finished and found.stable is not None and found.unstable is not None,
                     },
                     finished=finished,
                 )
             )
-        narrow = sum(one.finished for one in known)
+        narrow = sum(one.values["is_narrow"] for one in known)
+        open_ended = sum(one.finished and not one.values["is_narrow"] and not one.values["failed"] for one in known)
+        failed = sum(one.values["failed"] > 0 for one in known)
         text = (
-            f"{narrow} of {len(known)} brackets are within {self._within:g}; "
+            f"{narrow} of {len(known)} brackets are within {self._within:g}"
+            f"{f', {open_ended} open: all stable or all unstable' if open_ended else ''}"
+            f"{f', {failed} with failed trials' if failed else ''}; "
             f"asked {len(history.seen) + sum(len(step) for step in wanted)} of the {len(known) * search.grid()} trials "
             "of an equal grid"
         )
@@ -349,4 +356,9 @@ class StabilityFrontier:
         """See :class:`~sweeper.search.protocol.Searcher`."""
         search = self.lane(space)
         count = len(space.bases) * len(space.seeds)
-        return Extent(worst=count * search.most(), expected=count * search.likely(), grid=count * search.grid())
+        return Extent(
+            worst=count * search.most(),
+            expected=count * search.likely(),
+            grid=count * search.grid(),
+            note="where stability is monotone" if self._verify else "",
+        )

@@ -85,7 +85,7 @@ class Halving:
         """See :class:`~sweeper.search.protocol.Searcher`."""
         lanes = history.by_lane()
         cells = {base.key: self._cell(space, base, lanes) for base in space.bases}
-        asks: list[Ask] = []
+        asks = [ask for base in space.bases for ask in self._lacking(space, base, lanes, cells[base.key])]
         for group in self._groups(space):
             asks += self._promoted(space, [cells[base.key] for base in group])
         moving = sum(one.outcome is None for one in history.seen) + len(asks)
@@ -127,7 +127,12 @@ class Halving:
                 worst += min(len(group), max(1.0, 2 * len(group) / self._factor**number)) * share
                 before = rung
         grid = len(space.bases) * seeds
-        return Extent(worst=min(grid, math.ceil(worst * seeds)), expected=math.ceil(expected * seeds), grid=grid)
+        return Extent(
+            worst=min(grid, math.ceil(worst * seeds)),
+            expected=math.ceil(expected * seeds),
+            grid=grid,
+            note="counted in whole trials, by their steps",
+        )
 
     def _groups(self, space: Space) -> list[list[Base]]:
         """The cells that compete with one another."""
@@ -154,12 +159,22 @@ class Halving:
             asked = max(asked, sum(rung <= target for rung in rungs))
         failed = sum(one.outcome == "failed" for one in seen)
         if failed or len(seen) < len(space.seeds):
-            moving = any(one.outcome is None for one in seen)
+            # More seeds than in an earlier spec: those are asked for as far as the others.
+            moving = bool(seen) and not failed
             return _Cell(key=base.key, reached=0, asked=asked, results=(), is_moving=moving, failed=failed)
         reached = min(self._reached(one, rungs) for one in seen)
         results = tuple(self._result(space, seen, rung) for rung in rungs[:reached])
         moving = any(one.outcome is None for one in seen)
         return _Cell(key=base.key, reached=reached, asked=asked, results=results, is_moving=moving, failed=0)
+
+    def _lacking(
+        self, space: Space, base: Base, lanes: Mapping[tuple[str, int], Sequence[Seen]], cell: _Cell
+    ) -> list[Ask]:
+        """The seeds of a cell that was begun without them, as far as the others have come."""
+        lacking = {seed for seed in space.seeds if (base.key, seed) not in lanes}
+        if not cell.asked or not lacking or cell.failed:
+            return []
+        return [ask for ask in self._asks(space, base.key, cell.asked - 1) if ask.seed in lacking]
 
     @staticmethod
     def _reached(one: Seen, rungs: Sequence[int]) -> int:
@@ -168,16 +183,24 @@ class Halving:
         return sum(rung <= one.step for rung in rungs)
 
     def _result(self, space: Space, seen: Sequence[Seen], rung: int) -> float:
-        """The mean over the seeds at a rung, smaller is better; infinite where a seed has diverged by then."""
+        """The mean over the seeds at a rung, smaller is better; infinite where a seed has diverged by then.
+
+        Returns:
+            The mean; NaN where a trial has logged nothing to compare.
+        """
         values = [self._value(space, one, rung) for one in seen]
-        return math.fsum(values) / len(values) if all(map(math.isfinite, values)) else math.inf
+        return math.inf if math.inf in values else sum(values) / len(values)
 
     def _value(self, space: Space, one: Seen, rung: int) -> float:
         if one.outcome == "diverged" and one.step <= rung:
             return math.inf
         score = one.score(self._metric, until=rung)
         if score is None:
-            return math.inf
+            # Of a trial that was not held here, as of a grid, what its first stretch beyond says.
+            stops = [stop for stop, scores in one.logged if self._metric in scores]
+            score = one.score(self._metric, until=min(stops)) if stops else None
+        if score is None:
+            return math.nan
         # The last training loss, the best value of every other metric.
         return score.last if self._metric == "train_loss" else -score.high if self._is_max(space) else score.low
 
@@ -209,13 +232,9 @@ class Halving:
         if value is not None and self._is_max(space):
             value = -value
         at = rungs[cell.reached - 1] if cell.reached else 0
-        told = (
-            "diverged"
-            if value is not None and math.isinf(value)
-            else f"{self._metric} {value:.4g}"
-            if value is not None
-            else ""
-        )
+        told = "" if value is None else f"{self._metric} {value:.4g}"
+        if value is not None and not math.isfinite(value):
+            told = f"no {self._metric}" if math.isnan(value) else "diverged"
         if cell.failed:
             text = f"{cell.failed} failed, so that `clipsweep retry` goes on"
         elif cell.is_moving or cell.key in going_on:
@@ -225,6 +244,8 @@ class Halving:
             text = "waits"
         elif cell.reached == len(rungs):
             text = f"{told} at the end"
+        elif value is not None and not math.isfinite(value):
+            text = told
         else:
             text = f"{told} at {at} steps, held: others are better"
         return Known(

@@ -208,15 +208,19 @@ class Extent:
         worst: At most so many.
         expected: About so many.
         grid: So many trials would an equal grid take.
+        note: Under which condition, or counted how; empty for nothing to say.
     """
 
     worst: int
     expected: int
     grid: int
+    note: str = ""
 
 
 class Searcher(Protocol):
     """Finds the next trials.
+
+    It may also have a method ``refuse(space)``, which says in words why it cannot be run there; an empty text for none.
 
     The answer must depend on the arguments alone: the same history gives the same decision, in every process.
     """

@@ -10,7 +10,7 @@ from dataclasses import replace
 
 from sweeper.search.protocol import Ask, Decision, Extent, History, Score, Searcher, Seen, Space
 
-__all__ = ["BrokenPromise", "loss_of", "play", "try_searcher"]
+__all__ = ["BrokenPromise", "check_ask", "loss_of", "play", "try_searcher"]
 
 _MOST_ROUNDS = 100_000
 _METRICS = ("train_loss", "valid_loss")
@@ -84,8 +84,16 @@ def play(
     raise BrokenPromise(f"it has not finished after {_MOST_ROUNDS:,} outcomes")
 
 
-def _take(seen: list[Seen], ask: Ask, space: Space, num_ended: int) -> None:
-    """Add a trial, or let one that is held go on."""
+def check_ask(ask: Ask, space: Space) -> None:
+    """Refuse a trial that no search may ask for.
+
+    Args:
+        ask: What is asked for.
+        space: Where the search looks.
+
+    Raises:
+        BrokenPromise: There is no such cell, a value is missing or outside of its range, or the seed is none.
+    """
     if ask.base not in {base.key for base in space.bases}:
         raise BrokenPromise(f"it asks for the cell {ask.base!r}, which there is not")
     if ask.values.keys() != space.over.keys():
@@ -96,8 +104,13 @@ def _take(seen: list[Seen], ask: Ask, space: Space, num_ended: int) -> None:
             raise BrokenPromise(f"it asks for {path} = {value!r}, outside of {low:g} to {high:g}")
         if path in space.whole and not float(value).is_integer():
             raise BrokenPromise(f"it asks for {path} = {value!r}, which takes whole numbers")
-    if ask.seed < 0:
-        raise BrokenPromise(f"it asks for the seed {ask.seed}")
+    if isinstance(ask.seed, bool) or not isinstance(ask.seed, int) or ask.seed < 0:
+        raise BrokenPromise(f"it asks for the seed {ask.seed!r}")
+
+
+def _take(seen: list[Seen], ask: Ask, space: Space, num_ended: int) -> None:
+    """Add a trial, or let one that is held go on."""
+    check_ask(ask, space)
     for at, one in enumerate(seen):
         if (one.base, one.seed, dict(one.values)) == (ask.base, ask.seed, dict(ask.values)):
             if one.outcome != "held":

@@ -9,6 +9,7 @@ before, what was asked for stands: the sampler is told of it.
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -20,6 +21,9 @@ from sweeper.search.protocol import Ask, Base, Decision, Extent, History, Known,
 __all__ = ["Optuna"]
 
 _DIGITS = 4
+
+_UNFIT = {"BaseSampler", "BaseGASampler", "BruteForceSampler", "GridSampler", "PartialFixedSampler"}
+"""What is no sampler of values by itself: a grid is written as a grid."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,15 +73,19 @@ class Optuna:
         self._budget = budget
         self._seed = seed
         self._options = dict(options or {})
-        known = [name for name in optuna.samplers.__all__ if name.endswith("Sampler") and name != "BaseSampler"]
+        if "seed" in self._options:
+            raise ValueError("seed is an option of the search itself, not among those of the sampler")
+        known = [name for name in optuna.samplers.__all__ if name.endswith("Sampler") and name not in _UNFIT]
         if sampler not in known:
-            raise ValueError(f"Optuna {optuna.__version__} has no sampler {sampler!r}; known: {', '.join(known)}")
+            raise ValueError(
+                f"Optuna {optuna.__version__} has no sampler {sampler!r} for this; known: {', '.join(known)}"
+            )
         self._sampler_class = getattr(optuna.samplers, sampler)
         self._name = sampler
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         try:
             self._sampler()
-        except TypeError as error:
+        except (TypeError, ValueError) as error:
             raise ValueError(f"{sampler} does not take these options: {error}") from None
         self._studies: dict[str, tuple[tuple[_Set, ...], optuna.Study]] = {}
 
@@ -93,7 +101,10 @@ class Optuna:
             room = 0 if lost else min(most - len(sets), max(1, self._at_a_time(space)) - moving)
             new = self._next(space, base, sets, count=room) if room > 0 else []
             asks += [Ask(base=base.key, seed=seed, values=values) for values in new for seed in space.seeds]
-            known.append(self._known(base, sets, most, is_max=is_max, asks=len(new), lost=lost))
+            # Seeds that an earlier spec did not have, and trials that its search has held.
+            rest = [] if lost else self._rest(space, base, history)
+            asks += rest
+            known.append(self._known(base, sets, most, is_max=is_max, asks=len(new) + len(rest), lost=lost))
         ended = sum(one.finished for one in known)
         text = f"{self._name}: {ended} of {len(known)} studies have ended; {len(history.seen)} trials asked for"
         return Decision(asks=tuple(asks), known=tuple(known), text=text)
@@ -119,13 +130,11 @@ class Optuna:
             if one.base == base.key and one.seed in space.seeds:
                 points.setdefault(tuple(one.values[path] for path in self._over), []).append(one)
         sets = []
-        failed = silent = 0
+        failed = 0
         for point, seen in points.items():
             failed += sum(one.outcome == "failed" for one in seen)
             results = [self._result(one, is_max=is_max) for one in seen if one.outcome in {"done", "diverged"}]
-            silent += sum(math.isnan(result) for result in results)
-            # A point of an earlier spec with fewer seeds is one of which less is known.
-            is_moving = any(one.outcome not in {"done", "diverged"} for one in seen)
+            is_moving = any(one.outcome not in {"done", "diverged"} for one in seen) or len(seen) < len(space.seeds)
             ends = [one.ended_at for one in seen if one.ended_at is not None]
             sets.append(
                 _Set(
@@ -135,15 +144,28 @@ class Optuna:
                     result=math.nan if is_moving else math.fsum(results) / len(results),
                 )
             )
-        why = f"{failed} failed, so that `clipsweep retry` goes on" if failed else ""
-        return sets, why or (f"{silent} logged no {self._metric}" if silent else "")
+        return sets, f"{failed} failed, so that `clipsweep retry` goes on" if failed else ""
+
+    def _rest(self, space: Space, base: Base, history: History) -> list[Ask]:
+        """What is missing of the points that were asked for."""
+        points: dict[tuple[float, ...], dict[int, Seen]] = {}
+        for one in history.seen:
+            if one.base == base.key:
+                points.setdefault(tuple(one.values[path] for path in self._over), {})[one.seed] = one
+        asks = []
+        for seen in points.values():
+            values = next(iter(seen.values())).values
+            lacking = [seed for seed in space.seeds if seed not in seen or seen[seed].outcome == "held"]
+            asks += [Ask(base=base.key, seed=seed, values=values) for seed in lacking]
+        return asks
 
     def _result(self, one: Seen, *, is_max: bool) -> float:
         if one.outcome == "diverged":
             return math.inf
         score = one.score(self._metric)
         if score is None:
-            return math.nan
+            # No finite value of the metric: as bad as a divergence.
+            return math.inf
         return score.last if self._metric == "train_loss" else -score.high if is_max else score.low
 
     def _next(self, space: Space, base: Base, sets: Sequence[_Set], *, count: int) -> list[dict[str, float]]:
@@ -165,12 +187,14 @@ class Optuna:
         values = {}
         for path, (low, high) in self._over.items():
             if path in space.whole:
-                values[path] = float(trial.suggest_int(path, math.ceil(low), math.floor(high)))
+                values[path] = float(trial.suggest_int(path, math.ceil(low), math.floor(high), log=low >= 1))
             else:
                 values[path] = trial.suggest_float(path, low, high, log=low > 0)
-        return {
+        rounded = {
             path: whole_or_not(value, is_whole=path in space.whole, digits=_DIGITS) for path, value in values.items()
         }
+        # Rounding may not leave the range.
+        return {path: min(max(value, self._over[path][0]), self._over[path][1]) for path, value in rounded.items()}
 
     def _study(self, space: Space, sets: Sequence[_Set]) -> optuna.Study:
         """The study after everything that has happened, in the order in which it did."""
@@ -207,8 +231,10 @@ class Optuna:
                 study.tell(trials[number], sets[number].result)
 
     def _sampler(self) -> optuna.samplers.BaseSampler:
-        options = self._options if self._name == "GridSampler" else {**self._options, "seed": self._seed}
-        sampler: optuna.samplers.BaseSampler = self._sampler_class(**options)
+        with warnings.catch_warnings():
+            # Who names a sampler knows that it is new.
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            sampler: optuna.samplers.BaseSampler = self._sampler_class(**self._options, seed=self._seed)
         return sampler
 
     def _known(self, base: Base, sets: Sequence[_Set], most: int, *, is_max: bool, asks: int, lost: str) -> Known:

@@ -11,7 +11,7 @@ import yaml
 
 from sweeper.errors import SpecError
 from sweeper.spec.cells import Cell, Template, build_cells, check_size, ends_of
-from sweeper.spec.paths import TRAINED, check_paths, swept_paths, written_paths
+from sweeper.spec.paths import TRAINED, check_paths, searched_paths, swept_paths, written_paths
 from sweeper.spec.sections.axes import SweepBlock
 from sweeper.spec.sections.measure import Measure
 from sweeper.spec.sections.problems import PROBLEM_OPTIONS, OwnProblem
@@ -144,7 +144,8 @@ def _load(text: str, name: str, folder: Path, path: Path | None, overrides: Sequ
     problems += unsound
     if block is None or unsound:
         # There are no cells to check, but the values in the spec can be checked one by one.
-        problems += check_alone(base, written_paths(sweep_node))
+        searched = {path: [node] for path, node in searched_paths(sweep_node).items()}
+        problems += check_alone(base, {**searched, **written_paths(sweep_node)})
     else:
         cells, found = build_cells(base, block, sweep_node, tried=ends_of(block))
         problems += found
@@ -284,8 +285,8 @@ def _compares_nothing(block: SweepBlock, sweep: Node, cells: Sequence[Cell]) -> 
     for cell in cells:
         every = cell.train["evaluate_every"]
         if every is None or every >= search.first:
-            found = "never" if every is None else f"every {every} steps"
-            message = f"{search.metric} is compared after {search.first} steps, but is evaluated {found}"
+            found = "is never evaluated" if every is None else f"is evaluated every {every} steps only"
+            message = f"{search.metric} is compared after {search.first} steps, but {found}"
             hint = f"train.evaluate_every below {search.first}, or metric: train_loss"
             return [at(node.child("metric") or node, message, hint, key=True)]
     return []

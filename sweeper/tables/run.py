@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from sweeper.errors import RunDirectoryError
+from sweeper.errors import ClipsweepError, RunDirectoryError
 from sweeper.store.driver_files import driver_of
 from sweeper.store.journal import RunState, read_state
 from sweeper.store.planned_trials import swept_values
@@ -104,6 +104,8 @@ class Run:
         """
         table = self._table("trials")
         frame: pd.DataFrame = table.to_pandas()
+        if frame.empty:
+            raise ClipsweepError(f"{self.path}: no trial was planned yet, so that there is nothing to read")
         if "hitting_status" in frame and "final_train_loss" in frame:
             analytic = frame["hitting_status"].notna() & (frame["status"] == "done") & frame["last_finite_loss"].notna()
             frame["final_train_loss"] = frame["final_train_loss"].mask(analytic, frame["last_finite_loss"])

@@ -216,6 +216,9 @@ SEARCHES: dict[str, type[Section]] = {
 """Searchers by name, with their options."""
 
 
+_OWN = "package.module:factory"
+
+
 def _kind(value: Any) -> str | None:
     use = (
         getattr(value, "use", None)
@@ -226,7 +229,7 @@ def _kind(value: Any) -> str | None:
     )
     if use is None:
         return None
-    return "own" if isinstance(use, str) and ":" in use else use if isinstance(use, str) else shown(use)
+    return _OWN if isinstance(use, str) and ":" in use else use if isinstance(use, str) else shown(use)
 
 
 Search: TypeAlias = Annotated[
@@ -234,7 +237,7 @@ Search: TypeAlias = Annotated[
     | Annotated[Best, Tag("best")]
     | Annotated[Halving, Tag("halving")]
     | Annotated[Optuna, Tag("optuna")]
-    | Annotated[OwnSearch, Tag("own")],
+    | Annotated[OwnSearch, Tag(_OWN)],
     Discriminator(_kind),
 ]
 """A searcher and its options."""

@@ -331,3 +331,50 @@ def test_what_best_found_is_near_the_optimum_and_confirmed_on_fresh_seeds(inline
     assert plain.values["confirmed"]["seeds"] == 3
     assert sorted(plain.values["confirmed"]["by_seed"]) == ["3", "4", "5"]
     assert plain.values["spent"] <= 24
+
+
+def known_of(path: Path) -> list[str]:
+    """What the search of a run says of each cell, in words."""
+    run_dir, state = opened(path)
+    found = found_by_search(run_dir, state)
+    assert found is not None
+    assert found.decision.finished, found.decision
+    return [one.text for one in found.decision.known]
+
+
+HALVED = RACE.replace("{log: [1.0e-4, 5.0, 9]}", "{log: [1.0e-3, 0.1, 4]}").replace("seeds: 2", "seeds: 1")
+
+
+def test_halving_goes_on_with_more_seeds_and_with_other_rungs(inline_run: InlineRun) -> None:
+    inline_run(HALVED)()
+    trials = raced(inline_run(HALVED.replace("seeds: 1", "seeds: 2"))().run_dir.path)
+    assert len(trials) == 16
+    steps = trials.groupby("cell_id")["last"].nunique()
+    assert (steps == 1).all(), "the new seed of a cell goes as far as the one before"
+    again = inline_run(HALVED.replace("seeds: 1", "seeds: 2").replace("first: 4", "first: 3"))().run_dir.path
+    assert not any("diverged" in text for text in known_of(again))
+    assert set(raced(again)["status"]) == {"held", "done"}
+
+
+@pytest.mark.parametrize("searcher", ["best", "optuna"])
+def test_trials_that_halving_held_are_trained_to_their_end_by_a_search_that_compares_whole_ones(
+    inline_run: InlineRun, searcher: str
+) -> None:
+    text = HALVED.replace("seeds: 1", "seeds: 2")
+    first = raced(inline_run(text)().run_dir.path)
+    assert (first["status"] == "held").any()
+    start = text.index("sweep:")
+    over = f"{{use: {searcher}, over: {{update_rule.learning_rate: [1.0e-3, 0.1]}}, metric: valid_loss, budget: 30}}"
+    grid = f"sweep:\n  grid: {{update_rule.clip_norm: [null, 0.25]}}\n  search: {over}\n  seeds: 2\n"
+    path = inline_run(text[:start] + grid)().run_dir.path
+    trials = pd.read_parquet(path / "trials.parquet")
+    assert set(trials["status"]) <= {"done", "diverged"}
+    assert set(first.index) < set(trials["trial_id"])
+    assert len(known_of(path)) == 2
+
+
+def test_without_decide_after_the_trials_that_it_held_are_trained_to_their_end(inline_run: InlineRun) -> None:
+    inline_run(SPEC)()
+    path = inline_run(SPEC.replace("    decide_after: 12\n", ""))().run_dir.path
+    assert "held" not in set(pd.read_parquet(path / "trials.parquet")["status"])
+    known_of(path)

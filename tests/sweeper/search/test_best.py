@@ -147,3 +147,34 @@ def test_a_metric_that_is_to_be_large_is_told_as_it_is() -> None:
     assert known.values["confirmed"]["mean"] == pytest.approx(0.9025, abs=0.003)
     assert known.values["confirmed"]["low"] <= known.values["confirmed"]["mean"] <= known.values["confirmed"]["high"]
     assert "accuracy 0.90" in known.text
+
+
+@pytest.mark.parametrize(
+    ("seeds", "budget", "message"),
+    [((0,), 40, "needs two seeds or more"), ((0, 1), 20, "shared by its 3 cells"), ((0, 1), 10, "budget: 11 or more")],
+)
+def test_a_race_that_cannot_be_run_is_refused(seeds: tuple[int, ...], budget: int, message: str) -> None:
+    arms = ["sgd", "sgd + clip_norm", "sgd + clip_norm", "sgd + clip_norm"] if budget == 20 else ["sgd"]
+    bases = tuple(Base(key=str(number), arm=arm) for number, arm in enumerate(arms))
+    where = Space(bases=bases, seeds=seeds, over={RATES: (0.01, 10.0)})
+    assert message in Best(over={RATES: (0.01, 10.0)}, budget=budget).refuse(where)
+    assert Best(over={RATES: (0.01, 10.0)}, budget=33, confirm_seeds=5).refuse(space_of(bases)) == ""
+
+
+def space_of(bases: tuple[Base, ...]) -> Space:
+    return Space(bases=bases, seeds=(0, 1), over={RATES: (0.01, 10.0)})
+
+
+def test_a_trial_without_a_finite_metric_is_the_worst_and_does_not_end_the_race() -> None:
+    searcher = Best(over={RATES: (0.01, 10.0)}, metric="half", budget=30, confirm_seeds=2)
+    where = space_of((Base(key="a", arm="sgd"),))
+    seen: list[Seen] = []
+    while (decision := searcher.decide(where, History(seen=seen))).asks:
+        for ask in decision.asks:
+            rate = ask.values[RATES]
+            loss = math.log(rate / 0.3) ** 2
+            logged = [] if rate > 3 else [(10, {"half": Score(first=9, last=loss, low=loss, high=9)})]
+            seen.append(Seen(base="a", seed=ask.seed, values=ask.values, outcome="done", logged=logged))
+    known = decision.known[0]
+    assert 0.2 < known.values["best"][RATES] < 0.45
+    assert "logged no finite half" in known.text

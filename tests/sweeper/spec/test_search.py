@@ -52,7 +52,7 @@ def test_cells_of_a_search_are_checked_at_the_ends_of_its_range() -> None:
         (FRONTIER.replace("}", ", within: 1.0}"), "must be greater than 1"),
         (FRONTIER.replace("}", ", verifies: 1}"), "did you mean 'verify'"),
         (FRONTIER.replace(RATES, "update_rule.momentum"), "must be less than 1, found 100"),
-        ("{use: halving, first: 10, metric: valid_loss}", "but is evaluated never"),
+        ("{use: halving, first: 10, metric: valid_loss}", "but is never evaluated"),
         ("{use: halving}", "first: is required"),
     ],
 )
