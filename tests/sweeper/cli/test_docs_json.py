@@ -80,6 +80,7 @@ COMMANDS: dict[str, list[list[str]]] = {
     "status": [["status", "runs/shown"], ["status", "runs/driven"]],
     "ls": [["ls"]],
     "data list": [["data", "list"]],
+    "list": [["list"]],
     "report": [["report", "runs/shown"], ["report", "runs/shown", "--by", "problem.fails"]],
     "reach": [["reach", "runs/shown"], ["reach", "runs/shown", "--level", "-1e9"]],
     "fit": [["fit", "runs/shown"]],
