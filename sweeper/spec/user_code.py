@@ -145,7 +145,7 @@ def require_allowed(code: Sequence[UserCode], folder: Path, *, allow_code: bool)
         return
     what = ", ".join(f"{found.use} from {found.place}" for found in elsewhere)
     raise ClipsweepError(
-        f"problem.use would run code from outside the spec's own folder ({folder}): {what}; "
+        f"the spec would run code from outside its own folder ({folder}): {what}; "
         "continue with --allow-code if you trust it"
     )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Any, TypeVar
@@ -105,11 +105,13 @@ class UpdateRule:
         rest: Of ``muon``, which needs it: AdamW's ``learning_rate``, ``betas``, ``eps`` and ``weight_decay``, and
             ``matrices``, patterns of names of those that AdamW takes besides all that is none; None for embeddings
             and the last matrix.
-        clip_norm: gamma of eq. (5), positive; None for no clipping. At most one of this and the next four may be set.
+        clip_norm: gamma of eq. (5), positive; None for no clipping. At most one of this and the next five may be set.
         normalize: beta of eq. (6), positive.
         clip_value: The largest entry of a gradient, in absolute value.
         clip_layer_norm: The largest norm of the gradient of one parameter tensor.
         clip_adaptive: Brock et al. (2021): the largest norm of a unit's gradient, relative to that of its weights.
+        own_transform: One's own: changes a :class:`~trainers.update.transforms.Direction` in place, and returns the
+            factor by which its norm changed, 1 exactly for no change.
         transform_of: ``gradient``, or ``momentum`` for ``sgd`` with momentum.
         clip_each_micro_batch: Whether the transform works on the gradient of every micro-batch, before their mean: what
             loops do by mistake. Needs a transform, and steps of several micro-batches.
@@ -117,7 +119,8 @@ class UpdateRule:
             "step": k}`` or ``{"use": "non_monotone", "window": 5}``, see
             :class:`~trainers.update.averaging.IterateAverage`.
         schedule: How the rate changes over the steps: ``use``, one of :data:`~trainers.update.schedules.SCHEDULES`, and
-            its options, for example ``{"use": "cosine", "final_fraction": 0.1, "warmup": 100}``.
+            its options, for example ``{"use": "cosine", "final_fraction": 0.1, "warmup": 100}``; or a pure function of
+            step and number of steps that returns the factor.
 
     Raises:
         ValueError: A value is out of range, or an option does not belong to the optimiser or schedule.
@@ -148,10 +151,13 @@ class UpdateRule:
     clip_value: float | None = None
     clip_layer_norm: float | None = None
     clip_adaptive: float | None = None
+    own_transform: Callable[[Direction], Tensor] | None = None
     transform_of: str = "gradient"
     clip_each_micro_batch: bool = False
     average: Mapping[str, Any] | None = None
-    schedule: Mapping[str, Any] = field(default_factory=lambda: {"use": "constant", "warmup": 0.0})
+    schedule: Mapping[str, Any] | Callable[[int, int], float] = field(
+        default_factory=lambda: {"use": "constant", "warmup": 0.0}
+    )
 
     def __post_init__(self) -> None:
         if self.optimizer not in _OPTIONS:
@@ -159,12 +165,13 @@ class UpdateRule:
         if not (self.learning_rate > 0 and math.isfinite(self.learning_rate)):
             raise ValueError(f"learning_rate must be positive and finite, not {self.learning_rate!r}")
         chosen = [name for name in TRANSFORMS if getattr(self, name) is not None]
-        if len(chosen) > 1:
-            raise ValueError(f"{' and '.join(chosen)} exclude each other: one transform at a time")
         for name in TRANSFORMS:
             value = getattr(self, name)
             if value is not None and not value > 0:
                 raise ValueError(f"{name} must be positive, not {value!r}")
+        chosen += ["own_transform"] if self.own_transform is not None else []
+        if len(chosen) > 1:
+            raise ValueError(f"{' and '.join(chosen)} exclude each other: one transform at a time")
         for name in dict.fromkeys(name for options in _OPTIONS.values() for name in options):
             # Silently ignoring an option would make two cells of a sweep the same without any notice.
             if name not in _OPTIONS[self.optimizer] and getattr(self, name) != getattr(type(self), name):
@@ -194,8 +201,10 @@ class UpdateRule:
 
     @property
     def clips(self) -> bool:
-        """Whether a transform's factor other than 1 means clipping."""
-        return any(name.startswith("clip_") and getattr(self, name) is not None for name in TRANSFORMS)
+        """Whether a transform's factor other than 1 means clipping; of one's own it does."""
+        return self.own_transform is not None or any(
+            name.startswith("clip_") and getattr(self, name) is not None for name in TRANSFORMS
+        )
 
     @property
     def step_threshold(self) -> float | None:
@@ -235,6 +244,8 @@ class UpdateRule:
         Returns:
             The factor by which its norm changed, on its device; None without a transform.
         """
+        if self.own_transform is not None:
+            return self.own_transform(direction)
         for name, transform in TRANSFORMS.items():
             value = getattr(self, name)
             if value is not None:

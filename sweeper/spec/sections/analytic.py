@@ -165,6 +165,7 @@ _FIXED: tuple[tuple[str, str, Any], ...] = (
     ("update_rule", "clip_value", None),
     ("update_rule", "clip_layer_norm", None),
     ("update_rule", "clip_adaptive", None),
+    ("update_rule", "transform", None),
     ("update_rule", "transform_of", "gradient"),
     ("update_rule", "clip_each_micro_batch", False),
     ("update_rule", "average", None),

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, Discriminator, Field, Tag, model_validator
 
+from sweeper.spec.sections.own import Own, kind_of_use
 from sweeper.spec.sections.values import (
     AS_NUMBER,
     Count,
@@ -26,6 +27,7 @@ __all__ = [
     "ADDED_OPTIONS",
     "ADDED_SCHEDULE_OPTIONS",
     "OPTIONS_OF_OPTIMIZERS",
+    "OWN_PARTS",
     "TRANSFORMS",
     "Constant",
     "Cosine",
@@ -34,6 +36,8 @@ __all__ = [
     "Linear",
     "NonMonotone",
     "OneCycle",
+    "OwnSchedule",
+    "OwnTransform",
     "Rest",
     "StableDecay",
     "StepDecay",
@@ -56,6 +60,9 @@ OPTIONS_OF_OPTIMIZERS: dict[str, frozenset[str]] = {
 TRANSFORMS = ("clip_norm", "normalize", "clip_value", "clip_layer_norm", "clip_adaptive")
 """What may be done to a gradient; at most one of them."""
 
+OWN_PARTS = ("schedule", "transform")
+"""Sections of the rule in which ``use`` may be an import path."""
+
 ADDED_OPTIONS: dict[str, Any] = {
     "lambd": 1e-4,
     "alpha": 0.75,
@@ -63,6 +70,7 @@ ADDED_OPTIONS: dict[str, Any] = {
     "clip_value": None,
     "clip_layer_norm": None,
     "clip_adaptive": None,
+    "transform": None,
     "decay_on": "all",
     "no_decay": None,
     "ns_steps": 5,
@@ -167,6 +175,14 @@ class OneCycle(Section):
     final_fraction: _Fraction = Field(default=4e-6, description="Share of eta at the last step.")
 
 
+class OwnSchedule(Own):
+    """A schedule of one's own: its factory returns a pure function ``(step, total_steps) -> factor``."""
+
+
+class OwnTransform(Own):
+    """A transform of one's own: its factory returns a function that changes a direction and returns its scale."""
+
+
 class FromStep(Section):
     """An average of all iterates from a step on."""
 
@@ -248,6 +264,9 @@ class UpdateRule(Section):
         default=None,
         description="Largest norm of a unit's gradient over that of its weights (Brock et al., 2021); null means none.",
     )
+    transform: OwnTransform | None = Field(
+        default=None, description="A transform of your own, package.module:factory with options; null means none."
+    )
     transform_of: Literal["gradient", "momentum"] = Field(
         default="gradient", description="What is clipped or normalised: the gradient, or sgd's momentum."
     )
@@ -259,7 +278,15 @@ class UpdateRule(Section):
         default=None, description="Average of iterates at which metrics are evaluated; null means none."
     )
     schedule: Annotated[
-        Constant | StepDecay | Cosine | Linear | InverseSqrt | StableDecay | OneCycle, Field(discriminator="use")
+        Annotated[Constant, Tag("constant")]
+        | Annotated[StepDecay, Tag("step_decay")]
+        | Annotated[Cosine, Tag("cosine")]
+        | Annotated[Linear, Tag("linear")]
+        | Annotated[InverseSqrt, Tag("inverse_sqrt")]
+        | Annotated[StableDecay, Tag("stable_decay")]
+        | Annotated[OneCycle, Tag("one_cycle")]
+        | Annotated[OwnSchedule, Tag("own")],
+        Discriminator(kind_of_use),
     ] = Field(default=Constant(use="constant"), description="The learning rate over the steps.")
 
     from_theory: Literal["theorem3", "theorem6", "theorem7", "theorem8", "normalized", "vankov2024"] | None = Field(
@@ -284,13 +311,13 @@ class UpdateRule(Section):
     @model_validator(mode="after")
     def _consistent(self) -> UpdateRule:
         if self.from_theory is not None:
-            for option in ("learning_rate", "momentum", *TRANSFORMS):
+            for option in ("learning_rate", "momentum", *TRANSFORMS, "transform"):
                 if getattr(self, option) != _default(option):
                     message = f"{self.from_theory} sets the whole rule, so {option} has no effect"
                     raise conflict(message, option, "from_theory", hint="give one of them")
         elif self.learning_rate is None:
             raise missing("learning_rate")
-        chosen = [name for name in TRANSFORMS if getattr(self, name) is not None]
+        chosen = [name for name in (*TRANSFORMS, "transform") if getattr(self, name) is not None]
         if len(chosen) > 1:
             message = f"{' and '.join(chosen)} exclude each other"
             raise conflict(message, *chosen, hint="set all but one of them to null")
@@ -315,10 +342,10 @@ class UpdateRule(Section):
                 message = f"{option} has no effect without weight_decay"
                 raise conflict(message, option, "weight_decay", hint="set weight_decay above 0")
         if self.transform_of == "momentum" and not (self.momentum and chosen and self.optimizer == "sgd"):
-            hint = f"optimizer: sgd, a momentum, and one of {', '.join(TRANSFORMS)}"
+            hint = f"optimizer: sgd, a momentum, and one of {', '.join(TRANSFORMS)}, transform"
             raise conflict("there is no momentum to clip or normalise", "transform_of", "momentum", hint=hint)
         if self.clip_each_micro_batch and not (chosen and self.transform_of == "gradient"):
-            hint = f"one of {', '.join(TRANSFORMS)}, of the gradient"
+            hint = f"one of {', '.join(TRANSFORMS)}, transform, of the gradient"
             raise conflict("there is nothing to do to each micro-batch", "clip_each_micro_batch", hint=hint)
         if self.average is not None and self.optimizer == "asgd":
             raise conflict("asgd keeps its own average", "average", "optimizer", hint="optimizer: sgd")
