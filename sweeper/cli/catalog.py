@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 __all__ = ["list_known"]
 
 _WIDEST = 120
-_COLUMNS = ("kind", "name", "about", "where", "option", "type", "required", "default", "about_option")
+_COLUMNS = ("kind", "name", "about", "where", "package", "option", "type", "required", "default", "about_option")
 
 
 def list_known(
@@ -57,13 +57,14 @@ def _rows(entry: Entry) -> Iterator[dict[str, Any]]:
     """A row for each option; one without, if there is none."""
     from sweeper.spec.catalog import KINDS
 
-    fixed = {"kind": entry.kind, "name": entry.name, "about": entry.about, "where": KINDS[entry.kind].where}
+    fixed: dict[str, Any] = {"kind": entry.kind, "name": entry.name, "about": entry.about}
+    fixed |= {"where": KINDS[entry.kind].where, "package": entry.package}
     for option in entry.options:
         value = None if option.required else value_json(option.default)
         about = {"option": option.name, "type": option.type, "required": option.required, "default": value}
         yield fixed | about | {"about_option": option.about}
     if not entry.options:
-        yield fixed | dict.fromkeys(_COLUMNS[4:])
+        yield fixed | dict.fromkeys(_COLUMNS[5:])
 
 
 def _overview(entries: Sequence[Entry], width: int) -> Iterator[str]:
@@ -75,7 +76,7 @@ def _overview(entries: Sequence[Entry], width: int) -> Iterator[str]:
         yield _head(name)
         for entry in entries:
             if entry.kind == name:
-                yield from _filled(f"  {entry.name:<{column}}  ", entry.about, width)
+                yield from _filled(f"  {entry.name:<{column}}  ", _about(entry), width)
         if kind.own:
             yield f"  {_OWN}"
         yield ""
@@ -92,13 +93,18 @@ def _details(entries: Sequence[Entry], width: int) -> Iterator[str]:
     yield _head(entries[0].kind)
     for entry in entries:
         yield ""
-        yield from _filled(f"{entry.name}: ", entry.about, width, indent=2)
+        yield from _filled(f"{entry.name}: ", _about(entry), width, indent=2)
         column = min(max((len(option.name) for option in entry.options), default=0), 24)
         for option in entry.options:
-            yield from _filled(f"  {option.name:<{column}}  ", f"{option.about} ({_accepts(option)})", width)
+            text = f"{option.about} ({_accepts(option)})".strip()
+            yield from _filled(f"  {option.name:<{column}}  ", text, width)
     if KINDS[entries[0].kind].own:
         yield ""
         yield _OWN
+
+
+def _about(entry: Entry) -> str:
+    return entry.about if entry.package is None else f"{entry.about} ({entry.use}, of {entry.package})".strip()
 
 
 def _head(kind: str) -> str:

@@ -6,13 +6,14 @@ Everything is read from the models of the sections, so that a list of it says wh
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from types import UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from pydantic import BaseModel
 
+from sweeper.spec.entry_points import GROUPS, installed, signature_of
 from sweeper.spec.sections.analytic import Analytic
 from sweeper.spec.sections.estimators import ESTIMATOR_OPTIONS
 from sweeper.spec.sections.problems import PROBLEM_OPTIONS
@@ -50,12 +51,16 @@ class Entry:
         name: What a spec says.
         about: What it is, in a line.
         options: Its options, in the order of the section.
+        package: The installed package that adds it, with its version; None for what comes with clipsweep.
+        use: The import path that its name stands for; None for what comes with clipsweep.
     """
 
     kind: str
     name: str
     about: str
     options: tuple[Option, ...]
+    package: str | None = None
+    use: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,7 +85,7 @@ def catalog(kind: str | None = None) -> list[Entry]:
         kind: One of :data:`KINDS`; None for all of them.
 
     Returns:
-        The entries, kind by kind.
+        The entries, kind by kind, in each those that come with clipsweep first, and then what installed packages add.
 
     Raises:
         KeyError: There is no such kind.
@@ -92,8 +97,26 @@ def catalog(kind: str | None = None) -> list[Entry]:
         >>> option.name, option.type, option.default
         ('window', 'integer >= 1', 5)
     """
-    kinds = KINDS.values() if kind is None else [KINDS[kind]]
-    return [entry for one in kinds for entry in one.entries()]
+    found = []
+    for name in KINDS if kind is None else [kind]:
+        registered = list(KINDS[name].entries())
+        found += [*registered, *_added(name, {entry.name for entry in registered})]
+    return found
+
+
+def _added(kind: str, registered: Collection[str]) -> Iterator[Entry]:
+    """What installed packages add, read from the source; it is not imported."""
+    if kind not in GROUPS:
+        return
+    for one in installed(kind).values():
+        about, arguments = signature_of(one.use)
+        if one.name in registered:
+            about, arguments = "Refused: clipsweep's own has this name; say the import path.", []
+        options = (
+            Option(name=name, type="anything", required=default is None, default=default, about="")
+            for name, default in arguments
+        )
+        yield Entry(kind=kind, name=one.name, about=about, options=tuple(options), package=one.package, use=one.use)
 
 
 def _sections(kind: str, models: Mapping[str, type[BaseModel]], *, by_docstring: bool = False) -> Iterator[Entry]:

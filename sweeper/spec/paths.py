@@ -7,6 +7,7 @@ from dataclasses import replace
 from itertools import islice
 
 from sweeper.labels import appearance
+from sweeper.spec.entry_points import is_own
 from sweeper.spec.sections.axes import CASE_NAME, MAX_CASE_NAME, SweepBlock
 from sweeper.spec.sections.problems import PROBLEM_OPTIONS
 from sweeper.spec.sections.settings import Train
@@ -165,7 +166,7 @@ def _free(block: SweepBlock, base: Mapping[str, Node]) -> tuple[str, ...]:
                 uses += axis if isinstance(axis, tuple) else ()
             uses += [case[key] for case in block.cases or () if key in case]
         named = (use.get("use") if isinstance(use, dict) else use for use in uses)
-        if any(isinstance(use, str) and ":" in use for use in named):
+        if any(is_own(f"{name}s", use) for use in named):
             found.append(f"{path}.")
     return tuple(found)
 

@@ -8,6 +8,7 @@ from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
 from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
+from sweeper.spec.entry_points import installed
 from sweeper.spec.sections.values import Section
 from sweeper.spec.syntax.diagnostics import Diagnostic, at, nearest, shown
 from sweeper.spec.syntax.tree import Node, Path, plain
@@ -102,7 +103,9 @@ def _translate(model: type[Section], top: Node, error: Any) -> Diagnostic:
             return _missing(node, "use", None, f"known: {', '.join(names)}")
         case "union_tag_invalid":
             use = node.child("use")
-            known = [_OWN if tag == "own" else tag for tag in context["expected_tags"].replace("'", "").split(", ")]
+            known = [tag for tag in context["expected_tags"].replace("'", "").split(", ") if tag != "own"]
+            if len(known) < len(context["expected_tags"].split(", ")):
+                known += [*installed(_KINDS_OF_OWN[str(node.path[-1])]), _OWN]
             return _unknown(use or node, context["tag"] if use is None else plain(use), known)
         case "literal_error":
             field = _field(model, error["loc"])
@@ -131,6 +134,9 @@ def _translate(model: type[Section], top: Node, error: Any) -> Diagnostic:
 
 
 _OWN = "package.module:factory"
+
+_KINDS_OF_OWN = {"schedule": "schedules", "search": "searchers"}
+"""Key to what installed packages may add there."""
 
 
 def _as_section(model: type[Section], error: Any) -> str:

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
-from pydantic import ConfigDict, Field, model_validator
+from pydantic import BeforeValidator, ConfigDict, Discriminator, Field, model_validator
 
+from sweeper.spec.entry_points import installed, is_own
 from sweeper.spec.sections.values import FreeValue, Section, conflict, nested
 from sweeper.spec.syntax.diagnostics import shown
 
-__all__ = ["IMPORT_PATH", "Own", "kind_of_use"]
+__all__ = ["IMPORT_PATH", "PLACES", "Own", "by_use", "resolved"]
 
 IMPORT_PATH = r"^[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*$"
 """``package.module:factory``."""
+
+
+PLACES = "package.module:factory, looked for next to the spec, in the working directory and on sys.path."
+"""What ``use`` is there, in words."""
 
 
 class Own(Section):
@@ -23,7 +29,7 @@ class Own(Section):
 
     use: str = Field(
         pattern=IMPORT_PATH,
-        description="package.module:factory, looked for next to the spec, in the working directory and on sys.path.",
+        description=PLACES,
         examples=["my_package.my_module:my_factory"],
     )
 
@@ -36,25 +42,42 @@ class Own(Section):
         return self
 
 
-def kind_of_use(value: Any) -> str | None:
-    """Which of several sections is meant: that of a registered name, or ``own`` for an import path.
+def resolved(kind: str) -> BeforeValidator:
+    """For ``use``: a name that an installed package adds becomes the import path that it stands for.
 
     Args:
-        value: A section, or what was read in its place.
+        kind: A key of :data:`~sweeper.spec.entry_points.GROUPS`.
 
     Returns:
-        The name; None where there is none.
-
-    Example:
-        >>> kind_of_use({"use": "cosine"}), kind_of_use({"use": "mine:cosine"}), kind_of_use({})
-        ('cosine', 'own', None)
+        A validator; any other value stays as it is.
     """
-    if isinstance(value, Section):
-        use = getattr(value, "use", None)
-    else:
-        use = value.get("use") if isinstance(value, dict) else None
-    if use is None:
-        return None
-    if not isinstance(use, str):
-        return shown(use)
-    return "own" if ":" in use else use
+
+    def resolve(use: Any) -> Any:
+        return installed(kind)[use].use if isinstance(use, str) and ":" not in use and is_own(kind, use) else use
+
+    return BeforeValidator(resolve)
+
+
+def by_use(kind: str, registered: Collection[str]) -> Discriminator:
+    """Tells apart sections by ``use``: those of registered names by these, one of the user's own as ``own``.
+
+    Args:
+        kind: A key of :data:`~sweeper.spec.entry_points.GROUPS`.
+        registered: The registered names, which win over those that installed packages add.
+
+    Returns:
+        A discriminator, for sections that are tagged so.
+    """
+
+    def tag(value: Any) -> str | None:
+        if isinstance(value, Section):
+            use = getattr(value, "use", None)
+        else:
+            use = value.get("use") if isinstance(value, dict) else None
+        if use is None:
+            return None
+        if not isinstance(use, str):
+            return shown(use)
+        return use if use in registered else "own" if is_own(kind, use) else use
+
+    return Discriminator(tag)

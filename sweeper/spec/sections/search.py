@@ -6,9 +6,9 @@ import math
 from collections.abc import Mapping
 from typing import Annotated, Literal, TypeAlias
 
-from pydantic import ConfigDict, Discriminator, Field, Tag, field_validator, model_validator
+from pydantic import ConfigDict, Field, Tag, field_validator, model_validator
 
-from sweeper.spec.sections.own import IMPORT_PATH, kind_of_use
+from sweeper.spec.sections.own import IMPORT_PATH, PLACES, by_use, resolved
 from sweeper.spec.sections.values import (
     AS_INTEGER,
     AS_NUMBER,
@@ -172,10 +172,7 @@ class OwnSearch(Section):
     model_config = ConfigDict(extra="allow")
     __pydantic_extra__: dict[str, FreeValue]
 
-    use: str = Field(
-        pattern=IMPORT_PATH,
-        description="package.module:factory, looked for next to the spec, in the working directory and on sys.path.",
-    )
+    use: Annotated[str, Field(pattern=IMPORT_PATH), resolved("searchers")] = Field(description=PLACES)
     over: dict[str, _Range] = Field(
         min_length=1,
         description="Dotted path to its smallest and largest value.",
@@ -222,6 +219,6 @@ Search: TypeAlias = Annotated[
     | Annotated[Halving, Tag("halving")]
     | Annotated[Optuna, Tag("optuna")]
     | Annotated[OwnSearch, Tag("own")],
-    Discriminator(kind_of_use),
+    by_use("searchers", SEARCHES),
 ]
 """A searcher and its options."""

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Discriminator, Field, Tag, model_validator
+from pydantic import AfterValidator, Field, Tag, model_validator
 
-from sweeper.spec.sections.own import Own, kind_of_use
+from sweeper.spec.sections.own import IMPORT_PATH, PLACES, Own, by_use, resolved
 from sweeper.spec.sections.values import (
     AS_NUMBER,
     Count,
@@ -28,6 +28,7 @@ __all__ = [
     "ADDED_SCHEDULE_OPTIONS",
     "OPTIONS_OF_OPTIMIZERS",
     "OWN_PARTS",
+    "SCHEDULES",
     "TRANSFORMS",
     "Constant",
     "Cosine",
@@ -59,6 +60,9 @@ OPTIONS_OF_OPTIMIZERS: dict[str, frozenset[str]] = {
 
 TRANSFORMS = ("clip_norm", "normalize", "clip_value", "clip_layer_norm", "clip_adaptive")
 """What may be done to a gradient; at most one of them."""
+
+SCHEDULES = ("constant", "step_decay", "cosine", "linear", "inverse_sqrt", "stable_decay", "one_cycle")
+"""The registered ones."""
 
 OWN_PARTS = ("schedule", "transform")
 """Sections of the rule in which ``use`` may be an import path."""
@@ -178,9 +182,17 @@ class OneCycle(Section):
 class OwnSchedule(Own):
     """A schedule of one's own: its factory returns a pure function ``(step, total_steps) -> factor``."""
 
+    use: Annotated[str, Field(pattern=IMPORT_PATH), resolved("schedules")] = Field(
+        description=PLACES, examples=["my_module:my_schedule"]
+    )
+
 
 class OwnTransform(Own):
     """A transform of one's own: its factory returns a function that changes a direction and returns its scale."""
+
+    use: Annotated[str, Field(pattern=IMPORT_PATH), resolved("transforms")] = Field(
+        description=PLACES, examples=["my_module:my_transform"]
+    )
 
 
 class FromStep(Section):
@@ -286,7 +298,7 @@ class UpdateRule(Section):
         | Annotated[StableDecay, Tag("stable_decay")]
         | Annotated[OneCycle, Tag("one_cycle")]
         | Annotated[OwnSchedule, Tag("own")],
-        Discriminator(kind_of_use),
+        by_use("schedules", SCHEDULES),
     ] = Field(default=Constant(use="constant"), description="The learning rate over the steps.")
 
     from_theory: Literal["theorem3", "theorem6", "theorem7", "theorem8", "normalized", "vankov2024"] | None = Field(
