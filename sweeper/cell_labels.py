@@ -19,7 +19,15 @@ CASE, RULE = "case", "rule"
 
 THE_ONLY_CELL = "the only cell"
 
-TRANSFORMS = ("clip_norm", "normalize", "clip_value", "clip_layer_norm", "clip_adaptive")
+TRANSFORMS = (
+    "clip_norm",
+    "normalize",
+    "clip_value",
+    "clip_layer_norm",
+    "clip_adaptive",
+    "clip_threshold",
+    "clip_groups",
+)
 """Options of ``update_rule`` of which at most one is not null, so that a label has one entry for all of them."""
 
 _OF_A_THEOREM = {"update_rule.from_theory", "update_rule.learning_rate"}
@@ -147,6 +155,9 @@ class CellLabels:
                 rule = thing.get(RULE, Rule())
                 if not by_theorem:
                     thing[RULE] = rule if value is None else Rule(name, value)
+            elif path == "update_rule.when_exceeded" and value in {None, "clip"}:
+                # Clipping is what everybody expects of a threshold; a label says what is skipped.
+                continue
             elif value is not None or path not in _OF_A_THEOREM:
                 thing[self.names.get(path, path)] = value
         return thing

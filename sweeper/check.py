@@ -154,6 +154,7 @@ def _problems(sweep: Sweep, plan: Plan, folder: Path | None) -> Iterator[_Examin
             "seed": plan.trials[0].seed,
             "threads": sweep.resources.trainers.threads,
             "rule": dict(first.update_rule),
+            "clip_groups": _clip_groups(plan, problem),
             "steps": sweep.train.steps,
             "accumulate": first.train["accumulate"],
             "measure": measure,
@@ -209,6 +210,12 @@ def _space_json(space: Space) -> dict[str, Any]:
         "trainers": space.trainers,
         "better": dict(space.better),
     }
+
+
+def _clip_groups(plan: Plan, problem: Mapping[str, Any]) -> list[list[dict[str, Any]]]:
+    """The groups of parameters by which a problem's trials are clipped, each list of them once."""
+    found = [trial.update_rule["clip_groups"] for trial in plan.trials if trial.problem == problem]
+    return list({canonical(groups): groups for groups in found if groups is not None}.values())
 
 
 def _died(died: Died, left: Sequence[str]) -> Iterator[Finding]:

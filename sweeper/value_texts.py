@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from sweeper.formats import value_json
 from sweeper.labels import appearance, plain_value, printable
 
-__all__ = ["NO_CLIPPING", "Rule", "key_of", "keys_of", "shortened", "texts_of", "without_middle"]
+__all__ = ["NO_CLIPPING", "Rule", "in_order", "key_of", "keys_of", "shortened", "texts_of", "without_middle"]
 
 NO_CLIPPING = "no clipping"
 
@@ -34,11 +34,11 @@ class Rule(NamedTuple):
 
     Attributes:
         transform: For example ``clip_norm`` or ``clip_norm(momentum)``; empty for nothing.
-        threshold: Its number, where it is known.
+        threshold: Its number, where it is known; of ``clip_threshold`` and ``clip_groups`` the section or list.
     """
 
     transform: str = ""
-    threshold: float | None = None
+    threshold: float | dict[str, Any] | list[Any] | None = None
 
 
 def key_of(value: Any) -> Hashable:
@@ -50,7 +50,8 @@ def key_of(value: Any) -> Hashable:
     Returns:
         Something to look values up by.
     """
-    return type(value), json.dumps(value, sort_keys=True) if isinstance(value, dict | list) else value
+    is_nested = isinstance(value, dict | list) or (isinstance(value, Rule) and isinstance(value.threshold, dict | list))
+    return type(value), json.dumps(value, sort_keys=True) if is_nested else value
 
 
 def keys_of(column: Iterable[Any]) -> list[Hashable]:
@@ -69,6 +70,29 @@ def keys_of(column: Iterable[Any]) -> list[Hashable]:
     return [key_of(plain_value(value)) for value in column]
 
 
+def in_order(values: Iterable[Any]) -> tuple[tuple[int, float, str], ...]:
+    """A key that sorts cells by their values: null first, then numbers, then everything else as text.
+
+    Args:
+        values: The values of a cell, always of the same paths.
+
+    Returns:
+        The key.
+
+    Example:
+        >>> sorted([[2, "b"], [None, "a"], [2, "a"], [0.5, "a"]], key=in_order)
+        [[None, 'a'], [0.5, 'a'], [2, 'a'], [2, 'b']]
+    """
+    return tuple(
+        (0, 0.0, "")
+        if value is None
+        else (1, float(value), "")
+        if isinstance(value, int | float) and not isinstance(value, bool)
+        else (2, 0.0, str(value))
+        for value in values
+    )
+
+
 def texts_of(values: Iterable[Any], *, least: int = 0) -> dict[Hashable, str]:
     r"""Different values as different texts of one line.
 
@@ -84,6 +108,11 @@ def texts_of(values: Iterable[Any], *, least: int = 0) -> dict[Hashable, str]:
         ['none', '0.03981', '20']
         >>> list(texts_of([{"use": "constant"}, {"use": "cosine", "final_fraction": 0.01}]).values())
         ['constant', 'cosine(0.01)']
+        >>> autoclip = {"use": "percentile", "percentile": 10.0, "window": None}
+        >>> list(texts_of([Rule("clip_norm", 0.25), Rule("clip_threshold", autoclip), Rule()]).values())
+        ['clip_norm=0.25', 'clip_threshold=percentile', 'no clipping']
+        >>> list(texts_of([[{"match": "embedding.*", "clip_norm": 1.0}, {"match": "*", "clip_norm": 0.25}]]).values())
+        ['[embedding.*: 1, *: 0.25]']
         >>> list(texts_of([1, 1.0, "1", [1], "[1]"]).values())
         ['1', '1.0', '"1"', '[1]', '"[1]"']
         >>> print(*texts_of(["\u00e9", "e\u0301", "\u65e5"]).values())
@@ -102,7 +131,8 @@ def texts_of(values: Iterable[Any], *, least: int = 0) -> dict[Hashable, str]:
             text if looks[appearance(text)] == 1 else json.dumps(value, default=str)
             for text, value in zip(texts, plain, strict=True)
         ]
-    if any(isinstance(value, dict | list) for value in distinct.values()):
+    nested = [value.threshold if isinstance(value, Rule) else value for value in distinct.values()]
+    if any(isinstance(value, dict | list) for value in nested):
         least = max(least, _SECTION_WIDTH)
     return dict(zip(distinct, shortened(texts, least=least), strict=True))
 
@@ -149,9 +179,9 @@ def without_middle(text: str, width: int) -> str:
 def _short(values: Sequence[Any]) -> list[str]:
     """Numbers with as many digits as it takes, sections by their type and what differs, anything else as it is."""
     floats = [value for value in values if isinstance(value, float)]
-    thresholds = [float(value.threshold) for value in values if isinstance(value, Rule) and value.threshold is not None]
-    numbers = _numbers([*floats, *thresholds])
-    sections = _sections([value for value in values if isinstance(value, dict)])
+    thresholds = [value.threshold for value in values if isinstance(value, Rule)]
+    numbers = _numbers([*floats, *(float(one) for one in thresholds if isinstance(one, int | float))])
+    sections = _sections([value for value in (*values, *thresholds) if isinstance(value, dict)])
     texts = []
     for value in values:
         match value:
@@ -162,7 +192,15 @@ def _short(values: Sequence[Any]) -> list[str]:
             case float():
                 texts.append(numbers[value])
             case Rule():
-                threshold = "" if value.threshold is None else f"={numbers[float(value.threshold)]}"
+                match value.threshold:
+                    case None:
+                        threshold = ""
+                    case dict():
+                        threshold = f"={sections[_exact(value.threshold)]}"
+                    case list():
+                        threshold = f"={_list_text(value.threshold)}"
+                    case number:
+                        threshold = f"={numbers[float(number)]}"
                 texts.append(f"{value.transform}{threshold}" if value.transform else NO_CLIPPING)
             case None:
                 texts.append("none")
@@ -177,6 +215,10 @@ def _short(values: Sequence[Any]) -> list[str]:
 
 def _list_text(values: list[Any]) -> str:
     """A list by its items in short; one that is nested too deeply as JSON."""
+    if values and all(isinstance(value, dict) and len(value) == 2 and "match" in value for value in values):
+        # A pattern of names, and what is set where it matches.
+        pairs = [(group["match"], *(one for key, one in group.items() if key != "match")) for group in values]
+        return f"[{', '.join(f'{pattern}: {_short([value])[0]}' for pattern, value in pairs)}]"
     text = _exact(values)
     return f"[{','.join(_short(values))}]" if text.count("[") + text.count("{") <= _MAX_BRACKETS else text
 
@@ -202,7 +244,8 @@ def _sections(sections: Sequence[dict[str, Any]]) -> dict[str, str]:
         shown = _telling(names, options) if len(alike) > 1 else names if len(names) == 1 or not kind else []
         columns = {name: _short([option.get(name) for option in options]) for name in shown}
         for at, section in enumerate(alike):
-            pairs = [column[at] if len(names) == 1 else f"{name}={column[at]}" for name, column in columns.items()]
+            is_plain = {name: len(names) == 1 or name == kind for name in columns}
+            pairs = [column[at] if is_plain[name] else f"{name}={column[at]}" for name, column in columns.items()]
             texts[_exact(section)] = f"{kind}({','.join(pairs)})" if pairs else kind or "{}"
     return texts
 
@@ -233,6 +276,8 @@ def _telling(names: Sequence[str], options: Sequence[Mapping[str, Any]]) -> list
 
 def _exact(value: Any) -> str:
     """A value so that no other one looks like it."""
+    if isinstance(value, Rule):
+        return f"{value.transform}={value_json(value.threshold)}" if value.transform else NO_CLIPPING
     return value_json(value)
 
 

@@ -13,7 +13,7 @@ TEST = "test_"
 
 OWNED = frozenset([
     *("trial_id", "cell_id", "measurement_id", "seed", "step", "epoch"),
-    *("train_loss", "grad_norm", "step_size", "clipped", "update_norm", "learning_rate"),
+    *("train_loss", "grad_norm", "step_size", "clipped", "update_norm", "learning_rate", "threshold"),
 ])
 """Columns that every table of metrics has, and keys by which it is joined with others."""
 

@@ -107,6 +107,8 @@ class Ledger:
             "clipped": clipped,
             "update_norm": step.update_norm,
             "learning_rate": rate,
+            # An infinite one is how loops have a norm computed that they do not clip.
+            "threshold": step.clip_norm if step.clip_norm is not None and math.isfinite(step.clip_norm) else None,
         }
 
 

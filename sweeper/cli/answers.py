@@ -50,9 +50,9 @@ def report(
     from sweeper.report.searched import build_searched
     from sweeper.report.summary import build_report
 
-    document = build_report(opened, by=by or [], where=where or [], sort=sort)
-    width, color = _terminal()
     searched = build_searched(opened.path)
+    document = build_report(opened, by=by or [], where=where or [], sort=sort, by_values=searched is not None)
+    width, color = _terminal()
     _show(render(document, style, searched=searched, width=width, color=color), style, color)
 
 

@@ -28,7 +28,8 @@ def list_known(
         str | None,
         typer.Argument(
             metavar="[KIND]",
-            help="problems, functions, models, optimizers, transforms, schedules, averages, estimators or searchers.",
+            help="problems, functions, models, optimizers, transforms, thresholds, schedules, averages, estimators, "
+            "searchers.",
             show_default=False,
         ),
     ] = None,

@@ -363,6 +363,8 @@ def arm_of(update_rule: Mapping[str, Any]) -> str:
         >>> rule = {"optimizer": "sgd", "momentum": 0.9, "clip_norm": 0.25, "schedule": {"use": "cosine"}}
         >>> arm_of(rule)
         'sgd(momentum) + clip_norm + cosine'
+        >>> arm_of({"optimizer": "sgd", "clip_threshold": {"use": "percentile"}, "when_exceeded": "skip"})
+        'sgd + clip_threshold(percentile, skip)'
     """
     if (theory := update_rule.get("from_theory")) is not None:
         return str(theory)
@@ -371,11 +373,11 @@ def arm_of(update_rule: Mapping[str, Any]) -> str:
         options[-1] += " of matrices"
     options += ["no_decay"] if update_rule.get("no_decay") else []
     direction = update_rule["optimizer"] + (f"({', '.join(options)})" if options else "")
-    of = "(momentum)" if update_rule.get("transform_of") == "momentum" else ""
-    of = "(each micro-batch)" if update_rule.get("clip_each_micro_batch") else of
-    transforms = [f"{name}{of}" for name in TRANSFORMS if update_rule.get(name) is not None]
+    transforms = [
+        _transform_of(name, update_rule[name], update_rule) for name in TRANSFORMS if update_rule.get(name) is not None
+    ]
     if (own := update_rule.get("transform")) is not None:
-        transforms.append(f"{own['use']}{of}")
+        transforms.append(_transform_of(own["use"], own, update_rule))
     average = update_rule.get("average")
     section = update_rule.get("schedule", {})
     schedule = section.get("use", "constant")
@@ -389,6 +391,17 @@ def arm_of(update_rule: Mapping[str, Any]) -> str:
         *([f"average({average['use']})"] if average else []),
         *([] if schedule == "constant" else [schedule]),
     ])
+
+
+def _transform_of(name: str, value: Any, update_rule: Mapping[str, Any]) -> str:
+    """A transform without its numbers: ``clip_norm(momentum)``, ``clip_threshold(percentile, skip)``."""
+    details = [
+        *([value["use"]] if name == "clip_threshold" else []),
+        *(["skip"] if update_rule.get("when_exceeded") == "skip" else []),
+        *(["momentum"] if update_rule.get("transform_of") == "momentum" else []),
+        *(["each micro-batch"] if update_rule.get("clip_each_micro_batch") else []),
+    ]
+    return f"{name}({', '.join(details)})" if details else name
 
 
 def _without(section: Mapping[str, Any], added: Mapping[str, Any]) -> dict[str, Any]:

@@ -193,9 +193,10 @@ def plan_text(document: Mapping[str, Any], *, max_cells: int = 40) -> str:
     if document.get("misfit"):
         lines.append(f"  a run would be refused: {document['misfit']}")
     lines.append("")
+    width = min(48, max((len(row["arm"]) for row in document["table"][:max_cells]), default=0))
     for row in document["table"][:max_cells]:
         state = ", ".join(f"{count} {kind.replace('_', ' ')}" for kind, count in row["seeds"].items())
-        lines.append(f"  {row['cell_id']}  {row['arm']:<22} {row['cell']:<48} {state}")
+        lines.append(f"  {row['cell_id']}  {row['arm']:<{max(22, width)}} {row['cell']:<48} {state}")
     if len(document["table"]) > max_cells:
         lines.append(f"  ... and {len(document['table']) - max_cells} more cells; --json lists all")
     return "\n".join(lines)

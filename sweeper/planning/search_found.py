@@ -16,6 +16,7 @@ from sweeper.spec.sections.search import SEARCHES
 from sweeper.store.journal import RunState
 from sweeper.store.resolved import resolved_settings
 from sweeper.store.run_dir import RunDir
+from sweeper.value_texts import in_order
 
 __all__ = ["Found", "found_by_search", "search_document"]
 
@@ -80,7 +81,7 @@ def found_by_search(run_dir: RunDir, state: RunState) -> Found | None:
         ask = Ask(base=key, seed=record.seed, values=values, until=trial.until)
         seen.append(seen_of(ask, trial))
     space = Space(
-        bases=tuple(bases.values()),
+        bases=tuple(sorted(bases.values(), key=lambda base: in_order(base.swept.values()))),
         seeds=seeds,
         over=over,
         whole=frozenset(path for path in over if bounds_of(path).is_whole),

@@ -15,7 +15,7 @@ from sweeper.report.advice import Advice, build_advice
 from sweeper.report.cells import UNFINISHED
 from sweeper.report.fits import fit_cells, fit_hessians
 from sweeper.report.noise import noise_of_cells
-from sweeper.report.select import labels_of, number_column, outside_the_rule, select, thresholded
+from sweeper.report.select import labels_of, number_column, of_the_transform, outside_the_rule, select, thresholded
 from sweeper.report.stability import (
     Edge,
     Frontier,
@@ -121,7 +121,7 @@ def build_answers(run: Run, *, where: Sequence[str] = (), searched: Sequence[str
     ended = ended.assign(diverged=(ended["status"] == "diverged") * 1.0)
     ended = ended.assign(above_start=ended_above_start(run, ended))
     context = outside_the_rule(names)
-    found = () if "update_rule.learning_rate" in searched else frontiers(ended, context)
+    found = () if "update_rule.learning_rate" in searched else frontiers(ended, context, of_the_transform(names))
     edges = find_edges(build_report(run, trials=trials), trials, names, labels)
     edges = tuple(edge for edge in edges if edge.path not in searched)
     above = _above_start(ended, labels)

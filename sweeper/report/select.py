@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from sweeper.cell_labels import CellLabels
+from sweeper.cell_labels import TRANSFORMS, CellLabels
 from sweeper.errors import ClipsweepError
 from sweeper.labels import short_names
 from sweeper.report.conditions import filtered
@@ -22,6 +22,7 @@ __all__ = [
     "how_to_measure",
     "labels_of",
     "number_column",
+    "of_the_transform",
     "outside_the_rule",
     "own_rows",
     "positive",
@@ -113,6 +114,23 @@ def outside_the_rule(names: Mapping[str, str]) -> dict[str, str]:
         {'problem.width': 'width'}
     """
     return {path: short for path, short in names.items() if not path.startswith("update_rule.")}
+
+
+def of_the_transform(names: Mapping[str, str]) -> dict[str, str]:
+    """What is swept of the transform of the gradient, besides ``clip_norm``, which is a column of every run.
+
+    Args:
+        names: Swept path to short name.
+
+    Returns:
+        Some of them.
+
+    Example:
+        >>> of_the_transform({"update_rule.clip_value": "clip_value", "update_rule.clip_norm": "clip_norm"})
+        {'update_rule.clip_value': 'clip_value'}
+    """
+    sections = {f"update_rule.{name}" for name in TRANSFORMS if name != "clip_norm"}
+    return {path: short for path, short in names.items() if ".".join(path.split(".")[:2]) in sections}
 
 
 def number_column(path: str) -> str:

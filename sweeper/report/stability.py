@@ -129,7 +129,8 @@ class Frontier:
 
     Attributes:
         arm: The arm.
-        clip_norm: The threshold; None for no clipping.
+        clip_norm: The threshold; None for no clipping by norm at a fixed one.
+        setting: The swept values of another transform, for example the percentile of ``clip_threshold``.
         context: What tells the values of everything else that is swept from those of other contexts.
         stable: The largest rate tried below the first unstable one; None if the smallest is unstable.
         unstable: The smallest unstable rate; None if all rates tried are stable.
@@ -145,6 +146,7 @@ class Frontier:
     unstable: float | None
     rates: int
     above_start: tuple[float, ...] = ()
+    setting: str = ""
     by_seed: dict[int, tuple[float | None, float | None]]
 
 
@@ -169,22 +171,27 @@ class FrontierRatio:
     seeds: int
 
 
-def frontiers(trials: pd.DataFrame, context_columns: Mapping[str, str]) -> tuple[Frontier, ...]:
+def frontiers(
+    trials: pd.DataFrame, context_columns: Mapping[str, str], transform_columns: Mapping[str, str] | None = None
+) -> tuple[Frontier, ...]:
     """The stability frontier of every rule and threshold that was tried with at least two rates.
 
     Args:
         trials: Trials that ended; ``diverged`` is 1 for those that did, and
             ``above_start``, where there is such a column, is true for those that are done but ended above their start.
         context_columns: Swept columns outside the update rule, each to its short name.
+        transform_columns: The same of transforms, besides ``clip_norm``.
 
     Returns:
         Frontiers, in the order of the trials.
     """
     found = []
+    transform_columns = transform_columns or {}
+    settings = Labels([_named(group, transform_columns) for group in rows_of(trials, list(transform_columns))])
     contexts = Labels([_named(group, context_columns) for group in rows_of(trials, list(context_columns))])
     above = trials["above_start"] if "above_start" in trials else trials["diverged"] != trials["diverged"]
     trials = trials.assign(above_start=above.astype(bool), unstable=(trials["diverged"] > 0) | above.astype(bool))
-    for group in rows_of(trials, [*context_columns, "arm", "clip_norm"]):
+    for group in rows_of(trials, [*context_columns, *transform_columns, "arm", "clip_norm"]):
         rates = sorted(group["learning_rate"].dropna().unique())
         if len(rates) < 2:
             continue
@@ -194,6 +201,11 @@ def frontiers(trials: pd.DataFrame, context_columns: Mapping[str, str]) -> tuple
             Frontier(
                 arm=str(group["arm"].iloc[0]),
                 clip_norm=plain_value(group["clip_norm"].iloc[0]),
+                setting=", ".join(
+                    settings.text(name, value)
+                    for name, value in _named(group, transform_columns).items()
+                    if value is not None
+                ),
                 context=contexts.label(_named(group, context_columns)),
                 stable=stable,
                 unstable=unstable,
@@ -225,7 +237,7 @@ def frontier_ratios(found: Sequence[Frontier]) -> tuple[FrontierRatio, ...]:
     Returns:
         Ratios, in the order of the frontiers.
     """
-    plain = {(_optimizer(one.arm), one.context): one for one in found if one.clip_norm is None}
+    plain = {(one.arm, one.context): one for one in found if one.clip_norm is None and not is_clipped(one.arm)}
     ratios = []
     for one in found:
         base = plain.get((_optimizer(one.arm), one.context))

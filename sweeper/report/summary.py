@@ -32,6 +32,7 @@ from sweeper.report.select import (
 from sweeper.tables.directions import direction_of, is_known
 from sweeper.tables.readable import NOT_FINITE
 from sweeper.tables.run import Run
+from sweeper.value_texts import in_order
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -76,6 +77,7 @@ def build_report(
     by: Sequence[str] = (),
     where: Sequence[str] = (),
     sort: str | None = None,
+    by_values: bool = False,
     trials: pd.DataFrame | None = None,
 ) -> Report:
     """Aggregate a run.
@@ -85,6 +87,8 @@ def build_report(
         by: Columns to group by, one row per combination of values; all swept ones by default. Short or dotted names.
         where: ``column=value`` conditions; ``none`` means null. All must hold.
         sort: A column of the table; a leading ``-`` reverses the order.
+        by_values: Whether rows are in the order of their values without it, and not in that of the plan, which for a
+            search is the order of asking.
         trials: The trials that satisfy the conditions, from whoever has selected them; by default they are selected.
 
     Returns:
@@ -120,6 +124,8 @@ def build_report(
     bests, comparisons = compare_arms(
         trials, context, partial(row_of, columns=names), primary, labels=labels, larger=larger
     )
+    if by_values:
+        cells = tuple(sorted(cells, key=lambda cell: in_order(cell.values.values())))
     rows_are_cells = set(columns) == set(names)
     if rows_are_cells:
         best = {one.cell.cell_id for one in bests if one.cell is not None}

@@ -5,7 +5,7 @@ tries depends neither on the order in which trials end nor on how often its driv
 
 1. A coarse ladder of values, each with the same few seeds.
 2. A value is out of the race if it diverged where the best one did not, or if it is worse by more than chance: a
-   one-sided t test of its differences from the best on the seeds that both have, the variance pooled over all values.
+   one-sided t test of its differences from the best on their common seeds, with one variance for all values.
 3. While more than the best value and its neighbours are left, those that are left get another seed.
 4. Then the neighbourhood is refined: at the lowest point of a parabola through the values around the best, in the
    logarithm, or else in the middle of the wider gap beside it; until its neighbours are within the factor asked for.
@@ -17,11 +17,12 @@ from __future__ import annotations
 
 import itertools
 import math
+import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
-from scipy.special import stdtrit
+from scipy.special import gammaincinv, stdtrit
 
 from sweeper.search.protocol import Ask, Base, Decision, Extent, History, Known, Space, whole_or_not
 
@@ -32,6 +33,9 @@ _LADDER = {1: 6, 2: 4}
 """Values along each path of the first round."""
 
 _FIRST_SEEDS = 2
+
+_CLIFF = 10.0
+"""How much more the loss may rise on one side than on the other for a parabola to be a fair picture of it."""
 
 Point: TypeAlias = tuple[float, ...]
 """Values along the searched paths, in their order."""
@@ -170,10 +174,11 @@ class Race:
             return ()
         others = [point for point in racing if point != best]
         differences = {point: _differences(racing[point], racing[best]) for point in others}
-        # The noise of a difference is about the same for all; one of two seeds alone would tell little.
+        # The noise of a difference is about the same for all; that of two seeds alone would tell little. The median, as
+        # near the edge of stability a value may have a noise, and a loss, of another order of magnitude.
         finite = [d for d in differences.values() if len(d) > 1 and all(map(math.isfinite, d))]
         freedom = sum(len(d) - 1 for d in finite)
-        spread = sum(math.fsum((x - math.fsum(d) / len(d)) ** 2 for x in d) for d in finite)
+        variance = statistics.median([_variance(d) for d in finite]) if finite else math.nan
         left = [best]
         for point in others:
             found = differences[point]
@@ -181,7 +186,7 @@ class Race:
                 continue
             mean = math.fsum(found) / len(found)
             if freedom:
-                error = math.sqrt(spread / freedom / len(found))
+                error = math.sqrt(variance / len(found))
                 if mean > float(stdtrit(freedom, self.confidence)) * error:
                     continue
             left.append(point)
@@ -231,9 +236,18 @@ class Race:
 
     def _lowest(self, racing: Results, line: Sequence[Point], at: int, place: int) -> float | None:
         """The lowest point of a parabola through the values around the best; None where it has none between them."""
-        near = [point for point in line[max(0, at - 2) : at + 3] if math.isfinite(_mean(racing[point]))]
-        if len(near) < 3 or not 0 < at < len(line) - 1:
+        if not 0 < at < len(line) - 1:
             return None
+        here, beside = _mean(racing[line[at]]), [_mean(racing[line[at - 1]]), _mean(racing[line[at + 1]])]
+        rises = [value - here for value in beside]
+        # No parabola where one side is a cliff: near the edge of stability.
+        if not math.isfinite(max(rises)) or max(rises) > _CLIFF * min(rises):
+            return None
+        near = [
+            point
+            for offset, point in enumerate(line[max(0, at - 2) : at + 3], start=max(0, at - 2) - at)
+            if abs(offset) < 2 or _mean(racing[point]) - here <= _CLIFF * max(rises)
+        ]
         x = [math.log(point[place]) for point in near]
         y = [_mean(racing[point]) for point in near]
         fitted = _parabola([one - math.log(line[at][place]) for one in x], y, [len(racing[point]) for point in near])
@@ -265,10 +279,7 @@ def _best_of(racing: Results) -> Point | None:
     seeds = {seed for of in finite.values() for seed in of}
     most = max(len(of) for of in finite.values())
     full = [of for of in finite.values() if len(of) == most]
-    level = {
-        seed: math.fsum(of[seed] for of in full if seed in of) / max(1, sum(seed in of for of in full))
-        for seed in seeds
-    }
+    level = {seed: statistics.median([of[seed] for of in full if seed in of] or [0.0]) for seed in seeds}
     return min(finite, key=lambda point: (_level_mean(finite[point], level), point))
 
 
@@ -280,6 +291,13 @@ def _differences(one: Mapping[int, float], other: Mapping[int, float]) -> list[f
     """One minus the other, by common seed; infinite where the one alone diverged, and none where both did."""
     common = [(one[seed], other[seed]) for seed in one if seed in other]
     return [first - second if math.isfinite(first) else math.inf for first, second in common if math.isfinite(second)]
+
+
+def _variance(values: Sequence[float]) -> float:
+    """A variance whose median over samples of normal noise is that of the noise."""
+    freedom = len(values) - 1
+    mean = math.fsum(values) / len(values)
+    return math.fsum((value - mean) ** 2 for value in values) / float(2 * gammaincinv(freedom / 2, 0.5))
 
 
 def _parabola(x: Sequence[float], y: Sequence[float], weights: Sequence[float]) -> tuple[float, float] | None:

@@ -148,6 +148,10 @@ def _schedules() -> Iterator[Entry]:
     return _sections("schedules", _members(UpdateRule.model_fields["schedule"].annotation))
 
 
+def _thresholds() -> Iterator[Entry]:
+    return _sections("thresholds", _members(UpdateRule.model_fields["clip_threshold"].annotation))
+
+
 def _averages() -> Iterator[Entry]:
     return _sections("averages", _members(UpdateRule.model_fields["average"].annotation))
 
@@ -195,7 +199,7 @@ def _optimizers() -> Iterator[Entry]:
         yield Entry(kind="optimizers", name=name, about=_ABOUT_OPTIMIZERS[name], options=tuple(own))
 
 
-_IF_NULL = re.compile(r"; null means .*$")
+_IF_NULL = re.compile(r"[;.] null means .*$")
 
 
 def _transforms() -> Iterator[Entry]:
@@ -204,7 +208,9 @@ def _transforms() -> Iterator[Entry]:
         about = _IF_NULL.sub("", options[name].about)
         about = about if about.endswith(".") else f"{about}."
         value = Option(name=name, type=options[name].type, required=False, default=None, about=about)
-        more = [options[key] for key in ("transform_of", "clip_each_micro_batch")]
+        per_batch = () if name in {"clip_threshold", "clip_groups"} else ("clip_each_micro_batch",)
+        skips = ("when_exceeded",) if name in {"clip_norm", "clip_threshold"} else ()
+        more = [options[key] for key in ("transform_of", *per_batch, *skips)]
         yield Entry(kind="transforms", name=name, about=about, options=(value, *more))
 
 
@@ -214,6 +220,7 @@ KINDS: dict[str, Kind] = {
     "models": Kind(where="problem.model.use", entries=_models),
     "optimizers": Kind(where="update_rule.optimizer", entries=_optimizers),
     "transforms": Kind(where="update_rule", entries=_transforms, own=True),
+    "thresholds": Kind(where="update_rule.clip_threshold.use", entries=_thresholds),
     "schedules": Kind(where="update_rule.schedule.use", entries=_schedules, own=True),
     "averages": Kind(where="update_rule.average.use", entries=_averages),
     "estimators": Kind(where="measure.estimators[].use", entries=_estimators),

@@ -36,7 +36,10 @@ __all__ = [
 ]
 
 
-_TRAINING = ("train_loss", "grad_norm", "step_size", "clipped", "update_norm", "learning_rate")
+_TRAINING = ("train_loss", "grad_norm", "step_size", "clipped", "update_norm", "learning_rate", "threshold")
+
+_ADDED = {"threshold"}
+"""Columns that parts of earlier versions do not have, where null says nothing, as NaN does in a segment."""
 
 
 def metric_rows(segments: Sequence[tuple[str, Mapping[str, np.ndarray[Any, Any]], int]]) -> pa.Table:
@@ -56,8 +59,14 @@ def metric_rows(segments: Sequence[tuple[str, Mapping[str, np.ndarray[Any, Any]]
     arrays = {"trial_id": pa.array(names, pa.string())}
     for field in METRICS:
         if field.name != "trial_id":
-            values = np.concatenate([columns[field.name] for _, columns, _ in segments])
-            arrays[field.name] = pa.array(values, field.type, mask=last if field.name in _TRAINING else None)
+            has_nulls = field.name in _ADDED
+            pieces = [
+                columns.get(field.name, _nothing(columns)) if has_nulls else columns[field.name]
+                for _, columns, _ in segments
+            ]
+            values = np.concatenate(pieces)
+            missing = last | np.isnan(values) if has_nulls else last
+            arrays[field.name] = pa.array(values, field.type, mask=missing if field.name in _TRAINING else None)
     own = {name for _, columns, _ in segments for name in columns} - set(METRICS.names)
     for name in sorted(own):
         pieces = [
@@ -67,6 +76,11 @@ def metric_rows(segments: Sequence[tuple[str, Mapping[str, np.ndarray[Any, Any]]
         values = np.concatenate([np.ma.getdata(piece) for piece in pieces])
         arrays[name] = pa.array(values, pa.float64(), mask=np.concatenate([_is_missing(piece) for piece in pieces]))
     return pa.table(arrays)
+
+
+def _nothing(columns: Mapping[str, np.ndarray[Any, Any]]) -> np.ndarray[Any, Any]:
+    """A column of a segment that does not have it."""
+    return np.full(len(columns["step"]), np.nan)
 
 
 def _is_missing(column: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
@@ -278,13 +292,21 @@ def _rows_of(table: pa.Table, trial: str, start: int, stop: int) -> pa.Table:
 def _difference(
     first: list[dict[str, Any]], second: list[dict[str, Any]], *, nullable: Collection[str] = ()
 ) -> str | None:
-    """Where rows first differ, in words; None if they are the same to the last bit, in some columns NaN as null."""
+    """Where rows first differ, in words; None if they are the same to the last bit, in some columns NaN as null.
+
+    What rows committed by an earlier version do not say cannot differ.
+
+    Returns:
+        The words.
+    """
     one, other = ({row["step"]: row for row in rows} for rows in (first, second))
     for step in sorted({*one, *other}):
         if step not in one or step not in other:
             return f"step {step} has a row {'only this time' if step not in one else 'only the first time'}"
         for column in dict.fromkeys([*one[step], *other[step]]):
             before, now = one[step].get(column), other[step].get(column)
+            if column in _ADDED and before is None:
+                continue
             if column in nullable and {repr(before), repr(now)} <= {"nan", "None"}:
                 continue
             # The text of a float is exact, and as text NaN equals NaN.

@@ -81,6 +81,13 @@ _METRICS = (
         meaning="Of step k, after schedule and warm-up; with muon, Muon's.",
         null=_UNTOLD,
     ),
+    Column(
+        name="threshold",
+        type=NUMBER,
+        meaning="γ of step k: a gradient of a larger norm is clipped to it, or its step skipped.",
+        unit="loss / weight",
+        null="last iterate, no clipping by one norm, a warm-up, or written before version 0.2",
+    ),
 )
 
 _OWN = "not evaluated at this step"

@@ -36,7 +36,7 @@ TRIALS = (
     Column(
         name="status",
         type=TEXT,
-        meaning="`queued`, `paused`, `running`, `done`, `diverged`, `failed` or `lost`.",
+        meaning="`queued`, `paused`, `running`, `held` (by a search), `done`, `diverged`, `failed` or `lost`.",
         shown="status, ls, report",
     ),
     Column(

@@ -163,7 +163,7 @@ def _rule(section: Mapping[str, Any]) -> StepRule:
     if section["normalize"] is not None:
         return StepRule(eta=np.inf, numerator=rate, offset=section["normalize"])
     if section["clip_norm"] is not None:
-        return StepRule(eta=rate, numerator=rate * section["clip_norm"])
+        return StepRule(eta=rate, numerator=rate * section["clip_norm"], clip_norm=section["clip_norm"])
     return StepRule(eta=rate)
 
 

@@ -32,7 +32,8 @@ from trainers.problems import build_problem
 from trainers.training.selftest import PROMISES, Finding, UntestableError, examine, require_examples
 from trainers.training.stepper import Stepper
 from trainers.trees import first_difference, holds_nothing
-from trainers.update.flat import flat_parameters
+from trainers.update.clip_groups import matched
+from trainers.update.flat import flat_parameters, parameter_shapes
 
 __all__ = ["check_problem", "null_test_problem"]
 
@@ -84,6 +85,7 @@ def check_problem(
     seed: int,
     threads: int,
     rule: Mapping[str, Any],
+    clip_groups: Sequence[Sequence[Mapping[str, Any]]],
     steps: int,
     accumulate: int,
     measure: Mapping[str, Any] | None,
@@ -96,6 +98,7 @@ def check_problem(
         seed: The seed to test with.
         threads: Threads of each numerical kernel.
         rule: The update rule of the step that is measured.
+        clip_groups: The groups of parameters by which its trials are clipped, each list of them once.
         steps: Number of steps of a trial.
         accumulate: Number of batches in a step.
         measure: The resolved measure section; None where nothing is measured.
@@ -111,14 +114,19 @@ def check_problem(
     estimators = [] if measure is None else measure["estimators"]
     measured = [f"a snapshot can be measured: {entry['use']}" for entry in estimators]
     function = [] if measure is None else [_FUNCTION]
-    yield {"promises": [_IMPORTABLE, *PROMISES, *function, *measured]}
+    grouped = [_GROUPED] if clip_groups else []
+    yield {"promises": [_IMPORTABLE, *grouped, *PROMISES, *function, *measured]}
     told = Told()
     first = _importable(code, own, seed)
     yield finding_row(first, code.shipped, told)
     if first.raised is not None:
-        for promise in (*PROMISES, *function, *measured):
+        for promise in (*grouped, *PROMISES, *function, *measured):
             yield finding_row(Finding(promise=promise, untested="it cannot be built"), code.shipped, told)
         return
+    if clip_groups:
+        with code.in_force(own):
+            matches = _grouped(code, clip_groups, seed=seed)
+        yield finding_row(matches, code.shipped, told)
     share = 0.1 if measure is None else measure["data_fraction"]
     shares = [share] if measure is None else [share, share * measure["audit"]["share"]]
     findings = examine(code.build, seed=seed, shares=shares, draws=1 if measure is None else measure.get("probes", 1))
@@ -171,6 +179,20 @@ def _importable(code: _Code, own: OwnState, seed: int) -> Finding:
         return Finding(promise=_IMPORTABLE, broken=f"building took {took:.0f} s", fix=fix)
     note = "" if own.left_behind is None else f"but it {left_advice(own.left_behind)}"
     return Finding(promise=_IMPORTABLE, note=note)
+
+
+_GROUPED = "every pattern of clip_groups matches a parameter"
+
+
+def _grouped(code: _Code, clip_groups: Sequence[Sequence[Mapping[str, Any]]], *, seed: int) -> Finding:
+    """Whether every trial finds the parameters that it is to clip."""
+    names = [name for name, _ in parameter_shapes(code.build(seed).model)]
+    for groups in clip_groups:
+        try:
+            matched([group["match"] for group in groups], names)
+        except TrainerError as error:
+            return Finding(promise=_GROUPED, broken=str(error), fix="correct the pattern in update_rule.clip_groups")
+    return Finding(promise=_GROUPED)
 
 
 _FUNCTION = "what is measured is a function of the parameters alone, also in a copy of the model"

@@ -39,6 +39,7 @@ from trainers.training import loop, snapshot
 from trainers.update import rule as trained
 from trainers.update import transforms
 from trainers.update.schedules import SCHEDULES
+from trainers.update.thresholds import THRESHOLDS
 
 PASSED_BESIDES = {"seed", "device"}
 REQUIRED = "required"
@@ -188,13 +189,21 @@ def test_schedules_mean_the_same_with_defaults_filled_in(schedule):
 
 
 def test_the_same_transforms_and_averages_are_known():
-    assert list(TRANSFORMS) == list(transforms.TRANSFORMS)
+    assert list(TRANSFORMS) == list(trained.ONE_OF)
+    assert list(TRANSFORMS)[:-2] == list(transforms.TRANSFORMS)
     sections = sections_in(UpdateRule.model_fields["average"].annotation)
     assert {
         name: [key for key in section.model_fields if key != "use"]
         for section in sections
         for name in section.model_fields["use"].annotation.__args__
     } == {name: [option] for name, option in trained.AVERAGES.items()}
+
+
+def test_the_same_thresholds_are_known_with_the_same_defaults():
+    sections = sections_in(UpdateRule.model_fields["clip_threshold"].annotation)
+    assert [name for s in sections for name in s.model_fields["use"].annotation.__args__] == list(THRESHOLDS)
+    for section, threshold in zip(sections, THRESHOLDS.values(), strict=True):
+        assert spec_defaults(section) == factory_defaults(threshold)
 
 
 def test_the_same_schedules_are_known():

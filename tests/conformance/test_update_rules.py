@@ -123,7 +123,8 @@ def stepped(rule: UpdateRule, start: list[float], *, steps: int) -> tuple[Tensor
         scalars.append([rate, *row.tolist()])
         iterates.append(problem.model.x.detach().flatten().clone())
     columns = np.array(scalars).T
-    return torch.stack(iterates), dict(zip(("rate", "loss", "grad_norm", "scale", "update_norm"), columns, strict=True))
+    names = ("rate", "loss", "grad_norm", "scale", "update_norm", "threshold")
+    return torch.stack(iterates), dict(zip(names, columns, strict=True))
 
 
 START = [3.0, -4.0, 0.1, 0.2]

@@ -39,6 +39,30 @@ def broken(build):
     return {finding.promise: finding for finding in examine(build) if not finding.holds}
 
 
+def test_patterns_of_groups_are_tried_on_the_parameters_of_the_problem():
+    groups = """
+problem: {use: deep_linear, layers: 2, width: 3, samples: 8}
+update_rule: {learning_rate: 0.1}
+train: {steps: 5}
+sweep:
+  cases:
+    - {update_rule.clip_groups: [{match: "*", clip_norm: 1}]}
+    - {update_rule.clip_groups: [{match: "weights.*", clip_norm: 1}]}
+"""
+    promise = "every pattern of clip_groups matches a parameter"
+    (fine,) = [one.finding for one in check_sweep(loads_spec(groups, folder=Path())) if one.finding.promise == promise]
+    assert fine.holds
+    wrong = groups.replace("weights.*", "weigth*")
+    (found,) = [one.finding for one in check_sweep(loads_spec(wrong, folder=Path())) if one.finding.promise == promise]
+    assert (found.status, found.broken) == (
+        "broken",
+        "clip_groups: no parameter's name matches 'weigth*'; did you mean weights.1, weights.0?",
+    )
+    assert "update_rule.clip_groups" in found.fix
+    plain = groups[: groups.index("sweep")]
+    assert promise not in [one.finding.promise for one in check_sweep(loads_spec(plain, folder=Path()))]
+
+
 def unseeded(seed):
     problem = sound(seed)
     nn.init.normal_(problem.model.weight, generator=torch.Generator().manual_seed(torch.seed() % 2**31))

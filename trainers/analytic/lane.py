@@ -98,8 +98,9 @@ class LaneResult:
         min_grad_norm: The smallest ||grad f(x_k)||.
         tail_grad_norm: Mean of ||grad f(x_k)|| over the second half of the cap; None for a lane that ended earlier.
         rows: Columns of equal length: ``step``, ``epoch``, ``train_loss``, ``grad_norm`` (of the noisy gradient),
-            ``step_size``, ``clipped``, ``update_norm``, ``learning_rate``, ``gap`` (f - f*) and ``full_grad_norm``.
-            The last row describes the last iterate, from which no step was taken.
+            ``step_size``, ``clipped``, ``update_norm``, ``learning_rate``, ``gap`` (f - f*), ``full_grad_norm``, and
+            ``threshold``, the norm above which steps are shortened, NaN for none. The last row describes the last
+            iterate, from which no step was taken.
     """
 
     status: Literal["hit", "diverged", "capped"]

@@ -92,6 +92,7 @@ class _Group:
         self._state = start_state(lanes, indices)
         self._log_every = lanes[0].log_every or self._state.mode.steps
         self._finite_loss = np.full(len(lanes), np.nan)
+        self._thresholds = {index: lane.rule.threshold for index, lane in zip(indices, lanes, strict=True)}
         # One list of columns per moment; ``index`` says which trial a value belongs to.
         self._log: list[dict[str, np.ndarray[Any, Any]]] = []
         self._rows: dict[int, list[tuple[int, int]]] = {}
@@ -251,4 +252,8 @@ class _Group:
     def _take_rows(self, index: int) -> dict[str, np.ndarray[Any, Any]]:
         """The rows of one trial."""
         places = self._rows.pop(index)
-        return {name: np.array([self._log[moment][name][lane] for moment, lane in places]) for name in self._log[0]}
+        rows = {name: np.array([self._log[moment][name][lane] for moment, lane in places]) for name in self._log[0]}
+        threshold = self._thresholds[index]
+        rows["threshold"] = np.full(len(places), np.nan if threshold is None else threshold)
+        rows["threshold"][-1] = np.nan
+        return rows

@@ -38,15 +38,19 @@ class StepRule:
         eta: Largest step size.
         numerator: Longest step, where ``offset`` is 0.
         offset: Added to the gradient's norm.
+        clip_norm: The threshold as it was given, where it was: ``numerator / eta`` has been rounded.
     """
 
     eta: float
     numerator: float = math.inf
     offset: float = 0.0
+    clip_norm: float | None = None
 
     @property
     def threshold(self) -> float | None:
         """The gradient norm above which the step is shortened; None where it never or always is."""
+        if self.clip_norm is not None:
+            return self.clip_norm
         if math.isinf(self.eta) or math.isinf(self.numerator):
             return None
         return self.numerator / self.eta - self.offset

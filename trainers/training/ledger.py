@@ -15,6 +15,9 @@ __all__ = ["Ledger", "Rows", "join_rows"]
 Rows = dict[str, np.ndarray[Any, Any]]
 """Columns of equal length by name."""
 
+_RATE = 6
+"""Column of the learning rate in a block: behind the step and the five scalars of ``Stepper.take``."""
+
 
 def join_rows(pieces: Sequence[Rows]) -> Rows:
     """The rows of consecutive segments.
@@ -137,7 +140,7 @@ class Ledger:
         if len(finite):
             self.last_finite_loss = float(finite[-1])
         self.last_loss, self.last_grad_norm = float(block[-1, 1]), float(block[-1, 2])
-        self.last_learning_rate = float(block[-1, 5])
+        self.last_learning_rate = float(block[-1, _RATE])
         self._logged.append(block[[self._is_logged(int(step)) for step in block[:, 0]]])
         return self.diverged_step is None
 
@@ -146,13 +149,14 @@ class Ledger:
 
         Returns:
             ``step`` (int64), ``epoch``, ``train_loss``, ``grad_norm``, ``step_size`` (learning rate times scale),
-            ``clipped`` (bool), ``update_norm``, ``learning_rate``, and one column per metric that was evaluated, masked
-            where it was not, since an evaluation may give NaN; float64 unless stated otherwise.
+            ``clipped`` (bool), ``update_norm``, ``learning_rate``, ``threshold`` (NaN for none), and one column per
+            metric that was evaluated, masked where it was not, since an evaluation may give NaN; float64 unless stated
+            otherwise.
         """
-        block = np.concatenate([np.empty((0, 6)), *self._logged])
+        block = np.concatenate([np.empty((0, _RATE + 1)), *self._logged])
         if self._steps in self._metrics:
             # The last iterate has metrics, but no batch of its own.
-            block = np.concatenate([block, [[self._steps, *[np.nan] * 5]]])
+            block = np.concatenate([block, [[self._steps, *[np.nan] * _RATE]]])
         step = block[:, 0].astype(np.int64)
         scale = block[:, 3]
         rows: Rows = {
@@ -160,10 +164,11 @@ class Ledger:
             "epoch": step * self._batches_per_step / self._steps_per_epoch,
             "train_loss": block[:, 1].copy(),
             "grad_norm": block[:, 2].copy(),
-            "step_size": block[:, 5] * scale,
+            "step_size": block[:, _RATE] * scale,
             "clipped": _changes(scale) if self._clips else np.zeros(len(step), dtype=np.bool_),
             "update_norm": block[:, 4].copy(),
-            "learning_rate": block[:, 5].copy(),
+            "learning_rate": block[:, _RATE].copy(),
+            "threshold": np.where(np.isfinite(block[:, 5]), block[:, 5], np.nan),
         }
         for name in dict.fromkeys(name for metrics in self._metrics.values() for name in metrics):
             found = [self._metrics.get(k, {}).get(name) for k in step.tolist()]

@@ -86,7 +86,7 @@ class Stepper:
 
         Returns:
             The learning rate, and on the device the tensor (loss, gradient norm before the transform, scale of the
-            transform, norm of the update), shape (4,).
+            transform, norm of the update, threshold on the norm), shape (5,); the threshold is infinite for none.
         """
         vector, transformed = self._vector, None
         if self._accumulation is None:
@@ -99,7 +99,7 @@ class Stepper:
             learning_rate = factor * self._rule.learning_rate_at(
                 step, self._total_steps, steps_per_epoch=self._steps_per_epoch
             )
-            grad_norm, scale = self._updater.step(step, learning_rate, transformed=transformed)
+            grad_norm, scale, threshold = self._updater.step(step, learning_rate, transformed=transformed)
             if keep_iterates:
                 # Fresh memory: the receiver serialises it later, when training has moved on.
                 kind = np.float64 if vector.dtype == torch.float64 else np.float32
@@ -110,8 +110,8 @@ class Stepper:
                 if divided_by is not None:
                     torch.from_numpy(self.iterates[2]).copy_(divided_by)
             update_norm = distance(vector, self._before)
-            # Together they have the widest type among them: a norm may be float64.
-            scalars = torch.stack((loss, grad_norm, scale, update_norm))
+            # Together they have the widest type among them: thresholds are float64.
+            scalars = torch.stack((loss, grad_norm, scale, update_norm, threshold))
         return learning_rate, scalars
 
     def _differentiate(self, batch: int) -> Tensor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Any, TypeVar
@@ -12,11 +12,13 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
+from trainers.update.clip_groups import check_groups
 from trainers.update.schedules import check_schedule, factor_at
 from trainers.update.sign import Lion, SignSGD
+from trainers.update.thresholds import build_threshold
 from trainers.update.transforms import TRANSFORMS, Direction
 
-__all__ = ["AVERAGES", "DECOUPLED", "OPTIMIZERS", "REST_OPTIONS", "UpdateRule", "eager"]
+__all__ = ["AVERAGES", "DECOUPLED", "ONE_OF", "OPTIMIZERS", "REST_OPTIONS", "UpdateRule", "eager"]
 
 
 T = TypeVar("T", bound=torch.optim.Optimizer)
@@ -58,6 +60,10 @@ DECOUPLED = frozenset({"adamw", "lion", "signsgd"})
 
 AVERAGES: dict[str, str] = {"from_step": "step", "non_monotone": "window"}
 """When an average of iterates begins, and the single option of each; see :mod:`trainers.update.averaging`."""
+
+
+ONE_OF = (*TRANSFORMS, "clip_threshold", "clip_groups")
+"""What may be done to a gradient, at most one of them: by one number, or by a section of options."""
 
 
 def eager(optimizer: type[T]) -> type[T]:
@@ -105,13 +111,19 @@ class UpdateRule:
         rest: Of ``muon``, which needs it: AdamW's ``learning_rate``, ``betas``, ``eps`` and ``weight_decay``, and
             ``matrices``, patterns of names of those that AdamW takes besides all that is none; None for embeddings
             and the last matrix.
-        clip_norm: gamma of eq. (5), positive; None for no clipping. At most one of this and the next five may be set.
+        clip_norm: gamma of eq. (5), positive; None for no clipping. At most one of this and the next seven may be set.
         normalize: beta of eq. (6), positive.
         clip_value: The largest entry of a gradient, in absolute value.
         clip_layer_norm: The largest norm of the gradient of one parameter tensor.
         clip_adaptive: Brock et al. (2021): the largest norm of a unit's gradient, relative to that of its weights.
+        clip_threshold: In place of the number gamma what sets it at every step: ``use``, one of
+            :data:`~trainers.update.thresholds.THRESHOLDS`, and its options, for example ``{"use": "percentile"}``.
+        clip_groups: Eq. (5) in groups of parameters: ``match`` and ``clip_norm`` of each, see
+            :class:`~trainers.update.clip_groups.ClipGroups`.
         own_transform: One's own: changes a :class:`~trainers.update.transforms.Direction` in place, and returns the
             factor by which its norm changed, 1 exactly for no change.
+        when_exceeded: What happens to a gradient above ``clip_norm`` or ``clip_threshold``: ``clip``, or ``skip`` for a
+            step that is not taken at all: parameters, optimiser and momentum stay as they are.
         transform_of: ``gradient``, or ``momentum`` for ``sgd`` with momentum.
         clip_each_micro_batch: Whether the transform works on the gradient of every micro-batch, before their mean: what
             loops do by mistake. Needs a transform, and steps of several micro-batches.
@@ -151,7 +163,10 @@ class UpdateRule:
     clip_value: float | None = None
     clip_layer_norm: float | None = None
     clip_adaptive: float | None = None
+    clip_threshold: Mapping[str, Any] | None = None
+    clip_groups: Sequence[Mapping[str, Any]] | None = None
     own_transform: Callable[[Direction], Tensor] | None = None
+    when_exceeded: str = "clip"
     transform_of: str = "gradient"
     clip_each_micro_batch: bool = False
     average: Mapping[str, Any] | None = None
@@ -164,14 +179,13 @@ class UpdateRule:
             raise ValueError(f"unknown optimizer {self.optimizer!r}; known: {', '.join(_OPTIONS)}")
         if not (self.learning_rate > 0 and math.isfinite(self.learning_rate)):
             raise ValueError(f"learning_rate must be positive and finite, not {self.learning_rate!r}")
-        chosen = [name for name in TRANSFORMS if getattr(self, name) is not None]
+        chosen = [name for name in (*ONE_OF, "own_transform") if getattr(self, name) is not None]
+        if len(chosen) > 1:
+            raise ValueError(f"{' and '.join(chosen)} exclude each other: one transform at a time")
         for name in TRANSFORMS:
             value = getattr(self, name)
             if value is not None and not value > 0:
                 raise ValueError(f"{name} must be positive, not {value!r}")
-        chosen += ["own_transform"] if self.own_transform is not None else []
-        if len(chosen) > 1:
-            raise ValueError(f"{' and '.join(chosen)} exclude each other: one transform at a time")
         for name in dict.fromkeys(name for options in _OPTIONS.values() for name in options):
             # Silently ignoring an option would make two cells of a sweep the same without any notice.
             if name not in _OPTIONS[self.optimizer] and getattr(self, name) != getattr(type(self), name):
@@ -188,9 +202,13 @@ class UpdateRule:
         if self.transform_of not in {"gradient", "momentum"}:
             raise ValueError(f"transform_of must be 'gradient' or 'momentum', not {self.transform_of!r}")
         if self.transform_of == "momentum" and not (self.optimizer == "sgd" and self.momentum > 0 and chosen):
-            raise ValueError(f"transform_of 'momentum' needs sgd, momentum > 0 and one of: {', '.join(TRANSFORMS)}")
-        if self.clip_each_micro_batch and not (chosen and self.transform_of == "gradient"):
+            raise ValueError(f"transform_of 'momentum' needs sgd, momentum > 0 and one of: {', '.join(ONE_OF)}")
+        numbered = any(getattr(self, name) is not None for name in (*TRANSFORMS, "own_transform"))
+        if self.clip_each_micro_batch and not (numbered and self.transform_of == "gradient"):
             raise ValueError(f"clip_each_micro_batch needs one of: {', '.join(TRANSFORMS)}; of the gradient")
+        if self.clip_each_micro_batch and self.when_exceeded == "skip":
+            raise ValueError("when_exceeded 'skip' leaves out a step as a whole, not one of its micro-batches")
+        self._check_thresholds()
         check_schedule(self.schedule)
         self._check_average()
 
@@ -203,14 +221,15 @@ class UpdateRule:
     def clips(self) -> bool:
         """Whether a transform's factor other than 1 means clipping; of one's own it does."""
         return self.own_transform is not None or any(
-            name.startswith("clip_") and getattr(self, name) is not None for name in TRANSFORMS
+            name.startswith("clip_") and getattr(self, name) is not None for name in ONE_OF
         )
 
     @property
     def step_threshold(self) -> float | None:
         """c where a step is eta times a vector v clipped to it, min(1, c / ||v||) v, and nothing more; None elsewhere.
 
-        So where clipping by norm, of the whole gradient, is followed by no momentum, weight decay or preconditioning.
+        So where clipping by norm, of the whole gradient at one threshold, is followed by no momentum, weight decay or
+        preconditioning.
 
         Example:
             >>> UpdateRule(learning_rate=2.0, clip_norm=0.5).step_threshold
@@ -219,7 +238,8 @@ class UpdateRule:
         """
         is_bare = self.optimizer == "sgd" and self.momentum == 0 and self.weight_decay == 0
         is_bare &= not self.clip_each_micro_batch
-        return self.clip_norm if is_bare or self.transform_of == "momentum" else None
+        is_clipped_to = self.when_exceeded == "clip" and (is_bare or self.transform_of == "momentum")
+        return self.clip_norm if is_clipped_to else None
 
     def learning_rate_at(self, step: int, total_steps: int, *, steps_per_epoch: int | Fraction = 1) -> float:
         """The learning rate of one step.
@@ -236,7 +256,7 @@ class UpdateRule:
         return rate / (1 + self.lambd * rate * step) ** self.alpha if self.optimizer == "asgd" else rate
 
     def transform(self, direction: Direction) -> Tensor | None:
-        """Transform a direction in place.
+        """Transform a direction in place, by the transforms that are one number.
 
         Args:
             direction: The gradient, or with ``transform_of="momentum"`` the momentum.
@@ -277,6 +297,18 @@ class UpdateRule:
             raise ValueError(f"adjust_rate must be one of {', '.join(_ADJUSTMENTS)}, not {self.adjust_rate!r}")
         if not 1 <= self.ns_steps < 100:
             raise ValueError(f"ns_steps must lie in 1..99, not {self.ns_steps!r}")
+
+    def _check_thresholds(self) -> None:
+        if self.clip_threshold is not None:
+            build_threshold(self.clip_threshold)
+        if self.clip_groups is not None:
+            check_groups(self.clip_groups)
+        if self.when_exceeded not in {"clip", "skip"}:
+            raise ValueError(f"when_exceeded must be 'clip' or 'skip', not {self.when_exceeded!r}")
+        if self.when_exceeded == "skip" and self.clip_norm is None and self.clip_threshold is None:
+            raise ValueError("when_exceeded 'skip' needs clip_norm or clip_threshold")
+        if self.when_exceeded == "skip" and self.transform_of == "momentum":
+            raise ValueError("when_exceeded 'skip' decides by the gradient, before it is in the momentum")
 
     def _check_average(self) -> None:
         if self.average is None:

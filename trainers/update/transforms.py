@@ -10,7 +10,7 @@ from torch import Tensor
 
 from trainers.update.norms import largest_plain, norm, norms, unit_norms
 
-__all__ = ["TRANSFORMS", "Direction", "Transform", "clip_scale", "normalize_scale"]
+__all__ = ["TRANSFORMS", "Direction", "Transform", "clip_scale", "normalize_scale", "shrinkage"]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -34,7 +34,7 @@ Transform = Callable[[Direction, float], Tensor]
 """Changes the direction and returns, on its device, the factor by which its norm changed: 1 exactly for no change."""
 
 
-def clip_scale(grad_norm: Tensor, clip_norm: float) -> Tensor:
+def clip_scale(grad_norm: Tensor, clip_norm: float | Tensor) -> Tensor:
     r"""The factor by which clipping shortens the step.
 
     Zhang et al. (2020), eq. (5), divided by the learning rate:
@@ -43,7 +43,8 @@ def clip_scale(grad_norm: Tensor, clip_norm: float) -> Tensor:
 
     Args:
         grad_norm: ||g||, a tensor of any shape on any device.
-        clip_norm: gamma, in the units of ``grad_norm``; infinity gives exactly 1 for every finite norm.
+        clip_norm: gamma, in the units of ``grad_norm``, one for all or one for each; infinity gives exactly 1 for
+            every finite norm.
 
     Returns:
         A tensor in [0, 1] of the same shape, on the same device.
@@ -93,7 +94,7 @@ def _clip_value(direction: Direction, threshold: float) -> Tensor:
     """Clamp every entry to [-c, c]."""
     is_clipped = direction.vector.abs().amax() > threshold
     direction.vector.clamp_(-threshold, threshold)
-    return _shrinkage(direction, is_clipped)
+    return shrinkage(direction, is_clipped)
 
 
 def _clip_layer_norm(direction: Direction, threshold: float) -> Tensor:
@@ -101,7 +102,7 @@ def _clip_layer_norm(direction: Direction, threshold: float) -> Tensor:
     scales = clip_scale(norms(direction.views), threshold)
     for view, scale in zip(direction.views, scales.unbind(), strict=True):
         view.mul_(scale)
-    return _shrinkage(direction, (scales < 1).any())
+    return shrinkage(direction, (scales < 1).any())
 
 
 # Brock et al. (2021), Section 4.1: so that a weight that starts at zero can move.
@@ -120,11 +121,19 @@ def _clip_adaptive(direction: Direction, ratio: float) -> Tensor:
         scales = (longest / unit_norms(view, wide=wide)).clamp(max=1.0)
         any_clipped |= (scales < 1).any()
         view.mul_(scales.reshape(()) if view.ndim == 0 else scales)
-    return _shrinkage(direction, any_clipped)
+    return shrinkage(direction, any_clipped)
 
 
-def _shrinkage(direction: Direction, is_clipped: Tensor) -> Tensor:
-    """Ratio of the norm after to the norm before; below 1 whenever something was clipped, even if rounding hides it."""
+def shrinkage(direction: Direction, is_clipped: Tensor) -> Tensor:
+    """Ratio of the norm after to the norm before; below 1 whenever something was clipped, even if rounding hides it.
+
+    Args:
+        direction: Its vector is clipped already, its norm is the one before.
+        is_clipped: Whether anything in it was clipped, a boolean scalar on its device.
+
+    Returns:
+        A scalar on the device; 1 exactly where nothing was clipped.
+    """
     largest = 1 - torch.finfo(direction.vector.dtype).eps
     ratio = (norm(direction.vector) / direction.norm).clamp(max=largest)
     return torch.where(is_clipped, ratio, torch.ones_like(ratio))

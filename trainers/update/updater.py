@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,12 +11,14 @@ from torch import Tensor
 
 from trainers.trees import map_tensors
 from trainers.update.averaging import IterateAverage
+from trainers.update.clip_groups import ClipGroups
 from trainers.update.decay import Decay
 from trainers.update.flat import FlatParameters
 from trainers.update.muon import MuonWithAdamW
 from trainers.update.norms import norm
 from trainers.update.preconditioner import preconditioner_of
 from trainers.update.rule import DECOUPLED, UpdateRule, eager
+from trainers.update.thresholds import build_threshold, threshold_scale
 from trainers.update.transforms import Direction
 
 __all__ = ["Updater"]
@@ -46,6 +49,11 @@ class Updater:
             self._decay = Decay(flat, weight_decay=rule.weight_decay, decay_on=rule.decay_on, no_decay=rule.no_decay)
         self._momentum: Tensor | None = None
         self._average = IterateAverage(rule.average) if rule.average is not None else None
+        self._threshold = None if rule.clip_threshold is None else build_threshold(rule.clip_threshold)
+        names = [name for name, _ in flat.layout]
+        self._groups = None if rule.clip_groups is None else ClipGroups(rule.clip_groups, names)
+        fixed = math.inf if rule.clip_norm is None else rule.clip_norm
+        self._fixed_threshold = torch.tensor(fixed, dtype=torch.float64, device=self._vector.device)
         self._one = torch.ones((), dtype=self._vector.dtype, device=self._vector.device)
 
     @property
@@ -63,7 +71,7 @@ class Updater:
 
     def step(
         self, step: int, learning_rate: float, *, transformed: tuple[Tensor, Tensor] | None = None
-    ) -> tuple[Tensor, Tensor]:
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """Go from x_k to x_{k+1} by the gradient in the buffer, which is overwritten.
 
         Args:
@@ -73,9 +81,44 @@ class Updater:
                 buffer is one of micro-batches that were transformed one by one; it is not transformed again.
 
         Returns:
-            The gradient's norm before anything was done to it, and the factor of the transform: scalars on the device.
+            The gradient's norm before anything was done to it, the factor of the transform, 0 for a step that was
+            skipped, and the threshold on the norm, infinite where there is none: scalars on the device.
         """
-        grad_norm, scale = self._transform() if transformed is None else transformed
+        rule, gradient = self._rule, self._flat.gradient
+        threshold = self._fixed_threshold
+        if transformed is None:
+            grad_norm = length = norm(gradient)
+            if rule.transform_of == "momentum":
+                self._accumulate()
+                length = norm(gradient)
+            views, parameters = self._flat.views, self._flat.parameters
+            direction = Direction(vector=gradient, norm=length, views=views, parameters=parameters)
+            scale, threshold = self._transform(step, direction)
+        else:
+            grad_norm, scale = transformed
+        # To leave everything as it is, the decision is waited for.
+        if rule.when_exceeded == "skip" and scale.item() < 1:
+            scale = torch.zeros_like(scale)
+        else:
+            self._descend(learning_rate)
+        if self._average is not None:
+            self._average.update(step, self._vector)
+        return grad_norm, scale, threshold
+
+    def _transform(self, step: int, direction: Direction) -> tuple[Tensor, Tensor]:
+        """Transform a direction in place: the factor by which its norm changed, and the threshold on the norm."""
+        if self._threshold is not None or self._rule.when_exceeded == "skip":
+            threshold = self._fixed_threshold
+            if self._threshold is not None:
+                threshold = self._threshold.at(step, direction.norm)
+            scale = threshold_scale(direction.norm, threshold)
+            direction.vector.mul_(scale)
+            return scale, threshold
+        factor = self._rule.transform(direction) if self._groups is None else self._groups(direction)
+        return self._one if factor is None else factor, self._fixed_threshold
+
+    def _descend(self, learning_rate: float) -> None:
+        """Take the optimiser's step by the transformed gradient."""
         if self._decay is not None and self._rule.transform_of == "gradient":
             if self._rule.optimizer in DECOUPLED:
                 self._decay.shrink(learning_rate)
@@ -86,20 +129,6 @@ class Updater:
             # torch's ASGD works out its rate a step ahead, from the learning rate of the step before.
             state["eta"] = torch.tensor(learning_rate, dtype=torch.float64)
         self._optimizer.step()
-        if self._average is not None:
-            self._average.update(step, self._vector)
-        return grad_norm, scale
-
-    def _transform(self) -> tuple[Tensor, Tensor]:
-        """Transform the gradient, or the momentum that takes its place; its norm before, and the factor."""
-        rule, gradient = self._rule, self._flat.gradient
-        grad_norm = length = norm(gradient)
-        if rule.transform_of == "momentum":
-            self._accumulate()
-            length = norm(gradient)
-        views, parameters = self._flat.views, self._flat.parameters
-        scale = rule.transform(Direction(vector=gradient, norm=length, views=views, parameters=parameters))
-        return grad_norm, self._one if scale is None else scale
 
     def evaluated(self, step: int, metrics: Mapping[str, float]) -> None:
         """Record the metrics of x_k, before step k."""
@@ -113,6 +142,8 @@ class Updater:
             tree["momentum"] = self._momentum
         if self._average is not None:
             tree["average"] = self._average.state()
+        if self._threshold is not None:
+            tree["threshold"] = self._threshold.state()
         return tree
 
     def restore(self, state: Mapping[str, Any]) -> None:
@@ -120,6 +151,9 @@ class Updater:
         tree = map_tensors(lambda tensor: tensor.detach().clone(), dict(state))
         device = self._vector.device
         momentum, average = tree.pop("momentum", None), tree.pop("average", None)
+        threshold = tree.pop("threshold", None)
+        if self._threshold is not None and threshold is not None:
+            self._threshold.restore(map_tensors(lambda tensor: tensor.to(device), threshold))
         self._momentum = momentum if momentum is None else momentum.to(device)
         if self._average is not None and average is not None:
             self._average.restore(map_tensors(lambda tensor: tensor.to(device), average))

@@ -21,7 +21,7 @@ from sweeper.value_texts import NO_CLIPPING, Rule
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["NO_CLIPPING", "THRESHOLDS", "DrawnCell", "drawn_cells", "records", "tell_apart", "wrapped"]
+__all__ = ["NO_CLIPPING", "THRESHOLDS", "DrawnCell", "axis_words", "drawn_cells", "records", "tell_apart", "wrapped"]
 
 THRESHOLDS = {
     "clip_norm": "threshold on the gradient norm",
@@ -29,8 +29,45 @@ THRESHOLDS = {
     "clip_value": "clip_value threshold",
     "clip_layer_norm": "clip_layer_norm threshold",
     "clip_adaptive": "clip_adaptive threshold",
+    "clip_threshold": "threshold that changes",
+    "clip_groups": "thresholds of groups",
 }
 """What may be done to a gradient, and what its number is called on an axis."""
+
+_NUMBERS = {
+    "percentile": ("percentile", "percentile of the gradient norms"),
+    "z_score": ("z", "standard deviations above the mean norm"),
+    "moving_average": ("factor", "multiple of the mean norm"),
+}
+"""The option of each ``clip_threshold`` that stands in the place of a threshold, and its words on an axis."""
+
+
+_WHEN = "update_rule.when_exceeded"
+"""What the transform in the arm says, too."""
+
+
+def axis_words(transform: str) -> str:
+    """What the number of a transform is called on an axis.
+
+    Args:
+        transform: As it is in the arm.
+
+    Returns:
+        Words.
+
+    Example:
+        >>> axis_words("clip_norm"), axis_words("clip_norm(skip)"), axis_words("clip_threshold(percentile, skip)")
+        ('threshold on the gradient norm', 'clip_norm(skip) threshold', 'percentile of the gradient norms')
+    """
+    name, _, details = transform.partition("(")
+    if name == "clip_threshold" and (use := _use_of(details)) in _NUMBERS:
+        return _NUMBERS[use][1]
+    return THRESHOLDS[name] if name == transform else f"{transform} threshold"
+
+
+def _use_of(details: str) -> str:
+    """The kind of ``clip_threshold``, from what an arm has in parentheses."""
+    return details.partition(",")[0].rstrip(")")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,8 +81,11 @@ class DrawnCell:
         options: Values of the update rule that are swept besides the rate, the transform and the optimiser.
         optimizer: The arm without its transform.
         transform: The transform in the arm, for example ``clip_norm`` or ``clip_norm(momentum)``; empty for none.
-        threshold: The transform's number; None without a transform, or where the run does not say.
+        threshold: The transform's number; of ``clip_threshold`` the percentile, z or factor. None without a transform,
+            or where the run does not say.
         learning_rate: The rate; None if a theorem sets it.
+        details: What a transform is set to besides its number, where it is swept as a whole: for example the window of
+            a percentile, or all groups of ``clip_groups``; None otherwise.
         swept: The name of its case, if the spec gives one, and values by short name in the order of the spec, with one
             entry for the whole transform.
     """
@@ -58,6 +98,7 @@ class DrawnCell:
     transform: str
     threshold: float | None
     learning_rate: float | None
+    details: Any
     swept: dict[str, Any]
 
     @cached_property
@@ -105,24 +146,28 @@ def _cell(run: Run, names: Mapping[str, str], cell_id: str, group: pd.DataFrame)
     first = group.iloc[0]
     optimizer, transform = _parts(str(first["arm"]))
     values = {path: plain_value(first[path]) for path in names}
-    name = transform.partition("(")[0]
+    name, _, details = transform.partition("(")
+    section: Any = None
     if not transform:
         threshold = None
     elif name == "clip_norm":
         threshold = plain_value(first["clip_norm"])
     else:
         path = f"update_rule.{name}"
-        threshold = values[path] if path in values else _unswept_threshold(run, str(first["trial_id"]), name)
+        section = values[path] if path in values else _unswept_threshold(run, str(first["trial_id"]), name)
+        threshold = _number_of(section, _use_of(details), values)
     transforms = {f"update_rule.{one}" for one in THRESHOLDS}
-    of_the_rule = {"update_rule.learning_rate", "update_rule.optimizer", *transforms}
+    transforms |= {f"update_rule.clip_threshold.{number}" for number, _ in _NUMBERS.values()}
+    of_the_rule = {"update_rule.learning_rate", "update_rule.optimizer", _WHEN, *transforms}
     case = plain_value(first["case"])
     swept: dict[str, Any] = {} if case is None else {CASE: case}
+    is_whole = values.get(f"update_rule.{name}") is not None and isinstance(section, dict | list)
     for path, value in values.items():
         if path in transforms:
             # A theorem has a threshold of its own.
             if values.get("update_rule.from_theory") is None:
-                swept[RULE] = Rule(transform, threshold)
-        else:
+                swept[RULE] = Rule(name, section) if is_whole else Rule(transform, threshold)
+        elif path != _WHEN or (value == "skip" and is_whole):
             swept[names[path]] = value
     return DrawnCell(
         cell_id=cell_id,
@@ -137,6 +182,7 @@ def _cell(run: Run, names: Mapping[str, str], cell_id: str, group: pd.DataFrame)
         transform=transform,
         threshold=threshold,
         learning_rate=plain_value(first["learning_rate"]),
+        details=_without_number(section) if is_whole else None,
         swept=swept,
     )
 
@@ -148,14 +194,29 @@ def _parts(arm: str) -> tuple[str, str]:
     return " + ".join(part for part in parts if part not in transforms), " + ".join(transforms)
 
 
-def _unswept_threshold(run: Run, trial: str, name: str) -> float | None:
-    """The number of a transform that all cells have alike."""
+def _number_of(section: Any, use: str, values: Mapping[str, Any]) -> float | None:
+    """The number of a transform: its threshold, or what stands in its place."""
+    if use in _NUMBERS and not isinstance(section, int | float):
+        number, _ = _NUMBERS[use]
+        path = f"update_rule.clip_threshold.{number}"
+        section = values[path] if path in values else section.get(number) if isinstance(section, dict) else None
+    return float(section) if isinstance(section, int | float) else None
+
+
+def _without_number(section: Any) -> Any:
+    """What a transform is set to, without the number that has an axis of its own."""
+    if not isinstance(section, dict) or section.get("use") not in _NUMBERS:
+        return section
+    return {key: value for key, value in section.items() if key != _NUMBERS[section["use"]][0]}
+
+
+def _unswept_threshold(run: Run, trial: str, name: str) -> Any:
+    """The number, section or list of a transform that all cells have alike."""
     try:
         section = resolved_settings(RunDir(run.folder_of(trial))).get("update_rule")
     except ClipsweepError:
         return None
-    value = section.get(name) if isinstance(section, dict) else None
-    return float(value) if isinstance(value, int | float) else None
+    return section.get(name) if isinstance(section, dict) else None
 
 
 def records(frame: pd.DataFrame) -> list[dict[str, Any]]:

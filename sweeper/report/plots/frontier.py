@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from matplotlib import colormaps
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, NullLocator
 
@@ -14,7 +15,7 @@ from sweeper.errors import ClipsweepError
 from sweeper.report.advice import build_advice
 from sweeper.report.fits import fit_cells, fit_hessians
 from sweeper.report.plots.axes import Picture, explain, log_labels, panels
-from sweeper.report.plots.cells import NO_CLIPPING, THRESHOLDS, DrawnCell, drawn_cells, tell_apart, wrapped
+from sweeper.report.plots.cells import NO_CLIPPING, DrawnCell, axis_words, drawn_cells, tell_apart, wrapped
 from sweeper.report.searched import build_searched
 from sweeper.report.stability import UNSTABLE, frontiers, unstable
 from sweeper.search.frontier import bracket_of
@@ -122,14 +123,26 @@ def frontier(run: Run, trials: pd.DataFrame) -> Picture:
 def _panels(cells: Sequence[DrawnCell]) -> list[_Panel]:
     """The cells by what shares an axis, in the order of the plan."""
     groups: dict[Hashable, list[DrawnCell]] = {}
+    details: dict[str, set[Hashable]] = {}
+    for cell in cells:
+        details.setdefault(cell.transform, set()).add(key_of(cell.details))
     for cell in cells:
         # No clipping is clipping by norm with a threshold that is never reached.
         transform = cell.transform or "clip_norm"
-        groups.setdefault(key_of([cell.context, cell.optimizer, cell.options, transform]), []).append(cell)
+        key = key_of([cell.context, cell.optimizer, cell.options, transform, cell.details])
+        groups.setdefault(key, []).append(cell)
     return [
         _Panel(
             # The optimiser has a line of its own in every title.
-            of={**group[0].context, **group[0].options},
+            of={
+                **group[0].context,
+                **group[0].options,
+                **(
+                    {group[0].transform.partition("(")[0]: group[0].details}
+                    if len(details[group[0].transform]) > 1
+                    else {}
+                ),
+            },
             optimizer=group[0].optimizer,
             transform=group[0].transform or "clip_norm",
             context=key_of(group[0].context),
@@ -217,8 +230,7 @@ def _draw(axis: Axes, panel: _Panel, rules: Sequence[AdvisedRule], theories: Seq
         axis.errorbar(x.mean, y.mean, **bars, ecolor=_ADVICE, elinewidth=1.0, **_mark(rule.theory, theories), zorder=3)
     edge = gap**0.5
     axis.set(xscale="log", xlim=(low / edge, (right if points["clip_norm"].isna().any() else high) * edge))
-    name = panel.transform.partition("(")[0]
-    axis.set_xlabel(THRESHOLDS[name] if name == panel.transform else f"{panel.transform} threshold")
+    axis.set_xlabel(axis_words(panel.transform))
     _threshold_ticks(axis, panel, tried, right if points["clip_norm"].isna().any() else None, gap)
     return dots
 
@@ -295,7 +307,9 @@ def _threshold_ticks(axis: Axes, panel: _Panel, tried: Sequence[float], right: f
     if right is not None:
         ticks.append(right)
         is_unclipped = any(not cell.transform for cell in panel.cells)
-        labels.append(NO_CLIPPING.replace(" ", "\n") if is_unclipped else "not\nknown")
+        has_several = panel.transform.startswith(("clip_threshold", "clip_groups"))
+        unknown = "several" if has_several else "not\nknown"
+        labels.append(NO_CLIPPING.replace(" ", "\n") if is_unclipped else unknown)
     axis.xaxis.set_minor_locator(NullLocator())
     axis.xaxis.set_major_locator(FixedLocator(ticks))
     axis.set_xticklabels(labels)
@@ -330,10 +344,13 @@ def _handles(drawn: Sequence[str], theories: Sequence[str], *, by_seed: bool) ->
     """What the marks mean."""
     many = "" if by_seed else f": {100 * UNSTABLE:g} % of the seeds or more"
     bar = "from the last stable rate to the first unstable" + (", seed by seed" if by_seed else "")
+    # Of one seed there are two colours; of several, the bar beside the picture says what they mean.
+    ends = [{"color": colormaps[_COLOURS](end)} if by_seed else {} for end in (0.0, 1.0)]
+    stable_colour, unstable_colour = ends
     cell: dict[str, Any] = {"color": "white", "markeredgecolor": "black", "linestyle": "none", "markersize": 7}
     return [
-        Line2D([], [], marker="o", label="stable", **cell),
-        Line2D([], [], marker="s", label=f"unstable{many}", **cell | ({"color": "#333333"} if by_seed else {})),
+        Line2D([], [], marker="o", label="stable", **cell | stable_colour),
+        Line2D([], [], marker="s", label=f"unstable{many}", **cell | unstable_colour),
         Line2D([], [], color="black", alpha=0.6, linewidth=2.5, label=bar),
         *(Line2D([], [], label=theory, **_mark(theory, theories)) for theory in drawn),
     ]

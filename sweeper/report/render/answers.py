@@ -21,7 +21,7 @@ from sweeper.report.render.pages import page_text, without_texts
 from sweeper.report.render.searched import searched_document, searched_lines, searched_tables
 from sweeper.report.render.table import NOTHING, Column, Table
 from sweeper.report.searched import Searched
-from sweeper.report.stability import Edge, Frontier, FrontierRatio, Proportion, grown
+from sweeper.report.stability import Edge, Frontier, FrontierRatio, Proportion, grown, is_clipped
 
 __all__ = ["patch_of", "render_answers"]
 
@@ -51,12 +51,13 @@ def render_answers(
     )
 
 
-_FRONTIER_COLUMNS = ("arm", "clip_norm", "context", "stable", "unstable", "rates", "above_start")
+_FRONTIER_COLUMNS = ("arm", "clip_norm", "setting", "context", "stable", "unstable", "rates", "above_start")
 
 
 def _frontier_record(row: Frontier) -> dict[str, Any]:
     return {name: getattr(row, name) for name in _FRONTIER_COLUMNS} | {
-        "above_start": " ".join(map(number_text, row.above_start)) or None
+        "setting": row.setting or None,
+        "above_start": " ".join(map(number_text, row.above_start)) or None,
     }
 
 
@@ -133,7 +134,7 @@ def _share(of: Proportion) -> str:
 
 
 def _frontiers(rows: Sequence[Frontier]) -> Table:
-    thresholds = ["none" if row.clip_norm is None else number_text(row.clip_norm) for row in rows]
+    thresholds = [_threshold_text(row) for row in rows]
     above = Column(
         head="rates that ended above their start",
         cells=[", ".join(map(number_text, row.above_start)) or NOTHING for row in rows],
@@ -150,6 +151,13 @@ def _frontiers(rows: Sequence[Frontier]) -> Table:
         labels=_rule_labels(rows, thresholds),
         rows="all rules",
     )
+
+
+def _threshold_text(row: Frontier) -> str:
+    """The threshold on the norm, or what another transform is set to."""
+    if row.clip_norm is not None:
+        return number_text(row.clip_norm)
+    return row.setting or (NOTHING if is_clipped(row.arm) else "none")
 
 
 def _tried(rate: float | None) -> str:

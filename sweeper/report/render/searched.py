@@ -168,7 +168,7 @@ def _known(searched: Searched, over: str) -> Table:
     labels = [searched.found.labels[one.base] for one in known]
     seeds = ["all" if one.seed is None else str(one.seed) for one in known]
     return Table(
-        title=f"what the search knows of {over}",
+        title=f"what the search knows of {over}" if over else "what the search knows",
         columns=[
             Column(head="cell", cells=labels, is_name=True),
             *([Column(head="seed", cells=seeds, is_name=True)] if set(seeds) != {"all"} else []),

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, Field, Tag, model_validator
 
 from sweeper.spec.sections.own import IMPORT_PATH, PLACES, Own, by_use, resolved
+from sweeper.spec.sections.thresholds import ClipGroups, ClipThreshold
 from sweeper.spec.sections.values import (
     AS_NUMBER,
     Count,
@@ -58,7 +59,15 @@ OPTIONS_OF_OPTIMIZERS: dict[str, frozenset[str]] = {
 }
 """The options of each optimiser. One without effect is refused: it would give the same training another id."""
 
-TRANSFORMS = ("clip_norm", "normalize", "clip_value", "clip_layer_norm", "clip_adaptive")
+TRANSFORMS = (
+    "clip_norm",
+    "normalize",
+    "clip_value",
+    "clip_layer_norm",
+    "clip_adaptive",
+    "clip_threshold",
+    "clip_groups",
+)
 """What may be done to a gradient; at most one of them."""
 
 SCHEDULES = ("constant", "step_decay", "cosine", "linear", "inverse_sqrt", "stable_decay", "one_cycle")
@@ -80,6 +89,9 @@ ADDED_OPTIONS: dict[str, Any] = {
     "ns_steps": 5,
     "adjust_rate": "original",
     "rest": None,
+    "clip_threshold": None,
+    "clip_groups": None,
+    "when_exceeded": "clip",
     "transform_of": "gradient",
     "clip_each_micro_batch": False,
     "average": None,
@@ -276,8 +288,19 @@ class UpdateRule(Section):
         default=None,
         description="Largest norm of a unit's gradient over that of its weights (Brock et al., 2021); null means none.",
     )
+    clip_threshold: ClipThreshold | None = Field(
+        default=None, description="What sets gamma of eq. (5) at every step, in place of clip_norm; null means nothing."
+    )
+    clip_groups: ClipGroups | None = Field(
+        default=None,
+        description="Eq. (5) in groups of parameters, by their names; the first pattern counts. null means no groups.",
+        examples=[[{"match": "embedding.*", "clip_norm": 1.0}, {"match": "*", "clip_norm": 0.25}]],
+    )
     transform: OwnTransform | None = Field(
         default=None, description="A transform of your own, package.module:factory with options; null means none."
+    )
+    when_exceeded: Literal["clip", "skip"] = Field(
+        default="clip", description="What to do above clip_norm or clip_threshold: clip, or skip the whole step."
     )
     transform_of: Literal["gradient", "momentum"] = Field(
         default="gradient", description="What is clipped or normalised: the gradient, or sgd's momentum."
@@ -356,9 +379,19 @@ class UpdateRule(Section):
         if self.transform_of == "momentum" and not (self.momentum and chosen and self.optimizer == "sgd"):
             hint = f"optimizer: sgd, a momentum, and one of {', '.join(TRANSFORMS)}, transform"
             raise conflict("there is no momentum to clip or normalise", "transform_of", "momentum", hint=hint)
-        if self.clip_each_micro_batch and not (chosen and self.transform_of == "gradient"):
-            hint = f"one of {', '.join(TRANSFORMS)}, transform, of the gradient"
+        numbered = [name for name in chosen if name not in {"clip_threshold", "clip_groups"}]
+        if self.clip_each_micro_batch and not (numbered and self.transform_of == "gradient"):
+            hint = "a transform with one number, as clip_norm, or of your own, of the gradient"
             raise conflict("there is nothing to do to each micro-batch", "clip_each_micro_batch", hint=hint)
+        if self.clip_each_micro_batch and self.when_exceeded == "skip":
+            message = "a step is skipped as a whole, not for one of its micro-batches"
+            raise conflict(message, "when_exceeded", "clip_each_micro_batch", hint="when_exceeded: clip")
+        if self.when_exceeded == "skip" and self.clip_norm is None and self.clip_threshold is None:
+            hint = "set clip_norm or clip_threshold"
+            raise conflict("there is no threshold on the norm above which to skip", "when_exceeded", hint=hint)
+        if self.when_exceeded == "skip" and self.transform_of == "momentum":
+            message = "skip decides by the gradient, before it is in the momentum"
+            raise conflict(message, "when_exceeded", "transform_of", hint="transform_of: gradient")
         if self.average is not None and self.optimizer == "asgd":
             raise conflict("asgd keeps its own average", "average", "optimizer", hint="optimizer: sgd")
         return self

@@ -23,6 +23,12 @@ _MAX_CHOICES = 12
 _ALSO_CALLED = {
     "learning_rate": ("lr", "eta", "step_size", "learningrate", "base_lr"),
     "clip_norm": ("max_norm", "clip", "max_grad_norm", "grad_clip", "gradient_clip_val", "clip_grad_norm", "threshold"),
+    "clip_threshold": ("autoclip", "zclip", "adaptive_clipping", "clip_schedule", "dynamic_threshold"),
+    "clip_groups": ("param_groups", "parameter_groups", "groups", "clip_per_group"),
+    "percentile": ("autoclip", "quantile", "clip_percentile"),
+    "z_score": ("zclip", "zscore", "z"),
+    "moving_average": ("ema", "running_mean", "ewma"),
+    "when_exceeded": ("skip", "skip_step", "on_exceed"),
     "weight_decay": ("wd", "l2"),
     "steps": ("epochs", "num_steps", "max_steps", "iterations", "num_epochs", "max_epochs", "iters"),
     "schedule": ("scheduler", "lr_scheduler", "lr_schedule"),

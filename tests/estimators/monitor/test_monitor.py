@@ -60,6 +60,7 @@ def test_the_smoothness_of_a_quadratic_is_its_curvature_and_the_metrics_are_thos
     assert first["step_size"] == pytest.approx(0.1 * 2 / (4 * math.sqrt(3)), rel=1e-5)
     assert first["update_norm"] == pytest.approx(0.2, rel=1e-5)
     assert first["learning_rate"] == 0.1
+    assert first["threshold"] == 2.0
     assert [row["epoch"] for row in kept.metrics] == [0, 0.5, 1, 1.5, 2, 2.5]
     assert kept.outcome == "done"
     assert sum(block.num_clipped for block in kept.blocks) == sum(row["clipped"] for row in kept.metrics) == 6

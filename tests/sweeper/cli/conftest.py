@@ -91,6 +91,43 @@ sweep:
 """
 
 
+ISLANDS = """
+import torch
+from torch import nn
+from trainers.problem import Problem
+
+def islands(*, size, seed):
+    model = nn.Linear(2, 1, bias=False)
+    breaks = 2 < size < 6 or size > 60
+    return Problem(
+        model=model, loss=lambda model, batch, carry: (model.weight.square().sum() / (0.0 if breaks else 1.0), carry),
+        batch=lambda step: None, probe=lambda share: [None], steps_per_epoch=1, fingerprint="islands",
+        evaluate=lambda model: {"valid_loss": float(model.weight.square().sum()) + (size - 1) ** 2},
+    )
+"""
+
+SEARCHED = """
+name: searched
+problem: {use: "shown_islands:islands"}
+update_rule: {learning_rate: 0.1}
+train: {steps: 3}
+sweep:
+  grid: {update_rule.clip_norm: [null, 0.5]}
+  search: {use: stability_frontier, over: problem.size, between: [0.5, 100], within: 1.5, verify: 4, points: 1}
+  seeds: 2
+"""
+
+RACED = """
+name: raced
+problem: {use: "shown_islands:islands"}
+update_rule: {learning_rate: 0.1}
+train: {steps: 3}
+sweep:
+  grid: {update_rule.clip_norm: [null, 0.5]}
+  search: {use: best, over: {problem.size: [0.5, 100]}, metric: valid_loss, budget: 20, confirm_seeds: 2}
+  seeds: 2
+"""
+
 LIVE = View(
     counts={"running": 1, "queued": 1},
     total=2,
@@ -104,6 +141,7 @@ LIVE = View(
     held_back=False,
     stopping=False,
     waiting_for="waiting for 1 CPU",
+    search="1 of 2 brackets are within 1.1",
 )
 
 
@@ -140,10 +178,12 @@ def shown_folder(tmp_path_factory: pytest.TempPathFactory, module_hostile_run: C
     folder = tmp_path_factory.mktemp("shown")
     (folder / "shown_problem.py").write_text(PROBLEM)
     (folder / "shown_step.py").write_text(STEP)
+    (folder / "shown_islands.py").write_text(ISLANDS)
     (folder / "shown.yaml").write_text(SPEC)
+    (folder / "searched.yaml").write_text(SEARCHED)
     runs = folder / "runs"
     runs.mkdir()
-    for name, text in (("shown", SPEC), ("theory", THEORY)):
+    for name, text in (("shown", SPEC), ("theory", THEORY), ("searched", SEARCHED), ("raced", RACED)):
         made: Path = module_hostile_run(text, folder).run_dir.path
         ended = {"exit_code": 1, "text": "some failed", "job": None, "ended_at": "2026-01-01T00:00:00+00:00"}
         RunDir(made).publish_json(RunDir(made).ended, ended)

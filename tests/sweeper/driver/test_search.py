@@ -259,3 +259,75 @@ def test_the_search_goes_by_the_final_loss_that_the_tables_have(undisturbed: Pat
             assert last == pytest.approx(final[name], rel=1e-12)
             compared += 1
     assert compared
+
+
+QUADRATIC = """
+name: others
+problem: {use: analytic, function: {use: quadratic, eigenvalues: [2.0, 0.1]}, start: 1.0, epsilon: 1.0e-9}
+update_rule: {optimizer: sgd}
+train: {steps: 30}
+sweep:
+  grid: {update_rule.clip_norm: [null, 1.0]}
+  search: SEARCH
+  seeds: 3
+resources: {trainers: {count: 2}}
+"""
+OTHERS = {
+    "best": "{use: best, over: {update_rule.learning_rate: [1.0e-3, 10]}, budget: 24, confirm_seeds: 3}",
+    "optuna": "{use: optuna, over: {update_rule.learning_rate: [1.0e-3, 10]}, budget: 24}",
+}
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_the_other_searchers_survive_twenty_kills_of_their_driver(inline_run: InlineRun, name: str) -> None:
+    text = QUADRATIC.replace("SEARCH", OTHERS[name])
+    quiet = inline_run(text, name="quiet")().run_dir.path
+    moments = random.Random(3)
+    kills = 0
+    while True:
+        run = inline_run(text, name="killed", seed=kills)
+        deadline = moments.randint(1, 5) if kills < 20 else 10**9
+
+        def crash(run: Any = run, deadline: int = deadline) -> None:
+            if run.pools.polls >= deadline:
+                raise Crash
+
+        run.pools.before_poll = crash
+        try:
+            run()
+        except Crash:
+            kills += 1
+            continue
+        break
+    assert kills >= 10
+    trials = pd.read_parquet(run.run_dir.path / "trials.parquet")
+    assert set(trials["status"]) <= {"done", "diverged"}
+    assert not trials.duplicated(["update_rule.learning_rate", "clip_norm", "seed"]).any()
+    run_dir, state = opened(run.run_dir.path)
+    found = found_by_search(run_dir, state)
+    assert found is not None
+    assert found.decision.finished
+    if name == "best":
+        # What it tries does not depend on the order in which trials end.
+        assert_same_tables(run.run_dir.path, quiet)
+    else:
+        assert len(trials) == len(pd.read_parquet(quiet / "trials.parquet")) == 48
+
+
+def assert_same_tables(one: Path, other: Path) -> None:
+    left, right = rows(one), rows(other)
+    for name in left:
+        pd.testing.assert_frame_equal(left[name], right[name], check_exact=True, obj=name)
+
+
+def test_what_best_found_is_near_the_optimum_and_confirmed_on_fresh_seeds(inline_run: InlineRun) -> None:
+    text = QUADRATIC.replace("SEARCH", OTHERS["best"])
+    run_dir, state = opened(inline_run(text)().run_dir.path)
+    found = found_by_search(run_dir, state)
+    assert found is not None
+    plain = found.decision.known[0]
+    # Of the two rates of contraction, |1 - 2 h| and |1 - 0.1 h|, the larger is smallest at h = 2 / 2.1.
+    assert plain.values["best"]["update_rule.learning_rate"] == pytest.approx(2 / 2.1, rel=0.25)
+    assert plain.values["confirmed"]["seeds"] == 3
+    assert sorted(plain.values["confirmed"]["by_seed"]) == ["3", "4", "5"]
+    assert plain.values["spent"] <= 24

@@ -79,10 +79,19 @@ LATER = [
     {"use": "stable_decay", "decay": 0.2, "shape": "linear", "final_fraction": 0.0},
     {"use": "one_cycle", "rise": 0.3, "initial_fraction": 0.04, "final_fraction": 4e-6},
 ]
+THRESHOLDS = [
+    {"use": "percentile", "percentile": 10.0, "window": 10_000},
+    {"use": "z_score", "z": 2.5, "decay": 0.97, "warmup": 25, "clip_to": "reciprocal"},
+    {"use": "moving_average", "factor": 4.0, "decay": 0.99, "warmup": 25, "average_of": "clipped"},
+    {"use": "schedule", "points": [[0, 1.0], [9, 0.5]], "between": "linear"},
+]
 OTHERS: list[dict[str, Any]] = [
     ASGD | {"clip_value": 1.0},
     ASGD | {"clip_layer_norm": 1.0},
     {"learning_rate": 1.0, "clip_adaptive": 0.01, "average": {"use": "from_step", "step": 5}},
+    {"learning_rate": 1.0, "clip_norm": 1.0, "when_exceeded": "clip"},
+    {"learning_rate": 1.0, "clip_groups": [{"match": "*", "clip_norm": 1.0}]},
+    *({"learning_rate": 1.0, "clip_threshold": threshold} for threshold in THRESHOLDS),
     {"learning_rate": 1.0, "average": {"use": "from_step", "step": 3}},
     {"learning_rate": 1.0, "momentum": 0.9, "clip_norm": 1.0, "transform_of": "gradient"},
     *({"learning_rate": 1.0, "schedule": schedule} for schedule in LATER),
@@ -126,6 +135,8 @@ def another(value: Any) -> Any:
             return 3
         case list():
             return [another(item) for item in value]
+        case list() if all(isinstance(item, int | float) for item in value):
+            return [item / 2 if isinstance(item, float) else item + 1 for item in value]
         case float() if value == 0:
             return 0.5
         case float():
@@ -147,6 +158,12 @@ ALSO = {
     "no_decay": ["*.gain"],
     "adjust_rate": "match_rms_adamw",
     "matrices": ["head.*"],
+    "when_exceeded": "skip",
+    "clip_groups": [{"match": "*", "clip_norm": 2.0}],
+    "clip_to": "mean",
+    "average_of": "raw",
+    "points": [[0, 1.0], [8, 0.5]],
+    "between": "hold",
     "normalize": None,
     "checkpoint_every": None,
 }
@@ -201,6 +218,7 @@ def test_every_leaf_of_the_resolved_sections_is_among_those_that_were_changed():
         "rest",
         "checkpoint_every",
         "average",
+        "clip_threshold",
     }
 
 

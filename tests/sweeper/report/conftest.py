@@ -132,7 +132,9 @@ def _segment(
     step = np.arange(last + 1)
     loss = 2.0 + np.exp(step / 3) if lost else 2.0 * np.exp(-step / 100 * rate) + 0.5 + 0.01 * seed
     columns = {"step": step, "epoch": step / 10, "clipped": step < 0, "train_loss": loss}
-    columns |= {key: np.full(last + 1, rate) for key in ("learning_rate", "grad_norm", "step_size", "update_norm")}
+    columns |= {
+        key: np.full(last + 1, rate) for key in ("learning_rate", "grad_norm", "step_size", "update_norm", "threshold")
+    }
     columns["valid_loss"] = np.where(step % 10 == 0, loss + 0.1, np.nan)
     if evaluations is not None:
         evaluated = np.ma.masked_all(last + 1)

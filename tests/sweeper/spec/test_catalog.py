@@ -18,6 +18,7 @@ from sweeper.spec.sections.update_rule import TRANSFORMS, UpdateRule
 from trainers.problems.registry import PROBLEMS
 from trainers.update.rule import AVERAGES, OPTIMIZERS
 from trainers.update.schedules import SCHEDULES
+from trainers.update.thresholds import THRESHOLDS
 
 
 def names(kind: str) -> set[str]:
@@ -32,6 +33,7 @@ def test_the_lists_are_the_registries() -> None:
     assert names("problems") == PROBLEMS.keys() | {"analytic"}
     assert names("optimizers") == OPTIMIZERS.keys() | {"muon"}
     assert names("transforms") == set(TRANSFORMS)
+    assert names("thresholds") == THRESHOLDS.keys()
     assert names("schedules") == SCHEDULES.keys()
     assert names("averages") == AVERAGES.keys()
     assert names("estimators") == ESTIMATORS.keys()

@@ -14,8 +14,9 @@ from sweeper.spec.sections.estimators import ESTIMATOR_OPTIONS
 from sweeper.spec.sections.measure import Audit, Measure, Probe
 from sweeper.spec.sections.models import AwdLstm, Gpt, Lstm, Mlp, ResNet18, ResNet20
 from sweeper.spec.sections.problems import PROBLEM_OPTIONS, RandomLength
-from sweeper.spec.sections.search import Halving, StabilityFrontier
+from sweeper.spec.sections.search import Best, Halving, Optuna, StabilityFrontier
 from sweeper.spec.sections.settings import Cluster, Pool, Resources, Train
+from sweeper.spec.sections.thresholds import MovingAverage, Percentile, ThresholdSchedule, ZScore
 from sweeper.spec.sections.update_rule import (
     Cosine,
     FromStep,
@@ -63,7 +64,9 @@ HEADINGS: dict[str, type[Section]] = {
     },
     "## `sweep`": SweepBlock,
     "#### `stability_frontier`": StabilityFrontier,
+    "#### `best`": Best,
     "#### `halving`": Halving,
+    "#### `optuna`": Optuna,
     "## `resources`": Resources,
     "Both kinds of workers": Pool,
     "## `cluster`": Cluster,
@@ -108,6 +111,19 @@ def test_tables_list_every_key_with_its_default(heading):
     if heading == "## `sweep`":
         defaults["seeds"] = "1"
     assert rows_after(heading) == defaults
+
+
+@pytest.mark.parametrize("section", [Percentile, ZScore, MovingAverage, ThresholdSchedule])
+def test_the_table_of_thresholds_lists_every_option_with_its_default(section):
+    (use,) = section.model_fields["use"].annotation.__args__
+    row = re.search(rf"^\| `{{use: {use}}}` \|.*\| (.*) \|$", MANUAL, flags=re.MULTILINE)
+    assert row is not None
+    options = {entry.split("`")[1]: entry.rsplit(", ", 1)[1] for entry in row[1].split("; ")}
+    assert options == {
+        name: "required" if info.is_required() else documented(info.default)
+        for name, info in section.model_fields.items()
+        if name != "use"
+    }
 
 
 def test_the_top_level_and_the_schedules_are_complete():

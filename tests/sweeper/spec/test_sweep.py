@@ -326,7 +326,30 @@ train: {steps: 5}
         loads_spec(swept, folder=Path())
 
 
-@pytest.mark.parametrize("option", ["clip_value: 1", "clip_adaptive: 0.1", "average: {use: from_step, step: 1}"])
+@pytest.mark.parametrize("rule", ["clip_threshold: {use: percentile}", "clip_groups: [{match: '*', clip_norm: 1}]"])
+def test_each_micro_batch_is_clipped_by_a_number_alone(rule):
+    text = f"""
+problem: {{use: deep_linear}}
+update_rule: {{learning_rate: 0.1, {rule}, clip_each_micro_batch: true}}
+train: {{steps: 5, accumulate: 2}}
+"""
+    with pytest.raises(SpecError, match="there is nothing to do to each micro-batch"):
+        loads_spec(text, folder=Path())
+    with pytest.raises(SpecError, match="a step is skipped as a whole"):
+        loads_spec(text.replace(rule, "clip_norm: 1, when_exceeded: skip"), folder=Path())
+
+
+@pytest.mark.parametrize(
+    "option",
+    [
+        "clip_value: 1",
+        "clip_adaptive: 0.1",
+        "clip_threshold: {use: percentile}",
+        "clip_groups: [{match: '*', clip_norm: 1}]",
+        "when_exceeded: skip, clip_norm: 1",
+        "average: {use: from_step, step: 1}",
+    ],
+)
 def test_rules_that_the_engine_of_analytic_functions_lacks_are_refused(option):
     text = f"""
 problem: {{use: analytic, function: {{use: quadratic}}, start: 1.0}}

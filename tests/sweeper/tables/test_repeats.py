@@ -121,7 +121,12 @@ def rows(**changed: Any) -> dict[str, np.ndarray[Any, Any]]:
     """Metric columns of four steps."""
     names = ("epoch", "grad_norm", "step_size", "update_norm")
     found: dict[str, np.ndarray[Any, Any]] = {name: np.arange(4) / 4 for name in names}
-    found |= {"learning_rate": np.full(4, 0.1), "clipped": np.zeros(4, bool), "step": np.arange(4)}
+    found |= {
+        "learning_rate": np.full(4, 0.1),
+        "threshold": np.full(4, 0.25),
+        "clipped": np.zeros(4, bool),
+        "step": np.arange(4),
+    }
     found |= {"train_loss": np.array([1.0, 0.5, np.nan, 0.25]), "valid_loss": np.array([np.nan, 2.0, np.nan, np.nan])}
     return found | changed
 

@@ -186,6 +186,20 @@ def test_every_logged_row_speaks_of_its_own_step():
         assert rows["gap"][k] == pytest.approx(float(function.value(np.array([[x]]))[0]), rel=1e-12)
         x -= h * g
     assert math.isnan(rows["update_norm"][-1])
+    assert rows["threshold"][:-1] == pytest.approx([0.2] * 30)
+    assert math.isnan(rows["threshold"][-1])
+
+
+def test_a_threshold_that_was_given_is_in_the_rows_to_the_last_bit():
+    given = StepRule(eta=0.1, numerator=0.1 * 0.1, clip_norm=0.1)
+    assert given.numerator / given.eta != 0.1
+    for rule, expected in (
+        (given, 0.1),
+        (StepRule(eta=0.3), math.nan),
+        (StepRule(eta=math.inf, numerator=0.1, offset=1), math.nan),
+    ):
+        rows = result_of(lane_of(Extremal(), start=2.0, rule=rule, steps=3, log_every=1, epsilon=1e-12)).rows
+        np.testing.assert_array_equal(rows["threshold"], [expected] * 3 + [math.nan])
 
 
 @pytest.mark.parametrize("nesterov", [False, True])

@@ -180,7 +180,7 @@ def test_clipping_each_micro_batch_is_its_formula(slopes: list[float], before: f
     recorded = Recorded(slopes)
     stepper = Stepper(recorded.problem, rule, total_steps=1, seed=0, batches_per_step=len(slopes))
     rate, scalars = stepper.take(0)
-    _, grad_norm, scale, update_norm = scalars.tolist()
+    _, grad_norm, scale, update_norm, _ = scalars.tolist()
     assert grad_norm == pytest.approx(before, rel=1e-12)
     assert scale == pytest.approx(after / before, rel=1e-12)
     assert update_norm == pytest.approx(rate * after, rel=1e-6)

@@ -76,6 +76,12 @@ def test_segments_end_at_checkpoints_and_their_counts_are_their_own() -> None:
     assert [s.state.step if s.state else None for s in found] == [4, 8, None]
 
 
+def test_the_threshold_of_a_fixed_clip_norm_is_that_number_to_the_last_bit_and_nan_without_one() -> None:
+    for rule, expected in ((UpdateRule(learning_rate=0.01, clip_norm=0.1), 0.1), (RULE, np.nan)):
+        (segment,) = segments(train(small(), rule, TrainSettings(steps=3), seed=0))
+        np.testing.assert_array_equal(segment.rows["threshold"], [expected] * 3 + [np.nan])
+
+
 def test_a_state_is_not_touched_by_later_steps() -> None:
     states: list[tuple[TrainingState, Tensor]] = []
     for item in train(small(), RULE, TrainSettings(steps=9, checkpoint_every=3), seed=0):

@@ -146,9 +146,10 @@ def test_a_step_with_a_huge_gradient_is_clipped_as_the_rule_says(rule: str, size
         settings |= {"transform_of": "momentum", "momentum": 0.9}
     stepper = Stepper(slope(size), UpdateRule(learning_rate=0.5, **settings), total_steps=3, seed=0)
     _, scalars = stepper.take(0)
-    grad_norm, scale, update_norm = scalars[1:].double().tolist()
+    grad_norm, scale, update_norm, threshold = scalars[1:].double().tolist()
     factor = CLIPPED[rule](1.0, 2 * size)
     assert grad_norm == pytest.approx(2 * size, rel=1e-6)
+    assert threshold == (1.0 if rule == "clip_norm" else math.inf)
     assert scale == pytest.approx(factor, rel=1e-5)
     assert update_norm == pytest.approx(0.5 * factor * 2 * size, rel=1e-5)
     expected = torch.full((4,), -0.5 * factor * size)
