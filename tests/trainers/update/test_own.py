@@ -67,7 +67,8 @@ def test_a_transform_of_ones_own_does_what_the_registered_one_does(search: tuple
         taken.append(torch.stack([stepper.take(step)[1] for step in range(3)]))
         assert rule.clips
     assert (taken[1][:, 2] < 1).any(), "something is clipped"
-    torch.testing.assert_close(taken[0], taken[1])
+    # Loss, gradient norm, scale and norm of the update.
+    torch.testing.assert_close(taken[0][:, :4], taken[1][:, :4])
 
 
 @pytest.mark.parametrize("value", [-1.0, math.nan, math.inf, "1", None, True])
