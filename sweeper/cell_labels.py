@@ -12,7 +12,7 @@ from typing import Any
 from sweeper.labels import printable, short_names
 from sweeper.value_texts import Rule, key_of, shortened, texts_of
 
-__all__ = ["CASE", "RULE", "THE_ONLY_CELL", "TRANSFORMS", "CellLabels", "Labels", "tell_apart"]
+__all__ = ["CASE", "RULE", "THE_ONLY_CELL", "TRANSFORMS", "CellLabels", "Labels", "is_transform", "tell_apart"]
 
 CASE, RULE = "case", "rule"
 """Names whose values need no name beside them: that of a case, and what is done to the gradient."""
@@ -161,6 +161,24 @@ class CellLabels:
             elif value is not None or path not in _OF_A_THEOREM:
                 thing[self.names.get(path, path)] = value
         return thing
+
+
+def is_transform(part: str) -> bool:
+    """Whether a part of an arm is the transform of the gradient, registered or of the user's own.
+
+    Args:
+        part: One of those between the ``+`` of an arm.
+
+    Returns:
+        True for the transform alone.
+
+    Example:
+        >>> arm = "sgd(momentum) + mine:soft_clip(momentum) + schedule(mine:warm)"
+        >>> [is_transform(part) for part in arm.split(" + ")]
+        [False, True, False]
+    """
+    own = ":" in part and not part.startswith("schedule(")
+    return own or part.startswith(("clip", "normalize"))
 
 
 def tell_apart(things: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -13,6 +13,7 @@ from typing import Any
 
 from sweeper.cli.answers import advise, fit, plot, reach, report, theory, times
 from sweeper.cli.audits import audit_clip
+from sweeper.cli.catalog import list_known
 from sweeper.cli.data import data_app
 from sweeper.cli.help import add_command, new_app
 from sweeper.cli.jobs import attach, cancel
@@ -43,6 +44,7 @@ _COMMANDS: dict[str, Callable[..., None]] = {
     "logs": logs,
     "retry": retry,
     "estimate": estimate,
+    "list": list_known,
     "schema": schema,
     "attach": attach,
     "cancel": cancel,

@@ -46,10 +46,10 @@ class TrainerActor:
 
     def train(self, assignments: Sequence[Assignment]) -> Iterator[Any]:
         """Lists of items; a snapshot's array follows its list separately, so that the driver can pass it on unread."""
-        from sweeper.workers.worker import is_users
+        from sweeper.workers.worker import own_code_of
 
         # The user's code may end the process, and with it what is held of the trials before.
-        risky = any(is_users(assignment.problem) for assignment in assignments)
+        risky = any(own_code_of(one.problem, one.update_rule) for one in assignments)
         for items in gathered(self._worker.train(assignments), holds_ends=not risky):
             match items[-1]:
                 case SnapshotItem() as snapshot:

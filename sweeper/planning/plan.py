@@ -16,9 +16,10 @@ from sweeper.spec.sections.measure import Measure
 from sweeper.spec.sections.problems import ADDED_OPTIONS as ADDED_PROBLEM_OPTIONS
 from sweeper.spec.sections.problems import EMBEDDED_DATA
 from sweeper.spec.sections.settings import ADDED_TRAIN_OPTIONS
-from sweeper.spec.sections.update_rule import ADDED_OPTIONS, ADDED_SCHEDULE_OPTIONS, TRANSFORMS
+from sweeper.spec.sections.update_rule import ADDED_OPTIONS, ADDED_SCHEDULE_OPTIONS, OWN_PARTS, TRANSFORMS
 from sweeper.spec.sweep import Sweep
 from sweeper.spec.syntax.diagnostics import Diagnostic, at, raise_if_any
+from sweeper.spec.syntax.tree import Node
 from sweeper.spec.user_code import UserCode, require_allowed, user_code
 from sweeper.spec.variants import canonical
 from sweeper.store.planned_trials import CodeRecord, TrialRecord
@@ -32,6 +33,7 @@ __all__ = [
     "arm_of",
     "expand",
     "measurement_id",
+    "own_uses",
     "record_of",
     "remeasurement_id",
     "require_allowed",
@@ -179,6 +181,7 @@ class Making:
             update_rule=cell.update_rule,
             train=cell.train,
             code=own.sha256 if own is not None else None,
+            rule_code={use: found.sha256 for use in own_uses(cell.update_rule) if (found := self._code[use])},
         )
         cell_id, arm = key(seed=None), arm_of(cell.update_rule)
         return [
@@ -216,14 +219,14 @@ class Making:
 
     @property
     def code(self) -> tuple[UserCode, ...]:
-        """The user's own code that the trials need, by the names of the problems."""
+        """The user's own code that the trials need, by the import paths that name it."""
         return tuple(found for _, found in sorted(self._code.items()) if found is not None)
 
     def _look(self, cell: Cell, problems: list[Diagnostic]) -> _Located:
         """The problem of a cell as it is hashed and as it is trained; its code and its data are looked for once."""
-        use = cell.problem["use"]
-        if use not in self._code:
-            self._code[use] = _find_code(cell, self._sweep.folder, problems)
+        for node, use in [(cell.use, cell.problem["use"]), *zip(cell.own, own_uses(cell.update_rule), strict=True)]:
+            if use not in self._code:
+                self._code[use] = _find_code(node, use, self._sweep.folder, problems)
         # Most cells share their problem with others: the very same one, of the sweep's own cells, which all stay alive.
         if (known := self._shared.get(id(cell.problem))) is not None:
             return known
@@ -240,6 +243,7 @@ def training_key(
     train: Mapping[str, Any],
     seed: int | None,
     code: str | None,
+    rule_code: Mapping[str, str] | None = None,
 ) -> str:
     """The id of what is trained.
 
@@ -249,6 +253,7 @@ def training_key(
         train: The resolved section; ``checkpoint_every`` is left out, since results do not depend on it.
         seed: The seed; None for the id of a cell.
         code: Hash of the user's own code, if the problem is the user's own.
+        rule_code: Import path to hash of the user's own code that the update rule names.
 
     Returns:
         The first 16 hex digits of the SHA-256 of the canonical JSON of all of it.
@@ -256,7 +261,8 @@ def training_key(
     trained = _without(train, ADDED_TRAIN_OPTIONS)
     trained.pop("checkpoint_every", None)
     rule = _without(update_rule, ADDED_OPTIONS)
-    rule["schedule"] = _without(rule["schedule"], ADDED_SCHEDULE_OPTIONS)
+    if ":" not in rule["schedule"]["use"]:
+        rule["schedule"] = _without(rule["schedule"], ADDED_SCHEDULE_OPTIONS)
     content = {
         "schema": _SCHEMA,
         "problem": _without(problem, ADDED_PROBLEM_OPTIONS.get(problem["use"], {})),
@@ -264,6 +270,8 @@ def training_key(
         "train": trained,
         "code": code,
     }
+    if rule_code:
+        content["rule_code"] = dict(rule_code)
     if seed is not None:
         content["seed"] = seed
     return _digest(content)
@@ -299,6 +307,23 @@ def remeasurement_id(section: Mapping[str, Any]) -> str:
     return _digest({"schema": _MEASURED_SCHEMA, "remeasure": section})
 
 
+def own_uses(update_rule: Mapping[str, Any]) -> tuple[str, ...]:
+    """What an update rule names by import path.
+
+    Args:
+        update_rule: The resolved section.
+
+    Returns:
+        ``package.module:factory`` of the schedule and of the transform, those that are the user's own.
+
+    Example:
+        >>> own_uses({"schedule": {"use": "cosine"}, "transform": {"use": "mine:clip", "threshold": 1}})
+        ('mine:clip',)
+    """
+    sections = (update_rule.get(name) for name in OWN_PARTS)
+    return tuple(section["use"] for section in sections if section is not None and ":" in section["use"])
+
+
 def record_of(trial: Trial, code: Sequence[UserCode]) -> TrialRecord:
     """What the journal keeps of a trial.
 
@@ -309,7 +334,7 @@ def record_of(trial: Trial, code: Sequence[UserCode]) -> TrialRecord:
     Returns:
         Its record.
     """
-    own = next((found for found in code if found.use == trial.problem["use"]), None)
+    records = {found.use: CodeRecord(use=found.use, root=found.root, sha256=found.sha256) for found in code}
     return TrialRecord(
         trial_id=trial.trial_id,
         cell_id=trial.cell_id,
@@ -319,7 +344,8 @@ def record_of(trial: Trial, code: Sequence[UserCode]) -> TrialRecord:
         learning_rate=trial.update_rule["learning_rate"],
         clip_norm=trial.update_rule["clip_norm"],
         steps=trial.train["steps"],
-        code=None if own is None else CodeRecord(use=own.use, root=own.root, sha256=own.sha256),
+        code=records.get(trial.problem["use"]),
+        rule_code=tuple(records[use] for use in own_uses(trial.update_rule)),
     )
 
 
@@ -331,7 +357,7 @@ def arm_of(update_rule: Mapping[str, Any]) -> str:
 
     Returns:
         The optimiser with the options that are in use, the transform, the average, and the schedule if not constant,
-        with its warm-up.
+        with its warm-up. A transform of the user's own is called what the spec calls it.
 
     Example:
         >>> rule = {"optimizer": "sgd", "momentum": 0.9, "clip_norm": 0.25, "schedule": {"use": "cosine"}}
@@ -350,10 +376,14 @@ def arm_of(update_rule: Mapping[str, Any]) -> str:
     transforms = [
         _transform_of(name, update_rule[name], update_rule) for name in TRANSFORMS if update_rule.get(name) is not None
     ]
+    if (own := update_rule.get("transform")) is not None:
+        transforms.append(_transform_of(own["use"], own, update_rule))
     average = update_rule.get("average")
     section = update_rule.get("schedule", {})
     schedule = section.get("use", "constant")
-    if section.get("warmup"):
+    if ":" in schedule:
+        schedule = f"schedule({schedule})"
+    elif section.get("warmup"):
         schedule = "warmup" if schedule == "constant" else f"{schedule}(warmup)"
     return " + ".join([
         direction,
@@ -383,11 +413,11 @@ def _digest(content: Any) -> str:
     return hashlib.sha256(canonical(content).encode()).hexdigest()[:16]
 
 
-def _find_code(cell: Cell, folder: Path, problems: list[Diagnostic]) -> UserCode | None:
+def _find_code(node: Node, use: str, folder: Path, problems: list[Diagnostic]) -> UserCode | None:
     try:
-        return user_code(cell.problem["use"], folder)
+        return user_code(use, folder)
     except SpecError as error:
-        problems.append(at(cell.use, str(error), "package.module:factory"))
+        problems.append(at(node, str(error), "package.module:factory"))
         return None
 
 

@@ -218,8 +218,7 @@ def _same_place(new: list[Trial], gone: Mapping[str, TrialState]) -> bool:
 
 def _code_diff(run_dir: RunDir, code: tuple[UserCode, ...], gone: Mapping[str, TrialState]) -> Iterator[str]:
     """The user's own code before and now, if the removed trials were trained with other code."""
-    trained_with = [trial.record.code for trial in gone.values() if trial.record.code is not None]
-    known = {record.use: record for record in trained_with}
+    known = {record.use: record for trial in gone.values() for record in trial.record.all_code}
     for now in code:
         before = known.get(now.use)
         if before is None or before.sha256 == now.sha256:

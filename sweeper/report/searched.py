@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from estimators.fits.intervals import Interval, geometric_interval, mean_interval
+from sweeper.cell_labels import is_transform
 from sweeper.planning.search_found import Found, found_by_search
 from sweeper.search.protocol import Base
 from sweeper.store.journal import open_state
@@ -17,7 +18,7 @@ from sweeper.store.run_dir import RunDir
 
 __all__ = ["Searched", "SearchedDifference", "SearchedFrontier", "SearchedRatio", "build_searched"]
 
-_TRANSFORMS = ("clip", "normalize")
+_TRANSFORMS = ("clip", "normalize", "transform")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -191,12 +192,12 @@ def _ratios(bases: Sequence[Base], of_base: Mapping[str, SearchedFrontier]) -> l
 
 
 def _is_plain(base: Base) -> bool:
-    return not any(part.startswith(_TRANSFORMS) for part in base.arm.split(" + "))
+    return not any(is_transform(part) for part in base.arm.split(" + "))
 
 
 def _without_transform(base: Base) -> str:
     """What a rule has in common with the same one without its transform."""
-    arm = " + ".join(part for part in base.arm.split(" + ") if not part.startswith(_TRANSFORMS))
+    arm = " + ".join(part for part in base.arm.split(" + ") if not is_transform(part))
     others: dict[str, Any] = {
         path: value
         for path, value in base.swept.items()

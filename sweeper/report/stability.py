@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from sweeper.cell_labels import Labels
+from sweeper.cell_labels import Labels, is_transform
 from sweeper.labels import plain_value
 from sweeper.report.cells import rows_of
 from sweeper.spec.bounds import Bounds
@@ -277,7 +277,7 @@ def is_clipped(arm: str) -> bool:
 
 def _optimizer(arm: str) -> str:
     """The arm without its transform, so that clipped and unclipped rules can be matched."""
-    return " + ".join(part for part in arm.split(" + ") if not part.startswith(("clip", "normalize")))
+    return " + ".join(part for part in arm.split(" + ") if not is_transform(part))
 
 
 def _bracket(rates: Sequence[float], unstable: dict[float, Any]) -> tuple[float | None, float | None]:

@@ -11,7 +11,7 @@ from typing import Any
 from sweeper.spec.paths import TRAINED, searched_paths, swept_paths
 from sweeper.spec.sections.analytic import analytic_conflicts
 from sweeper.spec.sections.axes import CASE_NAME, MAX_TRIALS, Axis, SweepBlock, generated, num_values
-from sweeper.spec.sections.update_rule import ADDED_SCHEDULE_OPTIONS, Rest
+from sweeper.spec.sections.update_rule import ADDED_SCHEDULE_OPTIONS, OWN_PARTS, Rest
 from sweeper.spec.syntax.diagnostics import MAX_PROBLEMS, Diagnostic, at, raise_if_any
 from sweeper.spec.syntax.tree import Node, format_path, num_nodes
 from sweeper.spec.variants import Chosen, Sets, Variant, Variants, look_up
@@ -40,6 +40,7 @@ class Cell:
         update_rule: The same.
         train: The same.
         use: Where the name of the problem is written.
+        own: Where the update rule names something of the user's own, by import path.
         data: Where a folder of data is named, if it is.
         case: The name that the spec gives its case; None for none. It changes nothing in what is trained.
         place: Which alternative it takes of each block of the sweep, what a search tries left out.
@@ -50,6 +51,7 @@ class Cell:
     update_rule: dict[str, Any]
     train: dict[str, Any]
     use: Node
+    own: tuple[Node, ...] = ()
     data: tuple[Node, ...] = ()
     case: str | None = None
     place: Chosen = ()
@@ -293,11 +295,23 @@ def _cell(sections: Mapping[str, Variant], paths: Sequence[str], case: str | Non
     return Cell(
         swept={path: _as_swept(path, look_up(resolved, path.split("."))) for path in paths},
         use=use,
+        own=tuple(_own(sections["update_rule"])),
         data=data,
         case=case,
         place=place,
         **resolved,
     )
+
+
+def _own(rule: Variant) -> Iterator[Node]:
+    for name in OWN_PARTS:
+        section = rule.resolved[name]
+        if section is not None and ":" in section["use"]:
+            written = rule.node.child(name)
+            assert written is not None
+            use = written.child("use")
+            assert use is not None
+            yield use
 
 
 def _as_swept(path: str, value: Any) -> Any:

@@ -7,10 +7,11 @@ from dataclasses import replace
 from itertools import islice
 
 from sweeper.labels import appearance
+from sweeper.spec.entry_points import is_own
 from sweeper.spec.sections.axes import CASE_NAME, MAX_CASE_NAME, SweepBlock
 from sweeper.spec.sections.problems import PROBLEM_OPTIONS
 from sweeper.spec.sections.settings import Train
-from sweeper.spec.sections.update_rule import UpdateRule
+from sweeper.spec.sections.update_rule import OWN_PARTS, UpdateRule
 from sweeper.spec.syntax.diagnostics import Diagnostic, at, shown
 from sweeper.spec.syntax.reader import MAX_DEPTH
 from sweeper.spec.syntax.tree import Node, format_path, plain
@@ -85,11 +86,11 @@ def check_paths(block: SweepBlock, node: Node, base: Mapping[str, Node]) -> list
     swept = swept_paths(block)
     if len(swept) > _MAX_PATHS:
         return [at(node, f"{len(swept):,} swept paths, at most {_MAX_PATHS}", key=True)]
-    known = _known(block, base)
-    found = (problem for part in _PARTS for _, key in _keys(node, part) for problem in _check(key, known))
+    known, free = _known(block, base), _free(block, base)
+    found = (problem for part in _PARTS for _, key in _keys(node, part) for problem in _check(key, known, free))
     searched = searched_paths(node)
     problems = [*islice(found, _MAX_PROBLEMS), *islice(_clashes(node), _MAX_PROBLEMS)]
-    problems += [problem for key in searched.values() for problem in _check(key, known)]
+    problems += [problem for key in searched.values() for problem in _check(key, known, free)]
     problems += islice(_bad_names(node), _MAX_PROBLEMS)
     for path, key in _keys(node, "exclude"):
         if not any(path == other or path.startswith(f"{other}.") for other in swept):
@@ -118,7 +119,7 @@ def searched_paths(node: Node) -> dict[str, Node]:
     return {str(path): key for path, key in over.children()}
 
 
-def _check(key: Node, known: Mapping[str, list[str] | None]) -> Iterator[Diagnostic]:
+def _check(key: Node, known: Mapping[str, list[str] | None], free: tuple[str, ...]) -> Iterator[Diagnostic]:
     path = str(key.path[-1])
     section, _, rest = path.partition(".")
     if path == "train.checkpoint_every":
@@ -130,7 +131,7 @@ def _check(key: Node, known: Mapping[str, list[str] | None]) -> Iterator[Diagnos
     elif section not in TRAINED:
         everything = [name for names in known.values() for name in names or ()]
         yield at(key, "unknown path", key=True, found=path, known=everything)
-    elif (names := known[section]) is not None:
+    elif (names := known[section]) is not None and not path.startswith(free):
         if path not in names:
             yield at(key, "unknown path", key=True, found=path, known=names)
     elif not all(steps := rest.split(".")) or len(steps) > MAX_DEPTH:
@@ -152,6 +153,22 @@ def _known(block: SweepBlock, base: Mapping[str, Node]) -> dict[str, list[str] |
         "update_rule": known_paths(UpdateRule, "update_rule"),
         "train": known_paths(Train, "train"),
     }
+
+
+def _free(block: SweepBlock, base: Mapping[str, Node]) -> tuple[str, ...]:
+    """Sections of the update rule that are, in some cell, something of the user's own, of any options."""
+    found = []
+    for name in OWN_PARTS:
+        section, path = base["update_rule"].child(name), f"update_rule.{name}"
+        uses: list[object] = [] if section is None or (use := section.child("use")) is None else [plain(use)]
+        for key in (path, f"{path}.use"):
+            for axis in (block.grid.get(key), block.zip.get(key)):
+                uses += axis if isinstance(axis, tuple) else ()
+            uses += [case[key] for case in block.cases or () if key in case]
+        named = (use.get("use") if isinstance(use, dict) else use for use in uses)
+        if any(is_own(f"{name}s", use) for use in named):
+            found.append(f"{path}.")
+    return tuple(found)
 
 
 def _keys(node: Node, part: str) -> Iterator[tuple[str, Node]]:

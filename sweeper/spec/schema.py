@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from sweeper.spec.entry_points import installed
 from sweeper.spec.load import NAME_PATTERN
 from sweeper.spec.paths import TRAINED
 from sweeper.spec.sections.axes import CASE_NAME, MAX_CASE_NAME, Axis, SweepBlock
@@ -62,6 +63,10 @@ def json_schema() -> dict[str, Any]:
     for schema in problems:
         schema["required"] = ["use"]
     _let_sweep_complete(models["sweep"])
+    named = {"OwnSchedule": "schedules", "OwnTransform": "transforms", "OwnSearch": "searchers"}
+    for name, kind in named.items():
+        _add_installed(definitions[name], kind)
+    _add_installed(models["own_problem"], "problems")
     definitions["Axis"] = models["axis"]
     properties: dict[str, Any] = {
         "name": {"type": "string", "pattern": NAME_PATTERN, "examples": ["lstm-clipping"]},
@@ -85,6 +90,14 @@ def json_schema() -> dict[str, Any]:
         "else": {"properties": {"problem": {"anyOf": [*problems, models["own_problem"]]}}},
         "$defs": definitions,
     }
+
+
+def _add_installed(schema: dict[str, Any], kind: str) -> None:
+    """Accept the names that installed packages add, besides import paths, in place."""
+    if names := installed(kind):
+        use = schema["properties"]["use"]
+        path = {"pattern": use.pop("pattern")}
+        use["anyOf"] = [path, {"enum": list(names)}]
 
 
 def _let_sweep_complete(sweep: dict[str, Any]) -> None:

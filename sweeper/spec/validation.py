@@ -8,6 +8,7 @@ from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
 from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
+from sweeper.spec.entry_points import installed
 from sweeper.spec.sections.values import Section
 from sweeper.spec.syntax.diagnostics import Diagnostic, at, nearest, shown
 from sweeper.spec.syntax.tree import Node, Path, plain
@@ -95,12 +96,17 @@ def _translate(model: type[Section], top: Node, error: Any) -> Diagnostic:
             return _missing(node, error["loc"][-1], _field(model, error["loc"]))
         case "required":
             return _missing(node, context["key"], _field(model, (*error["loc"], context["key"])))
+        case "union_tag_not_found" if not isinstance(plain(node), dict):
+            return at(node, f"must be a section, found {shown(error['input'])}", _as_section(model, error))
         case "union_tag_not_found":
-            names = [name for section in _models_at(model, error["loc"]) for name in _names(section)]
+            names = [name for section in _models_at(model, error["loc"]) for name in _names(section) or (_OWN,)]
             return _missing(node, "use", None, f"known: {', '.join(names)}")
         case "union_tag_invalid":
             use = node.child("use")
-            return _unknown(use or node, context["tag"], context["expected_tags"].replace("'", "").split(", "))
+            known = [tag for tag in context["expected_tags"].replace("'", "").split(", ") if tag != "own"]
+            if len(known) < len(context["expected_tags"].split(", ")):
+                known += [*installed(_KINDS_OF_OWN[str(node.path[-1])]), _OWN]
+            return _unknown(use or node, context["tag"] if use is None else plain(use), known)
         case "literal_error":
             field = _field(model, error["loc"])
             return _unknown(node, error["input"], [] if field is None else list(get_args(field.annotation)))
@@ -125,6 +131,12 @@ def _translate(model: type[Section], top: Node, error: Any) -> Diagnostic:
             bound = shown(context[name])
             return at(node, f"must be {words} {bound}, found {shown(error['input'])}", _accepted(model, error["loc"]))
     return at(node, f"{error['msg']}, found {shown(error['input'])}")
+
+
+_OWN = "package.module:factory"
+
+_KINDS_OF_OWN = {"schedule": "schedules", "search": "searchers"}
+"""Key to what installed packages may add there."""
 
 
 def _as_section(model: type[Section], error: Any) -> str:
@@ -172,9 +184,14 @@ def _models_at(model: type[Section], loc: Path) -> list[type[Section]]:
         if isinstance(step, int):
             continue
         inner = [s for m in models if step in m.model_fields for s in sections_in(m.model_fields[step].annotation)]
-        named = [m for m in models if step == m.__name__ or step in _names(m)]
+        named = [m for m in models if step == m.__name__ or step in _names(m) or (step == "own" and _is_own(m))]
         models = inner or named or models
     return models
+
+
+def _is_own(section: type[Section]) -> bool:
+    """Whether it is for something of the user's own, which is named by import path."""
+    return "use" in section.model_fields and not _names(section)
 
 
 def _names(section: type[Section]) -> tuple[str, ...]:

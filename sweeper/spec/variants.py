@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
+from sweeper.spec.entry_points import installed, is_own
 from sweeper.spec.sections.problems import PROBLEM_OPTIONS, OwnProblem
 from sweeper.spec.sections.settings import Train
 from sweeper.spec.sections.update_rule import UpdateRule
@@ -75,11 +76,11 @@ def resolve_section(name: str, node: Node, problems: list[Diagnostic]) -> Sectio
         mark = node.key_mark if node.key_mark is not None else node.mark
         problems.append(Diagnostic(mark=mark, path=(*node.path, "use"), message="is required", hint=hint))
         return None
-    if isinstance(use.value, str) and ":" in use.value:
-        return validated(OwnProblem, node, problems)
     if isinstance(use.value, str) and use.value in PROBLEM_OPTIONS:
         return validated(PROBLEM_OPTIONS[use.value], node, problems)
-    known = (*PROBLEM_OPTIONS, "package.module:factory")
+    if is_own("problems", use.value):
+        return validated(OwnProblem, node, problems)
+    known = (*PROBLEM_OPTIONS, *installed("problems"), "package.module:factory")
     problems.append(at(use, f"unknown problem {shown(plain(use))}", found=plain(use), known=known))
     return None
 

@@ -40,6 +40,7 @@ class TrialRecord:
         clip_norm: Clip norm of the update rule; None for no clipping.
         steps: Steps to train; None for a recorded loop that does not say.
         code: The user's own code; None for a registered problem.
+        rule_code: The user's own code that its update rule names.
     """
 
     trial_id: str
@@ -51,6 +52,12 @@ class TrialRecord:
     clip_norm: float | None
     steps: int | None
     code: CodeRecord | None = None
+    rule_code: tuple[CodeRecord, ...] = ()
+
+    @property
+    def all_code(self) -> tuple[CodeRecord, ...]:
+        """All of the user's own code that it is trained with."""
+        return (*(() if self.code is None else (self.code,)), *self.rule_code)
 
     def value(self, path: str) -> Any:
         """The value at a path that this or another trial of its run sweeps.
@@ -99,9 +106,9 @@ def dump_trial(trial: TrialRecord) -> dict[str, Any]:
         Its fields; lists and sections that are swept as text, and under ``structured`` the paths of these where
         there are any, or a text that could be taken for one.
     """
-    code = {}
-    if trial.code is not None:
-        code = {"code": {"use": trial.code.use, "root": str(trial.code.root), "sha256": trial.code.sha256}}
+    code: dict[str, Any] = {} if trial.code is None else {"code": _dump_code(trial.code)}
+    if trial.rule_code:
+        code["rule_code"] = [_dump_code(one) for one in trial.rule_code]
     section = code | {name: getattr(trial, name) for name in _FIELDS}
     structured = [path for path, value in trial.swept.items() if isinstance(value, dict | list)]
     if structured or any(_may_be_structured(value) for value in trial.swept.values()):
@@ -141,12 +148,19 @@ def parse_trial(section: Mapping[str, Any]) -> TrialRecord:
     else:
         known["swept"] = known["swept"] | {path: _value(known["swept"][path]) for path in structured}
     code = section.get("code")
-    if code is not None:
-        code = CodeRecord(use=code["use"], root=Path(code["root"]), sha256=code["sha256"])
-    return TrialRecord(**known, code=code)
+    rule_code = tuple(_parse_code(one) for one in section.get("rule_code", ()))
+    return TrialRecord(**known, code=None if code is None else _parse_code(code), rule_code=rule_code)
 
 
-_FIELDS = tuple(one.name for one in fields(TrialRecord) if one.name != "code")
+_FIELDS = tuple(one.name for one in fields(TrialRecord) if one.name not in {"code", "rule_code"})
+
+
+def _dump_code(code: CodeRecord) -> dict[str, str]:
+    return {"use": code.use, "root": str(code.root), "sha256": code.sha256}
+
+
+def _parse_code(section: Mapping[str, Any]) -> CodeRecord:
+    return CodeRecord(use=section["use"], root=Path(section["root"]), sha256=section["sha256"])
 
 
 def _text(value: Any) -> str:

@@ -188,7 +188,7 @@ _TRIAL = _section(
         "clip_norm": _maybe(_number),
         "steps": _maybe(_whole),
     },
-    {"code": _maybe(_CODE), "structured": _list(_text)},
+    {"code": _maybe(_CODE), "rule_code": _list(_CODE), "structured": _list(_text)},
 )
 
 _PART_KEYS = {"table": checked_table, "file": checked_name, "rows": _whole, "xxh3": _text}

@@ -129,7 +129,7 @@ def trials_table(state: RunState, metrics: pa.Table | None, *, running: frozense
             known = {**known, "final_train_loss": last}
         row |= {metric: known.get(metric) for metric in metric_names}
         row["superseded"] = name in state.superseded
-        row["code_id"] = record.code.sha256[:12] if record.code is not None else None
+        row["code_id"] = "+".join(dict.fromkeys(code.sha256[:12] for code in record.all_code)) or None
         rows.append({**row, **_ending(trial), **_conditions(trial, state), **_own_columns(trial)})
     columns = list(dict.fromkeys(key for row in rows for key in row))
     typed: dict[str, pa.Array] = {}

@@ -74,8 +74,8 @@ TRIALS = (
     Column(
         name="code_id",
         type=TEXT,
-        meaning="Beginning of the hash of your own code that it is trained with.",
-        null="registered problems",
+        meaning="Beginning of the hash of your own code that it is trained with; of several, with + between them.",
+        null="registered code",
         kind="id",
     ),
     Column(name="committed_step", type=WHOLE, meaning="Steps whose rows are committed.", unit="steps", shown="status"),

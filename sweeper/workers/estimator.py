@@ -25,7 +25,7 @@ from sweeper.protocol.messages import KeptSnapshot, Raised, Rows, SnapshotHeader
 from sweeper.workers.process_state import OwnState
 from sweeper.workers.snapshots import read_header, read_iterates
 from sweeper.workers.step_facts import step_options
-from sweeper.workers.worker import Worker, is_users
+from sweeper.workers.worker import Worker, import_all, is_users
 from trainers.problem import Batch, Carry, Loss, Problem
 from trainers.seeding import seed_generators, seed_other_generators
 
@@ -255,7 +255,7 @@ class EstimatorWorker(Worker):
             return self._built(section, seed, definition_json, None)
         own = OwnState()
         try:
-            self._import(own, section)
+            import_all(own, {section["use"]: "problem"}, self._search)
             with own.whole(), own.in_force():
                 return self._built(section, seed, definition_json, own)
         finally:

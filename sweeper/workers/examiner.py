@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -19,16 +19,16 @@ from estimators.probe.copies import UnfaithfulCopyError
 from estimators.probe.copy_test import FIX
 from estimators.probe.repeats import DRAWS
 from estimators.probe.second_derivatives import SecondDerivativeError
-from sweeper.blame import Shipped, line_of, place_of, remedy
-from sweeper.errors import error_line, error_text, left_advice
+from sweeper.blame import Shipped, line_of, remedy
+from sweeper.errors import error_line, left_advice
 from sweeper.workers.estimator import build_probe
+from sweeper.workers.findings import Told, finding_row
 from sweeper.workers.process_state import OwnState
 from sweeper.workers.step_facts import facts_of, step_options
-from sweeper.workers.trainer import update_rule_of
-from sweeper.workers.worker import is_users
+from sweeper.workers.worker import import_all, is_users, update_rule_of
 from trainers.errors import TrainerError
 from trainers.problem import Problem
-from trainers.problems import build_problem, import_problem
+from trainers.problems import build_problem
 from trainers.training.selftest import PROMISES, Finding, UntestableError, examine, require_examples
 from trainers.training.stepper import Stepper
 from trainers.trees import first_difference, holds_nothing
@@ -51,13 +51,13 @@ class _Code:
     shipped: Shipped | None
 
     @property
-    def _search(self) -> tuple[str, ...]:
+    def search(self) -> tuple[str, ...]:
         return () if self.shipped is None else (str(self.shipped.folder),)
 
     def load(self, own: OwnState) -> None:
         """Import the user's module, if it is one, and note what that sets."""
         if is_users(self.problem):
-            own.load(partial(import_problem, self.problem["use"], search=self._search))
+            import_all(own, {self.problem["use"]: "problem"}, self.search)
 
     @contextmanager
     def in_force(self, own: OwnState) -> Iterator[None]:
@@ -67,7 +67,7 @@ class _Code:
 
     def build(self, seed: int) -> Problem:
         options = {key: value for key, value in self.problem.items() if key != "use"}
-        return build_problem(self.problem["use"], options, seed=seed, search=self._search)
+        return build_problem(self.problem["use"], options, seed=seed, search=self.search)
 
 
 def _code(problem: Mapping[str, Any], shipped: Sequence[str] | None) -> _Code:
@@ -116,17 +116,17 @@ def check_problem(
     function = [] if measure is None else [_FUNCTION]
     grouped = [_GROUPED] if clip_groups else []
     yield {"promises": [_IMPORTABLE, *grouped, *PROMISES, *function, *measured]}
-    told: dict[tuple[str, str, int], str] = {}
+    told = Told()
     first = _importable(code, own, seed)
-    yield _row(first, code, told)
+    yield finding_row(first, code.shipped, told)
     if first.raised is not None:
         for promise in (*grouped, *PROMISES, *function, *measured):
-            yield _row(Finding(promise=promise, untested="it cannot be built"), code, told)
+            yield finding_row(Finding(promise=promise, untested="it cannot be built"), code.shipped, told)
         return
     if clip_groups:
         with code.in_force(own):
             matches = _grouped(code, clip_groups, seed=seed)
-        yield _row(matches, code, told)
+        yield finding_row(matches, code.shipped, told)
     share = 0.1 if measure is None else measure["data_fraction"]
     shares = [share] if measure is None else [share, share * measure["audit"]["share"]]
     findings = examine(code.build, seed=seed, shares=shares, draws=1 if measure is None else measure.get("probes", 1))
@@ -135,12 +135,12 @@ def check_problem(
             finding = next(findings, None)
         if finding is None:
             break
-        yield _row(finding, code, told)
+        yield finding_row(finding, code.shipped, told)
     if measure is None:
         return
     with code.in_force(own):
         of_f = _is_function(code, measure, seed=seed)
-    yield _row(of_f, code, told)
+    yield finding_row(of_f, code.shipped, told)
     wrong_hessian = False
     for promise, entry in zip(measured, estimators, strict=True):
         try:
@@ -158,7 +158,7 @@ def check_problem(
         except BaseException as error:  # an exit, too, is what the problem did
             fix = "try it with the estimator's other options, or leave it out; `clipsweep null-test` says more"
             finding = Finding(promise=promise, raised=error, fix=fix)
-        yield _row(replace(finding, promise=promise), code, told)
+        yield finding_row(replace(finding, promise=promise), code.shipped, told)
 
 
 _IMPORTABLE = "a worker can import and build it from what is shipped"
@@ -253,7 +253,7 @@ def _measured(
     trained = code.build(seed)
     require_examples(trained)
     probed = _small(code, measure, seed)
-    followed = update_rule_of(rule)
+    followed = update_rule_of(rule, code.search)
     wanted = NEED_STEP.get(entry["use"], ())
     keeps = "preconditioner" in wanted
     stepper = Stepper(
@@ -290,33 +290,6 @@ def _measured(
         "without a float64 audit, so that rows say `unaudited`: the loss uses data that does not come through its batch"
     )
     return Finding(promise="", note=f"{unaudited} ({error_line(probe.unaudited)})")
-
-
-def _row(finding: Finding, code: _Code, told: dict[tuple[str, str, int], str]) -> dict[str, Any]:
-    """A finding as it is sent; ``told`` are the errors that have been told."""
-    row: dict[str, Any] = {
-        "promise": finding.promise,
-        "status": "untested" if finding.untested else "ok" if finding.holds else "broken",
-        "broken": finding.broken,
-        "line": None,
-        "fix": finding.fix,
-        "note": finding.note,
-        "untested": finding.untested,
-    }
-    if (error := finding.raised) is None:
-        return row
-    line = line_of(error, code.shipped)
-    row["line"] = None if line is None else asdict(line)
-    # What it says of our own errors, it says in a sentence.
-    row["broken"] = error_text(error) if isinstance(error, TrainerError) else error_line(error)
-    row["fix"] = remedy(error) or (finding.fix if line is None and not isinstance(error, TrainerError) else "")
-    key = place_of(error)
-    if key in told:
-        return row | {"status": "untested", "untested": told[key], "broken": "", "fix": ""}
-    told[key] = "it raises the same"
-    if line is not None:
-        told[key] = f"{Path(line.file).name}:{line.number} raises {type(error).__name__}"
-    return row
 
 
 # clipsweep null-test

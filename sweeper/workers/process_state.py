@@ -63,6 +63,7 @@ class OwnState:
         self._own: dict[str, Any] = {}
         self._left: dict[str, None] = {}
         self._costly = _COSTLY
+        self._modules: list[ModuleType] = []
 
     @property
     def left_behind(self) -> str | None:
@@ -70,17 +71,22 @@ class OwnState:
         return "; ".join(self._left) or None
 
     def load(self, load: Callable[[], ModuleType]) -> None:
-        """Import the trial's own module, or set again what importing it has set; from here on, its code is watched.
+        """Import a module of the trial's own, or set again what importing it has set; its code is watched after.
+
+        Of several modules, one after the other, the later ones win.
 
         Args:
             load: Imports it, if that has not been done, and returns it.
         """
+        others, self._own = self._own, {}
         with self.whole(), self.in_force():
             module = load()
         # What the import leaves behind is there for every trial of the module, whichever comes first.
         self._left.clear()
-        self._own = dict(_SET_BY_IMPORT.setdefault(module, self._own))
-        self._costly = (*_COSTLY, own_code(module))
+        self._own = others | _SET_BY_IMPORT.setdefault(module, self._own)
+        if module not in self._modules:
+            self._modules.append(module)
+            self._costly = (*self._costly, own_code(module))
 
     def whole(self, *, keep: bool = True) -> AbstractContextManager[None]:
         """Around everything that the trial does here, at most one of a process at a time.

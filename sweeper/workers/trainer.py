@@ -36,7 +36,7 @@ from sweeper.workers.process_state import OwnState
 from sweeper.workers.scores import scores_of
 from sweeper.workers.snapshots import keep_snapshot
 from sweeper.workers.step_facts import facts_of, needs_preconditioner
-from sweeper.workers.worker import Worker, is_users
+from sweeper.workers.worker import Worker, import_all, is_users, own_code_of, update_rule_of
 from trainers.seeding import seed_other_generators
 from trainers.training.checkpoint import TrainingState, dump, load
 from trainers.training.ledger import join_rows
@@ -44,7 +44,7 @@ from trainers.training.loop import Progress, Segment, Snapshot, SnapshotSchedule
 from trainers.training.purity import require_pure_batches
 from trainers.update.rule import UpdateRule
 
-__all__ = ["TrainerWorker", "update_rule_of"]
+__all__ = ["TrainerWorker"]
 
 
 class _DiskError(Exception):
@@ -116,15 +116,16 @@ class TrainerWorker(Worker):
     def _contained(self, own: OwnState, assignment: Assignment) -> Iterator[TrainerItem]:
         """An attempt that leaves the process as it was."""
         items = self._attempt(assignment)
-        if not is_users(assignment.problem):
+        if not (uses := own_code_of(assignment.problem, assignment.update_rule)):
             return items  # the conformance tests hold the registered ones to it
-        self._import(own, assignment.problem)
+        import_all(own, uses, self._search)
         return own.pieces(items, is_last=ends_attempt)
 
     def _attempt(self, assignment: Assignment) -> Generator[TrainerItem]:
         started = time.time()
-        if is_users(assignment.problem):
+        if own_code_of(assignment.problem, assignment.update_rule):
             seed_other_generators(assignment.seed)
+        rule = update_rule_of(assignment.update_rule, self._search)
         problem = self._build(assignment.problem, assignment.seed)
         if assignment.fingerprint not in {None, problem.fingerprint}:
             raise IntegrityError(
@@ -148,7 +149,7 @@ class TrainerWorker(Worker):
         repeated: list[Segment] = []
         for item in train(
             problem,
-            update_rule_of(assignment.update_rule),
+            rule,
             _train_settings(assignment.train),
             seed=assignment.seed,
             resume=state,
@@ -165,7 +166,7 @@ class TrainerWorker(Worker):
                 case Snapshot() if item.step >= assignment.committed_step:
                     assert measure is not None
                     num_snapshots += 1
-                    header = _header(assignment, measure, item, problem.fingerprint)
+                    header = _header(assignment, measure, item, problem.fingerprint, rule)
                     self._keep(header, item.iterates)
                     yield SnapshotItem(segment=segment, header=header, payload=item.iterates)
                 case Segment():
@@ -249,7 +250,9 @@ def _raised(segment: SegmentId, error: BaseException, disk: tuple[int, str] | No
     return RaisedItem(segment=segment, error=error_line(error), traceback=error_traceback(error), disk=disk)
 
 
-def _header(assignment: Assignment, measure: Mapping[str, Any], snapshot: Snapshot, data: str) -> SnapshotHeader:
+def _header(
+    assignment: Assignment, measure: Mapping[str, Any], snapshot: Snapshot, data: str, rule: UpdateRule
+) -> SnapshotHeader:
     return SnapshotHeader(
         trial=assignment.trial,
         seed=assignment.seed,
@@ -262,7 +265,7 @@ def _header(assignment: Assignment, measure: Mapping[str, Any], snapshot: Snapsh
         grad_norm=snapshot.grad_norm,
         learning_rate=snapshot.learning_rate,
         batches_per_step=assignment.train.get("accumulate", 1),
-        **facts_of(update_rule_of(assignment.update_rule)),
+        **facts_of(rule),
     )
 
 
@@ -276,16 +279,6 @@ def _repeated(segment: SegmentId, segments: Sequence[Segment], committed_step: i
         stop=min(segments[-1].stop, committed_step),
         rows={name: column[again] for name, column in rows.items()},
     )
-
-
-def update_rule_of(section: Mapping[str, Any]) -> UpdateRule:
-    """The update rule of a resolved section of a spec."""
-    options: dict[str, Any] = {**section, "betas": tuple(section["betas"])}
-    options["no_decay"] = None if section.get("no_decay") is None else tuple(section["no_decay"])
-    if (rest := section.get("rest")) is not None:
-        options["rest"] = {**rest, "betas": tuple(rest["betas"])}
-    del options["from_theory"]  # only for analytic functions
-    return UpdateRule(**options)
 
 
 def _train_settings(section: Mapping[str, Any]) -> TrainSettings:

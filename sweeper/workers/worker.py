@@ -14,10 +14,13 @@ import torch
 from sweeper.protocol.messages import WorkerFacts
 from sweeper.store.run_dir import RunDir
 from sweeper.workers.process_state import OwnState
+from trainers.imports import import_own
 from trainers.problem import Problem
-from trainers.problems import build_problem, import_problem
+from trainers.problems import build_problem
+from trainers.update.own import own_schedule, own_transform
+from trainers.update.rule import UpdateRule
 
-__all__ = ["Worker", "is_users"]
+__all__ = ["Worker", "import_all", "is_users", "own_code_of", "update_rule_of"]
 
 
 def is_users(problem: Mapping[str, Any]) -> bool:
@@ -30,6 +33,57 @@ def is_users(problem: Mapping[str, Any]) -> bool:
         False for a registered one.
     """
     return ":" in problem["use"]
+
+
+def own_code_of(problem: Mapping[str, Any], update_rule: Mapping[str, Any]) -> dict[str, str]:
+    """The user's own code that a trial is trained with.
+
+    Args:
+        problem: The resolved section.
+        update_rule: The resolved section.
+
+    Returns:
+        Import path to what it is: ``problem``, ``schedule`` or ``transform``; empty where everything is registered.
+    """
+    parts = {"problem": problem, "schedule": update_rule.get("schedule"), "transform": update_rule.get("transform")}
+    return {part["use"]: kind for kind, part in parts.items() if part is not None and is_users(part)}
+
+
+def import_all(own: OwnState, uses: Mapping[str, str], search: Sequence[str]) -> None:
+    """Import modules of the user's own, those that this process has not, and take down what that sets.
+
+    Args:
+        own: The state of the trial.
+        uses: Import path to what it is, as :func:`own_code_of` says.
+        search: Folders that contain the modules.
+    """
+    for use, kind in uses.items():
+        own.load(partial(import_own, use, search=search, kind=kind))
+
+
+def update_rule_of(section: Mapping[str, Any], search: Sequence[str] = ()) -> UpdateRule:
+    """The update rule of a resolved section of a spec.
+
+    Args:
+        section: The section.
+        search: Folders that contain the user's own modules.
+
+    Returns:
+        The rule.
+
+    Raises:
+        TrainerError: There is no such schedule or transform of the user's own.
+    """
+    options: dict[str, Any] = {**section, "betas": tuple(section["betas"])}
+    options["no_decay"] = None if section.get("no_decay") is None else tuple(section["no_decay"])
+    if (rest := section.get("rest")) is not None:
+        options["rest"] = {**rest, "betas": tuple(rest["betas"])}
+    del options["from_theory"]  # only for analytic functions
+    transform = options.pop("transform", None)
+    options["own_transform"] = None if transform is None else own_transform(transform, search=search)
+    if is_users(section["schedule"]):
+        options["schedule"] = own_schedule(section["schedule"], search=search)
+    return UpdateRule(**options)
 
 
 def _untold(what: str) -> None:
@@ -78,10 +132,6 @@ class Worker:
     def _set_num_threads(self) -> None:
         """Set the thread count; OpenMP keeps it per calling thread, and a method may run in any thread."""
         torch.set_num_threads(self._threads)
-
-    def _import(self, own: OwnState, problem: Mapping[str, Any]) -> None:
-        """Import the module of a user's problem, if this process has not, and take down what that sets."""
-        own.load(partial(import_problem, problem["use"], search=self._search))
 
     def _build(self, problem: Mapping[str, Any], seed: int) -> Problem:
         options = {key: value for key, value in problem.items() if key != "use"}

@@ -12,6 +12,7 @@ from estimators import ESTIMATORS, NEED_STEP, ProbePolicy
 from estimators.smoothness.directional import fractions_of
 from sweeper.spec.sections.estimators import ESTIMATOR_OPTIONS, DirectionalSmoothness
 from sweeper.spec.sections.measure import Measure, Probe
+from sweeper.spec.sections.own import Own
 from sweeper.spec.sections.problems import ADDED_OPTIONS as ADDED_PROBLEM_OPTIONS
 from sweeper.spec.sections.problems import PROBLEM_OPTIONS
 from sweeper.spec.sections.settings import ADDED_TRAIN_OPTIONS, Train
@@ -120,6 +121,8 @@ def test_options_and_defaults_of_update_rules_agree():
     spec, code = spec_defaults(UpdateRule), dataclass_defaults(trained.UpdateRule)
     # A theorem sets the rule of an analytic function, where there is no rate of the spec's own.
     assert (spec.pop("from_theory"), spec.pop("learning_rate"), code.pop("learning_rate")) == (None, None, REQUIRED)
+    # One of the user's own: a section in the spec, a function in the rule.
+    assert (spec.pop("transform"), code.pop("own_transform")) == (None, None)
     assert spec == code
 
 
@@ -204,7 +207,7 @@ def test_the_same_thresholds_are_known_with_the_same_defaults():
 
 
 def test_the_same_schedules_are_known():
-    sections = sections_in(UpdateRule.model_fields["schedule"].annotation)
+    sections = [s for s in sections_in(UpdateRule.model_fields["schedule"].annotation) if not issubclass(s, Own)]
     assert {name for s in sections for name in s.model_fields["use"].annotation.__args__} == set(SCHEDULES)
     for section in sections:
         for name in section.model_fields["use"].annotation.__args__:

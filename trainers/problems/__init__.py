@@ -1,6 +1,6 @@
 """What can be minimised, by name or by import path."""
 
-from trainers.problems.build import build_problem, import_problem
+from trainers.problems.build import build_problem
 from trainers.problems.registry import PROBLEMS
 
-__all__ = ["PROBLEMS", "build_problem", "import_problem"]
+__all__ = ["PROBLEMS", "build_problem"]

@@ -2,27 +2,22 @@
 
 from __future__ import annotations
 
-import importlib
-import os
-import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import wraps
-from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import torch
 
 from trainers.errors import TrainerError
+from trainers.imports import find_factory, in_front
 from trainers.options import call_factory, nearest
 from trainers.problem import Batch, Problem
 from trainers.problems.registry import PROBLEMS
 from trainers.seeding import seeded
 from trainers.trees import map_tensors
 
-__all__ = ["build_problem", "import_problem"]
+__all__ = ["build_problem"]
 
 
 def build_problem(
@@ -52,42 +47,11 @@ def build_problem(
         1
     """
     factory = _find(use, search)
-    with seeded(torch.device(device), seed), _in_front(search):
+    with seeded(torch.device(device), seed), in_front(search):
         problem = call_factory(factory, options, {"seed": seed, "device": device}, called=f"problem {use!r}")
     if not isinstance(problem, Problem):
         raise TrainerError(f"problem {use!r}: the factory must return a trainers.problem.Problem, not {problem!r:.80}")
     return _on_device(problem, torch.device(device))
-
-
-def import_problem(use: str, *, search: Sequence[str] = ()) -> ModuleType:
-    """Import the module of a user's own problem.
-
-    What it draws from global generators meanwhile is the same in every process, whatever ran there before.
-
-    Args:
-        use: ``package.module:factory``.
-        search: Folders in front of ``sys.path`` meanwhile.
-
-    Returns:
-        The module.
-
-    Raises:
-        TrainerError: There is no such module, or none that it imports.
-    """
-    module_name = use.partition(":")[0]
-    _reach_beside_ours(search)
-    with seeded(torch.device("cpu"), 0), _in_front(search):
-        importlib.invalidate_caches()
-        try:
-            return importlib.import_module(module_name)
-        except ModuleNotFoundError as error:
-            # A module that the user's own module imports and that is missing is a different mistake.
-            if error.name is None or not f"{module_name}.".startswith(f"{error.name}."):
-                raise TrainerError(
-                    f"problem {use!r}: {module_name} imports {error.name!r}, which is missing"
-                ) from error
-            looked = ", ".join(search) or "sys.path"
-            raise TrainerError(f"problem {use!r}: there is no module {error.name!r} in {looked}") from error
 
 
 def _find(use: str, search: Sequence[str]) -> Callable[..., Any]:
@@ -97,50 +61,7 @@ def _find(use: str, search: Sequence[str]) -> Callable[..., Any]:
     module_name, separator, attribute = use.partition(":")
     if not (separator and module_name and attribute):
         raise TrainerError(f"unknown problem {use!r}; {nearest(use, PROBLEMS)}; your own: package.module:factory")
-    module = import_problem(use, search=search)
-    factory: Any = module
-    for name in attribute.split("."):
-        if not hasattr(factory, name):
-            public = [known for known in vars(module) if not known.startswith("_") and callable(getattr(module, known))]
-            raise TrainerError(f"problem {use!r}: {module_name} has no {name!r}; {nearest(name, public)}")
-        factory = getattr(factory, name)
-    if not callable(factory):
-        raise TrainerError(f"problem {use!r}: {attribute} is a {type(factory).__name__}, not a factory")
-    return factory  # type: ignore[no-any-return]
-
-
-_OURS = ("sweeper", "trainers", "estimators")
-
-_BESIDE = "clipsweep_beside"
-"""Where shipped code holds packages of the user's own by these names; ``sweeper.own_packages`` knows it too."""
-
-
-def _reach_beside_ours(search: Sequence[str]) -> None:
-    """Have ``trainers.mine`` of a user's own package ``trainers`` found beside our ``trainers.problem``.
-
-    For good, since a problem may import more while it is trained.
-    """
-    places = [*map(Path, search), *(Path(place, _BESIDE) for place in (*search, *sys.path))]
-    for name in _OURS:
-        folders = [place / name for place in places if (place / name).is_dir()]
-        if folders:
-            # Imported before any of these folders' parents stands in front of ours.
-            path = importlib.import_module(name).__path__
-            known = {os.path.realpath(folder) for folder in path}
-            path.extend(str(folder) for folder in folders if os.path.realpath(folder) not in known)
-
-
-@contextmanager
-def _in_front(search: Sequence[str]) -> Iterator[None]:
-    """Put ``search`` in front of ``sys.path`` for a while, including while the factory runs, which may import more."""
-    sys.path[:0] = search
-    try:
-        yield
-    finally:
-        # What the module itself has put there stays: it may import more while it is trained.
-        for place in search:
-            if place in sys.path:
-                sys.path.remove(place)
+    return find_factory(use, search=search)
 
 
 def _on_device(problem: Problem, device: torch.device) -> Problem:

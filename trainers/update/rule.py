@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Any, TypeVar
@@ -111,7 +111,7 @@ class UpdateRule:
         rest: Of ``muon``, which needs it: AdamW's ``learning_rate``, ``betas``, ``eps`` and ``weight_decay``, and
             ``matrices``, patterns of names of those that AdamW takes besides all that is none; None for embeddings
             and the last matrix.
-        clip_norm: gamma of eq. (5), positive; None for no clipping. At most one of this and the next six may be set.
+        clip_norm: gamma of eq. (5), positive; None for no clipping. At most one of this and the next seven may be set.
         normalize: beta of eq. (6), positive.
         clip_value: The largest entry of a gradient, in absolute value.
         clip_layer_norm: The largest norm of the gradient of one parameter tensor.
@@ -120,6 +120,8 @@ class UpdateRule:
             :data:`~trainers.update.thresholds.THRESHOLDS`, and its options, for example ``{"use": "percentile"}``.
         clip_groups: Eq. (5) in groups of parameters: ``match`` and ``clip_norm`` of each, see
             :class:`~trainers.update.clip_groups.ClipGroups`.
+        own_transform: One's own: changes a :class:`~trainers.update.transforms.Direction` in place, and returns the
+            factor by which its norm changed, 1 exactly for no change.
         when_exceeded: What happens to a gradient above ``clip_norm`` or ``clip_threshold``: ``clip``, or ``skip`` for a
             step that is not taken at all: parameters, optimiser and momentum stay as they are.
         transform_of: ``gradient``, or ``momentum`` for ``sgd`` with momentum.
@@ -129,7 +131,8 @@ class UpdateRule:
             "step": k}`` or ``{"use": "non_monotone", "window": 5}``, see
             :class:`~trainers.update.averaging.IterateAverage`.
         schedule: How the rate changes over the steps: ``use``, one of :data:`~trainers.update.schedules.SCHEDULES`, and
-            its options, for example ``{"use": "cosine", "final_fraction": 0.1, "warmup": 100}``.
+            its options, for example ``{"use": "cosine", "final_fraction": 0.1, "warmup": 100}``; or a pure function of
+            step and number of steps that returns the factor.
 
     Raises:
         ValueError: A value is out of range, or an option does not belong to the optimiser or schedule.
@@ -162,18 +165,21 @@ class UpdateRule:
     clip_adaptive: float | None = None
     clip_threshold: Mapping[str, Any] | None = None
     clip_groups: Sequence[Mapping[str, Any]] | None = None
+    own_transform: Callable[[Direction], Tensor] | None = None
     when_exceeded: str = "clip"
     transform_of: str = "gradient"
     clip_each_micro_batch: bool = False
     average: Mapping[str, Any] | None = None
-    schedule: Mapping[str, Any] = field(default_factory=lambda: {"use": "constant", "warmup": 0.0})
+    schedule: Mapping[str, Any] | Callable[[int, int], float] = field(
+        default_factory=lambda: {"use": "constant", "warmup": 0.0}
+    )
 
     def __post_init__(self) -> None:
         if self.optimizer not in _OPTIONS:
             raise ValueError(f"unknown optimizer {self.optimizer!r}; known: {', '.join(_OPTIONS)}")
         if not (self.learning_rate > 0 and math.isfinite(self.learning_rate)):
             raise ValueError(f"learning_rate must be positive and finite, not {self.learning_rate!r}")
-        chosen = [name for name in ONE_OF if getattr(self, name) is not None]
+        chosen = [name for name in (*ONE_OF, "own_transform") if getattr(self, name) is not None]
         if len(chosen) > 1:
             raise ValueError(f"{' and '.join(chosen)} exclude each other: one transform at a time")
         for name in TRANSFORMS:
@@ -197,7 +203,7 @@ class UpdateRule:
             raise ValueError(f"transform_of must be 'gradient' or 'momentum', not {self.transform_of!r}")
         if self.transform_of == "momentum" and not (self.optimizer == "sgd" and self.momentum > 0 and chosen):
             raise ValueError(f"transform_of 'momentum' needs sgd, momentum > 0 and one of: {', '.join(ONE_OF)}")
-        numbered = any(getattr(self, name) is not None for name in TRANSFORMS)
+        numbered = any(getattr(self, name) is not None for name in (*TRANSFORMS, "own_transform"))
         if self.clip_each_micro_batch and not (numbered and self.transform_of == "gradient"):
             raise ValueError(f"clip_each_micro_batch needs one of: {', '.join(TRANSFORMS)}; of the gradient")
         if self.clip_each_micro_batch and self.when_exceeded == "skip":
@@ -213,8 +219,10 @@ class UpdateRule:
 
     @property
     def clips(self) -> bool:
-        """Whether a transform's factor other than 1 means clipping."""
-        return any(name.startswith("clip_") and getattr(self, name) is not None for name in ONE_OF)
+        """Whether a transform's factor other than 1 means clipping; of one's own it does."""
+        return self.own_transform is not None or any(
+            name.startswith("clip_") and getattr(self, name) is not None for name in ONE_OF
+        )
 
     @property
     def step_threshold(self) -> float | None:
@@ -256,6 +264,8 @@ class UpdateRule:
         Returns:
             The factor by which its norm changed, on its device; None without a transform.
         """
+        if self.own_transform is not None:
+            return self.own_transform(direction)
         for name, transform in TRANSFORMS.items():
             value = getattr(self, name)
             if value is not None:

@@ -110,7 +110,11 @@ _WARMS_UP = frozenset({"one_cycle"})
 
 
 def factor_at(
-    schedule: Mapping[str, Any], step: int, total_steps: int, *, steps_per_epoch: int | Fraction = 1
+    schedule: Mapping[str, Any] | Callable[[int, int], float],
+    step: int,
+    total_steps: int,
+    *,
+    steps_per_epoch: int | Fraction = 1,
 ) -> float:
     """What the learning rate is multiplied by at one step.
 
@@ -119,7 +123,7 @@ def factor_at(
 
     Args:
         schedule: ``use``, one of :data:`SCHEDULES`, and its options; ``warmup`` for any of them: a number of steps, or
-            a share of all steps if it is below 1.
+            a share of all steps if it is below 1. Or a function of step and total_steps, which is all there is to it.
         step: Counted from 0.
         total_steps: Number of steps of the whole trial.
         steps_per_epoch: Number of steps in one pass over the data, a fraction where epochs end within steps.
@@ -132,6 +136,8 @@ def factor_at(
         >>> [factor_at(linear, step, 6) for step in range(6)]
         [0.5, 1.0, 1.0, 0.75, 0.5, 0.25]
     """
+    if callable(schedule):
+        return schedule(step, total_steps)
     options = dict(schedule)
     name, warmup = options.pop("use"), options.pop("warmup", 0)
     warm = max(1, round(warmup * total_steps)) if 0 < warmup < 1 else int(warmup)
@@ -143,7 +149,7 @@ def factor_at(
     return SCHEDULES[name](step - warm, max(1, total_steps - warm), steps_per_epoch, **options)
 
 
-def check_schedule(schedule: Mapping[str, Any]) -> None:
+def check_schedule(schedule: Mapping[str, Any] | Callable[[int, int], float]) -> None:
     """Make sure that a schedule is one.
 
     Args:
@@ -152,6 +158,8 @@ def check_schedule(schedule: Mapping[str, Any]) -> None:
     Raises:
         ValueError: The schedule or an option is unknown, or a value is out of range.
     """
+    if callable(schedule):
+        return
     options = dict(schedule)
     name = options.pop("use", None)
     if name not in SCHEDULES:

@@ -168,6 +168,7 @@ _FIXED: tuple[tuple[str, str, Any], ...] = (
     ("update_rule", "clip_threshold", None),
     ("update_rule", "clip_groups", None),
     ("update_rule", "when_exceeded", "clip"),
+    ("update_rule", "transform", None),
     ("update_rule", "transform_of", "gradient"),
     ("update_rule", "clip_each_micro_batch", False),
     ("update_rule", "average", None),

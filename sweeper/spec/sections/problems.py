@@ -8,6 +8,7 @@ from pydantic import ConfigDict, Field, model_validator
 
 from sweeper.spec.sections.analytic import Analytic
 from sweeper.spec.sections.models import ImageModel, LanguageModel, Lstm, ResNet20
+from sweeper.spec.sections.own import IMPORT_PATH, PLACES, resolved
 from sweeper.spec.sections.values import (
     AS_NUMBER,
     Count,
@@ -104,10 +105,8 @@ class OwnProblem(Section):
     model_config = ConfigDict(extra="allow")
     __pydantic_extra__: dict[str, FreeValue]
 
-    use: str = Field(
-        pattern=r"^[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*$",
-        description="package.module:factory, looked for next to the spec, in the working directory and on sys.path.",
-        examples=["my_package.my_module:my_problem"],
+    use: Annotated[str, Field(pattern=IMPORT_PATH), resolved("problems")] = Field(
+        description=PLACES, examples=["my_package.my_module:my_problem"]
     )
 
     @model_validator(mode="after")

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, TypeAlias
+from typing import Annotated, Literal, TypeAlias
 
-from pydantic import ConfigDict, Discriminator, Field, Tag, field_validator, model_validator
+from pydantic import ConfigDict, Field, Tag, field_validator, model_validator
 
+from sweeper.spec.sections.own import IMPORT_PATH, PLACES, by_use, resolved
 from sweeper.spec.sections.values import (
     AS_INTEGER,
     AS_NUMBER,
@@ -23,7 +24,6 @@ from sweeper.spec.sections.values import (
     conflict,
     wrong,
 )
-from sweeper.spec.syntax.diagnostics import shown
 
 __all__ = ["SEARCHES", "Best", "Halving", "Optuna", "OwnSearch", "Search", "StabilityFrontier"]
 
@@ -172,10 +172,7 @@ class OwnSearch(Section):
     model_config = ConfigDict(extra="allow")
     __pydantic_extra__: dict[str, FreeValue]
 
-    use: str = Field(
-        pattern=r"^[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*$",
-        description="package.module:factory, looked for next to the spec, in the working directory and on sys.path.",
-    )
+    use: Annotated[str, Field(pattern=IMPORT_PATH), resolved("searchers")] = Field(description=PLACES)
     over: dict[str, _Range] = Field(
         min_length=1,
         description="Dotted path to its smallest and largest value.",
@@ -216,28 +213,12 @@ SEARCHES: dict[str, type[Section]] = {
 """Searchers by name, with their options."""
 
 
-_OWN = "package.module:factory"
-
-
-def _kind(value: Any) -> str | None:
-    use = (
-        getattr(value, "use", None)
-        if isinstance(value, Section)
-        else value.get("use")
-        if isinstance(value, dict)
-        else None
-    )
-    if use is None:
-        return None
-    return _OWN if isinstance(use, str) and ":" in use else use if isinstance(use, str) else shown(use)
-
-
 Search: TypeAlias = Annotated[
     Annotated[StabilityFrontier, Tag("stability_frontier")]
     | Annotated[Best, Tag("best")]
     | Annotated[Halving, Tag("halving")]
     | Annotated[Optuna, Tag("optuna")]
-    | Annotated[OwnSearch, Tag(_OWN)],
-    Discriminator(_kind),
+    | Annotated[OwnSearch, Tag("own")],
+    by_use("searchers", SEARCHES),
 ]
 """A searcher and its options."""

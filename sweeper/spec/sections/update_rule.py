@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, Field, Tag, model_validator
 
+from sweeper.spec.sections.own import IMPORT_PATH, PLACES, Own, by_use, resolved
 from sweeper.spec.sections.thresholds import ClipGroups, ClipThreshold
 from sweeper.spec.sections.values import (
     AS_NUMBER,
@@ -27,6 +28,8 @@ __all__ = [
     "ADDED_OPTIONS",
     "ADDED_SCHEDULE_OPTIONS",
     "OPTIONS_OF_OPTIMIZERS",
+    "OWN_PARTS",
+    "SCHEDULES",
     "TRANSFORMS",
     "Constant",
     "Cosine",
@@ -35,6 +38,8 @@ __all__ = [
     "Linear",
     "NonMonotone",
     "OneCycle",
+    "OwnSchedule",
+    "OwnTransform",
     "Rest",
     "StableDecay",
     "StepDecay",
@@ -65,6 +70,12 @@ TRANSFORMS = (
 )
 """What may be done to a gradient; at most one of them."""
 
+SCHEDULES = ("constant", "step_decay", "cosine", "linear", "inverse_sqrt", "stable_decay", "one_cycle")
+"""The registered ones."""
+
+OWN_PARTS = ("schedule", "transform")
+"""Sections of the rule in which ``use`` may be an import path."""
+
 ADDED_OPTIONS: dict[str, Any] = {
     "lambd": 1e-4,
     "alpha": 0.75,
@@ -72,6 +83,7 @@ ADDED_OPTIONS: dict[str, Any] = {
     "clip_value": None,
     "clip_layer_norm": None,
     "clip_adaptive": None,
+    "transform": None,
     "decay_on": "all",
     "no_decay": None,
     "ns_steps": 5,
@@ -179,6 +191,22 @@ class OneCycle(Section):
     final_fraction: _Fraction = Field(default=4e-6, description="Share of eta at the last step.")
 
 
+class OwnSchedule(Own):
+    """A schedule of one's own: its factory returns a pure function ``(step, total_steps) -> factor``."""
+
+    use: Annotated[str, Field(pattern=IMPORT_PATH), resolved("schedules")] = Field(
+        description=PLACES, examples=["my_module:my_schedule"]
+    )
+
+
+class OwnTransform(Own):
+    """A transform of one's own: its factory returns a function that changes a direction and returns its scale."""
+
+    use: Annotated[str, Field(pattern=IMPORT_PATH), resolved("transforms")] = Field(
+        description=PLACES, examples=["my_module:my_transform"]
+    )
+
+
 class FromStep(Section):
     """An average of all iterates from a step on."""
 
@@ -268,6 +296,9 @@ class UpdateRule(Section):
         description="Eq. (5) in groups of parameters, by their names; the first pattern counts. null means no groups.",
         examples=[[{"match": "embedding.*", "clip_norm": 1.0}, {"match": "*", "clip_norm": 0.25}]],
     )
+    transform: OwnTransform | None = Field(
+        default=None, description="A transform of your own, package.module:factory with options; null means none."
+    )
     when_exceeded: Literal["clip", "skip"] = Field(
         default="clip", description="What to do above clip_norm or clip_threshold: clip, or skip the whole step."
     )
@@ -282,7 +313,15 @@ class UpdateRule(Section):
         default=None, description="Average of iterates at which metrics are evaluated; null means none."
     )
     schedule: Annotated[
-        Constant | StepDecay | Cosine | Linear | InverseSqrt | StableDecay | OneCycle, Field(discriminator="use")
+        Annotated[Constant, Tag("constant")]
+        | Annotated[StepDecay, Tag("step_decay")]
+        | Annotated[Cosine, Tag("cosine")]
+        | Annotated[Linear, Tag("linear")]
+        | Annotated[InverseSqrt, Tag("inverse_sqrt")]
+        | Annotated[StableDecay, Tag("stable_decay")]
+        | Annotated[OneCycle, Tag("one_cycle")]
+        | Annotated[OwnSchedule, Tag("own")],
+        by_use("schedules", SCHEDULES),
     ] = Field(default=Constant(use="constant"), description="The learning rate over the steps.")
 
     from_theory: Literal["theorem3", "theorem6", "theorem7", "theorem8", "normalized", "vankov2024"] | None = Field(
@@ -307,13 +346,13 @@ class UpdateRule(Section):
     @model_validator(mode="after")
     def _consistent(self) -> UpdateRule:
         if self.from_theory is not None:
-            for option in ("learning_rate", "momentum", *TRANSFORMS):
+            for option in ("learning_rate", "momentum", *TRANSFORMS, "transform"):
                 if getattr(self, option) != _default(option):
                     message = f"{self.from_theory} sets the whole rule, so {option} has no effect"
                     raise conflict(message, option, "from_theory", hint="give one of them")
         elif self.learning_rate is None:
             raise missing("learning_rate")
-        chosen = [name for name in TRANSFORMS if getattr(self, name) is not None]
+        chosen = [name for name in (*TRANSFORMS, "transform") if getattr(self, name) is not None]
         if len(chosen) > 1:
             message = f"{' and '.join(chosen)} exclude each other"
             raise conflict(message, *chosen, hint="set all but one of them to null")
@@ -338,11 +377,11 @@ class UpdateRule(Section):
                 message = f"{option} has no effect without weight_decay"
                 raise conflict(message, option, "weight_decay", hint="set weight_decay above 0")
         if self.transform_of == "momentum" and not (self.momentum and chosen and self.optimizer == "sgd"):
-            hint = f"optimizer: sgd, a momentum, and one of {', '.join(TRANSFORMS)}"
+            hint = f"optimizer: sgd, a momentum, and one of {', '.join(TRANSFORMS)}, transform"
             raise conflict("there is no momentum to clip or normalise", "transform_of", "momentum", hint=hint)
         numbered = [name for name in chosen if name not in {"clip_threshold", "clip_groups"}]
         if self.clip_each_micro_batch and not (numbered and self.transform_of == "gradient"):
-            hint = "a transform with one number, as clip_norm, of the gradient"
+            hint = "a transform with one number, as clip_norm, or of your own, of the gradient"
             raise conflict("there is nothing to do to each micro-batch", "clip_each_micro_batch", hint=hint)
         if self.clip_each_micro_batch and self.when_exceeded == "skip":
             message = "a step is skipped as a whole, not for one of its micro-batches"

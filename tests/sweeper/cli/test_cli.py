@@ -294,3 +294,14 @@ def test_ctrl_c_in_any_command_is_answered(tmp_path: Path) -> None:
     )
     assert (ended.returncode, ended.stdout) == (130, "")
     assert ended.stderr.startswith("interrupted; what a run has committed is safe")
+
+
+def test_a_list_of_one_kind_has_its_options_and_an_unknown_kind_is_told_the_known_ones(tmp_path: Path) -> None:
+    shown = clipsweep("list", "schedules", folder=tmp_path).stdout
+    assert "schedules (update_rule.schedule.use)" in shown
+    assert "  factor      What the rate is multiplied by. (number > 0; default 0.1)\n" in shown
+    assert max(map(len, shown.splitlines())) <= 120
+    assert "lstm " in clipsweep("list", folder=tmp_path).stdout
+    wrong = clipsweep("list", "scedules", folder=tmp_path, code=2).stderr
+    assert "unknown kind 'scedules'; known: problems, functions," in wrong
+    assert "did you mean 'schedules'?" in wrong

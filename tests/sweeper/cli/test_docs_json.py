@@ -81,6 +81,7 @@ COMMANDS: dict[str, list[list[str]]] = {
     "status": [["status", "runs/shown"], ["status", "runs/driven"], ["status", "runs/searched"]],
     "ls": [["ls"]],
     "data list": [["data", "list"]],
+    "list": [["list"]],
     "report": [
         ["report", "runs/shown"],
         ["report", "runs/shown", "--by", "problem.fails"],

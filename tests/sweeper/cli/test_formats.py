@@ -27,6 +27,7 @@ TABLES = {
     "check": ["check", "shown.yaml", "--set", "sweep.grid={}"],
     "null-test": ["null-test", "shown.yaml", "--set", "sweep.grid={}"],
     "data list": ["data", "list"],
+    "list": ["list"],
     "report": ["report", "runs/shown"],
     "reach": ["reach", "runs/shown"],
     "fit": ["fit", "runs/shown"],

@@ -213,6 +213,7 @@ def test_every_leaf_of_the_resolved_sections_is_among_those_that_were_changed():
         "corpus",
         "dataset",
         "normalize",
+        "transform",
         "from_theory",
         "rest",
         "checkpoint_every",

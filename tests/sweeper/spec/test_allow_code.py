@@ -72,7 +72,7 @@ def test_what_would_import_code_from_elsewhere_asks_for_allow_code_in_one_line(
     assert out == ""
     assert error.count("\n") == 1
     assert f"far_problem:one from {library / 'far_problem.py'}; continue with --allow-code if you trust it" in error
-    assert f"the spec's own folder ({project})" in error
+    assert f"outside its own folder ({project})" in error
     assert sorted(path.name for path in project.iterdir()) == ["sweep.yaml"], "nothing was imported, nothing written"
 
 

@@ -19,7 +19,7 @@ from sweeper.planning.plan import expand
 from sweeper.run import run_sweep
 from sweeper.spec import load_spec
 from sweeper.spec.user_code import user_code
-from trainers.problems import build
+from trainers import imports
 
 SPEC = "problem: {{use: '{use}'}}\nupdate_rule: {{learning_rate: 0.1}}\ntrain: {{steps: 3}}\n"
 PROBLEM = """
@@ -223,7 +223,7 @@ def test_another_package_that_was_imported_before_is_told(tmp_path: Path) -> Non
 
 
 def test_both_sides_mean_the_same_packages_and_the_same_folder() -> None:
-    assert (build._OURS, build._BESIDE) == (NAMES, BESIDE)
+    assert (imports._OURS, imports._BESIDE) == (NAMES, BESIDE)
 
 
 @pytest.mark.parametrize(
