@@ -58,7 +58,7 @@ class Landscape:
     @classmethod
     def drawn(cls, number: int, noise: float) -> Landscape:
         """One of many."""
-        draw = random.Random(number)
+        draw = random.Random(number)  # made up, not secret  # nosec B311
         optimum = math.exp(draw.uniform(math.log(3e-3), math.log(3.0)))
         return cls(
             number=number,
@@ -75,7 +75,7 @@ class Landscape:
 
     def loss(self, rate: float, seed: int) -> float:
         """What a trial shows; the same every time."""
-        own = random.Random(f"{self.number} {rate!r} {seed}").gauss(0, self.noise)
+        own = random.Random(f"{self.number} {rate!r} {seed}").gauss(0, self.noise)  # nosec B311
         return self.expected(rate) + self.level[seed] + own
 
 
@@ -110,7 +110,7 @@ def play_best(landscape: Landscape) -> Played:
 
 def play_random(landscape: Landscape) -> Played:
     """Random search: a rate a trial, the best one seen."""
-    draw = random.Random(landscape.number + 10**6)
+    draw = random.Random(landscape.number + 10**6)  # nosec B311
     rates = [math.exp(draw.uniform(*map(math.log, _RANGE))) for _ in range(_BUDGET)]
     best = min(rates, key=lambda rate: landscape.loss(rate, 0))
     return Played(regret=landscape.expected(best), spent=_BUDGET, holds=None)
@@ -189,7 +189,9 @@ def frontier(folder: Path, low: float, high: float) -> None:
     for name, more in (("searched", search), ("gridded", grid)):
         (folder / f"{name}.yaml").write_text(SPEC.format(name=name, more=more))
         started = time.monotonic()
-        subprocess.run(["clipsweep", "run", f"{name}.yaml"], cwd=folder, check=True, capture_output=True)
+        subprocess.run(
+            [sys.executable, "-m", "sweeper", "run", f"{name}.yaml"], cwd=folder, check=True, capture_output=True
+        )
         took[name] = time.monotonic() - started
     compare(folder)
     print(f"searched in {took['searched']:.0f} s, gridded in {took['gridded']:.0f} s")
@@ -246,7 +248,9 @@ def _num_trials(folder: Path, name: str) -> int:
 
 
 def _output(folder: Path, *arguments: str) -> str:
-    done = subprocess.run(["clipsweep", *arguments], cwd=folder, check=True, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-m", "sweeper", *arguments], cwd=folder, check=True, capture_output=True, text=True
+    )
     return done.stdout
 
 
