@@ -146,7 +146,8 @@ def _problems(sweep: Sweep, plan: Plan, folder: Path | None) -> Iterator[_Examin
     measure = None if sweep.measure is None else sweep.measure.model_dump(mode="json")
     for problem in plan.trained_problems:
         first = next(trial for trial in plan.trials if trial.problem == problem)
-        uses = (problem["use"], *own_uses(first.update_rule))
+        estimators = () if measure is None else (entry["use"] for entry in measure["estimators"])
+        uses = (problem["use"], *own_uses(first.update_rule), *estimators)
         places = (shipped_from(use, plan.code, folder) for use in uses)
         arguments = {
             "problem": dict(problem),
@@ -155,6 +156,7 @@ def _problems(sweep: Sweep, plan: Plan, folder: Path | None) -> Iterator[_Examin
             "threads": sweep.resources.trainers.threads,
             "rule": dict(first.update_rule),
             "clip_groups": _clip_groups(plan, problem),
+            "folder": None if folder is None else str(folder),
             "steps": sweep.train.steps,
             "accumulate": first.train["accumulate"],
             "measure": measure,

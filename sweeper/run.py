@@ -147,7 +147,7 @@ def run_sweep(
         change = spec_change(run_dir, sweep, plan, state)
         check_change(run_dir, change, consent)
         check_measurement(run_dir, measurement_change(sweep, state), consent)
-        measurement = measurement_id(sweep.measure)
+        measurement = measurement_id(sweep.measure, plan.code)
         now = standing(plan, state, go_on=until)
         _announce(say, plan, now, change)
         journal = Journal(run_dir.journal, state.next_number)

@@ -12,7 +12,7 @@ from sweeper.errors import with_last_lines
 from sweeper.labels import not_measured
 from sweeper.protocol import events
 from sweeper.protocol.events import Event, Measure, MeasureFailed, ReplaceEstimator, RetireEstimator, SnapshotId
-from sweeper.protocol.messages import EstimatorBeat, EstimatorDown, EstimatorUp, Lost, Raised, Rows
+from sweeper.protocol.messages import OWN_TABLE, EstimatorBeat, EstimatorDown, EstimatorUp, Lost, Raised, Rows
 from sweeper.protocol.pools import EstimatorPool
 from sweeper.schedule.liveness import EstimatorHeartbeats
 from sweeper.store.run_dir import RunDir
@@ -125,7 +125,7 @@ class Estimators:
         snapshot = message.snapshot
         for estimator, traceback in message.tracebacks.items():
             self._run_dir.log_trial(snapshot.trial, f"measuring step {snapshot.step}: {estimator}", traceback)
-            self._say_unmeasured(snapshot, str(message.rows[estimator]["error"]))
+            self._say_unmeasured(snapshot, str(message.rows[_table_of(estimator)]["error"]))
         self.failed += bool(message.tracebacks)
 
     def _say_unmeasured(self, snapshot: SnapshotId, error: str) -> None:
@@ -186,7 +186,7 @@ def failed_rows(
         epoch: Its step divided by the steps per epoch; None if unknown.
 
     Returns:
-        Estimator to row.
+        Estimator to row; those of the user's own have one together.
     """
     row = {
         "trial_id": snapshot.trial,
@@ -195,4 +195,9 @@ def failed_rows(
         "error": error,
         "data_fraction": measure["data_fraction"],
     }
-    return {entry["use"]: dict(row) for entry in measure["estimators"]}
+    return {_table_of(entry["use"]): dict(row) for entry in measure["estimators"]}
+
+
+def _table_of(estimator: str) -> str:
+    """The table that an estimator's rows are in."""
+    return OWN_TABLE if ":" in estimator else estimator

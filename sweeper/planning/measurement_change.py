@@ -8,7 +8,7 @@ from typing import Any
 
 from sweeper.errors import RunDirectoryError
 from sweeper.labels import counted
-from sweeper.planning.plan import measurement_id
+from sweeper.planning.plan import estimator_code, measurement_id
 from sweeper.planning.spec_change import differences
 from sweeper.protocol.consent import Consent
 from sweeper.spec import Sweep
@@ -49,7 +49,7 @@ def measurement_change(sweep: Sweep, state: RunState) -> MeasurementChange | Non
     Returns:
         The change; None if there is none, or nothing has begun.
     """
-    now = measurement_id(sweep.measure)
+    now = measurement_id(sweep.measure, estimator_code(sweep))
     begun = [trial for trial in state.trials.values() if trial.segments]
     if now in state.measurements or not begun:
         return None

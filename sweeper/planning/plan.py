@@ -31,6 +31,7 @@ __all__ = [
     "Trial",
     "UserCode",
     "arm_of",
+    "estimator_code",
     "expand",
     "measurement_id",
     "own_uses",
@@ -154,6 +155,8 @@ class Making:
         self._located: dict[str, _Located] = {}
         self._shared: dict[int, _Located] = {}
         problems: list[Diagnostic] = []
+        for found in estimator_code(sweep):
+            self._code[found.use] = found
         for cell in sweep.cells:
             self._shared[id(cell.problem)] = self._look(cell, problems)
         raise_if_any(problems)
@@ -219,7 +222,7 @@ class Making:
 
     @property
     def code(self) -> tuple[UserCode, ...]:
-        """The user's own code that the trials need, by the import paths that name it."""
+        """The user's own code that trials and estimators need, by the import paths that name it."""
         return tuple(found for _, found in sorted(self._code.items()) if found is not None)
 
     def _look(self, cell: Cell, problems: list[Diagnostic]) -> _Located:
@@ -277,12 +280,36 @@ def training_key(
     return _digest(content)
 
 
-def measurement_id(measure: Measure | None) -> str:
+def estimator_code(sweep: Sweep) -> tuple[UserCode, ...]:
+    """The source of the user's own estimators.
+
+    Args:
+        sweep: A checked spec.
+
+    Returns:
+        Each once, in the order of the spec.
+
+    Raises:
+        SpecError: There is no such module or factory.
+    """
+    found = []
+    for entry in sweep.measure.estimators if sweep.measure is not None else ():
+        try:
+            code = user_code(entry.use, sweep.folder)
+        except SpecError as error:
+            raise SpecError(f"{sweep.source_path or sweep.name}: measure.estimators: {entry.use}: {error}") from None
+        if code is not None:
+            found.append(code)
+    return tuple(found)
+
+
+def measurement_id(measure: Measure | None, code: Sequence[UserCode] = ()) -> str:
     """The id of what is measured and when.
 
     Args:
         measure: The resolved section; None for nothing. Whether snapshots are kept, and the order of the estimators,
             do not count. What a release of clipsweep makes of a section does.
+        code: The user's own code; that of estimators counts.
 
     Returns:
         16 hex digits.
@@ -292,7 +319,11 @@ def measurement_id(measure: Measure | None) -> str:
     section = measure.model_dump(mode="json", exclude={"keep"})
     section["estimators"] = sorted(section["estimators"], key=canonical)
     section["steps"] = sorted(set(section["steps"]))
-    return _digest({"schema": _MEASURED_SCHEMA, "measure": section})
+    content = {"schema": _MEASURED_SCHEMA, "measure": section}
+    uses = {estimator.use for estimator in measure.estimators}
+    if own := {found.use: found.sha256 for found in code if found.use in uses}:
+        content["code"] = own
+    return _digest(content)
 
 
 def remeasurement_id(section: Mapping[str, Any]) -> str:

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     import numpy as np
 
 __all__ = [
+    "OWN_TABLE",
     "Assignment",
     "EstimatorBeat",
     "EstimatorDown",
@@ -38,6 +39,10 @@ __all__ = [
     "ends_attempt",
     "ends_work",
 ]
+
+
+OWN_TABLE = "own"
+"""The table of all estimators of the user's own, and the name of their row among those of the others."""
 
 
 @dataclass(frozen=True, kw_only=True)

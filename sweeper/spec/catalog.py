@@ -223,7 +223,7 @@ KINDS: dict[str, Kind] = {
     "thresholds": Kind(where="update_rule.clip_threshold.use", entries=_thresholds),
     "schedules": Kind(where="update_rule.schedule.use", entries=_schedules, own=True),
     "averages": Kind(where="update_rule.average.use", entries=_averages),
-    "estimators": Kind(where="measure.estimators[].use", entries=_estimators),
+    "estimators": Kind(where="measure.estimators[].use", entries=_estimators, own=True),
     "searchers": Kind(where="sweep.search.use", entries=_searchers, own=True),
 }
 """What there is, by the name of the kind."""

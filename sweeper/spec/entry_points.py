@@ -19,6 +19,7 @@ GROUPS = {
     "problems": "clipsweep.problems",
     "transforms": "clipsweep.update_rules",
     "schedules": "clipsweep.schedules",
+    "estimators": "clipsweep.estimators",
     "searchers": "clipsweep.searchers",
 }
 """Kind to the group of its entry points."""

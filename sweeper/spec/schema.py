@@ -63,7 +63,12 @@ def json_schema() -> dict[str, Any]:
     for schema in problems:
         schema["required"] = ["use"]
     _let_sweep_complete(models["sweep"])
-    named = {"OwnSchedule": "schedules", "OwnTransform": "transforms", "OwnSearch": "searchers"}
+    named = {
+        "OwnSchedule": "schedules",
+        "OwnTransform": "transforms",
+        "OwnSearch": "searchers",
+        "OwnEstimator": "estimators",
+    }
     for name, kind in named.items():
         _add_installed(definitions[name], kind)
     _add_installed(models["own_problem"], "problems")

@@ -105,7 +105,7 @@ def _translate(model: type[Section], top: Node, error: Any) -> Diagnostic:
             use = node.child("use")
             known = [tag for tag in context["expected_tags"].replace("'", "").split(", ") if tag != "own"]
             if len(known) < len(context["expected_tags"].split(", ")):
-                known += [*installed(_KINDS_OF_OWN[str(node.path[-1])]), _OWN]
+                known += [*installed(_KINDS_OF_OWN[_section_of(node)]), _OWN]
             return _unknown(use or node, context["tag"] if use is None else plain(use), known)
         case "literal_error":
             field = _field(model, error["loc"])
@@ -135,7 +135,7 @@ def _translate(model: type[Section], top: Node, error: Any) -> Diagnostic:
 
 _OWN = "package.module:factory"
 
-_KINDS_OF_OWN = {"schedule": "schedules", "search": "searchers"}
+_KINDS_OF_OWN = {"schedule": "schedules", "search": "searchers", "estimators": "estimators"}
 """Key to what installed packages may add there."""
 
 
@@ -156,6 +156,11 @@ def _missing(node: Node, key: str, field: FieldInfo | None, hint: str = "") -> D
     described = hint or ((field.description or "") if field is not None else "")
     mark = node.key_mark if node.key_mark is not None else node.mark
     return Diagnostic(mark=mark, path=(*node.path, key), message="is required", hint=described)
+
+
+def _section_of(node: Node) -> str:
+    """The key that a section stands under; that of the list for an item of one."""
+    return next(step for step in reversed(node.path) if isinstance(step, str))
 
 
 def _unknown(node: Node, found: Any, known: list[str]) -> Diagnostic:

@@ -72,6 +72,15 @@ _UPDATE = Column(name="update_norm", type=NUMBER, meaning="‖d‖, d = x_{k+1} 
 _PRODUCTS = Column(name="num_products", type=WHOLE, meaning="Hessian-vector products.", unit="products", null=_FAILED)
 
 
+_OWN_NAMES = Column(
+    name="names",
+    type=TEXTS,
+    meaning="What the estimators of your own measured: `module:factory.number`, of all of them in one row.",
+    null=_FAILED,
+)
+_OWN_VALUES = Column(name="values", type=NUMBERS, meaning="The numbers, in the order of `names`.", null=_FAILED)
+
+
 def _of(*columns: Column, sampled: tuple[str, ...] = ()) -> tuple[Column, ...]:
     """The columns of an estimator; of ``sampled`` ones there is a list, too, with their value on every probe."""
     single = {column.name: column for column in columns}
@@ -404,5 +413,6 @@ MEASURED: Mapping[str, tuple[Column, ...]] = {
         _UPDATE,
         Column(name="num_batches", type=WHOLE, meaning="Batches that were used.", unit="batches", null=_FAILED),
     ),
+    "own": _of(_OWN_NAMES, _OWN_VALUES),
 }
-"""Estimator to columns; ``docs/estimators.md`` says more of each."""
+"""Estimator to columns; ``docs/estimators.md`` says more of each. All estimators of the user's own share ``own``."""

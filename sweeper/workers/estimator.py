@@ -21,7 +21,8 @@ from estimators.probe.copies import UnfaithfulCopyError
 from estimators.probe.graphed import Recorder, record_cuda_graph
 from sweeper.errors import IntegrityError, error_line, error_traceback, out_of_memory
 from sweeper.protocol.events import SnapshotId
-from sweeper.protocol.messages import KeptSnapshot, Raised, Rows, SnapshotHeader
+from sweeper.protocol.messages import OWN_TABLE, KeptSnapshot, Raised, Rows, SnapshotHeader
+from sweeper.workers.own_estimators import OwnMeasure, measure_own, own_estimator
 from sweeper.workers.process_state import OwnState
 from sweeper.workers.snapshots import read_header, read_iterates
 from sweeper.workers.step_facts import step_options
@@ -59,6 +60,7 @@ class _Built:
     share: float | None
     fingerprint: str
     own: OwnState | None
+    own_estimators: Mapping[str, OwnMeasure]
     unfaithful: UnfaithfulCopyError | None
 
 
@@ -198,7 +200,21 @@ class EstimatorWorker(Worker):
         }
         rows: dict[str, dict[str, Any]] = {}
         errors: dict[str, BaseException] = {}
-        for entry in measure["estimators"]:
+        entries = list(measure["estimators"])
+        own = [entry for entry in entries if is_users(entry)]
+        if own:
+            self._beats += 1
+            found, failures = measure_own(built.own_estimators, own, built.probe, kept[:2])
+            errors |= failures
+            told = "; ".join(f"{name}: {error_line(error)}" for name, error in failures.items())
+            rows[OWN_TABLE] = (
+                described | found | conditions | ({"error": told} if told else {})
+                if found["names"]
+                else described | {"error": told, "data_fraction": measure["data_fraction"]}
+            )
+        for entry in entries:
+            if is_users(entry):
+                continue
             name = entry["use"]
             try:
                 rows[name] = described | self._on_every_probe(built, kept, entry, header) | conditions
@@ -207,7 +223,7 @@ class EstimatorWorker(Worker):
                 errors[name] = error
                 failed = {"error": f"{name}: {error_line(error)}", "data_fraction": measure["data_fraction"]}
                 rows[name] = described | failed
-        if len(errors) == len(rows) and len({error_line(error) for error in errors.values()}) == 1:
+        if len(errors) == len(entries) and len({error_line(error) for error in errors.values()}) == 1:
             # Then it is f that cannot be measured, whoever measures it.
             raise next(iter(errors.values()))
         return rows, {name: error_traceback(error) for name, error in errors.items()}
@@ -251,13 +267,17 @@ class EstimatorWorker(Worker):
 
     def _build_probe(self, problem_json: str, seed: int, definition_json: str) -> _Built:
         section = json.loads(problem_json)
-        if not is_users(section):
+        entries = json.loads(definition_json).get("own", [])
+        uses = {section["use"]: "problem"} if is_users(section) else {}
+        uses |= {entry["use"]: "estimator" for entry in entries}
+        if not uses:
             return self._built(section, seed, definition_json, None)
         own = OwnState()
         try:
-            import_all(own, {section["use"]: "problem"}, self._search)
+            import_all(own, uses, self._search)
             with own.whole(), own.in_force():
-                return self._built(section, seed, definition_json, own)
+                estimators = {entry["use"]: own_estimator(entry, search=self._search) for entry in entries}
+                return replace(self._built(section, seed, definition_json, own), own_estimators=estimators)
         finally:
             self._note(own)
 
@@ -284,7 +304,13 @@ class EstimatorWorker(Worker):
             except Exception:
                 _log.debug("f raised while its copy was compared; the estimators will say what", exc_info=True)
         return _Built(
-            probe=probe, others=others, share=share, fingerprint=problem.fingerprint, own=own, unfaithful=unfaithful
+            probe=probe,
+            others=others,
+            share=share,
+            fingerprint=problem.fingerprint,
+            own=own,
+            own_estimators={},
+            unfaithful=unfaithful,
         )
 
     def _beating_record(self, work: Callable[[], object]) -> Callable[[], object]:
@@ -352,4 +378,6 @@ def build_probe(
 def _definition_of_f(measure: Mapping[str, Any]) -> str:
     """The part of a measure section that determines f and its audit, as a key."""
     kept = {key: measure[key] for key in ("data_fraction", "probe", "audit")}
-    return json.dumps(kept | {"probes": measure.get("probes", 1)}, sort_keys=True)
+    # Not of f, but of the process that measures it: what is imported there.
+    own = [entry for entry in measure["estimators"] if is_users(entry)]
+    return json.dumps(kept | {"probes": measure.get("probes", 1)} | ({"own": own} if own else {}), sort_keys=True)

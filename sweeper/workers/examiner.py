@@ -23,6 +23,7 @@ from sweeper.blame import Shipped, line_of, remedy
 from sweeper.errors import error_line, left_advice
 from sweeper.workers.estimator import build_probe
 from sweeper.workers.findings import Told, finding_row
+from sweeper.workers.own_estimators import measure_own, own_estimator
 from sweeper.workers.process_state import OwnState
 from sweeper.workers.step_facts import facts_of, step_options
 from sweeper.workers.worker import import_all, is_users, update_rule_of
@@ -49,15 +50,17 @@ class _Code:
 
     problem: Mapping[str, Any]
     shipped: Shipped | None
+    estimators: tuple[str, ...] = ()
+    folder: str | None = None
 
     @property
     def search(self) -> tuple[str, ...]:
-        return () if self.shipped is None else (str(self.shipped.folder),)
+        return () if self.folder is None else (self.folder,)
 
     def load(self, own: OwnState) -> None:
-        """Import the user's module, if it is one, and note what that sets."""
-        if is_users(self.problem):
-            import_all(own, {self.problem["use"]: "problem"}, self.search)
+        """Import the user's modules, if there are any, and note what that sets."""
+        uses = {self.problem["use"]: "problem"} if is_users(self.problem) else {}
+        import_all(own, uses | dict.fromkeys(self.estimators, "estimator"), self.search)
 
     @contextmanager
     def in_force(self, own: OwnState) -> Iterator[None]:
@@ -70,9 +73,18 @@ class _Code:
         return build_problem(self.problem["use"], options, seed=seed, search=self.search)
 
 
-def _code(problem: Mapping[str, Any], shipped: Sequence[str] | None) -> _Code:
+def _code(
+    problem: Mapping[str, Any],
+    shipped: Sequence[str] | None,
+    measure: Mapping[str, Any] | None = None,
+    folder: str | None = None,
+) -> _Code:
     folders = None if shipped is None else Shipped(folder=Path(shipped[0]), origin=Path(shipped[1]))
-    return _Code(problem=problem, shipped=folders)
+    entries = measure["estimators"] if measure is not None and folder is not None else ()
+    uses = tuple(entry["use"] for entry in entries if is_users(entry))
+    return _Code(
+        problem=problem, shipped=folders, estimators=uses, folder=folder or (None if shipped is None else shipped[0])
+    )
 
 
 # clipsweep check
@@ -89,6 +101,7 @@ def check_problem(
     steps: int,
     accumulate: int,
     measure: Mapping[str, Any] | None,
+    folder: str | None = None,
 ) -> Iterator[dict[str, Any]]:
     """Test every promise of a problem.
 
@@ -102,6 +115,7 @@ def check_problem(
         steps: Number of steps of a trial.
         accumulate: Number of batches in a step.
         measure: The resolved measure section; None where nothing is measured.
+        folder: The folder that all of the user's own code is imported from; None for none.
 
     Yields:
         First ``promises``, all of them in order, then for each of them what was found: ``status`` (``ok``, ``broken``
@@ -109,7 +123,7 @@ def check_problem(
         told once; the others are untested because of it.
     """
     torch.set_num_threads(threads)
-    code = _code(problem, shipped)
+    code = _code(problem, shipped, measure, folder)
     own = OwnState()
     estimators = [] if measure is None else measure["estimators"]
     measured = [f"a snapshot can be measured: {entry['use']}" for entry in estimators]
@@ -270,6 +284,8 @@ def _measured(
     facts = {"learning_rate": learning_rate, "batches_per_step": accumulate, **facts_of(followed)}
     options |= step_options(wanted, facts, payload)
     probe = build_probe(probed, measure)
+    if is_users(entry):
+        return _measured_by_own(entry, probe, payload[:2], code.search)
     row = ESTIMATORS[entry["use"]](probe, payload[:2], **options)
     slope, trained_slope = float(row["grad_norm"]), float(scalars[1])
     if slope == 0 and trained_slope > 0:
@@ -290,6 +306,26 @@ def _measured(
         "without a float64 audit, so that rows say `unaudited`: the loss uses data that does not come through its batch"
     )
     return Finding(promise="", note=f"{unaudited} ({error_line(probe.unaudited)})")
+
+
+def _measured_by_own(entry: Mapping[str, Any], probe: Probe, iterates: torch.Tensor, search: Sequence[str]) -> Finding:
+    """Whether an estimator of the user's own says numbers, and the same when it is asked again."""
+    use = entry["use"]
+    made = {use: own_estimator(entry, search=search)}
+    rows = []
+    for _ in range(2):
+        row, errors = measure_own(made, [entry], probe, iterates)
+        if use in errors:
+            raise errors[use]
+        rows.append(row)
+    # As text, in which nan equals nan.
+    if repr(rows[0]) != repr(rows[1]):
+        return Finding(
+            promise="",
+            broken=f"it says {rows[0]} of a snapshot, and {rows[1]} of the same one when it is asked again",
+            fix="draw from a generator with a seed of its own, and keep nothing from one snapshot to the next",
+        )
+    return Finding(promise="")
 
 
 # clipsweep null-test

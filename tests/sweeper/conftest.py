@@ -90,7 +90,8 @@ class InlinePools:
         self.news.append(TrainerUp(slot=slot, facts=worker.facts()))
 
     def start_estimator(self, slot: int) -> None:
-        worker = EstimatorWorker(run_dir=str(self.run_dir), threads=1, device="cpu")
+        search = (str(Path(__file__).parent), str(self.run_dir.parent))
+        worker = EstimatorWorker(run_dir=str(self.run_dir), threads=1, device="cpu", search=search)
         self.estimators[slot] = worker
         self.started["estimator"] += 1
         self.news.append(EstimatorUp(slot=slot, facts=worker.facts()))

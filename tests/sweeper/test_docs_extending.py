@@ -33,11 +33,13 @@ def test_an_example_keeps_every_promise(folder: Path, text: str) -> None:
     sweep = loads_spec(text, folder=folder)
     found = list(check_sweep(sweep))
     assert [one for one in found if not one.finding.holds] == []
-    assert any(one.problem.startswith(("schedule", "transform")) for one in found)
+    own = re.search(r"my_\w+:\w+", text)
+    assert own is not None
+    assert any(own[0] in f"{one.problem} {one.finding.promise}" for one in found)
 
 
 def test_the_arm_and_the_words_of_check_are_those_that_the_page_quotes(folder: Path) -> None:
-    schedule, transform = (loads_spec(text, folder=folder) for text in blocks("yaml"))
+    schedule, transform, _ = (loads_spec(text, folder=folder) for text in blocks("yaml"))
     assert expand(schedule).arms == ("sgd + schedule(my_rules:cosine_with_restarts)",)
     assert "`schedule(my_rules:cosine_with_restarts)`" in PAGE
     assert expand(transform).arms == ("sgd", "sgd + clip_norm", "sgd + my_clip:soft_clip")

@@ -5,9 +5,18 @@ from __future__ import annotations
 import math
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, SerializerFunctionWrapHandler, field_validator, model_serializer, model_validator
+from pydantic import (
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    Tag,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
-from sweeper.spec.sections.values import AS_INTEGER, AS_NUMBER, Count, Flag, Section, Share, conflict, wrong
+from sweeper.spec.sections.own import IMPORT_PATH, PLACES, Own, by_use, resolved
+from sweeper.spec.sections.values import AS_INTEGER, AS_NUMBER, Count, Flag, FreeValue, Section, Share, conflict, wrong
 
 __all__ = [
     "ESTIMATOR_OPTIONS",
@@ -21,6 +30,7 @@ __all__ = [
     "HessianSpectrum",
     "LayerSmoothness",
     "OtherDirections",
+    "OwnEstimator",
     "PreconditionedSharpness",
 ]
 
@@ -244,19 +254,22 @@ class AuthorsCompat(_Estimator):
         return 3
 
 
-Estimator = Annotated[
-    DirectionalSmoothness
-    | LayerSmoothness
-    | DirectionalCurvature
-    | CriticalSharpness
-    | OtherDirections
-    | HessianSpectralNorm
-    | HessianSpectrum
-    | PreconditionedSharpness
-    | GradientNoise
-    | AuthorsCompat,
-    Field(discriminator="use"),
-]
+class OwnEstimator(Own, _Estimator):
+    """An estimator of the user's own; its options are passed to the factory unchanged."""
+
+    # The other base forbids more than what is known.
+    model_config = ConfigDict(extra="allow")
+    __pydantic_extra__: dict[str, FreeValue]
+
+    use: Annotated[str, resolved("estimators")] = Field(
+        pattern=IMPORT_PATH, description=PLACES, examples=["my_package.my_module:my_estimator"]
+    )
+
+    @property
+    def num_gradients(self) -> float:
+        """Gradients of f per snapshot: nobody knows; two, as for a difference of gradients."""
+        return 2
+
 
 ESTIMATOR_OPTIONS: dict[str, type[_Estimator]] = {
     "directional_smoothness": DirectionalSmoothness,
@@ -271,3 +284,19 @@ ESTIMATOR_OPTIONS: dict[str, type[_Estimator]] = {
     "authors_compat": AuthorsCompat,
 }
 """Name to options."""
+
+Estimator = Annotated[
+    Annotated[DirectionalSmoothness, Tag("directional_smoothness")]
+    | Annotated[LayerSmoothness, Tag("layer_smoothness")]
+    | Annotated[DirectionalCurvature, Tag("directional_curvature")]
+    | Annotated[CriticalSharpness, Tag("critical_sharpness")]
+    | Annotated[OtherDirections, Tag("other_directions")]
+    | Annotated[HessianSpectralNorm, Tag("hessian_spectral_norm")]
+    | Annotated[HessianSpectrum, Tag("hessian_spectrum")]
+    | Annotated[PreconditionedSharpness, Tag("preconditioned_sharpness")]
+    | Annotated[GradientNoise, Tag("gradient_noise")]
+    | Annotated[AuthorsCompat, Tag("authors_compat")]
+    | Annotated[OwnEstimator, Tag("own")],
+    by_use("estimators", ESTIMATOR_OPTIONS),
+]
+"""One of these, with its options."""

@@ -379,9 +379,11 @@ class UpdateRule(Section):
         if self.transform_of == "momentum" and not (self.momentum and chosen and self.optimizer == "sgd"):
             hint = f"optimizer: sgd, a momentum, and one of {', '.join(TRANSFORMS)}, transform"
             raise conflict("there is no momentum to clip or normalise", "transform_of", "momentum", hint=hint)
-        numbered = [name for name in chosen if name not in {"clip_threshold", "clip_groups"}]
+        of_many = {"clip_threshold", "clip_groups"}
+        numbered = [name for name in chosen if name not in of_many]
         if self.clip_each_micro_batch and not (numbered and self.transform_of == "gradient"):
-            hint = "a transform with one number, as clip_norm, or of your own, of the gradient"
+            names = ", ".join(name for name in TRANSFORMS if name not in of_many)
+            hint = f"one of {names}, or a transform of your own, of the gradient"
             raise conflict("there is nothing to do to each micro-batch", "clip_each_micro_batch", hint=hint)
         if self.clip_each_micro_batch and self.when_exceeded == "skip":
             message = "a step is skipped as a whole, not for one of its micro-batches"

@@ -145,7 +145,7 @@ def test_rows_of_a_csv_can_be_counted_and_joined(ask: Ask) -> None:
 def test_a_folder_without_runs_is_an_empty_table(ask: Ask, tmp_path: Path) -> None:
     assert ask("ls", str(tmp_path), "--json").document == []
     head = ask("ls", str(tmp_path), "--format", "csv").out
-    assert head.startswith("path,state,driver,trials,queued,paused,running,done,")
+    assert head.startswith("path,state,driver,trials,queued,paused,running,held,done,")
     assert head.count("\n") == 1
 
 

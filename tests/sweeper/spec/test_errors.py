@@ -25,7 +25,7 @@ def test_a_problem_is_shown_with_its_line_a_caret_and_what_is_accepted():
         "    7 |     - use: hessian\n"
         "      |            ^ known: directional_smoothness, layer_smoothness, directional_curvature, "
         "critical_sharpness, other_directions, hessian_spectral_norm, hessian_spectrum, preconditioned_sharpness, "
-        "gradient_noise, authors_compat; did you mean 'hessian_spectrum'?"
+        "gradient_noise, authors_compat, package.module:factory; did you mean 'hessian_spectrum'?"
     )
 
 

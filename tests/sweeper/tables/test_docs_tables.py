@@ -88,13 +88,14 @@ MORE = (
     "critical_sharpness",
     "other_directions",
     "preconditioned_sharpness",
+    "dictionary_problem:lengths",
 )
 
 TRAINED = f"""
 problem: {{use: "dictionary_problem:product"}}
 update_rule: {{learning_rate: 0.03}}
 train: {{steps: 20, evaluate_every: 10}}
-measure: {{every: 4, estimators: [{", ".join(f"{{use: {name}}}" for name in (*ESTIMATORS, *MORE))}]}}
+measure: {{every: 4, estimators: [{", ".join(f"{{use: '{name}'}}" for name in (*ESTIMATORS, *MORE))}]}}
 sweep:
   grid:
     update_rule.learning_rate: [0.03, 300]
@@ -124,6 +125,9 @@ def product(*, fails=False, seed):
         probe=lambda share: [inputs[:16], inputs[16:]],
         evaluate=lambda model: {"valid_loss": float(loss(model, inputs, None)[0])}, steps_per_epoch=2, fingerprint="x",
     )
+
+def lengths():
+    return lambda probe, iterates: {"grad_norm": probe.value_and_gradient(iterates[0])[1].norm()}
 """
 
 ANALYTIC = """
