@@ -177,7 +177,7 @@ def _sharpness(run: Run, ended: pd.DataFrame) -> dict[Hashable, float]:
     found: dict[Hashable, list[float]] = {}
     for cell in drawn_cells(run, ended):
         mine = measured[measured["trial_id"].isin(cell.trials["trial_id"]) & (measured["step"] == 0)]
-        norms = mine[_HESSIAN].astype(float)
+        norms = mine["spectral_norm"].astype(float)
         found.setdefault(key_of(cell.context), []).extend(norms[norms > 0].tolist())
     return {context: float(np.median(norms)) for context, norms in found.items() if norms}
 

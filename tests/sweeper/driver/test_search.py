@@ -378,3 +378,40 @@ def test_without_decide_after_the_trials_that_it_held_are_trained_to_their_end(i
     path = inline_run(SPEC.replace("    decide_after: 12\n", ""))().run_dir.path
     assert "held" not in set(pd.read_parquet(path / "trials.parquet")["status"])
     known_of(path)
+
+
+MEASURED = """
+name: measured
+problem: {use: deep_linear, layers: 2, width: 4, samples: 16}
+update_rule: {optimizer: sgd}
+train: {steps: 20}
+measure: {steps: [0], data_fraction: 1.0, estimators: [{use: hessian_spectral_norm}]}
+sweep:
+  grid: {update_rule.clip_norm: [null, 0.25]}
+  search: {use: stability_frontier, over: update_rule.learning_rate, between: [1.0e-2, 1.0e3], within: 1.5}
+  seeds: 2
+"""
+
+
+def test_the_picture_of_a_frontier_has_every_bracket_and_twice_the_inverse_of_the_curvature(
+    inline_run: InlineRun,
+) -> None:
+    from sweeper.report.plots.frontier import frontier
+    from sweeper.report.select import select
+    from sweeper.tables.run import Run
+
+    run = Run(inline_run(MEASURED)().run_dir.path)
+    picture = frontier(run, select(run, ()))
+    norms = run.measurements("hessian_spectral_norm")["spectral_norm"]
+    (line,) = [row for row in picture.drawn if row["drawn"] == "2 / lambda"]
+    assert line["learning_rate"] == pytest.approx(2 / norms.median(), rel=1e-9)
+    heights = {
+        tuple(round(float(y), 6) for y in drawn.get_ydata())
+        for axis in picture.axes
+        for drawn in axis.get_lines()
+        if len(drawn.get_ydata()) == 2 and drawn.get_xdata()[0] == drawn.get_xdata()[1]
+    }
+    for stable, unstable in brackets(run.path).values():
+        assert stable is not None
+        assert unstable is not None
+        assert (round(stable, 6), round(unstable, 6)) in heights
