@@ -103,6 +103,7 @@ def frontier(run: Run, trials: pd.DataFrame) -> Picture:
             for rule in advised.get(panel.context, ())
         ),
     ]
+    rates += [2 / norm for norm in sharpness.values()]
     for axis in axes:
         axis.set(yscale="log", ylim=(min(rates) / 1.6, max(rates) * 1.6))
         log_labels(axis.yaxis, axis.get_ylim())

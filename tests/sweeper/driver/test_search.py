@@ -405,6 +405,8 @@ def test_the_picture_of_a_frontier_has_every_bracket_and_twice_the_inverse_of_th
     norms = run.measurements("hessian_spectral_norm")["spectral_norm"]
     (line,) = [row for row in picture.drawn if row["drawn"] == "2 / lambda"]
     assert line["learning_rate"] == pytest.approx(2 / norms.median(), rel=1e-9)
+    low, high = picture.axes[0].get_ylim()
+    assert low < line["learning_rate"] < high
     heights = {
         tuple(round(float(y), 6) for y in drawn.get_ydata())
         for axis in picture.axes
