@@ -227,7 +227,7 @@ def rule_of(theory: str, setting: Setting) -> StepRule:
 
     Example:
         >>> rule_of("theorem3", Setting(L0=1, L1=2, gap=1, epsilon=0.1, M=1, tau=0, horizon=1))
-        StepRule(eta=0.1, numerator=0.05, offset=0.0)
+        StepRule(eta=0.1, numerator=0.05, offset=0.0, clip_norm=None)
     """
     return THEORIES[theory][0](setting)
 
