@@ -123,11 +123,13 @@ def run_sweep(
     """
     started, started_at = time.monotonic(), time.time()
     consent = consent or Consent()
-    require_allowed([*expand(sweep).code, *search_code(sweep)], sweep.folder, allow_code=consent.code)
+    plan = expand(sweep)
+    require_allowed([*plan.code, *search_code(sweep)], sweep.folder, allow_code=consent.code)
     run_dir = RunDir((out or default_run_dir(sweep)).resolve())
     before = open_state(run_dir)
     refuse_recorded(run_dir, before, "be run, so choose another directory with --out")
-    plan = plan_of(sweep, before)
+    if sweep.sweep.search is not None:
+        plan = plan_of(sweep, before)
     address = address or sweep.cluster.address
     _check_room(sweep, plan, before, address, insecure=consent.insecure_cluster)
     with driving(run_dir, listener or Silent(), create=True) as held:

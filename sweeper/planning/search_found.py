@@ -72,7 +72,7 @@ def found_by_search(run_dir: RunDir, state: RunState) -> Found | None:
     for trial in current:
         record = trial.record
         values = values_of(record.swept, over)
-        if values is None or not all(low <= values[path] <= high for path, (low, high) in over.items()):
+        if values is None:
             continue
         key = base_key(record.swept, over)
         swept = {path: value for path, value in record.swept.items() if path not in over}

@@ -116,7 +116,7 @@ class Searching:
         with self._explained():
             why = str(refuse(self.space))
         if why:
-            raise_if_any([at(self._node, why)])
+            raise_if_any([at(_node_of(self._sweep), why)])
 
     def _built(self, section: Mapping[str, Any]) -> Searcher:
         """The searcher; one of the user's own from beside the spec, as its problems are."""
@@ -132,24 +132,22 @@ class Searching:
             # The name alone is what the user can install.
             missing = error.name or str(error)
             hint = "pip install 'clipsweep[search]'" if missing in _OF_THE_EXTRA else f"install {missing}"
-            raise_if_any([at(self._node, f"needs {missing}, which is not installed", hint)])
+            raise_if_any([at(_node_of(self._sweep), f"needs {missing}, which is not installed", hint)])
         except ClipsweepError:
             raise
         except Exception as error:
             if self._own is not None:
                 what = f"{self.use} raised {error_line(error)}"
-                raise_if_any([at(self._node, what, "clipsweep check tries a searcher of your own by itself")])
+                raise_if_any([
+                    at(_node_of(self._sweep), what, "clipsweep check tries a searcher of your own by itself")
+                ])
             if isinstance(error, ValueError):
-                raise_if_any([at(self._node, str(error))])
+                raise_if_any([at(_node_of(self._sweep), str(error))])
             if self.use == "optuna":
-                raise_if_any([at(self._node, f"Optuna raised {error_line(error)}", "see sampler and options")])
+                raise_if_any([
+                    at(_node_of(self._sweep), f"Optuna raised {error_line(error)}", "see sampler and options")
+                ])
             raise
-
-    @property
-    def _node(self) -> Node:
-        search = self._sweep.template.node.child("search")
-        assert search is not None
-        return search.child("use") or search
 
     @property
     def use(self) -> str:
@@ -261,7 +259,7 @@ class Searching:
         for base in self._cells:
             for known in by_base.get(base, ()):
                 values = values_of(known.record.swept, self._over)
-                if values is None or not all(low <= values[path] <= high for path, (low, high) in self._over.items()):
+                if values is None:
                     continue
                 ask = Ask(base=base, seed=known.record.seed, values=values, until=known.until)
                 found.append((known.record.trial_id, ask))
@@ -280,6 +278,13 @@ class Searching:
         )
 
 
+def _node_of(sweep: Sweep) -> Node:
+    """Where the spec names its searcher."""
+    search = sweep.template.node.child("search")
+    assert search is not None
+    return search.child("use") or search
+
+
 _OF_THE_EXTRA = ("optuna", "cmaes")
 
 
@@ -289,9 +294,7 @@ def _own_code(sweep: Sweep) -> UserCode | None:
     try:
         return user_code(sweep.sweep.search.use, sweep.folder)
     except SpecError as error:
-        search = sweep.template.node.child("search")
-        assert search is not None
-        raise_if_any([at(search.child("use") or search, str(error), "package.module:factory")])
+        raise_if_any([at(_node_of(sweep), str(error), "package.module:factory")])
         raise
 
 
@@ -362,10 +365,11 @@ def base_key(swept: Mapping[str, Any], over: Mapping[str, Any]) -> str:
     return canonical({path: value for path, value in swept.items() if path not in over})
 
 
-def values_of(swept: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, float] | None:
-    """The values that are searched over; None where one is missing or not a number."""
-    found = {path: swept.get(path) for path in over}
+def values_of(swept: Mapping[str, Any], over: Mapping[str, tuple[float, float]]) -> dict[str, float] | None:
+    """The values that are searched over; None where one is missing, not a number or outside of its range."""
     numbers = {
-        path: value for path, value in found.items() if isinstance(value, int | float) and not isinstance(value, bool)
+        path: value
+        for path, (low, high) in over.items()
+        if isinstance(value := swept.get(path), int | float) and not isinstance(value, bool) and low <= value <= high
     }
-    return numbers if len(numbers) == len(found) else None
+    return numbers if len(numbers) == len(over) else None

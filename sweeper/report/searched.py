@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from estimators.fits.intervals import Interval, geometric_interval, mean_interval
-from sweeper.cell_labels import is_transform
 from sweeper.planning.search_found import Found, found_by_search
+from sweeper.report.stability import is_clipped, without_transform
 from sweeper.search.protocol import Base
 from sweeper.store.journal import open_state
 from sweeper.store.run_dir import RunDir
@@ -192,12 +192,12 @@ def _ratios(bases: Sequence[Base], of_base: Mapping[str, SearchedFrontier]) -> l
 
 
 def _is_plain(base: Base) -> bool:
-    return not any(is_transform(part) for part in base.arm.split(" + "))
+    return not is_clipped(base.arm)
 
 
 def _without_transform(base: Base) -> str:
     """What a rule has in common with the same one without its transform."""
-    arm = " + ".join(part for part in base.arm.split(" + ") if not is_transform(part))
+    arm = without_transform(base.arm)
     others: dict[str, Any] = {
         path: value
         for path, value in base.swept.items()

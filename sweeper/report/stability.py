@@ -33,6 +33,7 @@ __all__ = [
     "grown",
     "is_clipped",
     "unstable",
+    "without_transform",
 ]
 
 UNSTABLE = 0.5
@@ -240,7 +241,7 @@ def frontier_ratios(found: Sequence[Frontier]) -> tuple[FrontierRatio, ...]:
     plain = {(one.arm, one.context): one for one in found if one.clip_norm is None and not is_clipped(one.arm)}
     ratios = []
     for one in found:
-        base = plain.get((_optimizer(one.arm), one.context))
+        base = plain.get((without_transform(one.arm), one.context))
         if one.clip_norm is None or base is None:
             continue
         pairs = [(one.by_seed[seed], base.by_seed[seed]) for seed in one.by_seed.keys() & base.by_seed.keys()]
@@ -272,11 +273,18 @@ def is_clipped(arm: str) -> bool:
         >>> is_clipped("sgd(momentum) + clip_norm(momentum) + cosine"), is_clipped("sgd + cosine")
         (True, False)
     """
-    return _optimizer(arm) != arm
+    return without_transform(arm) != arm
 
 
-def _optimizer(arm: str) -> str:
-    """The arm without its transform, so that clipped and unclipped rules can be matched."""
+def without_transform(arm: str) -> str:
+    """The arm without its transform, so that clipped and unclipped rules can be matched.
+
+    Args:
+        arm: As the trials table has it.
+
+    Returns:
+        The other parts.
+    """
     return " + ".join(part for part in arm.split(" + ") if not is_transform(part))
 
 

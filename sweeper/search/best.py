@@ -397,9 +397,7 @@ class Best:
                     silent += 1
                     results.setdefault(point, {})[one.seed] = math.inf
                 else:
-                    is_max = space.better.get(self._metric) == "max"
-                    value = score.last if self._metric == "train_loss" else -score.high if is_max else score.low
-                    results.setdefault(point, {})[one.seed] = value
+                    results.setdefault(point, {})[one.seed] = space.result(self._metric, score)
             found = race.next_round(results, pending=pending)
             if not failed:
                 asks += [
@@ -447,7 +445,7 @@ class Best:
     ) -> Known:
         spent = sum(len(of_seed) for of_seed in results.values())
         names = [path.rpartition(".")[2] for path in self._over]
-        sign = -1 if space.better.get(self._metric) == "max" else 1
+        sign = -1 if space.is_max(self._metric) else 1
         text = found.reason
         values: dict[str, object] = {
             "best": None if found.best is None else dict(zip(self._over, found.best, strict=True)),

@@ -201,11 +201,7 @@ class Halving:
             score = one.score(self._metric, until=min(stops)) if stops else None
         if score is None:
             return math.nan
-        # The last training loss, the best value of every other metric.
-        return score.last if self._metric == "train_loss" else -score.high if self._is_max(space) else score.low
-
-    def _is_max(self, space: Space) -> bool:
-        return space.better.get(self._metric) == "max"
+        return space.result(self._metric, score)
 
     def _promoted(self, space: Space, cells: Sequence[_Cell]) -> list[Ask]:
         """The cells that go on, the longest trained first."""
@@ -229,7 +225,7 @@ class Halving:
     def _known(self, space: Space, cell: _Cell, going_on: set[str]) -> Known:
         rungs = self._rungs(space, cell.key)
         value = cell.results[-1] if cell.results else None
-        if value is not None and self._is_max(space):
+        if value is not None and space.is_max(self._metric):
             value = -value
         at = rungs[cell.reached - 1] if cell.reached else 0
         told = "" if value is None else f"{self._metric} {value:.4g}"

@@ -51,6 +51,14 @@ class Space:
     trainers: int | None = None
     better: Mapping[str, str] = field(default_factory=dict)
 
+    def is_max(self, metric: str) -> bool:
+        """Whether a metric gets better as it grows."""
+        return self.better.get(metric) == "max"
+
+    def result(self, metric: str, score: Score) -> float:
+        """What counts of a metric, smaller is better: the last training loss, the best value of every other one."""
+        return score.last if metric == "train_loss" else -score.high if self.is_max(metric) else score.low
+
 
 @dataclass(frozen=True, kw_only=True)
 class Score:

@@ -87,15 +87,13 @@ class Optuna:
             self._sampler()
         except (TypeError, ValueError) as error:
             raise ValueError(f"{sampler} does not take these options: {error}") from None
-        self._studies: dict[str, tuple[tuple[_Set, ...], optuna.Study]] = {}
 
     def decide(self, space: Space, history: History) -> Decision:
         """See :class:`~sweeper.search.protocol.Searcher`."""
         asks: list[Ask] = []
         known: list[Known] = []
-        is_max = space.better.get(self._metric) == "max"
         for base in space.bases:
-            sets, lost = self._sets(space, base, history, is_max=is_max)
+            sets, lost = self._sets(space, base, history)
             most = self._num_sets(space, base)
             moving = sum(one.ended_at is None for one in sets)
             room = 0 if lost else min(most - len(sets), max(1, self._at_a_time(space)) - moving)
@@ -104,7 +102,7 @@ class Optuna:
             # Seeds that an earlier spec did not have, and trials that its search has held.
             rest = [] if lost else self._rest(space, base, history)
             asks += rest
-            known.append(self._known(base, sets, most, is_max=is_max, asks=len(new) + len(rest), lost=lost))
+            known.append(self._known(space, base, sets, most, asks=len(new) + len(rest), lost=lost))
         ended = sum(one.finished for one in known)
         text = f"{self._name}: {ended} of {len(known)} studies have ended; {len(history.seen)} trials asked for"
         return Decision(asks=tuple(asks), known=tuple(known), text=text)
@@ -123,7 +121,7 @@ class Optuna:
         """Points that are on their way at a time, for each base: as many as keep the trainers busy."""
         return math.ceil((space.trainers or 1) / max(1, len(space.bases) * len(space.seeds)))
 
-    def _sets(self, space: Space, base: Base, history: History, *, is_max: bool) -> tuple[list[_Set], str]:
+    def _sets(self, space: Space, base: Base, history: History) -> tuple[list[_Set], str]:
         """The points of a base in the order of asking; and why it cannot go on, if it cannot."""
         points: dict[tuple[float, ...], list[Seen]] = {}
         for one in history.seen:
@@ -133,7 +131,7 @@ class Optuna:
         failed = 0
         for point, seen in points.items():
             failed += sum(one.outcome == "failed" for one in seen)
-            results = [self._result(one, is_max=is_max) for one in seen if one.outcome in {"done", "diverged"}]
+            results = [self._result(space, one) for one in seen if one.outcome in {"done", "diverged"}]
             is_moving = any(one.outcome not in {"done", "diverged"} for one in seen) or len(seen) < len(space.seeds)
             ends = [one.ended_at for one in seen if one.ended_at is not None]
             sets.append(
@@ -159,14 +157,12 @@ class Optuna:
             asks += [Ask(base=base.key, seed=seed, values=values) for seed in lacking]
         return asks
 
-    def _result(self, one: Seen, *, is_max: bool) -> float:
+    def _result(self, space: Space, one: Seen) -> float:
         if one.outcome == "diverged":
             return math.inf
         score = one.score(self._metric)
-        if score is None:
-            # No finite value of the metric: as bad as a divergence.
-            return math.inf
-        return score.last if self._metric == "train_loss" else -score.high if is_max else score.low
+        # No finite value of the metric: as bad as a divergence.
+        return math.inf if score is None else space.result(self._metric, score)
 
     def _next(self, space: Space, base: Base, sets: Sequence[_Set], *, count: int) -> list[dict[str, float]]:
         """The next points, none of which was asked for before."""
@@ -237,13 +233,13 @@ class Optuna:
             sampler: optuna.samplers.BaseSampler = self._sampler_class(**self._options, seed=self._seed)
         return sampler
 
-    def _known(self, base: Base, sets: Sequence[_Set], most: int, *, is_max: bool, asks: int, lost: str) -> Known:
+    def _known(self, space: Space, base: Base, sets: Sequence[_Set], most: int, *, asks: int, lost: str) -> Known:
         ended = [one for one in sets if one.ended_at is not None and math.isfinite(one.result)]
         best = min(ended, key=lambda one: one.result, default=None)
         text = f"{len(sets)} of {most} values asked for"
         value = None
         if best is not None:
-            value = -best.result if is_max else best.result
+            value = -best.result if space.is_max(self._metric) else best.result
             told = ", ".join(f"{path.rpartition('.')[2]}={number:g}" for path, number in best.values.items())
             text = f"best {told}: {self._metric} {value:.4g}; {text}"
         if lost:
