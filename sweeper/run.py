@@ -22,7 +22,7 @@ from sweeper.planning.measurement_change import check_measurement, measurement_c
 from sweeper.planning.plan import Plan, Trial, expand, measurement_id, record_of, require_allowed
 from sweeper.planning.searching import plan_of, search_code, searching_of
 from sweeper.planning.spec_change import SpecChange, check_change, code_record, spec_change
-from sweeper.planning.standing import Standing, default_run_dir, standing
+from sweeper.planning.standing import Standing, default_run_dir, held_in, standing
 from sweeper.protocol.consent import Consent
 from sweeper.protocol.pools import PoolSize
 from sweeper.protocol.view import Listener, Silent
@@ -141,8 +141,7 @@ def run_sweep(
             until = searching.ask().until
             plan = searching.plan()
         else:
-            # What a search of an earlier spec has held goes on.
-            until = {trial.trial_id: None for trial in plan.trials if _is_held(state, trial)}
+            until = held_in(plan, state)
         environment = environment_of(sweep.resources)
         begun = any(trial.segments for trial in state.trials.values())
         check_drift(run_dir, state.environment, environment, begun=begun, accepted=consent.drift)
@@ -350,11 +349,6 @@ def _record_plan(
     run_dir.publish(run_dir.resolved, resolved.encode())
     code = [code_record(found) for found in plan.code]
     run_dir.publish_json(run_dir.environment, {**state.environment, **provenance(sweep.folder), "code": code})
-
-
-def _is_held(state: RunState, trial: Trial) -> bool:
-    known = state.trials.get(trial.trial_id)
-    return known is not None and known.held
 
 
 def _announce(say: Callable[[str], object], plan: Plan, now: Standing, change: SpecChange | None) -> None:

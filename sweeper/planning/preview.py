@@ -12,7 +12,7 @@ from sweeper.planning.measurement_change import measurement_change
 from sweeper.planning.plan import Plan, UserCode, expand
 from sweeper.planning.searching import Searching, searching_of
 from sweeper.planning.spec_change import SpecChange, spec_change
-from sweeper.planning.standing import default_run_dir, standing
+from sweeper.planning.standing import default_run_dir, held_in, standing
 from sweeper.spec import Sweep
 from sweeper.store.driver_files import driver_of
 from sweeper.store.journal import open_state
@@ -52,11 +52,13 @@ def plan_document(sweep: Sweep, out: Path | None = None) -> dict[str, Any]:
     refuse_recorded(run_dir, state, "be run, so choose another directory with --out")
     # Planning runs nobody's code.
     searching = searching_of(sweep, state, imports=False)
-    go_on = None if searching is None else searching.ask().until
-    plan = expand(sweep) if searching is None else searching.plan()
-    if go_on is None:
-        # What a search of an earlier spec has held goes on.
-        go_on = {name: None for name, trial in state.trials.items() if trial.held}
+    go_on: Mapping[str, int | None]
+    if searching is None:
+        plan = expand(sweep)
+        go_on = held_in(plan, state)
+    else:
+        go_on = searching.ask().until
+        plan = searching.plan()
     now = standing(plan, state, go_on=go_on)
     left = [(trial, 0) for trial in now.new]
     left += [(trial, state.trials[trial.trial_id].step) for trial in now.paused]

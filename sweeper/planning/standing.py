@@ -10,7 +10,7 @@ from sweeper.planning.plan import Plan, Trial
 from sweeper.spec import Sweep
 from sweeper.store.journal import RunState, TrialState
 
-__all__ = ["Standing", "default_run_dir", "standing"]
+__all__ = ["Standing", "default_run_dir", "held_in", "standing"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,6 +58,20 @@ def standing(plan: Plan, state: RunState, *, go_on: Collection[str] = ()) -> Sta
     settled = planned | state.superseded
     foreign = tuple(name for name, trial in state.trials.items() if name not in settled and not trial.resolved)
     return Standing(**{kind: tuple(trials) for kind, trials in kinds.items()}, foreign=foreign)
+
+
+def held_in(plan: Plan, state: RunState) -> dict[str, None]:
+    """The trials of a plan without a search that one of an earlier spec has held: they go on to their end.
+
+    Args:
+        plan: The plan.
+        state: The run.
+
+    Returns:
+        Their ids, each with the step at which it is to be held next, which is None.
+    """
+    trials = (trial.trial_id for trial in plan.trials)
+    return {name: None for name in trials if (known := state.trials.get(name)) is not None and known.held}
 
 
 def _kind(known: TrialState | None) -> str:

@@ -18,6 +18,7 @@ from sweeper.driver.session import Driving
 from sweeper.driver.trainers import Training
 from sweeper.planning.plan import Trial, expand
 from sweeper.planning.searching import searching_of
+from sweeper.planning.standing import held_in
 from sweeper.protocol.events import SnapshotId
 from sweeper.protocol.messages import (
     Assignment,
@@ -209,7 +210,7 @@ class InlineRun:
             until = {} if searching is None else searching.ask().until
             plan = expand(self.sweep) if searching is None else searching.plan()
             if searching is None:
-                until = {name: None for name, known in state.trials.items() if known.held}
+                until = held_in(plan, state)
             _record_plan(self.run_dir, committer, plan, self.sweep, "m", until=until)
             todo: dict[str, Trial] = {
                 trial.trial_id: trial for trial in plan.trials if not state.trials[trial.trial_id].resolved

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from typing import Annotated, Literal, TypeAlias
 
 from pydantic import ConfigDict, Field, Tag, field_validator, model_validator
@@ -78,7 +77,25 @@ class StabilityFrontier(Section):
         return {self.over: self.between}
 
 
-class Best(Section):
+class _OverRanges(Section):
+    """What searches share whose ``over`` maps paths to ranges; each says for itself which ranges those are."""
+
+    @field_validator("over", check_fields=False)
+    @classmethod
+    def _ranges(cls, over: dict[str, _Range]) -> dict[str, _Range]:
+        for path, (low, high) in over.items():
+            if not low < high:
+                raise wrong(f"{path}: the range is empty, found {low:g} to {high:g}", "[smallest, largest]")
+        return over
+
+    @property
+    def space(self) -> dict[str, _Range]:
+        """The paths that are searched over, each with its smallest and largest value."""
+        over: dict[str, _Range] = getattr(self, "over")  # noqa: B009 - a field of each of them
+        return dict(over)
+
+
+class Best(_OverRanges):
     """The best value of one or two paths for every cell, by a race over paired seeds, at equal budgets per arm."""
 
     use: Literal["best"] = Field(description="The best value for every cell: a race over paired seeds.")
@@ -104,16 +121,6 @@ class Best(Section):
         default=0.95, description="Of the test by which a value is out of the race."
     )
 
-    @field_validator("over")
-    @classmethod
-    def _ranges(cls, over: dict[str, _Range]) -> dict[str, _Range]:
-        return _checked_ranges(over)
-
-    @property
-    def space(self) -> dict[str, _Range]:
-        """The paths that are searched over, each with its smallest and largest value."""
-        return dict(self.over)
-
 
 class Halving(Section):
     """Every cell is trained a little, the better ones longer: asynchronous successive halving (ASHA) over the steps."""
@@ -136,7 +143,7 @@ class Halving(Section):
         return {}
 
 
-class Optuna(Section):
+class Optuna(_OverRanges):
     """Any sampler of Optuna, each value with all its seeds one of its trials."""
 
     use: Literal["optuna"] = Field(description="Any sampler of Optuna (the extra search).")
@@ -155,18 +162,8 @@ class Optuna(Section):
     budget: Count = Field(default=40, description="Trials of each arm, a trial for each value and seed.")
     seed: Index = Field(default=0, description="The sampler's.")
 
-    @field_validator("over")
-    @classmethod
-    def _ranges(cls, over: dict[str, _Range]) -> dict[str, _Range]:
-        return _checked_ranges(over)
 
-    @property
-    def space(self) -> dict[str, _Range]:
-        """The paths that are searched over, each with its smallest and largest value."""
-        return dict(self.over)
-
-
-class OwnSearch(Section):
+class OwnSearch(_OverRanges):
     """A searcher of one's own; its options are passed to the factory unchanged, ``over`` among them."""
 
     model_config = ConfigDict(extra="allow")
@@ -179,29 +176,12 @@ class OwnSearch(Section):
         examples=[{"update_rule.learning_rate": [0.01, 10]}],
     )
 
-    @field_validator("over")
-    @classmethod
-    def _ranges(cls, over: dict[str, _Range]) -> dict[str, _Range]:
-        return _checked_ranges(over)
-
-    @property
-    def space(self) -> dict[str, _Range]:
-        """The paths that are searched over, each with its smallest and largest value."""
-        return dict(self.over)
-
 
 def _check_range(ends: _Range, key: str) -> None:
     if not ends[0] < ends[1]:
         raise conflict(f"the range is empty, found {ends[0]:g} to {ends[1]:g}", key, hint="[smallest, largest]")
     if not math.isfinite(ends[1] - ends[0]) or (ends[0] > 0 and not math.isfinite(ends[1] / ends[0])):
         raise conflict("the ends are too far apart", key)
-
-
-def _checked_ranges(over: Mapping[str, _Range]) -> dict[str, _Range]:
-    for path, (low, high) in over.items():
-        if not low < high:
-            raise wrong(f"{path}: the range is empty, found {low:g} to {high:g}", "[smallest, largest]")
-    return dict(over)
 
 
 SEARCHES: dict[str, type[Section]] = {

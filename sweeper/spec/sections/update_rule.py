@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, Tag, model_validator
 
+from sweeper.cell_labels import TRANSFORMS
 from sweeper.spec.sections.own import IMPORT_PATH, PLACES, Own, by_use, resolved
 from sweeper.spec.sections.thresholds import ClipGroups, ClipThreshold
 from sweeper.spec.sections.values import (
@@ -58,17 +59,6 @@ OPTIONS_OF_OPTIMIZERS: dict[str, frozenset[str]] = {
     "muon": frozenset({"momentum", "nesterov", "weight_decay", "ns_steps", "adjust_rate", "rest"}),
 }
 """The options of each optimiser. One without effect is refused: it would give the same training another id."""
-
-TRANSFORMS = (
-    "clip_norm",
-    "normalize",
-    "clip_value",
-    "clip_layer_norm",
-    "clip_adaptive",
-    "clip_threshold",
-    "clip_groups",
-)
-"""What may be done to a gradient; at most one of them."""
 
 SCHEDULES = ("constant", "step_decay", "cosine", "linear", "inverse_sqrt", "stable_decay", "one_cycle")
 """The registered ones."""
