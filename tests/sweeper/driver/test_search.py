@@ -79,10 +79,14 @@ def rows(path: Path) -> dict[str, pd.DataFrame]:
     return {"trials": trials.drop(columns=timings), "metrics": metrics}
 
 
-def assert_same(one: Path, other: Path) -> None:
+def assert_same_tables(one: Path, other: Path) -> None:
     left, right = rows(one), rows(other)
     for name in left:
         pd.testing.assert_frame_equal(left[name], right[name], check_exact=True, obj=name)
+
+
+def assert_same(one: Path, other: Path) -> None:
+    assert_same_tables(one, other)
     assert brackets(one) == brackets(other)
 
 
@@ -132,14 +136,21 @@ class Crash(BaseException):
     """The driver's process ends here."""
 
 
-def test_a_driver_killed_at_twenty_random_moments_ends_with_the_same_trials_and_rows(
-    inline_run: InlineRun, undisturbed: Path
-) -> None:
-    moments = random.Random(5)
+def killed(make: Callable[[int], Any], moments: random.Random, *, longest: int) -> tuple[Any, int]:
+    """A run to its end, whose driver was killed up to twenty times.
+
+    Args:
+        make: The number of kills so far to the next run of the same directory.
+        moments: Draws after how many polls the driver is killed.
+        longest: The most of these.
+
+    Returns:
+        The last run, and how often it was killed.
+    """
     kills = 0
     while True:
-        run = inline_run(SPEC, name="killed", seed=kills)
-        deadline = moments.randint(1, 12) if kills < 20 else 10**9
+        run = make(kills)
+        deadline = moments.randint(1, longest) if kills < 20 else 10**9
 
         def crash(run: Any = run, deadline: int = deadline) -> None:
             if run.pools.polls >= deadline:
@@ -151,7 +162,13 @@ def test_a_driver_killed_at_twenty_random_moments_ends_with_the_same_trials_and_
         except Crash:
             kills += 1
             continue
-        break
+        return run, kills
+
+
+def test_a_driver_killed_at_twenty_random_moments_ends_with_the_same_trials_and_rows(
+    inline_run: InlineRun, undisturbed: Path
+) -> None:
+    run, kills = killed(lambda kills: inline_run(SPEC, name="killed", seed=kills), random.Random(5), longest=12)
     assert kills == 20
     assert_same(run.run_dir.path, undisturbed)
 
@@ -210,23 +227,9 @@ def test_halving_holds_most_cells_early_and_trains_the_best_of_each_arm_to_the_e
 @pytest.mark.parametrize("seed", range(3))
 def test_halving_survives_deaths_and_kills_of_its_driver(inline_run: InlineRun, seed: int) -> None:
     quiet = inline_run(RACE, name="quiet")().run_dir.path
-    moments = random.Random(seed)
-    kills = 0
-    while True:
-        run = inline_run(RACE, name="killed", seed=kills, chaos=0.02)
-        deadline = moments.randint(1, 7) if kills < 20 else 10**9
-
-        def crash(run: Any = run, deadline: int = deadline) -> None:
-            if run.pools.polls >= deadline:
-                raise Crash
-
-        run.pools.before_poll = crash
-        try:
-            run()
-        except Crash:
-            kills += 1
-            continue
-        break
+    run, kills = killed(
+        lambda kills: inline_run(RACE, name="killed", seed=kills, chaos=0.02), random.Random(seed), longest=7
+    )
     assert kills == 20
     trials = raced(run.run_dir.path)
     assert set(trials["status"]) <= {"held", "done", "diverged"}
@@ -282,23 +285,7 @@ OTHERS = {
 def test_the_other_searchers_survive_twenty_kills_of_their_driver(inline_run: InlineRun, name: str) -> None:
     text = QUADRATIC.replace("SEARCH", OTHERS[name])
     quiet = inline_run(text, name="quiet")().run_dir.path
-    moments = random.Random(3)
-    kills = 0
-    while True:
-        run = inline_run(text, name="killed", seed=kills)
-        deadline = moments.randint(1, 5) if kills < 20 else 10**9
-
-        def crash(run: Any = run, deadline: int = deadline) -> None:
-            if run.pools.polls >= deadline:
-                raise Crash
-
-        run.pools.before_poll = crash
-        try:
-            run()
-        except Crash:
-            kills += 1
-            continue
-        break
+    run, kills = killed(lambda kills: inline_run(text, name="killed", seed=kills), random.Random(3), longest=5)
     assert kills >= 10
     trials = pd.read_parquet(run.run_dir.path / "trials.parquet")
     assert set(trials["status"]) <= {"done", "diverged"}
@@ -312,12 +299,6 @@ def test_the_other_searchers_survive_twenty_kills_of_their_driver(inline_run: In
         assert_same_tables(run.run_dir.path, quiet)
     else:
         assert len(trials) == len(pd.read_parquet(quiet / "trials.parquet")) == 48
-
-
-def assert_same_tables(one: Path, other: Path) -> None:
-    left, right = rows(one), rows(other)
-    for name in left:
-        pd.testing.assert_frame_equal(left[name], right[name], check_exact=True, obj=name)
 
 
 def test_what_best_found_is_near_the_optimum_and_confirmed_on_fresh_seeds(inline_run: InlineRun) -> None:
