@@ -7,11 +7,11 @@ from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy.special import stdtr
+from scipy.special import stdtr, stdtrit
 
 from estimators.fits.intervals import scaled
 
-__all__ = ["holm", "p_value"]
+__all__ = ["holm", "p_value", "replications_needed"]
 
 
 def p_value(values: ArrayLike) -> float:
@@ -64,3 +64,45 @@ def holm(p_values: Sequence[float]) -> list[float]:
     for place, at in enumerate(order):
         least = adjusted[at] = max(least, min(1.0, (len(order) - place) * p_values[at]))
     return adjusted
+
+
+def replications_needed(difference: float, spread: float, *, level: float = 0.05, power: float = 0.8) -> int | None:
+    r"""How many replications a paired t test needs to find a difference of a given size.
+
+    The smallest n with  (t_{1 - level/2, n-1} + t_{power, n-1}) s / sqrt(n) <= |d|,  the usual approximation of the
+    power of Student's t test, two-sided (for example Chow, Shao & Wang, *Sample Size Calculations in Clinical
+    Research*, 2008, section 3.1).
+
+    Args:
+        difference: The mean d of the differences.
+        spread: Their standard deviation s over the replications.
+        level: How often chance alone may be taken for a difference.
+        power: How often the test should find the difference.
+
+    Returns:
+        The number, at least 2; None where it is above 10,000, where either is not finite, or without a difference.
+
+    Example:
+        >>> replications_needed(1.0, 1.0), replications_needed(-0.5, 1.0), replications_needed(0.0, 1.0)
+        (10, 34, None)
+    """
+    if not (math.isfinite(difference) and math.isfinite(spread)) or difference == 0:
+        return None
+    if spread == 0:
+        return 2
+
+    def suffices(n: int) -> bool:
+        freedom = n - 1
+        quantiles = stdtrit(freedom, 1 - level / 2) + stdtrit(freedom, power)
+        return bool(quantiles * spread <= abs(difference) * math.sqrt(n))
+
+    if not suffices(_MOST_REPLICATIONS):
+        return None
+    low, high = 1, _MOST_REPLICATIONS  # what does not suffice, or is none, and what does
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if suffices(middle) else (middle, high)
+    return high
+
+
+_MOST_REPLICATIONS = 10_000

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -19,11 +19,12 @@ from sweeper.cli.options import (
     RunPath,
     TextFormat,
     Where,
+    note,
     show,
     show_json,
 )
 from sweeper.errors import ClipsweepError
-from sweeper.formats import choose_format, csv_table
+from sweeper.formats import FORMATS, choose_format, csv_table
 from sweeper.labels import printable
 from sweeper.store.run_dir import RunDir
 
@@ -32,33 +33,81 @@ if TYPE_CHECKING:
 
 __all__ = ["advise", "fit", "plot", "reach", "report", "theory", "times"]
 
+_REPORT_FORMATS = (*FORMATS, "html")
+
 
 def report(
-    run: RunPath,
+    runs: Annotated[
+        list[Path],
+        typer.Argument(metavar="RUN...", help="Run directories; several are compared in one.", show_default=False),
+    ],
     by: Annotated[
         list[str] | None, typer.Option("--by", metavar="COLUMN", help="Row per value; may be repeated.")
     ] = None,
     where: Where = None,
     sort: Annotated[str | None, typer.Option("--sort", metavar="[-]COLUMN", help="Order of the rows.")] = None,
-    wanted: Format = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", metavar="FILE", help="Write it there instead of printing it.")
+    ] = None,
+    wanted: Annotated[
+        str | None,
+        typer.Option(
+            "--format",
+            metavar="|".join(_REPORT_FORMATS),
+            help="How to print it; a table by default. html is one page with charts, for --out.",
+            show_default=False,
+        ),
+    ] = None,
     as_json: AsJson = False,
     measurement: Measurement = None,
 ) -> None:
     """Aggregate a run over its seeds: losses with intervals, divergence, clipping, smoothness, best of each arm."""
-    style = choose_format(wanted, as_json=as_json)
-    opened = _opened(run, measurement)
+    style = choose_format(wanted, as_json=as_json, known=_REPORT_FORMATS)
+    if style == "html" and by:
+        raise ClipsweepError("--by: a page has a row for each cell, and filters them there; leave it out")
+    if style == "html" and out is None and sys.stdout.isatty():
+        raise ClipsweepError("a page is not for a terminal: --out report.html says where to write it")
+    opened = _opened(runs[0], measurement) if len(runs) == 1 else _several(runs, measurement)
+    width, color = (None, False) if out is not None else _terminal()
+    if style == "html":
+        from sweeper.report.page.contents import build_page
+        from sweeper.report.page.html import render_page
+
+        text = render_page(build_page(opened, runs, where=where or [], sort=sort), made=_today())
+    else:
+        text = _report_text(opened, runs, style, by=by or [], where=where or [], sort=sort, width=width, color=color)
+    if out is None:
+        _show(text, "table" if style == "html" else style, color or style == "html")
+        return
+    _write(out, text if style == "html" else printable(text))
+    note(str(out))
+
+
+def _report_text(
+    run: Run,
+    paths: Sequence[Path],
+    style: str,
+    *,
+    by: Sequence[str],
+    where: Sequence[str],
+    sort: str | None,
+    width: int | None,
+    color: bool,
+) -> str:
+    """A report as a table, Markdown, CSV or JSON."""
     from sweeper.report.render.summary import render
     from sweeper.report.searched import build_searched
-    from sweeper.report.summary import build_report
+    from sweeper.report.summary import build_report, without_choice
 
-    searched = build_searched(opened.path)
-    document = build_report(opened, by=by or [], where=where or [], sort=sort, by_values=searched is not None)
+    searched = build_searched(run.path) if len(paths) == 1 else None
+    document = build_report(run, by=by, where=where, sort=sort, by_values=searched is not None)
     if searched is not None and searched.found.use == "best":
-        # What is best was decided by the race and confirmed on fresh seeds: not a second time, by another rule.
-        cells = tuple(replace(cell, is_best=False) for cell in document.cells)
-        document = replace(document, cells=cells, bests=(), comparisons=())
-    width, color = _terminal()
-    _show(render(document, style, searched=searched, width=width, color=color), style, color)
+        document = without_choice(document)
+    return render(document, style, searched=searched, width=width, color=color)
+
+
+def _today() -> str:
+    return datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
 
 
 def reach(
@@ -230,8 +279,13 @@ def plot(
 
 def _write_data(file: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     """Write rows as CSV, each with the columns of all."""
+    _write(file, csv_table(rows))
+
+
+def _write(file: Path, text: str) -> None:
+    """Write an answer to a file of the user's choice."""
     try:
-        file.write_text(f"{csv_table(rows)}\n", encoding="utf-8")
+        file.write_text(f"{text}\n", encoding="utf-8")
     except OSError as error:
         raise ClipsweepError(f"{file}: cannot be written: {error.strerror}") from error
 

@@ -13,7 +13,7 @@ from sweeper.errors import ClipsweepError
 from sweeper.labels import plain_value, short_names
 from sweeper.report.advice import Advice, build_advice
 from sweeper.report.cells import UNFINISHED
-from sweeper.report.fits import fit_cells, fit_hessians
+from sweeper.report.fits import CellFit, fit_cells, fit_hessians
 from sweeper.report.noise import noise_of_cells
 from sweeper.report.select import labels_of, number_column, of_the_transform, outside_the_rule, select, thresholded
 from sweeper.report.stability import (
@@ -97,7 +97,14 @@ class Answers:
     notes: tuple[str, ...]
 
 
-def build_answers(run: Run, *, where: Sequence[str] = (), searched: Sequence[str] | None = None) -> Answers:
+def build_answers(
+    run: Run,
+    *,
+    where: Sequence[str] = (),
+    searched: Sequence[str] | None = None,
+    report: Report | None = None,
+    fits: Sequence[CellFit] | None = None,
+) -> Answers:
     """Draw conclusions from a run.
 
     Args:
@@ -106,6 +113,8 @@ def build_answers(run: Run, *, where: Sequence[str] = (), searched: Sequence[str
         searched: Paths that the run's search is over; None for a run without one. Each seed has values of its own
             there, so that there is no frontier of a grid, and no edges are extended:
             :func:`~sweeper.report.searched.build_searched` says what was found.
+        report: The report on the same trials, from whoever has made one; by default it is made.
+        fits: The fits of the same cells; by default they are made.
 
     Returns:
         The answers.
@@ -125,8 +134,9 @@ def build_answers(run: Run, *, where: Sequence[str] = (), searched: Sequence[str
     found = (
         () if "update_rule.learning_rate" in (searched or ()) else frontiers(ended, context, of_the_transform(names))
     )
-    edges = find_edges(build_report(run, trials=trials), trials, names, labels)
-    edges = edges if searched is None else ()
+    edges: tuple[Edge, ...] = ()
+    if searched is None:
+        edges = find_edges(report or build_report(run, trials=trials), trials, names, labels)
     above = _above_start(ended, labels)
     notes = []
     if above:
@@ -135,7 +145,7 @@ def build_answers(run: Run, *, where: Sequence[str] = (), searched: Sequence[str
             "have stopped them"
         )
     try:
-        fits, hessian = fit_cells(run, trials), fit_hessians(run, trials)
+        fits, hessian = fits or fit_cells(run, trials), fit_hessians(run, trials)
         advice = build_advice(fits, steps=int(ended["steps"].max()), tau=noise_of_cells(run, trials), hessian=hessian)
     except ClipsweepError as error:
         advice = ()
@@ -243,14 +253,15 @@ def _above_start(ended: pd.DataFrame, labels: CellLabels) -> tuple[str, ...]:
 
 
 def _activity(run: Run, ended: pd.DataFrame, names: Mapping[str, str], labels: CellLabels) -> tuple[Activity, ...]:
-    metrics = run.metrics
     clipping = thresholded(ended)
+    logged = run.metrics[["trial_id", "grad_norm", "step_size"]].merge(ended[["trial_id", "cell_id"]], on="trial_id")
+    logged = logged.dropna(subset=["grad_norm"])
+    # Of a trial that logged its first and last step alone, as theory sweeps do, the one says nothing of the others.
+    logged = logged[logged.groupby("trial_id")["grad_norm"].transform("size") > 1]
+    of_cell = dict(iter(logged.groupby("cell_id", sort=False)))
     rows = []
     for cell, group in ended.groupby("cell_id", sort=False):
-        steps = metrics[metrics["trial_id"].isin(group["trial_id"])]
-        # Of a trial that logged its first and last step alone, as theory sweeps do, the one says nothing of the others.
-        logged = steps.dropna(subset=["grad_norm"]).groupby("trial_id")["step"].transform("count")
-        steps = steps.loc[logged.index[logged > 1]]
+        steps = of_cell.get(cell, logged[:0])
         norms = steps["grad_norm"].astype(float).replace([float("inf")], float("nan")).dropna()
         clips = not clipping.isdisjoint(group["trial_id"])
         clipped = float(group["clipped_fraction"].astype(float).mean()) if clips else float("nan")

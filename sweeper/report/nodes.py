@@ -47,7 +47,7 @@ def node_shares(run: Run, trials: Collection[str]) -> tuple[NodeShare, ...]:
         return ()
     telemetry = run.telemetry
     telemetry = telemetry[telemetry["trial_id"].isin(trials)]
-    nodes = telemetry["node"].fillna("") if "node" in telemetry else pd.Series("", index=telemetry.index)
+    nodes = telemetry["node"].astype(object).fillna("") if "node" in telemetry else pd.Series("", index=telemetry.index)
     steps = telemetry["stop"] - telemetry["start"]
     total = int(steps.sum())
     shares = []

@@ -37,7 +37,7 @@ from sweeper.value_texts import in_order
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["Report", "build_report"]
+__all__ = ["Report", "build_report", "without_choice"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,6 +113,12 @@ def build_report(
         thresholded=thresholded(trials),
     )
     cells = tuple(row_of(group) for group in rows_of(trials, list(columns) if by else ["cell_id"]))
+    made = {cell.cell_id: cell for cell in cells} if columns == names else {}
+
+    def row_of_cell(group: pd.DataFrame) -> Cell:
+        """Of a cell that has a row, the same."""
+        return made.get(str(group.iloc[0]["cell_id"])) or row_of(group, columns=names)
+
     context = outside_the_rule(names)
     directions, more_notes = _directions(run, trials)
     larger = directions.get(primary) == "max"
@@ -121,9 +127,7 @@ def build_report(
             "without noise one seed says all: there are no intervals, and arms are not compared seed by seed; "
             f"`clipsweep theory {run.path}` compares hitting times with the theorems' bounds",
         )
-    bests, comparisons = compare_arms(
-        trials, context, partial(row_of, columns=names), primary, labels=labels, larger=larger
-    )
+    bests, comparisons = compare_arms(trials, context, row_of_cell, primary, labels=labels, larger=larger)
     if by_values:
         cells = tuple(sorted(cells, key=lambda cell: in_order(cell.values.values())))
     rows_are_cells = set(columns) == set(names)
@@ -145,6 +149,19 @@ def build_report(
         rows_are_cells=rows_are_cells,
         is_sorted=sort is not None,
     )
+
+
+def without_choice(report: Report) -> Report:
+    """The same where a race has decided what is best and confirmed it on fresh seeds: not again by another rule.
+
+    Args:
+        report: The report of a run that was searched by ``best``.
+
+    Returns:
+        The report without best cells and comparisons.
+    """
+    cells = tuple(replace(cell, is_best=False) for cell in report.cells)
+    return replace(report, cells=cells, bests=(), comparisons=())
 
 
 def _primary(trials: pd.DataFrame) -> str:

@@ -23,7 +23,7 @@ from sweeper.report.render.table import NOTHING, Column, Table
 from sweeper.report.searched import Searched
 from sweeper.report.stability import Edge, Frontier, FrontierRatio, Proportion, grown, is_clipped
 
-__all__ = ["patch_of", "render_answers"]
+__all__ = ["answers_tables", "patch_of", "render_answers", "theory_lines"]
 
 
 def render_answers(
@@ -62,11 +62,7 @@ def _frontier_record(row: Frontier) -> dict[str, Any]:
 
 
 def _answers_text(answers: Answers, style: str, *, searched: Searched | None, width: int | None, color: bool) -> str:
-    tables = [*searched_tables(searched), _activity(answers.activity)]
-    if answers.frontiers:
-        tables.append(_frontiers(answers.frontiers))
-    if answers.ratios:
-        tables.append(_ratios(answers.ratios))
+    tables = [*searched_tables(searched), *answers_tables(answers)]
     lines = [*searched_lines(searched), *(line for edge in answers.edges for line in _edge(edge))]
     if patch := patch_of(answers):
         lines += [
@@ -78,6 +74,33 @@ def _answers_text(answers: Answers, style: str, *, searched: Searched | None, wi
     lines += [line for advice in answers.advice for line in _advice(advice)]
     lines += [f"note: {note}" for note in answers.notes]
     return page_text(answers.path, tables, lines, style, width, color)
+
+
+def answers_tables(answers: Answers) -> list[Table]:
+    """What the rules did, how large a rate is stable, and how much larger with a threshold.
+
+    Args:
+        answers: The answers.
+
+    Returns:
+        The tables that have rows.
+    """
+    frontiers = [_frontiers(answers.frontiers)] if answers.frontiers else []
+    return [_activity(answers.activity), *frontiers, *([_ratios(answers.ratios)] if answers.ratios else [])]
+
+
+def theory_lines(answers: Answers) -> list[str]:
+    """Where the grid ends too soon, and what theory advises.
+
+    Args:
+        answers: The answers.
+
+    Returns:
+        Lines, notes included.
+    """
+    lines = [line for edge in answers.edges for line in _edge(edge)]
+    lines += [line.strip() for advice in answers.advice for line in _advice(advice)]
+    return [*lines, *(f"note: {note}" for note in answers.notes)]
 
 
 def patch_of(answers: Answers) -> str:

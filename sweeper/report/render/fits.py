@@ -21,7 +21,7 @@ from sweeper.report.render.numbers import boundary_text, correlation_text, inter
 from sweeper.report.render.pages import page_text, without_texts
 from sweeper.report.render.table import NOTHING, Column, Table
 
-__all__ = ["render_fits"]
+__all__ = ["fits_table", "render_fits"]
 
 
 def render_fits(
@@ -83,7 +83,7 @@ def _fits_text(path: str, cells: Sequence[CellFit], style: str, *, width: int | 
     notes += mechanical_note(beside, noun="cell")
     lines = [*_reasons(cells), *_laws(cells), *(f"note: {note}" for note in notes)]
     sampled = [cell for cell in cells if cell.probes is not None]
-    tables = [_fits(cells), *([_probes(sampled)] if sampled else [])]
+    tables = [fits_table(cells), *([_probes(sampled)] if sampled else [])]
     return page_text(path, tables, lines, style, width, color)
 
 
@@ -96,7 +96,15 @@ _ALONG = {
 }
 
 
-def _fits(cells: Sequence[CellFit]) -> Table:
+def fits_table(cells: Sequence[CellFit]) -> Table:
+    """L0 and L1 of every cell, and how smoothness follows the gradient norm.
+
+    Args:
+        cells: The fits, at least one.
+
+    Returns:
+        The table.
+    """
     seeds, points = [str(len(cell.trajectories)) for cell in cells], [str(cell.points) for cell in cells]
     alone = [next(iter(cell.trajectories.values())) if len(cell.trajectories) == 1 else None for cell in cells]
     pairs = list(zip(cells, alone, strict=True))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from estimators.fits.intervals import Interval
@@ -28,7 +29,7 @@ from sweeper.report.render.terminal import terminal_lines, terminal_table
 from sweeper.report.searched import Searched
 from sweeper.report.summary import Report
 
-__all__ = ["render"]
+__all__ = ["order_of", "render", "report_notes", "report_table"]
 
 
 def render(
@@ -72,13 +73,21 @@ def _direction(report: Report, name: str) -> str:
     return f" ({report.directions[name]})" if name in report.directions else ""
 
 
-def _report_table(report: Report) -> Table:
-    """The rows, in the order that was asked for."""
+def report_table(report: Report) -> Table:
+    """The rows, in the order that was asked for.
+
+    Args:
+        report: The report.
+
+    Returns:
+        The table.
+    """
     cells = report.cells
     losses = [
         Column(
             head=name.replace("_", " ") + _direction(report, name),
             cells=[_loss(cell, name) for cell in cells],
+            keys=[cell.losses[name].mean for cell in cells],
         )
         for name in cells[0].losses
     ]
@@ -90,14 +99,28 @@ def _report_table(report: Report) -> Table:
     return Table(
         title=f"{report.path}: {_statuses(report)}",
         columns=[
-            *value_columns([cell.texts for cell in cells], [cell.case for cell in cells]),
+            *(
+                replace(column, keys=[_value_key(cell.values.get(column.head)) for cell in cells])
+                for column in value_columns([cell.texts for cell in cells], [cell.case for cell in cells])
+            ),
             Column(head="seeds", cells=seeds, same=counted(cells[0].seeds, "seed") if seeds[0].isdigit() else None),
-            Column(head="diverged", cells=diverged, same="none diverged" if diverged[0] == NOTHING else None),
+            Column(
+                head="diverged",
+                cells=diverged,
+                same="none diverged" if diverged[0] == NOTHING else None,
+                keys=[cell.diverged for cell in cells],
+            ),
             *losses,
-            Column(head="clipped", cells=clipped, same=f"clipped: {clipped[0]}"),
+            Column(
+                head="clipped",
+                cells=clipped,
+                same=f"clipped: {clipped[0]}",
+                keys=[cell.clipped_fraction for cell in cells],
+            ),
             Column(
                 head="rank corr (L, ‖∇f‖)",
                 cells=correlations,
+                keys=[cell.rank_correlation.mean for cell in cells],
                 same=_without_correlation(cells) if correlations[0] == NOTHING else None,
             ),
             Column(head=BESIDE, cells=beside, same="" if beside[0] == NOTHING else None),
@@ -106,9 +129,14 @@ def _report_table(report: Report) -> Table:
         rows=f"all {'cells' if report.rows_are_cells else 'rows'}",
         marked=[cell.is_best for cell in cells],
         styles=["yellow" if cell.diverged else "" for cell in cells],
-        order=_order(report),
+        order=order_of(report),
         more="--where chooses, --format csv has all",
     )
+
+
+def _value_key(value: Any) -> float | str | None:
+    """What a swept value is sorted by; a text, list or section by how it is shown."""
+    return value if isinstance(value, int | float | str) else None
 
 
 def _beside(cell: Cell) -> str:
@@ -127,8 +155,15 @@ def _seeds(cell: Cell) -> str:
     return str(cell.seeds) + (f" ({', '.join(apart)})" if apart else "")
 
 
-def _order(report: Report) -> list[int]:
-    """Rows in the order in which they are left out where not all fit: the best of every arm stay longest."""
+def order_of(report: Report) -> list[int]:
+    """Rows by importance: where not all fit, the best of every arm stay longest.
+
+    Args:
+        report: The report.
+
+    Returns:
+        Their places.
+    """
     if report.is_sorted:
         return list(range(len(report.cells)))
     sign = -1 if report.directions.get(report.primary) == "max" else 1
@@ -189,7 +224,15 @@ def _nodes(report: Report) -> list[str]:
     ]
 
 
-def _notes(report: Report) -> list[str]:
+def report_notes(report: Report) -> list[str]:
+    """What to know of the numbers.
+
+    Args:
+        report: The report.
+
+    Returns:
+        Lines that begin with ``note:``.
+    """
     beside = [BESIDE_NOTE] if any(cell.bound_correlation.count for cell in report.cells) else []
     return [f"note: {note}" for note in (*comparison_notes(report.comparisons), *beside, *report.notes)]
 
@@ -197,19 +240,19 @@ def _notes(report: Report) -> list[str]:
 def _table(report: Report, searched: Searched | None, width: int | None, color: bool) -> str:
     found = [terminal_table(table, width=width, color=color) for table in searched_tables(searched)]
     found.append(terminal_lines(searched_lines(searched), width=width, color=color))
-    table = terminal_table(_report_table(report), width=width, color=color)
+    table = terminal_table(report_table(report), width=width, color=color)
     answers = terminal_lines(_answers(report), width=width, color=color)
     nodes = terminal_lines(_nodes(report), style="dim", width=width, color=color)
-    notes = terminal_lines(_notes(report), style="dim", width=width, color=color)
+    notes = terminal_lines(report_notes(report), style="dim", width=width, color=color)
     return "\n".join(part for part in (*found, table, answers, nodes, notes) if part)
 
 
 def _markdown(report: Report, searched: Searched | None) -> str:
-    lines = [f"**{report.path}**: {_statuses(report)}", "", *markdown_lines(_report_table(report)), ""]
+    lines = [f"**{report.path}**: {_statuses(report)}", "", *markdown_lines(report_table(report)), ""]
     for table in searched_tables(searched):
         lines += [f"### {table.title}", "", *markdown_lines(table), ""]
     answers = [line.removeprefix("* ") for line in [*searched_lines(searched), *_answers(report)]]
-    return "\n".join([*lines, *(f"- {text}" for text in [*answers, *_nodes(report), *_notes(report)])])
+    return "\n".join([*lines, *(f"- {text}" for text in [*answers, *_nodes(report), *report_notes(report)])])
 
 
 _CORRELATIONS = (

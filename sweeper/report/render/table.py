@@ -22,6 +22,7 @@ class Column:
             stays all the same.
         is_name: Whether the labels of the rows say it.
         is_option: Whether it is an option: where room is short its name is shown as words, and labels may say it.
+        keys: What rows are sorted by, where that is not the text of their cells; NaN and None come last.
     """
 
     head: str
@@ -29,6 +30,7 @@ class Column:
     same: str | None = None
     is_name: bool = False
     is_option: bool = False
+    keys: Sequence[float | str | None] = ()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -55,6 +55,10 @@ WITHOUT = {"init", "schema", "logs", "data fetch", "data path"}
 """Commands that print a file, a log, or one path."""
 
 
+WITH_PAGES = {"report"}
+"""Commands that make a page of HTML, too."""
+
+
 def options_by_command() -> dict[str, set[str]]:
     found: dict[str, set[str]] = {}
     for name, command in typer.main.get_command(app).commands.items():
@@ -77,6 +81,7 @@ def test_every_command_that_prints_data_takes_both_options_and_no_other_takes_on
 def test_an_unknown_format_and_a_contradiction_are_refused_before_anything_is_done(ask: Ask, name: str) -> None:
     words = (TABLES | SENTENCES)[name]
     known = "table, md, csv, json" if name in TABLES else "table, json"
+    known += ", html" if name in WITH_PAGES else ""
     for wrong, message in (
         (["--format", "xml"], f"error: --format 'xml': unknown; known: {known}\n"),
         (

@@ -44,7 +44,7 @@ def test_help_has_no_types_and_short_as_well_as_long_options(
 
 def test_usage_says_what_a_command_needs_and_what_it_may_have(monkeypatch: pytest.MonkeyPatch) -> None:
     usage = {name: help_of([name], 80, monkeypatch).partition("\n")[0] for name in _COMMANDS}
-    assert usage["report"].endswith(" report [OPTIONS] RUN")
+    assert usage["report"].endswith(" report [OPTIONS] RUN...")
     assert usage["plot"].endswith(" plot [OPTIONS] RUN... KIND")
     assert usage["ls"].endswith(" ls [OPTIONS] [DIR]")
     assert usage["retry"].endswith(" retry [OPTIONS] RUN [TRIAL]...")
@@ -62,7 +62,7 @@ def test_a_mistyped_command_or_option_is_told_without_a_frame(tmp_path: Path, mo
     for words, said in (
         (["reprt", "x"], "Did you mean 'report'"),
         (["report", "x", "--nonsense"], "No such option: --nonsense"),
-        (["report"], "Missing argument 'RUN'"),
+        (["report"], "Missing argument 'RUN...'"),
     ):
         done = CliRunner().invoke(app, words)
         assert done.exit_code == 2

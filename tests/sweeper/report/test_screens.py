@@ -103,7 +103,9 @@ def test_no_line_is_too_long_and_no_word_in_two(name: str, request: pytest.Fixtu
         for width in WIDTHS:
             lines = [line for line in screen(width).splitlines() if str(run.path)[:20] not in line]
             assert max(map(len, lines)) <= width, command
-            assert words("\n".join(lines)) - wide - known == set(), (command, width)
+            # A long path is in two lines, which no rule about words can help.
+            left = {word for word in words("\n".join(lines)) - wide - known if word not in str(run.path)}
+            assert left == set(), (command, width)
 
 
 @pytest.mark.parametrize("name", ["run_of_3", "run_of_12", "of_theory", "of_cases"])
