@@ -19,7 +19,7 @@ from sweeper.cli.help import add_command, new_app
 from sweeper.cli.jobs import attach, cancel
 from sweeper.cli.options import note
 from sweeper.cli.run import estimate, run
-from sweeper.cli.runs import logs, ls, retry, status
+from sweeper.cli.runs import logs, ls, retry, status, watch
 from sweeper.cli.specs import check, init, null_test, plan, schema, validate
 from sweeper.errors import ClipsweepError, SpecError, error_line, error_text, error_traceback
 
@@ -47,6 +47,7 @@ _COMMANDS: dict[str, Callable[..., None]] = {
     "list": list_known,
     "schema": schema,
     "attach": attach,
+    "watch": watch,
     "cancel": cancel,
     "report": report,
     "reach": reach,

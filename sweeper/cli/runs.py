@@ -12,7 +12,7 @@ from sweeper.cli.options import TEXT_FORMATS, AsJson, Format, RunPath, TextForma
 from sweeper.formats import choose_format
 from sweeper.labels import counted
 
-__all__ = ["logs", "ls", "retry", "status"]
+__all__ = ["logs", "ls", "retry", "status", "watch"]
 
 
 _MAX_TRIALS = 50
@@ -155,3 +155,21 @@ def retry(
     note(f"{counted(len(retried.queued), 'trial')} queued; `clipsweep run` with the same spec trains them")
     if retried.left_out:
         note(f"left out, because a changed spec has replaced them: {counted(retried.left_out, 'trial')} given up")
+
+
+def watch(
+    run: RunPath,
+    port: Annotated[
+        int, typer.Option("--port", metavar="N", min=0, max=65535, help="Port of the loopback; a free one by default.")
+    ] = 0,
+) -> None:
+    """Serve the run's page on this machine alone, live, until Ctrl-C. Reads its directory, and never writes."""
+    from sweeper.watch import Pages, Server
+
+    with Pages(run.resolve()) as pages, Server(pages, port=port) as server:
+        show(server.url)
+        note("only this machine can open it, with the token that is in it; Ctrl-C stops")
+        try:
+            server.serve_forever()
+        except KeyboardInterrupt:
+            note("stopped; the run goes on as before")

@@ -34,7 +34,7 @@ from sweeper.tables.run import Run
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["Page", "PageChart", "Provenance", "SideTable", "build_page"]
+__all__ = ["Page", "PageChart", "Provenance", "SideTable", "build_page", "empty_page"]
 
 MOST_FITTED = 400
 """Trajectories that L0 and L1 are fitted to: each takes some 10 ms."""
@@ -199,6 +199,40 @@ def build_page(
         unmeasured=[*report_notes(report), *why_none],
         limits=limits(report, answers, fits),
         provenance=[_provenance(path) for path in paths],
+    )
+
+
+def empty_page(paths: Sequence[Path], why: str) -> Page:
+    """The page of a run that has nothing to show yet.
+
+    Args:
+        paths: The run directories.
+        why: What it says instead.
+
+    Returns:
+        The page.
+    """
+    return Page(
+        title=", ".join(str(path) for path in paths),
+        state="",
+        answer=[printable(why)],
+        heads=(),
+        cells=(),
+        keys=(),
+        labels=(),
+        arms=(),
+        rates=(),
+        best=(),
+        order=(),
+        is_sorted=False,
+        same="",
+        charts=(),
+        tables=(),
+        advice=(),
+        patch="",
+        unmeasured=(),
+        limits=(),
+        provenance=(),
     )
 
 

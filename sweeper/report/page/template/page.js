@@ -277,32 +277,37 @@
 
   // ---------------------------------------------------------------- a page that is served
 
+  const POLL_MS = 2000;
+  let said = "";
+
+  // Ask what the run is doing; where the server has a newer page, take it in.
   async function refresh() {
-    const address = document.body.dataset.live;
-    let wait = 5000;
+    let wait = POLL_MS;
     try {
-      const answer = await fetch(address, { cache: "no-cache", headers: state.tag ? { "If-None-Match": state.tag } : {} });
-      if (answer.status === 200) {
-        state.tag = answer.headers.get("ETag");
+      const now = await (await ask(document.body.dataset.live)).json();
+      if (said !== now.state) $("state").textContent = said = now.state;
+      if (String(now.build) !== document.body.dataset.build) {
         const began = performance.now();
-        take(new DOMParser().parseFromString(await answer.text(), "text/html"));
-        wait = Math.max(wait, 10 * (performance.now() - began));
-      } else if (answer.status !== 304) throw new Error(`the server answers ${answer.status}`);
-      document.body.classList.remove("stale");
+        take(new DOMParser().parseFromString(await (await ask("./")).text(), "text/html"));
+        wait = Math.max(wait, 5 * (performance.now() - began));
+      }
     } catch (error) {
-      document.body.classList.add("stale");
-      $("state").textContent = `${state.said} (not refreshed any longer: ${error.message})`;
+      $("state").textContent = `${said} (not live any longer: ${error.message})`;
+      said = "";
     }
     window.setTimeout(refresh, wait);
   }
 
-  const state = { tag: null, said: $("state").textContent };
+  async function ask(address) {
+    const answer = await fetch(address, { cache: "no-store" });
+    if (!answer.ok) throw new Error(`the server answers ${answer.status}`);
+    return answer;
+  }
 
   function take(fresh) {
     const chosen = new Set([...lit].map((at) => page.labels[at]));
     page = JSON.parse(fresh.getElementById("data").textContent);
-    state.said = fresh.getElementById("state").textContent;
-    $("state").textContent = state.said;
+    document.body.dataset.build = fresh.body.dataset.build;
     const fold = [...document.querySelectorAll("details")].map((one) => one.open);
     const tools = [$("filters"), $("hint")];
     const main = fresh.getElementById("main");
@@ -339,5 +344,5 @@
   showTheme();
   drawTable();
   drawCharts();
-  if (document.body.dataset.live) window.setTimeout(refresh, 5000);
+  if (document.body.dataset.live) refresh();
 })();

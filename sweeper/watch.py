@@ -1,0 +1,256 @@
+"""A run's page, served live on the loopback: ``clipsweep watch``. It reads the run directory, and never writes.
+
+Each page is made in a process of its own, which ends with it: what a page takes of memory goes back, and the server
+holds the page alone. It makes a new one only when something was committed, somebody looks, and ten times as long has
+passed as the last one took.
+"""
+
+from __future__ import annotations
+
+import hmac
+import http.server
+import multiprocessing
+import secrets
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Future, ProcessPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from sweeper.errors import ClipsweepError, error_line
+from sweeper.formats import json_text
+from sweeper.labels import printable
+from sweeper.monitor.status import in_words, run_status
+from sweeper.store.run_dir import RunDir
+
+__all__ = ["Pages", "Server", "make_page"]
+
+_BUILD = 'data-build=""'
+"""What in a page is replaced by its number."""
+
+_REST = 10
+"""How many times as long as a page took is waited before the next, so that looking takes a tenth of a core at most."""
+
+_STATE_S = 2.0
+"""How old the state of a run may be."""
+
+_FIRST_S = 600.0
+"""How long somebody waits for the first page."""
+
+
+def make_page(run: Path) -> str:
+    """A run's page for a server.
+
+    Args:
+        run: The run directory.
+
+    Returns:
+        HTML that asks the address ``state`` beside it for what is new; of a run that has no table yet, a page that
+        says so.
+    """
+    from sweeper.report.page.contents import build_page, empty_page
+    from sweeper.report.page.html import render_page
+    from sweeper.tables.run import Run
+
+    try:
+        page = build_page(Run(run), [run])
+    except ClipsweepError as error:
+        page = empty_page([run], error_line(error))
+    return render_page(page, live="state")
+
+
+class Pages:
+    """The latest page of a run, and what the run is doing.
+
+    Args:
+        run: The run directory.
+        make: Makes a page, in another process.
+        clock: Seconds.
+
+    Raises:
+        RunDirectoryError: There is no run.
+    """
+
+    def __init__(
+        self,
+        run: Path,
+        *,
+        make: Callable[[Path], str] = make_page,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._run_dir = RunDir(run).require()
+        self._make, self._clock = make, clock
+        self._lock = threading.Lock()
+        self._pool = ProcessPoolExecutor(
+            max_workers=1, max_tasks_per_child=1, mp_context=multiprocessing.get_context("spawn")
+        )
+        self._future: Future[str] | None = None
+        self._bare = ""
+        self._page = b""
+        self._number = 0
+        self._trouble = ""
+        self._seen: Any = None
+        self._began = self._not_before = 0.0
+        self._state, self._state_at = "", float("-inf")
+
+    def __enter__(self) -> Pages:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._pool.shutdown(wait=False, cancel_futures=True)
+        for process in multiprocessing.active_children():
+            process.terminate()
+
+    def page(self) -> bytes:
+        """The latest page; the first time, when it is made.
+
+        Returns:
+            HTML, UTF-8.
+
+        Raises:
+            ClipsweepError: The first page cannot be made.
+        """
+        with self._lock:
+            self._look()
+            future = self._future
+        if not self._page and future is not None:
+            future.exception(timeout=_FIRST_S)
+            with self._lock:
+                self._take()
+        if not self._page:
+            raise ClipsweepError(self._trouble or "the page is not made yet")
+        return self._page
+
+    def state(self) -> dict[str, Any]:
+        """What the run is doing.
+
+        Returns:
+            ``state`` in words and the number of the latest ``build`` of the page.
+        """
+        with self._lock:
+            self._look()
+            if self._clock() >= self._state_at:
+                began = self._clock()
+                self._state = self._words()
+                self._state_at = self._clock() + max(_STATE_S, _REST * (self._clock() - began))
+            trouble = f"; not refreshed: {self._trouble}" if self._trouble else ""
+            return {"state": f"{self._state}{trouble}", "build": self._number}
+
+    def _words(self) -> str:
+        try:
+            now = run_status(self._run_dir.path)
+        except (ClipsweepError, OSError) as error:
+            return error_line(error)
+        counts = ", ".join(f"{count} {word}" for word, count in now["counts"].items())
+        return printable("; ".join(part for part in (counts, in_words(now)) if part))
+
+    def _look(self) -> None:
+        """Take the page that is made, and begin the next if something is new."""
+        self._take()
+        if self._future is not None or self._clock() < self._not_before:
+            return
+        found = self._traces()
+        if found == self._seen:
+            return
+        self._seen, self._began = found, self._clock()
+        self._future = self._pool.submit(self._make, self._run_dir.path)
+
+    def _traces(self) -> Any:
+        """What tells that something was committed: when journal and tables were written."""
+        found: list[tuple[int, int] | None] = []
+        for path in (self._run_dir.journal, self._run_dir.table("trials"), self._run_dir.table("metrics")):
+            try:
+                facts = path.stat()
+                found.append((facts.st_mtime_ns, facts.st_size))
+            except OSError:
+                found.append(None)
+        return found
+
+    def _take(self) -> None:
+        if self._future is None or not self._future.done():
+            return
+        future, self._future = self._future, None
+        self._not_before = self._clock() + max(_STATE_S, _REST * (self._clock() - self._began))
+        try:
+            bare = future.result()
+        except Exception as error:
+            # The process was killed, for example by the system because it had no memory left.
+            self._trouble, self._seen = error_line(error), None
+            return
+        self._trouble = ""
+        if bare != self._bare:
+            self._bare, self._number = bare, self._number + 1
+            self._page = bare.replace(_BUILD, f'data-build="{self._number}"', 1).encode()
+
+
+class Server(http.server.ThreadingHTTPServer):
+    """Serves pages on the loopback to those who know the token.
+
+    Args:
+        pages: What to serve.
+        port: Port; 0 for a free one.
+
+    Raises:
+        ClipsweepError: The port is taken, or may not be used.
+    """
+
+    daemon_threads = True
+
+    def __init__(self, pages: Pages, *, port: int = 0) -> None:
+        self.pages = pages
+        self.token = secrets.token_urlsafe(24)
+        try:
+            super().__init__(("127.0.0.1", port), _Handler)
+        except OSError as error:
+            raise ClipsweepError(f"--port {port}: {error.strerror}; without it a free port is used") from error
+
+    @property
+    def url(self) -> str:
+        """Where the page is."""
+        return f"http://127.0.0.1:{self.server_port}/{self.token}/"
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A reader that went away in the middle of a page is no trouble."""
+
+
+class _Handler(http.server.BaseHTTPRequestHandler):
+    server: Server
+    timeout = 30
+    protocol_version = "HTTP/1.1"
+    server_version, sys_version = "clipsweep", ""
+
+    def do_GET(self) -> None:
+        # A page of somebody else may have its name resolved to this machine, but cannot call itself by this one.
+        host = (self.headers.get("Host") or "").partition(":")[0]
+        token, _, name = self.path.removeprefix("/").partition("?")[0].partition("/")
+        is_ours = hmac.compare_digest(token.encode(), self.server.token.encode())
+        if host not in {"127.0.0.1", "localhost"} or not is_ours or name not in {"", "state"}:
+            self._answer(404, b"not found\n", "text/plain")
+        elif name == "state":
+            self._answer(200, json_text(self.server.pages.state()).encode(), "application/json")
+        else:
+            try:
+                self._answer(200, self.server.pages.page(), "text/html; charset=utf-8")
+            except (ClipsweepError, TimeoutError) as error:
+                self._answer(503, f"{printable(error_line(error))}\n".encode(), "text/plain; charset=utf-8")
+
+    do_HEAD = do_GET
+
+    def _answer(self, status: int, body: bytes, kind: str) -> None:
+        self.send_response(status)
+        for name, value in (
+            ("Content-Type", kind),
+            ("Content-Length", str(len(body))),
+            ("Cache-Control", "no-store"),
+            ("Referrer-Policy", "no-referrer"),
+            ("X-Content-Type-Options", "nosniff"),
+            ("X-Frame-Options", "DENY"),
+        ):
+            self.send_header(name, value)
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(body)
+
+    def log_message(self, format: str, *args: Any) -> None:
+        """No line for every question."""
