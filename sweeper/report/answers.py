@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from sweeper.cell_labels import CellLabels
 from sweeper.errors import ClipsweepError
@@ -254,18 +257,22 @@ def _above_start(ended: pd.DataFrame, labels: CellLabels) -> tuple[str, ...]:
 
 def _activity(run: Run, ended: pd.DataFrame, names: Mapping[str, str], labels: CellLabels) -> tuple[Activity, ...]:
     clipping = thresholded(ended)
-    logged = run.metrics[["trial_id", "grad_norm", "step_size"]].merge(ended[["trial_id", "cell_id"]], on="trial_id")
-    logged = logged.dropna(subset=["grad_norm"])
+    steps = run.metrics[["trial_id", "grad_norm", "step_size"]].merge(ended[["trial_id", "cell_id"]], on="trial_id")
+    steps = steps.dropna(subset=["grad_norm"])
     # Of a trial that logged its first and last step alone, as theory sweeps do, the one says nothing of the others.
-    logged = logged[logged.groupby("trial_id")["grad_norm"].transform("size") > 1]
-    of_cell = dict(iter(logged.groupby("cell_id", sort=False)))
+    steps = steps[steps.groupby("trial_id")["grad_norm"].transform("size") > 1]
+    of_cell = steps.groupby("cell_id", sort=False).indices
+    norms, sizes = (steps[name].to_numpy(dtype=float, na_value=math.nan) for name in ("grad_norm", "step_size"))
     rows = []
     for cell, group in ended.groupby("cell_id", sort=False):
-        steps = of_cell.get(cell, logged[:0])
-        norms = steps["grad_norm"].astype(float).replace([float("inf")], float("nan")).dropna()
+        places = of_cell.get(cell, [])
         clips = not clipping.isdisjoint(group["trial_id"])
         clipped = float(group["clipped_fraction"].astype(float).mean()) if clips else float("nan")
-        low, middle, high = norms.quantile([0.05, 0.5, 0.95]) if len(norms) else (float("nan"),) * 3
+        known = norms[places]
+        known = known[~np.isnan(known) & (known < math.inf)]
+        low, middle, high = np.quantile(known, [0.05, 0.5, 0.95]) if len(known) else (math.nan,) * 3
+        effective = sizes[places]
+        effective = effective[~np.isnan(effective)]
         values = {name: plain_value(group.iloc[0][number_column(path)]) for path, name in names.items()}
         rows.append(
             Activity(
@@ -275,7 +282,7 @@ def _activity(run: Run, ended: pd.DataFrame, names: Mapping[str, str], labels: C
                 texts=labels.texts(values),
                 diverged=divergence_rate(int(group["diverged"].sum()), len(group)),
                 clipped=clipped,
-                effective_rate=float(steps["step_size"].astype(float).median()),
+                effective_rate=float(np.median(effective)) if len(effective) else math.nan,
                 grad_norm=(float(low), float(middle), float(high)),
                 fired=clipped > 0 if clips else None,
             )

@@ -51,7 +51,7 @@ SENTENCES = {
 
 CONTRADICTION = "--json means --format json: leave out one of --json and --format table"
 
-WITHOUT = {"init", "schema", "logs", "data fetch", "data path"}
+WITHOUT = {"init", "schema", "logs", "watch", "data fetch", "data path"}
 """Commands that print a file, a log, or one path."""
 
 

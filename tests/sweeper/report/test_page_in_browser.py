@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import shutil
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +15,7 @@ import pytest
 from sweeper.report.page.contents import build_page
 from sweeper.report.page.html import render_page
 from sweeper.tables.run import Run
+from sweeper.watch import Pages, Server
 
 sync_api = pytest.importorskip("playwright.sync_api")
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
@@ -40,8 +43,8 @@ class Opened:
     asked: list[str] = field(default_factory=list)
 
     def drawn(self) -> int:
-        self.tab.wait_for_function("document.documentElement.dataset.drawn !== undefined", timeout=60_000)
-        return int(self.tab.evaluate("document.documentElement.dataset.drawn"))
+        sync_api.expect(self.tab.locator("html")).to_have_attribute("data-drawn", re.compile(r"\d+"), timeout=60_000)
+        return int(self.tab.locator("html").get_attribute("data-drawn"))
 
     def rows(self, selector: str = "#table tbody tr") -> list[str]:
         return [str(text) for text in self.tab.eval_on_selector_all(selector, "rows => rows.map(row => row.innerText)")]
@@ -185,3 +188,47 @@ def test_the_theme_can_be_turned(show: Callable[..., Opened], page: str) -> None
     opened.tab.locator("#theme").click()
     assert opened.tab.evaluate("getComputedStyle(document.body).backgroundColor") != before
     assert opened.said == []
+
+
+def test_a_live_page_takes_in_what_is_new_and_keeps_what_was_chosen(
+    browser: Any, made_run: Callable[..., Run], tmp_path: Path
+) -> None:
+    few, more = (
+        render_page(build_page(run, [run.path]), live="state")
+        for run in (
+            made_run(tmp_path / str(count), [{RATE: float(rate), NORM: None} for rate in range(1, count + 1)])
+            for count in (2, 3)
+        )
+    )
+    clock = [0.0]
+    run = tmp_path / "2"
+    (tmp_path / "next").write_text(few)
+    with Pages(run, make=next_page, clock=lambda: clock[0]) as pages, Server(pages) as server:
+        thread = threading.Thread(target=server.serve_forever, daemon=True)
+        thread.start()
+        opened = Opened(browser.new_page())
+        opened.tab.on("console", lambda message: opened.said.append(message.text))
+        opened.tab.goto(server.url, timeout=120_000)
+        opened.drawn()
+        assert len(opened.rows()) == 2
+        sync_api.expect(opened.tab.locator("#state")).to_contain_text("finished", timeout=60_000)
+        opened.tab.locator("#table input[type=checkbox]").nth(1).check()
+        opened.tab.locator("#filter").fill("learning_rate")
+        (tmp_path / "next").write_text(more)
+        (run / "trials.parquet").touch()
+        clock[0] = 1e6
+        sync_api.expect(opened.tab.locator("body")).to_have_attribute("data-build", "2", timeout=120_000)
+        assert len(opened.rows()) == 3
+        assert opened.lit() == opened.rows()[1:2], "what was chosen still is"
+        assert opened.tab.locator("#filter").input_value() == "learning_rate"
+        assert opened.said == []
+        opened.tab.route("**/state", lambda route: route.abort())
+        sync_api.expect(opened.tab.locator("#state")).to_contain_text("not live any longer", timeout=60_000)
+        opened.tab.close()
+        server.shutdown()
+        thread.join()
+
+
+def next_page(run: Path) -> str:
+    """In place of a page of the run: the one that lies there."""
+    return (run.parent / "next").read_text()
