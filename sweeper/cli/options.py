@@ -56,7 +56,12 @@ TextFormat = Annotated[
 ]
 Where = Annotated[
     list[str] | None,
-    typer.Option("--where", metavar="COLUMN=VALUE", help="Only these trials; may be repeated; none means null."),
+    typer.Option(
+        "--where",
+        metavar="CONDITION",
+        help="Only these trials: column=value, with =, !=, <, <=, >, >=, in [a, b], not in [a, b], and; none means "
+        "null; may be repeated.",
+    ),
 ]
 Measurement = Annotated[
     str | None,
