@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from sweeper.cli.completion import PLOT_KINDS, complete_column, complete_run_or_plot, complete_sort, one_of
 from sweeper.cli.options import (
     TEXT_FORMATS,
     AsJson,
@@ -36,10 +37,14 @@ __all__ = ["advise", "fit", "plot", "reach", "report", "theory", "times"]
 def report(
     run: RunPath,
     by: Annotated[
-        list[str] | None, typer.Option("--by", metavar="COLUMN", help="Row per value; may be repeated.")
+        list[str] | None,
+        typer.Option("--by", metavar="COLUMN", help="Row per value; may be repeated.", autocompletion=complete_column),
     ] = None,
     where: Where = None,
-    sort: Annotated[str | None, typer.Option("--sort", metavar="[-]COLUMN", help="Order of the rows.")] = None,
+    sort: Annotated[
+        str | None,
+        typer.Option("--sort", metavar="[-]COLUMN", help="Order of the rows.", autocompletion=complete_sort),
+    ] = None,
     wanted: Format = None,
     as_json: AsJson = False,
     measurement: Measurement = None,
@@ -93,7 +98,12 @@ def fit(
     ] = False,
     along: Annotated[
         str,
-        typer.Option("--along", metavar="step|gradient|random", help="Direction of the smoothness: other_directions."),
+        typer.Option(
+            "--along",
+            metavar="step|gradient|random",
+            help="Direction of the smoothness: other_directions.",
+            autocompletion=one_of("step", "gradient", "random"),
+        ),
     ] = "step",
     wanted: Format = None,
     as_json: AsJson = False,
@@ -159,7 +169,15 @@ def theory(
 
 def times(
     run: RunPath,
-    by: Annotated[str, typer.Option("--by", metavar="trial|worker|node", help="A row for each.")] = "worker",
+    by: Annotated[
+        str,
+        typer.Option(
+            "--by",
+            metavar="trial|worker|node",
+            help="A row for each.",
+            autocompletion=one_of("trial", "worker", "node"),
+        ),
+    ] = "worker",
     wanted: Format = None,
     as_json: AsJson = False,
 ) -> None:
@@ -179,7 +197,13 @@ def times(
 
 def plot(
     runs: Annotated[
-        list[Path], typer.Argument(metavar="RUN...", help="Run directories; several in one figure.", show_default=False)
+        list[Path],
+        typer.Argument(
+            metavar="RUN...",
+            help="Run directories; several in one figure.",
+            show_default=False,
+            autocompletion=complete_run_or_plot,
+        ),
     ],
     kind: Annotated[
         str,
@@ -188,6 +212,7 @@ def plot(
             help="smoothness, loss, fit, frontier, agreement, sharpness, stability, noise; of theory: phase, speedup, "
             "floor.",
             show_default=False,
+            autocompletion=one_of(*PLOT_KINDS),
         ),
     ],
     where: Where = None,
@@ -202,7 +227,12 @@ def plot(
         float | None, typer.Option("--height", metavar="INCHES", min=1, max=40, help="By default what the panels need.")
     ] = None,
     dpi: Annotated[int, typer.Option("--dpi", metavar="N", min=30, max=1200, help="Dots per inch of a PNG.")] = 300,
-    style: Annotated[str, typer.Option("--style", metavar="paper|talk", help="Size of the print.")] = "paper",
+    style: Annotated[
+        str,
+        typer.Option(
+            "--style", metavar="paper|talk", help="Size of the print.", autocompletion=one_of("paper", "talk")
+        ),
+    ] = "paper",
     data: Annotated[
         Path | None, typer.Option("--data", metavar="FILE.csv", help="Also write the numbers drawn, as CSV.")
     ] = None,
