@@ -10,7 +10,7 @@ from sweeper.cell_labels import TRANSFORMS, CellLabels
 from sweeper.errors import ClipsweepError
 from sweeper.labels import short_names
 from sweeper.report.conditions import conditions_of, filtered
-from sweeper.tables.readable import EXACT
+from sweeper.tables.described import EXACT
 from sweeper.tables.run import Run
 
 if TYPE_CHECKING:
