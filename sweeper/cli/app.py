@@ -18,6 +18,7 @@ from sweeper.cli.data import data_app
 from sweeper.cli.help import add_command, new_app
 from sweeper.cli.jobs import attach, cancel
 from sweeper.cli.options import note
+from sweeper.cli.query import query
 from sweeper.cli.run import estimate, run
 from sweeper.cli.runs import logs, ls, retry, status
 from sweeper.cli.specs import check, init, null_test, plan, schema, validate
@@ -55,6 +56,7 @@ _COMMANDS: dict[str, Callable[..., None]] = {
     "theory": theory,
     "times": times,
     "plot": plot,
+    "query": query,
     "audit-clip": audit_clip,
 }
 

@@ -17,10 +17,35 @@ from sweeper.tables.run import Run
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["RUN", "SeveralRuns"]
+__all__ = ["RUN", "SeveralRuns", "run_names"]
 
 RUN = "run"
 """The column, and swept path, that says of which run a trial is."""
+
+
+def run_names(paths: Sequence[Path]) -> list[str]:
+    """What each of several runs is called: the last parts of its path, as few as tell it apart.
+
+    Args:
+        paths: The run directories, all different.
+
+    Returns:
+        Their names.
+
+    Example:
+        >>> run_names([Path("/a/runs/one"), Path("/b/runs/one"), Path("/a/runs/two")])
+        ['a/runs/one', 'b/runs/one', 'two']
+    """
+    folders = [path.resolve().parts for path in paths]
+    names = []
+    for folder in folders:
+        length = next(
+            length
+            for length in range(1, len(folder) + 1)
+            if sum(other[-length:] == folder[-length:] for other in folders) == 1
+        )
+        names.append("/".join(folder[-length:]))
+    return names
 
 
 class SeveralRuns(Run):
@@ -49,16 +74,7 @@ class SeveralRuns(Run):
     @cached_property
     def names(self) -> list[str]:
         """What each run is called: the last parts of its path, as few as tell it apart."""
-        folders = [run.path.resolve().parts for run in self._runs]
-        names = []
-        for folder in folders:
-            length = next(
-                length
-                for length in range(1, len(folder) + 1)
-                if sum(other[-length:] == folder[-length:] for other in folders) == 1
-            )
-            names.append("/".join(folder[-length:]))
-        return names
+        return run_names([run.path for run in self._runs])
 
     @cached_property
     def state(self) -> RunState:

@@ -115,7 +115,10 @@ COMMANDS = [
     ["plan", "SPEC"], ["plan", "SPEC", "--json"], ["validate", "SPEC"], ["check", "SPEC"],
     ["null-test", "SPEC", "--set", "sweep.grid={}"], ["validate", "SPEC", "--set", "problem.\x1b[2J=1"],
     ["estimate", "RUN", "--estimator", "\x1b[2J"], ["logs", "RUN", "\x1b[2J"], ["status", "FOLDER"], ["data", "list"],
-    ["retry", "RUN", "\x1b[2J"],
+    ["retry", "RUN", "\x1b[2J"], ["query", "RUN"], ["query", "RUN", "select * from '\x1b[2J'"],
+    *(["query", "RUN", "from trials", "--format", style] for style in ("table", "md", "csv", "json")),
+    *(["query", "RUN", "--format", style] for style in ("md", "csv", "json")),
+    ["query", "RUN", "select chr(27) || 'x' || chr(10) || '  forged' as \"a\x1b[2J\""],
 ]  # fmt: skip
 
 
