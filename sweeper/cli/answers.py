@@ -1,4 +1,4 @@
-"""The commands that evaluate a run: ``report``, ``reach``, ``fit``, ``advise``, ``theory``, ``times`` and ``plot``."""
+"""The commands that evaluate runs, from ``report`` to ``plot``."""
 
 from __future__ import annotations
 
@@ -11,7 +11,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from sweeper.cli.completion import PLOT_KINDS, complete_column, complete_run_or_plot, complete_sort, one_of
+from sweeper.cli.completion import (
+    PLOT_KINDS,
+    complete_column,
+    complete_run,
+    complete_run_or_plot,
+    complete_sort,
+    one_of,
+)
 from sweeper.cli.options import (
     TEXT_FORMATS,
     AsJson,
@@ -31,7 +38,7 @@ from sweeper.store.run_dir import RunDir
 if TYPE_CHECKING:
     from sweeper.tables.run import Run
 
-__all__ = ["advise", "fit", "plot", "reach", "report", "theory", "times"]
+__all__ = ["advise", "compare", "fit", "plot", "reach", "report", "theory", "times"]
 
 
 def report(
@@ -193,6 +200,31 @@ def times(
     width, color = _terminal()
     found = build_times(str(run_dir.path), open_state(run_dir), by=by)
     _show(render_times(found, style, width=width, color=color), style, color)
+
+
+def compare(
+    runs: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="RUN...",
+            help="Two run directories or more; the first is the reference.",
+            show_default=False,
+            autocompletion=complete_run,
+        ),
+    ],
+    where: Where = None,
+    wanted: Format = None,
+    as_json: AsJson = False,
+) -> None:
+    """Compare runs: what differs in spec, code and environment, and in the losses of the cells in common."""
+    style = choose_format(wanted, as_json=as_json)
+    opened = [_opened(run) for run in runs]
+    from sweeper.report.render.run_comparison import render_comparison
+    from sweeper.report.run_comparison import build_comparison
+
+    width, color = _terminal()
+    found = build_comparison(opened, where=where or [])
+    _show(render_comparison(found, style, width=width, color=color), style, color)
 
 
 def plot(

@@ -11,7 +11,7 @@ import tempfile
 from collections.abc import Callable
 from typing import Any
 
-from sweeper.cli.answers import advise, fit, plot, reach, report, theory, times
+from sweeper.cli.answers import advise, compare, fit, plot, reach, report, theory, times
 from sweeper.cli.audits import audit_clip
 from sweeper.cli.catalog import list_known
 from sweeper.cli.data import data_app
@@ -55,6 +55,7 @@ _COMMANDS: dict[str, Callable[..., None]] = {
     "advise": advise,
     "theory": theory,
     "times": times,
+    "compare": compare,
     "plot": plot,
     "query": query,
     "audit-clip": audit_clip,
