@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import itertools
 import shutil
+import signal
 import sys
 import textwrap
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -65,13 +68,26 @@ def query(
     if sql is None:
         _show_catalog(catalog(runs), style)
         return
-    with answer(runs, sql) as found:
+    with _ended_by_ctrl_c(), answer(runs, sql) as found:
         if style == "table":
             _show_table(", ".join(map(str, runs)), found.columns, found.rows, limit)
         else:
             rows = itertools.islice(found.rows, limit)
             for text in _WRITERS[style](found.columns, rows):
                 typer.echo(text, nl=False)
+
+
+@contextlib.contextmanager
+def _ended_by_ctrl_c() -> Iterator[None]:
+    """Ctrl-C ends the process: duckdb gives Python no chance to, until it is done."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_DFL)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _split(words: Sequence[str]) -> tuple[list[Path], str | None]:

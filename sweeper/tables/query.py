@@ -277,11 +277,12 @@ def _plain(value: Any) -> Any:
 def _message(connection: Any, duckdb: Any, sql: str, error: Exception) -> str:
     """An error with the line and the place, which duckdb tells only where a statement is run directly."""
     text = str(error)
-    if "LINE " not in text and isinstance(error, duckdb.CatalogException | duckdb.BinderException):
+    unread = (duckdb.CatalogException, duckdb.BinderException, duckdb.ParserException)
+    if "LINE " not in text and isinstance(error, unread):
         with contextlib.suppress(duckdb.Error):
             try:
                 connection.execute(sql)
-            except (duckdb.CatalogException, duckdb.BinderException) as again:
+            except unread as again:
                 text = str(again)
     lines = [line.rstrip() for line in text.splitlines() if line.strip()]
     shown = "\n  ".join(lines)
