@@ -169,6 +169,13 @@ def test_a_run_without_tables_and_a_damaged_table_are_errors(run: Path, tmp_path
         asked("from trials", run)
 
 
+def test_a_table_that_is_a_link_is_not_followed(run: Path, tmp_path: Path) -> None:
+    (run / "trials.parquet").rename(tmp_path / "elsewhere.parquet")
+    (run / "trials.parquet").symlink_to(tmp_path / "elsewhere.parquet")
+    with pytest.raises(ClipsweepError, match="is a symbolic link"):
+        asked("from trials", run)
+
+
 def test_without_duckdb_it_is_said_how_to_install_it(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "duckdb", None)
     with pytest.raises(ClipsweepError, match=r"pip install 'clipsweep\[query\]'"):
