@@ -177,8 +177,6 @@ def _tables(paths: Sequence[Path]) -> dict[str, dict[int, pads.Dataset]]:
             file = run.table(name)
             if not file.exists():
                 continue
-            if file.is_symlink():
-                raise RunDirectoryError(f"{file}: is a symbolic link, which a run does not make: it is not followed")
             try:
                 tables.setdefault(name, {})[at] = pads.dataset(file, format="parquet")
             except (OSError, pa.ArrowException) as error:

@@ -172,7 +172,7 @@ def test_a_run_without_tables_and_a_damaged_table_are_errors(run: Path, tmp_path
 def test_a_table_that_is_a_link_is_not_followed(run: Path, tmp_path: Path) -> None:
     (run / "trials.parquet").rename(tmp_path / "elsewhere.parquet")
     (run / "trials.parquet").symlink_to(tmp_path / "elsewhere.parquet")
-    with pytest.raises(ClipsweepError, match="is a symbolic link"):
+    with pytest.raises(ClipsweepError, match="symbolic link"):
         asked("from trials", run)
 
 
