@@ -1,4 +1,4 @@
-"""The commands that evaluate a run: ``report``, ``reach``, ``fit``, ``advise``, ``theory``, ``times`` and ``plot``."""
+"""The commands that evaluate runs, from ``report`` to ``plot``."""
 
 from __future__ import annotations
 
@@ -11,6 +11,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from sweeper.cli.completion import (
+    PLOT_KINDS,
+    complete_column,
+    complete_run,
+    complete_run_or_plot,
+    complete_sort,
+    one_of,
+)
 from sweeper.cli.options import (
     TEXT_FORMATS,
     AsJson,
@@ -31,7 +39,7 @@ from sweeper.store.run_dir import RunDir
 if TYPE_CHECKING:
     from sweeper.tables.run import Run
 
-__all__ = ["advise", "fit", "plot", "reach", "report", "theory", "times"]
+__all__ = ["advise", "compare", "fit", "plot", "reach", "report", "theory", "times"]
 
 _REPORT_FORMATS = (*FORMATS, "html")
 
@@ -39,13 +47,22 @@ _REPORT_FORMATS = (*FORMATS, "html")
 def report(
     runs: Annotated[
         list[Path],
-        typer.Argument(metavar="RUN...", help="Run directories; several are compared in one.", show_default=False),
+        typer.Argument(
+            metavar="RUN...",
+            help="Run directories; several are compared in one.",
+            show_default=False,
+            autocompletion=complete_run,
+        ),
     ],
     by: Annotated[
-        list[str] | None, typer.Option("--by", metavar="COLUMN", help="Row per value; may be repeated.")
+        list[str] | None,
+        typer.Option("--by", metavar="COLUMN", help="Row per value; may be repeated.", autocompletion=complete_column),
     ] = None,
     where: Where = None,
-    sort: Annotated[str | None, typer.Option("--sort", metavar="[-]COLUMN", help="Order of the rows.")] = None,
+    sort: Annotated[
+        str | None,
+        typer.Option("--sort", metavar="[-]COLUMN", help="Order of the rows.", autocompletion=complete_sort),
+    ] = None,
     out: Annotated[
         Path | None, typer.Option("--out", metavar="FILE", help="Write it there instead of printing it.")
     ] = None,
@@ -54,6 +71,7 @@ def report(
         typer.Option(
             "--format",
             metavar="|".join(_REPORT_FORMATS),
+            autocompletion=one_of(*_REPORT_FORMATS),
             help="How to print it; a table by default. html is one page with charts, for --out.",
             show_default=False,
         ),
@@ -142,7 +160,12 @@ def fit(
     ] = False,
     along: Annotated[
         str,
-        typer.Option("--along", metavar="step|gradient|random", help="Direction of the smoothness: other_directions."),
+        typer.Option(
+            "--along",
+            metavar="step|gradient|random",
+            help="Direction of the smoothness: other_directions.",
+            autocompletion=one_of("step", "gradient", "random"),
+        ),
     ] = "step",
     wanted: Format = None,
     as_json: AsJson = False,
@@ -208,7 +231,15 @@ def theory(
 
 def times(
     run: RunPath,
-    by: Annotated[str, typer.Option("--by", metavar="trial|worker|node", help="A row for each.")] = "worker",
+    by: Annotated[
+        str,
+        typer.Option(
+            "--by",
+            metavar="trial|worker|node",
+            help="A row for each.",
+            autocompletion=one_of("trial", "worker", "node"),
+        ),
+    ] = "worker",
     wanted: Format = None,
     as_json: AsJson = False,
 ) -> None:
@@ -226,9 +257,40 @@ def times(
     _show(render_times(found, style, width=width, color=color), style, color)
 
 
+def compare(
+    runs: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="RUN...",
+            help="Two run directories or more; the first is the reference.",
+            show_default=False,
+            autocompletion=complete_run,
+        ),
+    ],
+    where: Where = None,
+    wanted: Format = None,
+    as_json: AsJson = False,
+) -> None:
+    """Compare runs: what differs in spec, code and environment, and in the losses of the cells in common."""
+    style = choose_format(wanted, as_json=as_json)
+    opened = [_opened(run) for run in runs]
+    from sweeper.report.render.run_comparison import render_comparison
+    from sweeper.report.run_comparison import build_comparison
+
+    width, color = _terminal()
+    found = build_comparison(opened, where=where or [])
+    _show(render_comparison(found, style, width=width, color=color), style, color)
+
+
 def plot(
     runs: Annotated[
-        list[Path], typer.Argument(metavar="RUN...", help="Run directories; several in one figure.", show_default=False)
+        list[Path],
+        typer.Argument(
+            metavar="RUN...",
+            help="Run directories; several in one figure.",
+            show_default=False,
+            autocompletion=complete_run_or_plot,
+        ),
     ],
     kind: Annotated[
         str,
@@ -237,6 +299,7 @@ def plot(
             help="smoothness, loss, fit, frontier, agreement, sharpness, stability, noise; of theory: phase, speedup, "
             "floor.",
             show_default=False,
+            autocompletion=one_of(*PLOT_KINDS),
         ),
     ],
     where: Where = None,
@@ -251,7 +314,12 @@ def plot(
         float | None, typer.Option("--height", metavar="INCHES", min=1, max=40, help="By default what the panels need.")
     ] = None,
     dpi: Annotated[int, typer.Option("--dpi", metavar="N", min=30, max=1200, help="Dots per inch of a PNG.")] = 300,
-    style: Annotated[str, typer.Option("--style", metavar="paper|talk", help="Size of the print.")] = "paper",
+    style: Annotated[
+        str,
+        typer.Option(
+            "--style", metavar="paper|talk", help="Size of the print.", autocompletion=one_of("paper", "talk")
+        ),
+    ] = "paper",
     data: Annotated[
         Path | None, typer.Option("--data", metavar="FILE.csv", help="Also write the numbers drawn, as CSV.")
     ] = None,

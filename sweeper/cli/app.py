@@ -11,13 +11,14 @@ import tempfile
 from collections.abc import Callable
 from typing import Any
 
-from sweeper.cli.answers import advise, fit, plot, reach, report, theory, times
+from sweeper.cli.answers import advise, compare, fit, plot, reach, report, theory, times
 from sweeper.cli.audits import audit_clip
 from sweeper.cli.catalog import list_known
 from sweeper.cli.data import data_app
 from sweeper.cli.help import add_command, new_app
 from sweeper.cli.jobs import attach, cancel
 from sweeper.cli.options import note
+from sweeper.cli.query import query
 from sweeper.cli.run import estimate, run
 from sweeper.cli.runs import logs, ls, retry, status, watch
 from sweeper.cli.specs import check, init, null_test, plan, schema, validate
@@ -55,7 +56,9 @@ _COMMANDS: dict[str, Callable[..., None]] = {
     "advise": advise,
     "theory": theory,
     "times": times,
+    "compare": compare,
     "plot": plot,
+    "query": query,
     "audit-clip": audit_clip,
 }
 

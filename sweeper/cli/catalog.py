@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from sweeper.cli.completion import complete_kind
 from sweeper.cli.options import AsJson, Format, show, show_json, show_rows
 from sweeper.errors import ClipsweepError
 from sweeper.formats import choose_format, value_json
@@ -31,6 +32,7 @@ def list_known(
             help="problems, functions, models, optimizers, transforms, thresholds, schedules, averages, estimators, "
             "searchers.",
             show_default=False,
+            autocompletion=complete_kind,
         ),
     ] = None,
     wanted: Format = None,

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from sweeper.cli.completion import complete_condition, complete_format, complete_run, one_of
 from sweeper.formats import FORMATS, csv_table, json_text, markdown_table
 from sweeper.labels import printable
 
@@ -36,7 +37,9 @@ TEXT_FORMATS = ("table", "json")
 """Formats of commands whose answer is no table."""
 
 SpecPath = Annotated[Path, typer.Argument(metavar="SPEC", help="The sweep, a YAML file.", show_default=False)]
-RunPath = Annotated[Path, typer.Argument(metavar="RUN", help="A run directory.", show_default=False)]
+RunPath = Annotated[
+    Path, typer.Argument(metavar="RUN", help="A run directory.", show_default=False, autocompletion=complete_run)
+]
 Overrides = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="PATH=VALUE", help="Override a value of the spec; may be repeated."),
@@ -45,18 +48,32 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document; s
 Format = Annotated[
     str | None,
     typer.Option(
-        "--format", metavar="|".join(FORMATS), help="How to print it; a table by default.", show_default=False
+        "--format",
+        metavar="|".join(FORMATS),
+        help="How to print it; a table by default.",
+        show_default=False,
+        autocompletion=complete_format,
     ),
 ]
 TextFormat = Annotated[
     str | None,
     typer.Option(
-        "--format", metavar="|".join(TEXT_FORMATS), help="How to print it; a table by default.", show_default=False
+        "--format",
+        metavar="|".join(TEXT_FORMATS),
+        help="How to print it; a table by default.",
+        show_default=False,
+        autocompletion=one_of(*TEXT_FORMATS),
     ),
 ]
 Where = Annotated[
     list[str] | None,
-    typer.Option("--where", metavar="COLUMN=VALUE", help="Only these trials; may be repeated; none means null."),
+    typer.Option(
+        "--where",
+        metavar="CONDITION",
+        help="Only these trials: column=value, with =, !=, <, <=, >, >=, in [a, b], not in [a, b], and; none means "
+        "null; may be repeated.",
+        autocompletion=complete_condition,
+    ),
 ]
 Measurement = Annotated[
     str | None,

@@ -13,8 +13,8 @@ from estimators.fits.intervals import Interval, correlation_interval, positive_i
 from sweeper.cell_labels import CellLabels
 from sweeper.labels import plain_value
 from sweeper.report.correlations import Correlations
+from sweeper.tables.described import NOT_FINITE
 from sweeper.tables.directions import is_share
-from sweeper.tables.readable import NOT_FINITE
 from sweeper.value_texts import keys_of
 from trainers.metric_names import TEST
 

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 from sweeper.cell_labels import TRANSFORMS, CellLabels
 from sweeper.errors import ClipsweepError
 from sweeper.labels import short_names
-from sweeper.report.conditions import filtered
-from sweeper.tables.readable import EXACT
+from sweeper.report.conditions import conditions_of, filtered
+from sweeper.tables.described import EXACT
 from sweeper.tables.run import Run
 
 if TYPE_CHECKING:
@@ -51,7 +51,8 @@ def select(run: Run, where: Sequence[str]) -> pd.DataFrame:
 
     Args:
         run: The run.
-        where: ``column=value`` conditions, as of :func:`~sweeper.report.conditions.filtered`.
+        where: Conditions such as ``learning_rate <= 20 and clip_norm != none``, as of
+            :mod:`~sweeper.report.condition_grammar`.
 
     Returns:
         The rows of the trials table. Swept values have the types of the spec, under their paths; no other column has a
@@ -63,11 +64,12 @@ def select(run: Run, where: Sequence[str]) -> pd.DataFrame:
     """
     trials = _with_values(run)
     names = short_names(run.swept)
-    if not any(condition.partition("=")[0].strip() == _SUPERSEDED for condition in where):
+    comparisons = conditions_of(where, trials, names)
+    if not any(comparison.column == _SUPERSEDED for comparison in comparisons):
         trials = trials[~superseded(trials)]
     every = trials
-    for condition in where:
-        trials = filtered(trials, condition, names, every)
+    for comparison in comparisons:
+        trials = filtered(trials, comparison, names, every)
     if trials.empty:
         raise ClipsweepError(f"{run.path}: no trial satisfies {' and '.join(where) or 'anything: there are none'}")
     return trials

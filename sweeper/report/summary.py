@@ -29,8 +29,8 @@ from sweeper.report.select import (
     thresholded,
     trusted_points,
 )
+from sweeper.tables.described import NOT_FINITE
 from sweeper.tables.directions import direction_of, is_known
-from sweeper.tables.readable import NOT_FINITE
 from sweeper.tables.run import Run
 from sweeper.value_texts import in_order
 

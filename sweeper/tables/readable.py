@@ -20,29 +20,17 @@ from sweeper.formats import value_json
 from sweeper.store.journal import RunState, TrialState
 from sweeper.store.records import CommittedSegment, Part
 from sweeper.store.run_dir import RunDir, file_hash
-from sweeper.tables.columns import describe_columns
+from sweeper.tables.described import EXACT, NOT_FINITE, described
 from sweeper.tables.directions import direction_of
 from sweeper.tables.parts import concatenate, encode, read_parts, sort_rows
-from sweeper.tables.schemas import METRICS, TELEMETRY, TRIAL_TYPES, columns_of
+from sweeper.tables.schemas import METRICS, TELEMETRY, TRIAL_TYPES
 from sweeper.value_texts import key_of
 
-__all__ = ["DECLARED", "EXACT", "NOT_FINITE", "Compactor", "declared_in", "trials_table"]
+__all__ = ["DECLARED", "Compactor", "declared_in", "trials_table"]
 
 TAIL_FRACTION = 0.1
 """Share of the last logged steps over which ``final_train_loss`` is the mean: one batch's loss is mostly noise."""
 
-
-EXACT = ".json"
-"""End of the name of a column with a path's exact values, where values of one type cannot tell them: ``1`` and ``"1"``.
-
-A path of the spec cannot have this name: a path is not swept together with a part of itself.
-"""
-
-NOT_FINITE = "not_finite_"
-"""Beginning of the name of a column with the number of a metric's evaluations that gave NaN or infinity.
-
-There is one only for metrics of which any trial has such evaluations; null for the other trials.
-"""
 
 DECLARED = b"clipsweep.metrics"
 """Metadata of ``trials``: the directions of metrics that the spec declared when the table was made, as JSON."""
@@ -77,7 +65,7 @@ class Compactor:
             self._rows[name] = [concatenate(tables)]
             self._publish(name, sort_rows(self._rows[name][0], order))
         metrics = self._rows.get("metrics", [None])[0]
-        self._publish("trials", trials_table(state, metrics, running=running))
+        self._publish("trials", trials_table(state, metrics, running=running), _swept(state))
         self._publish("telemetry", _telemetry_table(state))
 
     def _read(self, parts: Sequence[Part]) -> None:
@@ -85,8 +73,8 @@ class Compactor:
             self._rows.setdefault(name, []).extend(tables)
         self._num_parts = len(parts)
 
-    def _publish(self, name: str, table: pa.Table) -> None:
-        self._run_dir.publish(self._run_dir.table(name), encode(describe_columns(table, columns_of(name))))
+    def _publish(self, name: str, table: pa.Table, swept: Collection[str] = ()) -> None:
+        self._run_dir.publish(self._run_dir.table(name), encode(described(name, table, swept=swept)))
 
 
 def trials_table(state: RunState, metrics: pa.Table | None, *, running: frozenset[str] = frozenset()) -> pa.Table:
@@ -108,7 +96,7 @@ def trials_table(state: RunState, metrics: pa.Table | None, *, running: frozense
     metric_names = sorted(
         {"final_train_loss", *(name for values in losses.values() for name in values)} if losses else ()
     )
-    swept = list(dict.fromkeys(path for trial in state.trials.values() for path in trial.record.swept))
+    swept = _swept(state)
     rows = []
     for name, trial in state.trials.items():
         record = trial.record
@@ -139,6 +127,11 @@ def trials_table(state: RunState, metrics: pa.Table | None, *, running: frozense
         if column in swept and not _says(typed[column], values):
             typed[f"{column}{EXACT}"] = pa.array([value_json(value) for value in values], pa.string())
     return pa.table(typed, metadata={DECLARED: json.dumps(dict(state.metrics))})
+
+
+def _swept(state: RunState) -> list[str]:
+    """The swept paths, in the order in which trials have them."""
+    return list(dict.fromkeys(path for trial in state.trials.values() for path in trial.record.swept))
 
 
 def declared_in(table: pa.Table) -> Mapping[str, str] | None:

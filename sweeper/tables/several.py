@@ -17,10 +17,35 @@ from sweeper.tables.run import Run
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["RUN", "SeveralRuns"]
+__all__ = ["RUN", "SeveralRuns", "run_names", "unswept_value"]
 
 RUN = "run"
 """The column, and swept path, that says of which run a trial is."""
+
+
+def run_names(paths: Sequence[Path]) -> list[str]:
+    """What each of several runs is called: the last parts of its path, as few as tell it apart.
+
+    Args:
+        paths: The run directories, all different.
+
+    Returns:
+        Their names.
+
+    Example:
+        >>> run_names([Path("/a/runs/one"), Path("/b/runs/one"), Path("/a/runs/two")])
+        ['a/runs/one', 'b/runs/one', 'two']
+    """
+    folders = [path.resolve().parts for path in paths]
+    names = []
+    for folder in folders:
+        length = next(
+            length
+            for length in range(1, len(folder) + 1)
+            if sum(other[-length:] == folder[-length:] for other in folders) == 1
+        )
+        names.append("/".join(folder[-length:]))
+    return names
 
 
 class SeveralRuns(Run):
@@ -49,16 +74,7 @@ class SeveralRuns(Run):
     @cached_property
     def names(self) -> list[str]:
         """What each run is called: the last parts of its path, as few as tell it apart."""
-        folders = [run.path.resolve().parts for run in self._runs]
-        names = []
-        for folder in folders:
-            length = next(
-                length
-                for length in range(1, len(folder) + 1)
-                if sum(other[-length:] == folder[-length:] for other in folders) == 1
-            )
-            names.append("/".join(folder[-length:]))
-        return names
+        return run_names([run.path for run in self._runs])
 
     @cached_property
     def state(self) -> RunState:
@@ -85,7 +101,7 @@ class SeveralRuns(Run):
         found: dict[str, dict[str, Any]] = {}
         for run, name in zip(self._runs, self.names, strict=True):
             swept = set(run.swept)
-            alike = {path: _unswept(run, path) for path in self.swept if path not in swept}
+            alike = {path: unswept_value(run, path) for path in self.swept if path not in swept}
             for trial, values in run.values.items():
                 found.setdefault(trial, {path: values.get(path, alike.get(path)) for path in self.swept} | {RUN: name})
         return found
@@ -95,7 +111,7 @@ class SeveralRuns(Run):
         """One row per trial, with a column for the run, and with what other runs sweep."""
         frames = []
         for run, name in zip(self._runs, self.names, strict=True):
-            alike = {path: _in_a_column(_unswept(run, path)) for path in self.swept if path not in run.trials}
+            alike = {path: _in_a_column(unswept_value(run, path)) for path in self.swept if path not in run.trials}
             frames.append(run.trials.assign(**alike | {RUN: name}))
         return self._joined(frames, ["trial_id"])
 
@@ -150,8 +166,16 @@ class SeveralRuns(Run):
         return joined.drop_duplicates(key, keep="first", ignore_index=True)
 
 
-def _unswept(run: Run, path: str) -> Any:
-    """The value that all trials of a run have at a path that it does not sweep; None if its spec does not say."""
+def unswept_value(run: Run, path: str) -> Any:
+    """The value that all trials of a run have at a path that it does not sweep.
+
+    Args:
+        run: The run.
+        path: The path.
+
+    Returns:
+        The value; None if its spec does not say.
+    """
     try:
         value: Any = resolved_settings(RunDir(run.path))
     except ClipsweepError:

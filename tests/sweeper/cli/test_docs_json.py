@@ -93,6 +93,11 @@ COMMANDS: dict[str, list[list[str]]] = {
     "advise": [["advise", "runs/shown"], ["advise", "runs/searched"], ["advise", "runs/raced"]],
     "theory": [["theory", "runs/theory"]],
     "times": [["times", "runs/shown"], ["times", "runs/shown", "--by", "trial"]],
+    "compare": [["compare", "runs/shown", "runs/copy"], ["compare", "runs/shown", "runs/raced", "runs/searched"]],
+    "query": [
+        ["query", "runs/shown"],
+        ["query", "runs/shown", "select 1 as a, true as b, 'c' as c, null as d, [1.5] as e"],
+    ],
     "plot": [
         ["plot", "runs/shown", "loss", "--out", "loss.png", "--data", "loss.csv"],
         ["plot", "runs/shown", "loss", "--out", "loss.png"],

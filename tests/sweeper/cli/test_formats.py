@@ -34,6 +34,8 @@ TABLES = {
     "advise": ["advise", "runs/shown"],
     "theory": ["theory", "runs/theory"],
     "times": ["times", "runs/shown"],
+    "compare": ["compare", "runs/shown", "runs/driven"],
+    "query": ["query", "runs/shown", "select * from trials order by trial_id"],
     "audit-clip": ["audit-clip", "shown_step:train_step", "--ranks", "1"],
 }
 """Commands with rows, which have all formats."""

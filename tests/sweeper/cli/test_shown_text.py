@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -115,7 +116,11 @@ COMMANDS = [
     ["plan", "SPEC"], ["plan", "SPEC", "--json"], ["validate", "SPEC"], ["check", "SPEC"],
     ["null-test", "SPEC", "--set", "sweep.grid={}"], ["validate", "SPEC", "--set", "problem.\x1b[2J=1"],
     ["estimate", "RUN", "--estimator", "\x1b[2J"], ["logs", "RUN", "\x1b[2J"], ["status", "FOLDER"], ["data", "list"],
-    ["retry", "RUN", "\x1b[2J"],
+    ["retry", "RUN", "\x1b[2J"], ["query", "RUN"], ["query", "RUN", "select * from '\x1b[2J'"],
+    *(["query", "RUN", "from trials", "--format", style] for style in ("table", "md", "csv", "json")),
+    *(["query", "RUN", "--format", style] for style in ("md", "csv", "json")),
+    *(["compare", "RUN", "OTHER", "--format", style] for style in ("table", "md", "csv", "json")),
+    ["query", "RUN", "select chr(27) || 'x' || chr(10) || '  forged' as \"a\x1b[2J\""],
 ]  # fmt: skip
 
 
@@ -127,7 +132,15 @@ def test_whatever_names_and_errors_hold_no_command_sends_it_to_the_terminal(
 ) -> None:
     spec, run = hostile
     failed = next(row["trial_id"] for row in trial_rows(run) if row["status"] == "failed")
-    words = {"RUN": str(run), "SPEC": str(spec), "FOLDER": str(run.parent), "FAILED": failed}
+    if "OTHER" in command and not (other := run.with_name("other\x1b[2J")).exists():
+        shutil.copytree(run, other)
+    words = {
+        "OTHER": str(run.with_name("other\x1b[2J")),
+        "RUN": str(run),
+        "SPEC": str(spec),
+        "FOLDER": str(run.parent),
+        "FAILED": failed,
+    }
     monkeypatch.setattr("sys.argv", ["clipsweep", *(words.get(word, word) for word in command)])
     with pytest.raises(SystemExit):
         main()

@@ -75,6 +75,7 @@ def _run_of(
     evaluations: Callable[[], Sequence[float]] | None = None,
     more: Mapping[str, float] | None = None,
     loss: Callable[[Swept, int], float] | None = None,
+    prefix: str = "",
 ) -> Run:
     """A finished run of these cells, written through the same committer as a real one."""
     run_dir = RunDir(path)
@@ -83,13 +84,13 @@ def _run_of(
     committer.record(Opened(driver_epoch=1, environment={}))
     for number, swept in enumerate(cells):
         for seed in range(seeds):
-            name = f"trial-{number}-{seed}"
+            name = f"{prefix}trial-{number}-{seed}"
             rule = {"optimizer": "sgd"} | {
                 key.partition(".")[2]: value for key, value in swept.items() if key.startswith("update_rule.")
             }
             trial = TrialRecord(
                 trial_id=name,
-                cell_id=f"cell-{number}",
+                cell_id=f"{prefix}cell-{number}",
                 arm=arm_of(rule),
                 seed=seed,
                 swept=swept,

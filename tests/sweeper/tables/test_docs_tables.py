@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -20,8 +21,9 @@ from sweeper.report.plots.draw import PLOTS
 from sweeper.store.journal import open_state
 from sweeper.store.run_dir import RunDir
 from sweeper.tables.columns import Column
+from sweeper.tables.described import ABOUT
 from sweeper.tables.parts import encode
-from sweeper.tables.readable import trials_table
+from sweeper.tables.readable import declared_in, trials_table
 from sweeper.tables.run import Run
 from sweeper.tables.schemas import COLUMNS, columns_of
 
@@ -64,6 +66,8 @@ def test_the_page_lists_the_columns_that_are_defined_and_no_others(table: str) -
     assert dictionary(table) in page, f"python {Path(__file__).relative_to(PAGE.parents[1])} writes the page again"
     after = page.partition(dictionary(table))[2]
     assert not after.startswith("|")
+    assert f"\n## `{table}`\n\n{ABOUT[table]}" in page, "the words that the file carries"
+    assert ABOUT.keys() == COLUMNS.keys()
 
 
 @pytest.mark.parametrize("table", COLUMNS)
@@ -165,6 +169,14 @@ FREE = {
 """Columns that depend on the problem and on what is swept."""
 
 
+def meaning_of_a_free(name: str) -> str:
+    if "." in name:
+        return f"Swept: `{name}` of the spec."
+    beginning, _, metric = name.partition("_")
+    known = {"best": f"The best value of `{metric}` that is finite.", "final": f"The last value of `{metric}`."}
+    return known.get(beginning, f"`{name}`, as the problem's `evaluate` returns it.")
+
+
 @pytest.mark.parametrize("table", COLUMNS)
 def test_what_is_written_is_what_is_defined(runs: list[Path], table: str) -> None:
     known = {column.name: column for column in columns_of(table)}
@@ -173,9 +185,11 @@ def test_what_is_written_is_what_is_defined(runs: list[Path], table: str) -> Non
         rows = written(run, table)
         if rows is None:
             continue
+        assert rows.schema.metadata[b"description"].decode() == ABOUT[table]
         for field in rows.schema:
             if field.name not in known:
                 assert re.fullmatch(FREE.get(table, ""), field.name), f"{field.name} is not documented"
+                assert field.metadata[b"description"].decode() == meaning_of_a_free(field.name)
                 continue
             column = known[field.name]
             seen.add(field.name)
@@ -217,6 +231,8 @@ def test_a_file_of_an_earlier_version_reads_as_before(runs: list[Path]) -> None:
     assert plain.schema.field("seed").metadata is None
     assert described.equals(plain)
     assert described.schema.equals(plain.schema)
+    assert declared_in(described) == declared_in(plain)
+    assert pd.read_parquet(run.table("trials")).equals(plain.to_pandas())
     before = Run(run.path).trials
     run.publish(run.table("trials"), encode(plain))
     after = Run(run.path).trials
