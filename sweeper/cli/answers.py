@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -48,15 +47,9 @@ def report(
     style = choose_format(wanted, as_json=as_json)
     opened = _opened(run, measurement)
     from sweeper.report.render.summary import render
-    from sweeper.report.searched import build_searched
-    from sweeper.report.summary import build_report
+    from sweeper.report.searched import report_with_search
 
-    searched = build_searched(opened.path)
-    document = build_report(opened, by=by or [], where=where or [], sort=sort, by_values=searched is not None)
-    if searched is not None and searched.found.use == "best":
-        # What is best was decided by the race and confirmed on fresh seeds: not a second time, by another rule.
-        cells = tuple(replace(cell, is_best=False) for cell in document.cells)
-        document = replace(document, cells=cells, bests=(), comparisons=())
+    document, searched = report_with_search(opened, by=by or [], where=where or [], sort=sort)
     width, color = _terminal()
     _show(render(document, style, searched=searched, width=width, color=color), style, color)
 

@@ -46,6 +46,7 @@ SENTENCES = {
     "cancel": ["cancel", "runs/driven", "--no-wait"],
     "estimate": ["estimate", "runs/shown", "--estimator", "directional_curvature"],
     "plot": ["plot", "runs/shown", "loss", "--out", "loss.png"],
+    "export": ["export", "runs/shown", "csv", "--to", "exported"],
 }
 """Commands whose answer is no table."""
 
