@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import socket
 import stat
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import fields
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
@@ -19,7 +21,7 @@ from sweeper.errors import ClipsweepError
 from sweeper.notify.hooks import Called, called_on, require_hooks_allowed
 from sweeper.planning.plan import expand, measurement_id
 from sweeper.protocol.consent import Consent
-from sweeper.protocol.notices import RunEnded, RunStarted, document_of
+from sweeper.protocol.notices import _NAMES, FORMAT, RunEnded, RunStarted, TrialTold, document_of
 from sweeper.run import run_sweep
 from sweeper.spec import loads_spec
 from sweeper.spec.sections.hooks import Hook, Hooks
@@ -239,3 +241,18 @@ def test_documents_are_flat_and_have_what_all_of_them_share() -> None:
         document = document_of(notice, run="runs/a", at="now")
         assert list(document)[:4] == ["format", "event", "at", "run"]
         assert document.keys() - {"format", "event", "at", "run"} == vars(notice).keys()
+
+
+def test_the_manual_has_every_event_with_every_key() -> None:
+    page = (
+        (Path(__file__).parents[3] / "docs" / "json.md").read_text(encoding="utf-8").partition("## Events of a run")[2]
+    )
+    rows = dict(re.findall(r"^\| (\w+) \| (.*?) \|", page, flags=re.MULTILINE))
+    assert rows.keys() - {"event"} == set(_NAMES.values())
+    shared = {field.name for field in fields(TrialTold)}
+    assert all(f"`{name}`" in page for name in shared)
+    for kind, name in _NAMES.items():
+        for field in fields(kind):
+            if not (issubclass(kind, TrialTold) and field.name in shared):
+                assert f"`{field.name}`" in rows[name], (name, field.name)
+    assert f"`format` ({FORMAT};" in page
