@@ -222,8 +222,7 @@ class Trainers:
                     self._attempts[start.trial] = start.attempt
                     self._progress.begin(start.trial)
                     _log.info("trainer %d is given %s", slot, start)
-                    attempt = self._number(start.trial, start.attempt)
-                    self._tell(TrialStarted(**self._named(start.trial), attempt=attempt, step=start.step))
+                    self._tell(TrialStarted(**self._named(start.trial), attempt=start.attempt, step=start.step))
             case Commit(segment=segment):
                 self._segments.hand_over(segment, self._committer.add)
             case Discard(segment=segment):
@@ -278,7 +277,7 @@ class Trainers:
         trial, outcome = item.segment.trial, item.outcome
         if outcome is not None:
             self._progress.say(f"{self._progress.label(trial)} {ending(item)}")
-        named, attempt = self._named(trial), self._number(trial, item.segment.attempt)
+        named, attempt = self._named(trial), item.segment.attempt
         self._tell(SegmentCommitted(**named, attempt=attempt, start=item.start, stop=item.stop, outcome=outcome))
         if outcome == "done":
             self._tell(TrialDone(**named, step=item.stop, values=last_values(item.rows)))

@@ -69,7 +69,8 @@ class TrialStarted(TrialTold):
     """A trainer is given a trial.
 
     Attributes:
-        attempt: Which attempt under this driver it is, counted from 1.
+        attempt: Which attempt under this driver it is, counted from 1, as in ``telemetry``; one that never
+            began leaves a gap.
         step: The step from which it goes on.
     """
 
