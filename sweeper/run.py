@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,8 +16,9 @@ from sweeper.cluster.capacity import Wanted, pool_size, worker_settings
 from sweeper.cluster.machine import misfit
 from sweeper.driver.interrupts import listen_for_interrupts
 from sweeper.driver.session import Driving, driving
-from sweeper.errors import ClusterError
+from sweeper.errors import ClipsweepError, ClusterError, error_line, error_text
 from sweeper.labels import counted, duration
+from sweeper.notify.hooks import called_on, require_hooks_allowed
 from sweeper.planning.environment import check_drift, environment_of, provenance
 from sweeper.planning.expectation import expected
 from sweeper.planning.measurement_change import check_measurement, measurement_change
@@ -24,6 +27,7 @@ from sweeper.planning.searching import plan_of, search_code, searching_of
 from sweeper.planning.spec_change import SpecChange, check_change, code_record, spec_change
 from sweeper.planning.standing import Standing, default_run_dir, held_in, standing
 from sweeper.protocol.consent import Consent
+from sweeper.protocol.notices import Hears, Notice, RunEnded, RunStarted, document_of
 from sweeper.protocol.pools import PoolSize
 from sweeper.protocol.view import Listener, Silent
 from sweeper.report.times import closing_line
@@ -100,6 +104,7 @@ def run_sweep(
     listener: Listener | None = None,
     address: str | None = None,
     consent: Consent | None = None,
+    hears: Sequence[Hears] = (),
 ) -> Outcome:
     """Run whatever is missing from a sweep.
 
@@ -109,13 +114,14 @@ def run_sweep(
         listener: Receives progress; by default it is not shown.
         address: Cluster address instead of the spec's.
         consent: What the user agrees to that is otherwise refused; by default nothing.
+        hears: Take every event of the run as a document, without ever blocking.
 
     Returns:
         How it ended.
 
     Raises:
         SpecError: The sweep cannot be expanded.
-        ClipsweepError: It would import code from outside the spec's folder, without consent.
+        ClipsweepError: It would import code or run commands from outside the spec's folder, without consent.
         RunDirectoryError: The directory is held by another driver, not a run directory or not writable, or its results
             were made under other conditions.
         ClusterError: Ray cannot be started or joined, or does not have the resources.
@@ -125,6 +131,8 @@ def run_sweep(
     consent = consent or Consent()
     plan = expand(sweep)
     require_allowed([*plan.code, *search_code(sweep)], sweep.folder, allow_code=consent.code)
+    if sweep.hooks is not None:
+        require_hooks_allowed(sweep.hooks, sweep.folder, allow_code=consent.code)
     run_dir = RunDir((out or default_run_dir(sweep)).resolve())
     before = open_state(run_dir)
     refuse_recorded(run_dir, before, "be run, so choose another directory with --out")
@@ -132,7 +140,11 @@ def run_sweep(
         plan = plan_of(sweep, before)
     address = address or sweep.cluster.address
     _check_room(sweep, plan, before, address, insecure=consent.insecure_cluster)
-    with driving(run_dir, listener or Silent(), create=True) as held:
+    with (
+        driving(run_dir, listener or Silent(), create=True) as held,
+        _hooks_of(sweep, held) as hooks,
+        _telling(held, [*hears, *hooks]),
+    ):
         say = held.listener.say
         state = recover(run_dir, say)
         searching = searching_of(sweep, state)
@@ -160,6 +172,9 @@ def run_sweep(
         replaced = change.replaced if change else frozenset()
         _record_plan(run_dir, committer, plan, sweep, measurement, replaced=replaced, until=until)
         todo = [*now.paused, *now.new]
+        held.tell(
+            RunStarted(name=sweep.name, driver_epoch=state.driver_epoch, trials=len(plan.trials), to_train=len(todo))
+        )
         interrupted = False
         search = Search(searching, committer, measurement=measurement) if searching is not None else None
         try:
@@ -200,7 +215,53 @@ def run_sweep(
             unfinished=None if searching is None or interrupted else searching.unfinished(),
         )
         held.exit_code, held.text, held.did_nothing = outcome.exit_code, outcome.text, not todo
+        held.tell(
+            RunEnded(
+                exit_code=outcome.exit_code,
+                text=outcome.text,
+                finished=not interrupted,
+                did_nothing=not todo,
+                counts=counts,
+            )
+        )
         return outcome
+
+
+@contextmanager
+def _hooks_of(sweep: Sweep, held: Driving) -> Iterator[Sequence[Hears]]:
+    """The hooks of a spec; says at the end what went wrong with them."""
+    problems: list[str] = []
+    try:
+        with called_on(sweep.hooks, sweep.folder) as (hooks, problems):
+            yield hooks
+    finally:
+        for problem in problems:
+            held.listener.say(problem)
+
+
+@contextmanager
+def _telling(held: Driving, hears: Sequence[Hears]) -> Iterator[None]:
+    """Tell what happens during a ``with`` block, and if it ends early, how."""
+
+    def tell(notice: Notice) -> None:
+        at = datetime.now(UTC).isoformat(timespec="milliseconds")
+        document = document_of(notice, run=str(held.run_dir.path), at=at)
+        for one in hears:
+            one.hear(document)
+
+    if hears:
+        held.tell = tell
+    try:
+        yield
+    except ClipsweepError as error:
+        held.tell(RunEnded(exit_code=error.exit_code, text=error_text(error)))
+        raise
+    except KeyboardInterrupt:
+        held.tell(RunEnded(exit_code=130, text="interrupted at once; what was committed is safe"))
+        raise
+    except BaseException as error:
+        held.tell(RunEnded(exit_code=3, text=f"internal error: {error_line(error)}"))
+        raise
 
 
 def _check_room(sweep: Sweep, plan: Plan, state: RunState, address: str, *, insecure: bool) -> None:

@@ -93,7 +93,7 @@ def report(
 
         text = render_page(build_page(opened, runs, where=where or [], sort=sort), made=_today())
     else:
-        text = _report_text(opened, runs, style, by=by or [], where=where or [], sort=sort, width=width, color=color)
+        text = _report_text(opened, style, by=by or [], where=where or [], sort=sort, width=width, color=color)
     if out is None:
         _show(text, "table" if style == "html" else style, color or style == "html")
         return
@@ -103,7 +103,6 @@ def report(
 
 def _report_text(
     run: Run,
-    paths: Sequence[Path],
     style: str,
     *,
     by: Sequence[str],
@@ -114,13 +113,9 @@ def _report_text(
 ) -> str:
     """A report as a table, Markdown, CSV or JSON."""
     from sweeper.report.render.summary import render
-    from sweeper.report.searched import build_searched
-    from sweeper.report.summary import build_report, without_choice
+    from sweeper.report.searched import report_with_search
 
-    searched = build_searched(run.path) if len(paths) == 1 else None
-    document = build_report(run, by=by, where=where, sort=sort, by_values=searched is not None)
-    if searched is not None and searched.found.use == "best":
-        document = without_choice(document)
+    document, searched = report_with_search(run, by=by, where=where, sort=sort)
     return render(document, style, searched=searched, width=width, color=color)
 
 

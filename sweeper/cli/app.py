@@ -15,6 +15,7 @@ from sweeper.cli.answers import advise, compare, fit, plot, reach, report, theor
 from sweeper.cli.audits import audit_clip
 from sweeper.cli.catalog import list_known
 from sweeper.cli.data import data_app
+from sweeper.cli.export import export
 from sweeper.cli.help import add_command, new_app
 from sweeper.cli.jobs import attach, cancel
 from sweeper.cli.options import note
@@ -59,6 +60,7 @@ _COMMANDS: dict[str, Callable[..., None]] = {
     "compare": compare,
     "plot": plot,
     "query": query,
+    "export": export,
     "audit-clip": audit_clip,
 }
 

@@ -109,10 +109,13 @@ def run_as_job(
     from sweeper.cluster.job_server import find_job_server
     from sweeper.cluster.jobs import Jobs
     from sweeper.monitor.follow import Said
+    from sweeper.notify.hooks import require_hooks_allowed
     from sweeper.planning.plan import expand, require_allowed
     from sweeper.planning.searching import search_code
 
     require_allowed([*expand(sweep).code, *search_code(sweep)], sweep.folder, allow_code=consent.code)
+    if sweep.hooks is not None:
+        require_hooks_allowed(sweep.hooks, sweep.folder, allow_code=consent.code)
     server = find_job_server(address, insecure=consent.insecure_cluster)
     for text in server.notes:
         note(text)

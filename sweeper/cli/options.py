@@ -85,7 +85,10 @@ Insecure = Annotated[
     bool, typer.Option("--insecure-cluster", help="Join a cluster without a token, open to its whole network.")
 ]
 AllowCode = Annotated[
-    bool, typer.Option("--allow-code", help="Import the spec's problem even from outside the spec's folder.")
+    bool,
+    typer.Option(
+        "--allow-code", help="Import the spec's code, and call what `on` names, even from outside its folder."
+    ),
 ]
 Out = Annotated[Path | None, typer.Option("--out", metavar="DIR", help="The run directory; runs/<name> by default.")]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
+from contextlib import ExitStack
 from typing import Annotated
 
 import typer
@@ -25,8 +26,11 @@ from sweeper.cli.options import (
     show,
     show_json,
 )
+from sweeper.errors import ClipsweepError
 from sweeper.formats import choose_format
 from sweeper.protocol.consent import Consent
+from sweeper.protocol.notices import Hears
+from sweeper.protocol.view import Listener
 
 __all__ = ["estimate", "run"]
 
@@ -73,16 +77,25 @@ def run(
     ] = 0,
     insecure_cluster: Insecure = False,
     allow_code: AllowCode = False,
+    events: Annotated[
+        str | None,
+        typer.Option("--events", metavar="jsonl", help="What happens, on stdout: a JSON object per line, at once."),
+    ] = None,
     wanted_format: TextFormat = None,
     as_json: AsJson = False,
 ) -> None:
     """Run a sweep, or whatever is missing from it."""
     as_json = choose_format(wanted_format, as_json=as_json, known=TEXT_FORMATS) == "json"
+    if events not in {None, "jsonl"}:
+        raise ClipsweepError(f"--events {events!r}: unknown; known: jsonl")
+    if events is not None and as_json:
+        raise ClipsweepError("--events and --json both need stdout for themselves: leave out one of them")
     from rich.console import Console
 
     from sweeper.cluster.job_server import takes_jobs_only
-    from sweeper.errors import ClipsweepError, SpecError
-    from sweeper.monitor.display import choose_display
+    from sweeper.errors import SpecError
+    from sweeper.monitor.display import LineDisplay, choose_display
+    from sweeper.notify.stream import events_on_stdout
     from sweeper.planning.standing import default_run_dir
     from sweeper.run import run_sweep
     from sweeper.spec import load_spec
@@ -103,6 +116,10 @@ def run(
         )
     address = address or sweep.cluster.address
     if detach or takes_jobs_only(address):
+        if events is not None:
+            raise ClipsweepError(
+                "--events: come from the driver, which would be elsewhere; `on` of the spec goes with it"
+            )
         run_dir = RunDir((out or default_run_dir(sweep)).resolve())
         arguments = job_arguments(spec, run_dir=run_dir, overrides=wanted, consent=consent, extend_edges=extend_edges)
         raise typer.Exit(
@@ -118,14 +135,17 @@ def run(
             )
         )
     for extensions in range(extend_edges, -1, -1):
-        with choose_display(Console(stderr=True), hint=_CTRL_C) as listener:
-            outcome = run_sweep(
-                sweep,
-                out=out,
-                listener=listener,
-                address=address,
-                consent=consent,
-            )
+        with ExitStack() as stack:
+            console = Console(stderr=True)
+            listener: Listener = LineDisplay(console)
+            hears: list[Hears] = []
+            if events is None:
+                display = choose_display(console, hint=_CTRL_C)
+                stack.enter_context(display)
+                listener = display
+            else:
+                hears.append(stack.enter_context(events_on_stdout(note)))
+            outcome = run_sweep(sweep, out=out, listener=listener, address=address, consent=consent, hears=hears)
         if not extensions or outcome.exit_code:
             break
         from sweeper.report.answers import extended_grid

@@ -260,6 +260,7 @@ def driver_of_training(
             pools=pools,
             segments=segments,
             progress=progress,
+            tell=held.tell,
             stall_timeout_s=stall_timeout_s,
         ),
         progress=progress,

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from sweeper.driver.trainers import Training
     from sweeper.planning.plan import Trial
 
-__all__ = ["KeptProgress", "TrainingProgress", "ending"]
+__all__ = ["KeptProgress", "TrainingProgress", "ending", "last_values"]
 
 _SHOW_EVERY_S = 0.2
 _LIVE_EVERY_S = 1.0
@@ -267,11 +267,24 @@ def ending(item: SegmentItem) -> str:
 
 
 def _last_values(rows: Mapping[str, Any]) -> str:
-    """The last finite value of every loss and metric."""
-    found = []
+    """The last finite value of every loss and metric, in words."""
+    found = [f"{name.replace('_', ' ')} {value:.4g}" for name, value in last_values(rows).items()]
+    return ": " + ", ".join(found) if found else ""
+
+
+def last_values(rows: Mapping[str, Any]) -> dict[str, float]:
+    """The last finite value of every loss and metric.
+
+    Args:
+        rows: Columns of a segment.
+
+    Returns:
+        Name to value, of those that have any.
+    """
+    found = {}
     for name in [name for name in rows if name == "train_loss" or name not in METRICS.names]:
         values = np.ma.filled(rows[name], np.nan)
         finite = values[np.isfinite(values)]
         if len(finite):
-            found.append(f"{name.replace('_', ' ')} {finite[-1]:.4g}")
-    return ": " + ", ".join(found) if found else ""
+            found[name] = float(finite[-1])
+    return found

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from sweeper.errors import ClipsweepError, RunDirectoryError, error_line, error_text
+from sweeper.protocol.notices import Tell
 from sweeper.protocol.view import Listener, View
 from sweeper.store.driver_files import JOB, SAID, ending_of
 from sweeper.store.guarded_paths import open_to_append
@@ -40,6 +41,7 @@ class Driving:
         exit_code: How it ended; must be set before the end.
         text: The same in words.
         did_nothing: Whether nothing was left to do, so that the record of how an earlier driver ended stays.
+        tell: Tells machines what happens; returns at once.
     """
 
     run_dir: RunDir
@@ -48,6 +50,7 @@ class Driving:
     exit_code: int = 0
     text: str = ""
     did_nothing: bool = False
+    tell: Tell = lambda notice: None
 
 
 @contextmanager

@@ -11,7 +11,7 @@ from typing import Any, TypeAlias
 
 from sweeper.driver.commit import Committer
 from sweeper.driver.open_segments import OpenSegments
-from sweeper.driver.progress import TrainingProgress, ending
+from sweeper.driver.progress import TrainingProgress, ending, last_values
 from sweeper.driver.replacements import Replacements
 from sweeper.errors import IntegrityError, error_line, error_text, with_last_lines
 from sweeper.planning.expectation import Expectation
@@ -41,6 +41,7 @@ from sweeper.protocol.messages import (
     TrainerItem,
     TrainerUp,
 )
+from sweeper.protocol.notices import SegmentCommitted, Tell, TrialDiverged, TrialDone, TrialFailed, TrialStarted
 from sweeper.protocol.pools import Pools
 from sweeper.schedule.liveness import TrainerTimeouts
 from sweeper.schedule.schedule import Schedule
@@ -87,6 +88,7 @@ class Trainers:
         pools: The workers.
         segments: Collects what trainers deliver.
         progress: Receives how far they are, and shows it.
+        tell: Tells machines what happens.
         stall_timeout_s: A trainer that sends nothing for this long is ended; None to wait forever.
     """
 
@@ -100,6 +102,7 @@ class Trainers:
         pools: Pools,
         segments: OpenSegments,
         progress: TrainingProgress,
+        tell: Tell,
         stall_timeout_s: float | None,
     ) -> None:
         self._run_dir = run_dir
@@ -110,6 +113,7 @@ class Trainers:
         self._pools = pools
         self._segments = segments
         self._progress = progress
+        self._tell = tell
         self._timeouts = TrainerTimeouts(stall_timeout_s)
         self._replacements = Replacements("trainer", say=progress.say, label=progress.label)
         self._attempts: dict[str, int] = {}
@@ -218,6 +222,7 @@ class Trainers:
                     self._attempts[start.trial] = start.attempt
                     self._progress.begin(start.trial)
                     _log.info("trainer %d is given %s", slot, start)
+                    self._tell(TrialStarted(**self._named(start.trial), attempt=start.attempt, step=start.step))
             case Commit(segment=segment):
                 self._segments.hand_over(segment, self._committer.add)
             case Discard(segment=segment):
@@ -230,6 +235,9 @@ class Trainers:
                 label = self._progress.label(trial)
                 self._progress.say(f"{label} failed: {error}; see `clipsweep logs {self._run_dir.path} {trial}`")
                 self._committer.note_failure(trial, attempt, kind, error, final=True)
+                # After the journal has it, like every ending: what it does not name has not happened.
+                status = self._committer.state.trials[trial].status()
+                self._tell(TrialFailed(**self._named(trial), status=status, error=error))
             case Abandon(slot=slot):
                 self._pools.kill_trainer(slot)
                 self._pools.start_trainer(slot)
@@ -266,9 +274,22 @@ class Trainers:
         Returns:
             The event for the schedule.
         """
-        if item.outcome is not None:
-            self._progress.say(f"{self._progress.label(item.segment.trial)} {ending(item)}")
+        trial, outcome = item.segment.trial, item.outcome
+        if outcome is not None:
+            self._progress.say(f"{self._progress.label(trial)} {ending(item)}")
+        named, attempt = self._named(trial), item.segment.attempt
+        self._tell(SegmentCommitted(**named, attempt=attempt, start=item.start, stop=item.stop, outcome=outcome))
+        if outcome == "done":
+            self._tell(TrialDone(**named, step=item.stop, values=last_values(item.rows)))
+        elif outcome == "diverged":
+            self._tell(TrialDiverged(**named, step=item.facts.diverged_step, values=last_values(item.rows)))
         return events.Committed(segment=item.segment)
+
+    def _named(self, trial: str) -> dict[str, Any]:
+        """Which trial something is about."""
+        record = self._committer.state.trials[trial].record
+        label = self._progress.label(trial)
+        return {"trial_id": trial, "cell_id": record.cell_id, "trial": label, "seed": record.seed}
 
     def end_stalled(self, *, now: float, listening: bool) -> list[TrainerDown]:
         """End trainers that hang.

@@ -16,7 +16,7 @@ class Consent:
         change: Continue even if the changed spec replaces trials that were begun.
         new_measurement: Continue even if what is measured changed.
         insecure_cluster: Join a cluster that others can reach and that has no token.
-        code: Import code from outside the spec's own folder.
+        code: Import code and run commands from outside the spec's own folder, and post to where it says.
 
     Example:
         >>> Consent(drift=True).options

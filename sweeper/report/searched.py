@@ -5,18 +5,31 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from estimators.fits.intervals import Interval, geometric_interval, mean_interval
 from sweeper.planning.search_found import Found, found_by_search
 from sweeper.report.stability import is_clipped, without_transform
+from sweeper.report.summary import Report, build_report
 from sweeper.search.protocol import Base
 from sweeper.store.journal import open_state
 from sweeper.store.run_dir import RunDir
+from sweeper.tables.run import Run
+from sweeper.tables.several import SeveralRuns
 
-__all__ = ["Searched", "SearchedDifference", "SearchedFrontier", "SearchedRatio", "build_searched"]
+if TYPE_CHECKING:
+    import pandas as pd
+
+__all__ = [
+    "Searched",
+    "SearchedDifference",
+    "SearchedFrontier",
+    "SearchedRatio",
+    "build_searched",
+    "report_with_search",
+]
 
 _TRANSFORMS = ("clip", "normalize", "transform")
 
@@ -97,6 +110,38 @@ class Searched:
     frontiers: tuple[SearchedFrontier, ...] = ()
     ratios: tuple[SearchedRatio, ...] = ()
     differences: tuple[SearchedDifference, ...] = ()
+
+
+def report_with_search(
+    run: Run,
+    *,
+    by: Sequence[str] = (),
+    where: Sequence[str] = (),
+    sort: str | None = None,
+    trials: pd.DataFrame | None = None,
+) -> tuple[Report, Searched | None]:
+    """A run's report, and what its search has found.
+
+    Args:
+        run: The run.
+        by: As for :func:`~sweeper.report.summary.build_report`.
+        where: As there.
+        sort: As there.
+        trials: As there.
+
+    Returns:
+        Both; None for a run without a search, and for several side by side.
+
+    Raises:
+        ClipsweepError: As there.
+    """
+    searched = None if isinstance(run, SeveralRuns) else build_searched(run.path)
+    report = build_report(run, by=by, where=where, sort=sort, by_values=searched is not None, trials=trials)
+    if searched is not None and searched.found.use == "best":
+        # What is best was decided by the race and confirmed on fresh seeds: not a second time, by another rule.
+        cells = tuple(replace(cell, is_best=False) for cell in report.cells)
+        report = replace(report, cells=cells, bests=(), comparisons=())
+    return report, searched
 
 
 def build_searched(path: Path) -> Searched | None:

@@ -37,7 +37,7 @@ from sweeper.value_texts import in_order
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["Report", "build_report", "without_choice"]
+__all__ = ["Report", "build_report"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -149,19 +149,6 @@ def build_report(
         rows_are_cells=rows_are_cells,
         is_sorted=sort is not None,
     )
-
-
-def without_choice(report: Report) -> Report:
-    """The same where a race has decided what is best and confirmed it on fresh seeds: not again by another rule.
-
-    Args:
-        report: The report of a run that was searched by ``best``.
-
-    Returns:
-        The report without best cells and comparisons.
-    """
-    cells = tuple(replace(cell, is_best=False) for cell in report.cells)
-    return replace(report, cells=cells, bests=(), comparisons=())
 
 
 def _primary(trials: pd.DataFrame) -> str:

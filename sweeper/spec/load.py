@@ -13,6 +13,7 @@ from sweeper.errors import SpecError
 from sweeper.spec.cells import Cell, Template, build_cells, check_size, ends_of
 from sweeper.spec.paths import TRAINED, check_paths, searched_paths, swept_paths, written_paths
 from sweeper.spec.sections.axes import SweepBlock
+from sweeper.spec.sections.hooks import Hooks
 from sweeper.spec.sections.measure import Measure
 from sweeper.spec.sections.problems import PROBLEM_OPTIONS, OwnProblem
 from sweeper.spec.sections.search import Halving
@@ -30,7 +31,7 @@ from sweeper.spec.variants import check_alone
 
 __all__ = ["NAME_PATTERN", "SECTIONS", "check_measure", "load_spec", "loads_spec"]
 
-SECTIONS = ("name", *TRAINED, "measure", "metrics", "sweep", "resources", "cluster")
+SECTIONS = ("name", *TRAINED, "measure", "metrics", "sweep", "resources", "cluster", "on")
 """Keys of the top level, in the order in which the manual explains them."""
 
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
@@ -131,6 +132,7 @@ def _load(text: str, name: str, folder: Path, path: Path | None, overrides: Sequ
     metrics = _metrics(top.child("metrics"), problems)
     resources = _optional(Resources, top.child("resources"), problems) or Resources()
     cluster = _optional(Cluster, top.child("cluster"), problems) or Cluster()
+    hooks = _optional(Hooks, top.child("on"), problems)
     sweep_node = top.child("sweep")
     if sweep_node is None or sweep_node.value is None:
         sweep_node = Node(value={}, mark=start, path=("sweep",))
@@ -167,6 +169,7 @@ def _load(text: str, name: str, folder: Path, path: Path | None, overrides: Sequ
         sweep=block,
         resources=resources,
         cluster=cluster,
+        hooks=hooks,
         cells=cells,
         template=Template(base=base, block=block, node=sweep_node),
         source_path=path,
@@ -185,6 +188,7 @@ def _all_paths() -> list[str]:
         "problem": list(PROBLEM_OPTIONS.values()),
         "measure": [Measure],
         "sweep": [SweepBlock],
+        "on": [Hooks],
     }
     paths = (path for name, models in sections.items() for model in models for path in known_paths(model, name))
     return list(dict.fromkeys(paths))

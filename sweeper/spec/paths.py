@@ -31,6 +31,7 @@ _WHY_NOT = {
     "metrics": "which value of a metric is the best does not change what is trained",
     "resources": "resources do not change what is trained",
     "cluster": "the cluster does not change what is trained",
+    "on": "who is called does not change what is trained",
     "name": "a spec describes one sweep",
     "sweep": "write sweep.seeds itself to sweep over seeds",
     "seed": "seeds have their own key, sweep.seeds",

@@ -8,6 +8,7 @@ from sweeper.spec.entry_points import installed
 from sweeper.spec.load import NAME_PATTERN
 from sweeper.spec.paths import TRAINED
 from sweeper.spec.sections.axes import CASE_NAME, MAX_CASE_NAME, Axis, SweepBlock
+from sweeper.spec.sections.hooks import Hooks
 from sweeper.spec.sections.measure import Measure
 from sweeper.spec.sections.problems import PROBLEM_OPTIONS, OwnProblem
 from sweeper.spec.sections.settings import Cluster, Resources, Train
@@ -24,6 +25,7 @@ _SECTIONS = {
     "sweep": SweepBlock,
     "resources": Resources,
     "cluster": Cluster,
+    "on": Hooks,
 }
 _DESCRIPTIONS = {
     "name": "Name of the run directory; the file's own name if left out.",
@@ -36,6 +38,7 @@ _DESCRIPTIONS = {
     "sweep": "Which values vary.",
     "resources": "What the workers use of the cluster.",
     "cluster": "Where the workers run.",
+    "on": "What is called when a trial diverges or fails, and when the sweep is done.",
 }
 
 
@@ -80,7 +83,7 @@ def json_schema() -> dict[str, Any]:
         **{name: models[name] for name in _SECTIONS},
         "metrics": {"type": "object", "additionalProperties": {"enum": ["min", "max"]}, "examples": [{"f1": "max"}]},
     }
-    for name in ("measure", "metrics", "sweep", "resources", "cluster"):
+    for name in ("measure", "metrics", "sweep", "resources", "cluster", "on"):
         properties[name] = {"anyOf": [properties[name], {"type": "null"}]}
     for name, text in _DESCRIPTIONS.items():
         properties[name]["description"] = text

@@ -11,6 +11,7 @@ from typing import Any
 from sweeper.spec.cells import Cell, Template
 from sweeper.spec.paths import TRAINED, swept_paths
 from sweeper.spec.sections.axes import SweepBlock
+from sweeper.spec.sections.hooks import Hooks
 from sweeper.spec.sections.measure import Measure
 from sweeper.spec.sections.problems import OwnProblem
 from sweeper.spec.sections.settings import Cluster, Resources, Train
@@ -35,6 +36,7 @@ class Sweep:
         sweep: Which values vary.
         resources: What the workers use.
         cluster: Where they run.
+        hooks: What is called when a trial diverges or fails, and when the sweep is done; None for nothing.
         cells: Every cell, in the order of the plan; of a search, every cell at the ends of its range.
         template: What the cells of a search are made from.
         source_path: The file it was read from, if it was one.
@@ -53,6 +55,7 @@ class Sweep:
     sweep: SweepBlock
     resources: Resources
     cluster: Cluster
+    hooks: Hooks | None = None
     cells: tuple[Cell, ...] = field(repr=False)
     template: Template = field(repr=False)
     source_path: Path | None
@@ -81,6 +84,7 @@ class Sweep:
             "sweep": self.sweep.model_dump(mode="json"),
             "resources": self.resources.model_dump(mode="json"),
             "cluster": self.cluster.model_dump(mode="json"),
+            **({} if self.hooks is None else {"on": self.hooks.model_dump(mode="json", exclude_none=True)}),
         }
 
     def _filled(self, name: str, section: Section) -> Any:

@@ -6,7 +6,7 @@ Rows hold nothing that differs between two runs of the same trial; times and hos
 from __future__ import annotations
 
 import io
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ __all__ = [
     "encode",
     "measurement_rows",
     "metric_rows",
+    "read_batches",
     "read_parts",
     "read_table",
     "refuse_other_rows",
@@ -240,6 +241,43 @@ def read_table(path: Path) -> pa.Table:
         raise IntegrityError(
             f"{path}: cannot be read: {error}; `clipsweep run` rewrites it from the committed parts"
         ) from error
+
+
+def read_batches(
+    path: Path, *, numbers_beside: Collection[str] | None = None, rows: int = 65_536
+) -> Iterator[pa.Table]:
+    """A readable table in batches, its pages checked, for what need not be in memory as a whole.
+
+    Args:
+        path: The table.
+        numbers_beside: Columns that are wanted besides those of numbers and truth values; None for all columns.
+        rows: The most rows of a batch.
+
+    Yields:
+        Its rows in order.
+
+    Raises:
+        IntegrityError: The file is not a Parquet file, or is damaged.
+    """
+    try:
+        with pq.ParquetFile(path, page_checksum_verification=True) as file:
+            columns = [
+                field.name
+                for field in file.schema_arrow
+                if numbers_beside is None or field.name in numbers_beside or _is_number(field.type)
+            ]
+            if not file.metadata.num_rows:
+                yield file.read(columns=columns)
+            for batch in file.iter_batches(batch_size=rows, columns=columns):
+                yield pa.Table.from_batches([batch])
+    except _UNREADABLE as error:
+        raise IntegrityError(
+            f"{path}: cannot be read: {error}; `clipsweep run` rewrites it from the committed parts"
+        ) from error
+
+
+def _is_number(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind))
 
 
 def refuse_other_rows(

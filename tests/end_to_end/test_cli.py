@@ -208,3 +208,37 @@ def test_ctrl_c_while_ray_starts_is_answered_and_leaves_nothing_behind(make_cli:
     assert (process.returncode, out) == (130, "")
     assert "the same command continues it" in err
     assert cli("status", "runs/small").stdout.startswith("runs/small: stopped, 0 %")
+
+
+TOLD = """
+name: told
+problem: {use: deep_linear, layers: 2, width: 8, samples: 64, batch_size: 16}
+update_rule: {learning_rate: 0.01}
+train: {steps: 20}
+sweep: {grid: {update_rule.learning_rate: [0.01, 500.0]}}
+on:
+  diverged: {command: [./told.sh], timeout_s: 60}
+  done: {command: [./told.sh], timeout_s: 60}
+  failed: {command: [./told.sh], timeout_s: 60}
+"""
+
+
+def test_machines_read_events_from_stdout_and_hooks_get_the_same_ones(make_cli: Callable[[], Cli]) -> None:
+    cli = make_cli()
+    (cli.folder / "told.yaml").write_text(TOLD)
+    (cli.folder / "told.sh").write_text("#!/bin/sh\ncat > told-$$\n")
+    (cli.folder / "told.sh").chmod(0o755)
+    ran = cli("run", "told.yaml", "--events", "jsonl")
+    events = [json.loads(line) for line in ran.stdout.splitlines()]
+    assert (events[0]["event"], events[-1]["event"]) == ("run_started", "run_ended")
+    assert sorted(event["event"] for event in events[1:-1]) == [
+        *["segment_committed"] * 2,
+        "trial_diverged",
+        "trial_done",
+        *["trial_started"] * 2,
+    ]
+    assert (events[-1]["exit_code"], events[-1]["counts"]) == (0, {"done": 1, "diverged": 1})
+    told = [json.loads(file.read_text()) for file in cli.folder.glob("told-*")]
+    expected = [event for event in events if event["event"] in {"trial_diverged", "run_ended"}]
+    assert sorted(told, key=str) == sorted(expected, key=str)
+    assert "1 done, 1 diverged" in ran.stderr

@@ -35,6 +35,7 @@ from sweeper.protocol.messages import (
     ends_attempt,
     ends_work,
 )
+from sweeper.protocol.notices import Notice
 from sweeper.protocol.pools import PoolSize
 from sweeper.protocol.view import View
 from sweeper.run import _record_plan, order
@@ -191,6 +192,7 @@ class InlineRun:
         self.run_dir = RunDir(folder / "run")
         self.pools = InlinePools(self.run_dir.path, **chaos)
         self.listener = Remembering()
+        self.told: list[Notice] = []
         self.environment: dict[str, Any] = {}
         self.stop_requested: Callable[[], bool] = lambda: False
         self.look_for_room: Callable[[], PoolSize | None] = lambda: None
@@ -230,7 +232,7 @@ class InlineRun:
                     side_by_side=[name for name, trial in todo.items() if trial.problem["use"] == "analytic"],
                     share=7,
                 ),
-                held=Driving(run_dir=self.run_dir, lock=lock, listener=self.listener),
+                held=Driving(run_dir=self.run_dir, lock=lock, listener=self.listener, tell=self.told.append),
                 committer=committer,
                 pools=self.pools,
                 room=ScriptedRoom(size, lambda: self.look_for_room()),

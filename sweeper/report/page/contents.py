@@ -22,9 +22,9 @@ from sweeper.report.render.fits import fits_table
 from sweeper.report.render.searched import searched_tables
 from sweeper.report.render.summary import order_of, report_notes, report_table
 from sweeper.report.render.table import NOTHING, Column, Table, lifted
-from sweeper.report.searched import Searched, build_searched
+from sweeper.report.searched import Searched, report_with_search
 from sweeper.report.select import select
-from sweeper.report.summary import Report, build_report, without_choice
+from sweeper.report.summary import Report
 from sweeper.store.driver_files import ending_of
 from sweeper.store.guarded_paths import read_file
 from sweeper.store.journal import open_state
@@ -166,10 +166,7 @@ def build_page(
         ClipsweepError: Nothing was planned yet, a condition is wrong, or no trial satisfies the conditions.
     """
     trials = select(run, where)
-    searched = build_searched(paths[0]) if len(paths) == 1 else None
-    report = build_report(run, trials=trials, sort=sort, by_values=searched is not None)
-    if searched is not None and searched.found.use == "best":
-        report = without_choice(report)
+    report, searched = report_with_search(run, sort=sort, trials=trials)
     order = order_of(replace(report, is_sorted=False))
     fits, why_none = _fits(run, trials, report, order)
     answers = _answers(run, where, searched, report, fits)

@@ -29,7 +29,7 @@ from sweeper.report.render.terminal import terminal_lines, terminal_table
 from sweeper.report.searched import Searched
 from sweeper.report.summary import Report
 
-__all__ = ["order_of", "render", "report_notes", "report_table"]
+__all__ = ["order_of", "render", "report_notes", "report_table", "report_tables"]
 
 
 def render(
@@ -57,6 +57,19 @@ def render(
         csv=lambda: _csv(report),
         json=lambda: {**_document(report), "search": searched_document(searched)},
     )
+
+
+def report_tables(report: Report, searched: Searched | None) -> list[Table]:
+    """The tables of a report.
+
+    Args:
+        report: The report.
+        searched: What the search of the run has found; None for a run without one.
+
+    Returns:
+        Those of the search, then that of the rows.
+    """
+    return [*searched_tables(searched), report_table(report)]
 
 
 def _loss(cell: Cell, name: str) -> str:

@@ -89,7 +89,8 @@ def test_kinds_are_those_that_there_are(complete: Complete) -> None:
 
 
 def test_formats_are_those_of_the_command(complete: Complete) -> None:
-    assert complete("report", "runs/first", "--format", "") == ["table", "md", "csv", "json"]
+    assert complete("report", "runs/first", "--format", "") == ["table", "md", "csv", "json", "html"]
+    assert complete("fit", "runs/first", "--format", "") == ["table", "md", "csv", "json"]
     assert complete("validate", "--format", "") == ["table", "json"]
 
 

@@ -77,6 +77,7 @@ COMMANDS: dict[str, list[list[str]]] = {
     "attach": [["attach", "runs/shown"]],
     "cancel": [["cancel", "runs/driven", "--no-wait"]],
     "retry": [["retry", "runs/copy"]],
+    "export": [["export", "runs/shown", "csv", "--to", "exported"], ["export", "runs/shown", "latex", "--to", "paper"]],
     "estimate": [["estimate", "runs/shown", "--estimator", "directional_curvature"]],
     "status": [["status", "runs/shown"], ["status", "runs/driven"], ["status", "runs/searched"]],
     "ls": [["ls"]],

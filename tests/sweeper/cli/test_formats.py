@@ -48,6 +48,7 @@ SENTENCES = {
     "cancel": ["cancel", "runs/driven", "--no-wait"],
     "estimate": ["estimate", "runs/shown", "--estimator", "directional_curvature"],
     "plot": ["plot", "runs/shown", "loss", "--out", "loss.png"],
+    "export": ["export", "runs/shown", "csv", "--to", "exported"],
 }
 """Commands whose answer is no table."""
 
@@ -212,3 +213,14 @@ def test_json_has_no_number_that_json_lacks_and_no_control_character() -> None:
 def test_records_of_different_columns_share_one_head() -> None:
     rows = list(csv.DictReader(io.StringIO(csv_table([{"a": 1, "b": "x"}, {"a": 2, "c": float("nan")}]))))
     assert rows == [{"a": "1", "b": "x", "c": ""}, {"a": "2", "b": "", "c": ""}]
+
+
+def test_events_have_stdout_for_themselves_and_come_from_a_driver_on_this_machine(ask: Ask) -> None:
+    for words, said in (
+        (["--events", "xml"], "error: --events 'xml': unknown; known: jsonl\n"),
+        (["--events", "jsonl", "--json"], "error: --events and --json both need stdout for themselves"),
+        (["--events", "jsonl", "--detach", "--address", "auto"], "error: --events: come from the driver"),
+    ):
+        shown = ask("run", "shown.yaml", *words)
+        assert (shown.code, shown.out) == (2, "")
+        assert shown.err.startswith(said)

@@ -11,6 +11,7 @@ from sweeper.spec import loads_spec
 from sweeper.spec.load import SECTIONS
 from sweeper.spec.sections.axes import SweepBlock
 from sweeper.spec.sections.estimators import ESTIMATOR_OPTIONS
+from sweeper.spec.sections.hooks import Hook, Hooks
 from sweeper.spec.sections.measure import Audit, Measure, Probe
 from sweeper.spec.sections.models import AwdLstm, Gpt, Lstm, Mlp, ResNet18, ResNet20
 from sweeper.spec.sections.problems import PROBLEM_OPTIONS, RandomLength
@@ -70,6 +71,8 @@ HEADINGS: dict[str, type[Section]] = {
     "## `resources`": Resources,
     "Both kinds of workers": Pool,
     "## `cluster`": Cluster,
+    "## `on`": Hooks,
+    "Each of them is a section with `command`": Hook,
 }
 
 
