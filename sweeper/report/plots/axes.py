@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import textwrap
 from collections.abc import Sequence
+from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
 import matplotlib as mpl
@@ -16,10 +17,36 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.axis import Axis
 
-__all__ = ["UNORDERED", "Picture", "explain", "in_order", "log_axes", "log_labels", "panels"]
+__all__ = [
+    "ASKED_WIDTH",
+    "MAX_PANELS",
+    "UNORDERED",
+    "Picture",
+    "explain",
+    "in_order",
+    "log_axes",
+    "log_labels",
+    "panels",
+]
+
+MAX_PANELS = 60
+"""The most panels in one figure."""
+
+ASKED_WIDTH: ContextVar[float | None] = ContextVar("asked_width", default=None)
+"""Inches that the figure is to be wide: its panels are folded into as many columns as can be read there."""
+
+_MOST_COLUMNS = 6
+_LEAST_WIDTH = 1.7
+"""Inches that a panel needs for the numbers on its axes, in print of 8 points."""
+
+_CHARACTERS = 11.5
+"""Characters of a title for an inch of a panel, in print of 8 points."""
 
 UNORDERED = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000", "#999999")
 """Okabe and Ito's colours, for values that have no order; they differ for every kind of colour vision."""
+
+_PRINT = 8.0
+"""Points of the print that sizes of panels are given for."""
 
 _FEW_DECADES = 1.9
 """Below this, powers of ten alone could leave an axis without labels, so 2 and 5 are labelled as well."""
@@ -30,11 +57,15 @@ class Picture(Figure):
 
     Attributes:
         drawn: A row per drawn point or sample of a curve.
+        columns: Panels per row.
+        characters: How many characters of a title a panel has room for.
     """
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
         self.drawn: list[dict[str, Any]] = []
+        self.columns = 1
+        self.characters = 80
 
 
 def in_order(values: Sequence[Any]) -> dict[Any, Any]:
@@ -52,7 +83,7 @@ def in_order(values: Sequence[Any]) -> dict[Any, Any]:
 
 
 def panels(
-    count: int, *, width: float, height: float, columns: int | None = None, **options: Any
+    count: int, *, width: float, height: float, columns: int | None = None, abreast: int = 1, **options: Any
 ) -> tuple[Picture, list[Axes]]:
     """A figure of equal panels on a grid, row by row.
 
@@ -60,7 +91,9 @@ def panels(
         count: How many panels, at least one.
         width: Width of a panel, in inches.
         height: Height of a panel, in inches.
-        columns: Panels per row; by default about as many as there are rows.
+        columns: Panels per row; by default about as many as there are rows, up to six. Fewer where
+            :data:`ASKED_WIDTH` has no room for them.
+        abreast: How many panels belong beside each other: the panels per row are a multiple of it.
         options: Options of matplotlib's ``subplots``, for example ``sharex=True``.
 
     Returns:
@@ -70,10 +103,20 @@ def panels(
         >>> figure, axes = panels(5, width=3, height=2)
         >>> len(axes), len(figure.axes), figure.get_size_inches().tolist()
         (5, 6, [9.0, 4.0])
+        >>> panels(60, width=3, height=2)[0].columns
+        6
     """
-    columns = math.ceil(math.sqrt(count)) if columns is None else columns
+    columns = min(_MOST_COLUMNS, math.ceil(math.sqrt(count))) if columns is None else columns
+    # Larger print needs larger panels, though not in proportion: `draw` makes them so.
+    larger = math.sqrt(mpl.rcParams["font.size"] / _PRINT)
+    if (asked := ASKED_WIDTH.get()) is not None:
+        columns = min(columns, int(asked / (_LEAST_WIDTH * larger)))
+    columns = max(abreast, columns // abreast * abreast)
     rows = math.ceil(count / columns)
-    figure = Picture(figsize=(columns * width, rows * height), layout="constrained")
+    figure = Picture(figsize=(asked or columns * width, rows * height), layout="constrained")
+    figure.columns = columns
+    each = width * larger if asked is None else asked / columns
+    figure.characters = int(each * _CHARACTERS * _PRINT / mpl.rcParams["font.size"])
     axes = list(np.ravel(figure.subplots(rows, columns, squeeze=False, **options)))
     for unused in axes[count:]:
         unused.set_axis_off()
@@ -82,6 +125,21 @@ def panels(
         for above in axes[count - columns : (rows - 1) * columns]:
             above.tick_params(axis="x", which="both", labelbottom=True)
     return figure, axes[:count]
+
+
+def colour_bar(figure: Figure, marks: Any, axes: Sequence[Axes], label: str, *, shrink: float = 0.85) -> None:
+    """What the colours of all panels mean, beside them: as thick beside many rows as beside one.
+
+    Args:
+        figure: The figure.
+        marks: What has the colours.
+        axes: The panels.
+        label: What the colours stand for.
+        shrink: Its length as a share of the panels'.
+    """
+    figure.colorbar(
+        marks, ax=list(axes), label=label, shrink=shrink, aspect=max(15.0, figure.get_figheight() * shrink / 0.14)
+    )
 
 
 def log_axes(axis: Axes) -> None:

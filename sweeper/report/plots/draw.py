@@ -13,7 +13,7 @@ import matplotlib as mpl
 
 from sweeper.errors import ClipsweepError
 from sweeper.report.plots.agreement import agreement
-from sweeper.report.plots.axes import Picture
+from sweeper.report.plots.axes import ASKED_WIDTH, Picture
 from sweeper.report.plots.fit import fit
 from sweeper.report.plots.frontier import frontier
 from sweeper.report.plots.loss import loss
@@ -77,7 +77,7 @@ def draw(
         file: The file to write; the suffix chooses PNG, SVG or PDF. Only the run's own folder ``plots`` is made.
         where: ``column=value`` conditions on the trials.
         style: One of :data:`STYLES`.
-        width: Inches; as wide as the panels need by default.
+        width: Inches; as wide as the panels need by default. Panels are folded into as many columns as can be read.
         height: Inches; as high as the panels need by default.
         dpi: Dots per inch of a PNG; 300 by default.
 
@@ -98,9 +98,14 @@ def draw(
     is_default = folder.resolve() == (run.path / "plots").resolve()
     if not is_default and not folder.is_dir():
         raise ClipsweepError(f"{file}: cannot be written: there is no folder {folder}")
+    chosen = select(run, where)
     # Without pyplot: it would look for a window system and keep global state.
     with mpl.rc_context(STYLES[style]):
-        figure = PLOTS[kind](run, select(run, where))
+        asked = ASKED_WIDTH.set(width)
+        try:
+            figure = PLOTS[kind](run, chosen)
+        finally:
+            ASKED_WIDTH.reset(asked)
         # Larger print needs larger panels, though not in proportion.
         inches = figure.get_size_inches() * math.sqrt(mpl.rcParams["font.size"] / STYLE["font.size"])
         figure.set_size_inches(width or inches[0], height or inches[1])

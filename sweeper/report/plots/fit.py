@@ -9,7 +9,7 @@ import numpy as np
 
 from sweeper.report.fits import fit_cells
 from sweeper.report.other_fits import several_values
-from sweeper.report.plots.axes import Picture, explain, panels
+from sweeper.report.plots.axes import MAX_PANELS, Picture, explain, panels
 from sweeper.report.plots.cells import drawn_cells, records, tell_apart, wrapped
 from sweeper.report.select import positive, trusted_points
 from sweeper.tables.run import Run
@@ -18,8 +18,6 @@ if TYPE_CHECKING:
     import pandas as pd
 
 __all__ = ["fit"]
-
-_MAX_PANELS = 9
 
 _DRAWN = ("trial_id", "step", "grad_norm", "smoothness")
 
@@ -39,7 +37,7 @@ def fit(run: Run, trials: pd.DataFrame) -> Picture:
     """
     points = positive(trusted_points(run))
     every = fit_cells(run, trials)
-    cells = every[:_MAX_PANELS]
+    cells = every[:MAX_PANELS]
     known = drawn_cells(run, trials)
     columns_of = {cell.cell_id: cell.columns for cell in known}
     titles = dict(zip([cell.cell_id for cell in known], tell_apart([cell.swept for cell in known]), strict=True))
@@ -91,9 +89,9 @@ def fit(run: Run, trials: pd.DataFrame) -> Picture:
             if cell.unidentifiable
             else f"L0 = {cell.L0.mean:.3g}, L1 = {cell.L1.mean:.3g} at the quantile {cell.quantile:.2f}"
         )
-        axis.set_title(f"{wrapped(titles[cell.cell_id], 40)}\n{told}")
+        axis.set_title(f"{wrapped(titles[cell.cell_id], figure.characters)}\n{told}")
         axis.set(xlim=(0, None), ylim=(0, None))
-    for axis in axes[-math.ceil(math.sqrt(len(axes))) :]:
+    for axis in axes[-figure.columns :]:
         axis.set_xlabel("gradient norm  ||∇f(x)||")
     figure.supylabel("local smoothness")
     if len(every) > len(cells):

@@ -14,7 +14,7 @@ from matplotlib.ticker import FixedLocator, NullLocator
 from sweeper.errors import ClipsweepError
 from sweeper.report.advice import build_advice
 from sweeper.report.fits import fit_cells, fit_hessians
-from sweeper.report.plots.axes import Picture, explain, log_labels, panels
+from sweeper.report.plots.axes import MAX_PANELS, Picture, colour_bar, explain, log_labels, panels
 from sweeper.report.plots.cells import NO_CLIPPING, DrawnCell, axis_words, drawn_cells, tell_apart, wrapped
 from sweeper.report.searched import build_searched
 from sweeper.report.stability import UNSTABLE, frontiers, unstable
@@ -29,9 +29,6 @@ if TYPE_CHECKING:
     from sweeper.report.advice import AdvisedRule
 
 __all__ = ["frontier"]
-
-MAX_PANELS = 16
-"""The most panels in one figure."""
 
 # One hue after the other from light to dark: in order for every kind of colour vision, and in grey.
 _COLOURS = "cividis_r"
@@ -89,11 +86,14 @@ def frontier(run: Run, trials: pd.DataFrame) -> Picture:
         rules = advised.get(panel.context, ()) if _takes_advice(panel) else ()
         drawn |= {rule.theory for rule in rules}
         dots = _draw(axis, panel, rules, theories, by_seed=by_seed)
+        axis.set_xlabel(wrapped(axis_words(panel.transform), figure.characters))
         figure.drawn += _rows(panel, rules)
         if (at_start := sharpness.get(panel.context)) is not None and panel.optimizer == "sgd":
             axis.axhline(2 / at_start, **_TWO_OVER)
             figure.drawn.append({**panel.cells[0].context, "drawn": "2 / lambda", "learning_rate": 2 / at_start})
-        axis.set_title(wrapped("\n".join([*([titles[key_of(panel.of)]] if titles else []), panel.optimizer]), 36))
+        axis.set_title(
+            wrapped("\n".join([*([titles[key_of(panel.of)]] if titles else []), panel.optimizer]), figure.characters)
+        )
     rates = [
         *(float(cell.learning_rate) for panel in shown for cell in panel.cells if cell.learning_rate is not None),
         *(
@@ -107,7 +107,7 @@ def frontier(run: Run, trials: pd.DataFrame) -> Picture:
     for axis in axes:
         axis.set(yscale="log", ylim=(min(rates) / 1.6, max(rates) * 1.6))
         log_labels(axis.yaxis, axis.get_ylim())
-    for axis in axes[::columns]:
+    for axis in axes[:: figure.columns]:
         axis.set_ylabel("learning rate")
     if len(found) > len(shown):
         figure.suptitle(f"the first {len(shown)} of {len(found)} panels: choose with --where")
@@ -117,7 +117,7 @@ def frontier(run: Run, trials: pd.DataFrame) -> Picture:
     handles = _handles([theory for theory in theories if theory in drawn], theories, by_seed=by_seed)
     explain(figure, notes, [*handles, *lines])
     if not by_seed:
-        figure.colorbar(dots, ax=axes, label="share of seeds that were unstable")
+        colour_bar(figure, dots, axes, "share of seeds that were unstable", shrink=1.0)
     return figure
 
 
@@ -231,7 +231,6 @@ def _draw(axis: Axes, panel: _Panel, rules: Sequence[AdvisedRule], theories: Seq
         axis.errorbar(x.mean, y.mean, **bars, ecolor=_ADVICE, elinewidth=1.0, **_mark(rule.theory, theories), zorder=3)
     edge = gap**0.5
     axis.set(xscale="log", xlim=(low / edge, (right if points["clip_norm"].isna().any() else high) * edge))
-    axis.set_xlabel(axis_words(panel.transform))
     _threshold_ticks(axis, panel, tried, right if points["clip_norm"].isna().any() else None, gap)
     return dots
 

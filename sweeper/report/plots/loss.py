@@ -15,7 +15,7 @@ from matplotlib.lines import Line2D
 from sweeper.errors import ClipsweepError
 from sweeper.labels import counted
 from sweeper.report.cells import deterministic
-from sweeper.report.plots.axes import UNORDERED, explain, in_order, panels
+from sweeper.report.plots.axes import MAX_PANELS, UNORDERED, explain, in_order, panels
 from sweeper.report.plots.cells import DrawnCell, drawn_cells, tell_apart, wrapped
 from sweeper.tables.run import Run
 from sweeper.value_texts import key_of
@@ -26,13 +26,10 @@ if TYPE_CHECKING:
 
     from sweeper.report.plots.axes import Picture
 
-__all__ = ["MAX_CURVES", "MAX_PANELS", "loss"]
+__all__ = ["MAX_CURVES", "loss"]
 
 MAX_CURVES = 8
 """The most curves in one panel; more cannot be told apart."""
-
-MAX_PANELS = 24
-"""The most panels in one figure; more would be too small to read."""
 
 _AXES = {"train_loss": "training loss", "valid_loss": "validation loss"}
 
@@ -91,13 +88,14 @@ def loss(run: Run, trials: pd.DataFrame) -> Picture:
         raise ClipsweepError(f"{run.path}: none of the chosen trials has a loss yet")
     colours = _colours(cells)
     found = _split(cells, colours)
-    shown = found[:MAX_PANELS]
+    shown = found[: MAX_PANELS // len(columns)]
     pairs_per_row = 1 if len(shown) <= 3 else 2 if len(shown) <= 12 else 3
     width, height = (4.2, 3.2) if len(shown) == 1 else (3.2, 2.3) if pairs_per_row == 1 else (2.2, 1.8)
     scales = _scales(shown, metrics, columns)
     figure, axes = panels(
         len(shown) * len(columns),
         columns=pairs_per_row * len(columns),
+        abreast=len(columns),
         width=width,
         height=height,
         sharex=len(set(scales)) == 1,
@@ -126,7 +124,7 @@ def loss(run: Run, trials: pd.DataFrame) -> Picture:
                 marks.add("dots: few losses were logged; train.log_every logs those between")
             if column == "train_loss":
                 _crosses(axis, cell, scale.top, colour)
-        axis.set(ylabel=_AXES[column], title=wrapped(of, int(width * 14)))
+        axis.set(ylabel=_AXES[column], title=wrapped(of, figure.characters))
         if not axis.lines:
             # Not an empty frame: this problem has no such loss.
             axis.set_axis_off()
@@ -135,7 +133,7 @@ def loss(run: Run, trials: pd.DataFrame) -> Picture:
             axis.set_yscale("log")
         axis.set_ylim(scale.limits)
         axis.set_xlim(-0.03 * scale.steps, 1.03 * scale.steps)
-    for axis in axes if len(set(scales)) > 1 else axes[-pairs_per_row * len(columns) :]:
+    for axis in axes if len(set(scales)) > 1 else axes[-figure.columns :]:
         axis.set_xlabel("step")
     if len(found) > len(shown):
         figure.suptitle(f"the first {len(shown)} of {len(found)} panels: choose with --where")

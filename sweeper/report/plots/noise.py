@@ -10,7 +10,7 @@ import numpy as np
 from estimators.fits.tails import MIN_LARGEST, hill_curve, num_largest
 from sweeper.errors import ClipsweepError
 from sweeper.report.noise import deviations_of
-from sweeper.report.plots.axes import Picture, explain, panels
+from sweeper.report.plots.axes import MAX_PANELS, Picture, explain, panels
 from sweeper.report.plots.cells import drawn_cells, tell_apart, wrapped
 from sweeper.tables.run import Run
 
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 
 __all__ = ["noise"]
 
-_MAX_PANELS = 9
 _MOST = 20.0
 """Indices above this are cut off: such a tail is no power law that could be told from a normal one."""
 
@@ -50,7 +49,7 @@ def noise(run: Run, trials: pd.DataFrame) -> Picture:
             f"{run.path}: Hill's plot takes more than {MIN_LARGEST} deviations of batch gradients in a trial: "
             "num_batches of gradient_noise, times the snapshots"
         )
-    shown = cells[:_MAX_PANELS]
+    shown = cells[:MAX_PANELS]
     figure, axes = panels(len(shown), width=3.1, height=2.3, sharey=True)
     for axis, (label, cell, found) in zip(axes, shown, strict=True):
         for seed, deviations in found.items():
@@ -72,8 +71,8 @@ def noise(run: Run, trials: pd.DataFrame) -> Picture:
             ]
         axis.axhline(2, color="black", linewidth=0.8, linestyle="--")
         axis.set(xscale="log", ylim=(0, _MOST))
-        axis.set_title(wrapped(label, 38))
-    for axis in axes[-math.ceil(math.sqrt(len(axes))) :]:
+        axis.set_title(wrapped(label, figure.characters))
+    for axis in axes[-figure.columns :]:
         axis.set_xlabel("largest deviations used, k")
     figure.supylabel("tail index of ‖g_i − mean‖ (Hill)")
     if len(cells) > len(shown):

@@ -8,9 +8,9 @@ import numpy as np
 
 from sweeper.errors import ClipsweepError
 from sweeper.labels import counted
-from sweeper.report.plots.axes import UNORDERED, Picture, explain, log_labels
+from sweeper.report.plots.axes import MAX_PANELS, UNORDERED, Picture, explain, log_labels
 from sweeper.report.plots.cells import drawn_cells, tell_apart
-from sweeper.report.plots.steps import MAX_PANELS, draw_curve, latest_rows, step_panels
+from sweeper.report.plots.steps import draw_curve, latest_rows, step_panels
 from sweeper.report.select import how_to_measure
 from sweeper.tables.run import Run
 

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from sweeper.report.plots.axes import Picture, panels
+from sweeper.report.plots.axes import MAX_PANELS, Picture, panels
 from sweeper.report.plots.cells import DrawnCell, records, wrapped
 from sweeper.tables.run import Run
 
@@ -14,10 +13,7 @@ if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.axes import Axes
 
-__all__ = ["MAX_PANELS", "draw_curve", "latest_rows", "step_panels"]
-
-MAX_PANELS = 16
-"""The most panels in one figure; more would be too small to read."""
+__all__ = ["draw_curve", "latest_rows", "step_panels"]
 
 
 def step_panels(cells: Sequence[DrawnCell], titles: Sequence[str]) -> tuple[Picture, Sequence[Axes]]:
@@ -31,11 +27,10 @@ def step_panels(cells: Sequence[DrawnCell], titles: Sequence[str]) -> tuple[Pict
         The figure and its panels, which share their scales.
     """
     num_shown = min(len(cells), MAX_PANELS)
-    columns = math.ceil(math.sqrt(num_shown))
-    figure, axes = panels(num_shown, columns=columns, width=3.3, height=2.3, sharex=True, sharey=True)
+    figure, axes = panels(num_shown, width=3.3, height=2.3, sharex=True, sharey=True)
     for axis, title in zip(axes, titles, strict=False):
-        axis.set_title(wrapped(title, 38))
-    for axis in axes[-columns:]:
+        axis.set_title(wrapped(title, figure.characters))
+    for axis in axes[-figure.columns :]:
         axis.set_xlabel("step")
     if len(cells) > num_shown:
         figure.suptitle(f"the first {MAX_PANELS} cells; {len(cells) - num_shown} more not shown: choose with --where")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from sweeper.errors import ClipsweepError
-from sweeper.report.plots.axes import UNORDERED, Picture, explain, in_order, panels
+from sweeper.report.plots.axes import MAX_PANELS, UNORDERED, Picture, colour_bar, explain, in_order, panels
 from sweeper.report.theory import build_theory, hitting_time, largest_stable_step, theory_trials
 from sweeper.tables.run import Run
 
@@ -18,8 +18,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 __all__ = ["floor", "phase", "speedup"]
-
-_MAX_PANELS = 9
 
 
 def phase(run: Run, trials: pd.DataFrame) -> Picture:
@@ -40,7 +38,7 @@ def phase(run: Run, trials: pd.DataFrame) -> Picture:
     if clipped["learning_rate"].nunique() < 2 or clipped["clip_norm"].nunique() < 2:
         raise ClipsweepError(f"{run.path}: a phase diagram needs several values of learning_rate and of clip_norm")
     every = list(clipped.groupby(["function_name", "L0", "L1", "M"], sort=False))
-    starts = every[:_MAX_PANELS]
+    starts = every[:MAX_PANELS]
     figure, axes = panels(len(starts), width=4.4, height=3.4)
     times = clipped["hitting_time"].dropna().astype(float)
     top = float(times.max()) if len(times) else 10.0
@@ -62,7 +60,7 @@ def phase(run: Run, trials: pd.DataFrame) -> Picture:
             T, share = hitting_time(list(cell["time"])), float(cell["diverged"].mean())
             figure.drawn.append({**dict(zip(names, key, strict=True)), "T": T, "diverged": share})
     assert mesh is not None
-    figure.colorbar(mesh, ax=axes, label="T, eq. (7) and (8)", shrink=0.85)
+    colour_bar(figure, mesh, axes, "T, eq. (7) and (8)")
     _phase_legend(figure)
     if len(every) > len(starts):
         figure.suptitle(f"the first {len(starts)} of {len(every)} panels: choose with --where")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from estimators.fits.intervals import correlation_interval
 from sweeper.errors import ClipsweepError
 from sweeper.report.correlations import BESIDE, Correlations, beside_text, trial_correlations
-from sweeper.report.plots.axes import Picture, explain, log_axes, panels
+from sweeper.report.plots.axes import MAX_PANELS, Picture, colour_bar, explain, log_axes, panels
 from sweeper.report.plots.cells import drawn_cells, records, tell_apart, wrapped
 from sweeper.report.select import positive, trusted_points, unmeasured_words
 from sweeper.tables.run import Run
@@ -17,10 +17,6 @@ from sweeper.value_texts import keys_of
 
 if TYPE_CHECKING:
     import pandas as pd
-
-
-MAX_PANELS = 16
-"""The most panels in one figure; more would be too small to read."""
 
 
 def smoothness(run: Run, trials: pd.DataFrame) -> Picture:
@@ -67,13 +63,13 @@ def smoothness(run: Run, trials: pd.DataFrame) -> Picture:
         correlation = _correlation([of_trial[str(trial)] for trial in points["trial_id"].unique()])
         diverged = int((group["status"] == "diverged").sum())
         ending = f", {diverged}/{len(group)} diverged" if diverged else ""
-        axis.set_title(f"{wrapped(label, 34)}\n{correlation}{ending}")
+        axis.set_title(f"{wrapped(label, figure.characters)}\n{correlation}{ending}")
     assert dots is not None
     # Not the figure's own label: it would be in the place of the legend below all panels.
-    for axis in axes[-columns:]:
+    for axis in axes[-figure.columns :]:
         axis.set_xlabel("gradient norm  ||∇f(x)||")
     figure.supylabel("local smoothness, eq. (20)")
-    figure.colorbar(dots, ax=axes, label="step", shrink=0.8)
+    colour_bar(figure, dots, axes, "step", shrink=0.8)
     explain(
         figure,
         [
@@ -98,6 +94,8 @@ def _correlation(trials: Sequence[Correlations]) -> str:
 
 
 def _columns(run: Run, trials: pd.DataFrame, num_cells: int) -> int:
-    """As many columns as the last axis of the grid has values, if that fills the rows; otherwise roughly a square."""
+    """As many columns as the last axis of the grid has values, or a multiple of many rows, if that fills the rows."""
     values = len(set(keys_of(trials[run.swept[-1]]))) if run.swept else 1
-    return values if 1 < values <= 4 and num_cells % values == 0 else math.ceil(math.sqrt(num_cells))
+    if not (1 < values <= 4 and num_cells % values == 0):
+        return min(6, math.ceil(math.sqrt(num_cells)))
+    return values if num_cells <= 4 * values else values * max(1, 6 // values)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -9,12 +10,13 @@ import matplotlib as mpl
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.collections import PathCollection
 from typer.testing import CliRunner
 
 from sweeper.cli.app import app
 from sweeper.errors import ClipsweepError
-from sweeper.report.plots.axes import panels
+from sweeper.report.plots.axes import ASKED_WIDTH, panels
 from sweeper.report.plots.draw import PLOTS, STYLE, STYLES, draw
 from sweeper.report.select import select
 from sweeper.tables.run import Run
@@ -108,3 +110,36 @@ def test_the_legend_below_covers_no_label(run_of_12: Run, kind: str) -> None:
     labels = [axis.xaxis.label for axis in figure.axes] + [text for text in figure.texts if text.get_text()]
     assert any(label.get_text() for label in labels)
     assert not any(label.get_text() and label.get_window_extent().overlaps(legend) for label in labels)
+
+
+@pytest.mark.parametrize(
+    ("kind", "width", "style"),
+    [("smoothness", None, "paper"), ("smoothness", 6.5, "paper"), ("loss", 6.5, "talk"), ("frontier", 5.0, "paper")],
+)
+def test_sixty_cells_are_folded_so_that_titles_are_apart_and_the_legend_is_whole(
+    run_of_60: Run, kind: str, width: float | None, style: str
+) -> None:
+    with mpl.rc_context(STYLES[style]):
+        asked = ASKED_WIDTH.set(width)
+        try:
+            figure = PLOTS[kind](run_of_60, select(run_of_60, ()))
+        finally:
+            ASKED_WIDTH.reset(asked)
+        larger = math.sqrt(mpl.rcParams["font.size"] / STYLES["paper"]["font.size"])
+        figure.set_size_inches(width or figure.get_figwidth() * larger, figure.get_figheight() * larger)
+        figure.set_dpi(40)
+        FigureCanvasAgg(figure).draw()
+    axes = [axis for axis in figure.axes if axis.get_title()]
+    assert len({(axis.get_title(), axis.get_xlabel()) for axis in axes}) >= (60 if kind == "smoothness" else 10)
+    assert "not shown" not in figure.get_suptitle()
+    titles = [axis.title.get_window_extent() for axis in axes]
+    for at, (one, box) in enumerate(zip(axes, titles, strict=True)):
+        for other, beside in zip(axes[at + 1 :], titles[at + 1 :], strict=True):
+            if one.get_subplotspec().rowspan == other.get_subplotspec().rowspan:
+                assert box.x1 <= beside.x0 or beside.x1 <= box.x0, (one.get_title(), other.get_title())
+    for legend in figure.legends:
+        whole, part = figure.bbox, legend.get_window_extent()
+        assert whole.x0 <= part.x0
+        assert part.x1 <= whole.x1 + 1
+        assert whole.y0 <= part.y0 + 1
+        assert part.y1 <= whole.y1

@@ -10,9 +10,10 @@ import pytest
 from matplotlib.colors import to_hex
 
 from sweeper.errors import ClipsweepError
+from sweeper.report.plots.axes import MAX_PANELS
 from sweeper.report.plots.cells import tell_apart
 from sweeper.report.plots.draw import STYLE
-from sweeper.report.plots.loss import MAX_CURVES, MAX_PANELS, loss
+from sweeper.report.plots.loss import MAX_CURVES, loss
 from sweeper.report.select import select
 from sweeper.tables.run import Run
 
@@ -117,9 +118,9 @@ def test_more_rates_than_one_panel_can_show_continue_in_the_next(run_of: Callabl
 
 
 def test_panels_that_are_left_out_are_counted(run_of: Callable[..., Run]) -> None:
-    cells = [{"problem.corpus": f"c{at}", RATE: rate} for at in range(MAX_PANELS + 2) for rate in (0.1, 1.0)]
+    cells = [{"problem.corpus": f"c{at}", RATE: rate} for at in range(MAX_PANELS // 2 + 2) for rate in (0.1, 1.0)]
     figure = drawn(run_of(cells, seeds=1))
-    assert figure.get_suptitle() == "the first 24 of 26 panels: choose with --where"
+    assert figure.get_suptitle() == "the first 30 of 32 panels: choose with --where"
 
 
 def test_bands_and_a_cut_axis_are_explained(run_of_12: Run, run_of: Callable[..., Run]) -> None:
