@@ -41,7 +41,19 @@ if TYPE_CHECKING:
 
 __all__ = ["advise", "compare", "fit", "plot", "reach", "report", "theory", "times"]
 
-_REPORT_FORMATS = (*FORMATS, "html")
+_PAGE_FORMATS = (*FORMATS, "html")
+
+PageFormat = Annotated[
+    str | None,
+    typer.Option(
+        "--format",
+        metavar="|".join(_PAGE_FORMATS),
+        autocompletion=one_of(*_PAGE_FORMATS),
+        help="How to print it; a table by default. html is one page with charts, for --out.",
+        show_default=False,
+    ),
+]
+OutFile = Annotated[Path | None, typer.Option("--out", metavar="FILE", help="Write it there instead of printing it.")]
 
 
 def report(
@@ -63,41 +75,50 @@ def report(
         str | None,
         typer.Option("--sort", metavar="[-]COLUMN", help="Order of the rows.", autocompletion=complete_sort),
     ] = None,
-    out: Annotated[
-        Path | None, typer.Option("--out", metavar="FILE", help="Write it there instead of printing it.")
-    ] = None,
-    wanted: Annotated[
-        str | None,
-        typer.Option(
-            "--format",
-            metavar="|".join(_REPORT_FORMATS),
-            autocompletion=one_of(*_REPORT_FORMATS),
-            help="How to print it; a table by default. html is one page with charts, for --out.",
-            show_default=False,
-        ),
-    ] = None,
+    out: OutFile = None,
+    wanted: PageFormat = None,
     as_json: AsJson = False,
     measurement: Measurement = None,
 ) -> None:
     """Aggregate a run over its seeds: losses with intervals, divergence, clipping, smoothness, best of each arm."""
-    style = choose_format(wanted, as_json=as_json, known=_REPORT_FORMATS)
+    style = choose_format(wanted, as_json=as_json, known=_PAGE_FORMATS)
     if style == "html" and by:
         raise ClipsweepError("--by: a page has a row for each cell, and filters them there; leave it out")
-    if style == "html" and out is None and sys.stdout.isatty():
-        raise ClipsweepError("a page is not for a terminal: --out report.html says where to write it")
+    _refuse_terminal(style, out)
     opened = _opened(runs[0], measurement) if len(runs) == 1 else _several(runs, measurement)
     width, color = (None, False) if out is not None else _terminal()
     if style == "html":
-        from sweeper.report.page.contents import build_page
-        from sweeper.report.page.html import render_page
-
-        text = render_page(build_page(opened, runs, where=where or [], sort=sort), made=_today())
+        text = _page(opened, runs, where=where or [], sort=sort)
     else:
         text = _report_text(opened, style, by=by or [], where=where or [], sort=sort, width=width, color=color)
+    _show_or_write(text, style, out, color)
+
+
+def _page(
+    run: Run, paths: Sequence[Path], *, where: Sequence[str], sort: str | None = None, compared: bool = False
+) -> str:
+    """The page of one run, or of several."""
+    from sweeper.report.page.contents import build_page
+    from sweeper.report.page.html import render_page
+    from sweeper.report.run_comparison import build_comparison
+
+    comparison = build_comparison([_opened(path) for path in paths], where=where) if compared else None
+    return render_page(build_page(run, paths, where=where, sort=sort, comparison=comparison), made=_today())
+
+
+def _refuse_terminal(style: str, out: Path | None) -> None:
+    if style == "html" and out is None and sys.stdout.isatty():
+        raise ClipsweepError("a page is not for a terminal: --out report.html says where to write it")
+
+
+def _show_or_write(text: str, style: str, out: Path | None, color: bool) -> None:
+    """Print an answer, or write it where that was asked for."""
+    # The names of a page were escaped when it was made.
+    shown = text if style == "html" or (color and style == "table") else printable(text)
     if out is None:
-        _show(text, "table" if style == "html" else style, color or style == "html")
+        typer.echo(shown)
         return
-    _write(out, text if style == "html" else printable(text))
+    _write(out, shown)
     note(str(out))
 
 
@@ -263,18 +284,23 @@ def compare(
         ),
     ],
     where: Where = None,
-    wanted: Format = None,
+    out: OutFile = None,
+    wanted: PageFormat = None,
     as_json: AsJson = False,
 ) -> None:
     """Compare runs: what differs in spec, code and environment, and in the losses of the cells in common."""
-    style = choose_format(wanted, as_json=as_json)
+    style = choose_format(wanted, as_json=as_json, known=_PAGE_FORMATS)
+    _refuse_terminal(style, out)
     opened = [_opened(run) for run in runs]
     from sweeper.report.render.run_comparison import render_comparison
     from sweeper.report.run_comparison import build_comparison
 
-    width, color = _terminal()
-    found = build_comparison(opened, where=where or [])
-    _show(render_comparison(found, style, width=width, color=color), style, color)
+    width, color = (None, False) if out is not None else _terminal()
+    if style == "html":
+        text = _page(_several(runs, None), runs, where=where or [], compared=True)
+    else:
+        text = render_comparison(build_comparison(opened, where=where or []), style, width=width, color=color)
+    _show_or_write(text, style, out, color)
 
 
 def plot(

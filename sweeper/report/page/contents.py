@@ -19,9 +19,11 @@ from sweeper.report.page.data import Chart, build_charts
 from sweeper.report.page.words import answer, limits
 from sweeper.report.render.answers import answers_tables, patch_of, theory_lines
 from sweeper.report.render.fits import fits_table
+from sweeper.report.render.run_comparison import tables_and_lines
 from sweeper.report.render.searched import searched_tables
 from sweeper.report.render.summary import order_of, report_notes, report_table
 from sweeper.report.render.table import NOTHING, Column, Table, lifted
+from sweeper.report.run_comparison import RunsComparison
 from sweeper.report.searched import Searched, report_with_search
 from sweeper.report.select import select
 from sweeper.report.summary import Report
@@ -148,7 +150,12 @@ class Page:
 
 
 def build_page(
-    run: Run, paths: Sequence[Path], *, where: Sequence[str] = (), sort: str | None = None, state: str = ""
+    run: Run,
+    paths: Sequence[Path],
+    *,
+    where: Sequence[str] = (),
+    sort: str | None = None,
+    comparison: RunsComparison | None = None,
 ) -> Page:
     """What a page of one run, or of several side by side, shows.
 
@@ -157,7 +164,7 @@ def build_page(
         paths: The run directories.
         where: Conditions, as for a report.
         sort: Order of the cells, as for a report.
-        state: What the run is doing, in words; empty where that is not asked for.
+        comparison: What differs between the runs, which comes first; None to leave that out.
 
     Returns:
         The page.
@@ -172,13 +179,14 @@ def build_page(
     answers = _answers(run, where, searched, report, fits)
     charts = build_charts(run, trials, report, fits, order=order)
     rates = _rates(trials, report)
+    against, compared = ([], []) if comparison is None else tables_and_lines(comparison)
     table = report_table(report)
     columns, same = lifted(table)
     columns = [column for column in columns if column.head]
     return Page(
         title=", ".join(str(path) for path in paths),
-        state="; ".join(part for part in (_statuses(report), state) if part),
-        answer=answer(report, answers, searched),
+        state=_statuses(report),
+        answer=[*compared, *answer(report, answers, searched)],
         heads=[column.head for column in columns],
         cells=list(zip(*(column.cells for column in columns), strict=True)) or [()] * len(report.cells),
         keys=list(zip(*(_keys(column) for column in columns), strict=True)) or [()] * len(report.cells),
@@ -190,10 +198,10 @@ def build_page(
         is_sorted=report.is_sorted,
         same=same,
         charts=_page_charts(charts, report, rates),
-        tables=_side_tables(answers, fits, searched),
+        tables=[_side_table(table) for table in (*against, *_tables(answers, fits, searched))],
         advice=[] if answers is None else theory_lines(answers),
         patch="" if answers is None else patch_of(answers),
-        unmeasured=[*report_notes(report), *why_none],
+        unmeasured=[*report_notes(report), *why_none, *(comparison.notes if comparison is not None else ())],
         limits=limits(report, answers, fits),
         provenance=[_provenance(path) for path in paths],
     )
@@ -294,11 +302,10 @@ _MOST_ROWS = 200
 """Rows of a table that is not the one of the cells."""
 
 
-def _side_tables(answers: Answers | None, fits: Sequence[CellFit], searched: Searched | None) -> list[SideTable]:
+def _tables(answers: Answers | None, fits: Sequence[CellFit], searched: Searched | None) -> list[Table]:
     tables = list(searched_tables(searched))
     tables += [] if answers is None else answers_tables(answers)
-    tables += [fits_table(fits)] if fits else []
-    return [_side_table(table) for table in tables]
+    return [*tables, *([fits_table(fits)] if fits else [])]
 
 
 def _side_table(table: Table) -> SideTable:

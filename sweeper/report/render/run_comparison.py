@@ -16,7 +16,7 @@ from sweeper.report.render.table import NOTHING, Column, Table
 from sweeper.report.run_comparison import CellPair, PairedLoss, RunPair, RunsComparison
 from sweeper.value_texts import without_middle
 
-__all__ = ["render_comparison"]
+__all__ = ["render_comparison", "tables_and_lines"]
 
 _VALUE_WIDTH = 60
 
@@ -47,12 +47,23 @@ def render_comparison(comparison: RunsComparison, style: str, *, width: int | No
 
 def _text(comparison: RunsComparison, style: str, *, width: int | None, color: bool) -> str:
     title = " against ".join([", ".join(list(comparison.paths)[1:]), comparison.reference])
+    tables, lines = tables_and_lines(comparison)
+    return page_text(title, tables, [*lines, *(f"note: {note}" for note in comparison.notes)], style, width, color)
+
+
+def tables_and_lines(comparison: RunsComparison) -> tuple[list[Table], list[str]]:
+    """What a comparison says, but for its notes.
+
+    Args:
+        comparison: The comparison.
+
+    Returns:
+        What differs and the cells in common, as tables; and the lines below them.
+    """
     tables = [_differences(comparison)] if comparison.differences else []
     tables += [_cells(comparison, pair) for pair in comparison.pairs if pair.cells]
     lines = [] if comparison.differences else ["nothing differs in spec, code and environment"]
-    lines += [line for pair in comparison.pairs for line in _lines(comparison, pair)]
-    lines += [f"note: {note}" for note in comparison.notes]
-    return page_text(title, tables, lines, style, width, color)
+    return tables, [*lines, *(line for pair in comparison.pairs for line in _lines(comparison, pair))]
 
 
 def _differences(comparison: RunsComparison) -> Table:

@@ -58,7 +58,7 @@ WITHOUT = {"init", "schema", "logs", "watch", "data fetch", "data path"}
 """Commands that print a file, a log, or one path."""
 
 
-WITH_PAGES = {"report"}
+WITH_PAGES = {"report", "compare"}
 """Commands that make a page of HTML, too."""
 
 

@@ -243,3 +243,14 @@ def test_what_a_page_cannot_be_is_told(run_of_3: Run, options: list[str], messag
     result = CliRunner().invoke(app, ["report", str(run_of_3.path), *options])
     assert result.exit_code != 0
     assert message in str(result.exception)
+
+
+def test_a_comparison_of_runs_is_a_page_too(inline_run: Callable[..., Any], tmp_path: Path) -> None:
+    paths = [str(inline_run(SPEC.format(width=width), name=f"w{width}")().run_dir.path) for width in (3, 4)]
+    file = tmp_path / "both.html"
+    result = CliRunner().invoke(app, ["compare", *paths, "--format", "html", "--out", str(file)])
+    assert result.exit_code == 0, result.output
+    text = file.read_text().partition('<script type="application/json"')[0]
+    assert "problem.width" in text, "what differs"
+    assert "cells in common" in text
+    assert {"w3/run", "w4/run"} <= {cell for row in island(file.read_text())["cells"] for cell in row}
