@@ -1,8 +1,8 @@
 """A run's page, served live on the loopback: ``clipsweep watch``. It reads the run directory, and never writes.
 
 Each page is made in a process of its own, which ends with it: what a page takes of memory goes back, and the server
-holds the page alone. It makes a new one only when something was committed, somebody looks, and ten times as long has
-passed as the last one took.
+holds the page alone. It makes a new one only when something was committed and somebody looks; and, while the run goes
+on, when four times as long has passed as the last one took.
 """
 
 from __future__ import annotations
@@ -11,17 +11,21 @@ import hmac
 import http.server
 import multiprocessing
 import secrets
+import signal
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
+from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
-from sweeper.errors import ClipsweepError, error_line
+from sweeper.errors import ClipsweepError, error_line, error_text
 from sweeper.formats import json_text
 from sweeper.labels import printable
 from sweeper.monitor.status import in_words, run_status
+from sweeper.store.driver_files import driver_of
 from sweeper.store.run_dir import RunDir
 
 __all__ = ["Pages", "Server", "make_page"]
@@ -29,8 +33,8 @@ __all__ = ["Pages", "Server", "make_page"]
 _BUILD = 'data-build=""'
 """What in a page is replaced by its number."""
 
-_REST = 10
-"""How many times as long as a page took is waited before the next, so that looking takes a tenth of a core at most."""
+_REST = 4
+"""How many times as long as a page took is waited before the next: looking takes a fifth of a core."""
 
 _STATE_S = 2.0
 """How old the state of a run may be."""
@@ -56,7 +60,7 @@ def make_page(run: Path) -> str:
     try:
         page = build_page(Run(run), [run])
     except ClipsweepError as error:
-        page = empty_page([run], error_line(error))
+        page = empty_page([run], error_text(error))
     return render_page(page, live="state")
 
 
@@ -80,11 +84,8 @@ class Pages:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._run_dir = RunDir(run).require()
-        self._make, self._clock = make, clock
+        self._maker, self._clock = _Maker(make), clock
         self._lock = threading.Lock()
-        self._pool = ProcessPoolExecutor(
-            max_workers=1, max_tasks_per_child=1, mp_context=multiprocessing.get_context("spawn")
-        )
         self._future: Future[str] | None = None
         self._bare = ""
         self._page = b""
@@ -98,9 +99,7 @@ class Pages:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._pool.shutdown(wait=False, cancel_futures=True)
-        for process in multiprocessing.active_children():
-            process.terminate()
+        self._maker.end()
 
     def page(self) -> bytes:
         """The latest page; the first time, when it is made.
@@ -148,24 +147,28 @@ class Pages:
     def _look(self) -> None:
         """Take the page that is made, and begin the next if something is new."""
         self._take()
-        if self._future is not None or self._clock() < self._not_before:
+        if self._future is not None:
             return
         found = self._traces()
-        if found == self._seen:
+        # Of a run that has ended the last page is made at once.
+        if found == self._seen or (self._clock() < self._not_before and (self._trouble or self._is_driven())):
             return
         self._seen, self._began = found, self._clock()
-        self._future = self._pool.submit(self._make, self._run_dir.path)
+        self._future = self._maker.begin(self._run_dir.path)
 
     def _traces(self) -> Any:
-        """What tells that something was committed: when journal and tables were written."""
+        """What tells that there is something new to show: when the tables were written, and how the driver ended."""
         found: list[tuple[int, int] | None] = []
-        for path in (self._run_dir.journal, self._run_dir.table("trials"), self._run_dir.table("metrics")):
+        for path in (self._run_dir.table("trials"), self._run_dir.table("metrics"), self._run_dir.ended):
             try:
                 facts = path.stat()
                 found.append((facts.st_mtime_ns, facts.st_size))
             except OSError:
                 found.append(None)
         return found
+
+    def _is_driven(self) -> bool:
+        return driver_of(self._run_dir) is not None
 
     def _take(self) -> None:
         if self._future is None or not self._future.done():
@@ -174,14 +177,61 @@ class Pages:
         self._not_before = self._clock() + max(_STATE_S, _REST * (self._clock() - self._began))
         try:
             bare = future.result()
-        except Exception as error:
-            # The process was killed, for example by the system because it had no memory left.
-            self._trouble, self._seen = error_line(error), None
+        except ClipsweepError as error:
+            self._trouble, self._seen = error_text(error), None
             return
         self._trouble = ""
         if bare != self._bare:
             self._bare, self._number = bare, self._number + 1
             self._page = bare.replace(_BUILD, f'data-build="{self._number}"', 1).encode()
+
+
+class _Maker:
+    """Makes pages, each in a process that ends with it."""
+
+    def __init__(self, make: Callable[[Path], str]) -> None:
+        self.make = make
+        self._fresh = multiprocessing.get_context("spawn")
+        self._threads = ThreadPoolExecutor(max_workers=1)
+        self._process: BaseProcess | None = None
+
+    def begin(self, run: Path) -> Future[str]:
+        """A page that is on its way."""
+        return self._threads.submit(self._made, run)
+
+    def end(self) -> None:
+        """Give up what is on its way."""
+        self._threads.shutdown(wait=False, cancel_futures=True)
+        if self._process is not None:
+            self._process.terminate()
+
+    def _made(self, run: Path) -> str:
+        ours, theirs = self._fresh.Pipe(duplex=False)
+        with ours:
+            self._process = self._fresh.Process(target=_send, args=(theirs, self.make, run), daemon=True)
+            self._process.start()
+            theirs.close()
+            try:
+                page, trouble = ours.recv()
+            except EOFError:
+                # Killed, for example by a system that had no memory left.
+                self._process.join()
+                code = self._process.exitcode
+                raise ClipsweepError(f"the process that makes the page ended with exit code {code}") from None
+            self._process.join()
+        if trouble:
+            raise ClipsweepError(trouble)
+        return str(page)
+
+
+def _send(pipe: Connection, make: Callable[[Path], str], run: Path) -> None:
+    """In the process: a page, or what went wrong."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the server, which ends this process
+    try:
+        found = make(run), ""
+    except Exception as error:
+        found = "", error_line(error)
+    pipe.send(found)
 
 
 class Server(http.server.ThreadingHTTPServer):

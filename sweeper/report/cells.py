@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import compress
 from typing import TYPE_CHECKING, Any
-
-import numpy as np
 
 from estimators.fits.intervals import Interval, correlation_interval, positive_interval, share_interval
 from sweeper.cell_labels import CellLabels
@@ -204,40 +204,54 @@ def cell_of(
     Returns:
         The row.
     """
-    done = group[group["status"] == "done"]
+    # A cell has a handful of trials: pandas takes a hundred times as long for them as plain lists do.
+    trial_ids, seeds, statuses, arms = (group[name].tolist() for name in ("trial_id", "seed", "status", "arm"))
+    done = [status == "done" for status in statuses]
     tests = [name for name in group.columns if str(name).startswith(TEST)]
     losses = [TRAIN_LOSS, *(name for name in group.columns if name.startswith("best_")), *tests]
-    found = {trial: correlations[trial] for trial in group["trial_id"] if trial in correlations}
-    measured = group[[trial in found for trial in group["trial_id"]]]
-    kinds = ("pearson", "spearman", "bound", "partial", "control")
-    told = measured[["seed"]].assign(**{
-        kind: [getattr(found[trial], kind) for trial in measured["trial_id"]] for kind in kinds
-    })
-    by_kind = {kind: list(_by_seed(told, kind).values()) for kind in kinds}
+    numbers = {name: group[name].astype(float).tolist() for name in losses if name in group}
+    found = {trial: correlations[trial] for trial in trial_ids if trial in correlations}
+    by_kind = {
+        kind: list(
+            _by_seed(
+                (seed, getattr(found[trial], kind))
+                for seed, trial in zip(seeds, trial_ids, strict=True)
+                if trial in found
+            ).values()
+        )
+        for kind in ("pearson", "spearman", "bound", "partial", "control")
+    }
     first = group.iloc[0]
     values = {name: plain_value(first[column]) for column, name in columns.items()}
-    cells, cases = group["cell_id"].unique(), group["case"].unique()
+    cells, cases = set(group["cell_id"]), {plain_value(case) for case in group["case"]}
     is_cell = len(cells) == 1 and set(columns) >= set(labels.names)
-    # The set is of all trials: pandas would make an array of it for every cell.
-    clips = np.array([trial in thresholded for trial in group["trial_id"]], dtype=bool)
-    clipped = group["clipped_fraction"].astype(float)
-    by_seed = {name: _by_seed(done, name) for name in losses if name in group}
+    clips = [trial in thresholded for trial in trial_ids]
+    # Rules without a threshold count as never clipped beside others that have one.
+    clipped = [
+        share if clip else 0.0
+        for share, clip in zip(group["clipped_fraction"].astype(float).tolist(), clips, strict=True)
+        if not math.isnan(share)
+    ]
+    by_seed = {
+        name: _by_seed((seed, value) for seed, value, is_done in zip(seeds, of, done, strict=True) if is_done)
+        for name, of in numbers.items()
+    }
     # Trials of an earlier release have none, and the mean of the others would not be the cell's.
-    by_seed |= {name: {} for name in tests if not np.isfinite(done[name].astype(float)).all()}
+    by_seed |= {name: {} for name in tests if not all(math.isfinite(value) for value in compress(numbers[name], done))}
     return Cell(
-        cell_id=str(cells[0]) if is_cell else None,
+        cell_id=str(first["cell_id"]) if is_cell else None,
         values=values,
         texts=labels.texts(values),
-        label=labels[cells[0]] if is_cell else labels.part(values),
-        case=plain_value(cases[0]) if is_cell and len(cases) == 1 else None,
-        arm=" / ".join(dict.fromkeys(group["arm"])),
-        seeds=int(group["seed"].nunique()),
+        label=labels[str(first["cell_id"])] if is_cell else labels.part(values),
+        case=plain_value(first["case"]) if is_cell and len(cases) == 1 else None,
+        arm=" / ".join(dict.fromkeys(arms)),
+        seeds=len(set(seeds)),
         trials=len(group),
-        statuses=status_counts(group),
+        statuses=dict(Counter(statuses)),
         losses={name: _interval(name, list(of_seed.values())) for name, of_seed in by_seed.items()},
-        clipped_fraction=float(clipped.mask(~clips & clipped.notna(), 0.0).mean()) if clips.any() else math.nan,
-        has_threshold=bool(clips.any()),
-        is_mixed=bool(clips.any() and not clips.all()),
+        clipped_fraction=sum(clipped) / len(clipped) if any(clips) and clipped else math.nan,
+        has_threshold=any(clips),
+        is_mixed=any(clips) and not all(clips),
         correlation=correlation_interval(by_kind["pearson"]),
         rank_correlation=correlation_interval(by_kind["spearman"]),
         seed_rank_correlations=tuple(by_kind["spearman"]),
@@ -247,7 +261,7 @@ def cell_of(
         points=sum(one.points for one in found.values()),
         seed_losses=by_seed.get(primary, {}),
         test_losses=by_seed.get(TEST_LOSS, {}),
-        not_finite=_not_finite(done, losses),
+        not_finite=_not_finite(group, numbers, done),
     )
 
 
@@ -256,21 +270,24 @@ def _interval(metric: str, values: list[float]) -> Interval:
     return share_interval(values) if is_share(metric) else positive_interval(values)
 
 
-def _not_finite(done: pd.DataFrame, losses: Sequence[str]) -> dict[str, int]:
+def _not_finite(group: pd.DataFrame, numbers: Mapping[str, Sequence[float]], done: Sequence[bool]) -> dict[str, int]:
+    """Losses that trials which are done have evaluated, but never as a finite number."""
     counts = {}
-    for name in losses:
+    for name, values in numbers.items():
         evaluations = f"{NOT_FINITE}{name.removeprefix('best_')}"
-        if evaluations in done and (count := int((done[name].isna() & (done[evaluations] > 0)).sum())):
-            counts[name] = count
+        if evaluations in group:
+            bad = group[evaluations].astype(float).tolist()
+            rows = zip(values, bad, done, strict=True)
+            if count := sum(math.isnan(value) and number > 0 and is_done for value, number, is_done in rows):
+                counts[name] = count
     return counts
 
 
-def _by_seed(trials: pd.DataFrame, column: str) -> dict[int, float]:
+def _by_seed(values: Iterable[tuple[int, float]]) -> dict[int, float]:
     """Seed to the mean over its trials, in the order in which the seeds appear; without what has no finite value."""
     of_seed: dict[int, list[float]] = {}
-    # A cell has a handful of trials: pandas' own grouping takes a hundred times as long.
-    for seed, value in zip(trials["seed"].tolist(), trials[column].astype(float).tolist(), strict=True):
+    for seed, value in values:
         if not math.isnan(value):
             of_seed.setdefault(seed, []).append(value)
-    means = {seed: sum(values) / len(values) for seed, values in of_seed.items()}
+    means = {seed: sum(of) / len(of) for seed, of in of_seed.items()}
     return {seed: mean for seed, mean in means.items() if math.isfinite(mean)}

@@ -35,8 +35,8 @@ def run(module_inline_run: Callable[[str], Any]) -> Path:
 
 
 def numbered(run: Path) -> str:
-    """In place of a page: how long its journal is."""
-    return f'<body data-build="">{(run / "journal.jsonl").stat().st_size}'
+    """In place of a page: how long its table of trials is."""
+    return f'<body data-build="">{(run / "trials.parquet").stat().st_size}'
 
 
 def fails(run: Path) -> str:
@@ -84,12 +84,13 @@ def test_nothing_of_the_run_is_written(run: Path, served: Server) -> None:
 
 def test_a_new_page_is_made_only_when_something_was_committed(run: Path, tmp_path: Path) -> None:
     """The clock is turned by hand: a page that is wanted too early, or of which nothing is new, is not made."""
-    now = [0.0]
+    now, driven = [0.0], [True]
     copy = tmp_path / "run"
     copy.mkdir()
     for name in ("journal.jsonl", "trials.parquet"):
         (copy / name).write_bytes((run / name).read_bytes())
     with Pages(copy, make=numbered, clock=lambda: now[0]) as pages:
+        pages._is_driven = lambda: driven[0]  # type: ignore[method-assign]
         first = pages.page()
         assert b'data-build="1"' in first
         now[0] = 1000.0
@@ -99,14 +100,15 @@ def test_a_new_page_is_made_only_when_something_was_committed(run: Path, tmp_pat
         pages.page()
         settled(pages)
         assert pages.state()["build"] == 1, "a page that says the same is the same"
-        with (copy / "journal.jsonl").open("a") as journal:
-            journal.write("\n")
-        pages.page()
-        assert pages._future is None, "ten times as long as it took has not passed"
-        now[0] = 2000.0
-        pages.page()
-        settled(pages)
-        assert pages.state()["build"] == 2
+        for longer, build in (("a", 2), ("b", 3)):
+            with (copy / "trials.parquet").open("a") as table:
+                table.write(longer)
+            pages.page()
+            assert pages._future is None, "the run goes on, and it is too early for another"
+            now[0], driven[0] = (now[0] + 1000.0, True) if longer == "a" else (now[0], False)
+            pages.page()
+            settled(pages)
+            assert pages.state()["build"] == build
         assert pages.page() != first
 
 
@@ -118,9 +120,13 @@ def settled(pages: Pages) -> None:
 def test_a_process_that_dies_is_told_and_the_last_page_stays(run: Path) -> None:
     now = [0.0]
     with Pages(run, make=fails, clock=lambda: now[0]) as pages:
-        with pytest.raises(ClipsweepError, match="process"):
+        with pytest.raises(ClipsweepError, match="ended with exit code 9"):
             pages.page()
         assert "not refreshed" in pages.state()["state"]
+        assert pages._future is None, "it is not tried again at once"
+        now[0], pages._maker.make = 1000.0, numbered
+        assert b'data-build="1"' in pages.page()
+        assert "not refreshed" not in pages.state()["state"]
 
 
 def test_the_state_is_that_of_the_status_command(served: Server) -> None:
