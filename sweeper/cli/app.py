@@ -9,7 +9,9 @@ import os
 import sys
 import tempfile
 from collections.abc import Callable
-from typing import Any
+from typing import Annotated, Any
+
+import typer
 
 from sweeper.cli.answers import advise, compare, fit, plot, reach, report, theory, times
 from sweeper.cli.audits import audit_clip
@@ -18,7 +20,7 @@ from sweeper.cli.data import data_app
 from sweeper.cli.export import export
 from sweeper.cli.help import add_command, new_app
 from sweeper.cli.jobs import attach, cancel
-from sweeper.cli.options import note
+from sweeper.cli.options import note, show
 from sweeper.cli.query import query
 from sweeper.cli.run import estimate, run
 from sweeper.cli.runs import logs, ls, retry, status, watch
@@ -63,6 +65,25 @@ _COMMANDS: dict[str, Callable[..., None]] = {
     "export": export,
     "audit-clip": audit_clip,
 }
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        show(f"clipsweep {version('clipsweep')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _top(
+    version: Annotated[
+        bool,
+        typer.Option("--version", "-V", help="Print the version and exit.", callback=_show_version, is_eager=True),
+    ] = False,
+) -> None:
+    """Options of ``clipsweep`` itself; what they do is done where they are read."""
+
 
 for _name, _command in _COMMANDS.items():
     add_command(app, _name, _command)

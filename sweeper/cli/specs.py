@@ -24,6 +24,7 @@ from sweeper.cli.options import (
     show_json,
     show_rows,
 )
+from sweeper.cli.spec_input import name_of_spec, read_spec
 from sweeper.errors import ClipsweepError
 from sweeper.formats import choose_format
 from sweeper.labels import counted
@@ -54,20 +55,18 @@ def validate(spec: SpecPath, overrides: Overrides = None, wanted: TextFormat = N
     """Check a spec: every error with its line and column."""
     style = choose_format(wanted, as_json=as_json, known=TEXT_FORMATS)
     from sweeper.planning.plan import expand
-    from sweeper.spec import load_spec
 
-    sweep = load_spec(spec, overrides or [])
+    sweep = read_spec(spec, overrides)
     plan = expand(sweep)
     if style == "json":
         counts = {"cells": plan.num_cells, "seeds": plan.num_seeds, "trials": len(plan.trials)}
         show_json({"spec": spec, "name": sweep.name, "valid": True, **counts})
     if sweep.sweep.search is not None:
         cells = counted(len({cell.place for cell in sweep.cells}), "cell")
-        note(
-            f"{spec}: valid, a search in {cells} with {counted(plan.num_seeds, 'seed')}: `clipsweep plan` says how far"
-        )
+        within = f"{cells} with {counted(plan.num_seeds, 'seed')}"
+        note(f"{name_of_spec(spec)}: valid, a search in {within}: `clipsweep plan` says how far")
         return
-    note(f"{spec}: valid, {counted(len(plan.trials), 'trial')}")
+    note(f"{name_of_spec(spec)}: valid, {counted(len(plan.trials), 'trial')}")
 
 
 _CHECKED = ("problem", "promise", "status", "broken", "file", "line", "fix", "note", "untested")
@@ -83,9 +82,8 @@ def check(
     """Test a problem's promises in seconds: deterministic, pure batches, finite gradients, resumable, shippable."""
     style = choose_format(wanted, as_json=as_json)
     from sweeper.check import check_sweep
-    from sweeper.spec import load_spec
 
-    sweep = load_spec(spec, overrides or [])
+    sweep = read_spec(spec, overrides)
     rows = []
     current = None
     for checked in _until_interrupted(check_sweep(sweep, allow_code=allow_code, say=note)):
@@ -152,9 +150,8 @@ def null_test(
     """Measure the same weights twice, in every problem of a spec: the difference must be exactly 0."""
     style = choose_format(wanted, as_json=as_json)
     from sweeper.null_test import null_test_document
-    from sweeper.spec import load_spec
 
-    sweep = load_spec(spec, overrides or [])
+    sweep = read_spec(spec, overrides)
     (document,) = _until_interrupted(null_test_document(sweep, allow_code=allow_code, say=note) for _ in range(1))
     if style == "json":
         show_json(document)
@@ -178,9 +175,8 @@ def plan(
     from sweeper.cluster.machine import misfit
     from sweeper.planning.preview import plan_document, plan_text
     from sweeper.planning.standing import Standing
-    from sweeper.spec import load_spec
 
-    sweep = load_spec(spec, overrides or [])
+    sweep = read_spec(spec, overrides)
     document = plan_document(sweep, out)
     if sweep.cluster.address == "local":
         left = document["new"] + document["paused"]

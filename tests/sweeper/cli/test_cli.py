@@ -305,3 +305,17 @@ def test_a_list_of_one_kind_has_its_options_and_an_unknown_kind_is_told_the_know
     wrong = clipsweep("list", "scedules", folder=tmp_path, code=2).stderr
     assert "unknown kind 'scedules'; known: problems, functions," in wrong
     assert "did you mean 'schedules'?" in wrong
+
+
+def test_the_version_is_that_of_the_package_and_loads_nothing_large(tmp_path: Path) -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert clipsweep("--version", folder=tmp_path).stdout == f"clipsweep {project['version']}\n"
+    program = (
+        "import sys; sys.argv = ['clipsweep', '-V']\n"
+        "from sweeper.cli.app import app\n"
+        "app(standalone_mode=False)\n"
+        "heavy = {'torch', 'ray', 'pyarrow', 'pandas', 'numpy', 'pydantic', 'rich.console'} & set(sys.modules)\n"
+        "assert not heavy, heavy"
+    )
+    done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, check=True, capture_output=True, text=True)
+    assert done.stdout == f"clipsweep {project['version']}\n"
