@@ -4,13 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from sweeper.cli.options import TEXT_FORMATS, AsJson, Format, RunPath, TextFormat, note, show, show_json, show_rows
 from sweeper.formats import choose_format
 from sweeper.labels import counted
+from sweeper.protocol.view import Silent
+
+if TYPE_CHECKING:
+    from sweeper.monitor.tail import Tail
+    from sweeper.store.run_dir import RunDir
 
 __all__ = ["logs", "ls", "retry", "status", "watch"]
 
@@ -117,20 +122,54 @@ def logs(
     trial: Annotated[
         str | None, typer.Argument(metavar="[TRIAL]", help="Trial id, or a prefix of it; the driver's log if omitted.")
     ] = None,
+    follow: Annotated[
+        bool, typer.Option("--follow", "-f", help="Go on with what is added, until the run ends or Ctrl-C.")
+    ] = False,
 ) -> None:
     """Print the log of a trial, or of the driver."""
     from sweeper.monitor.status import trial_log
+    from sweeper.monitor.tail import FileTail, TrialTail
     from sweeper.store.run_dir import RunDir
 
+    run_dir = RunDir(run).require()
+    log = run_dir.logs / "driver.log"
+    if follow:
+        raise typer.Exit(_follow(run_dir, FileTail(log) if trial is None else TrialTail(run_dir, trial)))
     if trial is not None:
         show("\n".join(trial_log(run, trial)))
         return
-    log = RunDir(run).require().logs / "driver.log"
     # It may hold whatever the user's own code has raised.
     if log.exists():
         show(log.read_text(errors="replace").rstrip("\n"))
     else:
         note(f"{run}: no driver has logged anything here; `clipsweep logs {run} TRIAL` tells what a trial did")
+
+
+def _follow(run_dir: RunDir, tail: Tail) -> int:
+    """Print what a log holds and what is added to it until the run ends; returns the exit code."""
+    from sweeper.monitor.follow import follow
+    from sweeper.store.driver_files import driver_of
+
+    class Printed(Silent):
+        def say(self, text: str) -> None:
+            show(text)
+
+    try:
+        if driver_of(run_dir) is None:
+            code = 0
+            for line in tail.rest():
+                show(line)
+            note(f"{run_dir.path}: nobody is running it now, so nothing is added")
+        else:
+            try:
+                code = follow(run_dir, Printed(), said=tail).exit_code
+            finally:
+                for line in tail.rest():
+                    show(line)
+    except KeyboardInterrupt:
+        note("stopped following; the run goes on")
+        return 130
+    return code
 
 
 def retry(
