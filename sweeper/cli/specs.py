@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
@@ -31,6 +31,9 @@ from sweeper.labels import counted
 
 if TYPE_CHECKING:
     from sweeper.check import Finding
+    from sweeper.errors import SpecError
+    from sweeper.planning.plan import Plan
+    from sweeper.spec import Sweep
 
 __all__ = ["check", "init", "null_test", "plan", "schema", "validate"]
 
@@ -54,19 +57,55 @@ def init(
 def validate(spec: SpecPath, overrides: Overrides = None, wanted: TextFormat = None, as_json: AsJson = False) -> None:
     """Check a spec: every error with its line and column."""
     style = choose_format(wanted, as_json=as_json, known=TEXT_FORMATS)
+    from sweeper.errors import SpecError
     from sweeper.planning.plan import expand
 
-    sweep = read_spec(spec, overrides)
-    plan = expand(sweep)
+    try:
+        sweep = read_spec(spec, overrides)
+        plan = expand(sweep)
+    except SpecError as error:
+        if style == "json":
+            show_json(_validity(spec, errors=[problem.document() for problem in error.problems] or [_whole(error)]))
+        raise
     if style == "json":
-        counts = {"cells": plan.num_cells, "seeds": plan.num_seeds, "trials": len(plan.trials)}
-        show_json({"spec": spec, "name": sweep.name, "valid": True, **counts})
+        show_json(_validity(spec, sweep, plan))
     if sweep.sweep.search is not None:
         cells = counted(len({cell.place for cell in sweep.cells}), "cell")
         within = f"{cells} with {counted(plan.num_seeds, 'seed')}"
         note(f"{name_of_spec(spec)}: valid, a search in {within}: `clipsweep plan` says how far")
         return
     note(f"{name_of_spec(spec)}: valid, {counted(len(plan.trials), 'trial')}")
+
+
+def _validity(
+    spec: Path, sweep: Sweep | None = None, plan: Plan | None = None, *, errors: Sequence[Mapping[str, Any]] = ()
+) -> dict[str, Any]:
+    """What a spec is, or all that is wrong with it."""
+    from sweeper.planning.standing import default_run_dir
+
+    if sweep is None or plan is None:
+        return {"spec": spec, "valid": False, "errors": errors}
+    labels = plan.labels
+    names = ("trial_id", "cell_id", "arm", "seed")
+    return {
+        "spec": spec,
+        "valid": True,
+        "errors": [],
+        "name": sweep.name,
+        "run": default_run_dir(sweep),
+        "cells": plan.num_cells,
+        "seeds": plan.num_seeds,
+        "trials": len(plan.trials),
+        "search": None if sweep.sweep.search is None else sweep.sweep.search.use,
+        "trial_rows": [
+            {name: getattr(trial, name) for name in names} | {"cell": labels[trial.cell_id]} for trial in plan.trials
+        ],
+    }
+
+
+def _whole(error: SpecError) -> dict[str, Any]:
+    """A spec that could not be read at all, as one problem without a place."""
+    return {"file": None, "line": None, "column": None, "path": "", "message": str(error), "hint": ""}
 
 
 _CHECKED = ("problem", "promise", "status", "broken", "file", "line", "fix", "note", "untested")
