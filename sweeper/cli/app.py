@@ -19,12 +19,13 @@ from sweeper.cli.catalog import list_known
 from sweeper.cli.data import data_app
 from sweeper.cli.export import export
 from sweeper.cli.help import add_command, new_app
+from sweeper.cli.init import init
 from sweeper.cli.jobs import attach, cancel
 from sweeper.cli.options import note, show
 from sweeper.cli.query import query
 from sweeper.cli.run import estimate, run
 from sweeper.cli.runs import logs, ls, retry, status, watch
-from sweeper.cli.specs import check, init, null_test, plan, schema, validate
+from sweeper.cli.specs import check, null_test, plan, schema, validate
 from sweeper.errors import ClipsweepError, SpecError, error_line, error_text, error_traceback
 
 __all__ = ["app", "main"]

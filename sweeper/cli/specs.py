@@ -1,11 +1,11 @@
-"""Commands on a spec that do not start a sweep: write one, check it, test its problem, say what a run would do."""
+"""Commands on a spec that do not start a sweep: check it, test its problem, say what a run would do."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import typer
 
@@ -25,7 +25,6 @@ from sweeper.cli.options import (
     show_rows,
 )
 from sweeper.cli.spec_input import name_of_spec, read_spec
-from sweeper.errors import ClipsweepError
 from sweeper.formats import choose_format
 from sweeper.labels import counted
 
@@ -35,23 +34,7 @@ if TYPE_CHECKING:
     from sweeper.planning.plan import Plan
     from sweeper.spec import Sweep
 
-__all__ = ["check", "init", "null_test", "plan", "schema", "validate"]
-
-
-def init(
-    file: Annotated[Path, typer.Argument(metavar="[FILE]", help="The file to write.")] = Path("sweep.yaml"),
-    force: Annotated[bool, typer.Option("--force", help="Overwrite the file if it exists.")] = False,
-) -> None:
-    """Write a commented starter spec."""
-    from sweeper.spec import starter_spec
-
-    if file.exists() and not force:
-        raise ClipsweepError(f"{file}: already exists; give another name, or --force to overwrite it")
-    try:
-        file.write_text(starter_spec(file))
-    except OSError as error:
-        raise ClipsweepError(f"{file}: cannot be written: {error.strerror}") from error
-    note(f"wrote {file}; try `clipsweep plan {file}`, then `clipsweep run {file}`")
+__all__ = ["check", "null_test", "plan", "schema", "validate"]
 
 
 def validate(spec: SpecPath, overrides: Overrides = None, wanted: TextFormat = None, as_json: AsJson = False) -> None:

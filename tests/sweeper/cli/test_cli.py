@@ -36,15 +36,6 @@ def clipsweep(*arguments: str, folder: Path, code: int = 0) -> subprocess.Comple
     return done
 
 
-def test_init_writes_a_spec_that_is_valid_and_does_not_overwrite(tmp_path: Path) -> None:
-    clipsweep("init", folder=tmp_path)
-    assert "valid" in clipsweep("validate", "sweep.yaml", folder=tmp_path).stderr
-    assert "0 done" in clipsweep("plan", "sweep.yaml", folder=tmp_path).stdout
-    again = clipsweep("init", folder=tmp_path, code=2)
-    assert "already exists; give another name, or --force" in again.stderr
-    clipsweep("init", "--force", folder=tmp_path)
-
-
 def test_errors_of_a_spec_go_to_stderr_with_exit_code_2_and_never_a_traceback(tmp_path: Path) -> None:
     (tmp_path / "bad.yaml").write_text(
         "problem: {use: deep_linear}\nupdate_rule: {learning_rat: 1}\ntrain: {steps: x}\n"
