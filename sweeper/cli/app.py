@@ -37,35 +37,43 @@ app = new_app(
     add_completion=True,
 )
 
-_COMMANDS: dict[str, Callable[..., None]] = {
-    "init": init,
-    "validate": validate,
-    "check": check,
-    "null-test": null_test,
-    "plan": plan,
-    "run": run,
-    "status": status,
-    "ls": ls,
-    "logs": logs,
-    "retry": retry,
-    "estimate": estimate,
-    "list": list_known,
-    "schema": schema,
-    "attach": attach,
-    "watch": watch,
-    "cancel": cancel,
-    "report": report,
-    "reach": reach,
-    "fit": fit,
-    "advise": advise,
-    "theory": theory,
-    "times": times,
-    "compare": compare,
-    "plot": plot,
-    "query": query,
-    "export": export,
-    "audit-clip": audit_clip,
+_GROUPS: dict[str, dict[str, Callable[..., None]]] = {
+    "A spec": {
+        "init": init,
+        "validate": validate,
+        "check": check,
+        "null-test": null_test,
+        "plan": plan,
+        "run": run,
+    },
+    "A run": {
+        "status": status,
+        "ls": ls,
+        "logs": logs,
+        "attach": attach,
+        "watch": watch,
+        "cancel": cancel,
+        "retry": retry,
+        "estimate": estimate,
+    },
+    "Its answers": {
+        "report": report,
+        "plot": plot,
+        "compare": compare,
+        "reach": reach,
+        "fit": fit,
+        "advise": advise,
+        "theory": theory,
+        "times": times,
+        "query": query,
+        "export": export,
+    },
+    "Code of your own": {"audit-clip": audit_clip},
+    "What there is": {"list": list_known, "schema": schema},
 }
+"""What the commands are for, which is the heading that they stand under."""
+
+_COMMANDS = {name: command for commands in _GROUPS.values() for name, command in commands.items()}
 
 
 def _show_version(wanted: bool) -> None:
@@ -86,9 +94,15 @@ def _top(
     """Options of ``clipsweep`` itself; what they do is done where they are read."""
 
 
-for _name, _command in _COMMANDS.items():
-    add_command(app, _name, _command)
-app.add_typer(data_app, name="data", short_help="Published data: fetch it, list it, say where it is.")
+for _group, _commands in _GROUPS.items():
+    for _name, _command in _commands.items():
+        add_command(app, _name, _command, group=_group)
+app.add_typer(
+    data_app,
+    name="data",
+    short_help="Published data: fetch it, list it, say where it is.",
+    rich_help_panel="What there is",
+)
 
 
 def main() -> None:
