@@ -18,7 +18,7 @@ EXAMPLES: Mapping[str, tuple[str, ...]] = {
         "clipsweep run sweep.yaml --set sweep.seeds=5",
         "clipsweep run sweep.yaml --address auto --detach",
     ),
-    "status": ("clipsweep status runs/sweep", "clipsweep status runs/sweep --json"),
+    "status": ("clipsweep status runs/sweep", "clipsweep status runs/sweep --slow"),
     "ls": ("clipsweep ls", "clipsweep ls elsewhere/runs --format csv"),
     "logs": ("clipsweep logs runs/sweep --follow", "clipsweep logs runs/sweep 58be"),
     "attach": ("clipsweep attach runs/sweep",),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,6 +16,7 @@ from sweeper.protocol.view import Silent
 
 if TYPE_CHECKING:
     from sweeper.monitor.tail import Tail
+    from sweeper.store.journal import RunState
     from sweeper.store.run_dir import RunDir
 
 __all__ = ["logs", "ls", "retry", "status", "watch"]
@@ -30,7 +32,17 @@ _FIRST = {"running": 0, "failed": 1, "lost": 1, "paused": 2}
 _TRIAL = ("trial_id", "trial", "status", "step", "steps", "attempts", "superseded")
 
 
-def status(run: RunPath, wanted: Format = None, as_json: AsJson = False) -> None:
+_SLOW = ("of", "name", "seconds", "why")
+
+
+def status(
+    run: RunPath,
+    slow: Annotated[
+        bool, typer.Option("--slow", help="The slowest trials and workers instead, and what took their time.")
+    ] = False,
+    wanted: Format = None,
+    as_json: AsJson = False,
+) -> None:
     """Show the state of a run. Works without Ray, also while it runs."""
     style = choose_format(wanted, as_json=as_json)
     from sweeper.monitor.status import in_words, run_status, state_of, trial_rows
@@ -38,6 +50,9 @@ def status(run: RunPath, wanted: Format = None, as_json: AsJson = False) -> None
     from sweeper.store.run_dir import RunDir
 
     state = state_of(RunDir(run))
+    if slow:
+        _show_slow(run, state, style)
+        return
     document, rows = run_status(run, state), trial_rows(run, state)
     if style == "json":
         show_json({**document, "trial_rows": rows})
@@ -75,6 +90,35 @@ def status(run: RunPath, wanted: Format = None, as_json: AsJson = False) -> None
     unmeasured = document["unmeasured"]
     for line in Unmeasured(total=unmeasured["snapshots"], errors=unmeasured["errors"]).lines:
         show(f"  {line}")
+
+
+def _show_slow(run: Path, state: RunState, style: str) -> None:
+    """The slowest trials and workers; in JSON under keys of their own beside the status."""
+    from sweeper.labels import duration
+    from sweeper.monitor.status import run_status, trial_rows
+    from sweeper.report.slow import slowest
+
+    found = slowest(str(run), state)
+    if style == "json":
+        show_json({**run_status(run, state), "trial_rows": trial_rows(run, state), "slow": asdict(found)})
+        return
+    if style != "table":
+        rows = [{"of": "trial", "name": one.trial, "seconds": one.seconds, "why": one.why} for one in found.trials]
+        rows += [{"of": "worker", "name": one.worker, "seconds": one.seconds, "why": one.why} for one in found.workers]
+        show_rows(style, rows, _SLOW)
+        return
+    if not found.trials:
+        note(f"{run}: nothing is committed yet")
+    show(f"{run}: the slowest of {counted(sum(bool(trial.segments) for trial in state.trials.values()), 'trial')}")
+    for trial in found.trials:
+        times = "" if trial.of_median is None else f", {trial.of_median:.1f} times the median"
+        show(f"  {trial.trial_id}  {trial.trial}: {duration(trial.seconds)}{times}")
+        show(f"    {trial.why}")
+    show("its workers")
+    for worker in found.workers:
+        show(f"  {worker.worker}: {worker.why}")
+    for line in found.advice:
+        show(f"advice: {line}")
 
 
 def ls(

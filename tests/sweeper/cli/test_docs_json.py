@@ -19,7 +19,7 @@ Ask = Callable[..., Any]
 PAGE = Path(__file__).resolve().parents[3] / "docs" / "json.md"
 ROW = re.compile(r"^\| `(?P<key>[^`]+)` \| (?P<types>[a-z ]+) \| (?P<meaning>.+) \|$", re.MULTILINE)
 
-SAME_KEYS = re.compile(r"^`(.*?)` has the keys of \[`(.+?)`\].*?, without `(.+?)`", re.MULTILINE)
+SAME_KEYS = re.compile(r"^`(.*?)` has the keys of \[`(.+?)`\].*?, without (`.+?`(?: and `.+?`)*)", re.MULTILINE)
 
 
 def sections() -> dict[str, str]:
@@ -33,7 +33,11 @@ def documented(section: str) -> dict[str, set[str]]:
     rows = {row["key"]: set(row["types"].split(" or ")) for row in ROW.finditer(section)}
     for prefix, other, without in SAME_KEYS.findall(section):
         keys = documented(sections()[other])
-        rows |= {prefix + key: types for key, types in keys.items() if not key.startswith(without)}
+        rows |= {
+            prefix + key: types
+            for key, types in keys.items()
+            if not key.startswith(tuple(re.findall("`(.+?)`", without)))
+        }
     return rows
 
 
@@ -85,7 +89,12 @@ COMMANDS: dict[str, list[list[str]]] = {
     "retry": [["retry", "runs/copy"]],
     "export": [["export", "runs/shown", "csv", "--to", "exported"], ["export", "runs/shown", "latex", "--to", "paper"]],
     "estimate": [["estimate", "runs/shown", "--estimator", "directional_curvature"]],
-    "status": [["status", "runs/shown"], ["status", "runs/driven"], ["status", "runs/searched"]],
+    "status": [
+        ["status", "runs/shown"],
+        ["status", "runs/driven"],
+        ["status", "runs/searched"],
+        ["status", "runs/shown", "--slow"],
+    ],
     "ls": [["ls"]],
     "data list": [["data", "list"]],
     "list": [["list"]],
