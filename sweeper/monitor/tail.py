@@ -24,7 +24,7 @@ class Tail(Protocol):
         """The lines that are new."""
 
     def rest(self) -> list[str]:
-        """The lines that are new, the last even if it is incomplete; for the end."""
+        """The lines that are new, the last even if it is incomplete; after that, nothing is read any more."""
 
 
 class FileTail:

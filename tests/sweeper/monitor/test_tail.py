@@ -15,6 +15,8 @@ from sweeper.errors import RunDirectoryError
 from sweeper.monitor.status import state_of
 from sweeper.monitor.tail import FileTail, TrialTail
 from sweeper.protocol.view import Silent
+from sweeper.store.journal import Journal
+from sweeper.store.records import Failed
 from sweeper.store.run_dir import RunDir
 
 SPEC = "problem: {use: deep_linear}\nupdate_rule: {learning_rate: 0.01}\ntrain: {steps: 6, checkpoint_every: 3}\n"
@@ -51,7 +53,10 @@ def test_a_rotation_loses_nothing_and_doubles_nothing(tmp_path: Path) -> None:
     assert tail.rest() == ["d"], "emptied in place, as copytruncate does"
 
 
-def test_a_trial_is_told_with_its_segments_and_its_log(tmp_path: Path, module_hostile_run: Callable[..., Any]) -> None:
+def test_a_trial_is_told_with_its_segments_and_its_log(
+    tmp_path: Path, module_hostile_run: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sweeper.monitor.tail._PATIENCE", 0)
     run_dir: RunDir = module_hostile_run(SPEC, tmp_path).run_dir
     (trial,) = state_of(run_dir).trials
     tail = TrialTail(run_dir, trial[:6])
@@ -61,6 +66,10 @@ def test_a_trial_is_told_with_its_segments_and_its_log(tmp_path: Path, module_ho
     assert tail.read() == []
     run_dir.log_trial(trial, "attempt 1", "its own line")
     assert tail.read()[1:] == ["its own line"]
+    for attempt in (2, 3):
+        journal = Journal(run_dir.journal, state_of(run_dir).next_number)
+        journal.append(Failed(trial=trial, driver_epoch=1, attempt=attempt, kind="lost", error="died", final=False))
+        assert tail.read() == ["failed attempt (lost): died"], "and once"
     tail.rest()
     with pytest.raises(RunDirectoryError, match="matches no trial"):
         TrialTail(run_dir, "zz")

@@ -11,7 +11,7 @@ from sweeper.protocol.messages import SegmentFacts
 from sweeper.report.slow import Slow, slowest
 from sweeper.store.journal import RunState, apply
 from sweeper.store.planned_trials import TrialRecord
-from sweeper.store.records import Committed, CommittedSegment, Opened, Planned
+from sweeper.store.records import Committed, CommittedSegment, Failed, Opened, Planned
 
 
 def run_of(trials: Mapping[str, Mapping[str, Any]]) -> RunState:
@@ -88,6 +88,13 @@ def test_the_reason_is_what_took_longest_beyond_the_others(odd: dict[str, Any], 
     assert (first.trial_id, first.why) == ("odd", why)
     assert first.of_median == pytest.approx(first.seconds)
     assert {trial.why for trial in slow.trials[1:]} == {"no longer than the others"}
+
+
+def test_attempts_that_came_to_nothing_are_told_with_the_reason() -> None:
+    state = run_of({**USUAL, "odd": {"waited_s": 3.0, "attempt": 2}})
+    lost = Failed(trial="odd", driver_epoch=1, attempt=1, kind="lost", error="worker died", final=False)
+    apply(state, lost)
+    assert slowest("x", state).trials[0].why == "waited 3 s for estimators; 1 attempt besides came to nothing"
 
 
 def test_a_slow_worker_is_one_whose_steps_of_the_same_cell_take_longer() -> None:
