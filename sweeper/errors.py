@@ -6,12 +6,13 @@ import re
 import sysconfig
 import traceback
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal, Protocol
 
 __all__ = [
     "ClipsweepError",
     "ClusterError",
     "IntegrityError",
+    "Problem",
     "RunDirectoryError",
     "SpecError",
     "clean_text",
@@ -126,8 +127,27 @@ class ClipsweepError(ValueError):
     exit_code = 2
 
 
+class Problem(Protocol):
+    """One of several things that are wrong with a spec."""
+
+    def document(self) -> dict[str, Any]:
+        """The problem for a program: ``file``, ``line``, ``column``, ``path``, ``message`` and ``hint``."""
+
+
 class SpecError(ClipsweepError):
-    """A spec that cannot be read; each problem is on its own lines, with file, line, column and key."""
+    """A spec that cannot be read; each problem is on its own lines, with file, line, column and key.
+
+    Attributes:
+        problems: All of them, also those that the text leaves out; none where the spec could not be read at all.
+
+    Args:
+        text: The problems for people.
+        problems: The same for programs.
+    """
+
+    def __init__(self, text: str, problems: Sequence[Problem] = ()) -> None:
+        super().__init__(text)
+        self.problems = tuple(problems)
 
 
 class RunDirectoryError(ClipsweepError):

@@ -49,7 +49,7 @@ def test_there_are_commands_to_look_at() -> None:
 
 @pytest.mark.parametrize(("page", "line"), COMMANDS, ids=[f"{page}: {line}" for page, line in COMMANDS])
 def test_a_command_that_is_shown_can_be_given(page: str, line: str) -> None:
-    words = shlex.split(line.partition(" | ")[0].partition(" > ")[0].removesuffix(" &"))[1:]
+    words = shlex.split(line.partition(" | ")[0].partition(" > ")[0].partition(" < ")[0].removesuffix(" &"))[1:]
     command, rest = typer.main.get_command(app), words
     while hasattr(command, "commands"):
         assert rest[0] in command.commands, f"no command {rest[0]}"
@@ -57,7 +57,7 @@ def test_a_command_that_is_shown_can_be_given(page: str, line: str) -> None:
     # Raises for an unknown option, a missing argument, and one too many.
     parsed = command.make_context(words[0], [word for word in rest if word != "..."]).params
     named = parsed.get("spec")
-    if named is not None and not STANDS_FOR.fullmatch(str(named)):
+    if named is not None and str(named) != "-" and not STANDS_FOR.fullmatch(str(named)):
         at_hand = [ROOT / named, ROOT / "docs" / named, (ROOT / page).parent / named]
         written = {"sweep.yaml", "my-sweep.yaml", "spec.yaml", "my_spec.yaml"}
         assert Path(named).name in written or any(path.is_file() for path in at_hand), f"{named} is not there"

@@ -9,7 +9,9 @@ import os
 import sys
 import tempfile
 from collections.abc import Callable
-from typing import Any
+from typing import Annotated, Any
+
+import typer
 
 from sweeper.cli.answers import advise, compare, fit, plot, reach, report, theory, times
 from sweeper.cli.audits import audit_clip
@@ -17,12 +19,13 @@ from sweeper.cli.catalog import list_known
 from sweeper.cli.data import data_app
 from sweeper.cli.export import export
 from sweeper.cli.help import add_command, new_app
+from sweeper.cli.init import init
 from sweeper.cli.jobs import attach, cancel
-from sweeper.cli.options import note
+from sweeper.cli.options import note, show
 from sweeper.cli.query import query
 from sweeper.cli.run import estimate, run
 from sweeper.cli.runs import logs, ls, retry, status, watch
-from sweeper.cli.specs import check, init, null_test, plan, schema, validate
+from sweeper.cli.specs import check, null_test, plan, schema, validate
 from sweeper.errors import ClipsweepError, SpecError, error_line, error_text, error_traceback
 
 __all__ = ["app", "main"]
@@ -34,39 +37,72 @@ app = new_app(
     add_completion=True,
 )
 
-_COMMANDS: dict[str, Callable[..., None]] = {
-    "init": init,
-    "validate": validate,
-    "check": check,
-    "null-test": null_test,
-    "plan": plan,
-    "run": run,
-    "status": status,
-    "ls": ls,
-    "logs": logs,
-    "retry": retry,
-    "estimate": estimate,
-    "list": list_known,
-    "schema": schema,
-    "attach": attach,
-    "watch": watch,
-    "cancel": cancel,
-    "report": report,
-    "reach": reach,
-    "fit": fit,
-    "advise": advise,
-    "theory": theory,
-    "times": times,
-    "compare": compare,
-    "plot": plot,
-    "query": query,
-    "export": export,
-    "audit-clip": audit_clip,
+_GROUPS: dict[str, dict[str, Callable[..., None]]] = {
+    "A spec": {
+        "init": init,
+        "validate": validate,
+        "check": check,
+        "null-test": null_test,
+        "plan": plan,
+        "run": run,
+    },
+    "A run": {
+        "status": status,
+        "ls": ls,
+        "logs": logs,
+        "attach": attach,
+        "watch": watch,
+        "cancel": cancel,
+        "retry": retry,
+        "estimate": estimate,
+    },
+    "Its answers": {
+        "report": report,
+        "plot": plot,
+        "compare": compare,
+        "reach": reach,
+        "fit": fit,
+        "advise": advise,
+        "theory": theory,
+        "times": times,
+        "query": query,
+        "export": export,
+    },
+    "Code of your own": {"audit-clip": audit_clip},
+    "What there is": {"list": list_known, "schema": schema},
 }
+"""What the commands are for, which is the heading that they stand under."""
 
-for _name, _command in _COMMANDS.items():
-    add_command(app, _name, _command)
-app.add_typer(data_app, name="data", short_help="Published data: fetch it, list it, say where it is.")
+_COMMANDS = {name: command for commands in _GROUPS.values() for name, command in commands.items()}
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        show(f"clipsweep {version('clipsweep')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _top(
+    version: Annotated[
+        bool,
+        typer.Option("--version", "-V", help="Print the version and exit.", callback=_show_version, is_eager=True),
+    ] = False,
+) -> None:
+    """Options of ``clipsweep`` itself; what they do is done where they are read."""
+
+
+for _group, _commands in _GROUPS.items():
+    for _name, _command in _commands.items():
+        add_command(app, _name, _command, group=_group)
+app.add_typer(
+    data_app,
+    name="data",
+    short_help="Published data: fetch it, list it, say where it is.",
+    rich_help_panel="What there is",
+)
 
 
 def main() -> None:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 __all__ = ["data_app"]
 
-data_app = new_app("Published data: fetch it, list it, say where it is.")
+data_app = new_app("Published data: fetch it, list it, say where it is.", path="data")
 
 Name = Annotated[str, typer.Argument(metavar="NAME", help=f"{', '.join(SOURCES)}.", show_default=False)]
 
@@ -124,6 +124,6 @@ def _bar(shown: Progress | None, download: Download) -> _Bar | None:
     return _Bar(shown, shown.add_task(download.file_name, total=download.num_bytes), download.num_bytes)
 
 
-add_command(data_app, "fetch", fetch)
-add_command(data_app, "list", list_data)
-add_command(data_app, "path", path)
+add_command(data_app, "fetch", fetch, within="data")
+add_command(data_app, "list", list_data, within="data")
+add_command(data_app, "path", path, within="data")

@@ -36,7 +36,9 @@ __all__ = [
 TEXT_FORMATS = ("table", "json")
 """Formats of commands whose answer is no table."""
 
-SpecPath = Annotated[Path, typer.Argument(metavar="SPEC", help="The sweep, a YAML file.", show_default=False)]
+SpecPath = Annotated[
+    Path, typer.Argument(metavar="SPEC", help="The sweep, a YAML file; - for standard input.", show_default=False)
+]
 RunPath = Annotated[
     Path, typer.Argument(metavar="RUN", help="A run directory.", show_default=False, autocompletion=complete_run)
 ]

@@ -26,6 +26,7 @@ from sweeper.cli.options import (
     show,
     show_json,
 )
+from sweeper.cli.spec_input import from_stdin, read_spec
 from sweeper.errors import ClipsweepError
 from sweeper.formats import choose_format
 from sweeper.protocol.consent import Consent
@@ -98,7 +99,6 @@ def run(
     from sweeper.notify.stream import events_on_stdout
     from sweeper.planning.standing import default_run_dir
     from sweeper.run import run_sweep
-    from sweeper.spec import load_spec
     from sweeper.store.run_dir import RunDir
 
     consent = Consent(
@@ -109,13 +109,18 @@ def run(
         code=allow_code,
     )
     wanted = list(overrides or [])
-    sweep = load_spec(spec, wanted)
+    sweep = read_spec(spec, wanted)
     if extend_edges and sweep.sweep.search is not None:
         raise ClipsweepError(
             "--extend-edges adds values to a grid, but this spec has a search, which finds its own: leave it out"
         )
     address = address or sweep.cluster.address
     if detach or takes_jobs_only(address):
+        if from_stdin(spec):
+            raise ClipsweepError(
+                "`run -`: the driver would be a job of the cluster, which cannot read this standard input: write the "
+                "spec to a file that the cluster can read, and give its name"
+            )
         if events is not None:
             raise ClipsweepError(
                 "--events: come from the driver, which would be elsewhere; `on` of the spec goes with it"
@@ -157,7 +162,7 @@ def run(
         for override in longer:
             note(f"the best cell is at an edge: continuing with --set '{override}'")
         try:
-            sweep = load_spec(spec, [*wanted, *longer])
+            sweep = read_spec(spec, [*wanted, *longer])
         except SpecError as error:
             # What is done stands, whatever an option of the user's own allows.
             note(f"the grid is not extended, as the longer one is not a spec:\n{error}")
@@ -177,7 +182,8 @@ def run(
     if advice := how_to_retry(path, outcome.counts):
         note(advice)
     if outcome.interrupted:
-        note(f"interrupted: run `{_same_command()}` again to continue")
+        again = f"{_same_command()} < {shlex.quote(f'{path}/spec.yaml')}" if from_stdin(spec) else _same_command()
+        note(f"interrupted: run `{again}` again to continue")
     else:
         note(f"read them with `clipsweep report {path}`")
     raise typer.Exit(outcome.exit_code)

@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from sweeper.cli.options import TEXT_FORMATS, AsJson, Format, RunPath, TextFormat, note, show, show_json, show_rows
 from sweeper.formats import choose_format
 from sweeper.labels import counted
+from sweeper.protocol.view import Silent
+
+if TYPE_CHECKING:
+    from sweeper.monitor.tail import Tail
+    from sweeper.store.journal import RunState
+    from sweeper.store.run_dir import RunDir
 
 __all__ = ["logs", "ls", "retry", "status", "watch"]
 
@@ -25,7 +32,17 @@ _FIRST = {"running": 0, "failed": 1, "lost": 1, "paused": 2}
 _TRIAL = ("trial_id", "trial", "status", "step", "steps", "attempts", "superseded")
 
 
-def status(run: RunPath, wanted: Format = None, as_json: AsJson = False) -> None:
+_SLOW = ("of", "name", "seconds", "why")
+
+
+def status(
+    run: RunPath,
+    slow: Annotated[
+        bool, typer.Option("--slow", help="The slowest trials and workers instead, and what took their time.")
+    ] = False,
+    wanted: Format = None,
+    as_json: AsJson = False,
+) -> None:
     """Show the state of a run. Works without Ray, also while it runs."""
     style = choose_format(wanted, as_json=as_json)
     from sweeper.monitor.status import in_words, run_status, state_of, trial_rows
@@ -33,6 +50,9 @@ def status(run: RunPath, wanted: Format = None, as_json: AsJson = False) -> None
     from sweeper.store.run_dir import RunDir
 
     state = state_of(RunDir(run))
+    if slow:
+        _show_slow(run, state, style)
+        return
     document, rows = run_status(run, state), trial_rows(run, state)
     if style == "json":
         show_json({**document, "trial_rows": rows})
@@ -70,6 +90,35 @@ def status(run: RunPath, wanted: Format = None, as_json: AsJson = False) -> None
     unmeasured = document["unmeasured"]
     for line in Unmeasured(total=unmeasured["snapshots"], errors=unmeasured["errors"]).lines:
         show(f"  {line}")
+
+
+def _show_slow(run: Path, state: RunState, style: str) -> None:
+    """The slowest trials and workers; in JSON under keys of their own beside the status."""
+    from sweeper.labels import duration
+    from sweeper.monitor.status import run_status, trial_rows
+    from sweeper.report.slow import slowest
+
+    found = slowest(str(run), state)
+    if style == "json":
+        show_json({**run_status(run, state), "trial_rows": trial_rows(run, state), "slow": asdict(found)})
+        return
+    if style != "table":
+        rows = [{"of": "trial", "name": one.trial, "seconds": one.seconds, "why": one.why} for one in found.trials]
+        rows += [{"of": "worker", "name": one.worker, "seconds": one.seconds, "why": one.why} for one in found.workers]
+        show_rows(style, rows, _SLOW)
+        return
+    if not found.trials:
+        note(f"{run}: nothing is committed yet")
+    show(f"{run}: the slowest of {counted(sum(bool(trial.segments) for trial in state.trials.values()), 'trial')}")
+    for trial in found.trials:
+        times = "" if trial.of_median is None else f", {trial.of_median:.1f} times the median"
+        show(f"  {trial.trial_id}  {trial.trial}: {duration(trial.seconds)}{times}")
+        show(f"    {trial.why}")
+    show("its workers")
+    for worker in found.workers:
+        show(f"  {worker.worker}: {worker.why}")
+    for line in found.advice:
+        show(f"advice: {line}")
 
 
 def ls(
@@ -117,20 +166,54 @@ def logs(
     trial: Annotated[
         str | None, typer.Argument(metavar="[TRIAL]", help="Trial id, or a prefix of it; the driver's log if omitted.")
     ] = None,
+    follow: Annotated[
+        bool, typer.Option("--follow", "-f", help="Go on with what is added, until the run ends or Ctrl-C.")
+    ] = False,
 ) -> None:
     """Print the log of a trial, or of the driver."""
     from sweeper.monitor.status import trial_log
+    from sweeper.monitor.tail import FileTail, TrialTail
     from sweeper.store.run_dir import RunDir
 
+    run_dir = RunDir(run).require()
+    log = run_dir.logs / "driver.log"
+    if follow:
+        raise typer.Exit(_follow(run_dir, FileTail(log) if trial is None else TrialTail(run_dir, trial)))
     if trial is not None:
         show("\n".join(trial_log(run, trial)))
         return
-    log = RunDir(run).require().logs / "driver.log"
     # It may hold whatever the user's own code has raised.
     if log.exists():
         show(log.read_text(errors="replace").rstrip("\n"))
     else:
         note(f"{run}: no driver has logged anything here; `clipsweep logs {run} TRIAL` tells what a trial did")
+
+
+def _follow(run_dir: RunDir, tail: Tail) -> int:
+    """Print what a log holds and what is added to it until the run ends; returns the exit code."""
+    from sweeper.monitor.follow import follow
+    from sweeper.store.driver_files import driver_of
+
+    class Printed(Silent):
+        def say(self, text: str) -> None:
+            show(text)
+
+    try:
+        if driver_of(run_dir) is None:
+            code = 0
+            for line in tail.rest():
+                show(line)
+            note(f"{run_dir.path}: nobody is running it now, so nothing is added")
+        else:
+            try:
+                code = follow(run_dir, Printed(), said=tail).exit_code
+            finally:
+                for line in tail.rest():
+                    show(line)
+    except KeyboardInterrupt:
+        note("stopped following; the run goes on")
+        return 130
+    return code
 
 
 def retry(

@@ -1,11 +1,11 @@
-"""Commands on a spec that do not start a sweep: write one, check it, test its problem, say what a run would do."""
+"""Commands on a spec that do not start a sweep: check it, test its problem, say what a run would do."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import typer
 
@@ -24,50 +24,71 @@ from sweeper.cli.options import (
     show_json,
     show_rows,
 )
-from sweeper.errors import ClipsweepError
+from sweeper.cli.spec_input import name_of_spec, read_spec
 from sweeper.formats import choose_format
 from sweeper.labels import counted
 
 if TYPE_CHECKING:
     from sweeper.check import Finding
+    from sweeper.errors import SpecError
+    from sweeper.planning.plan import Plan
+    from sweeper.spec import Sweep
 
-__all__ = ["check", "init", "null_test", "plan", "schema", "validate"]
-
-
-def init(
-    file: Annotated[Path, typer.Argument(metavar="[FILE]", help="The file to write.")] = Path("sweep.yaml"),
-    force: Annotated[bool, typer.Option("--force", help="Overwrite the file if it exists.")] = False,
-) -> None:
-    """Write a commented starter spec."""
-    from sweeper.spec import starter_spec
-
-    if file.exists() and not force:
-        raise ClipsweepError(f"{file}: already exists; give another name, or --force to overwrite it")
-    try:
-        file.write_text(starter_spec(file))
-    except OSError as error:
-        raise ClipsweepError(f"{file}: cannot be written: {error.strerror}") from error
-    note(f"wrote {file}; try `clipsweep plan {file}`, then `clipsweep run {file}`")
+__all__ = ["check", "null_test", "plan", "schema", "validate"]
 
 
 def validate(spec: SpecPath, overrides: Overrides = None, wanted: TextFormat = None, as_json: AsJson = False) -> None:
     """Check a spec: every error with its line and column."""
     style = choose_format(wanted, as_json=as_json, known=TEXT_FORMATS)
+    from sweeper.errors import SpecError
     from sweeper.planning.plan import expand
-    from sweeper.spec import load_spec
 
-    sweep = load_spec(spec, overrides or [])
-    plan = expand(sweep)
+    try:
+        sweep = read_spec(spec, overrides)
+        plan = expand(sweep)
+    except SpecError as error:
+        if style == "json":
+            show_json(_validity(spec, errors=[problem.document() for problem in error.problems] or [_whole(error)]))
+        raise
     if style == "json":
-        counts = {"cells": plan.num_cells, "seeds": plan.num_seeds, "trials": len(plan.trials)}
-        show_json({"spec": spec, "name": sweep.name, "valid": True, **counts})
+        show_json(_validity(spec, sweep, plan))
     if sweep.sweep.search is not None:
         cells = counted(len({cell.place for cell in sweep.cells}), "cell")
-        note(
-            f"{spec}: valid, a search in {cells} with {counted(plan.num_seeds, 'seed')}: `clipsweep plan` says how far"
-        )
+        within = f"{cells} with {counted(plan.num_seeds, 'seed')}"
+        note(f"{name_of_spec(spec)}: valid, a search in {within}: `clipsweep plan` says how far")
         return
-    note(f"{spec}: valid, {counted(len(plan.trials), 'trial')}")
+    note(f"{name_of_spec(spec)}: valid, {counted(len(plan.trials), 'trial')}")
+
+
+def _validity(
+    spec: Path, sweep: Sweep | None = None, plan: Plan | None = None, *, errors: Sequence[Mapping[str, Any]] = ()
+) -> dict[str, Any]:
+    """What a spec is, or all that is wrong with it."""
+    from sweeper.planning.standing import default_run_dir
+
+    if sweep is None or plan is None:
+        return {"spec": spec, "valid": False, "errors": errors}
+    labels = plan.labels
+    names = ("trial_id", "cell_id", "arm", "seed")
+    return {
+        "spec": spec,
+        "valid": True,
+        "errors": [],
+        "name": sweep.name,
+        "run": default_run_dir(sweep),
+        "cells": plan.num_cells,
+        "seeds": plan.num_seeds,
+        "trials": len(plan.trials),
+        "search": None if sweep.sweep.search is None else sweep.sweep.search.use,
+        "trial_rows": [
+            {name: getattr(trial, name) for name in names} | {"cell": labels[trial.cell_id]} for trial in plan.trials
+        ],
+    }
+
+
+def _whole(error: SpecError) -> dict[str, Any]:
+    """A spec that could not be read at all, as one problem without a place."""
+    return {"file": None, "line": None, "column": None, "path": "", "message": str(error), "hint": ""}
 
 
 _CHECKED = ("problem", "promise", "status", "broken", "file", "line", "fix", "note", "untested")
@@ -83,9 +104,8 @@ def check(
     """Test a problem's promises in seconds: deterministic, pure batches, finite gradients, resumable, shippable."""
     style = choose_format(wanted, as_json=as_json)
     from sweeper.check import check_sweep
-    from sweeper.spec import load_spec
 
-    sweep = load_spec(spec, overrides or [])
+    sweep = read_spec(spec, overrides)
     rows = []
     current = None
     for checked in _until_interrupted(check_sweep(sweep, allow_code=allow_code, say=note)):
@@ -152,9 +172,8 @@ def null_test(
     """Measure the same weights twice, in every problem of a spec: the difference must be exactly 0."""
     style = choose_format(wanted, as_json=as_json)
     from sweeper.null_test import null_test_document
-    from sweeper.spec import load_spec
 
-    sweep = load_spec(spec, overrides or [])
+    sweep = read_spec(spec, overrides)
     (document,) = _until_interrupted(null_test_document(sweep, allow_code=allow_code, say=note) for _ in range(1))
     if style == "json":
         show_json(document)
@@ -178,9 +197,8 @@ def plan(
     from sweeper.cluster.machine import misfit
     from sweeper.planning.preview import plan_document, plan_text
     from sweeper.planning.standing import Standing
-    from sweeper.spec import load_spec
 
-    sweep = load_spec(spec, overrides or [])
+    sweep = read_spec(spec, overrides)
     document = plan_document(sweep, out)
     if sweep.cluster.address == "local":
         left = document["new"] + document["paused"]

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from sweeper.errors import RunDirectoryError
 from sweeper.protocol.view import Active, Listener, View
@@ -17,12 +17,19 @@ from sweeper.store.journal import open_state
 from sweeper.store.recorded import refuse_recorded
 from sweeper.store.run_dir import RunDir
 
-__all__ = ["Said", "cancel", "follow"]
+__all__ = ["Reads", "Said", "cancel", "follow"]
 
 _POLL_S = 0.5
 _NUMBERS = ("total", "steps_done", "steps_total", "waiting", "queued_snapshots", "measuring", "measured")
 _TIMES = ("elapsed_s", "left_s")
 _LINE = re.compile(r"^\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3} [A-Z]+ (?P<logger>[\w.]+): (?P<text>.*)$")
+
+
+class Reads(Protocol):
+    """What there is to tell of a run."""
+
+    def read(self) -> list[str]:
+        """What is new: texts of one line or more."""
 
 
 class Said:
@@ -54,14 +61,14 @@ class Said:
 
 
 def follow(
-    run_dir: RunDir, listener: Listener, *, said: Said | None = None, sleep: Callable[[float], object] = time.sleep
+    run_dir: RunDir, listener: Listener, *, said: Reads | None = None, sleep: Callable[[float], object] = time.sleep
 ) -> Ending:
     """Pass on to a listener what the driver of a run does, until it ends.
 
     Args:
         run_dir: The run.
         listener: Receives what the driver's own listener receives.
-        said: Where to continue reading; from now on by default.
+        said: What is told; by default the driver's messages to its user, from now on.
         sleep: Waits between two checks.
 
     Returns:
@@ -133,7 +140,7 @@ class _Life:
         return now - self._since < STALE_AFTER_S
 
 
-def _tell(run_dir: RunDir, said: Said, listener: Listener) -> None:
+def _tell(run_dir: RunDir, said: Reads, listener: Listener) -> None:
     for text in said.read():
         listener.say(text)
     if (view := _view(run_dir)) is not None:

@@ -33,9 +33,11 @@ __all__ = [
     "find_trials",
     "in_words",
     "list_runs",
+    "ran",
     "retry",
     "run_status",
     "state_of",
+    "trial_heading",
     "trial_log",
     "trial_rows",
 ]
@@ -282,8 +284,40 @@ def trial_log(path: Path, name: str) -> list[str]:
     run_dir = RunDir(path)
     state = state_of(run_dir)
     (trial,) = find_trials(state, [name], path)
+    segments, failures = ran(state, trial)
+    lines = [trial_heading(run_dir, state, trial), *segments, *failures]
+    log = run_dir.trial_log(trial)
+    if log.exists():
+        lines += ["", *log.read_text(errors="replace").splitlines()]
+    return lines
+
+
+def trial_heading(run_dir: RunDir, state: RunState, trial: str) -> str:
+    """A trial and how it stands, in one line.
+
+    Args:
+        run_dir: The run directory.
+        state: What its journal says.
+        trial: The trial's id.
+
+    Returns:
+        The line.
+    """
+    return f"{trial}  {state.labels()[trial]}  {_status(state.trials[trial], _running(run_dir, state))}"
+
+
+def ran(state: RunState, trial: str) -> tuple[list[str], list[str]]:
+    """What one trial has done, as its run's journal tells it.
+
+    Args:
+        state: What the journal says.
+        trial: The trial's id.
+
+    Returns:
+        A line per segment, and a line per failed attempt.
+    """
     known = state.trials[trial]
-    lines = [f"{trial}  {state.labels()[trial]}  {_status(known, _running(run_dir, state))}"]
+    lines = []
     for segment in known.segments:
         facts = segment.facts
         ended = time.strftime("%F %T", time.localtime(facts.ended_at))
@@ -294,11 +328,7 @@ def trial_log(path: Path, name: str) -> list[str]:
             f"{ended}  steps {segment.start} to {segment.stop}{outcome}  "
             f"(driver {segment.driver_epoch}, attempt {number}, {facts.train_s:.1f} s on {facts.host})"
         )
-    lines += [f"failed attempt ({kind}): {error}" for kind, error in known.failures]
-    log = run_dir.trial_log(trial)
-    if log.exists():
-        lines += ["", *log.read_text(errors="replace").splitlines()]
-    return lines
+    return lines, [f"failed attempt ({kind}): {error}" for kind, error in known.failures]
 
 
 @dataclass(frozen=True, kw_only=True)

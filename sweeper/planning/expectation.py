@@ -13,7 +13,7 @@ from sweeper.spec import Sweep
 from sweeper.store.journal import RunState
 from sweeper.store.spans import spans_of
 
-__all__ = ["STARTUP_S", "Expectation", "expected", "expected_bytes"]
+__all__ = ["STARTUP_S", "Expectation", "expected", "expected_bytes", "num_parameters"]
 
 STARTUP_S = 9.0
 """From the command to the first step, mostly Ray's start and the workers' imports: 7 to 12 s on the machines tried."""
@@ -53,12 +53,14 @@ class Expectation:
         per_s: Units of work per second of the whole sweep; None where nothing is known yet.
         source: How that is known.
         startup_s: Seconds until the first step, in this run so far or on the machines tried.
+        is_guess: Whether nothing of it was measured in this run.
     """
 
     work: Mapping[str, float]
     per_s: float | None
     source: str
     startup_s: float = STARTUP_S
+    is_guess: bool = True
 
     def left_s(self, trials: Sequence[tuple[Trial, int]]) -> float | None:
         """Seconds for what remains of some trials, workers started.
@@ -112,6 +114,7 @@ def expected(sweep: Sweep, plan: Plan, state: RunState, *, num_left: int) -> Exp
             per_s=done / seconds,
             source=f"measured over {steps} steps of this run",
             startup_s=sum(started) / len(started) if started else STARTUP_S,
+            is_guess=False,
         )
     if work is not known or sweep.resources.trainers.gpus:
         return Expectation(work=work, per_s=None, source="no trial of this problem has run here yet")
@@ -168,6 +171,19 @@ def expected_bytes(sweep: Sweep, left: Sequence[tuple[Trial, int]]) -> float:
         if sweep.measure is not None and sweep.measure.keep:
             total += snapshots * 2 * 4 * parameters
     return total + 2 * 8 * largest * min(len(left), usable_cores()) + 4_000 * len(left)
+
+
+def num_parameters(problem: Mapping[str, Any]) -> int | None:
+    """How large a problem's model is.
+
+    Args:
+        problem: The resolved section.
+
+    Returns:
+        About how many parameters it has; None for a problem of the user's own.
+    """
+    costs = _costs(problem)
+    return None if costs is None else costs[1]
 
 
 def _costs(problem: Mapping[str, Any]) -> tuple[float, int, float] | None:

@@ -13,6 +13,7 @@ from sweeper.planning.plan import Plan, UserCode, expand
 from sweeper.planning.searching import Searching, searching_of
 from sweeper.planning.spec_change import SpecChange, spec_change
 from sweeper.planning.standing import default_run_dir, held_in, standing
+from sweeper.planning.unknowns import unknowns
 from sweeper.spec import Sweep
 from sweeper.store.driver_files import driver_of
 from sweeper.store.journal import open_state
@@ -41,7 +42,8 @@ def plan_document(sweep: Sweep, out: Path | None = None) -> dict[str, Any]:
         ``files``, ``sha256`` over them, and whether it is ``beside_spec``),
         ``change`` (what is trained differently from when the run was begun, or None), ``measurement_change`` (the same
         of what is measured), ``asks_for`` (options that a run
-        would ask for), and the ``table`` of cells.
+        would ask for), ``unknown`` (what cannot be known before it runs: ``about`` and ``text`` each), and the
+        ``table`` of cells.
 
     Raises:
         SpecError: The sweep cannot be expanded.
@@ -94,6 +96,7 @@ def plan_document(sweep: Sweep, out: Path | None = None) -> dict[str, Any]:
         ],
         "change": change.text if change else None,
         "measurement_change": measured_change.text if measured_change else None,
+        "unknown": unknowns(sweep, [trial for trial, _ in left], expectation),
         "table": _table(plan, status),
     }
 
@@ -198,6 +201,8 @@ def plan_text(document: Mapping[str, Any], *, max_cells: int = 40) -> str:
         lines.append(f"  a run in this directory asks for {' '.join(accept)}, or for another --out")
     if document.get("misfit"):
         lines.append(f"  a run would be refused: {document['misfit']}")
+    if document["unknown"]:
+        lines += ["  not known before it runs:", *(f"    - {unknown['text']}" for unknown in document["unknown"])]
     lines.append("")
     width = min(48, max((len(row["arm"]) for row in document["table"][:max_cells]), default=0))
     for row in document["table"][:max_cells]:

@@ -11,7 +11,7 @@ from sweeper.store.journal import RunState
 from sweeper.store.records import CommittedSegment
 from sweeper.store.spans import Span, spans_of
 
-__all__ = ["GROUPS", "Spent", "Times", "build_times", "closing_line"]
+__all__ = ["GROUPS", "Spent", "Times", "build_times", "closing_line", "spent_by_trial", "worker_name"]
 
 GROUPS = ("trial", "worker", "node")
 """What times can be told by."""
@@ -93,7 +93,7 @@ def build_times(run: str, state: RunState, *, by: str = "worker") -> Times:
     spans = spans_of(state)
     segments = [segment for span in spans for segment in span.segments]
     # Which process, not which slot: a slot gets a new process when its old one dies.
-    workers = _grouped(segments, _worker)
+    workers = _grouped(segments, worker_name)
     idle = {worker: _idle(of, spans) for worker, of in workers.items()}
     other = {worker: _other(of) for worker, of in workers.items()}
     match by:
@@ -104,23 +104,13 @@ def build_times(run: str, state: RunState, *, by: str = "worker") -> Times:
                 _spent(
                     name,
                     of,
-                    other=sum(other[worker] for worker in {_worker(segment) for segment in of}),
-                    idle=sum(idle[worker] for worker in {_worker(segment) for segment in of}),
+                    other=sum(other[worker] for worker in {worker_name(segment) for segment in of}),
+                    idle=sum(idle[worker] for worker in {worker_name(segment) for segment in of}),
                 )
                 for name, of in _grouped(segments, _node).items()
             ]
         case "trial":
-            labels = state.labels()
-            shared = {id(segment) for of in workers.values() for segment in _side_by_side(of)}
-            rows = [
-                _spent(
-                    labels[name],
-                    of,
-                    other=_other([segment for segment in of if id(segment) not in shared]),
-                    idle=math.nan,
-                )
-                for name, of in _grouped(segments, lambda segment: segment.trial).items()
-            ]
+            rows = list(spent_by_trial(state).values())
         case _:
             raise ValueError(f"unknown group {by!r}; known: {', '.join(GROUPS)}")
     starting = [math.nan if span.starting_s is None else span.starting_s for span in spans]
@@ -140,6 +130,29 @@ def build_times(run: str, state: RunState, *, by: str = "worker") -> Times:
             for trial in state.trials.values()
         ),
     )
+
+
+def spent_by_trial(state: RunState) -> dict[str, Spent]:
+    """Where the time of each trial went.
+
+    Args:
+        state: The run.
+
+    Returns:
+        Trial id to its times; trials that have committed nothing are left out.
+    """
+    segments = [segment for span in spans_of(state) for segment in span.segments]
+    labels = state.labels()
+    shared = {id(segment) for of in _grouped(segments, worker_name).values() for segment in _side_by_side(of)}
+    return {
+        name: _spent(
+            labels[name],
+            of,
+            other=_other([segment for segment in of if id(segment) not in shared]),
+            idle=math.nan,
+        )
+        for name, of in _grouped(segments, lambda segment: segment.trial).items()
+    }
 
 
 def closing_line(state: RunState) -> str | None:
@@ -176,7 +189,15 @@ def _grouped(
     return groups
 
 
-def _worker(segment: CommittedSegment) -> str:
+def worker_name(segment: CommittedSegment) -> str:
+    """Which process trained a segment.
+
+    Args:
+        segment: The segment.
+
+    Returns:
+        Its host and process id; the host alone for runs of an early version.
+    """
     facts = segment.facts
     return facts.host if facts.pid is None else f"{facts.host} pid {facts.pid}"
 

@@ -6,6 +6,7 @@ import itertools
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from sweeper.errors import SpecError
 from sweeper.labels import printable
@@ -73,9 +74,7 @@ class Diagnostic:
     def render(self) -> str:
         """File, line, column, key and message; then the line with a caret and the hint."""
         key = f"{show(format_path(self.path))}: " if self.path else ""
-        message = printable(self.message)
-        # Searching for the nearest name is slow, so only problems that are shown do it.
-        hint = printable(choices(self.found, self.known, self.elsewhere) if self.known else self.hint)
+        message, hint = printable(self.message), printable(self._hint())
         if self.mark is None or not self.mark.source.shows_lines:
             name = "" if self.mark is None else f"{printable(self.mark.source.name)}: "
             return f"{name}{key}{message}" + (f"\n      {hint}" if hint else "")
@@ -85,6 +84,27 @@ class Diagnostic:
         shown, caret = _crop(text.rstrip(), column)
         number = f"{line + 1:5}"
         return f"{head}\n{number} | {shown}\n{' ' * len(number)} | {' ' * caret}^ {hint}".rstrip()
+
+    def document(self) -> dict[str, Any]:
+        """The same for a program.
+
+        Returns:
+            ``file``, ``line`` and ``column`` from 1, ``path`` as it is written in messages, ``message`` and ``hint``.
+            Line and column are None for what has no place in a file, as an override or what is missing.
+        """
+        placed = self.mark is not None and self.mark.source.shows_lines
+        return {
+            "file": self.mark.source.name if self.mark is not None else None,
+            "line": self.mark.line + 1 if self.mark is not None and placed else None,
+            "column": self.mark.column + 1 if self.mark is not None and placed else None,
+            "path": format_path(self.path),
+            "message": self.message,
+            "hint": self._hint(),
+        }
+
+    def _hint(self) -> str:
+        # Searching for the nearest name is slow, so only problems that are told do it.
+        return choices(self.found, self.known, self.elsewhere) if self.known else self.hint
 
 
 def at(
@@ -204,7 +224,7 @@ def raise_if_any(diagnostics: Iterable[Diagnostic]) -> None:
     if len(found) > _MAX_SHOWN:
         least = "at least " if len(found) >= MAX_PROBLEMS else ""
         lines.append(f"... and {least}{len(found) - _MAX_SHOWN} more problems")
-    raise SpecError("\n".join(lines))
+    raise SpecError("\n".join(lines), found)
 
 
 def show(value: object) -> str:

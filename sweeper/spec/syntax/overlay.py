@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import BinaryIO
 
 from sweeper.errors import SpecError
 from sweeper.spec.syntax.diagnostics import Diagnostic, at, shown
 from sweeper.spec.syntax.reader import MAX_BYTES, read
 from sweeper.spec.syntax.tree import Node, Source, plain
 
-__all__ = ["laid_over", "read_text"]
+__all__ = ["laid_over", "read_stream", "read_text"]
 
 _MAX_LAYERS = 8
 
@@ -29,21 +30,44 @@ def read_text(path: Path) -> str:
     """
     try:
         with path.open("rb") as file:
-            data = file.read(MAX_BYTES + 1)
+            return read_stream(file, str(path))
     except IsADirectoryError:
         raise SpecError(f"{path}: is a folder, not a spec file") from None
     except FileNotFoundError:
         raise SpecError(f"{path}: no such file; `clipsweep init {path}` writes a spec to start from") from None
+    except SpecError:
+        raise
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else str(error)
         raise SpecError(f"{path}: cannot be read: {reason}") from None
+
+
+def read_stream(file: BinaryIO, name: str) -> str:
+    r"""The text of an open spec.
+
+    Args:
+        file: What it is read from.
+        name: What messages call it.
+
+    Returns:
+        Its text.
+
+    Raises:
+        SpecError: It is larger than a megabyte, or is not UTF-8.
+
+    Example:
+        >>> import io
+        >>> read_stream(io.BytesIO(b"name: caf\xc3\xa9"), "<stdin>")
+        'name: café'
+    """
+    data = file.read(MAX_BYTES + 1)
     if len(data) > MAX_BYTES:
-        raise SpecError(f"{path}: is larger than a megabyte, too large for a spec")
+        raise SpecError(f"{name}: is larger than a megabyte, too large for a spec")
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
-        raise SpecError(f"{path}:{line}: is not UTF-8 text (byte {data[error.start]:#04x})") from None
+        raise SpecError(f"{name}:{line}: is not UTF-8 text (byte {data[error.start]:#04x})") from None
 
 
 def laid_over(top: Node, folder: Path, problems: list[Diagnostic]) -> Node:

@@ -36,15 +36,6 @@ def clipsweep(*arguments: str, folder: Path, code: int = 0) -> subprocess.Comple
     return done
 
 
-def test_init_writes_a_spec_that_is_valid_and_does_not_overwrite(tmp_path: Path) -> None:
-    clipsweep("init", folder=tmp_path)
-    assert "valid" in clipsweep("validate", "sweep.yaml", folder=tmp_path).stderr
-    assert "0 done" in clipsweep("plan", "sweep.yaml", folder=tmp_path).stdout
-    again = clipsweep("init", folder=tmp_path, code=2)
-    assert "already exists; give another name, or --force" in again.stderr
-    clipsweep("init", "--force", folder=tmp_path)
-
-
 def test_errors_of_a_spec_go_to_stderr_with_exit_code_2_and_never_a_traceback(tmp_path: Path) -> None:
     (tmp_path / "bad.yaml").write_text(
         "problem: {use: deep_linear}\nupdate_rule: {learning_rat: 1}\ntrain: {steps: x}\n"
@@ -305,3 +296,17 @@ def test_a_list_of_one_kind_has_its_options_and_an_unknown_kind_is_told_the_know
     wrong = clipsweep("list", "scedules", folder=tmp_path, code=2).stderr
     assert "unknown kind 'scedules'; known: problems, functions," in wrong
     assert "did you mean 'schedules'?" in wrong
+
+
+def test_the_version_is_that_of_the_package_and_loads_nothing_large(tmp_path: Path) -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert clipsweep("--version", folder=tmp_path).stdout == f"clipsweep {project['version']}\n"
+    program = (
+        "import sys; sys.argv = ['clipsweep', '-V']\n"
+        "from sweeper.cli.app import app\n"
+        "app(standalone_mode=False)\n"
+        "heavy = {'torch', 'ray', 'pyarrow', 'pandas', 'numpy', 'pydantic', 'rich.console'} & set(sys.modules)\n"
+        "assert not heavy, heavy"
+    )
+    done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, check=True, capture_output=True, text=True)
+    assert done.stdout == f"clipsweep {project['version']}\n"

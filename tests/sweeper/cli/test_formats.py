@@ -130,7 +130,8 @@ def test_an_answer_in_words_is_one_document_alone_on_stdout(ask: Ask, name: str)
 
 def test_an_error_leaves_stdout_empty_whatever_the_format(ask: Ask) -> None:
     for words in (["status", "runs/none"], ["report", "runs/none"], ["plan", "none.yaml"], ["validate", "none.yaml"]):
-        for option in ([], ["--json"]):
+        # `validate --json` alone tells errors on stdout, too: they are its answer.
+        for option in ([], *([["--json"]] if words[0] != "validate" else [])):
             shown = ask(*words, *option)
             assert (shown.code, shown.out) == (2, "")
             assert "no such" in shown.err
@@ -224,3 +225,15 @@ def test_events_have_stdout_for_themselves_and_come_from_a_driver_on_this_machin
         shown = ask("run", "shown.yaml", *words)
         assert (shown.code, shown.out) == (2, "")
         assert shown.err.startswith(said)
+
+
+def test_status_names_what_was_slow_in_every_format(ask: Ask) -> None:
+    table = ask("status", "runs/shown", "--slow")
+    slow = ask("status", "runs/shown", "--slow", "--json").document["slow"]
+    assert table.code == 0
+    for trial in slow["trials"]:
+        assert f"  {trial['trial_id']}  {trial['trial']}: " in table.out
+        assert f"    {trial['why']}\n" in table.out
+    rows = list(csv.DictReader(io.StringIO(ask("status", "runs/shown", "--slow", "--format", "csv").out)))
+    assert [row["name"] for row in rows if row["of"] == "trial"] == [trial["trial"] for trial in slow["trials"]]
+    assert [row["of"] for row in rows].count("worker") == len(slow["workers"]) > 0

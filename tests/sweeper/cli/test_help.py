@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 import pytest
+import typer
 from typer.testing import CliRunner
 
-from sweeper.cli.app import _COMMANDS, app
+from sweeper.cli.app import _COMMANDS, _GROUPS, app
+from sweeper.cli.examples import EXAMPLES
+from sweeper.spec.starter import TEMPLATES
 
 COMMANDS = [[], *([name] for name in _COMMANDS), ["data"], *(["data", name] for name in ("fetch", "list", "path"))]
 named = pytest.mark.parametrize("command", COMMANDS, ids=lambda command: " ".join(command) or "clipsweep")
@@ -68,3 +72,36 @@ def test_a_mistyped_command_or_option_is_told_without_a_frame(tmp_path: Path, mo
         assert done.exit_code == 2
         assert said in done.output
         assert "─" not in done.output
+
+
+def test_every_command_has_examples_and_no_other_has() -> None:
+    assert EXAMPLES.keys() == {" ".join(command) for command in COMMANDS}
+
+
+@named
+def test_the_examples_are_of_the_command_and_can_be_given(command: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    shown = help_of(command, 60, monkeypatch).partition("\nExamples:\n")[2].splitlines()
+    assert [line.removeprefix("  ") for line in shown] == list(EXAMPLES[" ".join(command)])
+    for line in EXAMPLES[" ".join(command)]:
+        words = shlex.split(line.partition(" > ")[0].partition(" < ")[0])[1:]
+        assert words[: len(command)] == command
+        parser, called = typer.main.get_command(app), "clipsweep"
+        while hasattr(parser, "commands"):
+            called, *words = words
+            parser = parser.commands[called]
+        # Raises for an unknown option, a missing argument, and one too many.
+        parsed = parser.make_context(called, words).params
+        assert parsed.get("template", "own") in TEMPLATES
+
+
+def test_commands_are_listed_under_what_they_are_for_in_one_column(monkeypatch: pytest.MonkeyPatch) -> None:
+    shown = help_of([], 60, monkeypatch)
+    places = [shown.index(f"\n{heading}:\n") for heading in _GROUPS]
+    assert places == sorted(places)
+    for heading, commands in _GROUPS.items():
+        section = shown.partition(f"\n{heading}:\n")[2].partition("\n\n")[0]
+        listed = [line.split()[0] for line in section.splitlines() if line[2:3].strip()]
+        assert [name for name in listed if name != "data"] == list(commands)
+        assert {
+            line.index(line.split()[1], 2 + len(line.split()[0])) for line in section.splitlines() if line[2:3].strip()
+        } == {14}
