@@ -17,7 +17,7 @@ test: $(STAMP)
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "clipsweep needs Python 3.11 or newer: make PYTHON=python3.11")'
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[images,cluster,dev]'
+	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[run,images,cluster,dev]'
 	touch $@
 
 check: $(STAMP)
@@ -55,7 +55,9 @@ bench: $(STAMP)
 	$(BIN)/python benchmarks/monitor.py
 
 wheel: $(STAMP)
-	$(BIN)/python -m build --wheel --outdir dist .
+	rm -rf build dist
+	$(BIN)/python -m build --outdir dist .
+	$(BIN)/python -m twine check --strict dist/*
 
 clean:
 	rm -rf .venv build dist *.egg-info

@@ -45,7 +45,8 @@ class Spec(Sweep):
 
         Raises:
             SpecError: The sweep cannot be expanded.
-            ClipsweepError: It would import code or run commands from outside the spec's folder, without consent.
+            ClipsweepError: Ray or PyTorch is not installed; or it would import code or run commands from outside the
+                spec's folder, without consent.
             RunDirectoryError: The directory is held by another driver, not a run directory or not writable, or its
                 results were made under other conditions.
             ClusterError: Ray cannot be started or joined, or does not have the resources.

@@ -36,7 +36,7 @@ class NotebookDisplay:
         self._said: deque[str] = deque(maxlen=_KEPT_LINES)
         self._view: View | None = None
         self._handle = _place_in_notebook()
-        self._lines = LineDisplay(Console(stderr=True)) if self._handle is None else None
+        self._lines = LineDisplay(Console(stderr=True, force_jupyter=False)) if self._handle is None else None
 
     def show(self, view: View) -> None:
         """Draw the sweep as it is now, unless that was done a moment ago."""
