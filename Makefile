@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/installed
 
-.PHONY: demo test fast check chaos fuzz audit bench wheel clean
+.PHONY: demo test fast check chaos fuzz audit bench wheel site clean
 
 demo: $(STAMP)
 	$(BIN)/clipsweep run specs/quickstart.yaml
@@ -17,7 +17,7 @@ test: $(STAMP)
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "clipsweep needs Python 3.11 or newer: make PYTHON=python3.11")'
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[images,cluster,dev]'
+	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[run,images,cluster,dev]'
 	touch $@
 
 check: $(STAMP)
@@ -55,7 +55,14 @@ bench: $(STAMP)
 	$(BIN)/python benchmarks/monitor.py
 
 wheel: $(STAMP)
-	$(BIN)/python -m build --wheel --outdir dist .
+	rm -rf build/lib build/bdist.* dist
+	$(BIN)/python -m build --outdir dist .
+	$(BIN)/python -m twine check --strict dist/*
+
+# The manual as a site, in build/site; a link that leads nowhere fails it.
+site: $(STAMP)
+	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[docs]'
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
 
 clean:
 	rm -rf .venv build dist *.egg-info

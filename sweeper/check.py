@@ -14,6 +14,7 @@ from sweeper.errors import ClipsweepError
 from sweeper.labels import describe_problem
 from sweeper.planning.plan import Plan, UserCode, expand, own_uses, require_allowed
 from sweeper.planning.searching import search_code, searching_of
+from sweeper.requirements import require_installed
 from sweeper.search.protocol import Space
 from sweeper.spec import Sweep
 from sweeper.spec.sections.update_rule import OWN_PARTS
@@ -101,9 +102,10 @@ def check_sweep(
 
     Raises:
         SpecError: The sweep cannot be expanded.
-        ClipsweepError: There is nothing that could break a promise, or the spec would import code from outside its
-            folder.
+        ClipsweepError: PyTorch is not installed, there is nothing that could break a promise, or the spec would import
+            code from outside its folder.
     """
+    require_installed("checking a sweep", "torch")
     plan = expand(sweep)
     code = (*plan.code, *search_code(sweep))
     require_allowed(code, sweep.folder, allow_code=allow_code)

@@ -62,15 +62,17 @@ def in_format(
     md: Callable[[], str],
     csv: Callable[[], str],
     json: Callable[[], Any],
+    html: Callable[[], str] | None = None,
 ) -> str:
     """An answer in one format; the others are not made.
 
     Args:
-        style: One of :data:`FORMATS`.
+        style: One of :data:`FORMATS`, or ``html`` for a notebook where the answer has that.
         table: Makes the table for a terminal.
         md: Makes the Markdown.
         csv: Makes the CSV.
         json: Makes the document, as for :func:`json_text`.
+        html: Makes a piece of HTML; None where there is none.
 
     Returns:
         The text, without a trailing newline.
@@ -91,6 +93,8 @@ def in_format(
             return csv()
         case "json":
             return json_text(json())
+        case "html" if html is not None:
+            return html()
     raise ValueError(f"unknown format {style!r}; known: {', '.join(FORMATS)}")
 
 

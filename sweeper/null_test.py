@@ -9,6 +9,7 @@ from sweeper.apart import Died, apart
 from sweeper.errors import ClipsweepError
 from sweeper.labels import describe_problem
 from sweeper.planning.plan import expand, require_allowed
+from sweeper.requirements import require_installed
 from sweeper.spec import Sweep
 from sweeper.spec.sections.measure import Measure
 from sweeper.spec.user_code import copies_of, shipped, shipped_from
@@ -38,8 +39,10 @@ def null_test_document(
 
     Raises:
         SpecError: The sweep cannot be expanded.
-        ClipsweepError: The spec has only analytic functions, or would import code from outside its folder.
+        ClipsweepError: PyTorch is not installed, the spec has only analytic functions, or would import code from
+            outside its folder.
     """
+    require_installed("the null test", "torch")
     measure = (sweep.measure or Measure(every=1)).model_dump(mode="json")
     plan = expand(sweep)
     require_allowed(plan.code, sweep.folder, allow_code=allow_code)

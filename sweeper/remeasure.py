@@ -19,6 +19,7 @@ from sweeper.protocol.consent import Consent
 from sweeper.protocol.events import SnapshotId
 from sweeper.protocol.pools import PoolSize
 from sweeper.protocol.view import Listener, Silent
+from sweeper.requirements import require_installed
 from sweeper.schedule.kept_queue import KeptQueue
 from sweeper.spec import check_measure
 from sweeper.spec.sections.estimators import ESTIMATOR_OPTIONS
@@ -99,11 +100,13 @@ def estimate_run(
         How it ended.
 
     Raises:
-        ClipsweepError: The estimator or an option is unknown, or code would be imported without consent.
+        ClipsweepError: Ray or PyTorch is not installed, the estimator or an option is unknown, or code would be
+            imported without consent.
         RunDirectoryError: There is no run, another driver holds it, no snapshots were kept, or conditions changed.
         ClusterError: Ray cannot be started or joined.
         IntegrityError: The journal is damaged.
     """
+    require_installed("measuring", "ray", "torch")
     started, started_at = time.monotonic(), time.time()
     consent = consent or Consent()
     run_dir = RunDir(path.resolve()).require()

@@ -31,6 +31,7 @@ from sweeper.protocol.notices import Hears, Notice, RunEnded, RunStarted, docume
 from sweeper.protocol.pools import PoolSize
 from sweeper.protocol.view import Listener, Silent
 from sweeper.report.times import closing_line
+from sweeper.requirements import require_installed
 from sweeper.schedule.schedule import Progress, Schedule
 from sweeper.spec import Sweep
 from sweeper.spec.user_code import shipped
@@ -121,12 +122,14 @@ def run_sweep(
 
     Raises:
         SpecError: The sweep cannot be expanded.
-        ClipsweepError: It would import code or run commands from outside the spec's folder, without consent.
+        ClipsweepError: Ray or PyTorch is not installed; or it would import code or run commands from outside the spec's
+            folder, without consent.
         RunDirectoryError: The directory is held by another driver, not a run directory or not writable, or its results
             were made under other conditions.
         ClusterError: Ray cannot be started or joined, or does not have the resources.
         IntegrityError: The journal is damaged.
     """
+    require_installed("running a sweep", "ray", "torch")
     started, started_at = time.monotonic(), time.time()
     consent = consent or Consent()
     plan = expand(sweep)

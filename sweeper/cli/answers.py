@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from sweeper.api.answers import write_text
 from sweeper.cli.completion import (
     PLOT_KINDS,
     complete_column,
@@ -87,23 +87,14 @@ def report(
     _refuse_terminal(style, out)
     opened = _opened(runs[0], measurement) if len(runs) == 1 else _several(runs, measurement)
     width, color = (None, False) if out is not None else _terminal()
+    from sweeper.api.runs import answer_report, page_of
+
     if style == "html":
-        text = _page(opened, runs, where=where or [], sort=sort)
+        text = page_of(opened, runs, where=where or [], sort=sort).html
     else:
-        text = _report_text(opened, style, by=by or [], where=where or [], sort=sort, width=width, color=color)
+        answer = answer_report(opened, by=by or [], where=where or [], sort=sort)
+        text = answer.text(style, width=width, color=color)
     _show_or_write(text, style, out, color)
-
-
-def _page(
-    run: Run, paths: Sequence[Path], *, where: Sequence[str], sort: str | None = None, compared: bool = False
-) -> str:
-    """The page of one run, or of several."""
-    from sweeper.report.page.contents import build_page
-    from sweeper.report.page.html import render_page
-    from sweeper.report.run_comparison import build_comparison
-
-    comparison = build_comparison([_opened(path) for path in paths], where=where) if compared else None
-    return render_page(build_page(run, paths, where=where, sort=sort, comparison=comparison), made=_today())
 
 
 def _refuse_terminal(style: str, out: Path | None) -> None:
@@ -118,30 +109,8 @@ def _show_or_write(text: str, style: str, out: Path | None, color: bool) -> None
     if out is None:
         typer.echo(shown)
         return
-    _write(out, shown)
+    write_text(out, shown)
     note(str(out))
-
-
-def _report_text(
-    run: Run,
-    style: str,
-    *,
-    by: Sequence[str],
-    where: Sequence[str],
-    sort: str | None,
-    width: int | None,
-    color: bool,
-) -> str:
-    """A report as a table, Markdown, CSV or JSON."""
-    from sweeper.report.render.summary import render
-    from sweeper.report.searched import report_with_search
-
-    document, searched = report_with_search(run, by=by, where=where, sort=sort)
-    return render(document, style, searched=searched, width=width, color=color)
-
-
-def _today() -> str:
-    return datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
 
 
 def reach(
@@ -189,23 +158,12 @@ def fit(
 ) -> None:
     """Fit L0 and L1 to every cell: the upper edge of smoothness against gradient norm, with intervals."""
     style = choose_format(wanted, as_json=as_json)
-    if by_layer and along != "step":
-        raise ClipsweepError(f"--by-layer is measured along the step: leave out --along {along}")
     opened = _opened(run, measurement)
-    from sweeper.report.fits import fit_cells, with_laws
-    from sweeper.report.other_fits import fit_direction, fit_layers, with_probes
-    from sweeper.report.render.fits import render_fits
-    from sweeper.report.select import select
+    from sweeper.api.runs import answer_fit
 
     width, color = _terminal()
-    trials = select(opened, where or [])
-    if by_layer:
-        cells = fit_layers(opened, trials)
-    elif along != "step":
-        cells = fit_direction(opened, trials, along)
-    else:
-        cells = with_probes(opened, trials, with_laws(opened, trials, fit_cells(opened, trials)))
-    _show(render_fits(str(opened.path), cells, style, width=width, color=color), style, color)
+    answer = answer_fit(opened, where=where or [], by_layer=by_layer, along=along)
+    _show(answer.text(style, width=width, color=color), style, color)
 
 
 def advise(
@@ -218,14 +176,10 @@ def advise(
     """Interpret a sweep: stability, what clipping did, edges of the grid, what theory advises."""
     style = choose_format(wanted, as_json=as_json)
     opened = _opened(run, measurement)
-    from sweeper.report.answers import build_answers
-    from sweeper.report.render.answers import render_answers
-    from sweeper.report.searched import build_searched
+    from sweeper.api.runs import answer_advise
 
     width, color = _terminal()
-    searched = build_searched(opened.path)
-    answers = build_answers(opened, where=where or [], searched=searched.found.over if searched is not None else None)
-    _show(render_answers(answers, style, searched=searched, width=width, color=color), style, color)
+    _show(answer_advise(opened, where=where or []).text(style, width=width, color=color), style, color)
 
 
 def theory(
@@ -292,14 +246,14 @@ def compare(
     style = choose_format(wanted, as_json=as_json, known=_PAGE_FORMATS)
     _refuse_terminal(style, out)
     opened = [_opened(run) for run in runs]
-    from sweeper.report.render.run_comparison import render_comparison
-    from sweeper.report.run_comparison import build_comparison
+    from sweeper.api.runs import answer_compare, page_of
 
     width, color = (None, False) if out is not None else _terminal()
+    compared = answer_compare(opened, where=where or [])
     if style == "html":
-        text = _page(_several(runs, None), runs, where=where or [], compared=True)
+        text = page_of(_several(runs, None), runs, where=where or [], comparison=compared.found).html
     else:
-        text = render_comparison(build_comparison(opened, where=where or []), style, width=width, color=color)
+        text = compared.text(style, width=width, color=color)
     _show_or_write(text, style, out, color)
 
 
@@ -368,15 +322,7 @@ def plot(
 
 def _write_data(file: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     """Write rows as CSV, each with the columns of all."""
-    _write(file, csv_table(rows))
-
-
-def _write(file: Path, text: str) -> None:
-    """Write an answer to a file of the user's choice."""
-    try:
-        file.write_text(f"{text}\n", encoding="utf-8")
-    except OSError as error:
-        raise ClipsweepError(f"{file}: cannot be written: {error.strerror}") from error
+    write_text(file, csv_table(rows))
 
 
 def _opened(path: Path, measurement: str | None = None) -> Run:

@@ -14,6 +14,7 @@ from sweeper.cli.options import AsJson, Format, note, shorten, show, show_json, 
 from sweeper.errors import ClipsweepError
 from sweeper.formats import choose_format
 from sweeper.labels import counted
+from sweeper.requirements import require_installed
 
 if TYPE_CHECKING:
     from sweeper.audit_clip import AuditedStep
@@ -55,6 +56,7 @@ def audit_clip(
     style = choose_format(wanted, as_json=as_json)
     if ranks not in {None, 1, 2}:
         raise ClipsweepError(f"--ranks {ranks}: give 1 or 2")
+    require_installed("audit-clip", "torch")
     from sweeper.audit_clip import audit_step
 
     rows: list[dict[str, Any]] = []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
@@ -54,7 +55,7 @@ class Interrupts:
 
 @contextmanager
 def listen_for_interrupts(say: Callable[[str], object]) -> Iterator[Interrupts]:
-    """Handle signals for the duration of a ``with`` block.
+    """Handle signals for the duration of a ``with`` block; elsewhere than in the main thread, leave them alone.
 
     Args:
         say: Receives a line as soon as a signal has been taken.
@@ -62,9 +63,11 @@ def listen_for_interrupts(say: Callable[[str], object]) -> Iterator[Interrupts]:
     Yields:
         What has been asked for.
     """
-    before: dict[int, Callable[..., Any] | int | None] = {number: signal.getsignal(number) for number in _SIGNALS}
+    # Python lets no other thread handle signals: there, those of the whole program stay as they are.
+    handled = _SIGNALS if threading.current_thread() is threading.main_thread() else ()
+    before: dict[int, Callable[..., Any] | int | None] = {number: signal.getsignal(number) for number in handled}
     interrupts = Interrupts(say)
-    for taken in _SIGNALS:
+    for taken in handled:
         signal.signal(taken, interrupts.take)
     try:
         yield interrupts

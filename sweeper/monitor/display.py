@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from sweeper.protocol.view import View
 
-__all__ = ["LineDisplay", "LiveDisplay", "choose_display"]
+__all__ = ["LineDisplay", "LiveDisplay", "choose_display", "percent_text", "times_text"]
 
 _LINE_EVERY_S = 60.0
 
@@ -74,7 +74,7 @@ class LineDisplay:
         counts = ", ".join(f"{count} {status}" for status, count in view.counts.items())
         measured = f"; {counted(view.measured, 'snapshot')} measured" if view.active and view.measured else ""
         search = f"; {view.search}" if view.search else ""
-        self.say(f"{_percent(view)}: {counts}{measured}; {_times(view)}{search}")
+        self.say(f"{percent_text(view)}: {counts}{measured}; {times_text(view)}{search}")
 
     def say(self, text: str) -> None:
         """One line."""
@@ -138,7 +138,7 @@ class LiveDisplay:
             width=max(8, min(28, self._console.width - _TIMES_WIDTH)),
         )
         row = Table.grid(padding=(0, 1))
-        row.add_row(bar, _percent(view), Text(_times(view), style="dim", no_wrap=True, overflow="ellipsis"))
+        row.add_row(bar, percent_text(view), Text(times_text(view), style="dim", no_wrap=True, overflow="ellipsis"))
         counts = Text(" · ").join(
             Text(f"{count} {status}", style=_STATUS_STYLES.get(status, "")) for status, count in view.counts.items()
         )
@@ -169,11 +169,13 @@ class LiveDisplay:
         return Text(text, style="dim")
 
 
-def _percent(view: View) -> str:
+def percent_text(view: View) -> str:
+    """How far a sweep is."""
     return f"{100 * view.steps_done / max(1, view.steps_total):3.0f} %"
 
 
-def _times(view: View) -> str:
+def times_text(view: View) -> str:
+    """How long a sweep has taken, and will take."""
     if view.stopping:
         return "stopping"
     left = "" if view.left_s is None else f", about {duration(view.left_s)} left"

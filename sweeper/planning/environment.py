@@ -47,7 +47,7 @@ def conditions(*, trainer_threads: int, estimator_threads: int, gpus: bool) -> d
     """
     return {
         "python": platform.python_version(),
-        "torch": metadata.version("torch"),
+        "torch": _version("torch"),
         "numpy": metadata.version("numpy"),
         "machine": platform.machine(),
         "processor": _processor(),
@@ -80,13 +80,21 @@ def provenance(folder: Path) -> dict[str, Any]:
         gpus = threads.submit(_gpus)
         return {
             "clipsweep": metadata.version("clipsweep"),
-            "ray": metadata.version("ray"),
+            "ray": _version("ray"),
             "cuda": _cuda(),
             "host": socket.gethostname(),
             "system": platform.platform(),
             "gpu_devices": gpus.result(),
             "revisions": {"clipsweep": own.result(), "spec": spec.result()},
         }
+
+
+def _version(package: str) -> str | None:
+    """Of a package that not every installation has."""
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
 
 
 def _cuda() -> str | None:

@@ -33,7 +33,7 @@ def render_answers(
 
     Args:
         answers: The answers.
-        style: One of :data:`~sweeper.formats.FORMATS`; CSV holds the stability frontier alone.
+        style: One of :data:`~sweeper.formats.FORMATS`, or ``html``; CSV holds the stability frontier alone.
         searched: What the search of the run has found; None for a run without one.
         width: Columns of the terminal.
         color: Whether tables may use colours.
@@ -46,6 +46,7 @@ def render_answers(
         style,
         table=lambda: shown("table"),
         md=lambda: shown("md"),
+        html=lambda: shown("html"),
         csv=lambda: csv_table([_frontier_record(row) for row in answers.frontiers], _FRONTIER_COLUMNS),
         json=lambda: {**_document(answers), "patch": patch_of(answers), "search": searched_document(searched)},
     )

@@ -32,7 +32,7 @@ def render_fits(
     Args:
         path: The run directory.
         cells: The fits.
-        style: One of :data:`~sweeper.formats.FORMATS`.
+        style: One of :data:`~sweeper.formats.FORMATS`, or ``html``.
         width: Columns of the terminal.
         color: Whether tables may use colours.
 
@@ -44,6 +44,7 @@ def render_fits(
         style,
         table=lambda: shown("table"),
         md=lambda: shown("md"),
+        html=lambda: shown("html"),
         csv=lambda: csv_table([_fit_record(cell) for cell in cells]),
         json=lambda: {"run": path, "cells": [without_texts(dataclasses.asdict(cell)) for cell in cells]},
     )

@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
+from sweeper.report.render.fragments import html_fragment
 from sweeper.report.render.table import Table
 from sweeper.report.render.tables import markdown_lines
 from sweeper.report.render.terminal import terminal_lines, terminal_table
@@ -22,13 +23,15 @@ def page_text(
         path: The run directory, which every table names.
         tables: The tables.
         lines: The lines; empty ones are gaps.
-        style: ``table`` or ``md``.
+        style: ``table``, ``md`` or ``html``.
         width: Columns of the terminal.
         color: Whether tables may use colours.
 
     Returns:
         The text, without a trailing newline.
     """
+    if style == "html":
+        return html_fragment(path, tables, lines)
     if style == "md":
         parts = [f"**{path}**"]
         for table in tables:

@@ -28,7 +28,7 @@ def render_comparison(comparison: RunsComparison, style: str, *, width: int | No
 
     Args:
         comparison: The comparison.
-        style: One of :data:`~sweeper.formats.FORMATS`; CSV has the cells in common alone.
+        style: One of :data:`~sweeper.formats.FORMATS`, or ``html``; CSV has the cells in common alone.
         width: Columns of the terminal.
         color: Whether tables may use colours.
 
@@ -40,6 +40,7 @@ def render_comparison(comparison: RunsComparison, style: str, *, width: int | No
         style,
         table=lambda: shown("table"),
         md=lambda: shown("md"),
+        html=lambda: shown("html"),
         csv=lambda: csv_table(list(_records(comparison)), _RECORD),
         json=lambda: _document(comparison),
     )

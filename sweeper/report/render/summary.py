@@ -14,6 +14,7 @@ from sweeper.report.cells import Cell
 from sweeper.report.correlations import BESIDE, BESIDE_NOTE, beside_text
 from sweeper.report.render.columns import listed, value_columns
 from sweeper.report.render.comparisons import comparison_lines, comparison_notes
+from sweeper.report.render.fragments import html_fragment
 from sweeper.report.render.numbers import (
     clipped_text,
     correlation_text,
@@ -39,7 +40,7 @@ def render(
 
     Args:
         report: The report.
-        style: One of :data:`~sweeper.formats.FORMATS`; CSV holds the cells alone.
+        style: One of :data:`~sweeper.formats.FORMATS`, or ``html``; CSV holds the cells alone.
         searched: What the search of the run has found; None for a run without one.
         width: Columns of the terminal; None for as wide as needed.
         color: Whether the table may use colours.
@@ -54,6 +55,7 @@ def render(
         style,
         table=lambda: _table(report, searched, width, color),
         md=lambda: _markdown(report, searched),
+        html=lambda: _html(report, searched),
         csv=lambda: _csv(report),
         json=lambda: {**_document(report), "search": searched_document(searched)},
     )
@@ -266,6 +268,12 @@ def _markdown(report: Report, searched: Searched | None) -> str:
         lines += [f"### {table.title}", "", *markdown_lines(table), ""]
     answers = [line.removeprefix("* ") for line in [*searched_lines(searched), *_answers(report)]]
     return "\n".join([*lines, *(f"- {text}" for text in [*answers, *_nodes(report), *report_notes(report)])])
+
+
+def _html(report: Report, searched: Searched | None) -> str:
+    answers = [line.removeprefix("* ") for line in [*searched_lines(searched), *_answers(report)]]
+    lines = [*answers, *_nodes(report), *report_notes(report)]
+    return html_fragment(f"{report.path}: {_statuses(report)}", report_tables(report, searched), lines)
 
 
 _CORRELATIONS = (

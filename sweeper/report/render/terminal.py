@@ -265,7 +265,10 @@ def _is_said(column: Column, row: int, label: str) -> bool:
 
 def _printed(things: Sequence[RichTable | Text], room: int, color: bool) -> str:
     output = io.StringIO()
-    console = Console(file=output, width=room, force_terminal=color, color_system="standard" if color else None)
+    # In a notebook rich would show it there, whatever the file.
+    console = Console(
+        file=output, width=room, force_terminal=color, force_jupyter=False, color_system="standard" if color else None
+    )
     for thing in things:
         console.print(thing, soft_wrap=isinstance(thing, Text))
     return "\n".join(line.rstrip() for line in output.getvalue().splitlines())
