@@ -86,16 +86,19 @@ class _Look:
         """The same where colours stand for arms."""
         return _Look(num_arms=2 if self.tells_arms else 1, num_rates=1)
 
-    def colour(self) -> dict[str, Any]:
+    def colour(self, *, legend: bool = True) -> dict[str, Any]:
         """By learning rate, or by arm where one rate was tried."""
         import altair as alt
 
+        def shown(**more: Any) -> Any:
+            return _legend(**more) if legend else None
+
         if self._num_rates > _MOST_RATES:
             scale = alt.Scale(type="log")
-            return {"color": alt.Color("rate:Q", scale=scale, title="learning rate", legend=_legend())}
+            return {"color": alt.Color("rate:Q", scale=scale, title="learning rate", legend=shown(type="gradient"))}
         if self._num_rates > 1:
-            return {"color": alt.Color("rate:O", title="learning rate", legend=_legend())}
-        return {"color": alt.Color("arm:N", title="arm", legend=_legend())} if self.tells_arms else {}
+            return {"color": alt.Color("rate:O", title="learning rate", legend=shown())}
+        return {"color": alt.Color("arm:N", title="arm", legend=shown())} if self.tells_arms else {}
 
     def dash(self) -> dict[str, Any]:
         """By arm."""
@@ -150,14 +153,17 @@ def _curves(chart: Chart, look: _Look) -> Any:
     domain = [chart.options["low"], chart.options["top"]]
     scale = alt.Scale(type="log" if chart.options["log"] else "linear", domain=domain, nice=not chart.options["cut"])
     words = str(chart.options["quantity"]).replace("_", " ")
-    base = alt.Chart(alt.NamedData(name=DATA)).encode(x=alt.X("step:Q", title="step"), detail="cell:N", **look.colour())
+    base = alt.Chart(alt.NamedData(name=DATA)).encode(x=alt.X("step:Q", title="step"), detail="cell:N")
+    # The legend is that of the lines: one for fills and strokes alike could not be a gradient.
+    fill, stroke = look.colour(legend=False), look.colour()
     band = base.mark_area(clip=True, interpolate="linear").encode(
-        y=alt.Y("low:Q", scale=scale, title=words), y2="high:Q", **look.opacity(0.15)
+        y=alt.Y("low:Q", scale=scale, title=words), y2="high:Q", **fill, **look.opacity(0.15)
     )
     line = base.mark_line(clip=True, strokeWidth=1.5, point=False).encode(
-        y=alt.Y("mean:Q", scale=scale, title=words), **look.dash(), **look.opacity(1.0)
+        y=alt.Y("mean:Q", scale=scale, title=words), **stroke, **look.dash(), **look.opacity(1.0)
     )
-    return alt.layer(band, line.add_params(_brush())).add_params(*_parameters())
+    layers = alt.layer(band, line.add_params(_brush())).add_params(*_parameters())
+    return layers.resolve_legend(color="independent")
 
 
 def _log() -> Any:
@@ -191,15 +197,22 @@ def _rates(chart: Chart, look: _Look) -> Any:
     words = str(chart.options["loss"]).replace("_", " ")
     base = alt.Chart(alt.NamedData(name=DATA)).encode(x=alt.X("rate:Q", scale=_log(), title="learning rate"))
     arms = look.of_arms()
-    y = alt.Y("mean:Q", scale=alt.Scale(zero=False, nice=False, padding=10), title=words)
-    bars = base.mark_rule().encode(
-        y=alt.Y("low:Q", scale=alt.Scale(zero=False, nice=False, padding=10), title=words),
-        y2="high:Q",
-        **arms.colour(),
-        **arms.opacity(0.5),
+    # An interval of two seeds may span decades, and a loss near divergence even more: neither may hide the others.
+    domain = [chart.options["low"], chart.options["top"]]
+    # Each kind of axis would warn of what only the other one has.
+    kind: dict[str, Any] = {"type": "log"} if chart.options["log"] else {"zero": False}
+    scale = alt.Scale(domain=domain, nice=False, padding=10, **kind)
+    bars = (
+        base
+        .transform_filter("isValid(datum.low) && isValid(datum.high)")
+        .mark_rule(clip=True)
+        .encode(y=alt.Y("low:Q", scale=scale, title=words), y2="high:Q", **arms.colour(), **arms.opacity(0.5))
     )
-    dots = base.mark_point(size=60, filled=True).encode(y=y, **arms.colour(), **arms.opacity(1.0))
-    return alt.layer(bars, dots.add_params(_brush())).add_params(*_parameters())
+    dots = base.mark_point(size=60, filled=True, clip=True).encode(
+        y=alt.Y("mean:Q", scale=scale, title=words), **arms.colour(), **arms.opacity(1.0)
+    )
+    layers = [bars] if chart.options["bars"] else []
+    return alt.layer(*layers, dots.add_params(_brush())).add_params(*_parameters())
 
 
 def _frontier(chart: Chart, look: _Look) -> Any:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from sweeper.errors import ClipsweepError, error_text
 from sweeper.labels import counted, printable
 from sweeper.report.answers import Answers, build_answers
+from sweeper.report.cells import deterministic
 from sweeper.report.fits import CellFit, fit_cells
 from sweeper.report.page.charts import BRUSHED, specification, title_of
 from sweeper.report.page.data import Chart, build_charts
@@ -199,10 +200,10 @@ def build_page(
         same=same,
         charts=_page_charts(charts, report, rates),
         tables=[_side_table(table) for table in (*against, *_tables(answers, fits, searched))],
-        advice=[] if answers is None else theory_lines(answers),
+        advice=[] if answers is None else [_cut(line) for line in theory_lines(answers)],
         patch="" if answers is None else patch_of(answers),
         unmeasured=[*report_notes(report), *why_none, *(comparison.notes if comparison is not None else ())],
-        limits=limits(report, answers, fits),
+        limits=limits(report, answers, fits, noiseless=deterministic(trials)),
         provenance=[_provenance(path) for path in paths],
     )
 
@@ -266,6 +267,14 @@ def _fits(run: Run, trials: pd.DataFrame, report: Report, order: Sequence[int]) 
         return fit_cells(run, kept), notes
     except ClipsweepError as error:
         return (), [error_text(error).partition(": ")[2]]
+
+
+def _cut(line: str) -> str:
+    """A line that names very many cells, without most of them."""
+    return line if len(line) <= _MOST_LINE else f"{line[:_MOST_LINE]} … (`clipsweep advise` has all)"
+
+
+_MOST_LINE = 800
 
 
 def _statuses(report: Report) -> str:

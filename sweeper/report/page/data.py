@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from estimators.fits.intervals import Interval
 from sweeper.labels import counted
 from sweeper.report.cells import deterministic
 from sweeper.report.fits import CellFit
@@ -103,7 +104,7 @@ def _curves(run: Run, trials: pd.DataFrame, report: Report, order: Sequence[int]
             continue
         rows = metrics[["cell", "trial_id", "step", quantity]].dropna()
         rows = rows[np.isfinite(rows[quantity])].sort_values(["trial_id", "step"], kind="stable")
-        if rows.empty:
+        if rows["step"].nunique() < 2:
             continue
         notes = list(said)
         is_smoothed = smooth and quantity == "train_loss" and bool(rows.groupby("trial_id").size().max() > _SHARES)
@@ -197,9 +198,8 @@ def _rates(trials: pd.DataFrame, report: Report) -> list[Chart]:
         return []
     losses = [report.cells[at].losses[report.primary] for at in places]
     means = [loss.mean for loss in losses]
-    # An interval of two seeds may span decades: it would hide what it is drawn for.
-    low, high = min(means), max(means)
-    room = 2 * (high - low) or abs(high) or 1.0
+    low, top, is_log = _limits(means)
+    above = sum(mean > top for mean in means)
     return [
         Chart(
             kind="rates",
@@ -207,13 +207,34 @@ def _rates(trials: pd.DataFrame, report: Report) -> list[Chart]:
                 "cell": places,
                 "rate": _short([float(rates[at]) for at in places]),
                 "mean": _short(means),
-                "low": _short([max(low - room, loss.low) for loss in losses]),
-                "high": _short([min(high + room, loss.high) for loss in losses]),
+                "low": _short([loss.low for loss in losses]),
+                "high": _short([loss.high for loss in losses]),
             },
-            said="bars: 95 % over the seeds, cut where they leave the picture",
-            options={"loss": report.primary, "larger": report.directions.get(report.primary) == "max"},
+            said=_said([
+                *(["bars: 95 % over the seeds, cut where they leave the picture"] if _has_bars(losses) else []),
+                *([f"{counted(above, 'cell')} above the picture"] if above else []),
+            ]),
+            options={"loss": report.primary, "log": is_log, "low": low, "top": top, "bars": _has_bars(losses)},
         )
     ]
+
+
+def _has_bars(losses: Sequence[Interval]) -> bool:
+    return any(math.isfinite(loss.low) for loss in losses)
+
+
+def _limits(values: Sequence[float]) -> tuple[float, float, bool]:
+    """Where an axis begins and ends so that most values can be told apart, and whether it is logarithmic."""
+    ordered = sorted(values)
+    low, middle, high = ordered[0], ordered[len(ordered) // 2], ordered[-1]
+    if low > 0 and high > 100 * low:
+        low, top = max(low, middle * 1e-9), min(high, middle * 1e3)
+        room = (top / low) ** 0.04
+        return low / room, top * room, True
+    most = middle + 20 * max(middle - low, 1e-9 * abs(middle))
+    top = most if high > 5 * most else high
+    room = 0.04 * (top - low) or 0.04 * abs(top) or 1.0
+    return low - room, top + room, False
 
 
 def _frontier(run: Run, trials: pd.DataFrame) -> list[Chart]:
@@ -262,7 +283,7 @@ def _activity(run: Run, trials: pd.DataFrame, order: Sequence[int]) -> list[Char
     chosen = [at for at in order if at in with_threshold][:MOST_CURVES]
     clipping = clipping[clipping["cell"].isin(chosen)]
     rows = run.metrics[["trial_id", "step", "clipped"]].dropna().merge(clipping[["trial_id", "cell"]], on="trial_id")
-    if rows.empty:
+    if rows["step"].nunique() < 2:
         return []
     width = max(1, math.ceil((int(rows["step"].max()) + 1) / _SHARES))
     rows = rows.assign(step=rows["step"] // width * width + width // 2, clipped=rows["clipped"].astype(float))

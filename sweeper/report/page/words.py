@@ -43,9 +43,9 @@ def answer(report: Report, answers: Answers | None, searched: Searched | None = 
     """
     if answers is None:
         return ["No trial has ended yet, so there is no answer."]
-    lines = [_sentence(line) for line in searched_lines(searched) if not line.startswith("note:")]
-    ratios = [_searched_ratio(one) for one in searched.ratios] if searched is not None else []
-    lines += _some(ratios + [_ratio(one) for one in answers.ratios], "threshold")
+    ratios = [] if searched is None else [_searched_ratio(one, searched.found.over[0]) for one in searched.ratios]
+    lines = _some(ratios + [_ratio(one) for one in answers.ratios], "threshold")
+    lines += [_sentence(line) for line in searched_lines(searched) if not line.startswith("note:")]
     lines += [_sentence(text) for text in _compared(report.comparisons)]
     lines += _best(report)
     if grows := _smoothness(report.cells):
@@ -96,13 +96,15 @@ def _ratio(one: FrontierRatio) -> str:
     )
 
 
-def _searched_ratio(one: SearchedRatio) -> str:
-    ratio = one.ratio
+def _searched_ratio(one: SearchedRatio, over: str) -> str:
+    ratio, name = one.ratio, over.rpartition(".")[2].replace("_", " ")
     if not math.isfinite(ratio.mean):
-        return f"{one.label} against {one.base}: the search has no ratio of their largest stable values yet."
+        return (
+            f"{one.label} against {one.base}: the search does not know the ratio of their largest stable {name}s yet."
+        )
     between = "" if math.isnan(ratio.low) else f" [{number_text(ratio.low)}, {number_text(ratio.high)}]"
     return (
-        f"{one.label}: the largest stable value is {number_text(ratio.mean)}{between} times that of {one.base} "
+        f"{one.label}: the largest stable {name} is {number_text(ratio.mean)}{between} times that of {one.base} "
         f"({counted(one.seeds, 'seed')})."
     )
 
@@ -197,30 +199,20 @@ def _divergence(report: Report) -> str:
     return f"Diverged: {', '.join(told[:_MOST])}{', …' if len(told) > _MOST else ''}."
 
 
-def limits(report: Report, answers: Answers | None, fits: Sequence[CellFit]) -> list[str]:
+def limits(report: Report, answers: Answers | None, fits: Sequence[CellFit], *, noiseless: bool = False) -> list[str]:
     """What the sweep does not show, as far as it follows from what was run.
 
     Args:
         report: The report.
         answers: What ``clipsweep advise`` says; None while no trial has ended.
         fits: The fits of L0 and L1; none where nothing was measured.
+        noiseless: Whether the trials are of analytic functions without noise, of which one seed says all.
 
     Returns:
         Sentences.
     """
     cells = report.cells
-    lines = []
-    fewest = min((cell.seeds for cell in cells), default=0)
-    if fewest == 1:
-        lines.append("Cells of one seed say nothing about chance: another seed may turn what is better.")
-    elif fewest < 5:
-        lines.append(f"{counted(fewest, 'seed')} a cell is few: intervals over so few are wide, and rest on normality.")
-    if report.primary == "final_train_loss":
-        lines.append(
-            "There is no validation loss: cells are ranked by the training loss, which says nothing of others."
-        )
-    if not any(cell.test_losses for cell in cells):
-        lines.append("No test data was evaluated: the best cell is better on the data by which it was chosen.")
+    lines = [] if noiseless else _of_chance(report)
     if not any(cell.has_threshold for cell in cells) and cells:
         lines.append("No rule of this sweep clips, so that it says nothing about clipping.")
     elif all(cell.has_threshold for cell in cells):
@@ -240,4 +232,21 @@ def limits(report: Report, answers: Answers | None, fits: Sequence[CellFit]) -> 
             lines.append("Curvature was not measured, so that nothing controls for the arithmetic of eq. (20).")
     if fits and all(fit.unidentifiable for fit in fits):
         lines.append("L0 and L1 could not be identified in any cell.")
+    return lines
+
+
+def _of_chance(report: Report) -> list[str]:
+    """What other seeds and other data may change."""
+    cells, lines = report.cells, []
+    fewest = min((cell.seeds for cell in cells), default=0)
+    if fewest == 1:
+        lines.append("Cells of one seed say nothing about chance: another seed may turn what is better.")
+    elif fewest < 5:
+        lines.append(f"{counted(fewest, 'seed')} a cell is few: intervals over so few are wide, and rest on normality.")
+    if report.primary == "final_train_loss":
+        lines.append(
+            "There is no validation loss: cells are ranked by the training loss, which says nothing of others."
+        )
+    if not any(cell.test_losses for cell in cells):
+        lines.append("No test data was evaluated: the best cell is better on the data by which it was chosen.")
     return lines

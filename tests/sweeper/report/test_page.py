@@ -254,3 +254,35 @@ def test_a_comparison_of_runs_is_a_page_too(inline_run: Callable[..., Any], tmp_
     assert "problem.width" in text, "what differs"
     assert "cells in common" in text
     assert {"w3/run", "w4/run"} <= {cell for row in island(file.read_text())["cells"] for cell in row}
+
+
+def test_one_loss_near_overflow_does_not_flatten_all_others(run_of: Callable[..., Run]) -> None:
+    def loss(swept: Any, seed: int) -> float:
+        return 1e306 if swept["update_rule.learning_rate"] == 8 else 1.0 / swept["update_rule.learning_rate"]
+
+    page = page_of(run_of([{"update_rule.learning_rate": float(2**at)} for at in range(4)], loss=loss))
+    (rates,) = (chart for chart in page.charts if chart.name.startswith("rates"))
+    low, top = rates.specification["layer"][-1]["encoding"]["y"]["scale"]["domain"]
+    assert 0 < low < 0.25
+    assert 1 < top < 1e6
+    assert "1 cell above the picture" in rates.reading
+
+
+def test_a_cell_of_one_seed_has_no_bar(run_of: Callable[..., Run]) -> None:
+    page = page_of(run_of([{"update_rule.learning_rate": rate} for rate in (1.0, 2.0)], seeds=1))
+    (rates,) = (chart for chart in page.charts if chart.name.startswith("rates"))
+    assert rates.columns["low"] == [None, None]
+    assert "bars" not in rates.reading
+    assert len(rates.specification["layer"]) == 1
+
+
+def test_functions_without_noise_are_not_said_to_lack_seeds(inline_run: Callable[..., Any]) -> None:
+    spec = """
+problem: {use: analytic, function: {use: extremal}, start_gap: 2, epsilon: 0.05}
+train: {steps: 400}
+sweep: {grid: {update_rule.learning_rate: [0.1, 0.2], update_rule.clip_norm: [null, 1.0]}}
+"""
+    run = Run(inline_run(spec, name="theory")().run_dir.path)
+    page = page_of(run)
+    assert not any("seed" in line or "test data" in line for line in page.limits)
+    assert not any(chart.name.startswith("curves") for chart in page.charts), "one logged step is no curve"

@@ -165,6 +165,7 @@
       axis: {
         labelColor: of.front, titleColor: of.front, domainColor: of.line, tickColor: of.line, gridColor: of.line,
         gridOpacity: 0.5, labelFontSize: 12, titleFontSize: 12, titleFontWeight: "normal", labelOverlap: "greedy",
+        labelSeparation: 8,
       },
       legend: {
         labelColor: of.front, titleColor: of.front, labelFontSize: 12, titleFontSize: 12, titleFontWeight: "normal",
@@ -174,6 +175,7 @@
       range: { category: of.category, ramp: of.ramp, ordinal, heatmap: of.heat },
       selection: { interval: { mark: { fill: of.dim, fillOpacity: 0.15, stroke: of.dim } } },
       mark: { color: of.category[0] },
+      rule: { color: of.category[0] },
     };
   }
 
