@@ -53,6 +53,7 @@ bench: $(STAMP)
 	$(BIN)/python benchmarks/coverage.py
 	$(BIN)/python benchmarks/training.py
 	$(BIN)/python benchmarks/monitor.py
+	$(BIN)/python benchmarks/page.py
 
 wheel: $(STAMP)
 	rm -rf build/lib build/bdist.* dist
