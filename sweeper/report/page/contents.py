@@ -120,6 +120,7 @@ class Page:
         is_sorted: Whether the rows are in an order that was asked for.
         same: What all cells have in common.
         charts: The charts.
+        compared: What differs between runs, and the cells that they have in common.
         tables: Other tables.
         advice: What theory advises, and where the grid ends too soon.
         patch: A part of a spec that extends the grid; empty for none.
@@ -142,6 +143,7 @@ class Page:
     is_sorted: bool
     same: str
     charts: Sequence[PageChart]
+    compared: Sequence[SideTable]
     tables: Sequence[SideTable]
     advice: Sequence[str]
     patch: str
@@ -199,7 +201,8 @@ def build_page(
         is_sorted=report.is_sorted,
         same=same,
         charts=_page_charts(charts, report, rates),
-        tables=[_side_table(table) for table in (*against, *_tables(answers, fits, searched))],
+        compared=[_side_table(table) for table in against],
+        tables=[_side_table(table) for table in _tables(answers, fits, searched)],
         advice=[] if answers is None else [_cut(line) for line in theory_lines(answers)],
         patch="" if answers is None else patch_of(answers),
         unmeasured=[*report_notes(report), *why_none, *(comparison.notes if comparison is not None else ())],
@@ -233,6 +236,7 @@ def empty_page(paths: Sequence[Path], why: str) -> Page:
         is_sorted=False,
         same="",
         charts=(),
+        compared=(),
         tables=(),
         advice=(),
         patch="",

@@ -57,7 +57,7 @@ def render_page(page: Page, *, made: str = "", live: str = "") -> str:
     sources = f"script-src {_hash(bundle)} {_hash(script)}; style-src {_hash(style)}"
     trusted = {"style": style, "script": script, "bundle": bundle, "data": _in_script(_document(page))}
     asks = "; connect-src 'self'" if live else ""
-    return environment.get_template("page.html").render(
+    text: str = environment.get_template("page.html").render(
         page=page,
         rows=(range(len(page.cells)) if page.is_sorted or len(page.cells) <= _MOST_ROWS else page.order)[:_MOST_ROWS],
         policy=f"default-src 'none'; {sources}{asks}; img-src data:; base-uri 'none'; form-action 'none'",
@@ -67,6 +67,7 @@ def render_page(page: Page, *, made: str = "", live: str = "") -> str:
         # What is markup already: our own files, the library's, and JSON in which nothing can end the element.
         **{name: Markup(text) for name, text in trusted.items()},  # nosec B704
     )
+    return text.lstrip()
 
 
 def _document(page: Page) -> dict[str, Any]:
