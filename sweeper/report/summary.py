@@ -45,7 +45,7 @@ class Report:
     """Everything that ``clipsweep report`` shows.
 
     Attributes:
-        path: The run directory.
+        path: The run directory; of several runs all of them.
         statuses: Number of trials by status.
         primary: The loss by which cells are ranked.
         cells: The rows.
@@ -137,7 +137,7 @@ def build_report(
     if sort is not None:
         cells = _sorted(cells, sort, names)
     return Report(
-        path=str(run.path),
+        path=run.title,
         statuses=status_counts(trials),
         primary=primary,
         cells=cells,

@@ -61,6 +61,11 @@ class Run:
         """The run directory."""
         return self._run_dir.path
 
+    @property
+    def title(self) -> str:
+        """What its answers are headed by."""
+        return str(self.path)
+
     def folder_of(self, trial: str) -> Path:
         """The run directory that holds a trial."""
         return self.path

@@ -71,6 +71,11 @@ class SeveralRuns(Run):
     def __repr__(self) -> str:
         return f"SeveralRuns({[str(run.path) for run in self._runs]!r})"
 
+    @property
+    def title(self) -> str:
+        """The directories of all."""
+        return ", ".join(str(run.path) for run in self._runs)
+
     @cached_property
     def names(self) -> list[str]:
         """What each run is called: the last parts of its path, as few as tell it apart."""

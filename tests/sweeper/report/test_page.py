@@ -161,6 +161,7 @@ def test_several_runs_are_compared_in_one_page(inline_run: Callable[..., Any]) -
     printed = CliRunner().invoke(app, ["report", *map(str, paths)])
     assert printed.exit_code == 0, printed.output
     assert "w3/run" in printed.output
+    assert printed.output.startswith(", ".join(map(str, paths)) + ": 8 done"), "it names both"
 
 
 # What it thins
