@@ -52,15 +52,19 @@ def make_page(run: Path) -> str:
     Returns:
         HTML that asks the address ``state`` beside it for what is new; of a run that has no table yet, a page that
         says so.
+
+    Raises:
+        ClipsweepError: A table cannot be read.
     """
     from sweeper.report.page.contents import build_page, empty_page
     from sweeper.report.page.html import render_page
     from sweeper.tables.run import Run
 
-    try:
-        page = build_page(Run(run), [run])
-    except ClipsweepError as error:
-        page = empty_page([run], error_text(error))
+    if not RunDir(run).table("trials").exists():
+        return render_page(
+            empty_page([run], "No trial has results yet: the tables follow the first ones."), live="state"
+        )
+    page = build_page(Run(run), [run])
     return render_page(page, live="state")
 
 
@@ -139,7 +143,9 @@ class Pages:
     def _words(self) -> str:
         try:
             now = run_status(self._run_dir.path)
-        except (ClipsweepError, OSError) as error:
+        except ClipsweepError as error:
+            return printable(error_text(error))
+        except OSError as error:
             return error_line(error)
         counts = ", ".join(f"{count} {word}" for word, count in now["counts"].items())
         return printable("; ".join(part for part in (counts, in_words(now)) if part))
@@ -230,7 +236,7 @@ def _send(pipe: Connection, make: Callable[[Path], str], run: Path) -> None:
     try:
         found = make(run), ""
     except Exception as error:
-        found = "", error_line(error)
+        found = "", error_text(error) if isinstance(error, ClipsweepError) else error_line(error)
     pipe.send(found)
 
 
@@ -273,10 +279,13 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         # A page of somebody else may have its name resolved to this machine, but cannot call itself by this one.
         host = (self.headers.get("Host") or "").partition(":")[0]
-        token, _, name = self.path.removeprefix("/").partition("?")[0].partition("/")
+        token, slash, name = self.path.removeprefix("/").partition("?")[0].partition("/")
         is_ours = hmac.compare_digest(token.encode(), self.server.token.encode())
         if host not in {"127.0.0.1", "localhost"} or not is_ours or name not in {"", "state"}:
             self._answer(404, b"not found\n", "text/plain")
+        elif not slash:
+            # Without it the page would ask the wrong address for what is new.
+            self._answer(308, b"", "text/plain", Location=f"/{token}/")
         elif name == "state":
             self._answer(200, json_text(self.server.pages.state()).encode(), "application/json")
         else:
@@ -287,7 +296,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 
     do_HEAD = do_GET
 
-    def _answer(self, status: int, body: bytes, kind: str) -> None:
+    def _answer(self, status: int, body: bytes, kind: str, **more: str) -> None:
         self.send_response(status)
         for name, value in (
             ("Content-Type", kind),
@@ -296,6 +305,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             ("Referrer-Policy", "no-referrer"),
             ("X-Content-Type-Options", "nosniff"),
             ("X-Frame-Options", "DENY"),
+            *more.items(),
         ):
             self.send_header(name, value)
         self.end_headers()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import os
+import shutil
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -32,7 +34,7 @@ def require_hooks_allowed(hooks: Hooks, folder: Path, *, allow_code: bool) -> No
         allow_code: Whether the user has consented.
 
     Raises:
-        ClipsweepError: It does, and the user has not.
+        ClipsweepError: It does, and the user has not; or a program is not there, which would be told hours later.
     """
     elsewhere = [
         f"on.{name} posts to {hook.host}" if hook.post is not None else f"on.{name} runs {hook.program}"
@@ -44,6 +46,17 @@ def require_hooks_allowed(hooks: Hooks, folder: Path, *, allow_code: bool) -> No
             f"the spec would run commands from outside its own folder ({folder}), or send results away: "
             f"{', '.join(elsewhere)}; continue with --allow-code if you trust it"
         )
+    for name, hook in hooks.given.items():
+        if hook.command is not None and not _is_there(folder, hook.program):
+            raise ClipsweepError(
+                f"on.{name}: no program {hook.program} can be run; one in the spec's folder begins with ./"
+            )
+
+
+def _is_there(folder: Path, program: str) -> bool:
+    if "/" in program:
+        return os.access(folder / program, os.X_OK)
+    return shutil.which(program, path=small_environment().get("PATH")) is not None
 
 
 def _lies_in(folder: Path, hook: Hook) -> bool:
@@ -100,11 +113,24 @@ class Called:
             timeout_s=self._hook.timeout_s,
             stop=self._outlet.stop,
         )
+        if command is not self._hook.command and problem is not None and problem.startswith("exit code "):
+            problem = _ANSWERS.get(problem.removeprefix("exit code "), f"{self._hook.host}: {problem}").format(
+                host=self._hook.host
+            )
         if problem is not None:
             self._num_failed += 1
             if self._num_failed == 1:
                 # Not the URL, which may be a secret.
                 _log.warning("on.%s: %s; later failures are only counted", self._name, problem)
+
+
+_ANSWERS = {
+    "1": "{host} could not be reached",
+    "3": "{host} answered with a redirect (3xx), which is not followed",
+    "4": "{host} refused it (an answer of 4xx)",
+    "5": "{host} failed (an answer of 5xx)",
+}
+"""What the exit codes of the program that posts mean."""
 
 
 def is_for(name: str, document: Mapping[str, object]) -> bool:

@@ -21,7 +21,7 @@ def main() -> int:
     """Post it.
 
     Returns:
-        The exit code: 0 for an answer of 200 to 299, 1 for anything else.
+        The exit code: 0 for an answer of 200 to 299, the hundreds of another one, 1 where there was none.
     """
     url, body = sys.argv[1], sys.stdin.buffer.read()
     headers = {"Content-Type": "application/json", "User-Agent": "clipsweep"}
@@ -30,7 +30,9 @@ def main() -> int:
         # A spec's `post` begins with http:// or https://.
         with urllib.request.build_opener(_NoRedirects).open(request):
             return 0
-    except (OSError, ValueError, urllib.error.URLError):
+    except urllib.error.HTTPError as answer:
+        return max(3, answer.code // 100)
+    except (OSError, ValueError):
         return 1
 
 

@@ -102,6 +102,8 @@ class Comparison:
     @property
     def verdict(self) -> str:
         """What can be concluded."""
+        if self.difference.count == 0:
+            return "no seed that all of their cells have done"
         if self.difference.count < 2:
             return "one seed says nothing about chance"
         if not self.is_decided:

@@ -47,9 +47,12 @@ def differences_between(runs: Mapping[str, Run]) -> tuple[Difference, ...]:
     Returns:
         Settings of the resolved specs, path by path; then code; then environment, with the fingerprints of the data.
     """
+    # Not `on`: it changes no result, and its addresses and arguments may be secrets.
     kinds: dict[Kind, list[Mapping[str, Any]]] = {"spec": [], "code": [], "environment": []}
     for run in runs.values():
-        kinds["spec"].append({path: value for path, value in _leaves(_settings(run)) if path != "name"})
+        kinds["spec"].append({
+            path: value for path, value in _leaves(_settings(run)) if path != "name" and not path.startswith("on.")
+        })
         environment = _environment(run)
         kinds["code"].append(dict(_code(environment)))
         rest = {name: value for name, value in environment.items() if name not in _CODE}

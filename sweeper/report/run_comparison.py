@@ -69,7 +69,7 @@ class PairedLoss:
     def verdict(self) -> str:
         """What can be concluded of the other run."""
         if self.difference.count == 0:
-            return "no seed in common"
+            return "no seed with both"
         if self.is_decided:
             return "better" if (self.difference.mean > 0) == self.larger_is_better else "worse"
         if self.difference.mean == self.difference.low == self.difference.high == 0:

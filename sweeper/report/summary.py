@@ -29,6 +29,8 @@ from sweeper.report.select import (
     thresholded,
     trusted_points,
 )
+from sweeper.store.driver_files import driver_of
+from sweeper.store.run_dir import RunDir
 from sweeper.tables.described import NOT_FINITE
 from sweeper.tables.directions import direction_of, is_known
 from sweeper.tables.run import Run
@@ -226,6 +228,11 @@ def _notes(run: Run, trials: pd.DataFrame, cells: tuple[Cell, ...], points: pd.D
     unfinished = int(trials["status"].isin(UNFINISHED).sum())
     if unfinished:
         notes.append(f"{unfinished} of {len(trials)} trials are unfinished: the numbers will change")
+        if run.state.recorder is None and driver_of(RunDir(run.path)) is None:
+            notes.append(
+                "nobody is running this sweep now, and its tables are those of their last refresh: `clipsweep status` "
+                "knows more, and `clipsweep run` with its spec continues it"
+            )
     if held := int((trials["status"] == "held").sum()):
         are = "1 trial is" if held == 1 else f"{held} trials are"
         notes.append(

@@ -68,6 +68,8 @@ def test_who_has_the_token_sees_the_page_and_nobody_else(served: Server) -> None
     wrong = served.url.replace(served.token, served.token[:-1] + "!")
     for url in (wrong, f"http://127.0.0.1:{served.server_port}/", f"{served.url}../../etc/passwd", f"{served.url}x"):
         assert status_of(url) == 404
+    with urllib.request.urlopen(served.url.removesuffix("/"), timeout=60) as answer:
+        assert answer.url == served.url, "its address with a slash, which the page asks for what is new by"
     assert status_of(served.url, Host="evil.example") == 404, "a name that was made to lead here"
     assert status_of(served.url, method="POST") == 501, "there is nothing to change"
 

@@ -17,6 +17,7 @@ from sweeper.report.cells import deterministic
 from sweeper.report.fits import CellFit, fit_cells
 from sweeper.report.page.charts import BRUSHED, specification, title_of
 from sweeper.report.page.data import Chart, build_charts
+from sweeper.report.page.secrets import without_hooks
 from sweeper.report.page.words import answer, limits
 from sweeper.report.render.answers import answers_tables, patch_of, theory_lines
 from sweeper.report.render.fits import fits_table
@@ -206,7 +207,7 @@ def build_page(
         advice=[] if answers is None else [_cut(line) for line in theory_lines(answers)],
         patch="" if answers is None else patch_of(answers),
         unmeasured=[*report_notes(report), *why_none, *(comparison.notes if comparison is not None else ())],
-        limits=limits(report, answers, fits, noiseless=deterministic(trials)),
+        limits=limits(report, answers, fits, noiseless=deterministic(trials), measured=bool(run.estimators)),
         provenance=[_provenance(path) for path in paths],
     )
 
@@ -347,6 +348,7 @@ def _provenance(path: Path) -> Provenance:
     started = [at for at in state.opened_at.values() if at is not None]
     ending = ending_of(run_dir)
     trials = [trial for name, trial in state.trials.items() if name not in state.superseded]
+    measured = any(part.table.startswith("measurements/") for part in state.parts)
     data = sorted({segment.facts.data for trial in trials for segment in trial.segments if segment.facts.data})
     facts = [
         ("trials", f"{len(trials)}, ids {_first_and_last([trial.record.trial_id for trial in trials])}"),
@@ -354,7 +356,7 @@ def _provenance(path: Path) -> Provenance:
         ("last driver", f"{_time(started[-1])} (of {counted(state.driver_epoch, 'driver')})" if started else ""),
         ("ended", "" if ending is None else f"{ending.ended_at}, exit code {ending.exit_code}: {ending.text}"),
         ("data (fingerprints)", _some_of(data)),
-        ("measurements (ids)", _some_of(list(state.measurements))),
+        ("measurements (ids)", _some_of(list(state.measurements) if measured else [])),
         *((name.replace("_", " "), _fact(value)) for name, value in environment.items() if name != "revisions"),
         *_revisions(environment.get("revisions")),
     ]
@@ -413,8 +415,9 @@ def _time(seconds: float) -> str:
 
 
 def _spec(run_dir: RunDir) -> str:
+    """The spec as its user wrote it, but for ``on``; empty where it cannot be read."""
     try:
-        text = read_file(run_dir.spec).decode("utf-8", "replace")
+        text = without_hooks(read_file(run_dir.spec).decode("utf-8", "replace"))
     except (OSError, ValueError):
         return ""
     left = len(text) - _MOST_TEXT

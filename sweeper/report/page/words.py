@@ -111,7 +111,7 @@ def _searched_ratio(one: SearchedRatio, over: str) -> str:
 
 def _compared(comparisons: Sequence[Comparison]) -> list[str]:
     if len(comparisons) > _MOST:
-        return comparison_lines(comparisons)
+        return comparison_lines(comparisons, more="")
     return [_compared_one(one) for one in comparisons]
 
 
@@ -163,12 +163,21 @@ def _best(report: Report) -> list[str]:
 
 
 def _smoothness(cells: Sequence[Cell]) -> str:
-    """In how many cells smoothness grows with the gradient norm."""
+    """How smoothness goes with the gradient norm, and in how many cells that is more than chance."""
     measured = [cell for cell in cells if cell.rank_correlation.count and math.isfinite(cell.rank_correlation.mean)]
     if not measured:
         return ""
     means = [cell.rank_correlation.mean for cell in measured]
-    rising = sum(mean > 0 for mean in means)
+    points = sorted(cell.points for cell in measured)
+    text = (
+        f"Rank correlations of smoothness with the gradient norm: from {min(means):.2f} to {max(means):.2f} in "
+        f"{counted(len(measured), 'measured cell')}, of {_range(points)} snapshots each"
+    )
+    told = [cell for cell in measured if cell.rank_correlation.count > 1]
+    if not told:
+        return f"{text}; one seed a cell says nothing about chance."
+    rising = [cell for cell in told if cell.rank_correlation.low > 0]
+    text += f"; above 0 beyond chance, at 95 % over the seeds, in {len(rising) or 'none'} of them"
     mechanical = sum(
         is_mechanical(
             cell.rank_correlation.mean,
@@ -176,15 +185,15 @@ def _smoothness(cells: Sequence[Cell]) -> str:
             cell.partial_correlation.mean,
             cell.control_correlation.mean,
         )
-        for cell in measured
-    )
-    text = (
-        f"The larger the gradient, the less smooth the loss in {rising} of {counted(len(measured), 'measured cell')} "
-        f"(rank correlations from {min(means):.2f} to {max(means):.2f})"
+        for cell in rising
     )
     if mechanical:
-        text += f"; in {mechanical} of them arithmetic alone may explain it"
+        text += f"; in {mechanical} of these arithmetic alone may explain it"
     return f"{text}."
+
+
+def _range(values: Sequence[int]) -> str:
+    return " to ".join(dict.fromkeys(str(value) for value in (values[0], values[-1])))
 
 
 def _divergence(report: Report) -> str:
@@ -199,7 +208,14 @@ def _divergence(report: Report) -> str:
     return f"Diverged: {', '.join(told[:_MOST])}{', …' if len(told) > _MOST else ''}."
 
 
-def limits(report: Report, answers: Answers | None, fits: Sequence[CellFit], *, noiseless: bool = False) -> list[str]:
+def limits(
+    report: Report,
+    answers: Answers | None,
+    fits: Sequence[CellFit],
+    *,
+    noiseless: bool = False,
+    measured: bool = True,
+) -> list[str]:
     """What the sweep does not show, as far as it follows from what was run.
 
     Args:
@@ -207,6 +223,7 @@ def limits(report: Report, answers: Answers | None, fits: Sequence[CellFit], *, 
         answers: What ``clipsweep advise`` says; None while no trial has ended.
         fits: The fits of L0 and L1; none where nothing was measured.
         noiseless: Whether the trials are of analytic functions without noise, of which one seed says all.
+        measured: Whether any estimator has measured anything.
 
     Returns:
         Sentences.
@@ -222,7 +239,8 @@ def limits(report: Report, answers: Answers | None, fits: Sequence[CellFit], *, 
     if answers is not None and any(not math.isfinite(one.high) for one in answers.ratios):
         lines.append("Some rules were stable at the largest rate tried: how large a rate they take is open.")
     if not any(cell.points for cell in cells):
-        lines.append("No smoothness was measured above its noise floor, so that nothing is said of the paper's claim.")
+        how = " above its noise floor" if measured else ""
+        lines.append(f"No smoothness was measured{how}, so that nothing is said of the paper's claim.")
     else:
         lines.append(
             "Smoothness is measured along the steps that were taken, on frozen probe batches: it is a lower bound of "

@@ -109,6 +109,8 @@ def draw(
         # Larger print needs larger panels, though not in proportion.
         inches = figure.get_size_inches() * math.sqrt(mpl.rcParams["font.size"] / STYLE["font.size"])
         figure.set_size_inches(width or inches[0], height or inches[1])
+        if width is not None or height is not None:
+            _refuse_what_does_not_fit(figure, file)
         # Trimming would change a size that was asked for.
         box = "tight" if width is None and height is None else None
         try:
@@ -123,6 +125,16 @@ def draw(
     for text in dict.fromkeys(str(warning.message) for warning in told):
         _LOG.warning("%s: %s", file, text)
     return figure.drawn
+
+
+def _refuse_what_does_not_fit(figure: Picture, file: Path) -> None:
+    """Before anything is written: panels without room for their numbers are a heap of text."""
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        figure.draw_without_rendering()
+    if any("collapsed to zero" in str(warning.message) for warning in told):
+        inches = " x ".join(f"{side:g}" for side in figure.get_size_inches())
+        raise ClipsweepError(f"{file}: its panels do not fit into {inches} inches: take a larger --width or --height")
 
 
 PLOTS: dict[str, Callable[[Run, Any], Picture]] = {

@@ -34,7 +34,7 @@ def comparison_text(comparison: Comparison, loss: str) -> str:
         first, second = ("the only cell" if tried == 1 else f"the best of {tried} cells" for tried in one.cells_tried)
         of_cells = f", {first} against {second}"
     if gain.count == 0:
-        return f"{against}: no seed in common"
+        return f"{against}: no seed that all of their cells have done"
     way = "better" if gain.mean >= 0 else "worse"
     size = bracket_text(gain if gain.mean >= 0 else replace(gain, mean=-gain.mean, low=-gain.high, high=-gain.low))
     if gain.count == 1:
@@ -54,11 +54,12 @@ def comparison_text(comparison: Comparison, loss: str) -> str:
     return f"{against}: undecided at 95 %, from {worst} worse to {best} better in {loss} ({seeds}{of_cells})"
 
 
-def comparison_lines(comparisons: Sequence[Comparison]) -> list[str]:
+def comparison_lines(comparisons: Sequence[Comparison], *, more: str = "; --format json has all") -> list[str]:
     """A sentence per comparison; of very many, those that are decided and how many others there are.
 
     Args:
         comparisons: The comparisons of a report: with n arms n (n - 1) / 2 of each loss.
+        more: Where those are that are left out.
 
     Returns:
         Sentences.
@@ -66,7 +67,10 @@ def comparison_lines(comparisons: Sequence[Comparison]) -> list[str]:
     shown = [one for one in comparisons if len(comparisons) <= _MOST or one.is_decided]
     lines = [comparison_text(one, one.loss.replace("_", " ")) for one in shown]
     if left := len(comparisons) - len(shown):
-        lines.append(f"{counted(left, 'other pair')} of arms: nothing is decided; --format json has all")
+        pairs = counted(left, "other pair" if shown else "pair")
+        alone = all(one.difference.count < 2 for one in comparisons)
+        why = "one seed says nothing about chance" if alone else "nothing is decided"
+        lines.append(f"{pairs} of arms: {why}{more}")
     return lines
 
 

@@ -39,6 +39,10 @@ class Hook(Section):
             raise conflict(how, "command", "post", hint="give one of them")
         if self.command is not None and (not self.program or any("\0" in part for part in self.command)):
             raise conflict("has no program that can be run", "command", hint="[program, argument, ...]")
+        try:
+            _ = urlsplit(self.post or "").port
+        except ValueError as error:
+            raise conflict("has a port that there is not", "post", hint="a port is a number up to 65535") from error
         return self
 
     @property

@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from sweeper.errors import ClipsweepError
+from sweeper.errors import ClipsweepError, SpecError
 from sweeper.notify.hooks import Called, called_on, require_hooks_allowed
 from sweeper.planning.plan import expand, measurement_id
 from sweeper.protocol.consent import Consent
@@ -130,7 +130,7 @@ def test_a_refusal_and_a_redirect_are_failures_noted_once_without_the_url(
         assert hook.close() == "on.diverged: 3 calls failed; see the driver's log"
     assert [path for path, _, _ in heard] == ["/secret-token"] * 3
     assert [record.getMessage() for record in caplog.records] == [
-        "on.diverged: exit code 1; later failures are only counted"
+        "on.diverged: 127.0.0.1 answered with a redirect (3xx), which is not followed; later failures are only counted"
     ]
 
 
@@ -157,21 +157,35 @@ def test_a_command_that_hangs_loses_events_and_leaves_nothing_running(tmp_path: 
 @pytest.mark.parametrize(
     ("hook", "named"),
     [
-        ({"command": ("notify-send", "x")}, "on.done runs notify-send"),
+        ({"command": ("true", "x")}, "on.done runs true"),
         ({"command": ("/bin/sh", "-c", "true")}, "on.done runs /bin/sh"),
-        ({"command": ("../outside.sh",)}, "on.done runs ../outside.sh"),
+        ({"command": ("../folder/../outside.sh",)}, "on.done runs ../folder/../outside.sh"),
         ({"command": ("./link.sh",)}, "on.done runs ./link.sh"),
         ({"post": "https://user:password@example.org/token"}, "on.done posts to example.org;"),
     ],
 )
 def test_what_is_not_in_the_specs_folder_needs_consent(tmp_path: Path, hook: dict[str, Any], named: str) -> None:
-    (tmp_path / "link.sh").symlink_to("/bin/sh")
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    (folder / "link.sh").symlink_to("/bin/sh")
+    (tmp_path / "outside.sh").symlink_to("/bin/sh")
     hooks = Hooks(done=Hook(**hook))
     with pytest.raises(ClipsweepError, match="--allow-code") as raised:
-        require_hooks_allowed(hooks, tmp_path, allow_code=False)
+        require_hooks_allowed(hooks, folder, allow_code=False)
     assert named in str(raised.value)
     assert "password" not in str(raised.value)
-    require_hooks_allowed(hooks, tmp_path, allow_code=True)
+    require_hooks_allowed(hooks, folder, allow_code=True)
+
+
+@pytest.mark.parametrize("program", ["./nope.sh", "no-such-program"])
+def test_a_program_that_is_not_there_is_told_before_the_sweep_and_not_hours_later(tmp_path: Path, program: str) -> None:
+    with pytest.raises(ClipsweepError, match=rf"on\.failed: no program {program} can be run"):
+        require_hooks_allowed(Hooks(failed=Hook(command=(program,))), tmp_path, allow_code=True)
+
+
+def test_a_port_that_there_is_not_is_refused_with_its_place(tmp_path: Path) -> None:
+    with pytest.raises(SpecError, match="a port is a number up to 65535"):
+        loads_spec(SPEC + "on: {done: {post: 'http://host:99999/x'}}\n", folder=tmp_path)
 
 
 def test_a_command_of_the_specs_folder_needs_none(folder: Path) -> None:

@@ -65,7 +65,7 @@ def test_seeds_that_say_nothing_of_chance_are_called_that() -> None:
     assert said(-0.5) == (
         "sgd + clip_norm against sgd: 0.5 better in best valid loss, but one seed says nothing about chance"
     )
-    assert said() == "sgd + clip_norm against sgd: no seed in common"
+    assert said() == "sgd + clip_norm against sgd: no seed that all of their cells have done"
     assert said(0.0, 0.0).startswith("sgd + clip_norm against sgd: no difference in best valid loss")
 
 

@@ -18,6 +18,7 @@ from typer.testing import CliRunner
 from estimators.fits.intervals import Interval, mean_interval
 from estimators.fits.significance import p_value, replications_needed
 from sweeper.cli.app import app
+from sweeper.errors import ClipsweepError
 from sweeper.report.comparisons import Comparison
 from sweeper.report.page import data
 from sweeper.report.page.contents import Page, build_page
@@ -26,6 +27,7 @@ from sweeper.report.page.thinning import evenly, thinned
 from sweeper.report.page.words import more_seeds
 from sweeper.tables.run import Run
 from sweeper.tables.several import SeveralRuns
+from sweeper.watch import make_page
 
 HOSTILE = "</script><script>window.owned=1</script><img src=x onerror=window.owned=1>{{7*7}}'\"&\u202e<!--"
 
@@ -287,3 +289,27 @@ sweep: {grid: {update_rule.learning_rate: [0.1, 0.2], update_rule.clip_norm: [nu
     page = page_of(run)
     assert not any("seed" in line or "test data" in line for line in page.limits)
     assert not any(chart.name.startswith("curves") for chart in page.charts), "one logged step is no curve"
+
+
+def test_a_page_that_is_sent_has_no_address_and_no_argument_of_a_hook(run_of_3: Run) -> None:
+    hooks = "on:\n  done: {post: 'https://user:secret@host/token'}\n  failed: {command: [curl, -H, 'Key: secret']}\n"
+    (run_of_3.path / "spec.yaml").write_text(f"name: a\n{hooks}# mine\n\nsweep: {{seeds: 2}}\n")
+    html = render_page(page_of(run_of_3))
+    assert "secret" not in html.partition("<script type")[0].replace("may be secrets", "")
+    assert "sweep: {seeds: 2}" in html
+    (run_of_3.path / "spec.yaml").write_text("{name: a, on: {done: {post: https://host/secret}}}")
+    assert "https://host" not in render_page(page_of(run_of_3)), "a spec that cannot be cut is not shown"
+
+
+def test_correlations_count_where_seeds_tell_them_from_chance(run_of: Callable[..., Run]) -> None:
+    cells = [{"update_rule.learning_rate": rate} for rate in (1.0, 2.0)]
+    alone = " ".join(page_of(run_of(cells, seeds=1, measured=True)).answer)
+    assert "one seed a cell says nothing about chance" in alone
+
+
+def test_a_table_that_is_damaged_is_an_error_and_no_empty_page(run_of_3: Run) -> None:
+    (run_of_3.path / "trials.parquet").write_bytes(b"nothing")
+    with pytest.raises(ClipsweepError, match=r"trials\.parquet"):
+        make_page(run_of_3.path)
+    (run_of_3.path / "trials.parquet").unlink()
+    assert "No trial has results yet" in make_page(run_of_3.path)
