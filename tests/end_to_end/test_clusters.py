@@ -223,7 +223,7 @@ def ended(process: subprocess.Popen[str]) -> bool:
     return False
 
 
-def wait_for(found: Callable[[], Any], timeout_s: float = 120) -> Any:
+def wait_for(found: Callable[[], Any], timeout_s: float = 600) -> Any:
     """What is found in the end."""
     until = time.monotonic() + timeout_s
     while not (result := found()):

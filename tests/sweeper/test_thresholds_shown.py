@@ -87,7 +87,7 @@ def test_pictures_call_them_by_the_same_names_and_place_them_by_their_numbers(ru
     assert len(set(tell_apart([cell.swept for cell in cells]))) == len(cells)
     assert all(not cell.options for cell in cells), "they share panels with those of another threshold"
     figure = PLOTS["frontier"](run, select(run, []))
-    words = {axis.get_xlabel() for axis in figure.axes}
+    words = {axis.get_xlabel().replace("\n", " ") for axis in figure.axes}
     assert {"percentile of the gradient norms", "standard deviations above the mean norm"} <= words
 
 
@@ -107,12 +107,15 @@ def test_panels_hold_cells_that_differ_in_the_number_alone(inline_run: Callable[
     figure = PLOTS["frontier"](found, select(found, []))
     panels = [(axis.get_title(), [tick.get_text() for tick in axis.get_xticklabels()]) for axis in figure.axes[:4]]
     assert [ticks for _, ticks in panels] == [["10", "20"], ["20"], ["several"], ["several"]]
-    assert [title.split("\n")[0] for title, _ in panels] == [
+    # A title is broken where its panel is narrow.
+    titles = [title.replace("\n", "") for title, _ in panels]
+    expected = [
         "clip_threshold=percentile(10000)",
         "clip_threshold=percentile(3)",
         "clip_groups=[*: 1]",
         "clip_groups=[*: 2]",
     ]
+    assert all(title.startswith(name) for title, name in zip(titles, expected, strict=True)), titles
 
 
 def test_the_threshold_of_every_step_is_a_column(run: Run) -> None:
