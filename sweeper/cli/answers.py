@@ -85,7 +85,7 @@ def report(
     if style == "html" and by:
         raise ClipsweepError("--by: a page has a row for each cell, and filters them there; leave it out")
     _refuse_terminal(style, out)
-    opened = _opened(runs[0], measurement) if len(runs) == 1 else _several(runs, measurement)
+    opened = _opened_all(runs, measurement)
     width, color = (None, False) if out is not None else _terminal()
     from sweeper.api.runs import answer_report, page_of
 
@@ -94,23 +94,12 @@ def report(
     else:
         answer = answer_report(opened, by=by or [], where=where or [], sort=sort)
         text = answer.text(style, width=width, color=color)
-    _show_or_write(text, style, out, color)
+    _show(text, style, color, out)
 
 
 def _refuse_terminal(style: str, out: Path | None) -> None:
     if style == "html" and out is None and sys.stdout.isatty():
         raise ClipsweepError("a page is not for a terminal: --out report.html says where to write it")
-
-
-def _show_or_write(text: str, style: str, out: Path | None, color: bool) -> None:
-    """Print an answer, or write it where that was asked for."""
-    # The names of a page were escaped when it was made.
-    shown = text if style == "html" or (color and style == "table") else printable(text)
-    if out is None:
-        typer.echo(shown)
-        return
-    write_text(out, shown)
-    note(str(out))
 
 
 def reach(
@@ -254,7 +243,7 @@ def compare(
         text = page_of(_several(runs, None), runs, where=where or [], comparison=compared.found).html
     else:
         text = compared.text(style, width=width, color=color)
-    _show_or_write(text, style, out, color)
+    _show(text, style, color, out)
 
 
 def plot(
@@ -304,7 +293,7 @@ def plot(
 ) -> None:
     """Draw the paper's figures, and those of its theory."""
     answer = choose_format(wanted, as_json=as_json, known=TEXT_FORMATS)
-    opened = _opened(runs[0], measurement) if len(runs) == 1 else _several(runs, measurement)
+    opened = _opened_all(runs, measurement)
     from sweeper.report.plots.draw import draw
 
     others = "".join(f"-{run.resolve().name}" for run in runs[1:])
@@ -333,6 +322,11 @@ def _opened(path: Path, measurement: str | None = None) -> Run:
     return Run(path, measurement=measurement)
 
 
+def _opened_all(paths: Sequence[Path], measurement: str | None) -> Run:
+    """One run, or several as one."""
+    return _opened(paths[0], measurement) if len(paths) == 1 else _several(paths, measurement)
+
+
 def _several(paths: Sequence[Path], measurement: str | None) -> Run:
     """Several runs as one."""
     if measurement is not None:
@@ -344,9 +338,15 @@ def _several(paths: Sequence[Path], measurement: str | None) -> Run:
     return SeveralRuns(paths)
 
 
-def _show(text: str, style: str, color: bool) -> None:
-    """Print an answer; in a coloured table, names have been escaped one by one."""
-    typer.echo(text if color and style == "table" else printable(text))
+def _show(text: str, style: str, color: bool, out: Path | None = None) -> None:
+    """Print an answer, or write it where that was asked for."""
+    # The names of a page were escaped when it was made, and those of a coloured table one by one.
+    shown = text if style == "html" or (color and style == "table") else printable(text)
+    if out is None:
+        typer.echo(shown)
+        return
+    write_text(out, shown)
+    note(str(out))
 
 
 def _terminal() -> tuple[int | None, bool]:
