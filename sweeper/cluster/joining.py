@@ -40,8 +40,8 @@ __all__ = [
 
 _CONNECT_S = 10.0
 _PROBE_S = 30.0
-_CLIENT_PROBE_S = 120.0
-"""Ray Client has the cluster start a process for each client; if nobody answers, Ray itself gives up sooner."""
+_CLIENT_PROBES_S = (60.0, 120.0)
+"""Ray Client has the cluster start a process for each client, which may never answer on a busy head: then a second is asked for."""
 
 LONGEST_S = _CONNECT_S + _PROBE_S + 5
 """Seconds that a cluster may take to answer, except through Ray Client, which starts a process there first."""
@@ -304,12 +304,15 @@ def ask(address: str, where: str, *, with_token: bool) -> dict[str, Any]:
     # -P leaves out the current folder, where any file could shadow a module; so the package's own folder is named.
     package = str(Path(__file__).resolve().parents[2])
     environment["PYTHONPATH"] = os.pathsep.join([package, *filter(None, [environment.get("PYTHONPATH")])])
-    limit_s = _CLIENT_PROBE_S if address.startswith("ray://") else _PROBE_S
-    command = [sys.executable, "-P", "-m", "sweeper.cluster.probe", address, str(limit_s)]
-    # No timeout: the probe ends itself by SIGALRM, which it sets only after its slow imports.
-    ended = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-    if ended.returncode == -signal.SIGALRM:
-        return {"problem": "silent", "text": f"no answer within {limit_s:.0f} s"}
+    limits_s = _CLIENT_PROBES_S if address.startswith("ray://") else (_PROBE_S,)
+    for limit_s in limits_s:
+        command = [sys.executable, "-P", "-m", "sweeper.cluster.probe", address, str(limit_s)]
+        # No timeout: the probe ends itself by SIGALRM, which it sets only after its slow imports.
+        ended = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+        if ended.returncode != -signal.SIGALRM:
+            break
+    else:
+        return {"problem": "silent", "text": f"no answer within {sum(limits_s):.0f} s"}
     try:
         answer: dict[str, Any] = json.loads(ended.stdout.strip().rpartition("\n")[2])
     except ValueError as error:

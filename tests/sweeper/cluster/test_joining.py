@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import signal
 import socket
 import stat
 import subprocess
@@ -92,6 +93,25 @@ def test_a_machine_that_is_slow_to_ask_is_not_a_cluster_that_is_slow_to_answer(
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     monkeypatch.setattr(joining, "_PROBE_S", 4.0)
     assert joining.ask("nowhere", "here", with_token=False)["problem"] == "bad_address"
+
+
+@pytest.mark.parametrize(
+    ("address", "silent", "problem", "tries"),
+    [("ray://head:10001", 1, None, 2), ("ray://head:10001", 9, "silent", 2), ("head:6379", 9, "silent", 1)],
+)
+def test_a_process_that_ray_starts_for_a_client_and_that_never_answers_is_asked_for_twice(
+    address: str, silent: int, problem: str | None, tries: int, monkeypatch: pytest.MonkeyPatch
+):
+    asked: list[list[str]] = []
+
+    def run(command: list[str], **_: Any) -> subprocess.CompletedProcess[str]:
+        asked.append(command)
+        code = -signal.SIGALRM if len(asked) <= silent else 0
+        return subprocess.CompletedProcess(command, code, '{"problem": null}\n', "")
+
+    monkeypatch.setattr(subprocess, "run", run)
+    assert joining.ask(address, "here", with_token=False)["problem"] == problem
+    assert len(asked) == tries
 
 
 @pytest.mark.parametrize("address", ["nowhere", "host:", "host:0", "host:65536", ":6379", "host:port"])
