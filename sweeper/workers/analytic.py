@@ -26,13 +26,14 @@ _HEARTBEAT_S = 1.0
 
 
 def train_side_by_side(
-    assignments: Sequence[Assignment], *, should_stop: Callable[[], bool]
+    assignments: Sequence[Assignment], *, should_stop: Callable[[], bool], device: str = "cpu"
 ) -> Iterator[ProgressItem | SegmentItem | RaisedItem]:
     """Run analytic trials in one vectorised call, each from its start to its end: they have no checkpoints.
 
     Args:
         assignments: The trials.
         should_stop: Called every few steps; once True, the first unfinished trial is reported as stopped.
+        device: Where they run, with float64.
 
     Yields:
         One final item per trial, in the order of the assignments, and heartbeats of the first unfinished one.
@@ -55,7 +56,7 @@ def train_side_by_side(
         places.append(place)
     sent = 0
     heartbeat = time.monotonic()
-    for item in watch_lanes(lanes, should_stop=should_stop):
+    for item in watch_lanes(lanes, should_stop=should_stop, device=device):
         if isinstance(item, tuple):
             index, result = item
             now = time.time()

@@ -85,7 +85,7 @@ class TrainerWorker(Worker):
         self._set_num_threads()
         if assignments and assignments[0].problem["use"] == "analytic":
             # The schedule never mixes trials that run side by side with others.
-            yield from train_side_by_side(assignments, should_stop=self._stop.is_set)
+            yield from train_side_by_side(assignments, should_stop=self._stop.is_set, device=self._device)
             return
         for assignment in assignments:
             segment = SegmentId(assignment.trial, assignment.attempt, 0)

@@ -7,29 +7,46 @@ A function is (L0, L1)-smooth if ||Hessian|| <= L0 + L1 ||gradient||: Definition
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
-from numpy.typing import NDArray
 
+from trainers.analytic.arrays import Array, library_of
 from trainers.analytic.roots import point_where
 from trainers.errors import TrainerError
 
-__all__ = ["Array", "Function", "signed"]
-
-Array = NDArray[np.float64]
+__all__ = ["Function", "signed"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Function:
-    """What every function offers. The lower bound of Assumption 1 is ``minimum``, whether attained or not."""
+    """What every function offers. The lower bound of Assumption 1 is ``minimum``, whether attained or not.
+
+    Points are NumPy arrays or torch tensors of float64, and so is what becomes of them. A function's own numbers are
+    plain ones, or arrays of the same library with one number for each lane in the last axis.
+    """
 
     def __post_init__(self) -> None:
         for field in fields(self):
             value = getattr(self, field.name)
             if not np.all(np.isfinite(value)) or np.any(np.asarray(value) < 0):
                 raise TrainerError(f"{field.name} must be finite and not negative, but is {value!r}")
+
+    def with_numbers(self, numbers: Mapping[str, Any]) -> Self:
+        """The same kind of function with other numbers, which have been checked before.
+
+        Args:
+            numbers: By the names of the fields, all of them.
+
+        Returns:
+            The function.
+        """
+        changed = object.__new__(type(self))
+        # Frozen, and without what the other has derived of its own numbers.
+        changed.__dict__.update(numbers)
+        return changed
 
     @property
     def num_coordinates(self) -> int:
@@ -124,5 +141,6 @@ class Function:
 
 def signed(magnitude: Array, x: Array) -> Array:
     """The gradient of an even function: its magnitude with the sign of x, in place."""
-    np.copysign(magnitude, x, out=magnitude)
+    # Cheaper than copysign, which torch does one by one.
+    magnitude *= library_of(x).sign(x)
     return magnitude

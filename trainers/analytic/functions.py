@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 
-from trainers.analytic.function import Array, Function, signed
+from trainers.analytic.arrays import Array, library_of, power, softplus, sum_of_rows
+from trainers.analytic.function import Function, signed
 from trainers.analytic.roots import largest_real_value
 from trainers.analytic.theorem4 import Theorem4Flat, Theorem4Steep
 from trainers.errors import TrainerError
@@ -37,21 +39,19 @@ class Quadratic(Function):
     def num_coordinates(self) -> int:
         return len(self.eigenvalues)
 
-    @property
-    def _columns(self) -> Array:
-        eigenvalues = np.asarray(self.eigenvalues, dtype=np.float64)
+    def _columns(self, x: Array) -> Array:
+        plain = isinstance(self.eigenvalues, tuple | list)
+        eigenvalues = library_of(x).asarray(self.eigenvalues, dtype=x.dtype) if plain else self.eigenvalues
         return eigenvalues if eigenvalues.ndim == 2 else eigenvalues[:, None]
 
     def value(self, x: Array) -> Array:
-        total: Array = 0.5 * (self._columns * x * x).sum(axis=0)
-        return total
+        return 0.5 * sum_of_rows(self._columns(x) * x * x)
 
     def gradient(self, x: Array) -> Array:
-        product: Array = self._columns * x
-        return product
+        return self._columns(x) * x
 
     def curvature(self, x: Array) -> Array:
-        return np.broadcast_to(self._columns.max(axis=0), x.shape[1:])
+        return library_of(x).broadcast_to(library_of(x).amax(self._columns(x), 0), x.shape[1:])
 
     def smoothness(self) -> tuple[float, float]:
         return float(np.max(self.eigenvalues)), 0.0
@@ -100,19 +100,16 @@ class Power(Function):
             raise TrainerError("L1 must be positive")
 
     def value(self, x: Array) -> Array:
-        total: Array = np.abs(x[0]) ** self.exponent
-        return total
+        return power(abs(x[0]), self.exponent)
 
     def gradient(self, x: Array) -> Array:
-        slope = np.abs(x)
-        np.power(slope, np.subtract(self.exponent, 1), out=slope)
+        slope = power(abs(x), self.exponent - 1)
         slope *= self.exponent
         return signed(slope, x)
 
     def curvature(self, x: Array) -> Array:
         p = self.exponent
-        bent: Array = p * np.subtract(p, 1) * np.abs(x[0]) ** np.subtract(p, 2)
-        return bent
+        return p * (p - 1) * power(abs(x[0]), p - 2)
 
     def smoothness(self) -> tuple[float, float]:
         p, L1 = float(self.exponent), float(self.L1)
@@ -150,21 +147,23 @@ class Extremal(Function):
             raise TrainerError("L0 and L1 must be positive")
 
     def value(self, x: Array) -> Array:
-        t = np.abs(x[0]) * self.L1
-        total: Array = self.L0 / np.square(self.L1) * (np.expm1(t) - t)
-        return total
+        t = abs(x[0]) * self.L1
+        return self.L0 / self.L1**2 * (library_of(x).expm1(t) - t)
 
     def gradient(self, x: Array) -> Array:
-        slope = np.abs(x)
+        slope = abs(x)
         slope *= self.L1
         # Not exp(t) - 1, which loses all digits near the minimum.
-        np.expm1(slope, out=slope)
-        slope *= np.divide(self.L0, self.L1)
+        library_of(x).expm1(slope, out=slope)
+        slope *= self._scale
         return signed(slope, x)
 
+    @cached_property
+    def _scale(self) -> Any:
+        return self.L0 / self.L1
+
     def curvature(self, x: Array) -> Array:
-        bent: Array = self.L0 * np.exp(np.abs(x[0]) * self.L1)
-        return bent
+        return self.L0 * library_of(x).exp(abs(x[0]) * self.L1)
 
     def smoothness(self) -> tuple[float, float]:
         return float(self.L0), float(self.L1)
@@ -208,21 +207,18 @@ class Logistic(Function):
             raise TrainerError("slope must be positive")
 
     def value(self, x: Array) -> Array:
-        total: Array = np.logaddexp(0.0, -self.slope * x[0])
-        return total
+        return softplus(-self.slope * x[0])
 
     def gradient(self, x: Array) -> Array:
-        steep: Array = self.slope * x
+        steep = self.slope * x
         # Where e^{ax} overflows, 1 / inf = 0 is the gradient's limit.
-        np.exp(steep, out=steep)
+        library_of(x).exp(steep, out=steep)
         steep += 1
-        np.divide(np.negative(self.slope), steep, out=steep)
-        return steep
+        return -self.slope / steep
 
     def curvature(self, x: Array) -> Array:
         s = -self.gradient(x)[0] / self.slope
-        bent: Array = np.square(self.slope) * s * (1 - s)
-        return bent
+        return self.slope**2 * s * (1 - s)
 
     def smoothness(self) -> tuple[float, float]:
         return max(0.0, float(self.slope) - float(self.L1)) ** 2 / 4, float(self.L1)
@@ -273,23 +269,19 @@ class ScalarNetwork(Function):
             raise TrainerError("L1 must be positive")
 
     def value(self, x: Array) -> Array:
-        k = np.multiply(self.depth, 1.0)
-        total: Array = (np.power(x[0], k) - 1) ** 2
-        return total
+        return (power(x[0], self.depth * 1.0) - 1) ** 2
 
     def gradient(self, x: Array) -> Array:
-        k = np.multiply(self.depth, 1.0)
-        lower = np.power(x, k - 1)
-        slope: Array = 2 * k * lower * (lower * x - 1)
-        return slope
+        k = self.depth * 1.0
+        lower = power(x, k - 1)
+        return 2 * k * lower * (lower * x - 1)
 
     def curvature(self, x: Array) -> Array:
-        k = np.multiply(self.depth, 1.0)
+        k = self.depth + 0 * x[0]
         # w^{k-2} is infinite at w = 0 for k = 1, where its factor k - 1 is 0.
         with np.errstate(divide="ignore", invalid="ignore"):
-            bent = np.abs(2 * k * ((2 * k - 1) * np.power(x[0], 2 * k - 2) - (k - 1) * np.power(x[0], k - 2)))
-        curved: Array = np.where(k == 1, 2.0, bent)
-        return curved
+            bent = abs(2 * k * ((2 * k - 1) * power(x[0], 2 * k - 2) - (k - 1) * power(x[0], k - 2)))
+        return library_of(x).where(k == 1, 2.0, bent)
 
     def smoothness(self) -> tuple[float, float]:
         k, L1 = int(self.depth), float(self.L1)

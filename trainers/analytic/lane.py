@@ -22,6 +22,7 @@ class Mode:
         steps: The cap.
         stops_at_hit: Whether a lane that has hit stays where it is.
         scaled: Whether the rule shortens steps.
+        offset: Whether it adds something to the gradient's norm.
         momentum: Whether there is momentum.
         nesterov: Whether it is Nesterov's.
     """
@@ -29,6 +30,7 @@ class Mode:
     steps: int
     stops_at_hit: bool
     scaled: bool
+    offset: bool
     momentum: bool
     nesterov: bool
 
@@ -79,6 +81,7 @@ class Lane:
             steps=self.steps,
             stops_at_hit=self.stops_at_hit,
             scaled=not math.isinf(self.rule.numerator),
+            offset=self.rule.offset != 0,
             momentum=self.momentum > 0,
             nesterov=self.nesterov,
         )

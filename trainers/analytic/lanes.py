@@ -1,29 +1,36 @@
 r"""Thousands of trials on functions with known constants, side by side in float64.
 
 A lane is one trial: one function, start, rule and seed. All lanes of a group take step k together, so a step is a
-dozen NumPy calls whatever their number; those that have hit, diverged or reached their cap are dropped. What a lane
+dozen calls of torch whatever their number; those that have hit, diverged or reached their cap are dropped. What a lane
 returns depends on itself alone, never on the other lanes.
+
+Lanes take a block of steps without anybody looking; from the smallest gradient norm in it follows which of them hit,
+and those alone take the block again, watched step by step.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
+from torch import Tensor
 
-from trainers.analytic.function import Array
 from trainers.analytic.lane import Lane, LaneResult
-from trainers.analytic.state import Mask, State, norms, start_state
+from trainers.analytic.state import State, norms, start_state
 
 __all__ = ["Block", "run_lanes", "watch_lanes"]
 
 _BLOCK_STEPS = 64
 """Steps between two checks for finished lanes."""
 
-_MAX_LANES = 16_384
-"""Lanes that advance together: few enough that their arrays stay in the processor's cache."""
+_MAX_LANES = {"cpu": 16_384}
+"""Lanes that advance together: on the CPU few enough that their numbers stay in its cache."""
+
+_MAX_LANES_ELSEWHERE = 1 << 20
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,13 +70,14 @@ def run_lanes(lanes: Sequence[Lane]) -> Iterator[tuple[int, LaneResult]]:
 
 
 def watch_lanes(
-    lanes: Sequence[Lane], *, should_stop: Callable[[], bool] = lambda: False
+    lanes: Sequence[Lane], *, should_stop: Callable[[], bool] = lambda: False, device: str = "cpu"
 ) -> Iterator[tuple[int, LaneResult] | Block]:
     """The same, with a heartbeat after every block of steps.
 
     Args:
         lanes: The trials.
         should_stop: Called between blocks; once it returns True, unfinished lanes are abandoned.
+        device: Where they run. It must have float64; its exponential may differ in the last bit.
 
     Yields:
         Blocks, and index and result of each lane as they end.
@@ -78,49 +86,63 @@ def watch_lanes(
     for index, lane in enumerate(lanes):
         noise = lane.noise_kind if lane.noise else None
         groups.setdefault((type(lane.function), lane.dimension, lane.mode, lane.log_every, noise), []).append(index)
+    together = _MAX_LANES.get(device, _MAX_LANES_ELSEWHERE)
     for members in groups.values():
-        for begin in range(0, len(members), _MAX_LANES):
-            chosen = members[begin : begin + _MAX_LANES]
-            group = _Group([lanes[index] for index in chosen], chosen)
+        for begin in range(0, len(members), together):
+            chosen = members[begin : begin + together]
+            group = _Group([lanes[index] for index in chosen], chosen, device)
             yield from group.run(should_stop)
 
 
 class _Group:
     """Lanes of one kind, from their starts to their ends."""
 
-    def __init__(self, lanes: Sequence[Lane], indices: Sequence[int]) -> None:
-        self._state = start_state(lanes, indices)
+    def __init__(self, lanes: Sequence[Lane], indices: Sequence[int], device: str) -> None:
+        self._state = start_state(lanes, indices, device)
         self._log_every = lanes[0].log_every or self._state.mode.steps
-        self._finite_loss = np.full(len(lanes), np.nan)
-        self._thresholds = {index: lane.rule.threshold for index, lane in zip(indices, lanes, strict=True)}
-        # One list of columns per moment; ``index`` says which trial a value belongs to.
+        self._finite_loss = torch.full_like(self._state.epsilon, torch.nan)
+        self._indices = np.asarray(indices)
+        thresholds = [lane.rule.threshold for lane in lanes]
+        self._thresholds = np.array([np.nan if threshold is None else threshold for threshold in thresholds])
+        # The columns of each moment; ``index`` says which trial a value belongs to, in rising order.
         self._log: list[dict[str, np.ndarray[Any, Any]]] = []
-        self._rows: dict[int, list[tuple[int, int]]] = {}
+        self._num_rows = np.zeros(len(lanes), dtype=np.int64)
 
     def run(self, should_stop: Callable[[], bool]) -> Iterator[tuple[int, LaneResult] | Block]:
         """Advance all lanes until none is left."""
         step, steps = 0, self._state.mode.steps
-        # Diverging lanes overflow, which is what they are meant to show.
-        with np.errstate(all="ignore"):
-            while self._state.index.size:
-                if should_stop():
-                    return
-                state = self._state
-                if step % self._log_every == 0:
-                    self._note(state, step)
-                loss = state.function.value(state.x)
-                self._finite_loss = np.where(np.isfinite(loss), loss, self._finite_loss)
-                stop = min(step + _BLOCK_STEPS, step - step % self._log_every + self._log_every, steps)
-                before = earlier = state.copy()
-                for k in range(step, stop):
-                    if k == stop - 2:
-                        earlier = state.copy()
-                    state.advance(k)
-                yield Block(step=stop, lane_steps=(stop - step) * state.index.size)
-                yield from self._end_finished(step, stop, before)
-                if stop - step > 2:
-                    yield from self._end_cycling(stop, earlier)
-                step = stop
+        while self._state.num_lanes:
+            if should_stop():
+                return
+            state = self._state
+            if step % self._log_every == 0:
+                self._note(state, step)
+            loss = state.function.value(state.x)
+            self._finite_loss = torch.where(torch.isfinite(loss), loss, self._finite_loss)
+            stop = min(step + _BLOCK_STEPS, step - step % self._log_every + self._log_every, steps)
+            before = earlier = state.copy()
+            for k in range(step, stop):
+                if k == stop - 2:
+                    earlier = state.copy()
+                state.advance_unwatched(k)
+            self._watch_again(step, stop, before)
+            yield Block(step=stop, lane_steps=(stop - step) * state.num_lanes)
+            yield from self._end_finished(step, stop, before)
+            if stop - step > 2:
+                yield from self._end_cycling(stop, earlier)
+            step = stop
+
+    def _watch_again(self, begin: int, stop: int, before: State) -> None:
+        """Take a block again with the lanes that hit in it, or whose gradient was not finite."""
+        state = self._state
+        # False for NaN, too.
+        chosen = state.above & (~(state.lowest > state.epsilon) | ~state.is_finite())
+        state.age = torch.where(state.above, stop, state.age)
+        if chosen.any():
+            watched = before.take(chosen)
+            for k in range(begin, stop):
+                watched.advance(k)
+            state.put(chosen, watched)
 
     def _end_finished(self, begin: int, step: int, before: State) -> Iterator[tuple[int, LaneResult]]:
         """Drop the lanes that have hit, diverged, or reached the cap."""
@@ -129,11 +151,11 @@ class _Group:
         at_cap = step == state.mode.steps
         if at_cap:
             # The last iterate may have hit as well.
-            np.fmin(state.lowest, norm, out=state.lowest)
+            torch.fmin(state.lowest, norm, out=state.lowest)
             state.above &= norm > state.epsilon
             state.age += state.above
-        sound = np.isfinite(norm) & np.isfinite(state.x).all(axis=0)
-        ended = np.full(sound.size, at_cap) | ~sound
+        sound = state.is_finite()
+        ended = torch.full_like(sound, at_cap) | ~sound
         if state.mode.stops_at_hit:
             ended |= state.lowest <= state.epsilon
         if not ended.any():
@@ -150,8 +172,9 @@ class _Group:
         state, steps = self._state, self._state.mode.steps
         if not state.mode.stops_at_hit or state.mode.momentum or state.noise is not None or self._log_every < steps:
             return
-        earlier = earlier.take(np.isin(earlier.index, state.index))
-        cycling = (state.x == earlier.x).all(axis=0)
+        if earlier.num_lanes != state.num_lanes:
+            earlier = earlier.take(torch.isin(earlier.index, state.index))
+        cycling = (state.x == earlier.x).all(0)
         if not cycling.any():
             return
         caught, rest = state.take(cycling), steps - step
@@ -162,42 +185,44 @@ class _Group:
         self._state = state.take(~cycling)
         self._finite_loss = self._finite_loss[~cycling]
 
-    def _diverged(self, begin: int, before: State, lanes: Mask, loss: Array) -> Iterator[tuple[int, LaneResult]]:
+    def _diverged(self, begin: int, before: State, lanes: Tensor, loss: Tensor) -> Iterator[tuple[int, LaneResult]]:
         """Take the block's steps again, one by one, to find where each lane's gradient was no longer finite."""
         lost, loss = before.take(lanes), loss[lanes]
         step = begin
-        while lost.index.size:
+        while lost.num_lanes:
             value = lost.function.value(lost.x)
-            loss = np.where(np.isfinite(value), value, loss)
-            finite = np.isfinite(lost.grad_norm()) & np.isfinite(lost.x).all(axis=0)
+            loss = torch.where(torch.isfinite(value), value, loss)
+            finite = lost.is_finite()
             yield from self._results(lost.take(~finite), step, loss[~finite], diverged=True)
             lost, loss = lost.take(finite), loss[finite]
             lost.advance(step)
             step += 1
 
     def _results(
-        self, state: State, step: int, finite_loss: Array, *, diverged: bool = False
+        self, state: State, step: int, finite_loss: Tensor, *, diverged: bool = False
     ) -> Iterator[tuple[int, LaneResult]]:
         """Results of the lanes that end, each after ``step`` steps or at its earlier hit."""
         steps, stops = state.mode.steps, state.mode.stops_at_hit
-        hit = state.lowest <= state.epsilon
-        taken = np.where(hit, state.age, step) if stops else np.full(hit.size, step)
+        hits = state.lowest <= state.epsilon
+        taken = torch.where(hits, state.age, step) if stops else torch.full_like(state.age, step)
         value = state.function.value(state.x)
-        finite_loss = np.where(np.isfinite(value), value, finite_loss)
-        self._note_last(state, taken)
-        for lane, index in enumerate(state.index.tolist()):
+        finite_loss = torch.where(torch.isfinite(value), value, finite_loss)
+        columns = (state.index, hits, state.age, taken, state.num_clipped, finite_loss, state.lowest, state.tail)
+        for index, hit, age, num_steps, num_clipped, loss, lowest, tail, rows in zip(
+            *(column.tolist() for column in columns), self._rows_of(state, taken), strict=True
+        ):
             yield (
                 index,
                 LaneResult(
-                    status="hit" if hit[lane] else "diverged" if diverged else "capped",
-                    hitting_time=int(state.age[lane]) if hit[lane] else None,
-                    num_steps=int(taken[lane]),
-                    num_clipped=int(state.num_clipped[lane]),
+                    status="hit" if hit else "diverged" if diverged else "capped",
+                    hitting_time=age if hit else None,
+                    num_steps=num_steps,
+                    num_clipped=int(num_clipped),
                     diverged_step=step if diverged else None,
-                    last_finite_loss=None if np.isnan(finite_loss[lane]) else float(finite_loss[lane]),
-                    min_grad_norm=float(state.lowest[lane]),
-                    tail_grad_norm=None if stops or diverged else float(state.tail[lane] / max(1, steps // 2)),
-                    rows=self._take_rows(index),
+                    last_finite_loss=None if math.isnan(loss) else loss,
+                    min_grad_norm=lowest,
+                    tail_grad_norm=None if stops or diverged else tail / max(1, steps // 2),
+                    rows=rows,
                 ),
             )
 
@@ -210,50 +235,53 @@ class _Group:
         here = state.copy()
         here.advance(step)
         moved = norms(here.x - state.x)
-        clipped = size < state.eta if state.mode.scaled else np.zeros(size.size, dtype=np.bool_)
-        running = state.above & (norm > state.epsilon) if state.mode.stops_at_hit else np.ones(size.size, np.bool_)
-        steps = np.full(size.size, step)
-        self._append(state, steps, norm, noisy_norm, size.copy(), clipped, moved, running)
+        columns = _columns(
+            state, torch.full_like(state.age, step), norm, noisy_norm, size=size, clipped=size < state.eta, moved=moved
+        )
+        running = state.above & (norm > state.epsilon) if state.mode.stops_at_hit else torch.ones_like(state.above)
+        chosen = running.cpu().numpy()
+        self._log.append({name: column[chosen] for name, column in columns.items()})
+        self._num_rows[np.searchsorted(self._indices, self._log[-1]["index"])] += 1
 
-    def _note_last(self, state: State, steps: np.ndarray[Any, Any]) -> None:
-        """One row for the last iterate of each lane; no step was taken from it."""
-        norm, nothing = state.grad_norm(), np.full(steps.size, np.nan)
-        everything = np.ones(steps.size, dtype=np.bool_)
-        self._append(state, steps, norm, nothing, nothing, ~everything, nothing, everything)
-
-    def _append(
-        self,
-        state: State,
-        steps: np.ndarray[Any, Any],
-        norm: Array,
-        noisy_norm: Array,
-        size: Array,
-        clipped: Mask,
-        moved: Array,
-        lanes: Mask,
-    ) -> None:
-        value = state.function.value(state.x)
-        self._log.append({
-            "step": steps,
-            "epoch": steps.astype(np.float64),
-            "train_loss": value,
-            "grad_norm": noisy_norm,
-            "step_size": size,
-            "clipped": clipped,
-            "update_norm": moved,
-            "learning_rate": np.broadcast_to(state.eta, value.shape),
-            "gap": value - state.function.minimum,
-            "full_grad_norm": norm,
-        })
-        moment = len(self._log) - 1
-        for lane in np.flatnonzero(lanes).tolist():
-            self._rows.setdefault(int(state.index[lane]), []).append((moment, lane))
-
-    def _take_rows(self, index: int) -> dict[str, np.ndarray[Any, Any]]:
-        """The rows of one trial."""
-        places = self._rows.pop(index)
-        rows = {name: np.array([self._log[moment][name][lane] for moment, lane in places]) for name in self._log[0]}
-        threshold = self._thresholds[index]
-        rows["threshold"] = np.full(len(places), np.nan if threshold is None else threshold)
-        rows["threshold"][-1] = np.nan
+    def _rows_of(self, state: State, steps: Tensor) -> list[dict[str, np.ndarray[Any, Any]]]:
+        """The rows of each lane that ends, with one for its last iterate, from which no step was taken."""
+        nothing, no = torch.full_like(state.eta, torch.nan), torch.zeros_like(state.above)
+        last = _columns(state, steps, state.grad_norm(), nothing, size=nothing, clipped=no, moved=nothing)
+        ids = last.pop("index")
+        places = np.searchsorted(self._indices, ids)
+        rows: list[dict[str, np.ndarray[Any, Any]]] = [{}] * len(ids)
+        # A lane has a row of every moment until it hits.
+        counts = self._num_rows[places]
+        for count in np.unique(counts).tolist():
+            (chosen,) = np.nonzero(counts == count)
+            moments = [(moment, np.searchsorted(moment["index"], ids[chosen])) for moment in self._log[:count]]
+            columns = {
+                name: np.stack([*(moment[name][at] for moment, at in moments), column[chosen]], axis=1)
+                for name, column in last.items()
+            }
+            columns["threshold"] = np.repeat(self._thresholds[places[chosen]][:, None], count + 1, axis=1)
+            columns["threshold"][:, -1] = np.nan
+            for at, lane in enumerate(chosen.tolist()):
+                rows[lane] = {name: column[at] for name, column in columns.items()}
         return rows
+
+
+def _columns(
+    state: State, steps: Tensor, norm: Tensor, noisy_norm: Tensor, *, size: Tensor, clipped: Tensor, moved: Tensor
+) -> dict[str, np.ndarray[Any, Any]]:
+    """A row for each lane, and which trial it is."""
+    value = state.function.value(state.x)
+    columns = {
+        "index": state.index,
+        "step": steps,
+        "epoch": steps.double(),
+        "train_loss": value,
+        "grad_norm": noisy_norm,
+        "step_size": size,
+        "clipped": clipped,
+        "update_norm": moved,
+        "learning_rate": state.eta,
+        "gap": value - state.function.minimum,
+        "full_grad_norm": norm,
+    }
+    return {name: column.cpu().numpy() for name, column in columns.items()}

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import numpy as np
-
-from trainers.analytic.function import Array
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
 
 __all__ = ["NOISES", "NoiseStream"]
+
+Array = NDArray[np.float64]
 
 _CHUNK_STEPS = 256
 
@@ -41,33 +43,35 @@ class NoiseStream:
         kind: One of :data:`NOISES`.
         seeds: One for each lane; equal seeds see equal noise.
         dimension: Of the points.
+        device: Where the noise is wanted; it is drawn on the CPU, so that it is the same everywhere.
 
     Example:
         >>> stream = NoiseStream("sphere", [3, 4, 3], 1)
         >>> noise = stream.at(7)
-        >>> noise.shape, bool(noise[0, 0] == noise[0, 2]), set(np.abs(noise[0]).tolist())
-        ((1, 3), True, {1.0})
+        >>> noise.shape, bool(noise[0, 0] == noise[0, 2]), set(noise[0].abs().tolist())
+        (torch.Size([1, 3]), True, {1.0})
     """
 
-    def __init__(self, kind: str, seeds: Sequence[int], dimension: int) -> None:
+    def __init__(self, kind: str, seeds: Sequence[int], dimension: int, device: str = "cpu") -> None:
         self._draw = NOISES[kind]
         self._dimension = dimension
-        self._seeds, self._lane_seed = np.unique(np.asarray(seeds, dtype=np.int64), return_inverse=True)
+        self._device = device
+        self._seeds, lane_seed = np.unique(np.asarray(seeds, dtype=np.int64), return_inverse=True)
+        self._lane_seed = torch.from_numpy(lane_seed).to(device)
         self._chunk = -1
-        self._held: Array = np.empty(0)
+        self._held = torch.empty(0)
 
-    def at(self, step: int) -> Array:
-        """The noise of one step, shape (dimension, lanes)."""
+    def at(self, step: int) -> Tensor:
+        """The noise of one step, shape (dimension, lanes), float64."""
         chunk, offset = divmod(step, _CHUNK_STEPS)
         if chunk != self._chunk:
             draws = [self._chunk_of(int(seed), chunk) for seed in self._seeds]
-            self._held = np.stack(draws, axis=-1)
+            self._held = torch.from_numpy(np.stack(draws, axis=-1)).to(self._device)
             self._chunk = chunk
-        noise: Array = self._held[offset][:, self._lane_seed]
-        return noise
+        return self._held[offset].index_select(1, self._lane_seed)
 
-    def take(self, lanes: np.ndarray[Any, Any]) -> NoiseStream:
-        """The same noise for some lanes, chosen by a mask of shape (lanes,)."""
+    def take(self, lanes: Tensor) -> NoiseStream:
+        """The same noise for some lanes, chosen by their places, shape (chosen,)."""
         taken = copy.copy(self)
         taken._lane_seed = self._lane_seed[lanes]
         return taken

@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from trainers.analytic.function import Array, Function, signed
+from trainers.analytic.arrays import Array, library_of
+from trainers.analytic.function import Function, signed
 from trainers.errors import TrainerError
 
 __all__ = ["Theorem4Flat", "Theorem4Steep"]
@@ -39,24 +40,19 @@ class Theorem4Steep(Function):
 
     @property
     def minimum(self) -> Any:
-        return 0.5 / np.asarray(self.L1, dtype=np.float64)
+        return 0.5 / self.L1
 
     def value(self, x: Array) -> Array:
-        t = np.abs(x[0]) * self.L1
-        total: Array = np.where(t <= 1, 0.5 * np.square(t) + 0.5, np.exp(t - 1)) / self.L1
-        return total
+        t = abs(x[0]) * self.L1
+        return library_of(x).where(t <= 1, 0.5 * t * t + 0.5, library_of(x).exp(t - 1)) / self.L1
 
     def gradient(self, x: Array) -> Array:
-        t = np.abs(x)
-        t *= self.L1
-        slope = np.exp(t - 1)
-        np.copyto(slope, t, where=t <= 1)
-        return signed(slope, x)
+        t = abs(x) * self.L1
+        return signed(library_of(x).where(t <= 1, t, library_of(x).exp(t - 1)), x)
 
     def curvature(self, x: Array) -> Array:
-        t = np.abs(x[0]) * self.L1
-        bent: Array = self.L1 * np.where(t <= 1, 1.0, np.exp(t - 1))
-        return bent
+        t = abs(x[0]) * self.L1
+        return self.L1 * library_of(x).where(t <= 1, 1.0, library_of(x).exp(t - 1))
 
     def smoothness(self) -> tuple[float, float]:
         return float(self.L1), float(self.L1)
@@ -99,21 +95,17 @@ class Theorem4Flat(Function):
             raise TrainerError("epsilon must be positive")
 
     def value(self, x: Array) -> Array:
-        t = np.abs(x[0])
-        u = np.minimum(t, 1.0)
-        total: Array = self.epsilon * (0.25 * u * u * (6 - u * u) + 2 * (t - u))
-        return total
+        t = abs(x[0])
+        u = library_of(x).clip(t, 0.0, 1.0)
+        return self.epsilon * (0.25 * u * u * (6 - u * u) + 2 * (t - u))
 
     def gradient(self, x: Array) -> Array:
-        u = np.abs(x)
-        np.minimum(u, 1.0, out=u)
-        slope: Array = self.epsilon * u * (3 - u * u)
-        return signed(slope, x)
+        u = library_of(x).clip(abs(x), 0.0, 1.0)
+        return signed(self.epsilon * u * (3 - u * u), x)
 
     def curvature(self, x: Array) -> Array:
-        u = np.minimum(np.abs(x[0]), 1.0)
-        bent: Array = 3 * self.epsilon * (1 - u * u)
-        return bent
+        u = library_of(x).clip(abs(x[0]), 0.0, 1.0)
+        return 3 * self.epsilon * (1 - u * u)
 
     def smoothness(self) -> tuple[float, float]:
         return 3 * float(self.epsilon), 0.0
