@@ -41,7 +41,7 @@ __all__ = [
 _CONNECT_S = 10.0
 _PROBE_S = 30.0
 _CLIENT_PROBES_S = (60.0, 120.0)
-"""Ray Client has the cluster start a process for each client, which may never answer on a busy head: then a second is asked for."""
+"""Ray Client has the cluster start a process for each client, which may never answer: then a second is asked for."""
 
 LONGEST_S = _CONNECT_S + _PROBE_S + 5
 """Seconds that a cluster may take to answer, except through Ray Client, which starts a process there first."""
