@@ -20,7 +20,7 @@ from sweeper.planning.revision import output_of, revision_of
 from sweeper.spec.sections.settings import Resources
 from sweeper.store.run_dir import RunDir
 
-__all__ = ["check_drift", "conditions", "environment_of", "provenance", "usable_cores"]
+__all__ = ["check_drift", "conditions", "driver_version", "environment_of", "provenance", "usable_cores"]
 
 _log = logging.getLogger(__name__)
 
@@ -113,6 +113,17 @@ def _gpus() -> list[dict[str, str]]:
     said = program and output_of(program, "--query-gpu=name,driver_version,uuid", "--format=csv,noheader")
     rows = csv.reader((said or "").splitlines(), skipinitialspace=True)
     return [dict(zip(("name", "driver", "uuid"), row, strict=True)) for row in rows if len(row) == 3]
+
+
+def driver_version() -> str | None:
+    """The version of NVIDIA's driver on this machine; None where there is none, or it does not tell."""
+    try:
+        text = Path("/proc/driver/nvidia/version").read_text()
+    except (OSError, UnicodeDecodeError):
+        text = ""
+    if found := re.search(r"Kernel Module\b.*?(\d+\.\d+(?:\.\d+)?)", text):
+        return found[1]
+    return next((gpu["driver"] for gpu in _gpus()), None)
 
 
 def _processor() -> str:
