@@ -56,7 +56,7 @@ def run(
     accept_drift: Annotated[
         bool,
         typer.Option(
-            "--accept-drift", help="Continue even if torch, Python, processor, threads or your own code changed."
+            "--accept-drift", help="Continue even if torch, Python, processor, GPU, threads or your own code changed."
         ),
     ] = False,
     accept_change: Annotated[

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 import sys
 import warnings
@@ -16,8 +17,14 @@ import pandas as pd
 import pytest
 import torch
 
-from sweeper.errors import left_advice, out_of_memory, spoils_gpu
+from sweeper.errors import RunDirectoryError, left_advice, out_of_memory, spoils_gpu
+from sweeper.planning import environment
+from sweeper.planning.environment import check_drift, environment_of
 from sweeper.protocol.messages import RaisedItem, RepeatedItem, Rows, SegmentItem
+from sweeper.report.summary import build_report
+from sweeper.spec.sections.settings import EstimatorPool, Pool, Resources
+from sweeper.store.run_dir import RunDir
+from sweeper.tables.run import Run
 from sweeper.workers import estimator as estimator_module
 from sweeper.workers import worker as worker_module
 from sweeper.workers.device import Device
@@ -328,6 +335,80 @@ def test_repeated_steps_are_compared_on_a_gpu_too_and_say_which_one_trained_them
     assert (repeated.start, repeated.stop) == (0, 4)
     (last,) = [item for item in items if isinstance(item, SegmentItem)]
     assert last.facts.hardware == hardware.facts
+
+
+# What is recorded
+
+
+@pytest.fixture
+def two_gpus(inline_run: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> Any:
+    """A run whose workers take turns on an H100 and an A100."""
+    names = itertools.cycle(["NVIDIA H100", "NVIDIA A100"])
+
+    def device(name: str, share: float) -> Device:
+        hardware, _, _ = gpu()
+        hardware.__dict__["facts"] = {"device": next(names), "driver": "580.65.06", "cuda": "13.0", "cudnn": "91002"}
+        return hardware
+
+    monkeypatch.setattr(worker_module, "Device", device)
+    run = inline_run(SPEC + "measure: {every: 2, data_fraction: 1}\n")
+    run()
+    return run
+
+
+def test_telemetry_says_which_gpu_trained_and_which_ones_measured(two_gpus: Any) -> None:
+    telemetry = pd.read_parquet(two_gpus.run_dir.path / "telemetry.parquet")
+    assert set(telemetry["device"]) == {"NVIDIA H100", "NVIDIA A100"}
+    assert set(telemetry["driver"]) == {"580.65.06"}
+    assert set(telemetry["cuda"]) == {"13.0"}
+    assert set(telemetry["cudnn"]) == {"91002"}
+    assert {name for one in telemetry["measured_on"] for name in one.split(", ")} <= {"NVIDIA H100", "NVIDIA A100"}
+    by_device = telemetry.groupby("device")["environment_id"]
+    assert by_device.nunique().tolist() == [1, 1]
+    assert by_device.first().nunique() == 2, "results with equal ids may be compared bit for bit"
+    trials = trials_of(two_gpus)
+    assert trials["device"].tolist() == telemetry.groupby("trial_id")["device"].last()[trials["trial_id"]].tolist()
+    assert not trials["drift"].any()
+
+
+def test_a_report_says_that_a_cell_mixes_devices_and_what_each_node_has(two_gpus: Any) -> None:
+    run = Run(two_gpus.run_dir.path)
+    report = build_report(run)
+    (note,) = [note for note in report.notes if "mixed different devices" in note]
+    assert note.startswith("the cell mixed")
+    assert "NVIDIA A100, driver 580.65.06; NVIDIA H100, driver 580.65.06" in note
+    (node,) = report.nodes
+    assert node.device == "NVIDIA A100, driver 580.65.06, NVIDIA H100, driver 580.65.06"
+    one = build_report(run, where=["device=NVIDIA H100"])
+    assert not [note for note in one.notes if "devices" in note]
+
+
+def test_a_run_on_cpus_says_nothing_of_devices(inline_run: Callable[..., Any]) -> None:
+    run = inline_run(SPEC)
+    run()
+    journal = run.run_dir.journal.read_text()
+    assert "hardware" not in journal
+    assert "measured_on" not in journal
+    telemetry = pd.read_parquet(run.run_dir.path / "telemetry.parquet")
+    assert telemetry[["device", "driver", "cuda", "cudnn", "measured_on"]].isna().all(axis=None)
+    report = build_report(Run(run.run_dir.path))
+    assert not [note for note in report.notes if "devices" in note]
+    assert [node.device for node in report.nodes] == [""]
+
+
+def test_the_gpu_is_among_the_conditions_of_a_run_on_one(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    found = [{"name": "NVIDIA H100", "driver": "580.65.06", "uuid": "GPU-1"}]
+    monkeypatch.setattr(environment, "_gpus", lambda: found)
+    for pools in ({"trainers": Pool(gpus=1)}, {"estimators": EstimatorPool(gpus=0.5)}):
+        now = environment_of(Resources(**pools))
+        assert (now["gpu"], now["driver"]) == ("NVIDIA H100", environment.driver_version())
+        before = now | {"gpu": "NVIDIA A100", "driver": "570.1", "cudnn": "9"}
+        with pytest.raises(RunDirectoryError, match=r"gpu: NVIDIA A100 -> NVIDIA H100\n  driver: 570.1 -> "):
+            check_drift(RunDir(tmp_path), before, now, begun=True, accepted=False)
+        # An earlier version recorded none of it.
+        old = {key: value for key, value in now.items() if key not in {"gpu", "driver", "cuda", "cudnn"}}
+        check_drift(RunDir(tmp_path), old, now, begun=True, accepted=False)
+    assert not environment_of(Resources()).keys() & {"gpu", "driver", "cuda", "cudnn"}
 
 
 def test_names_of_torch_are_known_without_loading_it() -> None:
