@@ -6,16 +6,17 @@ import contextlib
 import os
 import re
 import warnings
-from collections.abc import MutableMapping
+from collections.abc import Iterator, MutableMapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
 import torch
 
+from sweeper.errors import error_line
 from sweeper.planning.environment import driver_version
 
-__all__ = ["Device"]
+__all__ = ["Device", "examine_device"]
 
 _WORKSPACE = ":4096:2"
 """With it cuBLAS, on which cuDNN's recurrent layers rest, adds in the same order every time; ``:16:8`` does, too."""
@@ -92,3 +93,29 @@ class Device:
             "torch": torch.__version__,
         }
         return {name: str(value) for name, value in known.items() if value is not None}
+
+
+def examine_device(*, name: str) -> Iterator[dict[str, str]]:
+    """Whether one of NVIDIA's devices can be used.
+
+    Args:
+        name: As torch names it.
+
+    Yields:
+        One row: ``unusable`` says why not; empty if it can.
+    """
+    yield {"unusable": _unusable(torch.device(name), torch.cuda)}
+
+
+def _unusable(device: torch.device, cuda: Any) -> str:
+    if torch.version.cuda is None:
+        return f"PyTorch {torch.__version__} here is built without CUDA; install one that is, or leave --device out"
+    if not cuda.is_available():
+        return "PyTorch finds no GPU on this machine; `nvidia-smi` and CUDA_VISIBLE_DEVICES say which ones there are"
+    if device.index is not None and device.index >= cuda.device_count():
+        return f"this machine has {cuda.device_count()} GPUs, from cuda:0 to cuda:{cuda.device_count() - 1}"
+    try:
+        torch.zeros(1, device=device)
+    except RuntimeError as error:
+        return f"it cannot be used: {error_line(error)}"
+    return ""

@@ -17,15 +17,22 @@ import pandas as pd
 import pytest
 import torch
 
-from sweeper.errors import RunDirectoryError, left_advice, out_of_memory, spoils_gpu
+from sweeper.check import check_sweep
+from sweeper.errors import ClipsweepError, RunDirectoryError, left_advice, out_of_memory, spoils_gpu
+from sweeper.null_test import null_test_document
 from sweeper.planning import environment
 from sweeper.planning.environment import check_drift, environment_of
 from sweeper.protocol.messages import RaisedItem, RepeatedItem, Rows, SegmentItem
+from sweeper.remeasure import _on_device
 from sweeper.report.summary import build_report
+from sweeper.spec import loads_spec
+from sweeper.spec.sections.measure import Measure
 from sweeper.spec.sections.settings import EstimatorPool, Pool, Resources
 from sweeper.store.run_dir import RunDir
 from sweeper.tables.run import Run
+from sweeper.workers import device as device_module
 from sweeper.workers import estimator as estimator_module
+from sweeper.workers import examiner
 from sweeper.workers import worker as worker_module
 from sweeper.workers.device import Device
 from sweeper.workers.estimator import EstimatorWorker
@@ -132,6 +139,74 @@ def test_what_bits_on_a_gpu_depend_on_is_known() -> None:
     assert facts.items() >= {"device": "NVIDIA H100 80GB HBM3", "cudnn": "91002", "torch": torch.__version__}.items()
     assert set(facts) <= {"device", "driver", "cuda", "cudnn", "torch"}
     assert {type(value) for value in facts.values()} == {str}
+
+
+# A device that is asked for
+
+
+CUDA = SimpleNamespace(is_available=lambda: True, device_count=lambda: 2)
+NONE = SimpleNamespace(is_available=lambda: False, device_count=lambda: 0)
+
+
+@pytest.mark.parametrize(
+    ("device", "cuda", "version", "why"),
+    [
+        ("cuda", NONE, None, "is built without CUDA"),
+        ("cuda", NONE, "13.0", "PyTorch finds no GPU"),
+        ("cuda:2", CUDA, "13.0", "this machine has 2 GPUs, from cuda:0 to cuda:1"),
+    ],
+)
+def test_a_device_that_is_not_there_is_refused_with_the_reason(
+    monkeypatch: pytest.MonkeyPatch, device: str, cuda: Any, version: str | None, why: str
+) -> None:
+    monkeypatch.setattr(torch.version, "cuda", version)
+    assert why in device_module._unusable(torch.device(device), cuda)
+
+
+TINY = "problem: {use: deep_linear, width: 3}\nupdate_rule: {learning_rate: 0.1}\ntrain: {steps: 1}\n"
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_commands_refuse_a_device_that_is_not_there_before_they_begin() -> None:
+    sweep = loads_spec(TINY, folder=Path())
+    with pytest.raises(ClipsweepError, match="--device cuda: PyTorch"):
+        null_test_document(sweep, device="cuda")
+    with pytest.raises(ClipsweepError, match="unknown device 'tpu'; known: cpu, cuda, cuda:N"):
+        list(check_sweep(sweep, device="tpu"))
+    assert null_test_document(sweep, device="cpu")["passed"]
+
+
+def test_both_examinations_build_on_the_device_that_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    built: list[str] = []
+    real = examiner.build_problem
+
+    def build(*arguments: Any, device: str, **options: Any) -> Any:
+        built.append(device)
+        return real(*arguments, device="cpu", **options)
+
+    monkeypatch.setattr(examiner, "build_problem", build)
+    monkeypatch.setattr(examiner, "Device", lambda name: gpu()[0])
+    problem = {"use": "deep_linear", "layers": 2, "width": 3}
+    measure = Measure(every=1, data_fraction=1).model_dump(mode="json")
+    common: dict[str, Any] = {"problem": problem, "shipped": None, "seed": 0, "threads": 1, "device": "cuda:1"}
+    (row,) = examiner.null_test_problem(**common, measure=measure)
+    assert row["passed"]
+    assert set(built) == {"cuda:1"}
+    built.clear()
+    rule = {"clip_groups": None}
+    list(examiner.check_problem(**common, rule=rule, clip_groups=[], steps=1, accumulate=1, measure=None))
+    assert set(built) == {"cuda:1"}
+
+
+def test_estimators_of_kept_snapshots_are_put_where_it_is_asked_for() -> None:
+    shared = Resources(estimators=EstimatorPool(gpus=0.5, cuda_graphs=True), trainers=Pool(gpus=1))
+    assert _on_device(shared, None) == shared
+    there = _on_device(shared, "cpu")
+    assert (there.estimators.gpus, there.estimators.cuda_graphs, there.trainers.gpus) == (0, False, 1)
+    assert _on_device(shared, "cuda").estimators.gpus == 0.5
+    assert _on_device(Resources(), "cuda").estimators.gpus == 1
+    with pytest.raises(ClipsweepError, match="unknown device 'cuda:1'; known: cpu, cuda, of which Ray chooses one"):
+        _on_device(shared, "cuda:1")
 
 
 # Errors of a GPU
