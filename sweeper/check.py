@@ -12,6 +12,7 @@ from sweeper.apart import Died, apart
 from sweeper.blame import Line
 from sweeper.errors import ClipsweepError
 from sweeper.labels import describe_problem
+from sweeper.planning.devices import require_device
 from sweeper.planning.plan import Plan, UserCode, expand, own_uses, require_allowed
 from sweeper.planning.searching import search_code, searching_of
 from sweeper.requirements import require_installed
@@ -86,13 +87,14 @@ class _Examination:
 
 
 def check_sweep(
-    sweep: Sweep, *, allow_code: bool = False, say: Callable[[str], None] = _unsaid
+    sweep: Sweep, *, allow_code: bool = False, device: str = "cpu", say: Callable[[str], None] = _unsaid
 ) -> Iterator[CheckedProblem]:
     """Test a sweep's problems, and what else of the user's own it names, in another process and as a worker has them.
 
     Args:
         sweep: The spec.
         allow_code: Import code from outside the spec's own folder.
+        device: Where it is done: ``cpu``, ``cuda`` or ``cuda:N``.
         say: Is told what is waited for, where that takes long.
 
     Yields:
@@ -102,15 +104,16 @@ def check_sweep(
 
     Raises:
         SpecError: The sweep cannot be expanded.
-        ClipsweepError: PyTorch is not installed, there is nothing that could break a promise, or the spec would import
-            code from outside its folder.
+        ClipsweepError: PyTorch is not installed, there is no such device, there is nothing that could break a
+            promise, or the spec would import code from outside its folder.
     """
     require_installed("checking a sweep", "torch")
     plan = expand(sweep)
     code = (*plan.code, *search_code(sweep))
     require_allowed(code, sweep.folder, allow_code=allow_code)
+    require_device(device)
     with shipped(code) as folder:
-        found = [*_problems(sweep, plan, folder), *_rules(sweep, plan, folder), *_searcher(sweep, code, folder)]
+        found = [*_problems(sweep, plan, folder, device), *_rules(sweep, plan, folder), *_searcher(sweep, code, folder)]
         if not found:
             raise ClipsweepError(
                 f"{sweep.name}: analytic functions make no promises that could be broken: nothing to check"
@@ -144,7 +147,7 @@ def _examined(
             yield CheckedProblem(problem=words, finding=Finding(**item | {"line": line}))
 
 
-def _problems(sweep: Sweep, plan: Plan, folder: Path | None) -> Iterator[_Examination]:
+def _problems(sweep: Sweep, plan: Plan, folder: Path | None, device: str) -> Iterator[_Examination]:
     measure = None if sweep.measure is None else sweep.measure.model_dump(mode="json")
     for problem in plan.trained_problems:
         first = next(trial for trial in plan.trials if trial.problem == problem)
@@ -162,6 +165,7 @@ def _problems(sweep: Sweep, plan: Plan, folder: Path | None) -> Iterator[_Examin
             "steps": sweep.train.steps,
             "accumulate": first.train["accumulate"],
             "measure": measure,
+            "device": device,
         }
         words = describe_problem(problem)
         yield _Examination(words=words, task="sweeper.workers.examiner:check_problem", arguments=arguments)

@@ -21,8 +21,10 @@ __all__ = [
     "error_traceback",
     "last_line",
     "left_advice",
+    "left_on_gpu",
     "memory_advice",
     "out_of_memory",
+    "spoils_gpu",
     "with_last_lines",
 ]
 
@@ -102,6 +104,25 @@ def with_last_lines(error: str, printed: str) -> str:
     return f"{error}\nIts last lines:\n{printed}" if printed else error
 
 
+_UNUSABLE = "a GPU's context that nothing can use any more"
+
+
+def left_on_gpu(error: BaseException) -> str | None:
+    """What an error leaves behind in the process that it was raised in.
+
+    Args:
+        error: What was raised, by whatever code.
+
+    Returns:
+        Words about a GPU's context where :func:`spoils_gpu`; None otherwise.
+
+    Example:
+        >>> left_on_gpu(RuntimeError("CUDA error: device-side assert triggered"))
+        "a GPU's context that nothing can use any more (RuntimeError: CUDA error: device-side assert triggered)"
+    """
+    return f"{_UNUSABLE} ({error_line(error)})" if spoils_gpu(error) else None
+
+
 def left_advice(left_behind: str) -> str:
     """What a worker says of user code that leaves its process unfit for other trials.
 
@@ -111,6 +132,8 @@ def left_advice(left_behind: str) -> str:
     Returns:
         The end of a message about that code.
     """
+    if left_behind.startswith(_UNUSABLE):
+        return f"left {left_behind}"
     return (
         f"leaves behind what cannot be put back for other trials ({left_behind}): do that where the module is "
         "imported, outside its functions, and no process has to be replaced"
@@ -209,8 +232,46 @@ def out_of_memory(error: BaseException) -> Literal["", "cpus", "gpus"]:
     # By name: torch is not loaded for this.
     if any(base.__name__ == "OutOfMemoryError" and base.__module__ == "torch" for base in type(error).__mro__):
         return "gpus"
+    text = error_text(error)
+    # Not from torch's allocator, but from a kernel or a library that allocates by itself.
+    if isinstance(error, RuntimeError) and any(sign in text for sign in _GPU_MEMORY):
+        return "gpus"
     # Torch's allocator on the host raises a bare RuntimeError.
-    return "cpus" if isinstance(error, MemoryError) or "can't allocate memory" in error_text(error) else ""
+    return "cpus" if isinstance(error, MemoryError) or "can't allocate memory" in text else ""
+
+
+_GPU_MEMORY = ("CUDA out of memory", "CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
+_GPU_ERRORS = ("CUDA error", "device-side assert", "illegal memory access", "ECC error")
+
+
+def spoils_gpu(error: BaseException) -> bool:
+    """Whether every later call of CUDA in the same process would fail, too.
+
+    Args:
+        error: What was raised, by whatever code; what led to it counts.
+
+    Returns:
+        True for an error of a GPU that is neither a lack of memory nor a refusal to record a graph.
+
+    Example:
+        >>> spoils_gpu(RuntimeError("CUDA error: an illegal memory access was encountered"))
+        True
+        >>> spoils_gpu(RuntimeError("CUDA out of memory")), spoils_gpu(ValueError("no such width"))
+        (False, False)
+    """
+    seen: list[BaseException] = []
+    one: BaseException | None = error
+    while one is not None and one not in seen:
+        seen.append(one)
+        text = error_text(one)
+        # By name: torch is not loaded for this, and older releases have no such error.
+        named = any(base.__name__ == "AcceleratorError" and base.__module__ == "torch" for base in type(one).__mro__)
+        if (named or (isinstance(one, RuntimeError) and any(sign in text for sign in _GPU_ERRORS))) and not (
+            out_of_memory(one) or "captur" in text.lower()
+        ):
+            return True
+        one = one.__cause__ or one.__context__
+    return False
 
 
 def error_text(error: BaseException) -> str:

@@ -38,7 +38,7 @@ _TAKEN = frozenset([
     *_OWN.values(),
     # Of trials.
     *("trial_id cell_id arm case seed status superseded code_id committed_step attempts started_at ended_at").split(),
-    *("train_s estimate_s diverged_step last_finite_loss clipped_fraction error environment_id drift").split(),
+    *("train_s estimate_s diverged_step last_finite_loss clipped_fraction error environment_id device drift").split(),
     *("function_name hitting_time hitting_status initial_gap iteration_bound min_grad_norm tail_grad_norm").split(),
     # Of what the commands print, beside the values of cells.
     *("is_best seeds trials done diverged failed lost left_out points rank_correlation correlation label").split(),

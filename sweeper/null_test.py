@@ -8,6 +8,7 @@ from typing import Any
 from sweeper.apart import Died, apart
 from sweeper.errors import ClipsweepError
 from sweeper.labels import describe_problem
+from sweeper.planning.devices import require_device
 from sweeper.planning.plan import expand, require_allowed
 from sweeper.requirements import require_installed
 from sweeper.spec import Sweep
@@ -24,13 +25,14 @@ def _unsaid(text: str) -> None:
 
 
 def null_test_document(
-    sweep: Sweep, *, allow_code: bool = False, say: Callable[[str], None] = _unsaid
+    sweep: Sweep, *, allow_code: bool = False, device: str = "cpu", say: Callable[[str], None] = _unsaid
 ) -> dict[str, Any]:
     """The null test of every problem of a sweep, at the first seed's initial weights, in another process.
 
     Args:
         sweep: The spec; without a measure section the defaults are tested.
         allow_code: Import code from outside the spec's own folder.
+        device: Where it is done: ``cpu``, ``cuda`` or ``cuda:N``.
         say: Is told what is waited for, where that takes long.
 
     Returns:
@@ -39,13 +41,14 @@ def null_test_document(
 
     Raises:
         SpecError: The sweep cannot be expanded.
-        ClipsweepError: PyTorch is not installed, the spec has only analytic functions, or would import code from
-            outside its folder.
+        ClipsweepError: PyTorch is not installed, there is no such device, the spec has only analytic functions, or
+            would import code from outside its folder.
     """
     require_installed("the null test", "torch")
     measure = (sweep.measure or Measure(every=1)).model_dump(mode="json")
     plan = expand(sweep)
     require_allowed(plan.code, sweep.folder, allow_code=allow_code)
+    require_device(device)
     if not plan.trained_problems:
         raise ClipsweepError(
             f"{sweep.name}: analytic functions come with exact gradients; no probe is measured on them"
@@ -60,6 +63,7 @@ def null_test_document(
                 "seed": plan.trials[0].seed,
                 "threads": sweep.resources.estimators.threads,
                 "measure": measure,
+                "device": device,
             }
             for problem in plan.trained_problems
         ]

@@ -83,6 +83,7 @@ def estimate_run(
     *,
     listener: Listener | None = None,
     address: str | None = None,
+    device: str | None = None,
     consent: Consent | None = None,
 ) -> Remeasured:
     """Measure the kept snapshots of a run with an estimator, except those it has already measured.
@@ -93,6 +94,7 @@ def estimate_run(
         options: ``option=value`` for the estimator, or for ``data_fraction``, ``probes``, ``probe`` and ``audit``.
         listener: Receives progress; by default it is not shown.
         address: Cluster address instead of the spec's.
+        device: ``cpu`` or ``cuda`` instead of what the spec says; ``cuda`` is a whole GPU where that says none.
         consent: What the user agrees to that is otherwise refused: ``drift``, ``insecure_cluster``, and ``code`` that
             is neither in a folder above the run nor in the working directory. By default nothing.
 
@@ -114,6 +116,7 @@ def estimate_run(
     section = remeasure_section(run_dir, estimator, options)
     settings = resolved_settings(run_dir)
     resources, cluster = _checked(run_dir, settings)
+    resources = _on_device(resources, device)
     with driving(run_dir, listener or Silent()) as held:
         say = held.listener.say
         state = recover(run_dir, say)
@@ -165,6 +168,21 @@ def estimate_run(
         )
         held.exit_code, held.text = remeasured.exit_code, remeasured.text
         return remeasured
+
+
+def _on_device(resources: Resources, device: str | None) -> Resources:
+    """The same, with estimators on another device."""
+    pool = resources.estimators
+    match device:
+        case None:
+            return resources
+        case "cpu":
+            pool = pool.model_copy(update={"gpus": 0.0, "cuda_graphs": False})
+        case "cuda":
+            pool = pool.model_copy(update={"gpus": pool.gpus or 1.0})
+        case _:
+            raise ClipsweepError(f"--device: unknown device {device!r}; known: cpu, cuda, of which Ray chooses one")
+    return resources.model_copy(update={"estimators": pool})
 
 
 def _checked(run_dir: RunDir, settings: Mapping[str, Any]) -> tuple[Resources, Cluster]:

@@ -16,6 +16,7 @@ __all__ = [
     "TEXT_FORMATS",
     "AllowCode",
     "AsJson",
+    "Device",
     "Format",
     "Insecure",
     "Measurement",
@@ -91,6 +92,9 @@ AllowCode = Annotated[
     typer.Option(
         "--allow-code", help="Import the spec's code, and call what `on` names, even from outside its folder."
     ),
+]
+Device = Annotated[
+    str, typer.Option("--device", metavar="DEVICE", help="Where to do it: cpu, cuda or cuda:N, on this machine.")
 ]
 Out = Annotated[Path | None, typer.Option("--out", metavar="DIR", help="The run directory; runs/<name> by default.")]
 

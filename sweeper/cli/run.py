@@ -56,7 +56,7 @@ def run(
     accept_drift: Annotated[
         bool,
         typer.Option(
-            "--accept-drift", help="Continue even if torch, Python, processor, threads or your own code changed."
+            "--accept-drift", help="Continue even if torch, Python, processor, GPU, threads or your own code changed."
         ),
     ] = False,
     accept_change: Annotated[
@@ -197,6 +197,10 @@ def estimate(
         typer.Option("--set", metavar="OPTION=VALUE", help="An option of the estimator, or of f; may be repeated."),
     ] = None,
     address: Annotated[str | None, typer.Option("--address", metavar="ADDRESS", help="As for run.")] = None,
+    device: Annotated[
+        str | None,
+        typer.Option("--device", metavar="cpu|cuda", help="Where estimators compute, instead of what the spec says."),
+    ] = None,
     accept_drift: Annotated[bool, typer.Option("--accept-drift", help="As for run.")] = False,
     insecure_cluster: Insecure = False,
     allow_code: AllowCode = False,
@@ -218,6 +222,7 @@ def estimate(
             options or [],
             listener=listener,
             address=address,
+            device=device,
             consent=Consent(drift=accept_drift, insecure_cluster=insecure_cluster, code=allow_code),
         )
     note(done.text)

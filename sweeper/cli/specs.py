@@ -13,6 +13,7 @@ from sweeper.cli.options import (
     TEXT_FORMATS,
     AllowCode,
     AsJson,
+    Device,
     Format,
     Out,
     Overrides,
@@ -98,6 +99,7 @@ def check(
     spec: SpecPath,
     overrides: Overrides = None,
     allow_code: AllowCode = False,
+    device: Device = "cpu",
     wanted: Format = None,
     as_json: AsJson = False,
 ) -> None:
@@ -108,7 +110,7 @@ def check(
     sweep = read_spec(spec, overrides)
     rows = []
     current = None
-    for checked in _until_interrupted(check_sweep(sweep, allow_code=allow_code, say=note)):
+    for checked in _until_interrupted(check_sweep(sweep, allow_code=allow_code, device=device, say=note)):
         finding = checked.finding
         rows.append({"problem": checked.problem, **asdict(finding), "holds": finding.holds})
         if style != "table":
@@ -166,6 +168,7 @@ def null_test(
     spec: SpecPath,
     overrides: Overrides = None,
     allow_code: AllowCode = False,
+    device: Device = "cpu",
     wanted: Format = None,
     as_json: AsJson = False,
 ) -> None:
@@ -174,7 +177,9 @@ def null_test(
     from sweeper.null_test import null_test_document
 
     sweep = read_spec(spec, overrides)
-    (document,) = _until_interrupted(null_test_document(sweep, allow_code=allow_code, say=note) for _ in range(1))
+    (document,) = _until_interrupted(
+        null_test_document(sweep, allow_code=allow_code, device=device, say=note) for _ in range(1)
+    )
     if style == "json":
         show_json(document)
     elif style != "table":

@@ -246,7 +246,9 @@ class RayPools:
 
     def _start(self, kind: Kind, slot: int) -> None:
         settings = self._settings[kind]
-        options = {"cuda_graphs": True} if settings.cuda_graphs else {}
+        options: dict[str, Any] = {"cuda_graphs": True} if settings.cuda_graphs else {}
+        if 0 < settings.gpus < 1:
+            options["gpus"] = settings.gpus
         actor = (
             self
             ._classes[kind]

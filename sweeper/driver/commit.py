@@ -93,7 +93,7 @@ class Committer:
         apply(self.state, record)
 
     def compare(self, trial: str, repeated: RepeatedItem) -> None:
-        """Compare rows of committed steps that were trained again; if the environment changed since, they may differ.
+        """Compare rows of committed steps that were trained again; if environment or GPU changed, they may differ.
 
         Args:
             trial: The trial they belong to.
@@ -105,7 +105,8 @@ class Committer:
         stretches: list[tuple[int, int]] = []
         for segment in self.state.trials[trial].segments:
             start, stop = max(segment.start, repeated.start), min(segment.stop, repeated.stop)
-            if start < stop and self.state.environments.get(segment.driver_epoch) == self.state.environment:
+            same = self.state.environments.get(segment.driver_epoch) == self.state.environment
+            if start < stop and same and dict(segment.facts.hardware) == dict(repeated.hardware):
                 if stretches and stretches[-1][1] == start:
                     start = stretches.pop()[0]
                 stretches.append((start, stop))
@@ -222,7 +223,12 @@ class Committer:
             outcome=item.outcome,
             checkpoint=item.checkpoint,
             measurement=self._measurement,
-            facts=replace(item.facts, estimate_s=content.estimate_s, unmeasured=content.unmeasured),
+            facts=replace(
+                item.facts,
+                estimate_s=content.estimate_s,
+                unmeasured=content.unmeasured,
+                measured_on=tuple(content.measured_on),
+            ),
         )
 
     def _last_step(self, item: SegmentItem) -> int:

@@ -31,7 +31,9 @@ class Snapshots(Protocol):
     def hand_out(self, pool: EstimatorPool, slot: int, snapshot: SnapshotId) -> None:
         """Give a snapshot to an idle estimator."""
 
-    def add_rows(self, snapshot: SnapshotId, rows: Mapping[str, Mapping[str, Any]], estimate_s: float) -> bool:
+    def add_rows(
+        self, snapshot: SnapshotId, rows: Mapping[str, Mapping[str, Any]], estimate_s: float, device: str = "cpu"
+    ) -> bool:
         """Take in the rows of a snapshot; returns whether they were still wanted."""
 
     def add_failed(self, snapshot: SnapshotId, error: str) -> None:
@@ -102,7 +104,7 @@ class Estimators:
             case Rows(slot=slot, snapshot=snapshot):
                 self._end_work(slot)
                 self._tell_failed(message)
-                self.measured += self._snapshots.add_rows(snapshot, message.rows, message.estimate_s)
+                self.measured += self._snapshots.add_rows(snapshot, message.rows, message.estimate_s, message.device)
                 spoiled = self._replacements.tell(slot, snapshot.trial, message.left_behind)
                 return events.Measured(slot=slot, snapshot=snapshot, spoiled=spoiled)
             case Raised(slot=slot, snapshot=snapshot, error=error):

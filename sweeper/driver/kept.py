@@ -35,7 +35,9 @@ class KeptSnapshots:
         )
         pool.measure_kept(slot, snapshot, kept)
 
-    def add_rows(self, snapshot: SnapshotId, rows: Mapping[str, Mapping[str, Any]], estimate_s: float) -> bool:
+    def add_rows(
+        self, snapshot: SnapshotId, rows: Mapping[str, Mapping[str, Any]], estimate_s: float, device: str = "cpu"
+    ) -> bool:
         """Pass the rows of a snapshot to the committer; they are always wanted."""
         self._committer.add_measured(snapshot, rows)
         return True

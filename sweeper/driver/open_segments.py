@@ -22,6 +22,7 @@ class OpenSegment:
     measurements: dict[str, list[Mapping[str, Any]]] = field(default_factory=dict)
     estimate_s: float = 0.0
     unmeasured: dict[str, int] = field(default_factory=dict)
+    measured_on: dict[str, None] = field(default_factory=dict)
 
     def add(self, rows: Mapping[str, Mapping[str, Any]], estimate_s: float) -> None:
         """Add the measurements of one snapshot."""
@@ -37,8 +38,8 @@ class OpenSegments:
 
     Example:
         >>> segments = OpenSegments()
-        >>> segments.hand_over(SegmentId("a", 1, 0), print)
-        SegmentId(trial='a', attempt=1, number=0) OpenSegment(item=None, measurements={}, estimate_s=0.0, unmeasured={})
+        >>> segments.hand_over(SegmentId("a", 1, 0), print)  # doctest: +ELLIPSIS
+        SegmentId(trial='a', attempt=1, number=0) OpenSegment(item=None, ...)
     """
 
     def __init__(self) -> None:
@@ -64,13 +65,16 @@ class OpenSegments:
         item = self._snapshots[snapshot]
         pool.measure(slot, snapshot, item.header, item.payload)
 
-    def add_rows(self, snapshot: SnapshotId, rows: Mapping[str, Mapping[str, Any]], estimate_s: float) -> bool:
+    def add_rows(
+        self, snapshot: SnapshotId, rows: Mapping[str, Mapping[str, Any]], estimate_s: float, device: str = "cpu"
+    ) -> bool:
         """Add the measurements of a snapshot, and release its contents.
 
         Args:
             snapshot: Which snapshot.
             rows: Estimator to row.
             estimate_s: Seconds that it took.
+            device: Where: ``cpu``, or the name of a GPU.
 
         Returns:
             Whether its segment was still wanted.
@@ -78,7 +82,10 @@ class OpenSegments:
         item = self._snapshots.pop(snapshot, None)
         if item is None:
             return False
-        self._segment(item.segment).add(rows, estimate_s)
+        segment = self._segment(item.segment)
+        segment.add(rows, estimate_s)
+        if device != "cpu":
+            segment.measured_on[device] = None
         return True
 
     def add_failed(self, snapshot: SnapshotId, error: str) -> None:

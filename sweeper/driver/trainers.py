@@ -192,7 +192,9 @@ class Trainers:
             case RaisedItem():
                 self._run_dir.log_trial(trial, attempt, item.traceback)
                 spoiled = self._replacements.tell(slot, trial, item.left_behind)
-                return events.TrialRaised(slot=slot, error=item.error, spoiled=spoiled)
+                return events.TrialRaised(
+                    slot=slot, error=item.error, spoiled=spoiled, short_of_memory=item.short_of_memory
+                )
 
     def _number(self, trial: str, attempt: int) -> int:
         """Which execution of the trial it is: one that was handed to a trainer which never began it does not count."""

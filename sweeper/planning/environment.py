@@ -20,7 +20,7 @@ from sweeper.planning.revision import output_of, revision_of
 from sweeper.spec.sections.settings import Resources
 from sweeper.store.run_dir import RunDir
 
-__all__ = ["check_drift", "conditions", "environment_of", "provenance", "usable_cores"]
+__all__ = ["check_drift", "conditions", "driver_version", "environment_of", "provenance", "usable_cores"]
 
 _log = logging.getLogger(__name__)
 
@@ -31,21 +31,25 @@ def environment_of(resources: Resources) -> dict[str, Any]:
         trainer_threads=resources.trainers.threads,
         estimator_threads=resources.estimators.threads,
         gpus=resources.trainers.gpus > 0,
+        measured_on_gpus=resources.estimators.gpus > 0,
     )
 
 
-def conditions(*, trainer_threads: int, estimator_threads: int, gpus: bool) -> dict[str, Any]:
+def conditions(
+    *, trainer_threads: int, estimator_threads: int, gpus: bool, measured_on_gpus: bool = False
+) -> dict[str, Any]:
     """What results of any loop on this machine depend on.
 
     Args:
         trainer_threads: Threads of each numerical kernel where it is trained.
         estimator_threads: The same where it is measured.
         gpus: Whether it is trained on a GPU.
+        measured_on_gpus: Whether it is measured on one.
 
     Returns:
-        Versions, processor and threads.
+        Versions, processor and threads; and where a GPU is used, this machine's, its driver, CUDA and cuDNN.
     """
-    return {
+    known = {
         "python": platform.python_version(),
         "torch": _version("torch"),
         "numpy": metadata.version("numpy"),
@@ -54,6 +58,15 @@ def conditions(*, trainer_threads: int, estimator_threads: int, gpus: bool) -> d
         "trainer_threads": trainer_threads,
         "estimator_threads": estimator_threads,
         "gpus": gpus,
+    }
+    if not (gpus or measured_on_gpus):
+        return known
+    found = {gpu["name"] for gpu in _gpus()}
+    return known | {
+        "gpu": ", ".join(sorted(found)) or None,
+        "driver": driver_version(),
+        "cuda": _cuda(),
+        "cudnn": next(filter(None, (_version(f"nvidia-cudnn-cu{major}") for major in (14, 13, 12, 11))), None),
     }
 
 
@@ -113,6 +126,17 @@ def _gpus() -> list[dict[str, str]]:
     said = program and output_of(program, "--query-gpu=name,driver_version,uuid", "--format=csv,noheader")
     rows = csv.reader((said or "").splitlines(), skipinitialspace=True)
     return [dict(zip(("name", "driver", "uuid"), row, strict=True)) for row in rows if len(row) == 3]
+
+
+def driver_version() -> str | None:
+    """The version of NVIDIA's driver on this machine; None where there is none, or it does not tell."""
+    try:
+        text = Path("/proc/driver/nvidia/version").read_text()
+    except (OSError, UnicodeDecodeError):
+        text = ""
+    if found := re.search(r"Kernel Module\b.*?(\d+\.\d+(?:\.\d+)?)", text):
+        return found[1]
+    return next((gpu["driver"] for gpu in _gpus()), None)
 
 
 def _processor() -> str:

@@ -108,11 +108,15 @@ class SegmentEnded:
 
 @dataclass(frozen=True, kw_only=True)
 class TrialRaised:
-    """The trial's own code raised; the trainer is still alive, but may be spoiled, as in :class:`SegmentEnded`."""
+    """The trial's own code raised; the trainer is still alive, but may be spoiled, as in :class:`SegmentEnded`.
+
+    Being ``short_of_memory`` on a GPU may be a neighbour's fault, and is forgiven once.
+    """
 
     slot: int
     error: str
     spoiled: bool = False
+    short_of_memory: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)

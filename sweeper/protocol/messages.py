@@ -189,6 +189,8 @@ class SegmentFacts:
         columns: Extra columns of the trial in the trials table, such as an analytic trial's hitting time.
         scores: Training loss and metrics, by column, to the first, last, smallest and largest finite value logged; what
             a search goes by. The last training loss is the mean over the last tenth. Nothing of the test data.
+        hardware: The GPU that trained it, as in :class:`WorkerFacts`; empty for a CPU, or if it was not recorded.
+        measured_on: Names of the GPUs that measured its snapshots.
     """
 
     num_steps: int
@@ -211,6 +213,8 @@ class SegmentFacts:
     tests: Sequence[str] = ()
     columns: Mapping[str, Any] = field(default_factory=dict)
     scores: Mapping[str, Sequence[float]] = field(default_factory=dict)
+    hardware: Mapping[str, str] = field(default_factory=dict)
+    measured_on: Sequence[str] = ()
 
     @property
     def busy_s(self) -> float:
@@ -254,12 +258,14 @@ class RepeatedItem:
         start: First step.
         stop: One past the last.
         rows: Metric columns by name, equal lengths.
+        hardware: The GPU that trained them, as in :class:`SegmentFacts`.
     """
 
     segment: SegmentId
     start: int
     stop: int
     rows: Mapping[str, np.ndarray[Any, Any]]
+    hardware: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -271,7 +277,8 @@ class RaisedItem:
         error: Type and first line of the exception, for tables.
         traceback: The whole traceback, for the trial's log.
         disk: Number and path of the system's error, if the run directory could not be written.
-        left_behind: As for :class:`SegmentItem`.
+        left_behind: As for :class:`SegmentItem`; or that a GPU's context is unusable after what was raised.
+        short_of_memory: Whether the memory of a GPU ran out, which others use, too.
     """
 
     segment: SegmentId
@@ -279,6 +286,7 @@ class RaisedItem:
     traceback: str
     disk: tuple[int, str] | None = None
     left_behind: str | None = None
+    short_of_memory: bool = False
 
 
 def ends_attempt(item: object) -> bool:
@@ -308,6 +316,7 @@ class WorkerFacts:
         torch: Version of torch.
         threads: Threads of each numerical kernel.
         device: ``cpu``, or the name of the GPU.
+        hardware: Of a GPU: its name as ``device``, and the versions of ``driver``, ``cuda``, ``cudnn`` and ``torch``.
         node: Ray's id of the node; None in one process.
         outputs: The files on that host that it prints to.
     """
@@ -317,6 +326,7 @@ class WorkerFacts:
     torch: str
     threads: int
     device: str
+    hardware: Mapping[str, str] = field(default_factory=dict)
     node: str | None = field(default=None, repr=False)
     outputs: tuple[str, ...] = field(default=(), repr=False)
 
@@ -382,6 +392,7 @@ class Rows:
         estimate_s: Seconds it took.
         tracebacks: Estimator name to traceback, for those that failed.
         left_behind: What the problem's code changed in the worker's process that cannot be put back.
+        device: Where it was measured: ``cpu``, or the name of the GPU.
     """
 
     slot: int
@@ -390,6 +401,7 @@ class Rows:
     estimate_s: float
     tracebacks: Mapping[str, str] = field(default_factory=dict)
     left_behind: str | None = None
+    device: str = "cpu"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -19,7 +19,7 @@ from sweeper.report.cells import TRAIN_LOSS, UNFINISHED, Cell, cell_of, determin
 from sweeper.report.comparisons import ArmBest, Comparison, compare_arms
 from sweeper.report.conditions import column_of
 from sweeper.report.correlations import mechanical_note, trial_correlations
-from sweeper.report.nodes import NodeShare, node_shares
+from sweeper.report.nodes import NodeShare, device_notes, node_shares
 from sweeper.report.select import (
     labels_of,
     outside_the_rule,
@@ -145,7 +145,7 @@ def build_report(
         cells=cells,
         bests=bests,
         comparisons=comparisons,
-        notes=_notes(run, trials, cells, points) + more_notes,
+        notes=_notes(run, trials, cells, points) + more_notes + device_notes(run, trials),
         nodes=node_shares(run, set(trials["trial_id"])),
         directions=directions,
         rows_are_cells=rows_are_cells,

@@ -1,7 +1,7 @@
 """What to do next: a pure state machine, events in, commands out; no clock, disk, torch or Ray.
 
 After a failure a trial waits until what it finished is committed, goes to the back of the queue, and starts again from
-its last committed segment, at most ``max_attempts`` times.
+its last committed segment, at most ``max_attempts`` times. The first time that a GPU's memory ran out does not count.
 """
 
 from __future__ import annotations
@@ -113,6 +113,7 @@ class Schedule:
         self._in_flight = InFlight(most=max_snapshots, most_bytes=max_snapshot_bytes)
         self._snapshots = SnapshotQueue()
         self._held: dict[str, int] = {}
+        self._forgiven: set[str] = set()
         self._stopping = False
 
     @property
@@ -171,8 +172,11 @@ class Schedule:
                 return self._take_snapshot(event)
             case SegmentEnded():
                 return self._end_segment(event)
-            case TrialRaised(slot=slot, error=error, spoiled=spoiled):
+            case TrialRaised(slot=slot, error=error, spoiled=spoiled, short_of_memory=short_of_memory):
                 name = self._pop_trial(slot)
+                if short_of_memory and name not in self._forgiven:
+                    self._forgiven.add(name)
+                    self._courses[name].withdrawn = True
                 # First, so that no trial is given to it any more.
                 replaced = self._replace_trainer(slot) if spoiled else []
                 return replaced + self._fail_attempt(name, "raised", error) + self._fill_trainers()

@@ -414,7 +414,8 @@ def _facts(section: Mapping[str, Any]) -> SegmentFacts:
     unsaid = {"waited_s": None, "num_snapshots": None}
     known = {name: section[name] for name in _FACTS_FIELDS if name in section}
     scores = {name: tuple(values) for name, values in known.get("scores", {}).items()}
-    return SegmentFacts(**unsaid | known | {"tests": tuple(known.get("tests", ())), "scores": scores})
+    lists = {name: tuple(known.get(name, ())) for name in ("tests", "measured_on")}
+    return SegmentFacts(**unsaid | known | lists | {"scores": scores})
 
 
 _FACTS_FIELDS = tuple(one.name for one in fields(SegmentFacts))
@@ -423,7 +424,7 @@ _FACTS_FIELDS = tuple(one.name for one in fields(SegmentFacts))
 def _dump_facts(facts: SegmentFacts) -> dict[str, Any]:
     """Facts without unknown values, and without columns if there are none."""
     values = _values(facts)
-    optional = ("columns", "metrics", "tests", "node", "pid", "data", "unmeasured", "scores")
+    optional = "columns metrics tests node pid data unmeasured scores hardware measured_on".split()
     return {name: value for name, value in values.items() if name not in optional or value}
 
 

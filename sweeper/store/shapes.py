@@ -223,6 +223,8 @@ _FACTS = _section(
         "unmeasured": _map(_whole),
         "metrics": _map(_direction),
         "scores": _map(_row(_number, _number, _number, _number)),
+        "hardware": _map(_text),
+        "measured_on": _list(_text),
     },
 )
 

@@ -181,13 +181,20 @@ def _ending_line(text: str) -> str:
 
 
 def _conditions(trial: TrialState, state: RunState) -> dict[str, Any]:
-    """The versions, processor and threads a trial was last trained with, and whether they changed along the way."""
-    known = [_environment_id(state.environments.get(segment.driver_epoch, {})) for segment in trial.segments]
-    return {"environment_id": known[-1] if known else None, "drift": len(set(known)) > 1}
+    """What a trial was last trained with: versions, processor, threads, GPU; and whether they changed along the way."""
+    known = [_environment_id(segment, state) for segment in trial.segments]
+    return {
+        "environment_id": known[-1] if known else None,
+        "device": trial.segments[-1].facts.hardware.get("device") if known else None,
+        "drift": len(set(known)) > 1,
+    }
 
 
-def _environment_id(environment: Mapping[str, Any]) -> str:
+def _environment_id(segment: CommittedSegment, state: RunState) -> str:
     """Identifies what results depend on besides the spec: results with equal ids may be compared bit for bit."""
+    environment = dict(state.environments.get(segment.driver_epoch, {}))
+    if segment.facts.hardware:
+        environment["hardware"] = dict(segment.facts.hardware)
     return file_hash(json.dumps(environment, sort_keys=True).encode())[:12]
 
 
@@ -297,8 +304,10 @@ def _telemetry_row(segment: CommittedSegment, state: RunState) -> dict[str, Any]
         "host": facts.host,
         "node": facts.node,
         "pid": facts.pid,
+        **{name: facts.hardware.get(name) for name in ("device", "driver", "cuda", "cudnn")},
+        "measured_on": ", ".join(facts.measured_on) or None,
         "data": facts.data,
-        "environment_id": _environment_id(state.environments.get(segment.driver_epoch, {})),
+        "environment_id": _environment_id(segment, state),
     }
 
 

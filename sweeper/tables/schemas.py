@@ -104,6 +104,8 @@ OF_ANALYTIC_METRICS = (
 )
 """The metrics of analytic trials; those of other problems are what their ``evaluate`` returns."""
 
+_CPU = "trained on a CPU, or by an earlier version"
+
 _TELEMETRY = (
     Column(name="trial_id", type=TEXT, meaning="The trial.", kind="id", shown="status"),
     Column(
@@ -137,11 +139,21 @@ _TELEMETRY = (
         name="node", type=TEXT, meaning="Ray's id of the node.", null="trained without Ray", kind="id", shown="report"
     ),
     Column(name="pid", type=WHOLE, meaning="Process that trained it.", kind="id"),
+    Column(name="device", type=TEXT, meaning="The GPU that trained it.", null=_CPU, shown="report"),
+    Column(name="driver", type=TEXT, meaning="Version of that GPU's driver.", null=f"{_CPU}, or it does not tell"),
+    Column(name="cuda", type=TEXT, meaning="Version of CUDA that torch was built for.", null=_CPU),
+    Column(name="cudnn", type=TEXT, meaning="Version of cuDNN, as torch numbers it.", null=_CPU),
+    Column(
+        name="measured_on",
+        type=TEXT,
+        meaning="The GPUs that measured its snapshots, separated by commas.",
+        null="measured on CPUs, not at all, or by an earlier version",
+    ),
     Column(name="data", type=TEXT, meaning="The problem's fingerprint of its data.", kind="id"),
     Column(
         name="environment_id",
         type=TEXT,
-        meaning="Versions, processor and threads that it was trained with.",
+        meaning="Versions, processor and threads that it was trained with, and on a GPU that GPU.",
         kind="id",
     ),
 )

@@ -118,9 +118,17 @@ TRIALS = (
     Column(
         name="environment_id",
         type=TEXT,
-        meaning="Versions, processor and threads that it was last trained with; `environment.json` says them.",
+        meaning="Versions, processor and threads that it was last trained with, which `environment.json` says, and on "
+        "a GPU that GPU, of which `telemetry` says more.",
         null=_UNBEGUN,
         kind="id",
+    ),
+    Column(
+        name="device",
+        type=TEXT,
+        meaning="The GPU that last trained it.",
+        null="trained on a CPU, or by an earlier version",
+        shown="report",
     ),
     Column(name="drift", type=FLAG, meaning="Whether these changed along the way."),
     Column(name="function_name", type=TEXT, meaning="The analytic function.", null=_NOT_ANALYTIC, shown="theory"),

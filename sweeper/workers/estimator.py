@@ -19,7 +19,7 @@ from torch import nn
 from estimators import ESTIMATORS, NEED_STEP, SAMPLED, Probe, ProbePolicy
 from estimators.probe.copies import UnfaithfulCopyError
 from estimators.probe.graphed import Recorder, record_cuda_graph
-from sweeper.errors import IntegrityError, error_line, error_traceback, out_of_memory
+from sweeper.errors import IntegrityError, error_line, error_traceback, left_on_gpu, out_of_memory, spoils_gpu
 from sweeper.protocol.events import SnapshotId
 from sweeper.protocol.messages import OWN_TABLE, KeptSnapshot, Raised, Rows, SnapshotHeader
 from sweeper.workers.own_estimators import OwnMeasure, measure_own, own_estimator
@@ -122,6 +122,7 @@ class EstimatorWorker(Worker):
             rows, tracebacks = measure()
         except BaseException as error:
             # The user's loss may raise SystemExit and its like, too.
+            self._left_behind = left_on_gpu(error) or self._left_behind
             return Raised(
                 slot=slot,
                 snapshot=snapshot,
@@ -136,6 +137,7 @@ class EstimatorWorker(Worker):
             estimate_s=time.perf_counter() - started,
             tracebacks=tracebacks,
             left_behind=self._left_behind,
+            device=self._hardware.facts.get("device", self._device),
         )
 
     def _read(self, kept: KeptSnapshot) -> tuple[SnapshotHeader, np.ndarray[Any, Any]]:
@@ -175,6 +177,7 @@ class EstimatorWorker(Worker):
             return self._probe(problem, header.seed, definition)
         self._turn = None
         self._end_of_turn.close()
+        self._hardware.free()
         self._begin(f"measuring trial {header.trial}")
         built = self._probe(problem, header.seed, definition)
         if built.own is not None:
@@ -205,6 +208,9 @@ class EstimatorWorker(Worker):
         if own:
             self._beats += 1
             found, failures = measure_own(built.own_estimators, own, built.probe, kept[:2])
+            for error in failures.values():
+                if spoils_gpu(error):
+                    raise error
             errors |= failures
             told = "; ".join(f"{name}: {error_line(error)}" for name, error in failures.items())
             rows[OWN_TABLE] = (
@@ -219,6 +225,8 @@ class EstimatorWorker(Worker):
             try:
                 rows[name] = described | self._on_every_probe(built, kept, entry, header) | conditions
             except BaseException as error:
+                if spoils_gpu(error):
+                    raise  # the others would fail, too, and another worker may measure them all
                 # The user's loss may raise SystemExit and its like, too. The other estimators may do without it.
                 errors[name] = error
                 failed = {"error": f"{name}: {error_line(error)}", "data_fraction": measure["data_fraction"]}
@@ -254,8 +262,7 @@ class EstimatorWorker(Worker):
             # Without the frames, which hold a graph.
             error.__traceback__ = None
             gc.collect()
-            if self._device == "cuda":
-                torch.cuda.empty_cache()
+            self._hardware.free()
             row = ESTIMATORS[entry["use"]](probe, iterates, **options)
         if row.get("grad_norm") == 0 and header.grad_norm is not None and header.grad_norm > 0:
             raise ZeroGradientError(

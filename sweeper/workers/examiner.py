@@ -21,6 +21,7 @@ from estimators.probe.repeats import DRAWS
 from estimators.probe.second_derivatives import SecondDerivativeError
 from sweeper.blame import Shipped, line_of, remedy
 from sweeper.errors import error_line, left_advice
+from sweeper.workers.device import Device
 from sweeper.workers.estimator import build_probe
 from sweeper.workers.findings import Told, finding_row
 from sweeper.workers.own_estimators import measure_own, own_estimator
@@ -52,6 +53,7 @@ class _Code:
     shipped: Shipped | None
     estimators: tuple[str, ...] = ()
     folder: str | None = None
+    device: str = "cpu"
 
     @property
     def search(self) -> tuple[str, ...]:
@@ -70,7 +72,7 @@ class _Code:
 
     def build(self, seed: int) -> Problem:
         options = {key: value for key, value in self.problem.items() if key != "use"}
-        return build_problem(self.problem["use"], options, seed=seed, search=self.search)
+        return build_problem(self.problem["use"], options, seed=seed, device=self.device, search=self.search)
 
 
 def _code(
@@ -78,12 +80,18 @@ def _code(
     shipped: Sequence[str] | None,
     measure: Mapping[str, Any] | None = None,
     folder: str | None = None,
+    device: str = "cpu",
 ) -> _Code:
+    Device(name=device).prepare()
     folders = None if shipped is None else Shipped(folder=Path(shipped[0]), origin=Path(shipped[1]))
     entries = measure["estimators"] if measure is not None and folder is not None else ()
     uses = tuple(entry["use"] for entry in entries if is_users(entry))
     return _Code(
-        problem=problem, shipped=folders, estimators=uses, folder=folder or (None if shipped is None else shipped[0])
+        problem=problem,
+        shipped=folders,
+        estimators=uses,
+        folder=folder or (None if shipped is None else shipped[0]),
+        device=device,
     )
 
 
@@ -102,6 +110,7 @@ def check_problem(
     accumulate: int,
     measure: Mapping[str, Any] | None,
     folder: str | None = None,
+    device: str = "cpu",
 ) -> Iterator[dict[str, Any]]:
     """Test every promise of a problem.
 
@@ -116,6 +125,7 @@ def check_problem(
         accumulate: Number of batches in a step.
         measure: The resolved measure section; None where nothing is measured.
         folder: The folder that all of the user's own code is imported from; None for none.
+        device: Where model and batches are.
 
     Yields:
         First ``promises``, all of them in order, then for each of them what was found: ``status`` (``ok``, ``broken``
@@ -123,7 +133,7 @@ def check_problem(
         told once; the others are untested because of it.
     """
     torch.set_num_threads(threads)
-    code = _code(problem, shipped, measure, folder)
+    code = _code(problem, shipped, measure, folder, device)
     own = OwnState()
     estimators = [] if measure is None else measure["estimators"]
     measured = [f"a snapshot can be measured: {entry['use']}" for entry in estimators]
@@ -280,7 +290,7 @@ def _measured(
     )
     learning_rate, scalars = stepper.take(0, keep_iterates=True)
     assert stepper.iterates is not None
-    payload = torch.from_numpy(stepper.iterates)
+    payload = torch.from_numpy(stepper.iterates).to(code.device)
     facts = {"learning_rate": learning_rate, "batches_per_step": accumulate, **facts_of(followed)}
     options |= step_options(wanted, facts, payload)
     probe = build_probe(probed, measure)
@@ -335,7 +345,13 @@ _NUMBERS = ("again", "rebuilt", "hessian", "copied", "grad_norm")
 
 
 def null_test_problem(
-    *, problem: Mapping[str, Any], shipped: Sequence[str] | None, seed: int, threads: int, measure: Mapping[str, Any]
+    *,
+    problem: Mapping[str, Any],
+    shipped: Sequence[str] | None,
+    seed: int,
+    threads: int,
+    measure: Mapping[str, Any],
+    device: str = "cpu",
 ) -> Iterator[dict[str, Any]]:
     """The null test of one problem at its initial weights.
 
@@ -345,12 +361,13 @@ def null_test_problem(
         seed: See there.
         threads: See there.
         measure: The resolved measure section.
+        device: Where model and batches are.
 
     Yields:
         One row: ``passed``, ``verdict`` and the differences, null where the problem raised or f is not finite.
     """
     torch.set_num_threads(threads)
-    code = _code(problem, shipped)
+    code = _code(problem, shipped, device=device)
     build, own = partial(code.build, seed), OwnState()
     try:
         code.load(own)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import socket
 import threading
@@ -15,7 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from sweeper.errors import IntegrityError, error_line, error_traceback
+from sweeper.errors import IntegrityError, error_line, error_traceback, left_on_gpu, out_of_memory
 from sweeper.protocol.events import SegmentId
 from sweeper.protocol.messages import (
     Assignment,
@@ -109,9 +110,20 @@ class TrainerWorker(Worker):
                 # What the consumer throws in ends the stream; the user's code may raise SystemExit and its like, too.
                 if handed_over:
                     raise
-                yield (last := replace(_raised(segment, error), left_behind=own.left_behind))
+                last = _raised(segment, error, left_behind=left_on_gpu(error) or own.left_behind)
+                if last.short_of_memory:
+                    # Without the frames, which hold the model and a graph.
+                    error.__traceback__ = None
+                yield last
                 if ends_work(last):
                     return
+            self._make_room()
+
+    def _make_room(self) -> None:
+        """Between two trials on a GPU, which others may share: what the first held is theirs."""
+        if self._hardware.is_cuda:
+            gc.collect()
+            self._hardware.free()
 
     def _contained(self, own: OwnState, assignment: Assignment) -> Iterator[TrainerItem]:
         """An attempt that leaves the process as it was."""
@@ -174,9 +186,9 @@ class TrainerWorker(Worker):
                         repeated.append(item)
                     if item.stop < assignment.committed_step and item.outcome is None:
                         continue
-                    # Not on a GPU, which may sum in a different order each time.
-                    if repeated and self._device == "cpu":
-                        yield _repeated(segment, repeated, assignment.committed_step)
+                    if repeated:
+                        again = _repeated(segment, repeated, assignment.committed_step)
+                        yield replace(again, hardware=self._hardware.facts)
                     repeated = []
                     if item.stop == assignment.committed_step and item.outcome is None:
                         continue
@@ -210,6 +222,7 @@ class TrainerWorker(Worker):
                             metrics=dict(problem.metrics),
                             tests=item.tests,
                             scores=scores_of(rows, tests=item.tests, logged_before=logged),
+                            hardware=self._hardware.facts,
                         ),
                         damaged=tuple(damaged),
                     )
@@ -246,8 +259,17 @@ class TrainerWorker(Worker):
         return path.name, file_hash(data)
 
 
-def _raised(segment: SegmentId, error: BaseException, disk: tuple[int, str] | None = None) -> RaisedItem:
-    return RaisedItem(segment=segment, error=error_line(error), traceback=error_traceback(error), disk=disk)
+def _raised(
+    segment: SegmentId, error: BaseException, *, disk: tuple[int, str] | None = None, left_behind: str | None = None
+) -> RaisedItem:
+    return RaisedItem(
+        segment=segment,
+        error=error_line(error),
+        traceback=error_traceback(error),
+        disk=disk,
+        left_behind=left_behind,
+        short_of_memory=out_of_memory(error) == "gpus",
+    )
 
 
 def _header(

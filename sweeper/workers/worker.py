@@ -13,6 +13,7 @@ import torch
 
 from sweeper.protocol.messages import WorkerFacts
 from sweeper.store.run_dir import RunDir
+from sweeper.workers.device import Device
 from sweeper.workers.process_state import OwnState
 from trainers.imports import import_own
 from trainers.problem import Problem
@@ -97,8 +98,10 @@ class Worker:
         run_dir: The run directory, on a file system that every node sees.
         threads: Threads of each numerical kernel.
         device: ``cpu`` or ``cuda``; Ray has already chosen which one is visible.
+        gpus: The share of a GPU that it has.
         search: Folders that contain the user's own modules.
         begin: Is told in words what begins, for whoever reads what this process prints.
+        hardware: The device as this process prepares it; None for the real one.
     """
 
     def __init__(
@@ -107,9 +110,14 @@ class Worker:
         run_dir: str,
         threads: int,
         device: str,
+        gpus: float = 1.0,
         search: Sequence[str] = (),
         begin: Callable[[str], object] = _untold,
+        hardware: Device | None = None,
     ) -> None:
+        # First: once CUDA has started, it is too late.
+        self._hardware = hardware or Device(name=device, share=gpus)
+        self._hardware.prepare()
         self._run_dir = RunDir(Path(run_dir))
         self._threads = threads
         self._device = device
@@ -126,7 +134,8 @@ class Worker:
                 torch.__version__
             ),  # a plain string: unpickling torch's own type would import torch in the driver
             threads=torch.get_num_threads(),
-            device=torch.cuda.get_device_name() if self._device == "cuda" else "cpu",
+            device=self._hardware.facts.get("device", self._device),
+            hardware=self._hardware.facts,
         )
 
     def _set_num_threads(self) -> None:

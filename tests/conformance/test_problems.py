@@ -26,6 +26,7 @@ from trainers.problem import Problem
 from trainers.problems import PROBLEMS, build_problem
 from trainers.problems.image_classification import MODELS as IMAGE_MODELS
 from trainers.problems.language_modeling import MODELS as LANGUAGE_MODELS
+from trainers.training.arithmetic import ARITHMETICS
 from trainers.training.loop import Segment, SnapshotSchedule, TrainSettings, train
 from trainers.trees import map_tensors
 from trainers.update.flat import flat_parameters
@@ -330,6 +331,25 @@ def test_every_problem_takes_finite_steps_by_every_rule_and_resumes_them_bit_for
     # Anywhere, but the same in every run of the tests.
     stop = random.Random(f"{optimizer} {transform}").randint(1, 2)
     assert record(build, rule, settings, stops=[stop]) == whole
+
+
+@pytest.mark.parametrize("arithmetic", ARITHMETICS)
+def test_every_problem_trains_in_every_arithmetic_and_resumes_bit_for_bit(
+    build: Build, record: Record, arithmetic: str
+) -> None:
+    rule = UpdateRule(learning_rate=0.05, momentum=0.9, clip_norm=1.0)
+    common = {"steps": 4, "evaluate_every": 2}
+    snapshots = SnapshotSchedule(every=2)
+    whole = record(build, rule, TrainSettings(**common, arithmetic=arithmetic), snapshots=snapshots)
+    assert whole.outcome == "done"
+    assert np.isfinite(np.frombuffer(whole.rows["train_loss"])[:4]).all()
+    again = record(build, rule, TrainSettings(**common, arithmetic=arithmetic), stops=[1, 3], snapshots=snapshots)
+    assert again == whole
+    ieee = record(build, rule, TrainSettings(**common), snapshots=snapshots)
+    # TF32 is a GPU's.
+    assert (whole == ieee) == (arithmetic != "bf16")
+    losses, exact = (np.frombuffer(one.rows["train_loss"])[:4] for one in (whole, ieee))
+    assert losses == pytest.approx(exact, rel=0.05)
 
 
 def losses_of(problem: Problem) -> list[float]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import sys
 from collections import deque
@@ -280,6 +281,16 @@ class Kinked(torch.autograd.Function):
         return 2 * ctx.saved_tensors[0] * slope
 """
 """The beginning of a module of the user's own: a function that estimators of first derivatives can measure alone."""
+
+
+@pytest.fixture(autouse=True)
+def visible_gpus() -> Iterator[None]:
+    """A worker on the CPU hides all GPUs from its process, which here is that of all tests."""
+    before = os.environ.get("CUDA_VISIBLE_DEVICES")
+    yield
+    os.environ.pop("CUDA_VISIBLE_DEVICES", None)
+    if before is not None:
+        os.environ["CUDA_VISIBLE_DEVICES"] = before
 
 
 @pytest.fixture

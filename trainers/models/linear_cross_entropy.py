@@ -21,7 +21,7 @@ def linear_cross_entropy(features: Tensor, weight: Tensor, bias: Tensor, targets
     rows at a time, and where a gradient is wanted, computes it at once, (softmax - onehot) / N: logits are
     exponentiated once instead of twice, and are never all in memory. Unlike the chunks of ``F.linear_cross_entropy``
     (PyTorch 2.13), it can be differentiated twice, which Hessian-vector products need; the second derivative is not
-    chunked.
+    chunked. Under autocast, which cannot see into such a computation, it is those two operations.
 
     Args:
         features: Inputs of the layer, shape (N, width).
@@ -39,6 +39,8 @@ def linear_cross_entropy(features: Tensor, weight: Tensor, bias: Tensor, targets
         >>> round(linear_cross_entropy(*zeros, torch.tensor([0, 1, 1])).item(), 4)
         0.6931
     """
+    if torch.is_autocast_enabled(features.device.type):
+        return F.cross_entropy(F.linear(features, weight, bias), targets)
     wanted = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in (features, weight, bias))
     loss: Tensor = _LinearCrossEntropy.apply(features, weight, bias, targets, wanted)  # type: ignore[no-untyped-call]
     return loss

@@ -14,6 +14,7 @@ from typing import Literal
 
 from trainers.errors import CheckpointError, TrainerError
 from trainers.problem import Problem
+from trainers.training.arithmetic import require_arithmetic
 from trainers.training.checkpoint import TrainingState
 from trainers.training.ledger import Ledger, Rows
 from trainers.training.snapshot import Snapshot, SnapshotSchedule
@@ -39,9 +40,10 @@ class TrainSettings:
         checkpoint_every: A segment ends, with a training state, at every positive multiple; None for never.
         max_loss: A training loss above it is divergence; None for no limit.
         accumulate: Number of the problem's batches in a step, which is along the mean of their gradients.
+        arithmetic: How steps compute float32: ``ieee``, ``tf32`` or ``bf16``.
 
     Raises:
-        TrainerError: A count is not positive.
+        TrainerError: A count is not positive, or there is no such arithmetic.
     """
 
     steps: int
@@ -50,8 +52,10 @@ class TrainSettings:
     checkpoint_every: int | None = None
     max_loss: float | None = None
     accumulate: int = 1
+    arithmetic: str = "ieee"
 
     def __post_init__(self) -> None:
+        require_arithmetic(self.arithmetic)
         for name in ("steps", "log_every", "evaluate_every", "checkpoint_every", "accumulate"):
             value = getattr(self, name)
             if value is not None and value < 1:
@@ -168,6 +172,7 @@ def train(
         seed=seed,
         keep_preconditioner=keep_preconditioner,
         batches_per_step=settings.accumulate,
+        arithmetic=settings.arithmetic,
     )
     first = 0
     if resume is not None:

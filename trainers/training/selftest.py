@@ -291,9 +291,9 @@ PROMISES = tuple(promise for promise, _, _ in _PROMISES)
 def _loss_and_gradient(problem: Problem, seed: int) -> tuple[Tensor, Tensor]:
     """Loss of batch 0 at the initial weights, and its flat gradient."""
     require_examples(problem)
-    seed_generators(torch.device("cpu"), seed, 0, TRAINING)
-    problem.model.train()
     parameters = list(problem.model.parameters())
+    seed_generators(parameters[0].device, seed, 0, TRAINING)
+    problem.model.train()
     loss, _ = problem.loss(problem.model, problem.batch(0), problem.initial_carry())
     require_graph(loss)
     loss.backward()  # type: ignore[no-untyped-call]

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from trainers.errors import CheckpointError, TrainerError
 from trainers.problem import Problem
 from trainers.seeding import seed_generators
+from trainers.training.arithmetic import autocast_of, require_arithmetic, training_in
 from trainers.training.checkpoint import TrainingState
 from trainers.trees import map_tensors
 from trainers.update.accumulation import Accumulation
@@ -38,9 +39,12 @@ class Stepper:
         keep_preconditioner: Whether what a step was divided by is kept with its iterates.
         batches_per_step: Number n of micro-batches in a step, which is along the mean of the gradients of the problem's
             batches k n to k n + n - 1, all at x_k. A carry passes through them in order.
+        arithmetic: How steps compute float32, see :mod:`~trainers.training.arithmetic`. Metrics are always in full
+            float32, so that they compare.
 
     Raises:
-        TrainerError: The rule transforms every micro-batch's gradient, and there is one in a step.
+        TrainerError: The rule transforms every micro-batch's gradient, and there is one in a step; or there is no such
+            arithmetic.
 
     Attributes:
         iterates: x_k and x_{k+1} of the last step that was asked to keep them, shape (2, n), on the CPU: float64 for a
@@ -57,7 +61,9 @@ class Stepper:
         seed: int,
         keep_preconditioner: bool = False,
         batches_per_step: int = 1,
+        arithmetic: str = "ieee",
     ) -> None:
+        require_arithmetic(arithmetic)
         if rule.clip_each_micro_batch and batches_per_step == 1:
             raise TrainerError("clip_each_micro_batch needs steps of several micro-batches: accumulate above 1")
         self._problem = problem
@@ -68,6 +74,7 @@ class Stepper:
         self._flat = FlatParameters(problem.model)
         self._vector = self._flat.vector
         self._device = self._vector.device
+        self._arithmetic = arithmetic
         self._updater = Updater(rule, self._flat)
         self._batches_per_step = batches_per_step
         self._steps_per_epoch = Fraction(problem.steps_per_epoch, batches_per_step)
@@ -88,6 +95,10 @@ class Stepper:
             The learning rate, and on the device the tensor (loss, gradient norm before the transform, scale of the
             transform, norm of the update, threshold on the norm), shape (5,); the threshold is infinite for none.
         """
+        with training_in(self._arithmetic, self._device):
+            return self._take(step, keep_iterates=keep_iterates)
+
+    def _take(self, step: int, *, keep_iterates: bool) -> tuple[float, Tensor]:
         vector, transformed = self._vector, None
         if self._accumulation is None:
             loss = self._differentiate(step)
@@ -121,7 +132,9 @@ class Stepper:
         seed_generators(self._device, self._seed, batch, TRAINING)
         if batch % problem.steps_per_epoch == 0:
             self._carry = self._to_device(problem.initial_carry())
-        loss, carry = problem.loss(problem.model, self._to_device(problem.batch(batch)), self._carry)
+        inputs = self._to_device(problem.batch(batch))
+        with autocast_of(self._arithmetic, self._device):
+            loss, carry = problem.loss(problem.model, inputs, self._carry)
         # Even where the problem forgot to: a step's graph must not reach into the previous one.
         self._carry = map_tensors(Tensor.detach, carry)
         self._flat.differentiate(loss)
@@ -171,7 +184,7 @@ class Stepper:
         model = self._problem.model
         seed_generators(self._device, self._seed, step, _EVALUATION)
         model.eval()
-        with torch.no_grad():
+        with training_in("ieee", self._device), torch.no_grad():
             averaged = self._updater.averaged
             if averaged is not None:
                 self._before.copy_(self._vector)

@@ -232,7 +232,8 @@ def _nodes(report: Report) -> list[str]:
     if len(report.nodes) < 2:
         return []
     return [
-        f"node {share.host}{f' ({share.node})' if share.node else ''}: {percent_text(share.share)} of the steps "
+        f"node {share.host}{f' ({share.node})' if share.node else ''}"
+        f"{f' with {share.device}' if share.device else ''}: {percent_text(share.share)} of the steps "
         f"({share.trials} trial{'s' if share.trials != 1 else ''}, {share.steps} steps, "
         f"{share.train_s:.1f} s of training)"
         for share in report.nodes

@@ -176,6 +176,7 @@ _FIXED: tuple[tuple[str, str, Any], ...] = (
     ("train", "evaluate_every", None),
     ("train", "max_loss", None),
     ("train", "accumulate", 1),
+    ("train", "arithmetic", "ieee"),
 )
 
 

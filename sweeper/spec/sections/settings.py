@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -39,9 +39,13 @@ class Train(Section):
     accumulate: Count = Field(
         default=1, description="Batches of a step, which is along the mean of their gradients, all at the same weights."
     )
+    arithmetic: Literal["ieee", "tf32", "bf16"] = Field(
+        default="ieee",
+        description="How training computes float32: in full, with TF32 on a GPU, or with autocast to bfloat16.",
+    )
 
 
-ADDED_TRAIN_OPTIONS: dict[str, Any] = {"accumulate": 1}
+ADDED_TRAIN_OPTIONS: dict[str, Any] = {"accumulate": 1, "arithmetic": "ieee"}
 """Options of ``train`` added after the first ids were made, with their defaults, which are left out of the ids."""
 
 

@@ -273,4 +273,5 @@ def test_out_of_memory_in_one_trial_fails_that_trial_alone_with_the_mend(
     assert trials["status"].to_dict() == {0: "done", 1: "failed"}
     assert trials.loc[1, "error"].startswith(type(error).__name__)
     assert fix in trials.loc[1, "error"]
-    assert len([a for a in run.pools.assignments if a.seed == 1]) == 3
+    # The first time that a GPU's memory ran out is forgiven.
+    assert len([a for a in run.pools.assignments if a.seed == 1]) == 3 + (fix == "resources.*.gpus")

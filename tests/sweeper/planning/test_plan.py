@@ -166,6 +166,7 @@ ALSO = {
     "between": "hold",
     "normalize": None,
     "checkpoint_every": None,
+    "arithmetic": "bf16",
 }
 
 
@@ -180,7 +181,7 @@ def documents() -> Iterator[dict[str, Any]]:
     decays = {"learning_rate": 1.0, "weight_decay": 0.1}
     yield BASE | {"update_rule": decays | {"decay_on": "matrices", "no_decay": ["*.bias"]}}
     each = {"learning_rate": 1.0, "clip_norm": 1.0, "clip_each_micro_batch": True}
-    yield BASE | {"update_rule": each, "train": BASE["train"] | {"accumulate": 2}}
+    yield BASE | {"update_rule": each, "train": BASE["train"] | {"accumulate": 2, "arithmetic": "ieee"}}
     for rule in OTHERS:
         yield BASE | {"update_rule": rule}
 

@@ -233,6 +233,16 @@ def test_a_spoiled_trainer_is_replaced_before_its_next_trial_and_what_it_had_not
     assert events.NoteFailure(trial="c", attempt=2, kind="raised", error="no") in raised
 
 
+def test_a_trial_that_a_gpu_had_no_memory_for_is_tried_once_more_without_a_charge() -> None:
+    schedule = schedule_of("a", max_attempts=1)
+    schedule.handle(events.TrainerReady(slot=0))
+    again = schedule.handle(events.TrialRaised(slot=0, error="no memory", short_of_memory=True))
+    assert again[-1] == events.StartTrials(slot=0, starts=(events.Start(trial="a", attempt=2, step=0),))
+    assert not any(isinstance(command, events.NoteFailure) for command in again)
+    given_up = schedule.handle(events.TrialRaised(slot=0, error="no memory", short_of_memory=True))
+    assert given_up[-1] == events.GiveUp(trial="a", attempt=2, kind="raised", error="no memory")
+
+
 def test_a_spoiled_trainer_is_not_replaced_once_the_sweep_stops() -> None:
     schedule = schedule_of("a", "b")
     schedule.handle(events.TrainerReady(slot=0))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from sweeper.driver.open_segments import OpenSegment
 from sweeper.errors import IntegrityError
 from sweeper.protocol.events import SegmentId
 from sweeper.protocol.messages import RepeatedItem, SegmentFacts, SegmentItem
-from sweeper.store.journal import Journal, RunState
+from sweeper.store.journal import Journal, RunState, read_journal, replay
 from sweeper.store.planned_trials import TrialRecord
 from sweeper.store.records import Opened, Planned
 from sweeper.store.run_dir import RunDir
@@ -164,6 +165,24 @@ def test_rows_made_under_other_conditions_are_not_compared(committer: Committer)
     committer.record(Opened(driver_epoch=2, environment={"torch": "another"}))
     committer.compare("a", RepeatedItem(segment=SECOND, start=0, stop=4, rows=rows(train_loss=np.zeros(4))))
     assert not committer._run_dir.quarantine.exists()
+
+
+def test_rows_of_another_gpu_are_not_compared_and_those_of_the_same_are(committer: Committer) -> None:
+    gpu = {"device": "NVIDIA H100 80GB HBM3", "driver": "580.65.06"}
+    third = SegmentId("a", 1, 1)
+    item = SegmentItem(
+        segment=third, start=4, stop=8, rows=rows(step=np.arange(4, 8)), checkpoint=None, outcome=None,
+        facts=replace(FACTS, hardware=gpu),
+    )  # fmt: skip
+    committer.add(third, OpenSegment(item=item))
+    committer.commit(force=True, running=frozenset())
+    again = rows(step=np.arange(4, 8), train_loss=np.zeros(4))
+    for other in ({}, gpu | {"driver": "570.1"}, gpu | {"device": "NVIDIA A100"}):
+        committer.compare("a", RepeatedItem(segment=SECOND, start=4, stop=8, rows=again, hardware=other))
+    with pytest.raises(IntegrityError, match="train_loss was"):
+        committer.compare("a", RepeatedItem(segment=SECOND, start=4, stop=8, rows=again, hardware=gpu))
+    state = replay(read_journal(committer._run_dir.journal)[0])
+    assert state.trials["a"].segments[-1].facts.hardware == gpu
 
 
 def test_a_committed_key_is_never_committed_again(committer: Committer) -> None:
