@@ -238,7 +238,7 @@ class RayPools:
                 still[kind] = count
             elif count:
                 each = {"cpus": settings.cpus, "gpus": settings.gpus}
-                return explain(Want(kind=kind, count=count, each=each), node_rooms())
+                return explain(Want(kind=kind, count=count, each=each), node_rooms(settings.accelerator_type))
         if not still:
             return None
         who = " and ".join(counted(count, kind) for kind, count in still.items())
@@ -250,7 +250,13 @@ class RayPools:
         actor = (
             self
             ._classes[kind]
-            .options(num_cpus=settings.cpus, num_gpus=settings.gpus, max_restarts=0, max_task_retries=0)
+            .options(
+                num_cpus=settings.cpus,
+                num_gpus=settings.gpus,
+                accelerator_type=settings.accelerator_type,
+                max_restarts=0,
+                max_task_retries=0,
+            )
             .remote(
                 run_dir=str(self._run_dir),
                 threads=settings.threads,

@@ -156,3 +156,21 @@ def test_of_a_trainer_that_was_ended_no_header_is_left(
 def test_a_death_is_told_in_one_line() -> None:
     assert "\n" not in _death_of("trainer", CRASHED)
     assert _death_of("trainer", CRASHED).startswith("the trainer's process")
+
+
+def test_a_worker_is_asked_for_with_its_share_of_a_gpu_and_its_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = WorkerSettings(cpus=1, gpus=0.45, threads=1, accelerator_type="H100")
+    pools = RayPools(run_dir=tmp_path, trainer=settings, estimator=settings)
+    asked: list[dict[str, Any]] = []
+
+    class Actor:
+        def options(self, **options: Any) -> Any:
+            asked.append(options)
+            raise InterruptedError
+
+    monkeypatch.setattr(pools, "_classes", {"estimator": Actor()})
+    with pytest.raises(InterruptedError):
+        pools.start_estimator(0)
+    assert asked[0].items() >= {"num_cpus": 1, "num_gpus": 0.45, "accelerator_type": "H100"}.items()
