@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING
 
 import yaml
 
-from sweeper.cluster.capacity import Wanted, pool_size, worker_settings
+from sweeper.cluster.capacity import Wanted, pool_size, shares_of, worker_settings
 from sweeper.cluster.machine import misfit
+from sweeper.cluster.placement import Layout
 from sweeper.driver.interrupts import listen_for_interrupts
 from sweeper.driver.session import Driving, driving
 from sweeper.errors import ClipsweepError, ClusterError, error_line, error_text
@@ -326,12 +327,21 @@ def _drive(
     ):
         size = pool_size(cluster, trainer, estimator, wanted)
         say(f"{size} on {counted(cluster.cpus, 'CPU')}")
-        pools = RayPools(run_dir=held.run_dir.path, trainer=trainer, estimator=estimator, private=address == "local")
+        layout = Layout()
+        if address != "local":
+            layout.shares = shares_of(cluster, trainer, estimator, measured=measure is not None)
+        pools = RayPools(
+            run_dir=held.run_dir.path,
+            trainer=trainer,
+            estimator=estimator,
+            private=address == "local",
+            layout=layout,
+        )
         elastic = None
         if address != "local":
             # Nodes of a cluster come and go; a local Ray does not change.
             elastic = Elastic(
-                room=lambda: room_now(trainer, estimator, wanted),
+                room=lambda: room_now(trainer, estimator, wanted, layout),
                 head_answers=head_answers,
                 size=size,
                 patience_s=sweep.cluster.patience_s,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from sweeper.cluster.placement import Node, WorkerSettings, most_beside, own_room, place, total
+from sweeper.cluster.placement import Node, Share, WorkerSettings, most_beside, own_room, place, total
 from sweeper.cluster.waiting import NodeRoom, Want, explain
 from sweeper.errors import ClusterError
 from sweeper.labels import counted, printable
@@ -19,6 +19,7 @@ __all__ = [
     "WorkerSettings",
     "num_estimators",
     "pool_size",
+    "shares_of",
     "snapshot_bytes",
     "worker_settings",
 ]
@@ -100,6 +101,24 @@ def pool_size(
     )
     _check_together(cluster, trainer, estimator, size)
     return replace(size, snapshot_bytes=snapshot_bytes(cluster, trainer))
+
+
+def shares_of(
+    cluster: Cluster, trainer: WorkerSettings, estimator: WorkerSettings, *, measured: bool
+) -> dict[str, Share]:
+    """What each node is to hold, for a :class:`~sweeper.cluster.placement.Layout`.
+
+    Args:
+        cluster: The cluster's nodes.
+        trainer: Resources of a trainer.
+        estimator: Resources of an estimator.
+        measured: Whether there are estimators.
+
+    Returns:
+        The shares by Ray's ids of the nodes.
+    """
+    shares = place(cluster.nodes, trainer, estimator if measured else None)
+    return {node.name: share for node, share in zip(cluster.nodes, shares, strict=True)}
 
 
 def snapshot_bytes(cluster: Cluster, trainer: WorkerSettings) -> int:

@@ -14,13 +14,14 @@ shared one.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from math import ceil
+from typing import Literal
 
 from sweeper.protocol.interleaving import interleaved
 
-__all__ = ["Node", "Share", "WorkerSettings", "most_beside", "own_room", "place", "places_all", "total"]
+__all__ = ["Layout", "Node", "Share", "WorkerSettings", "most_beside", "own_room", "place", "places_all", "total"]
 
 _UNITS = 10_000
 """Ray's resolution: units of one CPU or GPU."""
@@ -91,6 +92,38 @@ class Share:
     def pairs(self) -> int:
         """Trainers that have an estimator of their own."""
         return min(self.trainers, self.estimators)
+
+
+@dataclass(kw_only=True)
+class Layout:
+    """The shares of a cluster's nodes by Ray's ids, replaced as a whole when nodes come or go.
+
+    Ray by itself would fill nodes in an order of its own, which can leave a worker without a place.
+    """
+
+    shares: Mapping[str, Share] = field(default_factory=dict)
+
+    def node_for(self, kind: Literal["trainer", "estimator"], taken: Mapping[str, int]) -> str | None:
+        """Where the next worker of a kind belongs.
+
+        Args:
+            kind: The kind.
+            taken: How many of it each node has.
+
+        Returns:
+            The id of the node that lacks most; None if none lacks any.
+
+        Example:
+            >>> layout = Layout(shares={"a": Share(trainers=2), "b": Share(trainers=1)})
+            >>> layout.node_for("trainer", {}), layout.node_for("trainer", {"a": 2})
+            ('a', 'b')
+        """
+        lacking = {
+            name: (share.trainers if kind == "trainer" else share.estimators) - taken.get(name, 0)
+            for name, share in self.shares.items()
+        }
+        name = max(lacking, key=lambda each: lacking[each], default=None)
+        return name if name is not None and lacking[name] > 0 else None
 
 
 def total(shares: Iterable[Share]) -> Share:

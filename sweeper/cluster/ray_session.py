@@ -16,8 +16,9 @@ from typing import Any
 import ray
 from ray.exceptions import RayError
 
-from sweeper.cluster.capacity import Cluster, Node, Wanted, WorkerSettings, pool_size
+from sweeper.cluster.capacity import Cluster, Node, Wanted, WorkerSettings, pool_size, shares_of
 from sweeper.cluster.joining import listens
+from sweeper.cluster.placement import Layout
 from sweeper.cluster.ray_private import (
     free_resources,
     job_without_folders,
@@ -233,6 +234,7 @@ def room_now(
     trainer: WorkerSettings,
     estimator: WorkerSettings,
     wanted: Wanted,
+    layout: Layout,
 ) -> PoolSize | None:
     """How many workers the living nodes have room for.
 
@@ -240,15 +242,18 @@ def room_now(
         trainer: What a trainer takes.
         estimator: What an estimator takes.
         wanted: What the spec asks for: the most that are started.
+        layout: Receives what each node is to hold.
 
     Returns:
         The sizes, at most what is wanted; None where there is no room for one of each.
     """
     fitting = replace(wanted, trainers="auto", estimators="auto" if wanted.estimators != 0 else 0)
+    cluster = _describe()
     try:
-        size = pool_size(_describe(), trainer, estimator, fitting)
+        size = pool_size(cluster, trainer, estimator, fitting)
     except ClusterError:
         return None
+    layout.shares = shares_of(cluster, trainer, estimator, measured=wanted.estimators != 0)
     return replace(
         size,
         trainers=size.trainers if wanted.trainers == "auto" else min(wanted.trainers, size.trainers),

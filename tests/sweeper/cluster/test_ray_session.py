@@ -12,6 +12,7 @@ import pytest
 import ray
 
 from sweeper.cluster.capacity import Wanted, WorkerSettings
+from sweeper.cluster.placement import Layout, Share
 from sweeper.cluster.ray_session import connect, node_rooms, room_now
 from sweeper.errors import ClusterError
 from sweeper.protocol.pools import PoolSize
@@ -112,31 +113,36 @@ def test_a_local_ray_is_told_of_gpus_that_it_would_not_count_itself(
     assert said == [f"cluster.gpus: 7 is for a local Ray only; {ADDRESS} has the GPUs that its nodes were started with"]
 
 
-def described(*, alive: bool = True, **resources: float) -> dict[str, Any]:
+def described(name: str = "n", **resources: float) -> dict[str, Any]:
     named = {name.replace("__", ":"): amount for name, amount in resources.items()}
-    return {"NodeID": "n", "Alive": alive, "Resources": {"node:192.0.2.1": 1.0, **named}}
+    return {"NodeID": name, "Alive": True, "Resources": {"node:192.0.2.1": 1.0, **named}}
 
 
 def test_nodes_that_come_and_go_change_the_workers_and_the_bytes_that_there_is_room_for(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    head = described(object_store_memory=2e9)
-    on_a100 = described(CPU=8.0, GPU=2.0, object_store_memory=30e9, accelerator_type__A100=1.0)
-    on_h100 = described(CPU=8.0, GPU=4.0, object_store_memory=60e9, accelerator_type__H100=1.0)
+    head = described("head", object_store_memory=2e9)
+    on_a100 = described("a", CPU=8.0, GPU=2.0, object_store_memory=30e9, accelerator_type__A100=1.0)
+    on_h100 = described("h", CPU=8.0, GPU=4.0, object_store_memory=60e9, accelerator_type__H100=1.0)
     trainer = WorkerSettings(cpus=1, gpus=0.5, threads=1, accelerator_type="A100")
     estimator = WorkerSettings(cpus=1, gpus=1, threads=1, accelerator_type="H100")
     wanted = Wanted(trainers="auto", estimators="auto", num_trials=100)
 
+    layout = Layout()
+
     def room(*nodes: dict[str, Any]) -> PoolSize | None:
         monkeypatch.setattr(ray, "nodes", lambda: list(nodes))
-        return room_now(trainer, estimator, wanted)
+        return room_now(trainer, estimator, wanted, layout)
 
     assert room(head, on_a100, on_h100) == PoolSize(trainers=4, estimators=4, snapshot_bytes=10 * 10**9)
-    assert room(head, on_a100, on_a100, on_h100) == PoolSize(trainers=8, estimators=4, snapshot_bytes=20 * 10**9)
+    another = {**on_a100, "NodeID": "b"}
+    assert room(head, on_a100, another, on_h100) == PoolSize(trainers=8, estimators=4, snapshot_bytes=20 * 10**9)
     assert room(head, on_a100, {**on_h100, "Alive": False}) is None
+    assert room(head, on_a100, on_h100) is not None
+    assert layout.shares == {"head": Share(), "a": Share(trainers=4), "h": Share(estimators=4)}
     few = replace(wanted, trainers=3, estimators=9)
     monkeypatch.setattr(ray, "nodes", lambda: [head, on_a100, on_h100])
-    assert room_now(trainer, estimator, few) == PoolSize(trainers=3, estimators=4, snapshot_bytes=10 * 10**9)
+    assert room_now(trainer, estimator, few, layout) == PoolSize(trainers=3, estimators=4, snapshot_bytes=10 * 10**9)
 
 
 def test_only_nodes_with_the_accelerator_are_looked_at_where_workers_wait(monkeypatch: pytest.MonkeyPatch) -> None:
