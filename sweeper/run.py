@@ -14,7 +14,7 @@ import yaml
 
 from sweeper.cluster.capacity import Wanted, pool_size, shares_of, worker_settings
 from sweeper.cluster.machine import misfit
-from sweeper.cluster.placement import Layout
+from sweeper.cluster.nodes import Layout
 from sweeper.driver.interrupts import listen_for_interrupts
 from sweeper.driver.session import Driving, driving
 from sweeper.errors import ClipsweepError, ClusterError, error_line, error_text

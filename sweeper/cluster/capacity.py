@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from sweeper.cluster.placement import Node, Share, WorkerSettings, most_beside, own_room, place, total
+from sweeper.cluster.nodes import Node, Share, WorkerSettings, total
+from sweeper.cluster.placement import most_beside, own_room, place
 from sweeper.cluster.waiting import NodeRoom, Want, explain
 from sweeper.errors import ClusterError
 from sweeper.labels import counted, printable
@@ -106,7 +107,7 @@ def pool_size(
 def shares_of(
     cluster: Cluster, trainer: WorkerSettings, estimator: WorkerSettings, *, measured: bool
 ) -> dict[str, Share]:
-    """What each node is to hold, for a :class:`~sweeper.cluster.placement.Layout`.
+    """What each node is to hold, for a :class:`~sweeper.cluster.nodes.Layout`.
 
     Args:
         cluster: The cluster's nodes.

@@ -28,7 +28,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from sweeper.cluster.actors import EstimatorActor, TrainerActor
 from sweeper.cluster.capacity import WorkerSettings
 from sweeper.cluster.last_words import last_words
-from sweeper.cluster.placement import Layout
+from sweeper.cluster.nodes import Layout
 from sweeper.cluster.ray_session import node_rooms, without_place
 from sweeper.cluster.waiting import Want, explain
 from sweeper.errors import ClusterError, error_line, last_line, memory_advice

@@ -18,7 +18,7 @@ from ray.exceptions import RayError
 
 from sweeper.cluster.capacity import Cluster, Node, Wanted, WorkerSettings, pool_size, shares_of
 from sweeper.cluster.joining import listens
-from sweeper.cluster.placement import Layout
+from sweeper.cluster.nodes import Layout
 from sweeper.cluster.ray_private import (
     free_resources,
     job_without_folders,

@@ -17,7 +17,8 @@ import yaml
 
 from sweeper.cli.app import app
 from sweeper.cluster.capacity import worker_settings
-from sweeper.cluster.placement import Node, place
+from sweeper.cluster.nodes import Node
+from sweeper.cluster.placement import place
 from sweeper.spec import load_spec
 
 DOCS = Path(__file__).parents[2] / "docs"

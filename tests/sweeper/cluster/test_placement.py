@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sweeper.cluster.placement import Node, Share, WorkerSettings, most_beside, own_room, place, places_all, total
+from sweeper.cluster.nodes import Node, Share, WorkerSettings, total
+from sweeper.cluster.placement import most_beside, own_room, place, places_all
 from sweeper.protocol.interleaving import interleaved
 
 

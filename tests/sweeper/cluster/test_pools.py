@@ -12,7 +12,7 @@ import ray
 from ray.exceptions import NodeDiedError, OutOfMemoryError, RayActorError, RayError
 
 from sweeper.cluster.capacity import WorkerSettings
-from sweeper.cluster.placement import Layout, Share
+from sweeper.cluster.nodes import Layout, Share
 from sweeper.cluster.pools import RayPools, _Beats, _death_of, _Stream, _Verdict
 from sweeper.protocol.events import SegmentId, SnapshotId
 from sweeper.protocol.messages import (

@@ -12,7 +12,7 @@ import pytest
 import ray
 
 from sweeper.cluster.capacity import Wanted, WorkerSettings
-from sweeper.cluster.placement import Layout, Share
+from sweeper.cluster.nodes import Layout, Share
 from sweeper.cluster.ray_session import connect, node_rooms, room_now
 from sweeper.errors import ClusterError
 from sweeper.protocol.pools import PoolSize
