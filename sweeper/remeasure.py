@@ -151,6 +151,7 @@ def estimate_run(
                     resources=resources,
                     code=code,
                     address=address or cluster.address,
+                    gpus=cluster.gpus,
                     insecure=consent.insecure_cluster,
                 )
             finally:
@@ -188,12 +189,20 @@ def _on_device(resources: Resources, device: str | None) -> Resources:
 def _checked(run_dir: RunDir, settings: Mapping[str, Any]) -> tuple[Resources, Cluster]:
     """What workers get and where they run, according to the run's own spec."""
     try:
-        return Resources.model_validate(settings["resources"]), Cluster.model_validate(settings["cluster"])
+        resources = {name: _of_one_gpu(section) for name, section in settings["resources"].items()}
+        return Resources.model_validate(resources), Cluster.model_validate(settings["cluster"])
     except (KeyError, ValueError) as error:
         raise IntegrityError(
             f"{run_dir.resolved}: its resources or its cluster are not what a run writes; `clipsweep run` with the "
             "run's spec rewrites it"
         ) from error
+
+
+def _of_one_gpu(section: Any) -> Any:
+    """A part of ``resources``; runs of earlier versions may give a worker several GPUs, of which it used one."""
+    if isinstance(section, dict) and isinstance(gpus := section.get("gpus"), int | float) and gpus > 1:
+        return {**section, "gpus": 1}
+    return section
 
 
 def _on_ray(
@@ -206,6 +215,7 @@ def _on_ray(
     resources: Resources,
     code: Sequence[UserCode],
     address: str,
+    gpus: int | None,
     insecure: bool,
 ) -> tuple[int, bool]:
     """Start estimators and measure; returns how many snapshots failed, and whether the user stopped it early."""
@@ -224,7 +234,7 @@ def _on_ray(
     with (
         shipped(code) as folder,
         listen_for_interrupts(say) as interrupts,
-        connect(address, logs=held.run_dir.logs, code=folder, say=say) as cluster,
+        connect(address, logs=held.run_dir.logs, code=folder, gpus=gpus, say=say) as cluster,
     ):
         settings = worker_settings(resources.estimators)
         count = num_estimators(cluster, settings, count=resources.estimators.count, num_snapshots=len(todo))

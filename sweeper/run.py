@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING
 
 import yaml
 
-from sweeper.cluster.capacity import Wanted, pool_size, worker_settings
+from sweeper.cluster.capacity import Wanted, pool_size, shares_of, worker_settings
 from sweeper.cluster.machine import misfit
+from sweeper.cluster.nodes import Layout
 from sweeper.driver.interrupts import listen_for_interrupts
 from sweeper.driver.session import Driving, driving
 from sweeper.errors import ClipsweepError, ClusterError, error_line, error_text
@@ -275,7 +276,8 @@ def _check_room(sweep: Sweep, plan: Plan, state: RunState, address: str, *, inse
     """
     left = sum(1 for trial in plan.trials if (known := state.trials.get(trial.trial_id)) is None or not known.resolved)
     if address == "local":
-        why = misfit(sweep.resources, measures=sweep.measure is not None, num_trials=left)
+        measures = sweep.measure is not None
+        why = misfit(sweep.resources, measures=measures, num_trials=left, gpus=sweep.cluster.gpus)
         if why is not None:
             raise ClusterError(why)
     elif left:
@@ -321,16 +323,25 @@ def _drive(
     with (
         shipped(plan.code) as code,
         listen_for_interrupts(say) as interrupts,
-        connect(address, logs=held.run_dir.logs, code=code, say=say) as cluster,
+        connect(address, logs=held.run_dir.logs, code=code, gpus=sweep.cluster.gpus, say=say) as cluster,
     ):
         size = pool_size(cluster, trainer, estimator, wanted)
         say(f"{size} on {counted(cluster.cpus, 'CPU')}")
-        pools = RayPools(run_dir=held.run_dir.path, trainer=trainer, estimator=estimator, private=address == "local")
+        layout = Layout()
+        if address != "local":
+            layout.shares = shares_of(cluster, trainer, estimator, measured=measure is not None)
+        pools = RayPools(
+            run_dir=held.run_dir.path,
+            trainer=trainer,
+            estimator=estimator,
+            private=address == "local",
+            layout=layout,
+        )
         elastic = None
         if address != "local":
             # Nodes of a cluster come and go; a local Ray does not change.
             elastic = Elastic(
-                room=lambda: room_now(trainer, estimator, wanted),
+                room=lambda: room_now(trainer, estimator, wanted, layout),
                 head_answers=head_answers,
                 size=size,
                 patience_s=sweep.cluster.patience_s,
@@ -342,7 +353,7 @@ def _drive(
                 expectation=expected(sweep, plan, committer.state, num_left=len(todo)),
                 started=started,
             ),
-            _schedule(todo, committer.state, sweep, size, max_snapshot_bytes=cluster.object_store_bytes // 3),
+            _schedule(todo, committer.state, sweep, size),
             held=held,
             committer=committer,
             pools=pools,
@@ -357,10 +368,8 @@ def _drive(
         return interrupted
 
 
-def _schedule(
-    todo: Sequence[Trial], state: RunState, sweep: Sweep, size: PoolSize, *, max_snapshot_bytes: int
-) -> Schedule:
-    """The schedule for the remaining trials."""
+def _schedule(todo: Sequence[Trial], state: RunState, sweep: Sweep, size: PoolSize) -> Schedule:
+    """The schedule for the remaining trials; ``size`` bounds the bytes of its snapshots when the driver starts."""
     progress = {
         trial.trial_id: Progress(committed_step=known.step, failures=len(known.failures))
         for trial in todo
@@ -371,7 +380,6 @@ def _schedule(
         order([trial.trial_id for trial in todo], progress),
         max_attempts=sweep.resources.max_attempts,
         max_snapshots=2 * max(1, size.estimators),
-        max_snapshot_bytes=max_snapshot_bytes,
         side_by_side=side_by_side,
         share=min(_MAX_SIDE_BY_SIDE, -(-len(side_by_side) // size.trainers)),
     )

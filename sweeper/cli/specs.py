@@ -207,7 +207,9 @@ def plan(
     document = plan_document(sweep, out)
     if sweep.cluster.address == "local":
         left = document["new"] + document["paused"]
-        document["misfit"] = misfit(sweep.resources, measures=sweep.measure is not None, num_trials=left)
+        document["misfit"] = misfit(
+            sweep.resources, measures=sweep.measure is not None, num_trials=left, gpus=sweep.cluster.gpus
+        )
     if style == "json":
         show_json(document)
     elif style == "table":

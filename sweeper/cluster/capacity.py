@@ -1,57 +1,49 @@
-"""How many workers a cluster has room for, node by node; pure arithmetic without Ray."""
+"""How many workers a sweep starts on a cluster, and what it may keep there; pure arithmetic without Ray."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
+from sweeper.cluster.nodes import Node, Share, WorkerSettings, total
+from sweeper.cluster.placement import most_beside, own_room, place
 from sweeper.cluster.waiting import NodeRoom, Want, explain
 from sweeper.errors import ClusterError
-from sweeper.labels import counted
+from sweeper.labels import counted, printable
 from sweeper.protocol.pools import PoolSize
 from sweeper.spec.sections.settings import EstimatorPool, Pool
 
-__all__ = ["Cluster", "Wanted", "WorkerSettings", "num_estimators", "pool_size", "worker_settings"]
+__all__ = [
+    "Cluster",
+    "Node",
+    "Wanted",
+    "WorkerSettings",
+    "num_estimators",
+    "pool_size",
+    "shares_of",
+    "snapshot_bytes",
+    "worker_settings",
+]
 
-
-@dataclass(frozen=True, kw_only=True)
-class WorkerSettings:
-    """The resources of one worker.
-
-    Attributes:
-        cpus: Ray CPUs, may be a fraction.
-        gpus: Ray GPUs, may be a fraction.
-        threads: Threads of each numerical kernel.
-        cuda_graphs: For an estimator: whether it records its gradient as a CUDA graph.
-    """
-
-    cpus: float
-    gpus: float
-    threads: int
-    cuda_graphs: bool = False
-
-    @property
-    def device(self) -> str:
-        """``cuda`` if the worker has a share of a GPU, otherwise ``cpu``."""
-        return "cuda" if self.gpus > 0 else "cpu"
+_SHARE_OF_STORE = 3
+"""Of which part of the shared memory snapshots take one: messages, and copies for estimators elsewhere, take others."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Cluster:
-    """The resources of a cluster.
+    """The living nodes of a cluster."""
 
-    Attributes:
-        cpus: Ray CPUs of all nodes.
-        gpus: Ray GPUs of all nodes.
-        object_store_bytes: Shared memory for snapshots, on the node with the least.
-        nodes: CPUs and GPUs of each node; empty if there is only one.
-    """
+    nodes: tuple[Node, ...]
 
-    cpus: float
-    gpus: float
-    object_store_bytes: int
-    nodes: tuple[tuple[float, float], ...] = ()
+    @property
+    def cpus(self) -> float:
+        """Ray CPUs of all nodes."""
+        return sum(node.cpus for node in self.nodes)
+
+    @property
+    def gpus(self) -> float:
+        """Ray GPUs of all nodes."""
+        return sum(node.gpus for node in self.nodes)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,41 +69,91 @@ def pool_size(
 ) -> PoolSize:
     """How many workers of each kind fit on the cluster.
 
-    ``auto`` takes as many pairs of a trainer and an estimator as there is room for, so that both kinds share the cores
-    by their fractions; if nothing is measured, trainers take everything.
+    ``auto`` takes as many of both as :func:`~sweeper.cluster.placement.place` finds room for; if nothing is measured,
+    trainers take everything.
 
     Args:
-        cluster: The cluster's resources.
+        cluster: The cluster's nodes.
         trainer: Resources of a trainer.
         estimator: Resources of an estimator.
         wanted: What the spec asks for.
 
     Returns:
-        The sizes.
+        The sizes, and what they may keep in shared memory.
 
     Raises:
         ClusterError: There is no room for what the spec asks for.
 
     Example:
         >>> half = WorkerSettings(cpus=0.5, gpus=0, threads=1)
-        >>> two_cores = Cluster(cpus=2, gpus=0, object_store_bytes=0)
-        >>> pool_size(two_cores, half, half, Wanted(trainers="auto", estimators="auto", num_trials=8))
-        PoolSize(trainers=2, estimators=2)
+        >>> two_cores = Cluster(nodes=(Node(cpus=2),))
+        >>> size = pool_size(two_cores, half, half, Wanted(trainers="auto", estimators="auto", num_trials=8))
+        >>> str(size)
+        '2 trainers and 2 estimators'
     """
-    trainers, estimators = wanted.trainers, wanted.estimators
-    measured = estimators != 0
-    pair_cpus = trainer.cpus + (estimator.cpus if measured else max(0.0, 1 - trainer.cpus))
-    pair_gpus = trainer.gpus + (estimator.gpus if measured else 0)
-    nodes = cluster.nodes or ((cluster.cpus, cluster.gpus),)
-    _check_each(nodes, trainer, "trainer")
+    measured = wanted.estimators != 0
+    _check_each(cluster, trainer, "trainer")
     if measured:
-        _check_each(nodes, estimator, "estimator")
-    # Node by node: half a worker on each of two nodes is no worker.
-    room = sum(min(_fit(cpus, pair_cpus), _fit(gpus, pair_gpus)) for cpus, gpus in nodes)
+        _check_each(cluster, estimator, "estimator")
+    room = total(place(cluster.nodes, trainer, estimator if measured else None))
     size = PoolSize(
-        trainers=min(wanted.num_trials, max(1, room)) if trainers == "auto" else trainers,
-        estimators=max(1, room) if estimators == "auto" else estimators,
+        trainers=min(wanted.num_trials, max(1, room.trainers)) if wanted.trainers == "auto" else wanted.trainers,
+        estimators=max(1, room.estimators) if wanted.estimators == "auto" else wanted.estimators,
     )
+    _check_together(cluster, trainer, estimator, size)
+    return replace(size, snapshot_bytes=snapshot_bytes(cluster, trainer))
+
+
+def shares_of(
+    cluster: Cluster, trainer: WorkerSettings, estimator: WorkerSettings, *, measured: bool
+) -> dict[str, Share]:
+    """What each node is to hold, for a :class:`~sweeper.cluster.nodes.Layout`.
+
+    Args:
+        cluster: The cluster's nodes.
+        trainer: Resources of a trainer.
+        estimator: Resources of an estimator.
+        measured: Whether there are estimators.
+
+    Returns:
+        The shares by Ray's ids of the nodes.
+    """
+    shares = place(cluster.nodes, trainer, estimator if measured else None)
+    return {node.name: share for node, share in zip(cluster.nodes, shares, strict=True)}
+
+
+def snapshot_bytes(cluster: Cluster, trainer: WorkerSettings) -> int:
+    """How many bytes of snapshots may be in flight: a third of the shared memory of the nodes that can train.
+
+    A snapshot lies on the node where it was taken until it is measured. Each of the nodes is counted with what the
+    smallest of them has, since nothing says that trainers take equally many everywhere. A node that cannot hold a
+    trainer, such as a head without CPUs, does not count.
+
+    Args:
+        cluster: The cluster's nodes.
+        trainer: Resources of a trainer.
+
+    Returns:
+        The bound.
+
+    Example:
+        >>> head, node = Node(cpus=0, store_bytes=6), Node(cpus=8, store_bytes=300)
+        >>> snapshot_bytes(Cluster(nodes=(head, node, node)), WorkerSettings(cpus=1, gpus=0, threads=1))
+        200
+    """
+    holding = [node for node in cluster.nodes if _holds_one(node, trainer)] or cluster.nodes
+    stores = [node.store_bytes for node in holding]
+    return min(stores, default=0) * len(stores) // _SHARE_OF_STORE
+
+
+def _holds_one(node: Node, worker: WorkerSettings) -> bool:
+    enough = node.cpus + 1e-9 >= worker.cpus and node.gpus + 1e-9 >= worker.gpus
+    # Without this, a head that only drives would count as soon as workers take no CPUs of their own.
+    return enough and node.has_type(worker) and (node.cpus > 0 or node.gpus > 0)
+
+
+def _check_together(cluster: Cluster, trainer: WorkerSettings, estimator: WorkerSettings, size: PoolSize) -> None:
+    """Raise if both kinds cannot be there at once."""
     for what, need, there in (
         ("CPUs", size.trainers * trainer.cpus + size.estimators * estimator.cpus, cluster.cpus),
         ("GPUs", size.trainers * trainer.gpus + size.estimators * estimator.gpus, cluster.gpus),
@@ -121,17 +163,39 @@ def pool_size(
                 f"resources: {size} take {need:g} {what}, "
                 f"but the cluster has {there:g}; lower resources.*.count or resources.*.{what.lower()}"
             )
-    return size
+    for kind, worker, count in (("trainer", trainer, size.trainers), ("estimator", estimator, size.estimators)):
+        room = sum(own_room(node, worker) for node in cluster.nodes)
+        if worker.gpus > 0 and count > room:
+            raise ClusterError(
+                f"resources: {counted(count, kind)} with {worker.gpus:g} of a GPU each do not fit: each lies within "
+                f"one GPU, so that the cluster holds {room}; lower resources.{kind}s.count or resources.{kind}s.gpus"
+            )
+    if trainer.gpus > 0 and estimator.gpus > 0:
+        most = int(most_beside(cluster.nodes, trainer, estimator, trainers=size.trainers) + 1e-9)
+        if size.estimators > most:
+            raise ClusterError(
+                f"resources: {size} do not fit: each lies within one GPU, so that beside "
+                f"{counted(size.trainers, 'trainer')} there is room for {counted(max(0, most), 'estimator')}; "
+                "lower resources.*.count or resources.*.gpus"
+            )
 
 
-def _check_each(nodes: Sequence[tuple[float, float]], each: WorkerSettings, kind: str) -> None:
+def _check_each(cluster: Cluster, each: WorkerSettings, kind: str) -> None:
     """Raise unless some node can hold one worker."""
-    if any(cpus + 1e-9 >= each.cpus and gpus + 1e-9 >= each.gpus for cpus, gpus in nodes):
+    typed = [node for node in cluster.nodes if node.has_type(each)]
+    if not typed:
+        found = sorted({name for node in cluster.nodes for name in node.accelerator_types or ()})
+        raise ClusterError(
+            f"no room for 1 {kind}: no node has an accelerator of type {printable(each.accelerator_type or '')!r} "
+            f"(the cluster has {', '.join(map(printable, found)) or 'none'}); "
+            f"set resources.{kind}s.accelerator_type to one that it has, or to null"
+        )
+    if any(node.cpus + 1e-9 >= each.cpus and node.gpus + 1e-9 >= each.gpus for node in typed):
         return
     raise ClusterError(
         explain(
             Want(kind=kind, count=1, each={"cpus": each.cpus, "gpus": each.gpus}),
-            [NodeRoom(total={"cpus": cpus, "gpus": gpus}, free={}) for cpus, gpus in nodes],
+            [NodeRoom(total={"cpus": node.cpus, "gpus": node.gpus}, free={}) for node in typed],
             opening="no room for",
         )
     )
@@ -156,13 +220,12 @@ def num_estimators(
 
     Example:
         >>> half = WorkerSettings(cpus=0.5, gpus=0, threads=1)
-        >>> num_estimators(Cluster(cpus=2, gpus=0, object_store_bytes=0), half, count="auto", num_snapshots=9)
+        >>> num_estimators(Cluster(nodes=(Node(cpus=2),)), half, count="auto", num_snapshots=9)
         2
     """
-    nodes = cluster.nodes or ((cluster.cpus, cluster.gpus),)
-    _check_each(nodes, estimator, "estimator")
-    room = sum(min(_fit(cpus, estimator.cpus), _fit(gpus, estimator.gpus)) for cpus, gpus in nodes)
-    by_threads = room if estimator.gpus else _fit(cluster.cpus, max(estimator.cpus, estimator.threads))
+    _check_each(cluster, estimator, "estimator")
+    room = sum(own_room(node, estimator) for node in cluster.nodes)
+    by_threads = room if estimator.gpus else int(cluster.cpus / max(estimator.cpus, estimator.threads) + 1e-9)
     wanted = max(1, min(by_threads if count == "auto" else count, num_snapshots))
     if wanted > room:
         raise ClusterError(
@@ -170,11 +233,6 @@ def num_estimators(
             f"and {counted(cluster.gpus, 'GPU')}; lower resources.estimators.count, cpus or gpus"
         )
     return wanted
-
-
-def _fit(there: float, each: float) -> int:
-    """How many shares fit, tolerating the rounding of fractions such as 0.1."""
-    return int(there / each + 1e-9) if each > 0 else 2**30
 
 
 def worker_settings(section: Pool) -> WorkerSettings:
@@ -191,4 +249,5 @@ def worker_settings(section: Pool) -> WorkerSettings:
         gpus=section.gpus,
         threads=section.threads,
         cuda_graphs=isinstance(section, EstimatorPool) and section.cuda_graphs,
+        accelerator_type=section.accelerator_type,
     )

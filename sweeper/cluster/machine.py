@@ -7,7 +7,7 @@ import shutil
 import subprocess
 from pathlib import Path
 
-from sweeper.cluster.capacity import Cluster, Wanted, pool_size, worker_settings
+from sweeper.cluster.capacity import Cluster, Node, Wanted, pool_size, worker_settings
 from sweeper.errors import ClusterError
 from sweeper.planning.environment import usable_cores
 from sweeper.spec.sections.settings import Resources
@@ -40,18 +40,19 @@ def num_gpus() -> int | None:
     return sum(line.startswith("GPU ") for line in said.splitlines())
 
 
-def misfit(resources: Resources, *, measures: bool, num_trials: int) -> str | None:
+def misfit(resources: Resources, *, measures: bool, num_trials: int, gpus: int | None = None) -> str | None:
     """Why a sweep's workers would not fit a local Ray on this machine.
 
     Args:
         resources: The spec's section.
         measures: Whether anything is measured.
         num_trials: Trials that are left to run.
+        gpus: GPUs that a local Ray is told to have; None for those that it would find.
 
     Returns:
         What is missing and what to set; None where they fit, or where that is known only once Ray has started.
     """
-    gpus = num_gpus()
+    gpus = num_gpus() if gpus is None else gpus
     if gpus is None or num_trials == 0:
         return None
     wanted = Wanted(
@@ -59,7 +60,7 @@ def misfit(resources: Resources, *, measures: bool, num_trials: int) -> str | No
         estimators=resources.estimators.count if measures else 0,
         num_trials=num_trials,
     )
-    machine = Cluster(cpus=usable_cores(), gpus=gpus, object_store_bytes=0)
+    machine = Cluster(nodes=(Node(cpus=usable_cores(), gpus=gpus, accelerator_types=None),))
     try:
         pool_size(machine, worker_settings(resources.trainers), worker_settings(resources.estimators), wanted)
     except ClusterError as error:

@@ -6,6 +6,7 @@ import logging
 import os
 import socket
 import time
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -27,6 +28,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from sweeper.cluster.actors import EstimatorActor, TrainerActor
 from sweeper.cluster.capacity import WorkerSettings
 from sweeper.cluster.last_words import last_words
+from sweeper.cluster.nodes import Layout
 from sweeper.cluster.ray_session import node_rooms, without_place
 from sweeper.cluster.waiting import Want, explain
 from sweeper.errors import ClusterError, error_line, last_line, memory_advice
@@ -138,13 +140,21 @@ class RayPools:
         trainer: Resources of a trainer.
         estimator: Resources of an estimator.
         private: Whether this Ray is the driver's own, so that nothing else can be in the way of its workers.
+        layout: Which node each worker belongs to; without one, or beyond it, Ray decides.
     """
 
     def __init__(
-        self, *, run_dir: Path, trainer: WorkerSettings, estimator: WorkerSettings, private: bool = False
+        self,
+        *,
+        run_dir: Path,
+        trainer: WorkerSettings,
+        estimator: WorkerSettings,
+        private: bool = False,
+        layout: Layout | None = None,
     ) -> None:
         self._run_dir = run_dir
         self._own_ray = private
+        self._layout = layout or Layout()
         self._settings: dict[Kind, WorkerSettings] = {"trainer": trainer, "estimator": estimator}
         # A separate thread for ``stop`` and ``beats``, so that they are served while the actor trains or measures.
         self._classes: dict[Kind, Any] = {
@@ -152,6 +162,7 @@ class RayPools:
             "estimator": ray.remote(concurrency_groups={"control": 1})(EstimatorActor),
         }
         self._actors: dict[tuple[Kind, int], Any] = {}
+        self._belongs: dict[tuple[Kind, int], str] = {}
         self._facts: dict[tuple[Kind, int], WorkerFacts] = {}
         self._pending: dict[Any, _Pending] = {}
         self._start_failures: dict[Kind, int] = {"trainer": 0, "estimator": 0}
@@ -238,7 +249,7 @@ class RayPools:
                 still[kind] = count
             elif count:
                 each = {"cpus": settings.cpus, "gpus": settings.gpus}
-                return explain(Want(kind=kind, count=count, each=each), node_rooms())
+                return explain(Want(kind=kind, count=count, each=each), node_rooms(settings.accelerator_type))
         if not still:
             return None
         who = " and ".join(counted(count, kind) for kind, count in still.items())
@@ -252,7 +263,14 @@ class RayPools:
         actor = (
             self
             ._classes[kind]
-            .options(num_cpus=settings.cpus, num_gpus=settings.gpus, max_restarts=0, max_task_retries=0)
+            .options(
+                num_cpus=settings.cpus,
+                num_gpus=settings.gpus,
+                accelerator_type=settings.accelerator_type,
+                scheduling_strategy=self._strategy(kind, slot),
+                max_restarts=0,
+                max_task_retries=0,
+            )
             .remote(
                 run_dir=str(self._run_dir),
                 threads=settings.threads,
@@ -262,6 +280,18 @@ class RayPools:
         )
         self._actors[kind, slot] = actor
         self._pending[actor.facts.remote()] = _Start(kind=kind, slot=slot)
+
+    def _strategy(self, kind: Kind, slot: int) -> Any:
+        """On the node that lacks most workers of the kind, or elsewhere if other jobs leave no room there."""
+        taken = Counter(
+            node for (of, place), node in self._belongs.items() if of == kind and (of, place) in self._actors
+        )
+        node = self._layout.node_for(kind, taken)
+        if node is None:
+            self._belongs.pop((kind, slot), None)
+            return "DEFAULT"
+        self._belongs[kind, slot] = node
+        return NodeAffinitySchedulingStrategy(node_id=node, soft=True, _spill_on_unavailable=True)
 
     def _kill(self, kind: Kind, slot: int) -> None:
         self._forget(kind, slot)

@@ -16,8 +16,9 @@ from typing import Any
 import ray
 from ray.exceptions import RayError
 
-from sweeper.cluster.capacity import Cluster, Wanted, WorkerSettings, pool_size
+from sweeper.cluster.capacity import Cluster, Node, Wanted, WorkerSettings, pool_size, shares_of
 from sweeper.cluster.joining import listens
+from sweeper.cluster.nodes import Layout
 from sweeper.cluster.ray_private import (
     free_resources,
     job_without_folders,
@@ -46,7 +47,12 @@ _JOIN_S = 60.0
 
 @contextlib.contextmanager
 def connect(
-    address: str, *, logs: Path, code: Path | None = None, say: Callable[[str], object] = _log.warning
+    address: str,
+    *,
+    logs: Path,
+    code: Path | None = None,
+    gpus: int | None = None,
+    say: Callable[[str], object] = _log.warning,
 ) -> Iterator[Cluster]:
     """Start a private local Ray, or join a cluster, for the length of a ``with`` block.
 
@@ -54,6 +60,7 @@ def connect(
         address: ``local`` or ``host:port``.
         logs: Where the logs of a local Ray are copied in the end.
         code: Folder with the user's own code, shipped to every worker.
+        gpus: GPUs of a local Ray; None for those that it finds. A cluster knows its own.
         say: Receives a line where starting takes more than one attempt.
 
     Yields:
@@ -80,9 +87,12 @@ def connect(
         options |= {
             "include_dashboard": False,
             "num_cpus": usable_cores(),
+            "num_gpus": gpus,
             "object_store_memory": _local_store_bytes(),
             **local_options(session),
         }
+    elif gpus is not None:
+        say(f"cluster.gpus: {gpus} is for a local Ray only; {address} has the GPUs that its nodes were started with")
     try:
         if local:
             _start(options, say)
@@ -182,23 +192,37 @@ def _leave() -> None:
 
 
 def _describe() -> Cluster:
-    living = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    rooms = [_cpus_gpus(resources) for resources in living]
-    return Cluster(
-        cpus=sum(room["cpus"] for room in rooms),
-        gpus=sum(room["gpus"] for room in rooms),
-        object_store_bytes=int(min((resources.get("object_store_memory", 0) for resources in living), default=0)),
-        nodes=tuple((room["cpus"], room["gpus"]) for room in rooms),
+    return Cluster(nodes=tuple(_node(node) for node in ray.nodes() if node["Alive"]))
+
+
+def _node(known: Mapping[str, Any]) -> Node:
+    resources = known["Resources"]
+    return Node(
+        **_cpus_gpus(resources),
+        accelerator_types=frozenset(name.removeprefix(_TYPE) for name in resources if name.startswith(_TYPE)),
+        store_bytes=int(resources.get("object_store_memory", 0)),
+        name=known["NodeID"],
     )
 
 
-def node_rooms() -> list[NodeRoom]:
-    """What the living nodes have, and what is free there now."""
+_TYPE = "accelerator_type:"
+"""How Ray names the resource that says which accelerator a node has."""
+
+
+def node_rooms(accelerator_type: str | None = None) -> list[NodeRoom]:
+    """What the living nodes have, and what is free there now.
+
+    Args:
+        accelerator_type: Only nodes with this accelerator; None for all.
+
+    Returns:
+        The nodes.
+    """
     free = free_resources()
     return [
         NodeRoom(total=_cpus_gpus(node["Resources"]), free=_cpus_gpus(free.get(node["NodeID"], {})))
         for node in ray.nodes()
-        if node["Alive"]
+        if node["Alive"] and (accelerator_type is None or f"{_TYPE}{accelerator_type}" in node["Resources"])
     ]
 
 
@@ -210,6 +234,7 @@ def room_now(
     trainer: WorkerSettings,
     estimator: WorkerSettings,
     wanted: Wanted,
+    layout: Layout,
 ) -> PoolSize | None:
     """How many workers the living nodes have room for.
 
@@ -217,16 +242,20 @@ def room_now(
         trainer: What a trainer takes.
         estimator: What an estimator takes.
         wanted: What the spec asks for: the most that are started.
+        layout: Receives what each node is to hold.
 
     Returns:
         The sizes, at most what is wanted; None where there is no room for one of each.
     """
     fitting = replace(wanted, trainers="auto", estimators="auto" if wanted.estimators != 0 else 0)
+    cluster = _describe()
     try:
-        size = pool_size(_describe(), trainer, estimator, fitting)
+        size = pool_size(cluster, trainer, estimator, fitting)
     except ClusterError:
         return None
-    return PoolSize(
+    layout.shares = shares_of(cluster, trainer, estimator, measured=wanted.estimators != 0)
+    return replace(
+        size,
         trainers=size.trainers if wanted.trainers == "auto" else min(wanted.trainers, size.trainers),
         estimators=size.estimators if wanted.estimators == "auto" else min(wanted.estimators, size.estimators),
     )

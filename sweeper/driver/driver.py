@@ -199,7 +199,8 @@ class Driver:
 
 
 def _room_changed(room: Room) -> Event:
-    return events.RoomChanged(trainers=room.size.trainers, estimators=room.size.estimators)
+    size = room.size
+    return events.RoomChanged(trainers=size.trainers, estimators=size.estimators, snapshot_bytes=size.snapshot_bytes)
 
 
 def driver_of_training(

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from sweeper.labels import counted, duration
+from sweeper.labels import counted, duration, printable
 from sweeper.planning.expectation import expected, expected_bytes
 from sweeper.planning.measurement_change import measurement_change
 from sweeper.planning.plan import Plan, UserCode, expand
@@ -37,9 +37,10 @@ def plan_document(sweep: Sweep, out: Path | None = None) -> dict[str, Any]:
         ``seconds`` (None where unknown) with ``seconds_from`` (how it is known), ``bytes`` on
         disk, ``search`` (for a sweep with one: ``use``, ``over``, how many trials are ``asked`` for so far, and
         ``trials``, ``seconds`` and ``bytes`` of what is ``expected``, at ``worst``, and in an equal ``grid``, as in
-        ``trials_worst``; its steps and trials are those that it asks for now), ``code`` (the user's own modules that
-        would be imported: ``use``, ``module``, ``path``, where a link leads as ``real_path``, number of Python
-        ``files``, ``sha256`` over them, and whether it is ``beside_spec``),
+        ``trials_worst``; its steps and trials are those that it asks for now),
+        ``workers`` (``count``, ``cpus``, ``gpus`` and ``accelerator_type`` of each kind that is started), ``code``
+        (the user's own modules that would be imported: ``use``, ``module``, ``path``, where a link leads as
+        ``real_path``, number of Python ``files``, ``sha256`` over them, and whether it is ``beside_spec``),
         ``change`` (what is trained differently from when the run was begun, or None), ``measurement_change`` (the same
         of what is measured), ``asks_for`` (options that a run
         would ask for), ``unknown`` (what cannot be known before it runs: ``about`` and ``text`` each), and the
@@ -88,6 +89,7 @@ def plan_document(sweep: Sweep, out: Path | None = None) -> dict[str, Any]:
         "seconds_from": expectation.source,
         "bytes": num_bytes,
         "search": search,
+        "workers": _workers(sweep),
         "code": [_code(found) for found in code],
         "asks_for": [
             *([] if all(found.beside for found in code) else ["--allow-code"]),
@@ -99,6 +101,26 @@ def plan_document(sweep: Sweep, out: Path | None = None) -> dict[str, Any]:
         "unknown": unknowns(sweep, [trial for trial, _ in left], expectation),
         "table": _table(plan, status),
     }
+
+
+def _workers(sweep: Sweep) -> dict[str, dict[str, Any]]:
+    """What each worker takes, by kind."""
+    kinds = {"trainers": sweep.resources.trainers}
+    if sweep.measure is not None:
+        kinds["estimators"] = sweep.resources.estimators
+    keys = {"count", "cpus", "gpus", "accelerator_type"}
+    return {name: pool.model_dump(include=keys) for name, pool in kinds.items()}
+
+
+def _worker_lines(document: Mapping[str, Any]) -> list[str]:
+    """Which workers compute on GPUs, for people."""
+    lines = []
+    for name, takes in document["workers"].items():
+        if takes["gpus"]:
+            model = f" of type {printable(takes['accelerator_type'])}" if takes["accelerator_type"] else ""
+            number = "as many as fit" if takes["count"] == "auto" else str(takes["count"])
+            lines.append(f"  {name}: {number}, {counted(takes['gpus'], 'GPU')}{model} each")
+    return lines
 
 
 def _search(searching: Searching, *, num_left: int, seconds: float | None, num_bytes: float) -> dict[str, Any]:
@@ -186,6 +208,7 @@ def plan_text(document: Mapping[str, Any], *, max_cells: int = 40) -> str:
         *(["  a driver is at work on it: `clipsweep status` says which are running"] if document["is_driven"] else []),
         f"  time: {_time_text(document)}   disk: about {_size(document['bytes'])}",
         *_search_lines(document),
+        *_worker_lines(document),
     ]
     for code in document["code"]:
         link = "" if code["path"] == code["real_path"] else f", a link to {code['real_path']}"

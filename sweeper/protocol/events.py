@@ -193,10 +193,17 @@ class StopRequested:
 
 @dataclass(frozen=True, kw_only=True)
 class RoomChanged:
-    """The cluster now has room for this many workers: sent at the start, and when nodes join or leave."""
+    """The cluster now has room for this many workers: sent at the start, and when nodes join or leave.
+
+    Attributes:
+        trainers: Workers that train.
+        estimators: Workers that measure.
+        snapshot_bytes: Bound on the bytes of snapshots in flight; None leaves it as it is.
+    """
 
     trainers: int
     estimators: int
+    snapshot_bytes: int | None = None
 
 
 Event: TypeAlias = (

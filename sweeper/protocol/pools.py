@@ -52,10 +52,18 @@ class Pools(EstimatorPool, Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class PoolSize:
-    """How many workers of each kind there should be."""
+    """How many workers of each kind there should be.
+
+    Attributes:
+        trainers: Workers that train.
+        estimators: Workers that measure.
+        snapshot_bytes: Bound on the snapshots in flight, by the shared memory of the nodes that can train; None if it
+            is not known.
+    """
 
     trainers: int
     estimators: int
+    snapshot_bytes: int | None = None
 
     def __str__(self) -> str:
         """In words.

@@ -56,6 +56,10 @@ class InFlight:
             self._per_estimator = self._most / num_estimators
         self._most = max(1, round(self._per_estimator * num_estimators))
 
+    def limit(self, most_bytes: int) -> None:
+        """Change the bound on bytes: nodes that hold snapshots have come or gone."""
+        self._most_bytes = most_bytes
+
     def add(self, snapshot: SnapshotId, *, nbytes: int) -> None:
         """A snapshot was taken."""
         self._snapshots[snapshot] = _Snapshot(nbytes)

@@ -44,6 +44,7 @@ from sweeper.protocol.events import (
     TrialRaised,
     TrialsAdded,
 )
+from sweeper.protocol.interleaving import interleaved
 from sweeper.schedule.course import Course, Segment
 from sweeper.schedule.limits import InFlight, Slots
 from sweeper.schedule.queues import SnapshotQueue, TrialQueue
@@ -206,7 +207,9 @@ class Schedule:
                 return self._committed(segment)
             case TrialsAdded():
                 return self._add(event)
-            case RoomChanged(trainers=trainers, estimators=estimators):
+            case RoomChanged(trainers=trainers, estimators=estimators, snapshot_bytes=snapshot_bytes):
+                if snapshot_bytes is not None:
+                    self._in_flight.limit(snapshot_bytes)
                 return self._resize(trainers, estimators)
             case StopRequested():
                 self._stopping = True
@@ -221,18 +224,24 @@ class Schedule:
         self._in_flight.scale(estimators)
         # Trainers beyond the number of trials would be idle.
         wanted = min(trainers, len(self._trainer_slots) + len(self._waiting))
-        new, surplus = self._trainer_slots.resize(wanted, cost=self._cost_of_trainer)
+        new_trainers, surplus = self._trainer_slots.resize(wanted, cost=self._cost_of_trainer)
         commands: Commands = []
         for slot in surplus:
             commands += self._retire_trainer(slot)
-        commands += [ReplaceTrainer(slot=slot) for slot in new]
-        new, surplus = self._estimator_slots.resize(estimators, cost=self._cost_of_estimator)
+        new_estimators, surplus = self._estimator_slots.resize(estimators, cost=self._cost_of_estimator)
         for slot in surplus:
             commands.append(RetireEstimator(slot=slot))
             interrupted = self._snapshots.lose(slot)
             if interrupted is not None and interrupted in self._in_flight:
                 self._snapshots.put_back(interrupted)
-        commands += [ReplaceEstimator(slot=slot) for slot in new]
+        kinds = interleaved(len(new_trainers), len(new_estimators))
+        trainer_slots, estimator_slots = iter(new_trainers), iter(new_estimators)
+        commands += [
+            ReplaceTrainer(slot=next(trainer_slots))
+            if kind == "trainer"
+            else ReplaceEstimator(slot=next(estimator_slots))
+            for kind in kinds
+        ]
         return [*commands, *self._fill_trainers(), *self._fill_estimators()]
 
     def _cost_of_trainer(self, slot: int) -> int:

@@ -72,7 +72,7 @@ def test_pools_grow_onto_a_node_that_joins_and_go_on_when_another_is_killed(
     nodes.add("second")
     joined.wait_for(lambda: trainers_up(run) == 2, process, "a trainer on the second node")
     os.kill(pid, signal.SIGCONT)
-    assert "room for 2 trainers and 2 estimators now" in log_of(run)
+    assert "now has room for 2 trainers and 2 estimators" in log_of(run)
     before = joined.num_commits("runs/small")
     joined.wait_for(lambda: joined.num_commits("runs/small") > before, process, "another commit")
     nodes.kill("first")

@@ -358,3 +358,25 @@ def test_what_takes_no_jobs_is_told_so(guarded: Nodes, cli: Any):
     assert "without --include-dashboard=false" in said
     said = cli("run", "tiny.yaml", "--detach", code=2).stderr
     assert "a local Ray ends with its driver" in said
+
+
+FRACTIONS = """
+import ray
+from sweeper.protocol.interleaving import interleaved
+ray.init(num_cpus=1, num_gpus=2, include_dashboard=False, log_to_driver=False)
+@ray.remote(num_cpus=0)
+class Worker:
+    def gpu(self): return ray.get_gpu_ids()[0]
+share = {"trainer": 0.1, "estimator": 0.45}
+kinds = list(interleaved(2, 4))
+workers = [Worker.options(num_gpus=share[kind]).remote() for kind in kinds]
+print(*(ray.get(worker.gpu.remote(), timeout=60) for worker in workers))
+"""
+
+
+def test_ray_fills_a_gpu_before_the_next_as_placement_assumes():
+    """With GPUs that are not there: Ray only counts them."""
+    done = subprocess.run(
+        [sys.executable, "-c", FRACTIONS], env=outside_ray(), check=True, timeout=120, text=True, stdout=subprocess.PIPE
+    )
+    assert done.stdout.split() == ["0", "0", "0", "1", "1", "1"]

@@ -16,6 +16,10 @@ import typer
 import yaml
 
 from sweeper.cli.app import app
+from sweeper.cluster.capacity import worker_settings
+from sweeper.cluster.nodes import Node
+from sweeper.cluster.placement import place
+from sweeper.spec import load_spec
 
 DOCS = Path(__file__).parents[2] / "docs"
 MANUAL = (DOCS / "cluster.md").read_text(encoding="utf-8")
@@ -206,3 +210,34 @@ def test_every_ray_command_of_the_recipes_is_one(words: list[str]):
 def test_the_recipes_were_found():
     assert len(CLIPSWEEP) >= 9
     assert {words[0] for words in RAY} == {"start", "stop", "symmetric-run"}
+
+
+def slurm_nodes() -> list[Node]:
+    """The nodes that the batch script asks for, with as many cores as such nodes have at least."""
+    asked = dict(re.findall(r"^#SBATCH --(nodes|gpus-per-node)=(\d+)$", MANUAL, re.MULTILINE))
+    return [Node(cpus=16, gpus=int(asked["gpus-per-node"]))] * int(asked["nodes"])
+
+
+def kubernetes_nodes() -> list[Node]:
+    """The pods of the manifest, as Ray sees them."""
+    nodes = []
+    spec = cluster_of(MANIFEST)["spec"]
+    for group in [spec["headGroupSpec"], *spec["workerGroupSpecs"]]:
+        limits = group["template"]["spec"]["containers"][0]["resources"]["limits"]
+        cpus = int(group["rayStartParams"].get("num-cpus", limits["cpu"]))
+        nodes += [Node(cpus=cpus, gpus=int(limits.get("nvidia.com/gpu", 0)))] * group.get("replicas", 1)
+    return nodes
+
+
+@pytest.mark.parametrize(
+    ("heading", "nodes"), [("### Slurm", slurm_nodes()), ("### Kubernetes", kubernetes_nodes())], ids=["Slurm", "K8s"]
+)
+def test_a_recipe_that_asks_for_gpus_trains_and_measures_on_all_of_them(heading: str, nodes: list[Node]):
+    section = MANUAL.split(heading, 1)[1].split("\n### ", 1)[0].replace("\\\n", " ")
+    (run,) = [line for line in section.splitlines() if "clipsweep run " in line]
+    resources = load_spec(DOCS.parent / "specs" / "quickstart.yaml", re.findall(r"--set (\S+)", run)).resources
+    trainer, estimator = worker_settings(resources.trainers), worker_settings(resources.estimators)
+    assert (trainer.device, estimator.device) == ("cuda", "cuda")
+    for node, share in zip(nodes, place(nodes, trainer, estimator), strict=True):
+        assert (share.trainers, share.estimators) == (node.gpus, node.gpus)
+    assert sum(node.gpus for node in nodes) > 1

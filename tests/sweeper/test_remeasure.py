@@ -17,7 +17,7 @@ from sweeper.planning.plan import remeasurement_id
 from sweeper.protocol.events import SnapshotId
 from sweeper.protocol.messages import KeptSnapshot
 from sweeper.protocol.pools import PoolSize
-from sweeper.remeasure import estimate_run, kept_snapshots, remeasure_section
+from sweeper.remeasure import _checked, estimate_run, kept_snapshots, remeasure_section
 from sweeper.schedule.kept_queue import KeptQueue
 from sweeper.store.journal import Journal, read_journal, replay
 from sweeper.store.lock import DriverLock
@@ -219,3 +219,9 @@ def test_what_cannot_be_measured_again_is_refused_with_the_reason(inline_run: In
         estimate_run(run.run_dir.path, "directional_curvature", listener=run.listener)
     with pytest.raises(RunDirectoryError, match="nowhere: no such directory"):
         estimate_run(Path("nowhere"), "directional_curvature", listener=run.listener)
+
+
+def test_workers_of_earlier_versions_that_took_several_gpus_take_one(tmp_path: Path) -> None:
+    recorded = {"resources": {"trainers": {"gpus": 2}, "estimators": {"gpus": 1.5}, "max_attempts": 2}, "cluster": {}}
+    resources, _ = _checked(RunDir(tmp_path), recorded)
+    assert (resources.trainers.gpus, resources.estimators.gpus, resources.max_attempts) == (1, 1, 2)

@@ -11,6 +11,8 @@ from sweeper.spec.sections.values import (
     AutoOrCount,
     Count,
     Flag,
+    Gpus,
+    Index,
     NonNegative,
     Positive,
     Section,
@@ -54,8 +56,25 @@ class Pool(Section):
 
     count: AutoOrCount = Field(default="auto", description="Workers; auto means as many as fit.")
     cpus: NonNegative = Field(default=0.5, description="CPUs that a worker occupies.")
-    gpus: NonNegative = Field(default=0.0, description="GPUs that a worker occupies; a fraction shares one.")
+    gpus: Gpus = Field(default=0.0, description="GPU that a worker occupies, at most 1; a fraction shares one.")
     threads: Count = Field(default=1, description="Threads that a worker computes with.")
+    accelerator_type: Text | None = Field(
+        default=None,
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$",
+        description="The only GPU model that will do, as Ray names it; null means any.",
+        examples=["A100", "H100"],
+    )
+
+    @model_validator(mode="after")
+    def _types_need_a_gpu(self) -> Pool:
+        if self.accelerator_type is not None and self.gpus == 0:
+            raise conflict(
+                "a worker without a GPU has no accelerator",
+                "accelerator_type",
+                "gpus",
+                hint="set gpus, or leave accelerator_type out",
+            )
+        return self
 
 
 class EstimatorPool(Pool):
@@ -93,6 +112,9 @@ class Cluster(Section):
         pattern=r"^(local|auto|((ray|https?)://)?(\[[0-9a-fA-F:]+\]|[A-Za-z0-9._-]+):[0-9]{1,5})$",
         description="local, auto (the cluster of this machine), host:port, or ray://host:port.",
         examples=["local", "auto"],
+    )
+    gpus: Index | None = Field(
+        default=None, description="GPUs of a local Ray, such as MIG instances; null means those that it finds."
     )
     patience_s: Positive = Field(
         default=300, description="How many seconds a cluster may be without room for a worker before the sweep ends."

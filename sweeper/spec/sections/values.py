@@ -9,7 +9,7 @@ import math
 import re
 from typing import Annotated, Any, Literal, TypeAlias
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 from pydantic_core import PydanticCustomError
 
 from sweeper.spec.syntax.diagnostics import shown
@@ -21,6 +21,7 @@ __all__ = [
     "Count",
     "Flag",
     "FreeValue",
+    "Gpus",
     "Index",
     "NonNegative",
     "Number",
@@ -181,6 +182,19 @@ def _auto_or_count(value: Any) -> Any:
     return count
 
 
+def _gpus(value: float) -> float:
+    if value > 1:
+        raise wrong(
+            f"must be at most 1, found {shown(value)}",
+            "a worker computes on one GPU, or shares it; for more GPUs raise count, or leave it auto",
+        )
+    if 0 < value < _LEAST_GPU:
+        raise wrong(f"must be 0 or at least {_LEAST_GPU}, found {shown(value)}", "Ray counts no smaller shares")
+    return value
+
+
+_LEAST_GPU = 0.0001
+
 AS_NUMBER = BeforeValidator(_number)
 """Makes a bounded ``float`` of the spec: ``Annotated[float, Field(gt=0), AS_NUMBER]``, the bounds innermost."""
 
@@ -190,6 +204,7 @@ AS_INTEGER = BeforeValidator(_integer)
 Number: TypeAlias = Annotated[float, AS_NUMBER]
 Positive: TypeAlias = Annotated[float, Field(gt=0), AS_NUMBER]
 NonNegative: TypeAlias = Annotated[float, Field(ge=0), AS_NUMBER]
+Gpus: TypeAlias = Annotated[float, AfterValidator(_gpus), Field(ge=0), AS_NUMBER]
 Share: TypeAlias = Annotated[float, Field(gt=0, le=1), AS_NUMBER]
 Threshold: TypeAlias = Annotated[float, Field(gt=0), AS_NUMBER, BeforeValidator(_threshold)]
 Count: TypeAlias = Annotated[int, Field(ge=1), AS_INTEGER]

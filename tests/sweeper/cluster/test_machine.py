@@ -102,3 +102,14 @@ def test_plan_says_that_a_run_would_be_refused(monkeypatch: pytest.MonkeyPatch, 
         app, ["plan", str(tmp_path / "sweep.yaml"), "--set", "resources.trainers.gpus=0", "--json"]
     )
     assert json.loads(fine.output)["misfit"] is None
+
+
+def test_gpus_that_a_local_ray_is_told_of_need_not_be_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    wanted = Resources(trainers=Pool(gpus=1, count=2))
+    assert "the cluster has none" in (misfit(wanted, measures=False, num_trials=5) or "")
+    assert misfit(wanted, measures=False, num_trials=5, gpus=2) is None
+    assert "the cluster has 1" in (misfit(wanted, measures=False, num_trials=5, gpus=1) or "")
+    # Which model it is only Ray can tell.
+    typed = Resources(trainers=Pool(gpus=1, accelerator_type="H100"))
+    assert misfit(typed, measures=False, num_trials=5, gpus=1) is None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ import ray
 from ray.exceptions import NodeDiedError, OutOfMemoryError, RayActorError, RayError
 
 from sweeper.cluster.capacity import WorkerSettings
+from sweeper.cluster.nodes import Layout, Share
 from sweeper.cluster.pools import RayPools, _Beats, _death_of, _Stream, _Verdict
 from sweeper.protocol.events import SegmentId, SnapshotId
 from sweeper.protocol.messages import (
@@ -156,3 +158,61 @@ def test_of_a_trainer_that_was_ended_no_header_is_left(
 def test_a_death_is_told_in_one_line() -> None:
     assert "\n" not in _death_of("trainer", CRASHED)
     assert _death_of("trainer", CRASHED).startswith("the trainer's process")
+
+
+def test_a_worker_is_asked_for_with_its_share_of_a_gpu_and_its_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = WorkerSettings(cpus=1, gpus=0.45, threads=1, accelerator_type="H100")
+    pools = RayPools(run_dir=tmp_path, trainer=settings, estimator=settings)
+    asked: list[dict[str, Any]] = []
+
+    class Actor:
+        def options(self, **options: Any) -> Any:
+            asked.append(options)
+            raise InterruptedError
+
+    monkeypatch.setattr(pools, "_classes", {"estimator": Actor()})
+    with pytest.raises(InterruptedError):
+        pools.start_estimator(0)
+    assert asked[0].items() >= {"num_cpus": 1, "num_gpus": 0.45, "accelerator_type": "H100"}.items()
+
+
+class Started:
+    """An actor class that starts nothing, and the nodes that were asked for."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.nodes: list[str | None] = []
+        monkeypatch.setattr(ray, "kill", lambda actor: None)
+
+    def options(self, **options: Any) -> Any:
+        strategy = options["scheduling_strategy"]
+        self.nodes.append(None if strategy == "DEFAULT" else strategy.node_id[-1])
+        return self
+
+    def remote(self, **arguments: Any) -> Any:
+        return SimpleNamespace(facts=SimpleNamespace(remote=object))
+
+
+def test_each_worker_goes_to_the_node_that_lacks_most_and_beyond_the_layout_ray_decides(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = WorkerSettings(cpus=1, gpus=0.45, threads=1)
+    a, b, c, head = (f"{letter:0>56}" for letter in "abcd")
+    layout = Layout(shares={a: Share(trainers=2, estimators=1), b: Share(trainers=1), head: Share()})
+    pools = RayPools(run_dir=tmp_path, trainer=settings, estimator=settings, layout=layout)
+    started = Started(monkeypatch)
+    monkeypatch.setattr(pools, "_classes", {"trainer": started, "estimator": started})
+    for slot in range(4):
+        pools.start_trainer(slot)
+    pools.start_estimator(0)
+    assert started.nodes == ["a", "a", "b", None, "a"]
+    # A worker that is replaced goes where the other was.
+    pools.kill_trainer(2)
+    pools.start_trainer(2)
+    assert started.nodes[-1] == "b"
+    # A node has gone, another has come.
+    layout.shares = {a: Share(trainers=2), c: Share(trainers=3)}
+    pools.kill_trainer(2)
+    pools.start_trainer(2)
+    assert started.nodes[-1] == "c"

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import ray
 
-from sweeper.cluster.ray_session import connect
+from sweeper.cluster.capacity import Wanted, WorkerSettings
+from sweeper.cluster.nodes import Layout, Share
+from sweeper.cluster.ray_session import connect, node_rooms, room_now
 from sweeper.errors import ClusterError
+from sweeper.protocol.pools import PoolSize
 
 ADDRESS = "192.0.2.1:6379"
 
@@ -90,3 +94,59 @@ def test_a_local_ray_that_does_not_come_up_twice_is_an_error_with_the_mend(
     with pytest.raises(ClusterError, match=match) as given_up, connect("local", logs=tmp_path, say=flaky.said.append):
         pass
     assert (flaky.attempts, given_up.value.exit_code) == (2, 3)
+
+
+def test_a_local_ray_is_told_of_gpus_that_it_would_not_count_itself(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    told: list[dict[str, Any]] = []
+    Flaky(monkeypatch, failures=0)
+    monkeypatch.setattr(ray, "init", lambda **options: told.append(options))
+    for gpus in (7, None):
+        with connect("local", logs=tmp_path, gpus=gpus):
+            pass
+    assert [options["num_gpus"] for options in told] == [7, None]
+    said: list[str] = []
+    with connect(ADDRESS, logs=tmp_path, gpus=7, say=said.append):
+        pass
+    assert "num_gpus" not in told[-1]
+    assert said == [f"cluster.gpus: 7 is for a local Ray only; {ADDRESS} has the GPUs that its nodes were started with"]
+
+
+def described(name: str = "n", **resources: float) -> dict[str, Any]:
+    named = {name.replace("__", ":"): amount for name, amount in resources.items()}
+    return {"NodeID": name, "Alive": True, "Resources": {"node:192.0.2.1": 1.0, **named}}
+
+
+def test_nodes_that_come_and_go_change_the_workers_and_the_bytes_that_there_is_room_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    head = described("head", object_store_memory=2e9)
+    on_a100 = described("a", CPU=8.0, GPU=2.0, object_store_memory=30e9, accelerator_type__A100=1.0)
+    on_h100 = described("h", CPU=8.0, GPU=4.0, object_store_memory=60e9, accelerator_type__H100=1.0)
+    trainer = WorkerSettings(cpus=1, gpus=0.5, threads=1, accelerator_type="A100")
+    estimator = WorkerSettings(cpus=1, gpus=1, threads=1, accelerator_type="H100")
+    wanted = Wanted(trainers="auto", estimators="auto", num_trials=100)
+
+    layout = Layout()
+
+    def room(*nodes: dict[str, Any]) -> PoolSize | None:
+        monkeypatch.setattr(ray, "nodes", lambda: list(nodes))
+        return room_now(trainer, estimator, wanted, layout)
+
+    assert room(head, on_a100, on_h100) == PoolSize(trainers=4, estimators=4, snapshot_bytes=10 * 10**9)
+    another = {**on_a100, "NodeID": "b"}
+    assert room(head, on_a100, another, on_h100) == PoolSize(trainers=8, estimators=4, snapshot_bytes=20 * 10**9)
+    assert room(head, on_a100, {**on_h100, "Alive": False}) is None
+    assert room(head, on_a100, on_h100) is not None
+    assert layout.shares == {"head": Share(), "a": Share(trainers=4), "h": Share(estimators=4)}
+    few = replace(wanted, trainers=3, estimators=9)
+    monkeypatch.setattr(ray, "nodes", lambda: [head, on_a100, on_h100])
+    assert room_now(trainer, estimator, few, layout) == PoolSize(trainers=3, estimators=4, snapshot_bytes=10 * 10**9)
+
+
+def test_only_nodes_with_the_accelerator_are_looked_at_where_workers_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sweeper.cluster.ray_session.free_resources", dict)
+    monkeypatch.setattr(ray, "nodes", lambda: [described(CPU=8.0), described(CPU=4.0, accelerator_type__A100=1.0)])
+    assert [node.total["cpus"] for node in node_rooms("A100")] == [4]
+    assert [node.total["cpus"] for node in node_rooms()] == [8, 4]

@@ -439,7 +439,25 @@ def test_a_pool_grows_by_slots_that_are_free_and_never_beyond_the_trials_that_wa
     assert schedule.handle(events.RoomChanged(trainers=1, estimators=1)) == [replace(slot=0), estimator(slot=0)]
     schedule.handle(events.TrainerReady(slot=0))
     grown = schedule.handle(events.RoomChanged(trainers=9, estimators=2))
-    assert grown == [replace(slot=1), replace(slot=2), estimator(slot=1)]
+    assert grown == [replace(slot=1), estimator(slot=1), replace(slot=2)]
+
+
+def test_workers_of_both_kinds_are_asked_for_in_turn_so_that_they_come_to_share_each_gpu() -> None:
+    asked = schedule_of("a", "b").handle(events.RoomChanged(trainers=2, estimators=4))
+    kinds = ["trainer" if isinstance(command, events.ReplaceTrainer) else "estimator" for command in asked]
+    assert kinds == ["trainer", "estimator", "estimator"] * 2
+
+
+def test_nodes_that_come_or_go_change_how_many_bytes_may_be_in_flight() -> None:
+    schedule = schedule_of("a")
+    schedule.handle(events.RoomChanged(trainers=1, estimators=1, snapshot_bytes=10))
+    schedule.handle(events.TrainerReady(slot=0))
+    schedule.handle(events.SnapshotTaken(slot=0, step=0, nbytes=10))
+    assert not schedule.takes_snapshots
+    schedule.handle(events.RoomChanged(trainers=1, estimators=1))
+    assert not schedule.takes_snapshots
+    schedule.handle(events.RoomChanged(trainers=1, estimators=1, snapshot_bytes=20))
+    assert schedule.takes_snapshots
 
 
 def test_room_for_more_estimators_lets_more_snapshots_be_in_flight_and_for_fewer_fewer() -> None:

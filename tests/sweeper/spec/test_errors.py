@@ -185,6 +185,18 @@ def test_problems_of_the_update_rule(options, message):
             r"cuda_graphs: CUDA graphs need a GPU(.|\n)*set gpus, or leave cuda_graphs out",
         ),
         ("train: {steps: 5}\nresources: {trainers: {cuda_graphs: true}}", "cuda_graphs: unknown key"),
+        (
+            "train: {steps: 5}\nresources: {trainers: {gpus: 2}}",
+            r"resources\.trainers\.gpus: must be at most 1, found 2(.|\n)*one GPU(.|\n)*raise count",
+        ),
+        ("train: {steps: 5}\nresources: {estimators: {gpus: 1.5}}", r"estimators\.gpus: must be at most 1, found 1\.5"),
+        ("train: {steps: 5}\nresources: {estimators: {gpus: 1e-5}}", r"must be 0 or at least 0\.0001"),
+        (
+            "train: {steps: 5}\nresources: {trainers: {accelerator_type: A100}}",
+            r"accelerator_type: a worker without a GPU has no accelerator(.|\n)*set gpus",
+        ),
+        ("train: {steps: 5}\nresources: {trainers: {gpus: 1, accelerator_type: 'an A100'}}", r"accelerator_type: "),
+        ("train: {steps: 5}\ncluster: {gpus: 1.5}", r"cluster\.gpus: must be a whole number"),
         ("train: {steps: 5}\nresources: {trainers: {count: 0}}", "count: must be at least 1, found 0"),
         ("train: {steps: 5}\nresources: {trainers: {cpus: -1}}", "cpus: must be at least 0, found -1"),
         ("train: {steps: 5}\ncluster: {address: nowhere}", "address: found 'nowhere'(.|\n)*host:port"),
