@@ -162,6 +162,7 @@ def _problems(sweep: Sweep, plan: Plan, folder: Path | None) -> Iterator[_Examin
             "steps": sweep.train.steps,
             "accumulate": first.train["accumulate"],
             "measure": measure,
+            "gpu": sweep.resources.trainers.gpus > 0,
         }
         words = describe_problem(problem)
         yield _Examination(words=words, task="sweeper.workers.examiner:check_problem", arguments=arguments)
