@@ -166,6 +166,7 @@ def _problems(sweep: Sweep, plan: Plan, folder: Path | None, device: str) -> Ite
             "accumulate": first.train["accumulate"],
             "measure": measure,
             "device": device,
+            "gpu": sweep.resources.trainers.gpus > 0,
         }
         words = describe_problem(problem)
         yield _Examination(words=words, task="sweeper.workers.examiner:check_problem", arguments=arguments)

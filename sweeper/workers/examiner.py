@@ -21,6 +21,7 @@ from estimators.probe.repeats import DRAWS
 from estimators.probe.second_derivatives import SecondDerivativeError
 from sweeper.blame import Shipped, line_of, remedy
 from sweeper.errors import error_line, left_advice
+from sweeper.labels import counted
 from sweeper.workers.device import Device
 from sweeper.workers.estimator import build_probe
 from sweeper.workers.findings import Told, finding_row
@@ -31,6 +32,7 @@ from sweeper.workers.worker import import_all, is_users, update_rule_of
 from trainers.errors import TrainerError
 from trainers.problem import Problem
 from trainers.problems import build_problem
+from trainers.training.one_device import DeviceMismatchError, dry_run
 from trainers.training.selftest import PROMISES, Finding, UntestableError, examine, require_examples
 from trainers.training.stepper import Stepper
 from trainers.trees import first_difference, holds_nothing
@@ -70,9 +72,9 @@ class _Code:
         with own.whole(keep=False), own.in_force(keep=False):
             yield
 
-    def build(self, seed: int) -> Problem:
+    def build(self, seed: int, device: str | None = None) -> Problem:
         options = {key: value for key, value in self.problem.items() if key != "use"}
-        return build_problem(self.problem["use"], options, seed=seed, device=self.device, search=self.search)
+        return build_problem(self.problem["use"], options, seed=seed, device=device or self.device, search=self.search)
 
 
 def _code(
@@ -111,6 +113,7 @@ def check_problem(
     measure: Mapping[str, Any] | None,
     folder: str | None = None,
     device: str = "cpu",
+    gpu: bool = False,
 ) -> Iterator[dict[str, Any]]:
     """Test every promise of a problem.
 
@@ -126,6 +129,7 @@ def check_problem(
         measure: The resolved measure section; None where nothing is measured.
         folder: The folder that all of the user's own code is imported from; None for none.
         device: Where model and batches are.
+        gpu: Whether it is to be trained on a GPU.
 
     Yields:
         First ``promises``, all of them in order, then for each of them what was found: ``status`` (``ok``, ``broken``
@@ -139,12 +143,13 @@ def check_problem(
     measured = [f"a snapshot can be measured: {entry['use']}" for entry in estimators]
     function = [] if measure is None else [_FUNCTION]
     grouped = [_GROUPED] if clip_groups else []
-    yield {"promises": [_IMPORTABLE, *grouped, *PROMISES, *function, *measured]}
+    on_gpu = [_ON_GPU] if gpu else []
+    yield {"promises": [_IMPORTABLE, *grouped, *PROMISES, *on_gpu, *function, *measured]}
     told = Told()
     first = _importable(code, own, seed)
     yield finding_row(first, code.shipped, told)
     if first.raised is not None:
-        for promise in (*grouped, *PROMISES, *function, *measured):
+        for promise in (*grouped, *PROMISES, *on_gpu, *function, *measured):
             yield finding_row(Finding(promise=promise, untested="it cannot be built"), code.shipped, told)
         return
     if clip_groups:
@@ -160,6 +165,10 @@ def check_problem(
         if finding is None:
             break
         yield finding_row(finding, code.shipped, told)
+    if gpu:
+        with code.in_force(own):
+            moved = _on_gpu(code, rule, accumulate=accumulate, seed=seed)
+        yield finding_row(moved, code.shipped, told)
     if measure is None:
         return
     with code.in_force(own):
@@ -217,6 +226,31 @@ def _grouped(code: _Code, clip_groups: Sequence[Sequence[Mapping[str, Any]]], *,
         except TrainerError as error:
             return Finding(promise=_GROUPED, broken=str(error), fix="correct the pattern in update_rule.clip_groups")
     return Finding(promise=_GROUPED)
+
+
+_ON_GPU = "a step and its metrics find all tensors on the trainer's device (tried without a GPU, on shapes alone)"
+
+_MOVE = (
+    "take `device` as an argument of the factory and move the data there, data.to(device); tensors of the model are "
+    "its parameters, or buffers by register_buffer"
+)
+
+
+def _on_gpu(code: _Code, rule: Mapping[str, Any], *, accumulate: int, seed: int) -> Finding:
+    """Whether it could be trained on a GPU."""
+    try:
+        followed = update_rule_of(rule, code.search)
+        found = dry_run(partial(code.build, seed, "meta"), followed, seed=seed, batches_per_step=accumulate)
+    except DeviceMismatchError as error:
+        line = line_of(error, code.shipped)
+        where = "" if line is None else f" ({line})"
+        return Finding(promise=_ON_GPU, broken=f"{error}{where}", fix=_MOVE)
+    except BaseException as error:  # an exit, too, is what the problem did
+        return Finding(promise=_ON_GPU, raised=error)
+    notes = [found.unseen] if found.unseen else []
+    if found.reads:
+        notes.append(f"a step reads {counted(found.reads, 'value')}, for each of which a GPU is waited for")
+    return Finding(promise=_ON_GPU, note="; ".join(notes))
 
 
 _FUNCTION = "what is measured is a function of the parameters alone, also in a copy of the model"

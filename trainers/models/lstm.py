@@ -2,16 +2,50 @@
 
 from __future__ import annotations
 
+import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from trainers.errors import TrainerError
 from trainers.models.language_model import Prediction
 from trainers.models.sizes import check_probabilities, check_sizes
 
-__all__ = ["HiddenState", "LSTMLanguageModel"]
+__all__ = ["DropoutLSTM", "HiddenState", "LSTMLanguageModel"]
 
 HiddenState = tuple[Tensor, Tensor]
 """h and c, shape (layers, batch, hidden) each."""
+
+
+class DropoutLSTM(nn.LSTM):
+    """An LSTM with dropout between its layers by torch's own generator, layer by layer.
+
+    cuDNN draws from a generator of its own, whose state of 2 MB would be built anew for every step, and which no CUDA
+    graph may hold. The parameters are those of :class:`torch.nn.LSTM`, of the same names.
+
+    Example:
+        >>> lstm = DropoutLSTM(2, 3, 2, dropout=0.5).eval()
+        >>> lstm(torch.ones(4, 1, 2))[0].shape
+        torch.Size([4, 1, 3])
+    """
+
+    def forward(  # type: ignore[override]
+        self, inputs: Tensor, state: HiddenState | None = None
+    ) -> tuple[Tensor, HiddenState]:
+        """Outputs, shape (time, batch, hidden), of inputs of shape (time, batch, inputs), and the state."""
+        if state is None:
+            zeros = inputs.new_zeros(self.num_layers, inputs.shape[1], self.hidden_size)
+            state = (zeros, zeros)
+        outputs = inputs
+        states: list[tuple[Tensor, Tensor]] = []
+        for layer, parameters in enumerate(self.all_weights):
+            weights: list[Tensor] = list(parameters)
+            if layer:
+                outputs = F.dropout(outputs, self.dropout, self.training)
+            before = tuple(part[layer : layer + 1] for part in state)
+            outputs, hidden, cell = torch.lstm(outputs, before, weights, True, 1, 0.0, self.training, False, False)
+            states.append((hidden, cell))
+        hidden, cell = (torch.cat(parts) for parts in zip(*states, strict=True))
+        return outputs, (hidden, cell)
 
 
 class LSTMLanguageModel(nn.Module):
@@ -50,8 +84,12 @@ class LSTMLanguageModel(nn.Module):
                 "make them equal or set tied to false"
             )
         self.embedding = nn.Embedding(num_tokens, embedding)
-        # Between layers only: torch warns when there is a single one.
-        self.lstm = nn.LSTM(embedding, hidden, layers, dropout=dropout if layers > 1 else 0.0)
+        # Dropout between layers only: torch warns when there is a single one.
+        self.lstm = (
+            DropoutLSTM(embedding, hidden, layers, dropout=dropout)
+            if dropout and layers > 1
+            else nn.LSTM(embedding, hidden, layers)
+        )
         self.projection = nn.Linear(hidden, num_tokens)
         self.dropout = nn.Dropout(dropout)
         nn.init.uniform_(self.embedding.weight, -0.1, 0.1)

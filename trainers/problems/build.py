@@ -32,7 +32,7 @@ def build_problem(
         use: A name in :data:`~trainers.problems.registry.PROBLEMS`, or ``package.module:factory``.
         options: Keyword arguments of the factory, which also gets ``seed`` and ``device`` if it takes them.
         seed: The trial's seed.
-        device: Where the model goes, and with it batches and probe.
+        device: Where the model goes, and with it batches and probe; ``meta`` for shapes without values.
         search: Folders in front of ``sys.path`` while a user's module is imported.
 
     Returns:
@@ -71,7 +71,7 @@ def _on_device(problem: Problem, device: torch.device) -> Problem:
         return map_tensors(lambda tensor: tensor.to(device), tree)
 
     named = (*problem.model.named_parameters(), *problem.model.named_buffers())
-    if empty := [name for name, tensor in named if tensor.is_meta]:
+    if device.type != "meta" and (empty := [name for name, tensor in named if tensor.is_meta]):
         raise TrainerError(
             f"the model's {empty[0]!r} has no values, as it is on the meta device: build the model without "
             "torch.device('meta'), or give it values with model.to_empty(device='cpu') and an initialisation"

@@ -129,6 +129,10 @@ class Updater:
             # torch's ASGD works out its rate a step ahead, from the learning rate of the step before.
             state["eta"] = torch.tensor(learning_rate, dtype=torch.float64)
         self._optimizer.step()
+        # torch's ASGD makes decisions by these, and would wait for a GPU for them.
+        for name in ("mu", "step"):
+            if "eta" in state and state[name].device.type != "cpu":
+                state[name] = state[name].cpu()
 
     def evaluated(self, step: int, metrics: Mapping[str, float]) -> None:
         """Record the metrics of x_k, before step k."""
