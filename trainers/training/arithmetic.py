@@ -71,7 +71,7 @@ def training_in(arithmetic: str, device: torch.device) -> Iterator[None]:
                 changed.append((holder, name, now))
                 setattr(holder, name, wanted)
         # A process-wide autocast would make an "ieee" of bfloat16.
-        ambient = torch.is_autocast_enabled(device.type)
+        ambient = torch.amp.is_autocast_available(device.type) and torch.is_autocast_enabled(device.type)
         with torch.autocast(device.type, enabled=False) if ambient else nullcontext():
             yield
     finally:
@@ -94,7 +94,9 @@ def autocast_of(arithmetic: str, device: torch.device) -> AbstractContextManager
         ...     (torch.ones(2, 2) @ torch.ones(2, 2)).dtype
         torch.bfloat16
     """
-    return torch.autocast(device.type, dtype=torch.bfloat16) if arithmetic == "bf16" else nullcontext()
+    # The meta device, on which shapes are tried, has none.
+    lowered = arithmetic == "bf16" and torch.amp.is_autocast_available(device.type)
+    return torch.autocast(device.type, dtype=torch.bfloat16) if lowered else nullcontext()
 
 
 @lru_cache
