@@ -39,7 +39,8 @@ def linear_cross_entropy(features: Tensor, weight: Tensor, bias: Tensor, targets
         >>> round(linear_cross_entropy(*zeros, torch.tensor([0, 1, 1])).item(), 4)
         0.6931
     """
-    if torch.is_autocast_enabled(features.device.type):
+    kind = features.device.type
+    if torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind):
         return F.cross_entropy(F.linear(features, weight, bias), targets)
     wanted = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in (features, weight, bias))
     loss: Tensor = _LinearCrossEntropy.apply(features, weight, bias, targets, wanted)  # type: ignore[no-untyped-call]
