@@ -257,3 +257,27 @@ def test_a_step_launches_hardly_more_than_a_plain_loop(name: str, build: Build) 
         counts.append(launches.counts)
     mine, plain = (sum(count.values()) for count in counts)
     assert mine <= CEILINGS[name] * plain, (counts[0] - counts[1], counts[1] - counts[0])
+
+
+@pytest.mark.parametrize(
+    ("rule", "ceiling"),
+    [
+        ({"clip_layer_norm": 0.5}, 20),
+        ({"clip_groups": [{"match": "*weight*", "clip_norm": 0.5}]}, 30),
+        ({"clip_adaptive": 0.5}, 30),
+    ],
+)
+def test_clipping_by_parts_launches_no_kernel_for_each_part(rule: dict[str, Any], ceiling: int, build: Build) -> None:
+    counts = []
+    for options in ({}, rule):
+        stepper = Stepper(
+            build("image_classification/resnet20"), UpdateRule(learning_rate=0.1, **options), total_steps=9, seed=7
+        )
+        parameters = len(list(stepper._flat.parameters))
+        stepper.take(0)
+        with Launches() as launches:
+            stepper.take(1)
+        counts.append(sum(launches.counts.values()))
+    # Norms of units have no kernel for all tensors together.
+    norms = 2 * parameters if "clip_adaptive" in rule else 0
+    assert counts[1] - counts[0] <= ceiling + norms

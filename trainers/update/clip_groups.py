@@ -13,6 +13,7 @@ from torch import Tensor
 
 from trainers.errors import TrainerError
 from trainers.update.norms import norms
+from trainers.update.pieces import multiply_pieces
 from trainers.update.transforms import Direction, clip_scale, shrinkage
 
 __all__ = ["ClipGroups", "check_groups", "matched"]
@@ -102,12 +103,13 @@ class ClipGroups:
     """
 
     def __init__(self, groups: Sequence[Mapping[str, Any]], names: Sequence[str]) -> None:
-        self._places = matched([group["match"] for group in groups], names)
+        places_of = matched([group["match"] for group in groups], names)
         # One group more for the parameters in none.
         self._thresholds = torch.tensor([*(group["clip_norm"] for group in groups), math.inf], dtype=torch.float64)
         self._group_of = torch.full((len(names),), len(groups))
-        for group, places in enumerate(self._places):
+        for group, places in enumerate(places_of):
             self._group_of[places] = group
+        self._one = torch.ones(1, dtype=torch.float64)
 
     def __call__(self, direction: Direction) -> Tensor:
         """Clip a direction in place.
@@ -121,12 +123,19 @@ class ClipGroups:
         if self._thresholds.device != direction.vector.device:
             self._thresholds = self._thresholds.to(direction.vector.device)
             self._group_of = self._group_of.to(direction.vector.device)
+            self._one = self._one.to(direction.vector.device)
         found = norms(direction.views).double()
         # No square is out of range, whatever the largest norm.
         largest = found.max().clamp(min=torch.finfo(torch.float64).tiny)
-        squares = torch.zeros_like(self._thresholds).index_add_(0, self._group_of, (found / largest).square())
-        scales = clip_scale(squares.sqrt() * largest, self._thresholds)
-        for places, scale in zip(self._places, scales[:-1].unbind(), strict=True):
-            for at in places:
-                direction.views[at].mul_(scale)
+        scales = clip_scale(self._summed((found / largest).square()).sqrt() * largest, self._thresholds)
+        # Not what clip_scale makes of an infinite threshold and an infinite norm.
+        multiply_pieces(direction.vector, direction.views, torch.cat([scales[:-1], self._one])[self._group_of])
         return shrinkage(direction, (scales < 1).any())
+
+    def _summed(self, squares: Tensor) -> Tensor:
+        """The sum over every group."""
+        if squares.device.type == "cpu":
+            return torch.zeros_like(self._thresholds).index_add_(0, self._group_of, squares)
+        # A GPU's index_add_ adds in whatever order.
+        groups = torch.arange(len(self._thresholds), device=squares.device)
+        return torch.where(self._group_of == groups[:, None], squares, 0.0).sum(1)

@@ -53,8 +53,8 @@ def norms(vectors: Sequence[Tensor]) -> Tensor:
         ['5', '5e+19']
     """
     if vectors[0].device.type != "cpu":
-        return torch.stack([_in_float64(vector) for vector in vectors])
-    plain = torch.stack([torch.linalg.vector_norm(vector) for vector in vectors])
+        return torch.stack(torch._foreach_norm(list(vectors), 2, dtype=torch.float64))
+    plain = torch.stack(torch._foreach_norm(list(vectors)))
     found = zip(plain.tolist(), vectors, strict=True)
     wrong = [at for at, (one, vector) in enumerate(found) if not _is_right(one, vector.dtype, vector.numel())]
     if not wrong:

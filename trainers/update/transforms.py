@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from trainers.update.norms import largest_plain, norm, norms, unit_norms
+from trainers.update.pieces import multiply_pieces, multiply_runs
 
 __all__ = ["TRANSFORMS", "Direction", "Transform", "clip_scale", "normalize_scale", "shrinkage"]
 
@@ -100,8 +101,7 @@ def _clip_value(direction: Direction, threshold: float) -> Tensor:
 def _clip_layer_norm(direction: Direction, threshold: float) -> Tensor:
     """Eq. (5) for each parameter tensor by itself."""
     scales = clip_scale(norms(direction.views), threshold)
-    for view, scale in zip(direction.views, scales.unbind(), strict=True):
-        view.mul_(scale)
+    multiply_pieces(direction.vector, direction.views, scales)
     return shrinkage(direction, (scales < 1).any())
 
 
@@ -112,16 +112,34 @@ _SMALLEST_UNIT = 1e-3
 def _clip_adaptive(direction: Direction, ratio: float) -> Tensor:
     """Brock et al. (2021), eq. (3): no unit's gradient longer than lambda max(||w||, 1e-3), w the unit's weights."""
     # A unit is a row: the weights of one output. Vectors and scalars are one unit each.
+    if direction.vector.device.type != "cpu":
+        return _clip_units_together(direction, ratio)
     # Below this, no square of a gradient overflows, and a parameter whose square does is too long to clip anything.
-    is_cpu = direction.vector.device.type == "cpu"
-    wide = not (is_cpu and direction.norm.item() < min(ratio, 1.0) * largest_plain(direction.vector.dtype))
-    any_clipped = torch.zeros((), dtype=torch.bool, device=direction.vector.device)
+    wide = not direction.norm.item() < min(ratio, 1.0) * largest_plain(direction.vector.dtype)
+    any_clipped = torch.zeros((), dtype=torch.bool)
     for view, parameter in zip(direction.views, direction.parameters, strict=True):
-        longest = ratio * unit_norms(parameter, wide=wide).clamp(min=_SMALLEST_UNIT)
-        scales = (longest / unit_norms(view, wide=wide)).clamp(max=1.0)
+        scales = _unit_scales(unit_norms(parameter, wide=wide), unit_norms(view, wide=wide), ratio)
         any_clipped |= (scales < 1).any()
         view.mul_(scales.reshape(()) if view.ndim == 0 else scales)
     return shrinkage(direction, any_clipped)
+
+
+def _clip_units_together(direction: Direction, ratio: float) -> Tensor:
+    """The same in few launches: two a parameter, and a dozen for all of them."""
+    allowed, found = (
+        torch.cat([unit_norms(tensor, wide=True).reshape(-1) for tensor in tensors])
+        for tensors in (direction.parameters, direction.views)
+    )
+    scales = _unit_scales(allowed, found, ratio)
+    rows = [len(view) if view.ndim > 1 else 1 for view in direction.views]
+    runs = [(count, view.numel() // max(1, count)) for count, view in zip(rows, direction.views, strict=True)]
+    multiply_runs(direction.vector, runs, scales)
+    return shrinkage(direction, (scales < 1).any())
+
+
+def _unit_scales(weights: Tensor, gradients: Tensor, ratio: float) -> Tensor:
+    """By what units are scaled, from the norms of their weights and of their gradients."""
+    return (ratio * weights.clamp(min=_SMALLEST_UNIT) / gradients).clamp(max=1.0)
 
 
 def shrinkage(direction: Direction, is_clipped: Tensor) -> Tensor:
