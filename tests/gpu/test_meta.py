@@ -201,6 +201,53 @@ def test_what_a_gpu_accepts_passes_and_reads_are_counted(use: Callable[[Tensor, 
     assert (found.unseen, found.reads) == ("", reads)
 
 
+# What goes to the device, and when
+
+
+class FromHost(TorchDispatchMode):
+    """Counts copies from the CPU to the device; from ordinary memory, each makes a GPU be waited for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        found = func(*args, **(kwargs or {}))
+        if str(func).startswith(("aten._to_copy", "aten.copy_")):
+            source = args[1] if "copy_." in str(func) and "_to_copy" not in str(func) else args[0]
+            self.count += source.device.type == "cpu" and found.is_meta
+        return found
+
+
+@pytest.mark.parametrize("augment", [False, True])
+@pytest.mark.parametrize("name", SMALL)
+def test_a_step_within_an_epoch_brings_nothing_from_the_host(
+    name: str, augment: bool, build: Build, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if augment and name.startswith("image_classification"):
+        monkeypatch.setitem(SMALL, name, SMALL[name] | {"augment": True})
+    problem = build(name)
+    counted = []
+    with one_device():
+        stepper = Stepper(problem, UpdateRule(learning_rate=0.1, clip_norm=1.0), total_steps=99, seed=7)
+        for step in range(3):
+            with FromHost() as copies:
+                stepper.take(step)
+            counted.append(copies.count)
+    assert counted[1:] == [0, 0]
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_a_gpu_probe_holds_the_samples_of_a_cpu_probe_in_batches_of_one_size(name: str, build: Build) -> None:
+    there, here = (list(build(name, device).probe(1.0)) for device in ("meta", "cpu"))
+    assert sum(len(y.flatten()) for _, y in there) == sum(len(y.flatten()) for _, y in here)
+    assert len({y.shape for _, y in there}) == 1
+    if "resnet" in name:
+        assert [y.shape for _, y in there] == [y.shape for _, y in here], "batch normalisation sees each batch"
+    elif len(here) > 3:
+        assert len(there) < len(here)
+
+
 # How much there is to launch
 
 

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from trainers.seeding import generator_for
 
-__all__ = ["crop_and_mirror"]
+__all__ = ["crop_and_mirror", "cropped", "shifts_of"]
 
 
 def crop_and_mirror(images: Tensor, *seed: int, mirrors: bool) -> Tensor:
@@ -25,16 +25,49 @@ def crop_and_mirror(images: Tensor, *seed: int, mirrors: bool) -> Tensor:
         Images of the same shape and type, on the same device, as a view in channels-last order.
     """
     batch, _, side, _ = images.shape
-    pad = side // 8
+    return cropped(images, shifts_of(batch, side, *seed, mirrors=mirrors).to(images.device))
+
+
+def shifts_of(batch: int, side: int, *seed: int, mirrors: bool) -> Tensor:
+    """By how much :func:`crop_and_mirror` shifts each image of a batch, and which it mirrors.
+
+    Args:
+        batch: Number of images.
+        side: Of an image, in pixels.
+        seed: What the shifts are a function of.
+        mirrors: Whether to mirror at all.
+
+    Returns:
+        First row, first column, and 1 for a mirror image, int64, shape (3, batch).
+
+    Example:
+        >>> shifts_of(3, 8, 0, mirrors=False).shape
+        torch.Size([3, 3])
+    """
     generator = generator_for(*seed)
-    shifts = torch.randint(0, 2 * pad + 1, (2, batch, 1), generator=generator)
-    rows, columns = shifts + torch.arange(side)
-    if mirrors:
-        mirrored = torch.randint(0, 2, (batch, 1), generator=generator).bool()
-        columns = torch.where(mirrored, columns.flip(1), columns)
-    rows, columns = rows.to(images.device), columns.to(images.device)
+    shifts = torch.randint(0, 2 * (side // 8) + 1, (2, batch), generator=generator)
+    mirrored = torch.randint(0, 2, (batch,), generator=generator) if mirrors else shifts.new_zeros(batch)
+    return torch.cat([shifts, mirrored[None]])
+
+
+def cropped(images: Tensor, shifts: Tensor) -> Tensor:
+    """Images shifted and mirrored.
+
+    Args:
+        images: As for :func:`crop_and_mirror`.
+        shifts: As :func:`shifts_of` gives them, on the images' device.
+
+    Returns:
+        What :func:`crop_and_mirror` returns.
+    """
+    batch, _, side, _ = images.shape
+    pad = side // 8
+    pixels = torch.arange(side, device=images.device)
+    rows = shifts[0, :, None] + pixels
+    # A mirror image counts its columns from the other end.
+    columns = shifts[1, :, None] + (shifts[2, :, None] * (side - 1) - pixels).abs()
     samples = torch.arange(batch, device=images.device)
     padded = F.pad(images, (pad, pad, pad, pad))
     # One gather: indices of shape (batch, side, side), channels last.
-    cropped = padded[samples[:, None, None], :, rows[:, :, None], columns[:, None, :]]
-    return cropped.permute(0, 3, 1, 2)
+    found = padded[samples[:, None, None], :, rows[:, :, None], columns[:, None, :]]
+    return found.permute(0, 3, 1, 2)

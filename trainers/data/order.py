@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor
 from trainers.errors import TrainerError
 from trainers.seeding import generator_for
 
-__all__ = ["epoch_order", "probe_batches", "probe_share", "probe_subset"]
+__all__ = ["epoch_order", "epochs_on", "merged", "probe_batches", "probe_share", "probe_subset"]
 
 
 # Consecutive steps share an epoch; two epochs cover a look ahead.
@@ -28,6 +29,26 @@ def epoch_order(num_samples: int, seed: int, epoch: int) -> Tensor:
         A permutation of 0..num_samples - 1, shape (num_samples,). Shared by all callers: not to be changed.
     """
     return torch.randperm(num_samples, generator=generator_for(seed, epoch))
+
+
+def epochs_on(device: torch.device, plan: Callable[[int], Tensor]) -> Callable[[int], Tensor]:
+    """What steps need of their epoch, on the device: brought there once an epoch, not at every step.
+
+    A copy from ordinary memory makes a GPU be waited for.
+
+    Args:
+        device: Where it is needed.
+        plan: From an epoch to a tensor on the CPU, a pure function.
+
+    Returns:
+        The same function, with its result on the device; those of two epochs are held.
+
+    Example:
+        >>> orders = epochs_on(torch.device("cpu"), lambda epoch: epoch_order(3, 0, epoch))
+        >>> orders(1) is orders(1), len(orders(0))
+        (True, 3)
+    """
+    return lru_cache(maxsize=2)(lambda epoch: plan(epoch).to(device))
 
 
 def probe_subset(num_samples: int, fraction: float, *, fingerprint: str, draw: int = 0) -> Tensor:
@@ -96,6 +117,31 @@ def probe_batches(
     count = _num_probed(num_samples, fraction, batch_size=batch_size, smaller=smaller)
     chosen = _drawn(probe_subset(num_samples, 1.0, fingerprint=fingerprint), count, draw)
     return list(torch.split(chosen, batch_size))
+
+
+def merged(batches: Sequence[Tensor], largest: int) -> list[Tensor]:
+    """The samples of batches of one size in fewer, larger ones, still of one size.
+
+    For a loss whose mean over samples does not depend on how they are cut into batches, on a device that computes more
+    of them in the same time.
+
+    Args:
+        batches: Indices, as :func:`probe_batches` gives them.
+        largest: Samples that a batch may have at most.
+
+    Returns:
+        The same indices in the same order; the batches as they are where no such size is larger.
+
+    Example:
+        >>> batches = probe_batches(90, 1.0, batch_size=10, fingerprint="abc")
+        >>> [len(batch) for batch in merged(batches, 40)], [len(batch) for batch in merged(batches, 19)][:2]
+        ([30, 30, 30], [18, 18])
+    """
+    total = sum(len(batch) for batch in batches)
+    for count in range(max(1, -(-total // largest)), len(batches)):
+        if total % count == 0:
+            return list(torch.cat(list(batches)).split(total // count))
+    return list(batches)
 
 
 def probe_share(num_samples: int, fraction: float, *, batch_size: int, smaller: bool = False) -> float:

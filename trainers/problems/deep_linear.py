@@ -7,7 +7,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
-from trainers.data.order import epoch_order, probe_subset
+from trainers.data.order import epoch_order, epochs_on, probe_subset
 from trainers.errors import TrainerError
 from trainers.problem import Batch, Carry, Problem
 from trainers.seeding import generator_for
@@ -81,12 +81,13 @@ def deep_linear(
     valid = (inputs[samples:], targets[samples:])
     inputs, targets = inputs[:samples], targets[:samples]
     steps_per_epoch = 1 if batch_size is None else samples // batch_size
+    order_of = epochs_on(torch.device(device), lambda epoch: epoch_order(samples, seed, epoch))
 
     def batch(step: int) -> Batch:
         if batch_size is None:
             return inputs, targets
         epoch, index = divmod(step, steps_per_epoch)
-        chosen = epoch_order(samples, seed, epoch)[index * batch_size : (index + 1) * batch_size].to(device)
+        chosen = order_of(epoch)[index * batch_size : (index + 1) * batch_size]
         return inputs[chosen], targets[chosen]
 
     def probe(fraction: float, draw: int = 0) -> Iterable[Batch]:

@@ -11,9 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from trainers.data.augment import crop_and_mirror
+from trainers.data.augment import crop_and_mirror, cropped, shifts_of
 from trainers.data.images import load_images
-from trainers.data.order import epoch_order, probe_batches, probe_share
+from trainers.data.order import epoch_order, epochs_on, merged, probe_batches, probe_share
 from trainers.errors import TrainerError
 from trainers.models.dense import logistic_regression, mlp
 from trainers.models.resnet import resnet18, resnet20
@@ -31,7 +31,8 @@ MODELS: dict[str, Callable[..., nn.Module]] = {
 
 DEFAULT_MODEL: Mapping[str, Any] = {"use": "resnet20", "width": 16}
 
-_EVALUATE_IMAGES = 500
+_EVALUATE_IMAGES, _EVALUATE_IMAGES_ON_GPU = 500, 2000
+_PROBE_IMAGES_ON_GPU = 512
 
 
 def image_classification(
@@ -48,7 +49,8 @@ def image_classification(
 
     Every epoch visits the images in a new order; a last incomplete batch is left out. The probe's batches have
     exactly the size of training's, whatever its share of the data, so that batch normalisation sees as many images:
-    the share is rounded to whole batches, at least one.
+    the share is rounded to whole batches, at least one. On a GPU, and without batch normalisation, the same images come
+    in larger batches, which changes f by no more than rounding.
 
     Args:
         dataset: As :func:`trainers.data.images.load_images` takes it.
@@ -82,29 +84,44 @@ def image_classification(
     valid_images, valid_labels = (part[:num_evaluated].to(device) for part in (data.valid_images, data.valid_labels))
     mean, deviation = (part.to(device) for part in _moments(data.train_images))
     steps_per_epoch = num_images // batch_size
+    here = torch.device(device)
+    is_cpu = _is_cpu(here)
+    order_of = epochs_on(here, lambda epoch: epoch_order(num_images, seed, epoch))
+    # Otherwise the loss of an image depends on the others of its batch.
+    mixes = any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in network.modules())
+    num_at_once = _EVALUATE_IMAGES if is_cpu else _EVALUATE_IMAGES_ON_GPU
+
+    def shifts_of_epoch(epoch: int) -> Tensor:
+        steps = range(epoch * steps_per_epoch, (epoch + 1) * steps_per_epoch)
+        return torch.stack([shifts_of(batch_size, side, seed, step, mirrors=data.mirrors) for step in steps])
+
+    shifts_in = epochs_on(here, shifts_of_epoch)
 
     def normalized(pixels: Tensor) -> Tensor:
         return (pixels.float() - mean) / deviation
 
     def batch(step: int) -> Batch:
         epoch, index = divmod(step, steps_per_epoch)
-        chosen = epoch_order(num_images, seed, epoch)[index * batch_size : (index + 1) * batch_size].to(device)
+        chosen = order_of(epoch)[index * batch_size : (index + 1) * batch_size]
         pixels = images[chosen]
-        if augment:
+        if augment and is_cpu:
             pixels = crop_and_mirror(pixels, seed, step, mirrors=data.mirrors)
+        elif augment:
+            pixels = cropped(pixels, shifts_in(epoch)[index])
         return normalized(pixels), labels[chosen]
 
     def probe(fraction: float, draw: int = 0) -> Iterable[Batch]:
-        for chosen in probe_batches(
+        chosen_ones = probe_batches(
             num_images, fraction, batch_size=batch_size, fingerprint=data.fingerprint, draw=draw
-        ):
+        )
+        for chosen in chosen_ones if is_cpu or mixes else merged(chosen_ones, _PROBE_IMAGES_ON_GPU):
             yield normalized(images[chosen.to(device)]), labels[chosen.to(device)]
 
     def evaluate(model: nn.Module) -> dict[str, float]:
         loss = torch.zeros((), dtype=torch.float64, device=device)
         correct = torch.zeros((), dtype=torch.int64, device=device)
         for pixels, wanted in zip(
-            torch.split(valid_images, _EVALUATE_IMAGES), torch.split(valid_labels, _EVALUATE_IMAGES), strict=True
+            torch.split(valid_images, num_at_once), torch.split(valid_labels, num_at_once), strict=True
         ):
             logits = model(normalized(pixels))
             loss += F.cross_entropy(logits, wanted, reduction="sum")
@@ -123,6 +140,10 @@ def image_classification(
         steps_per_epoch=steps_per_epoch,
         fingerprint=data.fingerprint,
     )
+
+
+def _is_cpu(device: torch.device) -> bool:
+    return device.type == "cpu"
 
 
 def _loss(model: nn.Module, batch: Batch, carry: Carry) -> tuple[Tensor, Carry]:
