@@ -11,7 +11,7 @@ from sweeper.cluster.waiting import NodeRoom, Want, explain
 from sweeper.errors import ClusterError
 from sweeper.labels import counted, printable
 from sweeper.protocol.pools import PoolSize
-from sweeper.spec.sections.settings import EstimatorPool, Pool
+from sweeper.spec.sections.settings import EstimatorPool, Pool, TrainerPool
 
 __all__ = [
     "Cluster",
@@ -248,6 +248,6 @@ def worker_settings(section: Pool) -> WorkerSettings:
         cpus=section.cpus,
         gpus=section.gpus,
         threads=section.threads,
-        cuda_graphs=isinstance(section, EstimatorPool) and section.cuda_graphs,
+        cuda_graphs=section.cuda_graphs if isinstance(section, TrainerPool | EstimatorPool) else False,
         accelerator_type=section.accelerator_type,
     )

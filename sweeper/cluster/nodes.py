@@ -17,14 +17,15 @@ class WorkerSettings:
         cpus: Ray CPUs, may be a fraction.
         gpus: Ray GPUs, may be a fraction; at most 1.
         threads: Threads of each numerical kernel.
-        cuda_graphs: For an estimator: whether it records its gradient as a CUDA graph.
+        cuda_graphs: Whether it records gradients as CUDA graphs; for a trainer, ``auto`` for those of registered
+            problems on a GPU.
         accelerator_type: Ray's name of the only GPU model that will do; None for any.
     """
 
     cpus: float
     gpus: float
     threads: int
-    cuda_graphs: bool = False
+    cuda_graphs: bool | Literal["auto"] = False
     accelerator_type: str | None = None
 
     @property

@@ -257,7 +257,9 @@ class RayPools:
 
     def _start(self, kind: Kind, slot: int) -> None:
         settings = self._settings[kind]
-        options: dict[str, Any] = {"cuda_graphs": True} if settings.cuda_graphs else {}
+        options: dict[str, Any] = {}
+        if settings.cuda_graphs and settings.gpus:
+            options["cuda_graphs"] = settings.cuda_graphs
         if 0 < settings.gpus < 1:
             options["gpus"] = settings.gpus
         actor = (

@@ -15,6 +15,7 @@ from sweeper.planning.spec_change import SpecChange, spec_change
 from sweeper.planning.standing import default_run_dir, held_in, standing
 from sweeper.planning.unknowns import unknowns
 from sweeper.spec import Sweep
+from sweeper.spec.sections.settings import Pool
 from sweeper.store.driver_files import driver_of
 from sweeper.store.journal import open_state
 from sweeper.store.recorded import refuse_recorded
@@ -105,7 +106,7 @@ def plan_document(sweep: Sweep, out: Path | None = None) -> dict[str, Any]:
 
 def _workers(sweep: Sweep) -> dict[str, dict[str, Any]]:
     """What each worker takes, by kind."""
-    kinds = {"trainers": sweep.resources.trainers}
+    kinds: dict[str, Pool] = {"trainers": sweep.resources.trainers}
     if sweep.measure is not None:
         kinds["estimators"] = sweep.resources.estimators
     keys = {"count", "cpus", "gpus", "accelerator_type"}

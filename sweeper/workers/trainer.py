@@ -11,7 +11,7 @@ from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -40,6 +40,7 @@ from sweeper.workers.step_facts import facts_of, needs_preconditioner
 from sweeper.workers.worker import Worker, import_all, is_users, own_code_of, update_rule_of
 from trainers.seeding import seed_other_generators
 from trainers.training.checkpoint import TrainingState, dump, load
+from trainers.training.graphed import CudaRecorder
 from trainers.training.ledger import join_rows
 from trainers.training.loop import Progress, Segment, Snapshot, SnapshotSchedule, TrainSettings, train
 from trainers.training.purity import require_pure_batches
@@ -62,10 +63,22 @@ def _writing(path: Path) -> Iterator[None]:
 
 
 class TrainerWorker(Worker):
-    """Trains one trial after another."""
+    """Trains one trial after another.
 
-    def __init__(self, *, run_dir: str, threads: int, device: str, **options: Any) -> None:
+    Args:
+        run_dir: As for every worker; so are ``threads`` and ``device``.
+        threads: Threads of each numerical kernel.
+        device: ``cpu`` or ``cuda``.
+        cuda_graphs: Whether a GPU's training batches are recorded as CUDA graphs and replayed; ``auto`` for those of
+            registered problems.
+        options: As for every worker.
+    """
+
+    def __init__(
+        self, *, run_dir: str, threads: int, device: str, cuda_graphs: bool | Literal["auto"] = False, **options: Any
+    ) -> None:
         super().__init__(run_dir=run_dir, threads=threads, device=device, **options)
+        self._cuda_graphs = cuda_graphs if self._hardware.is_cuda else False
         self._stop = threading.Event()
 
     def stop(self) -> None:
@@ -169,6 +182,7 @@ class TrainerWorker(Worker):
             keep_preconditioner=measure is not None and needs_preconditioner(measure),
             should_stop=self._stop.is_set,
             until=assignment.until,
+            recorder=self._recorder(assignment),
         ):
             match item:
                 case Progress():
@@ -228,6 +242,11 @@ class TrainerWorker(Worker):
                     )
                     segment = segment.following
                     started, num_snapshots, damaged = now, 0, []
+
+    def _recorder(self, assignment: Assignment) -> CudaRecorder | None:
+        """What records a trial's batches, of a problem of one's own only if asked to: it may count its calls."""
+        wanted = self._cuda_graphs is True or (self._cuda_graphs == "auto" and not is_users(assignment.problem))
+        return CudaRecorder(self._hardware.cuda) if wanted else None
 
     def _resume(self, assignment: Assignment) -> tuple[TrainingState | None, list[str]]:
         """The newest intact training state, and the names of the damaged ones."""

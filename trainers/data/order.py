@@ -140,7 +140,7 @@ def merged(batches: Sequence[Tensor], largest: int) -> list[Tensor]:
     total = sum(len(batch) for batch in batches)
     for count in range(max(1, -(-total // largest)), len(batches)):
         if total % count == 0:
-            return list(torch.cat(list(batches)).split(total // count))
+            return list(torch.split(torch.cat(list(batches)), total // count))
     return list(batches)
 
 

@@ -16,6 +16,7 @@ from trainers.errors import CheckpointError, TrainerError
 from trainers.problem import Problem
 from trainers.training.arithmetic import require_arithmetic
 from trainers.training.checkpoint import TrainingState
+from trainers.training.graphed import Recorder
 from trainers.training.ledger import Ledger, Rows
 from trainers.training.snapshot import Snapshot, SnapshotSchedule
 from trainers.training.stepper import Stepper
@@ -138,6 +139,7 @@ def train(
     should_stop: Callable[[], bool] = never,
     until: int | None = None,
     heartbeat_s: float = 1.0,
+    recorder: Recorder | None = None,
 ) -> Iterator[Snapshot | Progress | Segment]:
     """Train a problem, step by step.
 
@@ -154,6 +156,7 @@ def train(
         until: The step before which the loop ends with a state, held there; None for the last. What it yields before is
             the same.
         heartbeat_s: Seconds between two heartbeats.
+        recorder: As for :class:`~trainers.training.stepper.Stepper`.
 
     Yields:
         Snapshots of steps that are known to be finite, heartbeats, and segments; the last item is a segment with an
@@ -173,6 +176,7 @@ def train(
         keep_preconditioner=keep_preconditioner,
         batches_per_step=settings.accumulate,
         arithmetic=settings.arithmetic,
+        recorder=recorder,
     )
     first = 0
     if resume is not None:

@@ -15,6 +15,7 @@ from trainers.problem import Problem
 from trainers.seeding import seed_generators
 from trainers.training.arithmetic import autocast_of, require_arithmetic, training_in
 from trainers.training.checkpoint import TrainingState
+from trainers.training.graphed import Differentiate, GraphedDifferentiate, Recorder
 from trainers.trees import map_tensors
 from trainers.update.accumulation import Accumulation
 from trainers.update.flat import FlatParameters
@@ -41,6 +42,8 @@ class Stepper:
             batches k n to k n + n - 1, all at x_k. A carry passes through them in order.
         arithmetic: How steps compute float32, see :mod:`~trainers.training.arithmetic`. Metrics are always in full
             float32, so that they compare.
+        recorder: Records forward and backward pass as CUDA graphs, see :mod:`~trainers.training.graphed`; None to
+            launch their kernels one by one.
 
     Raises:
         TrainerError: The rule transforms every micro-batch's gradient, and there is one in a step; or there is no such
@@ -62,6 +65,7 @@ class Stepper:
         keep_preconditioner: bool = False,
         batches_per_step: int = 1,
         arithmetic: str = "ieee",
+        recorder: Recorder | None = None,
     ) -> None:
         require_arithmetic(arithmetic)
         if rule.clip_each_micro_batch and batches_per_step == 1:
@@ -81,6 +85,9 @@ class Stepper:
         self._accumulation = Accumulation(rule, self._flat, batches_per_step) if batches_per_step > 1 else None
         self._before = torch.empty_like(self._vector, requires_grad=False)
         self._carry: Any = None
+        self._differentiated: Differentiate = self._pass
+        if recorder is not None:
+            self._differentiated = GraphedDifferentiate(self._pass, recorder, forget=self._flat.forget)
         self.iterates: np.ndarray[Any, Any] | None = None
         problem.model.train()
 
@@ -132,13 +139,18 @@ class Stepper:
         seed_generators(self._device, self._seed, batch, TRAINING)
         if batch % problem.steps_per_epoch == 0:
             self._carry = self._to_device(problem.initial_carry())
-        inputs = self._to_device(problem.batch(batch))
+        loss, self._carry = self._differentiated(self._to_device(problem.batch(batch)), self._carry)
+        return loss
+
+    def _pass(self, inputs: Any, carry: Any) -> tuple[Tensor, Any]:
+        """Forward and backward: what a CUDA graph may hold."""
+        problem = self._problem
         with autocast_of(self._arithmetic, self._device):
-            loss, carry = problem.loss(problem.model, inputs, self._carry)
+            loss, after = problem.loss(problem.model, inputs, carry)
         # Even where the problem forgot to: a step's graph must not reach into the previous one.
-        self._carry = map_tensors(Tensor.detach, carry)
+        after = map_tensors(Tensor.detach, after)
         self._flat.differentiate(loss)
-        return loss.detach()
+        return loss.detach(), after
 
     def _accumulate(self, step: int, accumulation: Accumulation) -> tuple[Tensor, float, tuple[Tensor, Tensor] | None]:
         """Put the mean of a step's gradients into the buffer.

@@ -100,6 +100,11 @@ class FlatParameters:
         # All in a few kernels on a GPU, where launching one for each parameter takes longer than copying it.
         torch._foreach_copy_(views, gradients)
 
+    def forget(self) -> None:
+        """Remove the gradients that :meth:`differentiate` leaves in some parameters if it is cut short."""
+        for parameter in self.parameters:
+            parameter.grad = None
+
 
 def outer_matrices(model: nn.Module) -> frozenset[str]:
     """The matrices at a model's ends, which are no maps from hidden units to hidden units.

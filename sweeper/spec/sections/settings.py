@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 from sweeper.spec.sections.values import (
     AS_INTEGER,
     AutoOrCount,
+    AutoOrFlag,
     Count,
     Flag,
     Gpus,
@@ -20,7 +21,7 @@ from sweeper.spec.sections.values import (
     conflict,
 )
 
-__all__ = ["ADDED_TRAIN_OPTIONS", "Cluster", "EstimatorPool", "Pool", "Resources", "Train"]
+__all__ = ["ADDED_TRAIN_OPTIONS", "Cluster", "EstimatorPool", "Pool", "Resources", "Train", "TrainerPool"]
 
 
 class Train(Section):
@@ -77,6 +78,22 @@ class Pool(Section):
         return self
 
 
+class TrainerPool(Pool):
+    """The same for the workers that train."""
+
+    cuda_graphs: AutoOrFlag = Field(
+        default="auto",
+        description="Record forward and backward pass as CUDA graphs and replay them; auto means on GPUs, for the "
+        "problems that come with clipsweep.",
+    )
+
+    @model_validator(mode="after")
+    def _graphs_need_a_gpu(self) -> TrainerPool:
+        if self.cuda_graphs is True and self.gpus == 0:
+            raise conflict("CUDA graphs need a GPU", "cuda_graphs", "gpus", hint="set gpus, or leave cuda_graphs out")
+        return self
+
+
 class EstimatorPool(Pool):
     """The same for the workers that measure."""
 
@@ -94,7 +111,7 @@ class EstimatorPool(Pool):
 class Resources(Section):
     """What the trainers and the estimators use of the cluster."""
 
-    trainers: Pool = Field(default=Pool(), description="The workers that train.")
+    trainers: TrainerPool = Field(default=TrainerPool(), description="The workers that train.")
     estimators: EstimatorPool = Field(default=EstimatorPool(), description="The workers that measure.")
     max_attempts: Annotated[int, Field(ge=1, le=100), AS_INTEGER] = Field(
         default=3, description="How many attempts a trial has in all, if its worker dies."

@@ -18,6 +18,7 @@ __all__ = [
     "AS_INTEGER",
     "AS_NUMBER",
     "AutoOrCount",
+    "AutoOrFlag",
     "Count",
     "Flag",
     "FreeValue",
@@ -182,6 +183,12 @@ def _auto_or_count(value: Any) -> Any:
     return count
 
 
+def _auto_or_flag(value: Any) -> Any:
+    if value != "auto" and not isinstance(value, bool):
+        raise wrong(f"must be auto, true or false, found {shown(value)}", "write auto, true or false")
+    return value
+
+
 def _gpus(value: float) -> float:
     if value > 1:
         raise wrong(
@@ -210,6 +217,7 @@ Threshold: TypeAlias = Annotated[float, Field(gt=0), AS_NUMBER, BeforeValidator(
 Count: TypeAlias = Annotated[int, Field(ge=1), AS_INTEGER]
 Index: TypeAlias = Annotated[int, Field(ge=0), AS_INTEGER]
 AutoOrCount: TypeAlias = Annotated[Literal["auto"] | int, BeforeValidator(_auto_or_count)]
+AutoOrFlag: TypeAlias = Annotated[Literal["auto"] | bool, BeforeValidator(_auto_or_flag)]
 Flag: TypeAlias = Annotated[bool, BeforeValidator(_flag)]
 Text: TypeAlias = Annotated[str, BeforeValidator(_text)]
 FreeValue: TypeAlias = Annotated[Any, BeforeValidator(_free)]

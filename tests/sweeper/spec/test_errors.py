@@ -184,7 +184,14 @@ def test_problems_of_the_update_rule(options, message):
             "train: {steps: 5}\nresources: {estimators: {cuda_graphs: true}}",
             r"cuda_graphs: CUDA graphs need a GPU(.|\n)*set gpus, or leave cuda_graphs out",
         ),
-        ("train: {steps: 5}\nresources: {trainers: {cuda_graphs: true}}", "cuda_graphs: unknown key"),
+        (
+            "train: {steps: 5}\nresources: {trainers: {cuda_graphs: true}}",
+            r"trainers\.cuda_graphs: CUDA graphs need a GPU(.|\n)*set gpus, or leave cuda_graphs out",
+        ),
+        (
+            "train: {steps: 5}\nresources: {trainers: {gpus: 1, cuda_graphs: on}}",
+            r"cuda_graphs: must be auto, true or false, found (.|\n)*write auto, true or false",
+        ),
         (
             "train: {steps: 5}\nresources: {trainers: {gpus: 2}}",
             r"resources\.trainers\.gpus: must be at most 1, found 2(.|\n)*one GPU(.|\n)*raise count",

@@ -27,7 +27,7 @@ from sweeper.remeasure import _on_device
 from sweeper.report.summary import build_report
 from sweeper.spec import loads_spec
 from sweeper.spec.sections.measure import Measure
-from sweeper.spec.sections.settings import EstimatorPool, Pool, Resources
+from sweeper.spec.sections.settings import EstimatorPool, Resources, TrainerPool
 from sweeper.store.run_dir import RunDir
 from sweeper.tables.run import Run
 from sweeper.workers import device as device_module
@@ -39,6 +39,7 @@ from sweeper.workers.estimator import EstimatorWorker
 from sweeper.workers.process_state import OwnState
 from sweeper.workers.trainer import TrainerWorker
 from tests.sweeper.workers.test_estimator_worker import measured
+from tests.trainers.training.test_graphed import Tape
 
 RNN = (
     "RNN module weights are not part of single contiguous chunk of memory. This means they need to be compacted at "
@@ -199,7 +200,7 @@ def test_both_examinations_build_on_the_device_that_is_asked_for(monkeypatch: py
 
 
 def test_estimators_of_kept_snapshots_are_put_where_it_is_asked_for() -> None:
-    shared = Resources(estimators=EstimatorPool(gpus=0.5, cuda_graphs=True), trainers=Pool(gpus=1))
+    shared = Resources(estimators=EstimatorPool(gpus=0.5, cuda_graphs=True), trainers=TrainerPool(gpus=1))
     assert _on_device(shared, None) == shared
     there = _on_device(shared, "cpu")
     assert (there.estimators.gpus, there.estimators.cuda_graphs, there.trainers.gpus) == (0, False, 1)
@@ -412,6 +413,38 @@ def test_repeated_steps_are_compared_on_a_gpu_too_and_say_which_one_trained_them
     assert last.facts.hardware == hardware.facts
 
 
+@pytest.mark.parametrize(
+    ("asked", "registered", "own"), [("auto", True, False), (True, True, True), (False, False, False)]
+)
+def test_a_gpu_trainer_records_batches_of_registered_problems_and_of_ones_own_if_asked(
+    asked: Any, registered: bool, own: bool, inline_run: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = inline_run(SPEC)
+    run()
+    made: list[Any] = []
+    tapes: list[Tape] = []
+
+    def recorder(cuda: Any) -> Tape:
+        made.append(cuda)
+        tapes.append(Tape())
+        return tapes[-1]
+
+    monkeypatch.setattr("sweeper.workers.trainer.CudaRecorder", recorder)
+    hardware, cuda, _ = gpu()
+    path = str(run.run_dir.path)
+    worker = TrainerWorker(run_dir=path, threads=1, device="cpu", hardware=hardware, cuda_graphs=asked)
+    assignment = run.pools.assignments[0]
+    items = list(worker.train([assignment]))
+    assert made == [cuda] * registered
+    assert sum(tape.replayed for tape in tapes) == 4 * registered, "all steps but the first two"
+    plain = list(TrainerWorker(run_dir=path, threads=1, device="cpu").train([assignment]))
+    for one, other in zip(items, plain, strict=True):
+        assert repr(getattr(one, "rows", None)) == repr(getattr(other, "rows", None))
+    users = replace(assignment, problem=dict(assignment.problem) | {"use": "mine:problem"})
+    assert (worker._recorder(users) is not None) == own
+    assert TrainerWorker(run_dir=path, threads=1, device="cpu", cuda_graphs=asked)._recorder(assignment) is None
+
+
 # What is recorded
 
 
@@ -474,7 +507,7 @@ def test_a_run_on_cpus_says_nothing_of_devices(inline_run: Callable[..., Any]) -
 def test_the_gpu_is_among_the_conditions_of_a_run_on_one(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     found = [{"name": "NVIDIA H100", "driver": "580.65.06", "uuid": "GPU-1"}]
     monkeypatch.setattr(environment, "_gpus", lambda: found)
-    for pools in ({"trainers": Pool(gpus=1)}, {"estimators": EstimatorPool(gpus=0.5)}):
+    for pools in ({"trainers": TrainerPool(gpus=1)}, {"estimators": EstimatorPool(gpus=0.5)}):
         now = environment_of(Resources(**pools))
         assert (now["gpu"], now["driver"]) == ("NVIDIA H100", environment.driver_version())
         before = now | {"gpu": "NVIDIA A100", "driver": "570.1", "cudnn": "9"}
