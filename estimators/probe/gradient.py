@@ -196,6 +196,11 @@ class ProbeGradient:
         return self._slope
 
     @property
+    def batches(self) -> list[Any]:
+        """The batches, in the arithmetic of f."""
+        return self._batches
+
+    @property
     def num_batches(self) -> int:
         """The number of batches over which f is the mean."""
         return len(self._batches)
@@ -214,11 +219,14 @@ class ProbeGradient:
 
     def losses(self) -> Iterator[Tensor]:
         """The loss of one batch after another at the current parameters, each with its graph."""
-        for batch in self._batches:
-            carry = self._initial_carry()
-            if self._dtype is not None:
-                carry = cast(carry, self._dtype)
-            yield self._loss(self._model, batch, carry)[0]
+        yield from map(self.loss_of, self._batches)
+
+    def loss_of(self, batch: Any) -> Tensor:
+        """The loss of a batch at the current parameters, with its graph."""
+        carry = self._initial_carry()
+        if self._dtype is not None:
+            carry = cast(carry, self._dtype)
+        return self._loss(self._model, batch, carry)[0]
 
     def each(self, flat: Tensor) -> Iterator[Tensor]:
         """The gradient of one batch after another.

@@ -65,6 +65,7 @@ class Probe:
         ValueError: The batches have different sizes, so that the mean of their losses is not one over examples.
 
     Attributes:
+        on_device: What measures a grid of points without looking at each of them; None where nothing is recorded.
         unaudited: What was raised when f was last tried in float64; None where it could be evaluated.
     """
 
@@ -106,8 +107,12 @@ class Probe:
         self.num_training_batches = len(self.batches) if training_batches is None else steps_per_epoch
         self.gradient = self._gradient_over(self.batches)
         evaluate = self.gradient.value_and_gradient
+        self.on_device: GraphedGradient | None = None
         if record is not None:
-            evaluate = GraphedGradient(self.gradient, record=record).value_and_gradient
+            graphed = GraphedGradient(self.gradient, record=record)
+            evaluate = graphed.value_and_gradient
+            # Float64 needs a look at norms that overflow.
+            self.on_device = graphed if self.gradient.dtype == torch.float32 else None
         self.value_and_gradient = GradientMemory(evaluate)
         self.rounding = RoundingProbe(
             model, loss, self._audit, initial_carry=initial_carry, batch_norm=self.policy.batch_norm

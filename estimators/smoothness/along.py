@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 from torch import Tensor
 
 from estimators.probe.gradient import Params
+from estimators.probe.graphed import GraphedGradient
 from estimators.probe.probe import Probe
+from estimators.probe.vectors import norm
 from estimators.smoothness.adaptive import TOLERANCE, measure_adaptive_smoothness
 from estimators.smoothness.chebyshev import measure_chebyshev_smoothness
-from estimators.smoothness.directional import DirectionalSmoothness, fractions_of, measure_directional_smoothness
+from estimators.smoothness.directional import (
+    DirectionalSmoothness,
+    floor_of_secant,
+    fractions_of,
+    measure_directional_smoothness,
+    smoothness_of_secants,
+)
 
 __all__ = ["METHODS", "Method", "measure_between"]
 
@@ -54,6 +62,8 @@ def measure_between(
         raise ValueError(f"unknown method {method!r}; known: {', '.join(METHODS)}")
     fractions = fractions_of(delta)
     value, start = probe.value_and_gradient(iterates[0])
+    if method == "exact" and probe.on_device is not None:
+        return _on_device(probe, probe.on_device, iterates, fractions, hold=hold)
     first, second = {"flat": iterates[0]}, {"flat": iterates[1]}
     end: tuple[float, Tensor] | None = None
 
@@ -86,3 +96,25 @@ def measure_between(
     if hold and end is not None:
         probe.value_and_gradient.hold(iterates[1], *end)
     return measured
+
+
+def _on_device(
+    probe: Probe, graphed: GraphedGradient, iterates: Tensor, fractions: Sequence[float], *, hold: bool
+) -> DirectionalSmoothness:
+    """The exact grid, whose norms are read together."""
+    start = probe.value_and_gradient(iterates[0])[1]
+    found = graphed.grid(iterates[0], iterates[1], fractions, start=start)
+    if hold:
+        probe.value_and_gradient.hold(iterates[1], *found.end)
+    first, second = {"flat": iterates[0]}, {"flat": iterates[1]}
+    error_at = (lambda point: probe.gradient_error(point["flat"])) if probe.audits_maximum else None
+    return smoothness_of_secants(
+        found.changes,
+        found.distances,
+        gradient_error=probe.gradient_error(iterates[0]),
+        fractions=fractions,
+        floor_at=floor_of_secant(first, second, fractions, error_at),
+        grad_norm=norm({"flat": start}),
+        next_grad_norm=found.next_grad_norm if found.update_norm else None,
+        update_norm=found.update_norm,
+    )

@@ -18,6 +18,7 @@ __all__ = [
     "floor_of_secant",
     "fractions_of",
     "measure_directional_smoothness",
+    "smoothness_of_secants",
 ]
 
 
@@ -228,30 +229,55 @@ def measure_directional_smoothness(
     """
     check_segment(iterate, following, fractions)
     start = gradient(iterate)
-    ratios: list[float | None] = []
-    floors: list[float | None] = []
+    changes: list[float] = []
+    lengths: list[float] = []
     next_grad_norm = None
     for fraction in fractions:
         point = lerp(iterate, following, fraction)
-        length = distance(iterate, point)
-        if length == 0:
-            ratios.append(None)
-            floors.append(None)
+        lengths.append(distance(iterate, point))
+        if lengths[-1] == 0:
+            changes.append(0.0)
             continue
         there = gradient(point)
-        ratios.append(distance(start, there) / length)
-        floors.append(None if gradient_error is None else 2 * gradient_error / length)
+        changes.append(distance(start, there))
         if fraction == 1:
             next_grad_norm = norm(there)
-    return DirectionalSmoothness.judged(
-        ratios,
-        None if gradient_error is None else floors,
+    return smoothness_of_secants(
+        changes,
+        lengths,
         fractions=fractions,
+        gradient_error=gradient_error,
         floor_at=floor_of_secant(iterate, following, fractions, error_at),
         grad_norm=norm(start),
         next_grad_norm=next_grad_norm,
         update_norm=distance(iterate, following),
-        num_gradients=1 + sum(ratio is not None for ratio in ratios),
+    )
+
+
+def smoothness_of_secants(
+    changes: Sequence[float],
+    lengths: Sequence[float],
+    *,
+    gradient_error: float | None,
+    **found: Any,
+) -> DirectionalSmoothness:
+    """Eq. (20) from what the gradient changed by at every fraction, and over which distance.
+
+    Args:
+        changes: ||g(x + gamma d) - g(x)||.
+        lengths: ||d_eff||; 0 where there is no step, and then no ratio.
+        gradient_error: As for :func:`measure_directional_smoothness`.
+        found: ``fractions``, ``floor_at`` and all other attributes, as for :meth:`DirectionalSmoothness.judged`.
+
+    Returns:
+        The measurement.
+    """
+    ratios = [change / length if length else None for change, length in zip(changes, lengths, strict=True)]
+    floors = None
+    if gradient_error is not None:
+        floors = [2 * gradient_error / length if length else None for length in lengths]
+    return DirectionalSmoothness.judged(
+        ratios, floors, num_gradients=1 + sum(ratio is not None for ratio in ratios), **found
     )
 
 

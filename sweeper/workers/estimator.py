@@ -173,13 +173,14 @@ class EstimatorWorker(Worker):
         problem = json.dumps(dict(header.problem), sort_keys=True)
         definition = _definition_of_f(header.measure)
         turn = (header.trial, problem, str(header.seed), definition)
+        seed = header.seed if _depends_on_seed(header) else 0
         if turn == self._turn:
-            return self._probe(problem, header.seed, definition)
+            return self._probe(problem, seed, definition)
         self._turn = None
         self._end_of_turn.close()
         self._hardware.free()
         self._begin(f"measuring trial {header.trial}")
-        built = self._probe(problem, header.seed, definition)
+        built = self._probe(problem, seed, definition)
         if built.own is not None:
             self._end_of_turn.callback(self._note, built.own)
             self._end_of_turn.enter_context(built.own.whole(keep=False))
@@ -380,6 +381,18 @@ def build_probe(
         record=record,
         known=known,
     )
+
+
+_NEED_SEED = frozenset({"gradient_noise", "authors_compat"})
+"""Estimators of training's batches, and of the model as it is trained."""
+
+
+def _depends_on_seed(header: SnapshotHeader) -> bool:
+    """Whether a row depends on the trial's seed but for its snapshot: if not, trials share a probe and its graphs."""
+    entries = header.measure["estimators"]
+    own = any(map(is_users, [header.problem, *entries]))
+    needed = any(entry["use"] in _NEED_SEED for entry in entries)
+    return own or needed or header.measure["audit"]["at"] == "start"
 
 
 def _definition_of_f(measure: Mapping[str, Any]) -> str:

@@ -110,6 +110,16 @@ def test_every_registered_problem_and_model_is_tested_here() -> None:
     assert set(SMALL) == expected | (set(PROBLEMS) - models.keys())
 
 
+def test_f_depends_on_the_seed_through_the_weights_alone(build: Build) -> None:
+    one, other = build(seed=1), build(seed=2)
+    assert all(same(a, b) for a, b in zip(one.probe(0.5), other.probe(0.5), strict=True))
+    fixed = [
+        [*problem.model.buffers(), *(p for p in problem.model.parameters() if not p.requires_grad)]
+        for problem in (one, other)
+    ]
+    assert all(map(torch.equal, *fixed))
+
+
 def test_batches_are_a_pure_function_of_the_step(build: Build) -> None:
     problem, other = build(), build()
     steps = [0, 1, problem.steps_per_epoch, 3 * problem.steps_per_epoch + 1]

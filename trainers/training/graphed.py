@@ -276,5 +276,7 @@ def _like(tensor: Tensor) -> Tensor:
 
 def _host_generators() -> tuple[Any, ...]:
     """The states of what random numbers on the CPU come from."""
-    numpy = [part.tobytes() if isinstance(part, np.ndarray) else part for part in np.random.get_state()]
-    return torch.default_generator.get_state().numpy().tobytes(), random.getstate(), *numpy
+    numpy = np.random.get_state(legacy=False)
+    drawn = [part.tobytes() if isinstance(part, np.ndarray) else part for part in numpy["state"].values()]
+    rest = numpy.get("has_gauss"), numpy.get("gauss")
+    return torch.default_generator.get_state().numpy().tobytes(), random.getstate(), *drawn, *rest

@@ -25,16 +25,16 @@ from trainers.update.flat import flat_parameters
 PROBLEM = {"use": "deep_linear", "layers": 2, "width": 4}
 
 
-def measured(worker: EstimatorWorker) -> Rows | Raised:
+def measured(worker: EstimatorWorker, *, seed: int = 0, **measure: Any) -> Rows | Raised:
     here = flat_parameters(build_problem("deep_linear", {"layers": 2, "width": 4}, seed=0).model)
     iterates = torch.stack([here, here + 0.1])
     header = SnapshotHeader(
         trial="t",
-        seed=0,
+        seed=seed,
         step=3,
         epoch=0.5,
         problem=PROBLEM,
-        measure=Measure(every=1, data_fraction=1).model_dump(mode="json"),
+        measure=Measure.model_validate({"every": 1, "data_fraction": 1} | measure).model_dump(mode="json"),
         nbytes=iterates.nbytes,
         data=None,
     )
@@ -72,6 +72,27 @@ def test_a_loss_that_cannot_be_recorded_is_an_error_with_its_mend(
     assert isinstance(verdict, Raised)
     assert "cannot be recorded as a CUDA graph" in verdict.error
     assert "set cuda_graphs to false" in verdict.error
+
+
+@pytest.mark.parametrize(
+    ("measure", "built"),
+    [
+        ({}, 1),
+        ({"audit": {"at": "start"}}, 2),
+        ({"estimators": [{"use": "directional_smoothness"}, {"use": "gradient_noise"}]}, 2),
+    ],
+)
+def test_trials_of_other_seeds_share_a_probe_where_no_row_depends_on_the_seed(
+    measure: dict[str, Any], built: int, tmp_path: Path
+) -> None:
+    worker = EstimatorWorker(run_dir=str(tmp_path), threads=1, device="cpu")
+    for seed in (3, 4):
+        shared = measured(worker, seed=seed, **measure)
+        alone = measured(EstimatorWorker(run_dir=str(tmp_path), threads=1, device="cpu"), seed=seed, **measure)
+        assert isinstance(shared, Rows)
+        assert isinstance(alone, Rows)
+        assert repr(shared.rows) == repr(alone.rows)
+    assert worker._probe.cache_info().misses == built
 
 
 # Estimators fail alone
