@@ -44,6 +44,7 @@ class ProbeHessian:
         self._gradient = gradient
         self._point = point
         self._has_weight_norm = any(map(_is_weight_norm, gradient.modules()))
+        self._is_recurrent = any(isinstance(module, nn.RNNBase) for module in gradient.modules())
         self.num_products = 0
         """Number of products so far, the measure of the work done."""
 
@@ -75,6 +76,16 @@ class ProbeHessian:
             ValueError: The loss does not depend on the parameters.
         """
         self.num_products += 1
+        try:
+            return self._product(vector)
+        except RuntimeError as error:
+            # Called as a function, a recurrent layer is no module that could be seen.
+            if self._is_recurrent or "cudnn_rnn" not in str(error):
+                raise
+            self._is_recurrent = True
+        return self._product(vector)
+
+    def _product(self, vector: Tensor) -> Tensor:
         parameters = self._gradient.parameters
         self._gradient.move_to(self._point)
         pieces = [
@@ -84,7 +95,7 @@ class ProbeHessian:
             )
         ]
         total = torch.zeros(self.num_parameters, dtype=self.dtype, device=self.device)
-        with full_float32(), _native_kernels(weight_norm=self._has_weight_norm):
+        with full_float32(), _native_kernels(weight_norm=self._has_weight_norm, recurrent=self._is_recurrent):
             for loss in self._gradient.losses():
                 if not loss.requires_grad:
                     raise ValueError(DETACHED)
@@ -100,11 +111,12 @@ class ProbeHessian:
 
 
 @contextmanager
-def _native_kernels(*, weight_norm: bool) -> Iterator[None]:
+def _native_kernels(*, weight_norm: bool, recurrent: bool) -> Iterator[None]:
     """Only kernels with a right double backward: neither cuDNN's recurrent layers nor fused attention have one."""
     # Not cudnn.flags(): it reads the old TF32 flag, which is an error while the precision is set per kind of kernel.
     before = torch.backends.cudnn.enabled
-    torch.backends.cudnn.enabled = False
+    # On for others: convolutions without cuDNN take one sample after another.
+    torch.backends.cudnn.enabled = before and not recurrent
     try:
         with sdpa_kernel(SDPBackend.MATH), ExitStack() as also:
             if weight_norm:

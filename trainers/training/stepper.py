@@ -16,6 +16,7 @@ from trainers.seeding import seed_generators
 from trainers.training.arithmetic import autocast_of, require_arithmetic, training_in
 from trainers.training.checkpoint import TrainingState
 from trainers.training.graphed import Differentiate, GraphedDifferentiate, Recorder
+from trainers.training.hand_off import HandOff
 from trainers.trees import map_tensors
 from trainers.update.accumulation import Accumulation
 from trainers.update.flat import FlatParameters
@@ -48,11 +49,6 @@ class Stepper:
     Raises:
         TrainerError: The rule transforms every micro-batch's gradient, and there is one in a step; or there is no such
             arithmetic.
-
-    Attributes:
-        iterates: x_k and x_{k+1} of the last step that was asked to keep them, shape (2, n), on the CPU: float64 for a
-            model in float64, otherwise float32, which holds every number of narrower types. With
-            ``keep_preconditioner``, and a rule that has one, shape (3, n): the last row is its diagonal.
     """
 
     def __init__(
@@ -88,8 +84,18 @@ class Stepper:
         self._differentiated: Differentiate = self._pass
         if recorder is not None:
             self._differentiated = GraphedDifferentiate(self._pass, recorder, forget=self._flat.forget)
-        self.iterates: np.ndarray[Any, Any] | None = None
+        self._hand_off = HandOff(self._device)
         problem.model.train()
+
+    @property
+    def iterates(self) -> np.ndarray[Any, Any] | None:
+        """The iterates of the last step that was asked to keep them, on the CPU; waits until they are there.
+
+        x_k and x_{k+1}, shape (2, n): float64 for a model in float64, otherwise float32, which holds every number of
+        narrower types. With ``keep_preconditioner``, and a rule that has one, shape (3, n): the last row is its
+        diagonal.
+        """
+        return self._hand_off.finish()
 
     def take(self, step: int, *, keep_iterates: bool = False) -> tuple[float, Tensor]:
         """Take step k.
@@ -106,6 +112,8 @@ class Stepper:
             return self._take(step, keep_iterates=keep_iterates)
 
     def _take(self, step: int, *, keep_iterates: bool) -> tuple[float, Tensor]:
+        # Its vectors are about to change.
+        self._hand_off.finish()
         vector, transformed = self._vector, None
         if self._accumulation is None:
             loss = self._differentiate(step)
@@ -119,14 +127,9 @@ class Stepper:
             )
             grad_norm, scale, threshold = self._updater.step(step, learning_rate, transformed=transformed)
             if keep_iterates:
-                # Fresh memory: the receiver serialises it later, when training has moved on.
-                kind = np.float64 if vector.dtype == torch.float64 else np.float32
                 divided_by = self._updater.preconditioner if self._keep_preconditioner else None
-                self.iterates = np.empty((2 if divided_by is None else 3, vector.numel()), dtype=kind)
-                torch.from_numpy(self.iterates[0]).copy_(self._before)
-                torch.from_numpy(self.iterates[1]).copy_(vector)
-                if divided_by is not None:
-                    torch.from_numpy(self.iterates[2]).copy_(divided_by)
+                kept = [self._before, vector.detach()]
+                self._hand_off.begin(kept if divided_by is None else [*kept, divided_by])
             update_norm = distance(vector, self._before)
             # Together they have the widest type among them: thresholds are float64.
             scalars = torch.stack((loss, grad_norm, scale, update_norm, threshold))

@@ -302,3 +302,53 @@ def test_one_eigenvalue_is_not_looked_for_again() -> None:
     largest_eigenpairs(one, 1)
     largest_eigenpairs(five, 5)
     assert one.num_products < five.num_products - 20
+
+
+# Which kernels
+
+
+class Seen(nn.Module):
+    """Notes whether cuDNN is on when it is called, and can be a recurrent layer that is called as a function."""
+
+    def __init__(self, *parts: nn.Module, hidden: bool = False) -> None:
+        super().__init__()
+        self.parts = nn.ModuleList(parts)
+        self.weight = nn.Parameter(torch.ones(2))
+        self.hidden = hidden
+        self.seen: list[bool] = []
+
+
+def noting(model: Any, batch: Any, carry: Any) -> tuple[Tensor, Any]:
+    model.seen.append(torch.backends.cudnn.enabled)
+    if model.hidden and torch.backends.cudnn.enabled:
+        raise NotImplementedError("the derivative for '_cudnn_rnn_backward' is not implemented.")
+    return model.weight.pow(3).sum() / 6, carry
+
+
+@pytest.mark.parametrize(
+    ("model", "seen"),
+    [
+        (Seen(nn.Conv2d(1, 1, 1)), [True, True]),
+        (Seen(nn.Sequential(nn.LSTM(1, 1))), [False, False]),
+        (Seen(hidden=True), [True, False, False]),
+    ],
+)
+def test_cudnn_is_off_for_recurrent_layers_alone(model: Seen, seen: list[bool]) -> None:
+    gradient = ProbeGradient(model, noting, [None])
+    hessian = ProbeHessian(gradient, torch.cat([torch.tensor([1.0, 2.0]), gradient.point()[2:]]))
+    for _ in range(2):
+        assert hessian.product(torch.ones(hessian.num_parameters))[:2].tolist() == [1.0, 2.0]
+    inner = next(iter(gradient.modules()))
+    assert isinstance(inner, Seen)
+    assert inner.seen == seen
+    assert hessian.num_products == 2
+    assert torch.backends.cudnn.enabled
+
+
+def test_other_errors_of_a_product_are_raised() -> None:
+    def fails(model: Any, batch: Any, carry: Any) -> tuple[Tensor, Any]:
+        raise RuntimeError("the user's own")
+
+    gradient = ProbeGradient(Seen(), fails, [None])
+    with pytest.raises(RuntimeError, match="the user's own"):
+        ProbeHessian(gradient, gradient.point()).product(gradient.point())
