@@ -18,6 +18,7 @@ Plain and script compute a text's loss from a table of all logits, the naive way
 
     python benchmarks/estimators.py                              # a few minutes
     python benchmarks/estimators.py --kind text --corpus DIR     # other text, for example Penn Treebank
+    python benchmarks/estimators.py --device cuda                # on a GPU
     python benchmarks/estimators.py --rate 2 --clip-norm 0       # without clipping: gentler steps
 """
 
@@ -137,6 +138,8 @@ def script(problem: Problem, num_batches: int, snapshot: Tensor) -> float:
 def seconds(work: Callable[[], Any]) -> tuple[float, Any]:
     started = time.perf_counter()
     result = work()
+    if torch.cuda.is_initialized():
+        torch.cuda.synchronize()
     return time.perf_counter() - started, result
 
 
@@ -149,8 +152,9 @@ def compare(
     fraction: float,
     repeats: int,
     wanted: list[str],
+    device: str,
 ) -> None:
-    problem = build_problem(use, options, seed=0)
+    problem = build_problem(use, options, seed=0, device=device)
     measure = Measure(every=1, data_fraction=fraction).model_dump(mode="json")
     batches = list(problem.probe(fraction))
     snapshots = trajectory(problem, rate, clip_norm, repeats + 1)
@@ -246,18 +250,20 @@ def main() -> None:
     parser.add_argument("--clip-norm", type=float, default=0.25, help="0: none")
     parser.add_argument("--sides", nargs="*", default=[], help="besides the floor; all by default")
     parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--device", default="cpu", help="cpu, cuda or cuda:N")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    repeats, sides = options.repeats, options.sides
-    print(f"PyTorch {torch.__version__}, one thread, medians of {options.repeats} consecutive snapshots")
+    repeats, sides, device = options.repeats, options.sides, options.device
+    where = torch.cuda.get_device_name(device) if device.startswith("cuda") else "one thread"
+    print(f"PyTorch {torch.__version__}, {where}, medians of {options.repeats} consecutive snapshots")
     if options.kind != "images":
         text = TEXT | {"corpus": options.corpus}
         rate = options.rate or 20.0
-        compare("text", "language_modeling", text, rate, options.clip_norm, options.fraction, repeats, sides)
+        compare("text", "language_modeling", text, rate, options.clip_norm, options.fraction, repeats, sides, device)
     if options.kind != "text":
         images = IMAGES | {"dataset": options.dataset}
         rate, fraction = options.rate or 0.5, min(1.0, 3 * options.fraction)
-        compare("images", "image_classification", images, rate, options.clip_norm, fraction, repeats, sides)
+        compare("images", "image_classification", images, rate, options.clip_norm, fraction, repeats, sides, device)
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ one thread, as a worker has.
 
     python benchmarks/training.py               # a few minutes
     python benchmarks/training.py --blocks 3    # a quick look
+    python benchmarks/training.py --device cuda # on a GPU, also with batches that are recorded and replayed
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from torch import Tensor, nn
 
 from trainers.problem import Problem
 from trainers.problems import build_problem
+from trainers.training.graphed import CudaRecorder
 from trainers.training.stepper import Stepper
 from trainers.trees import map_tensors
 from trainers.update.rule import UpdateRule
@@ -66,15 +68,20 @@ class PlainOrder(nn.Module):
         return self.model(*inputs)
 
 
-def ours(problem: Problem, options: dict[str, Any]) -> Callable[[int], None]:
+def ours(problem: Problem, options: dict[str, Any], recorder: CudaRecorder | None = None) -> Callable[[int], None]:
     """One step of the training loop; scalars are read every 64 steps there, and here at the end of a block."""
     rule = UpdateRule(learning_rate=RATE, clip_norm=THRESHOLD, **options)
-    stepper = Stepper(problem, rule, total_steps=STEPS, seed=SEED)
+    stepper = Stepper(problem, rule, total_steps=STEPS, seed=SEED, recorder=recorder)
 
     def step(index: int) -> None:
         stepper.take(index)
 
     return step
+
+
+def graphed(problem: Problem, options: dict[str, Any]) -> Callable[[int], None]:
+    """The same with recorded batches."""
+    return ours(problem, options, CudaRecorder())
 
 
 def plain(problem: Problem, options: dict[str, Any]) -> Callable[[int], None]:
@@ -118,33 +125,47 @@ def random_images(folder: Path) -> None:
         (folder / name).write_bytes(records.tobytes())
 
 
-def measure(name: str, blocks: int, images: Path) -> tuple[float, float]:
-    """Milliseconds per step: ours, and the plain loop's; medians over blocks that take turns."""
+def measure(name: str, blocks: int, images: Path, device: str) -> list[float]:
+    """Milliseconds per step of ours, the plain loop, and on a GPU of recorded batches; medians of blocks in turn."""
     use, problem_options, rule_options, size = CASES[name]
     if use == "image_classification":
         problem_options = problem_options | {"dataset": str(images)}
-    sides = [make(build_problem(use, problem_options, seed=SEED), rule_options) for make in (ours, plain)]
-    times: tuple[list[float], list[float]] = ([], [])
+    makes = [ours, plain, graphed] if device.startswith("cuda") else [ours, plain]
+    # Enough to show what a step costs where launching is what takes time.
+    size *= 10 if device.startswith("cuda") else 1
+    sides = [make(build_problem(use, problem_options, seed=SEED, device=device), rule_options) for make in makes]
+    times: list[list[float]] = [[] for _ in sides]
     for block in range(blocks + 1):
         for side, spent in zip(sides, times, strict=True):
             started = time.perf_counter()
             for index in range(block * size, (block + 1) * size):
                 side(index)
+            if device.startswith("cuda"):
+                torch.cuda.synchronize()
             if block:  # the first one warms up
                 spent.append(1000 * (time.perf_counter() - started) / size)
-    return statistics.median(times[0]), statistics.median(times[1])
+    return [statistics.median(spent) for spent in times]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--blocks", type=int, default=9)
+    parser.add_argument("--device", default="cpu", help="cpu, cuda or cuda:N")
     arguments = parser.parse_args()
-    print(f"{'model':<20} {'clipsweep':>12} {'plain loop':>12} {'plain / clipsweep':>18}")
+    device = arguments.device
+    if device.startswith("cuda"):
+        # As a worker on a GPU.
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:2")
+        torch.backends.cudnn.deterministic = True
+        torch.cuda.set_device(torch.device(device).index or 0)
+        print(torch.cuda.get_device_name())
+    print(f"{'model':<20} {'clipsweep':>12} {'plain loop':>12} {'plain / clipsweep':>18}  recorded, on a GPU")
     with tempfile.TemporaryDirectory() as folder:
         random_images(Path(folder))
         for name in CASES:
-            mine, theirs = measure(name, arguments.blocks, Path(folder))
-            print(f"{name:<20} {mine:>9.1f} ms {theirs:>9.1f} ms {theirs / mine:>16.2f} x", flush=True)
+            mine, theirs, *recorded = measure(name, arguments.blocks, Path(folder), device)
+            also = "".join(f"  {one:.1f} ms, {theirs / one:.2f} x" for one in recorded)
+            print(f"{name:<20} {mine:>9.1f} ms {theirs:>9.1f} ms {theirs / mine:>16.2f} x{also}", flush=True)
 
 
 if __name__ == "__main__":
