@@ -23,6 +23,7 @@ from tests.conformance.test_problems import SMALL
 from tests.conformance.test_update_rules import OPTIONS, SCHEDULE_OPTIONS
 from trainers.problem import Problem
 from trainers.problems import build_problem
+from trainers.training.graphed import EagerRecorder
 from trainers.training.one_device import DeviceMismatchError, dry_run, one_device
 from trainers.training.stepper import Stepper
 from trainers.update.rule import OPTIMIZERS, UpdateRule
@@ -281,21 +282,23 @@ def plain_step(problem: Problem) -> Callable[[], object]:
 
 
 CEILINGS = {
-    "language_modeling/lstm": 1.2,
-    "language_modeling/awd_lstm": 1.2,
-    "language_modeling/gpt": 1.2,
-    "image_classification/resnet20": 1.2,
-    "image_classification/resnet18": 1.2,
-    "image_classification/mlp": 1.5,
-    "image_classification/logistic_regression": 1.6,
-    "deep_linear": 1.5,
+    "language_modeling/lstm": 1.1,
+    "language_modeling/awd_lstm": 1.05,
+    "language_modeling/gpt": 1.05,
+    "image_classification/resnet20": 1.05,
+    "image_classification/resnet18": 1.05,
+    "image_classification/mlp": 1.15,
+    "image_classification/logistic_regression": 1.2,
+    "deep_linear": 1.15,
 }
+"""As it is done on the CPU, where norms are looked at; on other devices a step has fewer than a plain loop."""
 
 
+@pytest.mark.parametrize("device", ["cpu", "meta"])
 @pytest.mark.parametrize("name", SMALL)
-def test_a_step_launches_hardly_more_than_a_plain_loop(name: str, build: Build) -> None:
-    ours = Stepper(build(name, "cpu"), UpdateRule(learning_rate=0.1, clip_norm=1.0), total_steps=9, seed=7)
-    theirs = plain_step(build(name, "cpu"))
+def test_a_step_launches_hardly_more_than_a_plain_loop(name: str, device: str, build: Build) -> None:
+    ours = Stepper(build(name, device), UpdateRule(learning_rate=0.1, clip_norm=1.0), total_steps=9, seed=7)
+    theirs = plain_step(build(name, device))
     counts = []
     for step in (lambda: ours.take(1), theirs):
         step()
@@ -303,7 +306,31 @@ def test_a_step_launches_hardly_more_than_a_plain_loop(name: str, build: Build) 
             step()
         counts.append(launches.counts)
     mine, plain = (sum(count.values()) for count in counts)
-    assert mine <= CEILINGS[name] * plain, (counts[0] - counts[1], counts[1] - counts[0])
+    ceiling = CEILINGS[name] if device == "cpu" else 1.0
+    assert mine <= ceiling * plain, (counts[0] - counts[1], counts[1] - counts[0])
+
+
+class Recorded(EagerRecorder):
+    """Replays nothing: a graph is one launch."""
+
+    def record(self, work: Callable[[], object]) -> Callable[[], object]:
+        work()
+        return lambda: None
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_a_recorded_step_has_a_dozen_launches_beside_the_graph_and_those_of_its_batch(name: str, build: Build) -> None:
+    problem = build(name, "meta")
+    stepper = Stepper(
+        problem, UpdateRule(learning_rate=0.1, clip_norm=1.0), total_steps=99, seed=7, recorder=Recorded()
+    )
+    for step in (1, 1, 1, 1):
+        stepper.take(step)
+    with Launches() as all_of_it:
+        stepper.take(1)
+    with Launches() as of_the_batch:
+        problem.batch(1)
+    assert sum((all_of_it.counts - of_the_batch.counts).values()) <= 18
 
 
 @pytest.mark.parametrize(
