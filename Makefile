@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/installed
 
-.PHONY: demo test fast check chaos fuzz audit bench wheel site clean
+.PHONY: demo test fast check chaos fuzz audit bench gpu-check wheel site clean
 
 demo: $(STAMP)
 	$(BIN)/clipsweep run specs/quickstart.yaml
@@ -54,6 +54,10 @@ bench: $(STAMP)
 	$(BIN)/python benchmarks/training.py
 	$(BIN)/python benchmarks/monitor.py
 	$(BIN)/python benchmarks/page.py
+
+# On a machine with a GPU: does everything run there, and is it what a CPU gives?
+gpu-check: $(STAMP)
+	$(BIN)/python benchmarks/gpu.py --only A
 
 wheel: $(STAMP)
 	rm -rf build/lib build/bdist.* dist

@@ -164,6 +164,7 @@ def _problems(sweep: Sweep, plan: Plan, folder: Path | None, device: str) -> Ite
             "folder": None if folder is None else str(folder),
             "steps": sweep.train.steps,
             "accumulate": first.train["accumulate"],
+            "arithmetic": first.train["arithmetic"],
             "measure": measure,
             "device": device,
             "gpu": sweep.resources.trainers.gpus > 0,

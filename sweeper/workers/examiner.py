@@ -111,6 +111,7 @@ def check_problem(
     steps: int,
     accumulate: int,
     measure: Mapping[str, Any] | None,
+    arithmetic: str = "ieee",
     folder: str | None = None,
     device: str = "cpu",
     gpu: bool = False,
@@ -127,6 +128,7 @@ def check_problem(
         steps: Number of steps of a trial.
         accumulate: Number of batches in a step.
         measure: The resolved measure section; None where nothing is measured.
+        arithmetic: What a step computes float32 by.
         folder: The folder that all of the user's own code is imported from; None for none.
         device: Where model and batches are.
         gpu: Whether it is to be trained on a GPU.
@@ -180,7 +182,9 @@ def check_problem(
             if of_f.broken:
                 raise UntestableError("what would be measured is not a function of the parameters")
             with code.in_force(own):
-                finding = _measured(code, rule, measure, entry, steps=steps, accumulate=accumulate, seed=seed)
+                finding = _measured(
+                    code, rule, measure, entry, steps=steps, accumulate=accumulate, arithmetic=arithmetic, seed=seed
+                )
         except UntestableError as why:
             finding = Finding(promise=promise, untested=str(why))
         except SecondDerivativeError as error:
@@ -304,6 +308,7 @@ def _measured(
     *,
     steps: int,
     accumulate: int,
+    arithmetic: str,
     seed: int,
 ) -> Finding:
     """Whether a snapshot of the sweep's first step can be measured by an estimator; the promise is left empty."""
@@ -321,6 +326,7 @@ def _measured(
         seed=seed,
         keep_preconditioner=keeps,
         batches_per_step=accumulate,
+        arithmetic=arithmetic,
     )
     learning_rate, scalars = stepper.take(0, keep_iterates=True)
     assert stepper.iterates is not None
