@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import random
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from torch import Tensor
 from estimators import Probe
 from trainers.problem import Problem
 from trainers.problems import build_problem
-from trainers.trees import tensors_of
+from trainers.trees import map_tensors, tensors_of
 
 __all__ = ["CASES", "SEED", "build", "digest", "probe_of", "write_data"]
 
@@ -62,17 +63,27 @@ def write_data(folder: Path) -> None:
 
 
 def build(name: str, data: Path, device: str = "cpu", **changes: Any) -> Problem:
-    """A case's problem, its model with the weights of the seed."""
+    """A case's problem, its model with the weights of the seed; its probe has the batches of a CPU everywhere."""
     use, options = CASES[name]
     where = {
         "language_modeling": {"corpus": str(data / "text")},
         "image_classification": {"dataset": str(data / "images")},
     }
-    return build_problem(use, options | where.get(use, {}) | changes, seed=SEED, device=device)
+    options = options | where.get(use, {}) | changes
+    problem = build_problem(use, options, seed=SEED, device=device)
+    if device == "cpu":
+        return problem
+    # On a GPU they are larger: f is the same, but not that of the first few.
+    here = build_problem(use, options, seed=SEED)
+
+    def probe(share: float) -> list[Any]:
+        return [map_tensors(lambda tensor: tensor.to(device), batch) for batch in here.probe(share)]
+
+    return replace(problem, probe=probe)
 
 
 def probe_of(problem: Problem, *, batches: int = 2, **options: Any) -> Probe:
-    """The function f of a case: a few batches of its probe."""
+    """The function f of a problem: a few batches of its probe."""
     few = list(islice(problem.probe(0.2), batches))
     return Probe(
         problem.model,

@@ -451,7 +451,8 @@ def test_a_gpu_trainer_records_batches_of_registered_problems_and_of_ones_own_if
 @pytest.fixture
 def two_gpus(inline_run: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> Any:
     """A run whose workers take turns on an H100 and an A100."""
-    names = itertools.cycle(["NVIDIA H100", "NVIDIA A100"])
+    # Workers are started alternately, a trainer and an estimator.
+    names = itertools.cycle(["NVIDIA H100"] * 2 + ["NVIDIA A100"] * 2)
 
     def device(name: str, share: float) -> Device:
         hardware, _, _ = gpu()
