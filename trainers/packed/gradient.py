@@ -54,7 +54,7 @@ class StackedGradient:
         self._layout = parameter_shapes(problem.model)
         self._trace: Callable[..., Any] | None = None
 
-    def __call__(self, vectors: Sequence[Tensor], batches: Sequence[Batch]) -> tuple[Tensor, list[Tensor]]:
+    def __call__(self, vectors: Sequence[Tensor], batches: Sequence[Batch]) -> tuple[Tensor, list[Tensor], Tensor]:
         """Differentiate.
 
         Args:
@@ -62,10 +62,11 @@ class StackedGradient:
             batches: The batch of each.
 
         Returns:
-            The gradients, shape (size, n), and the loss of each batch.
+            The gradients, shape (size, n), the loss of each batch, and a copy of the parameters, shape (size, n).
         """
         with torch.no_grad():
-            parameters = self._views(torch.stack(list(vectors)))
+            stack = torch.stack(list(vectors))
+            parameters = self._views(stack)
             inputs = stacked(batches)
             if self._trace is None:
                 self._trace = self._traced(parameters, inputs)
@@ -77,7 +78,7 @@ class StackedGradient:
                 self._problem.loss(_returns(output), batch, None)[0]
                 for output, batch in zip(outputs.unbind(), batches, strict=True)
             ]
-        return flat, losses
+        return flat, losses, stack
 
     def _views(self, stack: Tensor) -> dict[str, Tensor]:
         """The parameters of all models by name."""

@@ -16,6 +16,8 @@ from trainers.training.arithmetic import training_in
 from trainers.training.loop import Due
 from trainers.training.stepper import Stepper
 from trainers.trees import tensors_of
+from trainers.update.norms import is_right
+from trainers.update.side_by_side import Mover, is_plain, step_side_by_side
 
 __all__ = ["Ended", "Pack", "PackedStepper", "in_step"]
 
@@ -39,6 +41,8 @@ class PackedStepper(Stepper):
         super().__init__(problem, rule, **options)
         self._ready: tuple[int, Tensor] | None = None
         self._ahead: dict[int, Batch] = {}
+        self._taken: tuple[int, float, Tensor, Tensor] | None = None
+        self._is_plain = is_plain(self._rule) and self._vector.device.type == "cpu"
 
     @property
     def parameters(self) -> Tensor:
@@ -72,6 +76,37 @@ class PackedStepper(Stepper):
     def ready(self, step: int, loss: Tensor) -> None:
         """The buffer holds the gradient of step k, with this loss."""
         self._ready = (step, loss)
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether its step can be taken with those of others."""
+        return self._is_plain
+
+    def rate(self, step: int) -> float:
+        """The learning rate of step k."""
+        rate = self._rule.learning_rate_at(step, self._total_steps, steps_per_epoch=self._steps_per_epoch)
+        return self._problem.learning_rate_factor(step) * rate
+
+    def mover(self, learning_rate: float) -> Mover:
+        """This trial's part of a step."""
+        return Mover(
+            rule=self._rule, updater=self._updater, vector=self._vector.detach(), learning_rate=learning_rate
+        )
+
+    def taken(self, step: int, learning_rate: float, scalars: Tensor, before: Tensor) -> None:
+        """Step k has been taken, from ``before``; the rest as :meth:`take` returns it."""
+        self._taken = (step, learning_rate, scalars, before)
+
+    def take(self, step: int, *, keep_iterates: bool = False) -> tuple[float, Tensor]:
+        """See :meth:`~trainers.training.stepper.Stepper.take`."""
+        taken, self._taken = self._taken, None
+        if taken is None or taken[0] != step:
+            return super().take(step, keep_iterates=keep_iterates)
+        self._ready = None
+        _, learning_rate, scalars, before = taken
+        if keep_iterates:
+            self._keep(before)
+        return learning_rate, scalars
 
     def _differentiate(self, batch: int) -> Tensor:
         ready, self._ready = self._ready, None
@@ -130,7 +165,7 @@ class Pack:
         assert self._gradient is not None
         vectors = [stepper.parameters.detach() for stepper, _ in due]
         spare = self._size - len(due)
-        flat, losses = self._gradient(vectors + vectors[:1] * spare, batches + batches[:1] * spare)
+        flat, losses, before = self._gradient(vectors + vectors[:1] * spare, batches + batches[:1] * spare)
         if is_new and self._verify:
             self.differed = _difference(due, flat, losses)
             if self.differed is not None:
@@ -141,6 +176,32 @@ class Pack:
         for (stepper, step), loss in zip(due, losses, strict=False):
             stepper.ready(step, loss)
         self.num_together = len(due)
+        with torch.no_grad():
+            _step([(*one, place) for place, one in enumerate(due)], flat, losses, before)
+
+
+def _step(due: Sequence[tuple[PackedStepper, int, int]], flat: Tensor, losses: Sequence[Tensor], before: Tensor) -> None:
+    """Take the steps of those that can take them side by side; the others take theirs by themselves."""
+    plain = [one for one in due if one[0].is_plain]
+    if not plain:
+        return
+    norms = torch.stack(torch._foreach_norm([stepper.gradient for stepper, _, _ in plain]))
+    right = [is_right(norm, flat.dtype, flat.shape[1]) for norm in norms.tolist()]
+    if not all(right):
+        plain = [one for one, fine in zip(plain, right, strict=True) if fine]
+        norms = norms[torch.tensor(right)]
+        if not plain:
+            return
+    places = [place for _, _, place in plain]
+    if len(plain) < len(flat):
+        flat, before = flat[places], before[places]
+    rates = [stepper.rate(step) for stepper, step, _ in plain]
+    movers = [stepper.mover(rate) for (stepper, _, _), rate in zip(plain, rates, strict=True)]
+    scales, moved, thresholds = step_side_by_side(movers, flat, norms, before)
+    loss = torch.stack([losses[place] for place in places]).double()
+    scalars = torch.stack((loss, norms.double(), scales, moved, thresholds), dim=1).unbind()
+    for (stepper, step, _), rate, row, start in zip(plain, rates, scalars, before, strict=True):
+        stepper.taken(step, rate, row, start)
 
 
 def _difference(due: Sequence[tuple[PackedStepper, int]], flat: Tensor, losses: Sequence[Tensor]) -> float | None:

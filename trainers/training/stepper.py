@@ -112,18 +112,22 @@ class Stepper:
             )
             grad_norm, scale, threshold = self._updater.step(step, learning_rate, transformed=transformed)
             if keep_iterates:
-                # Fresh memory: the receiver serialises it later, when training has moved on.
-                kind = np.float64 if vector.dtype == torch.float64 else np.float32
-                divided_by = self._updater.preconditioner if self._keep_preconditioner else None
-                self.iterates = np.empty((2 if divided_by is None else 3, vector.numel()), dtype=kind)
-                torch.from_numpy(self.iterates[0]).copy_(self._before)
-                torch.from_numpy(self.iterates[1]).copy_(vector)
-                if divided_by is not None:
-                    torch.from_numpy(self.iterates[2]).copy_(divided_by)
+                self._keep(self._before)
             update_norm = distance(vector, self._before)
             # Together they have the widest type among them: thresholds are float64.
             scalars = torch.stack((loss, grad_norm, scale, update_norm, threshold))
         return learning_rate, scalars
+
+    def _keep(self, before: Tensor) -> None:
+        """Copy x_k, which is given, and x_{k+1} to :attr:`iterates`."""
+        # Fresh memory: the receiver serialises it later, when training has moved on.
+        kind = np.float64 if self._vector.dtype == torch.float64 else np.float32
+        divided_by = self._updater.preconditioner if self._keep_preconditioner else None
+        self.iterates = np.empty((2 if divided_by is None else 3, self._vector.numel()), dtype=kind)
+        torch.from_numpy(self.iterates[0]).copy_(before)
+        torch.from_numpy(self.iterates[1]).copy_(self._vector.detach())
+        if divided_by is not None:
+            torch.from_numpy(self.iterates[2]).copy_(divided_by)
 
     def _differentiate(self, batch: int) -> Tensor:
         """Put the gradient of a batch of the problem into the buffer; returns the loss."""
