@@ -126,6 +126,7 @@ class Pack:
 
     Attributes:
         differed: By how much the gradients differed, relative to their norm, where that ended the pack; None otherwise.
+        error: What computing them together raised, where that ended the pack; None otherwise.
         num_together: Trials whose last gradient came from one call; 0 if each computed its own.
         share_s: Seconds that the last call took for each trial.
     """
@@ -137,6 +138,7 @@ class Pack:
         self._size = 0
         self._ahead = 1
         self.differed: float | None = None
+        self.error: Exception | None = None
         self.num_together = 0
         self.share_s = 0.0
 
@@ -149,7 +151,7 @@ class Pack:
         """
         started = time.perf_counter()
         self.num_together = 0
-        if self.differed is None and len(due) >= self._smallest:
+        if self.differed is None and self.error is None and len(due) >= self._smallest:
             with training_in("ieee", due[0][0].parameters.device):
                 self._together(due, problem)
         self.share_s = (time.perf_counter() - started) / max(1, len(due))
@@ -165,14 +167,18 @@ class Pack:
         assert self._gradient is not None
         vectors = [stepper.parameters.detach() for stepper, _ in due]
         spare = self._size - len(due)
-        flat, losses, before = self._gradient(vectors + vectors[:1] * spare, batches + batches[:1] * spare)
+        try:
+            flat, losses, before = self._gradient(vectors + vectors[:1] * spare, batches + batches[:1] * spare)
+        except Exception as error:
+            # Each by itself may fare better, or say which of them it is.
+            self.error, self._gradient = error, None
+            return
         if is_new and self._verify:
             self.differed = _difference(due, flat, losses)
             if self.differed is not None:
                 self._gradient = None
                 return
-        buffers = [stepper.gradient for stepper, _ in due]
-        torch._foreach_copy_(buffers, list(flat[: len(due)].unbind()))
+        torch._foreach_copy_([stepper.gradient for stepper, _ in due], list(flat[: len(due)].unbind()))
         for (stepper, step), loss in zip(due, losses, strict=False):
             stepper.ready(step, loss)
         self.num_together = len(due)
@@ -270,4 +276,8 @@ def in_step(
                     break
                 yield place, item
         if due:
-            prepare(due)
+            try:
+                prepare(due)
+            except Exception as error:
+                yield from ((place, Ended(error=error)) for place in due)
+                return

@@ -77,6 +77,15 @@ class Pool(Section):
         return self
 
 
+class TrainerPool(Pool):
+    """The same for the workers that train."""
+
+    pack: AutoOrCount = Field(
+        default=1,
+        description="Trials of one small shape that a worker trains step by step together; auto means where it wins.",
+    )
+
+
 class EstimatorPool(Pool):
     """The same for the workers that measure."""
 
@@ -94,7 +103,7 @@ class EstimatorPool(Pool):
 class Resources(Section):
     """What the trainers and the estimators use of the cluster."""
 
-    trainers: Pool = Field(default=Pool(), description="The workers that train.")
+    trainers: TrainerPool = Field(default=TrainerPool(), description="The workers that train.")
     estimators: EstimatorPool = Field(default=EstimatorPool(), description="The workers that measure.")
     max_attempts: Annotated[int, Field(ge=1, le=100), AS_INTEGER] = Field(
         default=3, description="How many attempts a trial has in all, if its worker dies."

@@ -16,7 +16,7 @@ from sweeper.cluster.machine import misfit, num_gpus
 from sweeper.errors import ClusterError
 from sweeper.run import run_sweep
 from sweeper.spec import loads_spec
-from sweeper.spec.sections.settings import Pool, Resources
+from sweeper.spec.sections.settings import Pool, Resources, TrainerPool
 
 SPEC = """
 problem: {use: deep_linear}
@@ -48,15 +48,15 @@ def test_gpus_are_counted_by_their_driver_s_tool(monkeypatch: pytest.MonkeyPatch
 @pytest.mark.parametrize(
     ("gpus", "trainers", "message"),
     [
-        (0, Pool(gpus=1), "no room for 1 GPU (1 trainer): the cluster has none; set resources.trainers.gpus: 0"),
-        (1, Pool(gpus=1), None),
-        (None, Pool(gpus=1), None),
-        (0, Pool(count=9, cpus=1), "9 trainers and 0 estimators take 9 CPUs, but the cluster has 4"),
-        (0, Pool(count=3, cpus=1), None),
+        (0, TrainerPool(gpus=1), "no room for 1 GPU (1 trainer): the cluster has none; set resources.trainers.gpus: 0"),
+        (1, TrainerPool(gpus=1), None),
+        (None, TrainerPool(gpus=1), None),
+        (0, TrainerPool(count=9, cpus=1), "9 trainers and 0 estimators take 9 CPUs, but the cluster has 4"),
+        (0, TrainerPool(count=3, cpus=1), None),
     ],
 )
 def test_a_misfit_says_what_is_missing_and_what_to_set(
-    monkeypatch: pytest.MonkeyPatch, gpus: int | None, trainers: Pool, message: str | None
+    monkeypatch: pytest.MonkeyPatch, gpus: int | None, trainers: TrainerPool, message: str | None
 ) -> None:
     monkeypatch.setattr(machine, "num_gpus", lambda: gpus)
     monkeypatch.setattr(machine, "usable_cores", lambda: 4)
@@ -67,7 +67,7 @@ def test_a_misfit_says_what_is_missing_and_what_to_set(
 
 def test_nothing_is_missing_where_nothing_is_left_to_run(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(machine, "num_gpus", lambda: 0)
-    assert misfit(Resources(trainers=Pool(gpus=1)), measures=False, num_trials=0) is None
+    assert misfit(Resources(trainers=TrainerPool(gpus=1)), measures=False, num_trials=0) is None
 
 
 def test_run_refuses_before_it_writes_anything(
@@ -106,10 +106,10 @@ def test_plan_says_that_a_run_would_be_refused(monkeypatch: pytest.MonkeyPatch, 
 
 def test_gpus_that_a_local_ray_is_told_of_need_not_be_found(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    wanted = Resources(trainers=Pool(gpus=1, count=2))
+    wanted = Resources(trainers=TrainerPool(gpus=1, count=2))
     assert "the cluster has none" in (misfit(wanted, measures=False, num_trials=5) or "")
     assert misfit(wanted, measures=False, num_trials=5, gpus=2) is None
     assert "the cluster has 1" in (misfit(wanted, measures=False, num_trials=5, gpus=1) or "")
     # Which model it is only Ray can tell.
-    typed = Resources(trainers=Pool(gpus=1, accelerator_type="H100"))
+    typed = Resources(trainers=TrainerPool(gpus=1, accelerator_type="H100"))
     assert misfit(typed, measures=False, num_trials=5, gpus=1) is None

@@ -13,7 +13,7 @@ import torch
 
 from sweeper.errors import RunDirectoryError
 from sweeper.planning.environment import check_drift, environment_of
-from sweeper.spec.sections.settings import Pool, Resources
+from sweeper.spec.sections.settings import Resources, TrainerPool
 from sweeper.store.journal import replay
 from sweeper.store.run_dir import RunDir
 from sweeper.workers import worker
@@ -224,7 +224,7 @@ def test_a_clock_that_is_set_an_hour_back_or_forth_ends_nothing(
 def test_other_conditions_are_refused_by_name_unless_they_are_accepted(
     tmp_path: Path, key: str, old: Any, new: Any
 ) -> None:
-    now = environment_of(Resources(trainers=Pool(threads=new or 1)))
+    now = environment_of(Resources(trainers=TrainerPool(threads=new or 1)))
     before = {**environment_of(Resources()), key: old}
     with pytest.raises(RunDirectoryError, match=rf"{key}: {old} -> .*\n.*continue with --accept-drift"):
         check_drift(RunDir(tmp_path), before, now, begun=True, accepted=False)

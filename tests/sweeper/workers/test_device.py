@@ -27,7 +27,7 @@ from sweeper.remeasure import _on_device
 from sweeper.report.summary import build_report
 from sweeper.spec import loads_spec
 from sweeper.spec.sections.measure import Measure
-from sweeper.spec.sections.settings import EstimatorPool, Pool, Resources
+from sweeper.spec.sections.settings import EstimatorPool, Resources, TrainerPool
 from sweeper.store.run_dir import RunDir
 from sweeper.tables.run import Run
 from sweeper.workers import device as device_module
@@ -199,7 +199,7 @@ def test_both_examinations_build_on_the_device_that_is_asked_for(monkeypatch: py
 
 
 def test_estimators_of_kept_snapshots_are_put_where_it_is_asked_for() -> None:
-    shared = Resources(estimators=EstimatorPool(gpus=0.5, cuda_graphs=True), trainers=Pool(gpus=1))
+    shared = Resources(estimators=EstimatorPool(gpus=0.5, cuda_graphs=True), trainers=TrainerPool(gpus=1))
     assert _on_device(shared, None) == shared
     there = _on_device(shared, "cpu")
     assert (there.estimators.gpus, there.estimators.cuda_graphs, there.trainers.gpus) == (0, False, 1)
