@@ -187,8 +187,8 @@ class _Checked:
         except (TypeError, AttributeError) as error:
             if self._check is _loss and len(arguments) > 1 and arguments[1] is None:
                 raise TrainerError(
-                    f"the batch is None, and {self._called()} cannot use that ({type(error).__name__}: {error}): end `batch`, "
-                    "and what `probe` gives, with a `return`"
+                    f"the batch is None, and {self._called()} cannot use that ({type(error).__name__}: {error}): end "
+                    "`batch`, and what `probe` gives, with a `return`"
                 ) from error
             raise
         try:

@@ -6,7 +6,7 @@ import logging
 import os
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 from sweeper.driver.commit import Committer
@@ -76,7 +76,7 @@ class Training:
     trials: Mapping[str, Trial]
     measure: Mapping[str, Any] | None
     expectation: Expectation | None = None
-    packing: Packing = Packing()
+    packing: Packing = field(default_factory=Packing)
     started: float | None = None
 
 

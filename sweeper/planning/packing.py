@@ -26,8 +26,8 @@ _AUTO = 64
 _AUTO_LEAST = 8
 """Below it there is little to gain."""
 
-_LARGEST = 2**15
-"""Units times examples of a batch in the widest layer: beyond it kernels take so long that their calls do not matter."""
+_LARGEST = 2**14
+"""Units times examples of a batch in the widest layer: beyond it kernels take longer than calling them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,9 +100,7 @@ def packing_of(trainers: TrainerPool) -> Packing:
     return Packing(most=int(trainers.pack), on_gpu=on_gpu)
 
 
-def why_alone(
-    problem: Mapping[str, Any], update_rule: Mapping[str, Any], train: Mapping[str, Any]
-) -> str | None:
+def why_alone(problem: Mapping[str, Any], update_rule: Mapping[str, Any], train: Mapping[str, Any]) -> str | None:
     """Why a trial cannot be packed at all.
 
     Args:

@@ -105,9 +105,8 @@ def plan_document(sweep: Sweep, out: Path | None = None) -> dict[str, Any]:
 
 def _workers(sweep: Sweep) -> dict[str, dict[str, Any]]:
     """What each worker takes, by kind."""
-    kinds = {"trainers": sweep.resources.trainers}
-    if sweep.measure is not None:
-        kinds["estimators"] = sweep.resources.estimators
+    pools = sweep.resources
+    kinds = {"trainers": pools.trainers} | ({} if sweep.measure is None else {"estimators": pools.estimators})
     keys = {"count", "cpus", "gpus", "accelerator_type"}
     return {name: pool.model_dump(include=keys) for name, pool in kinds.items()}
 

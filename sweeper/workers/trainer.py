@@ -213,7 +213,8 @@ class TrainerWorker(Worker):
         def prepare(due: Mapping[int, int]) -> None:
             pack.prepare([(steppers[place], step) for place, step in due.items()], problems[0])
 
-        for place, item in in_step(streams, prepare):
+        items_of_all: Iterator[tuple[int, TrainerItem | Ended]] = in_step(streams, prepare)
+        for place, item in items_of_all:
             if isinstance(item, Ended):
                 if item.error is None:
                     continue

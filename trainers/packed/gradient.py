@@ -84,9 +84,7 @@ class StackedGradient:
         """The parameters of all models by name."""
         sizes = [torch.Size(shape).numel() for _, shape in self._layout]
         pieces = torch.split(stack, sizes, dim=1)
-        return {
-            name: piece.view(len(stack), *shape) for (name, shape), piece in zip(self._layout, pieces, strict=True)
-        }
+        return {name: piece.view(len(stack), *shape) for (name, shape), piece in zip(self._layout, pieces, strict=True)}
 
     def _traced(self, parameters: dict[str, Tensor], inputs: Batch) -> Callable[..., Any]:
         # Slow to import, and only needed here.

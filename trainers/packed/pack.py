@@ -89,9 +89,7 @@ class PackedStepper(Stepper):
 
     def mover(self, learning_rate: float) -> Mover:
         """This trial's part of a step."""
-        return Mover(
-            rule=self._rule, updater=self._updater, vector=self._vector.detach(), learning_rate=learning_rate
-        )
+        return Mover(rule=self._rule, updater=self._updater, vector=self._vector.detach(), learning_rate=learning_rate)
 
     def taken(self, step: int, learning_rate: float, scalars: Tensor, before: Tensor) -> None:
         """Step k has been taken, from ``before``; the rest as :meth:`take` returns it."""
@@ -186,7 +184,9 @@ class Pack:
             _step([(*one, place) for place, one in enumerate(due)], flat, losses, before)
 
 
-def _step(due: Sequence[tuple[PackedStepper, int, int]], flat: Tensor, losses: Sequence[Tensor], before: Tensor) -> None:
+def _step(
+    due: Sequence[tuple[PackedStepper, int, int]], flat: Tensor, losses: Sequence[Tensor], before: Tensor
+) -> None:
     """Take the steps of those that can take them side by side; the others take theirs by themselves."""
     plain = [one for one in due if one[0].is_plain]
     if not plain:

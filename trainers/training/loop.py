@@ -223,7 +223,7 @@ def train_in_step(
     until: int | None = None,
     heartbeat_s: float = 1.0,
 ) -> Iterator[Snapshot | Progress | Segment | Due]:
-    """The same as :func:`train`, by a given stepper, and halting before every step: several trials take theirs together.
+    """The same as :func:`train`, by a given stepper, halting before every step: several trials take theirs together.
 
     Args:
         stepper: Of the problem and the rule.

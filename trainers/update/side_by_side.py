@@ -43,7 +43,7 @@ class Mover:
 
 
 def is_plain(rule: UpdateRule) -> bool:
-    """Whether a rule is one of these: SGD, also with momentum and decay, on the gradient, clipped by norm or normalised.
+    """Whether a rule is SGD, also with momentum and decay, on the gradient, clipped by norm or normalised.
 
     Args:
         rule: Any.
@@ -54,8 +54,8 @@ def is_plain(rule: UpdateRule) -> bool:
     Example:
         >>> is_plain(UpdateRule(learning_rate=1.0, clip_norm=0.1, momentum=0.9))
         True
-        >>> is_plain(UpdateRule(learning_rate=1.0, optimizer="adam")), is_plain(UpdateRule(learning_rate=1, clip_value=1))
-        (False, False)
+        >>> is_plain(UpdateRule(learning_rate=1.0, optimizer="adam"))
+        False
     """
     others = [name for name in (*ONE_OF, "own_transform") if name not in {"clip_norm", "normalize"}]
     return (
@@ -138,7 +138,7 @@ def _add(targets: Sequence[Tensor], others: Sequence[Tensor], factors: Sequence[
     if not any(factors):
         return
     if len(set(factors)) == 1:
-        torch._foreach_add_(targets, others, alpha=factors[0])
+        torch._foreach_add_(list(targets), list(others), alpha=factors[0])
         return
     for target, other, factor in zip(targets, others, factors, strict=True):
         if factor:

@@ -16,7 +16,7 @@ from sweeper.cluster.machine import misfit, num_gpus
 from sweeper.errors import ClusterError
 from sweeper.run import run_sweep
 from sweeper.spec import loads_spec
-from sweeper.spec.sections.settings import Pool, Resources, TrainerPool
+from sweeper.spec.sections.settings import Resources, TrainerPool
 
 SPEC = """
 problem: {use: deep_linear}

@@ -14,7 +14,7 @@ from sweeper.tables.run import Run
 
 SPEC = """
 name: packed
-problem: {use: deep_linear, layers: 3, width: 4, samples: 16, batch_size: 4}
+problem: {use: deep_linear, layers: 3, width: 8, samples: 32, batch_size: 8}
 update_rule: {learning_rate: 0.01, momentum: 0.5}
 train: {steps: 23, log_every: 2, evaluate_every: 10, checkpoint_every: 5}
 measure: {every: 4, last: 1, data_fraction: 0.5, estimators: [{use: directional_smoothness, delta: 0.5}]}

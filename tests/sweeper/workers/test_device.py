@@ -474,7 +474,7 @@ def test_a_run_on_cpus_says_nothing_of_devices(inline_run: Callable[..., Any]) -
 def test_the_gpu_is_among_the_conditions_of_a_run_on_one(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     found = [{"name": "NVIDIA H100", "driver": "580.65.06", "uuid": "GPU-1"}]
     monkeypatch.setattr(environment, "_gpus", lambda: found)
-    for pools in ({"trainers": Pool(gpus=1)}, {"estimators": EstimatorPool(gpus=0.5)}):
+    for pools in ({"trainers": TrainerPool(gpus=1)}, {"estimators": EstimatorPool(gpus=0.5)}):
         now = environment_of(Resources(**pools))
         assert (now["gpu"], now["driver"]) == ("NVIDIA H100", environment.driver_version())
         before = now | {"gpu": "NVIDIA A100", "driver": "570.1", "cudnn": "9"}
