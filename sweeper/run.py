@@ -23,6 +23,7 @@ from sweeper.notify.hooks import called_on, require_hooks_allowed
 from sweeper.planning.environment import check_drift, environment_of, provenance
 from sweeper.planning.expectation import expected
 from sweeper.planning.measurement_change import check_measurement, measurement_change
+from sweeper.planning.packing import packing_of
 from sweeper.planning.plan import Plan, Trial, expand, measurement_id, record_of, require_allowed
 from sweeper.planning.searching import plan_of, search_code, searching_of
 from sweeper.planning.spec_change import SpecChange, check_change, code_record, spec_change
@@ -351,6 +352,7 @@ def _drive(
                 trials={trial.trial_id: trial for trial in todo},
                 measure=measure,
                 expectation=expected(sweep, plan, committer.state, num_left=len(todo)),
+                packing=packing_of(resources.trainers),
                 started=started,
             ),
             _schedule(todo, committer.state, sweep, size),
@@ -376,11 +378,14 @@ def _schedule(todo: Sequence[Trial], state: RunState, sweep: Sweep, size: PoolSi
         if (known := state.trials[trial.trial_id])
     }
     side_by_side = [trial.trial_id for trial in todo if trial.problem["use"] == "analytic"]
+    packing = packing_of(sweep.resources.trainers)
     return Schedule(
         order([trial.trial_id for trial in todo], progress),
         max_attempts=sweep.resources.max_attempts,
         max_snapshots=2 * max(1, size.estimators),
         side_by_side=side_by_side,
+        packs=packing.shapes(todo),
+        pack=packing.bounds,
         share=min(_MAX_SIDE_BY_SIDE, -(-len(side_by_side) // size.trainers)),
     )
 

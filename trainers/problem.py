@@ -182,20 +182,23 @@ class _Checked:
         self._check = check
 
     def __call__(self, *arguments: Any) -> Any:
-        name = f"{self._name}{_line_of(self._function)}"
         try:
             found = self._function(*arguments)
         except (TypeError, AttributeError) as error:
             if self._check is _loss and len(arguments) > 1 and arguments[1] is None:
                 raise TrainerError(
-                    f"the batch is None, and {name} cannot use that ({type(error).__name__}: {error}): end `batch`, "
-                    "and what `probe` gives, with a `return`"
+                    f"the batch is None, and {self._called()} cannot use that ({type(error).__name__}: {error}): end "
+                    "`batch`, and what `probe` gives, with a `return`"
                 ) from error
             raise
         try:
             return self._check(found)
         except _UnexpectedError as unexpected:
-            raise TrainerError(f"{name} {unexpected.text}") from unexpected.__cause__
+            raise TrainerError(f"{self._called()} {unexpected.text}") from unexpected.__cause__
+
+    def _called(self) -> str:
+        # Only for a message: to look for the line at every call would take longer than a small model's loss.
+        return f"{self._name}{_line_of(self._function)}"
 
 
 class _UnexpectedError(Exception):

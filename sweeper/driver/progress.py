@@ -110,7 +110,7 @@ class TrainingProgress:
         if not force and not self._shown.is_due():
             return
         running = [trial for _, trial in sorted(self._schedule.at_work.items())]
-        counts, steps_done, left_s = self._counted(frozenset(running))
+        counts, steps_done, left_s = self._counted(self._schedule.under_way)
         view = View(
             counts=counts,
             steps_done=steps_done,

@@ -6,7 +6,7 @@ import logging
 import os
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 from sweeper.driver.commit import Committer
@@ -15,6 +15,7 @@ from sweeper.driver.progress import TrainingProgress, ending, last_values
 from sweeper.driver.replacements import Replacements
 from sweeper.errors import IntegrityError, error_line, error_text, with_last_lines
 from sweeper.planning.expectation import Expectation
+from sweeper.planning.packing import Packing
 from sweeper.planning.plan import Trial
 from sweeper.protocol import events
 from sweeper.protocol.events import (
@@ -68,12 +69,14 @@ class Training:
         trials: Every unfinished trial of the plan, by id.
         measure: The resolved measure section; None to measure nothing.
         expectation: How long they are expected to take; None if that was not asked.
+        packing: Which of them run step by step together.
         started: When the driver started, by the monotonic clock; None for now.
     """
 
     trials: Mapping[str, Trial]
     measure: Mapping[str, Any] | None
     expectation: Expectation | None = None
+    packing: Packing = field(default_factory=Packing)
     started: float | None = None
 
 
@@ -127,7 +130,7 @@ class Trainers:
     @property
     def running(self) -> frozenset[str]:
         """Trials that a trainer is working on."""
-        return frozenset(self._schedule.at_work.values())
+        return self._schedule.under_way
 
     def notice(self, message: Message) -> Event | None:
         """Process a message from a trainer.
@@ -147,10 +150,10 @@ class Trainers:
                 return events.TrainerReady(slot=slot)
             case TrainerDown(slot=slot, error=error, printed=printed):
                 # One line is enough: with a trial, the failed attempt says the same.
-                if (trial := self._schedule.trial_on(slot)) is None:
+                if not (trials := self._schedule.trials_on(slot)):
                     self._progress.say(f"trainer {slot} died: {error}; starting another")
-                else:
-                    told = with_last_lines(error, printed)
+                told = with_last_lines(error, printed)
+                for trial in trials:
                     self._run_dir.log_trial(trial, f"attempt {self._number(trial, self._attempts[trial])}", told)
                 return events.TrainerDied(slot=slot, error=error)
             case FromTrainer(slot=slot, item=item):
@@ -166,7 +169,7 @@ class Trainers:
         match item:
             case SnapshotItem():
                 self._segments.take(item)
-                return events.SnapshotTaken(slot=slot, step=item.header.step, nbytes=item.header.nbytes)
+                return events.SnapshotTaken(slot=slot, step=item.header.step, nbytes=item.header.nbytes, trial=trial)
             case ProgressItem():
                 self._progress.hear(trial, item)
                 return None
@@ -183,6 +186,7 @@ class Trainers:
                     outcome=item.outcome,
                     seconds=item.facts.busy_s,
                     spoiled=self._replacements.tell(slot, trial, item.left_behind),
+                    trial=trial,
                 )
             case RepeatedItem():
                 return self._compare(slot, item, attempt)
@@ -193,7 +197,7 @@ class Trainers:
                 self._run_dir.log_trial(trial, attempt, item.traceback)
                 spoiled = self._replacements.tell(slot, trial, item.left_behind)
                 return events.TrialRaised(
-                    slot=slot, error=item.error, spoiled=spoiled, short_of_memory=item.short_of_memory
+                    slot=slot, error=item.error, spoiled=spoiled, short_of_memory=item.short_of_memory, trial=trial
                 )
 
     def _number(self, trial: str, attempt: int) -> int:
@@ -207,7 +211,7 @@ class Trainers:
             self._committer.compare(trial, item)
         except IntegrityError as error:
             self._run_dir.log_trial(trial, attempt, error_text(error))
-            return events.TrialDiffered(slot=slot, error=error_line(error))
+            return events.TrialDiffered(slot=slot, error=error_line(error), trial=trial)
         return None
 
     def do(self, command: Command) -> None:
@@ -217,9 +221,10 @@ class Trainers:
             command: About a trainer or a trial.
         """
         match command:
-            case StartTrials(slot=slot, starts=starts):
+            case StartTrials(slot=slot, starts=starts, together=together):
                 self._timeouts.hear(slot, now=time.monotonic())
-                self._pools.train(slot, [self._assignment(start.trial, start.attempt) for start in starts])
+                assigned = [self._assignment(start.trial, start.attempt, together=together) for start in starts]
+                self._pools.train(slot, assigned)
                 for start in starts:
                     self._attempts[start.trial] = start.attempt
                     self._progress.begin(start.trial)
@@ -265,6 +270,7 @@ class Trainers:
         return events.TrialsAdded(
             trials={trial.trial_id: states[trial.trial_id].step for trial in trials},
             side_by_side=tuple(trial.trial_id for trial in trials if trial.problem["use"] == "analytic"),
+            packs=self._training.packing.shapes(trials),
         )
 
     def committed(self, item: SegmentItem) -> Event:
@@ -309,7 +315,7 @@ class Trainers:
             ended.append(TrainerDown(slot=slot, error=error))
         return ended
 
-    def _assignment(self, trial: str, attempt: int) -> Assignment:
+    def _assignment(self, trial: str, attempt: int, *, together: bool) -> Assignment:
         planned = self._trials[trial]
         state = self._committer.state.trials[trial]
         return Assignment(
@@ -325,6 +331,7 @@ class Trainers:
             fingerprint=state.segments[0].facts.data if state.segments else None,
             committed_step=state.step,
             until=state.until,
+            together=together,
         )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple, TypeAlias
 
 __all__ = [
@@ -84,11 +84,12 @@ class EstimatorReady:
 
 @dataclass(frozen=True, kw_only=True)
 class SnapshotTaken:
-    """A trainer handed over a snapshot of ``nbytes`` bytes."""
+    """A trainer handed over a snapshot of ``nbytes`` bytes; ``trial`` None means the only one that it works on."""
 
     slot: int
     step: int
     nbytes: int = 0
+    trial: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,6 +98,7 @@ class SegmentEnded:
 
     ``seconds`` is what the segment took; it decides whether trials are so short that they are handed out in batches.
     A ``spoiled`` trainer must not train another trial: this one has changed its process for good.
+    ``trial`` None means the only one that it works on.
     """
 
     slot: int
@@ -104,6 +106,7 @@ class SegmentEnded:
     outcome: str | None = None
     seconds: float = math.inf
     spoiled: bool = False
+    trial: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,6 +120,7 @@ class TrialRaised:
     error: str
     spoiled: bool = False
     short_of_memory: bool = False
+    trial: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,6 +129,7 @@ class TrialDiffered:
 
     slot: int
     error: str
+    trial: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -180,10 +185,11 @@ class Committed:
 
 @dataclass(frozen=True, kw_only=True)
 class TrialsAdded:
-    """A search has asked for trials, each from a step: 0, or where it was held."""
+    """A search has asked for trials, each from a step: 0, or where it was held; ``packs`` as for the schedule."""
 
     trials: Mapping[str, int]
     side_by_side: tuple[str, ...] = ()
+    packs: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -237,10 +243,11 @@ class Start(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class StartTrials:
-    """Train these, one after the other."""
+    """Train these, one after the other, or all of them step by step together."""
 
     slot: int
     starts: tuple[Start, ...]
+    together: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -63,6 +63,7 @@ class Assignment:
         committed_step: The step up to which rows are committed; if the trainer has to begin earlier, its rows up to
             this step are only compared with the committed ones.
         until: The step at which a search wants it held; None for its end.
+        together: Whether it takes its steps together with the others that were handed out with it.
     """
 
     trial: str
@@ -77,6 +78,7 @@ class Assignment:
     fingerprint: str | None = None
     committed_step: int = 0
     until: int | None = None
+    together: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -236,6 +238,7 @@ class SegmentItem:
         facts: Counts, times and the host, for the journal.
         damaged: Checkpoints that were found damaged and skipped when the attempt began.
         left_behind: At the end of an attempt, what its code changed in the trainer's process that cannot be put back.
+        others: Attempts that the same trainer runs together with this one, and that have not ended.
     """
 
     segment: SegmentId
@@ -247,6 +250,7 @@ class SegmentItem:
     facts: SegmentFacts
     damaged: tuple[str, ...] = ()
     left_behind: str | None = None
+    others: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -298,7 +302,10 @@ def ends_work(item: object) -> bool:
     """Whether a trainer does not go on with the next attempt after an item: it was stopped, or no other may follow."""
     if isinstance(item, RaisedItem):
         return item.left_behind is not None
-    return isinstance(item, SegmentItem) and (item.outcome == "stopped" or item.left_behind is not None)
+    if not isinstance(item, SegmentItem):
+        return False
+    # Where several are stopped, each says so.
+    return (item.outcome == "stopped" and not item.others) or item.left_behind is not None
 
 
 TrainerItem: TypeAlias = SnapshotItem | ProgressItem | SegmentItem | RepeatedItem | RaisedItem

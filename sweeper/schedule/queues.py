@@ -5,7 +5,8 @@ from __future__ import annotations
 import itertools
 import math
 from collections import deque
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
+from types import MappingProxyType
 
 from sweeper.protocol.events import Command, Measure, SnapshotId
 
@@ -20,11 +21,14 @@ class TrialQueue:
 
     A trainer is given one at a time, unless they are very short: then as many as it runs in a quarter of a second, and
     fewer when not many are left. Trials that one trainer runs side by side go out in shares, never mixed with others.
+    Trials of one shape go out in packs, wherever they wait, each trainer's no larger than its share of them.
 
     Args:
         trials: Those that wait.
         side_by_side: Trials that one trainer runs simultaneously.
         share: How many of these a trainer is given at a time.
+        packs: The shape of those trials that may take their steps together with others of the same shape.
+        pack: How many of these a trainer is given at most, and how many at least: fewer run one after the other.
 
     Example:
         >>> queue = TrialQueue("abcdefgh")
@@ -39,20 +43,36 @@ class TrialQueue:
         ['d']
     """
 
-    def __init__(self, trials: Iterable[str], *, side_by_side: Collection[str] = (), share: int = 1) -> None:
+    def __init__(
+        self,
+        trials: Iterable[str],
+        *,
+        side_by_side: Collection[str] = (),
+        share: int = 1,
+        packs: Mapping[str, str] = MappingProxyType({}),
+        pack: tuple[int, int] = (1, 2),
+    ) -> None:
         self._waiting = deque(trials)
         self._side_by_side = set(side_by_side)
         self._share = share
+        self._packs = dict(packs)
+        self._most, self._least = pack
         self._trial_s = math.inf
 
     def __len__(self) -> int:
         return len(self._waiting)
 
-    def add(self, trial: str, *, side_by_side: bool = False) -> None:
+    def add(self, trial: str, *, side_by_side: bool = False, shape: str | None = None) -> None:
         """A trial waits, at the back of the queue."""
         self._waiting.append(trial)
         if side_by_side:
             self._side_by_side.add(trial)
+        if shape is not None:
+            self._packs[trial] = shape
+
+    def unpack(self, trial: str) -> None:
+        """From now on a trial runs alone."""
+        self._packs.pop(trial, None)
 
     def put_back(self, trial: str) -> None:
         """A trial waits again, at the front of the queue."""
@@ -62,6 +82,31 @@ class TrialQueue:
         """A trial took this long."""
         # A decaying maximum: one slow trial among quick ones ends the batches for a while.
         self._trial_s = max(seconds, 0.0 if self._trial_s == math.inf else 0.5 * self._trial_s)
+
+    def take_pack(self, *, num_trainers: int) -> list[str]:
+        """Take a pack, if the next trial belongs to one that is worth it.
+
+        Args:
+            num_trainers: How many trainers have nothing to do.
+
+        Returns:
+            Trials of one shape, the next one first; none if the next one does not go out in a pack.
+
+        Example:
+            >>> queue = TrialQueue("abcde", packs=dict.fromkeys("abde", "small"), pack=(8, 2))
+            >>> queue.take_pack(num_trainers=1), queue.take_pack(num_trainers=1), queue.take(num_trainers=1)
+            (['a', 'b', 'd', 'e'], [], ['c'])
+        """
+        if not self._waiting or (shape := self._packs.get(self._waiting[0])) is None:
+            return []
+        alike = [trial for trial in self._waiting if self._packs.get(trial) == shape]
+        size = min(self._most, -(-len(alike) // num_trainers))
+        if size < self._least:
+            return []
+        taken = alike[:size]
+        left = set(taken)
+        self._waiting = deque(trial for trial in self._waiting if trial not in left)
+        return taken
 
     def take(self, *, num_trainers: int) -> list[str]:
         """Take what a trainer is given next.

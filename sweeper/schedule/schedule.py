@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import TypeAlias
 
 from sweeper.protocol.events import (
@@ -78,6 +79,9 @@ class Schedule:
         max_snapshot_bytes: Bound on their bytes; a single snapshot is always accepted.
         side_by_side: Trials that one trainer runs simultaneously, and that are therefore handed out in large shares.
         share: How many of them a trainer is given at a time.
+        packs: The shape of those trials that one trainer may run step by step together with others of that shape. One
+            that has failed no longer does: what ended it may have ended the others.
+        pack: How many of these a trainer is given at most, and at least.
 
     Example:
         >>> schedule = Schedule({"a": Progress()}, max_attempts=2)
@@ -102,14 +106,18 @@ class Schedule:
         max_snapshot_bytes: int = 2**62,
         side_by_side: Collection[str] = (),
         share: int = 1,
+        packs: Mapping[str, str] = MappingProxyType({}),
+        pack: tuple[int, int] = (1, 2),
     ) -> None:
         self._max_attempts = max_attempts
         self._courses = {
             trial: Course(trial, committed_step=at.committed_step, failures=at.failures)
             for trial, at in waiting.items()
         }
-        self._waiting = TrialQueue(waiting, side_by_side=side_by_side, share=share)
+        sound = {trial: shape for trial, shape in packs.items() if trial in waiting and not waiting[trial].failures}
+        self._waiting = TrialQueue(waiting, side_by_side=side_by_side, share=share, packs=sound, pack=pack)
         self._trainers: dict[int, deque[str]] = {}
+        self._packed: set[int] = set()
         self._trainer_slots, self._estimator_slots = Slots(), Slots()
         self._in_flight = InFlight(most=max_snapshots, most_bytes=max_snapshot_bytes)
         self._snapshots = SnapshotQueue()
@@ -150,9 +158,18 @@ class Schedule:
         return {slot: queue[0] for slot, queue in self._trainers.items() if queue}
 
     def trial_on(self, slot: int) -> str | None:
-        """The trial that a trainer works on; None for an idle or unknown trainer."""
-        queue = self._trainers.get(slot)
-        return queue[0] if queue else None
+        """The first of the trials that a trainer works on; None for an idle or unknown trainer."""
+        return next(iter(self.trials_on(slot)), None)
+
+    @property
+    def under_way(self) -> frozenset[str]:
+        """All trials that trainers work on: several of one trainer where they run together."""
+        return frozenset(trial for slot in self._trainers for trial in self.trials_on(slot))
+
+    def trials_on(self, slot: int) -> tuple[str, ...]:
+        """The trials that a trainer works on; none for an idle or unknown trainer."""
+        queue = self._trainers.get(slot, ())
+        return tuple(queue) if slot in self._packed else tuple(queue)[:1]
 
     def handle(self, event: Event) -> Commands:
         """Process one event.
@@ -162,7 +179,8 @@ class Schedule:
         """
         match event:
             case TrainerReady(slot=slot):
-                self._trainers[slot] = deque()
+                # One that was ended just when it died may have been started twice: what it has been given stays.
+                self._trainers.setdefault(slot, deque())
                 self._trainer_slots.add(slot)
                 return self._fill_trainers()
             case EstimatorReady(slot=slot):
@@ -173,21 +191,19 @@ class Schedule:
                 return self._take_snapshot(event)
             case SegmentEnded():
                 return self._end_segment(event)
-            case TrialRaised(slot=slot, error=error, spoiled=spoiled, short_of_memory=short_of_memory):
-                name = self._pop_trial(slot)
+            case TrialRaised(slot=slot, error=error, spoiled=spoiled, short_of_memory=short_of_memory, trial=trial):
+                name = self._pop_trial(slot, trial)
                 if short_of_memory and name not in self._forgiven:
                     self._forgiven.add(name)
                     self._courses[name].withdrawn = True
                 # First, so that no trial is given to it any more.
                 replaced = self._replace_trainer(slot) if spoiled else []
                 return replaced + self._fail_attempt(name, "raised", error) + self._fill_trainers()
-            case TrialDiffered(slot=slot, error=error):
-                return self._give_up(slot, error)
+            case TrialDiffered(slot=slot, error=error, trial=trial):
+                return self._give_up(slot, self._current(slot, trial), error)
             case TrainerDied(slot=slot, error=error):
-                trial = self.trial_on(slot)
-                self._take_back(slot)
-                self._trainers.pop(slot, None)
-                failed = [] if trial is None else self._fail_attempt(trial, "died", error)
+                begun = self._forget_trainer(slot)
+                failed = [command for name in begun for command in self._fail_attempt(name, "died", error)]
                 self._trainer_slots.add(slot)
                 return [*failed, *([ReplaceTrainer(slot=slot)] if self._wants_trainers else [])]
             case Measured(slot=slot, snapshot=snapshot, spoiled=spoiled):
@@ -252,13 +268,20 @@ class Schedule:
 
     def _retire_trainer(self, slot: int) -> Commands:
         """End a trainer; its trial waits again, at the front, and continues from its last committed segment."""
-        name = self.trial_on(slot)
+        return [RetireTrainer(slot=slot), *self._withdraw(self._forget_trainer(slot))]
+
+    def _forget_trainer(self, slot: int) -> list[str]:
+        """A trainer is no more: what it has not begun waits again; returns what it has begun."""
         self._take_back(slot)
-        self._trainers.pop(slot, None)
-        if name is None:
-            return [RetireTrainer(slot=slot)]
-        self._courses[name].withdrawn = True
-        return [RetireTrainer(slot=slot), *self._fail_attempt(name, "withdrawn", "")]
+        self._packed.discard(slot)
+        return list(self._trainers.pop(slot, ()))
+
+    def _withdraw(self, names: Sequence[str]) -> Commands:
+        """Trials wait again, at the front, and continue from their last committed segments; no failure of theirs."""
+        for name in names:
+            self._courses[name].withdrawn = True
+        # Each is put in front of the one before.
+        return [command for name in reversed(names) for command in self._fail_attempt(name, "withdrawn", "")]
 
     # Trainers
 
@@ -268,7 +291,7 @@ class Schedule:
             # A trial that was held goes on in its next attempt, whose files and segments have names of their own.
             attempt = self._held.pop(trial, 0)
             self._courses[trial] = Course(trial, committed_step=step, attempt=attempt)
-            self._waiting.add(trial, side_by_side=trial in event.side_by_side)
+            self._waiting.add(trial, side_by_side=trial in event.side_by_side, shape=event.packs.get(trial))
         return self._fill_trainers()
 
     @property
@@ -283,40 +306,51 @@ class Schedule:
             if self._stopping or not self._waiting:
                 break
             if not queue:
-                queue.extend(self._waiting.take(num_trainers=len(self._trainers)))
+                # Those that are still starting count, so that the first does not take what all could share.
+                idle = len(self._trainer_slots) - sum(1 for others in self._trainers.values() if others)
+                pack = self._waiting.take_pack(num_trainers=max(1, idle))
+                queue.extend(pack or self._waiting.take(num_trainers=len(self._trainers)))
+                if pack:
+                    self._packed.add(slot)
                 starts = tuple(self._courses[name].start(slot) for name in queue)
-                commands.append(StartTrials(slot=slot, starts=starts))
+                commands.append(StartTrials(slot=slot, starts=starts, together=bool(pack)))
         return commands
 
-    def _current(self, slot: int) -> str:
-        """The trial that a trainer reports on."""
+    def _current(self, slot: int, trial: str | None = None) -> str:
+        """The trial that a trainer reports on; of several that run together it says which."""
         queue = self._trainers[slot]
         assert queue, f"trainer {slot} reported without a trial"
-        return queue[0]
+        if slot not in self._packed or trial is None:
+            return queue[0]
+        assert trial in queue, f"trainer {slot} reported on {trial}, which it does not run"
+        return trial
 
-    def _pop_trial(self, slot: int) -> str:
+    def _pop_trial(self, slot: int, trial: str | None) -> str:
         """Remove the trial that has ended from a trainer's queue; the trainer starts the next one by itself."""
-        name = self._current(slot)
-        self._trainers[slot].popleft()
+        name = self._current(slot, trial)
+        self._trainers[slot].remove(name)
+        if not self._trainers[slot]:
+            self._packed.discard(slot)
         return name
 
     def _take_back(self, slot: int) -> None:
         """Trials that a trainer has not begun wait again, at the front; their attempts are undone."""
         queue = self._trainers.get(slot, deque())
-        while len(queue) > 1:
+        while len(queue) > 1 and slot not in self._packed:
             name = queue.pop()
             self._courses[name].take_back()
             self._waiting.put_back(name)
 
     def _end_segment(self, event: SegmentEnded) -> Commands:
-        course = self._courses[self._current(event.slot)]
+        course = self._courses[self._current(event.slot, event.trial)]
         course.end_segment(event.stop, event.outcome)
         if event.outcome is None:
             return self._hand_over(course)
         if event.outcome == "stopped":
             self._take_back(event.slot)
-        self._waiting.ran(event.seconds)
-        self._pop_trial(event.slot)
+        if event.slot not in self._packed:
+            self._waiting.ran(event.seconds)
+        self._pop_trial(event.slot, event.trial)
         replaced = self._replace_trainer(event.slot) if event.spoiled else []
         return [*replaced, *self._hand_over(course), *self._fill_trainers()]
 
@@ -325,27 +359,28 @@ class Schedule:
         discards = self._drop(self._courses[name].fail(kind, error))
         return discards + self._requeue_when_drained(name)
 
-    def _give_up(self, slot: int, error: str) -> Commands:
+    def _give_up(self, slot: int, name: str, error: str) -> Commands:
         """Give up a trial whose rows cannot be trusted: another attempt would only add a third version."""
-        name = self._current(slot)
         self._courses[name].failures = self._max_attempts
-        return [*self._abandon(slot), *self._fail_attempt(name, "differed", error)]
+        return [*self._abandon(slot, name), *self._fail_attempt(name, "differed", error)]
 
-    def _abandon(self, slot: int) -> Commands:
-        """End a trainer in the middle of its trial, and start another in its place."""
-        self._courses[self._current(slot)].slot = None
-        self._take_back(slot)
-        del self._trainers[slot]
-        return [Abandon(slot=slot)]
+    def _abandon(self, slot: int, name: str) -> Commands:
+        """End a trainer in the middle of a trial, and start another in its place."""
+        self._courses[name].slot = None
+        others = [other for other in self._forget_trainer(slot) if other != name]
+        return [Abandon(slot=slot), *self._withdraw(others)]
 
     def _replace_trainer(self, slot: int) -> Commands:
         """End a trainer between two trials; those that it was to train next wait again, at the front."""
+        ended: Command = Abandon(slot=slot) if self._wants_trainers else RetireTrainer(slot=slot)
+        if slot in self._packed:
+            return [ended, *self._withdraw(self._forget_trainer(slot))]
         queue = self._trainers.pop(slot)
         while queue:
             name = queue.pop()
             self._courses[name].take_back()
             self._waiting.put_back(name)
-        return [Abandon(slot=slot) if self._wants_trainers else RetireTrainer(slot=slot)]
+        return [ended]
 
     def _requeue_when_drained(self, name: str) -> Commands:
         course = self._courses[name]
@@ -358,6 +393,7 @@ class Schedule:
             return self._fill_trainers()
         kind, error = failed
         course.failures += 1
+        self._waiting.unpack(name)
         if course.failures >= self._max_attempts:
             del self._courses[name]
             return [GiveUp(trial=name, attempt=course.attempt, kind=kind, error=error)]
@@ -368,7 +404,7 @@ class Schedule:
     # Snapshots
 
     def _take_snapshot(self, event: SnapshotTaken) -> Commands:
-        snapshot = self._courses[self._current(event.slot)].take_snapshot(event.step)
+        snapshot = self._courses[self._current(event.slot, event.trial)].take_snapshot(event.step)
         self._in_flight.add(snapshot, nbytes=event.nbytes)
         self._snapshots.add(snapshot)
         return self._fill_estimators()
@@ -410,7 +446,7 @@ class Schedule:
         commands = self._drop(course.lose(snapshot, error))
         if course.slot is not None:
             # Its trainer is already past the lost segment and cannot go back: end it.
-            commands += self._abandon(course.slot)
+            commands += self._abandon(course.slot, snapshot.trial)
         return commands + self._requeue_when_drained(snapshot.trial)
 
     def _drop(self, segments: Sequence[Segment]) -> Commands:

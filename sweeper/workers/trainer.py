@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -38,11 +38,22 @@ from sweeper.workers.scores import scores_of
 from sweeper.workers.snapshots import keep_snapshot
 from sweeper.workers.step_facts import facts_of, needs_preconditioner
 from sweeper.workers.worker import Worker, import_all, is_users, own_code_of, update_rule_of
+from trainers.packed.pack import Ended, Pack, PackedStepper, in_step
+from trainers.problem import Problem
 from trainers.seeding import seed_other_generators
 from trainers.training.checkpoint import TrainingState, dump, load
 from trainers.training.graphed import CudaRecorder
 from trainers.training.ledger import join_rows
-from trainers.training.loop import Progress, Segment, Snapshot, SnapshotSchedule, TrainSettings, train
+from trainers.training.loop import (
+    Due,
+    Progress,
+    Segment,
+    Snapshot,
+    SnapshotSchedule,
+    TrainSettings,
+    train,
+    train_in_step,
+)
 from trainers.training.purity import require_pure_batches
 from trainers.update.rule import UpdateRule
 
@@ -60,6 +71,17 @@ def _writing(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise _DiskError(error.errno or 0, str(error.filename or path)) from error
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Trial:
+    """What an attempt begins with; ``damaged`` are the names of the checkpoints that could not be read."""
+
+    problem: Problem
+    rule: UpdateRule
+    state: TrainingState | None
+    damaged: tuple[str, ...]
+    started: float
 
 
 class TrainerWorker(Worker):
@@ -100,6 +122,11 @@ class TrainerWorker(Worker):
         if assignments and assignments[0].problem["use"] == "analytic":
             # The schedule never mixes trials that run side by side with others.
             yield from train_side_by_side(assignments, should_stop=self._stop.is_set, device=self._device)
+            return
+        if assignments and assignments[0].together:
+            self._begin(f"trials {', '.join(one.trial for one in assignments)}")
+            yield from self._together(assignments)
+            self._make_room()
             return
         for assignment in assignments:
             segment = SegmentId(assignment.trial, assignment.attempt, 0)
@@ -147,6 +174,80 @@ class TrainerWorker(Worker):
         return own.pieces(items, is_last=ends_attempt)
 
     def _attempt(self, assignment: Assignment) -> Generator[TrainerItem]:
+        trial = self._prepare(assignment)
+        measure = assignment.measure
+        items = train(
+            trial.problem,
+            trial.rule,
+            _train_settings(assignment.train),
+            seed=assignment.seed,
+            resume=trial.state,
+            snapshots=None if measure is None else _snapshot_schedule(measure),
+            keep_preconditioner=measure is not None and needs_preconditioner(measure),
+            should_stop=self._stop.is_set,
+            until=assignment.until,
+            recorder=self._recorder(assignment),
+        )
+        for item in self._told(assignment, trial, items):
+            assert not isinstance(item, Due)
+            yield item
+
+    def _together(self, assignments: Sequence[Assignment]) -> Iterator[TrainerItem]:
+        """Attempts of trials of one shape, which take their steps together; each ends by itself."""
+        pack = Pack()
+        steppers: dict[int, PackedStepper] = {}
+        streams: dict[int, Iterator[TrainerItem | Due]] = {}
+        segments = {place: SegmentId(one.trial, one.attempt, 0) for place, one in enumerate(assignments)}
+        left = set(segments)
+        problems: list[Problem] = []
+        for place, assignment in enumerate(assignments):
+            try:
+                trial = self._prepare(assignment)
+                stepper = _packed_stepper(assignment, trial)
+            except Exception as error:
+                left.discard(place)
+                yield _raised(segments[place], error)
+                continue
+            measure = assignment.measure
+            items = train_in_step(
+                stepper,
+                trial.problem,
+                trial.rule,
+                _train_settings(assignment.train),
+                share_s=lambda: pack.share_s,
+                resume=trial.state,
+                snapshots=None if measure is None else _snapshot_schedule(measure),
+                should_stop=self._stop.is_set,
+                until=assignment.until,
+            )
+            steppers[place] = stepper
+            streams[place] = self._told(assignment, trial, items)
+            problems.append(trial.problem)
+
+        def prepare(due: Mapping[int, int]) -> None:
+            pack.prepare([(steppers[place], step) for place, step in due.items()], problems[0])
+
+        items_of_all: Iterator[tuple[int, TrainerItem | Ended]] = in_step(streams, prepare)
+        for place, item in items_of_all:
+            if isinstance(item, Ended):
+                if item.error is None:
+                    continue
+                disk = item.error.args if isinstance(item.error, _DiskError) else None
+                last = _raised(segments[place], item.error, disk=disk, left_behind=left_on_gpu(item.error))
+                left.discard(place)
+                yield last
+                if disk is not None or ends_work(last):
+                    return
+                continue
+            if isinstance(item, SegmentItem):
+                segments[place] = item.segment.following
+                if ends_attempt(item):
+                    left.discard(place)
+                    item = replace(item, others=len(left))
+            yield item
+
+    def _prepare(self, assignment: Assignment) -> _Trial:
+        """Build an attempt's problem and rule, and read where it goes on."""
         started = time.time()
         if own_code_of(assignment.problem, assignment.update_rule):
             seed_other_generators(assignment.seed)
@@ -168,23 +269,21 @@ class TrainerWorker(Worker):
                 seed=assignment.seed,
                 device=torch.device(self._device),
             )
+        return _Trial(problem=problem, rule=rule, state=state, damaged=tuple(damaged), started=started)
+
+    def _told(
+        self, assignment: Assignment, trial: _Trial, items: Iterator[Snapshot | Progress | Segment | Due]
+    ) -> Generator[TrainerItem | Due]:
+        """What the loop yields as a trainer says it, with everything durable that must be; halts stay as they are."""
+        problem, rule, damaged, started = trial.problem, trial.rule, trial.damaged, trial.started
         measure = assignment.measure
         segment = SegmentId(assignment.trial, assignment.attempt, 0)
         num_snapshots = 0
         repeated: list[Segment] = []
-        for item in train(
-            problem,
-            rule,
-            _train_settings(assignment.train),
-            seed=assignment.seed,
-            resume=state,
-            snapshots=None if measure is None else _snapshot_schedule(measure),
-            keep_preconditioner=measure is not None and needs_preconditioner(measure),
-            should_stop=self._stop.is_set,
-            until=assignment.until,
-            recorder=self._recorder(assignment),
-        ):
+        for item in items:
             match item:
+                case Due():
+                    yield item
                 case Progress():
                     yield ProgressItem(
                         segment=segment, step=item.step, loss=item.loss, clipped_fraction=item.clipped_fraction
@@ -238,10 +337,10 @@ class TrainerWorker(Worker):
                             scores=scores_of(rows, tests=item.tests, logged_before=logged),
                             hardware=self._hardware.facts,
                         ),
-                        damaged=tuple(damaged),
+                        damaged=damaged,
                     )
                     segment = segment.following
-                    started, num_snapshots, damaged = now, 0, []
+                    started, num_snapshots, damaged = now, 0, ()
 
     def _recorder(self, assignment: Assignment) -> CudaRecorder | None:
         """What records a trial's batches, of a problem of one's own only if asked to: it may count its calls."""
@@ -276,6 +375,19 @@ class TrainerWorker(Worker):
         with _writing(path):
             self._run_dir.publish(path, data)
         return path.name, file_hash(data)
+
+
+def _packed_stepper(assignment: Assignment, trial: _Trial) -> PackedStepper:
+    measure, settings = assignment.measure, _train_settings(assignment.train)
+    return PackedStepper(
+        trial.problem,
+        trial.rule,
+        total_steps=settings.steps,
+        seed=assignment.seed,
+        keep_preconditioner=measure is not None and needs_preconditioner(measure),
+        batches_per_step=settings.accumulate,
+        arithmetic=settings.arithmetic,
+    )
 
 
 def _raised(

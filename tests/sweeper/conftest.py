@@ -17,6 +17,7 @@ from sweeper.driver.driver import Driver, driver_of_training
 from sweeper.driver.search import Search
 from sweeper.driver.session import Driving
 from sweeper.driver.trainers import Training
+from sweeper.planning.packing import packing_of
 from sweeper.planning.plan import Trial, expand
 from sweeper.planning.searching import searching_of
 from sweeper.planning.standing import held_in
@@ -223,15 +224,22 @@ class InlineRun:
                 for name in todo
             }
             measure = self.sweep.measure
+            packing = packing_of(self.sweep.resources.trainers)
             size = PoolSize(trainers=2 if todo else 0, estimators=2 if todo and measure is not None else 0)
             self.driver = driver_of_training(
-                Training(trials=todo, measure=measure.model_dump(mode="json") if measure is not None else None),
+                Training(
+                    trials=todo,
+                    measure=measure.model_dump(mode="json") if measure is not None else None,
+                    packing=packing,
+                ),
                 Schedule(
                     order(todo, progress),
                     max_attempts=max_attempts,
                     max_snapshots=max_snapshots,
                     side_by_side=[name for name, trial in todo.items() if trial.problem["use"] == "analytic"],
                     share=7,
+                    packs=packing.shapes(todo.values()),
+                    pack=packing.bounds,
                 ),
                 held=Driving(run_dir=self.run_dir, lock=lock, listener=self.listener, tell=self.told.append),
                 committer=committer,

@@ -22,7 +22,18 @@ from trainers.training.snapshot import Snapshot, SnapshotSchedule
 from trainers.training.stepper import Stepper
 from trainers.update.rule import UpdateRule
 
-__all__ = ["Outcome", "Progress", "Segment", "Snapshot", "SnapshotSchedule", "TrainSettings", "never", "train"]
+__all__ = [
+    "Due",
+    "Outcome",
+    "Progress",
+    "Segment",
+    "Snapshot",
+    "SnapshotSchedule",
+    "TrainSettings",
+    "never",
+    "train",
+    "train_in_step",
+]
 
 Outcome = Literal["done", "diverged", "stopped", "held"]
 
@@ -122,6 +133,17 @@ class Segment:
     tests: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True, kw_only=True)
+class Due:
+    """Another step is about to be taken, which others may prepare together with theirs.
+
+    Attributes:
+        step: k.
+    """
+
+    step: int
+
+
 def never() -> bool:
     """False: the loop runs to its end."""
     return False
@@ -166,8 +188,7 @@ def train(
         TrainerError: The problem and the settings do not fit together.
         CheckpointError: ``resume`` is of another model or lies beyond the end.
     """
-    if rule.average is not None and rule.average["use"] == "non_monotone" and settings.evaluate_every is None:
-        raise TrainerError("average: non_monotone needs evaluations, but evaluate_every is not set")
+    _require_evaluations(rule, settings)
     stepper = Stepper(
         problem,
         rule,
@@ -178,6 +199,89 @@ def train(
         arithmetic=settings.arithmetic,
         recorder=recorder,
     )
+    for item in _walk(
+        stepper,
+        problem,
+        rule,
+        settings,
+        resume=resume,
+        snapshots=snapshots,
+        should_stop=should_stop,
+        until=until,
+        heartbeat_s=heartbeat_s,
+    ):
+        assert not isinstance(item, Due)
+        yield item
+
+
+def train_in_step(
+    stepper: Stepper,
+    problem: Problem,
+    rule: UpdateRule,
+    settings: TrainSettings,
+    *,
+    share_s: Callable[[], float],
+    resume: TrainingState | None = None,
+    snapshots: SnapshotSchedule | None = None,
+    should_stop: Callable[[], bool] = never,
+    until: int | None = None,
+    heartbeat_s: float = 1.0,
+) -> Iterator[Snapshot | Progress | Segment | Due]:
+    """The same as :func:`train`, by a given stepper, halting before every step: several trials take theirs together.
+
+    Args:
+        stepper: Of the problem and the rule.
+        problem: See :func:`train`; so are the others.
+        rule: See there.
+        settings: See there.
+        share_s: Asked after every halt: this trial's share of the seconds that preparing the step took.
+        resume: See there.
+        snapshots: See there.
+        should_stop: See there.
+        until: See there.
+        heartbeat_s: See there.
+
+    Yields:
+        What :func:`train` does, and before every step that it is due.
+
+    Raises:
+        TrainerError: See there.
+        CheckpointError: See there.
+    """
+    _require_evaluations(rule, settings)
+    yield from _walk(
+        stepper,
+        problem,
+        rule,
+        settings,
+        resume=resume,
+        snapshots=snapshots,
+        should_stop=should_stop,
+        until=until,
+        heartbeat_s=heartbeat_s,
+        share_s=share_s,
+    )
+
+
+def _require_evaluations(rule: UpdateRule, settings: TrainSettings) -> None:
+    if rule.average is not None and rule.average["use"] == "non_monotone" and settings.evaluate_every is None:
+        raise TrainerError("average: non_monotone needs evaluations, but evaluate_every is not set")
+
+
+def _walk(
+    stepper: Stepper,
+    problem: Problem,
+    rule: UpdateRule,
+    settings: TrainSettings,
+    *,
+    resume: TrainingState | None,
+    snapshots: SnapshotSchedule | None,
+    should_stop: Callable[[], bool],
+    until: int | None,
+    heartbeat_s: float,
+    share_s: Callable[[], float] | None = None,
+) -> Iterator[Snapshot | Progress | Segment | Due]:
+    """From start or resume to the end; with ``share_s`` halting before every step."""
     first = 0
     if resume is not None:
         first = resume.step
@@ -213,6 +317,10 @@ def train(
         wanted = snapshots is not None and snapshots.due(
             step, settings.steps, problem.steps_per_epoch, batches_per_step=settings.accumulate
         )
+        if share_s is not None:
+            with watch.elsewhere():
+                yield Due(step=step)
+            watch.add(share_s())
         try:
             ledger.append(*stepper.take(step, keep_iterates=wanted))
         except Exception:
@@ -272,6 +380,7 @@ class _Stopwatch:
         self._started = time.perf_counter()
         self._waited_s = 0.0
         self._evaluate_s = 0.0
+        self._elsewhere_s = 0.0
 
     @contextmanager
     def waiting(self) -> Iterator[None]:
@@ -285,10 +394,21 @@ class _Stopwatch:
         yield
         self._evaluate_s += time.perf_counter() - started
 
+    @contextmanager
+    def elsewhere(self) -> Iterator[None]:
+        """Others' time, of which this trial has only what is added."""
+        started = time.perf_counter()
+        yield
+        self._elsewhere_s += time.perf_counter() - started
+
+    def add(self, seconds: float) -> None:
+        """Its share of what it has in common with others."""
+        self._elsewhere_s -= seconds
+
     def split(self) -> dict[str, float]:
         """Seconds by activity."""
         spent = time.perf_counter() - self._started
-        train_s = spent - self._waited_s - self._evaluate_s
+        train_s = spent - self._waited_s - self._evaluate_s - self._elsewhere_s
         return {"waited_s": self._waited_s, "train_s": train_s, "evaluate_s": self._evaluate_s}
 
 

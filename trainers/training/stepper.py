@@ -127,13 +127,17 @@ class Stepper:
             )
             grad_norm, scale, threshold = self._updater.step(step, learning_rate, transformed=transformed)
             if keep_iterates:
-                divided_by = self._updater.preconditioner if self._keep_preconditioner else None
-                kept = [self._before, vector.detach()]
-                self._hand_off.begin(kept if divided_by is None else [*kept, divided_by])
+                self._keep(self._before)
             update_norm = distance(vector, self._before)
             # Together they have the widest type among them: thresholds are float64.
             scalars = torch.stack((loss, grad_norm, scale, update_norm, threshold))
         return learning_rate, scalars
+
+    def _keep(self, before: Tensor) -> None:
+        """Copy x_k, which is given, and x_{k+1} to :attr:`iterates`."""
+        divided_by = self._updater.preconditioner if self._keep_preconditioner else None
+        kept = [before, self._vector.detach()]
+        self._hand_off.begin(kept if divided_by is None else [*kept, divided_by])
 
     def _differentiate(self, batch: int) -> Tensor:
         """Put the gradient of a batch of the problem into the buffer; returns the loss."""

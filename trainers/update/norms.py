@@ -14,7 +14,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-__all__ = ["distance", "largest_plain", "norm", "norms", "scaled_norm", "unit_norms"]
+__all__ = ["distance", "is_right", "largest_plain", "norm", "norms", "scaled_norm", "unit_norms"]
 
 _BLOCK = 2**17
 """Numbers at a time on a CPU: two blocks and their difference stay in its cache."""
@@ -36,7 +36,7 @@ def norm(vector: Tensor) -> Tensor:
     if vector.device.type != "cpu":
         return _in_float64(vector)
     plain: Tensor = torch.linalg.vector_norm(vector)
-    return plain if _is_right(plain.item(), vector.dtype, vector.numel()) else scaled_norm(vector)
+    return plain if is_right(plain.item(), vector.dtype, vector.numel()) else scaled_norm(vector)
 
 
 def norms(vectors: Sequence[Tensor]) -> Tensor:
@@ -56,7 +56,7 @@ def norms(vectors: Sequence[Tensor]) -> Tensor:
         return torch.stack(torch._foreach_norm(list(vectors), 2, dtype=torch.float64))
     plain = torch.stack(torch._foreach_norm(list(vectors)))
     found = zip(plain.tolist(), vectors, strict=True)
-    wrong = [at for at, (one, vector) in enumerate(found) if not _is_right(one, vector.dtype, vector.numel())]
+    wrong = [at for at, (one, vector) in enumerate(found) if not is_right(one, vector.dtype, vector.numel())]
     if not wrong:
         return plain
     wide = plain.double()
@@ -124,7 +124,7 @@ def distance(one: Tensor, other: Tensor) -> Tensor:
     pairs = list(zip(torch.split(one, _BLOCK), torch.split(other, _BLOCK), strict=True))
     parts = torch.stack([torch.linalg.vector_norm(a - b) for a, b in pairs])
     plain = parts[0] if len(parts) == 1 else torch.linalg.vector_norm(parts)
-    if _is_right(plain.item(), one.dtype, one.numel()):
+    if is_right(plain.item(), one.dtype, one.numel()):
         return plain
     return scaled_norm(torch.stack([scaled_norm(a.double() - b.double()) for a, b in pairs]))
 
@@ -143,7 +143,7 @@ def scaled_norm(vector: Tensor) -> Tensor:
         '5e+200'
     """
     wide = _in_float64(vector)
-    if vector.dtype != torch.float64 or _is_right(wide.item(), vector.dtype, vector.numel()):
+    if vector.dtype != torch.float64 or is_right(wide.item(), vector.dtype, vector.numel()):
         return wide
     largest = vector.abs().max() if vector.numel() else wide
     if not 0 < largest.item() < math.inf:
@@ -151,13 +151,26 @@ def scaled_norm(vector: Tensor) -> Tensor:
     return _in_float64(vector / largest) * largest
 
 
-def _in_float64(vector: Tensor) -> Tensor:
-    found: Tensor = torch.linalg.vector_norm(vector, dtype=torch.float64)
-    return found
+def is_right(plain: float, dtype: torch.dtype, size: int) -> bool:
+    """Whether a norm from a plain sum of squares is one up to rounding: it is finite, and no square was subnormal.
 
+    Args:
+        plain: The norm.
+        dtype: Of the vector.
+        size: How many entries it has.
 
-def _is_right(plain: float, dtype: torch.dtype, size: int) -> bool:
-    """Whether a norm from a plain sum of squares is one up to rounding: it is finite, and no square was subnormal."""
+    Returns:
+        Whether it may be used.
+
+    Example:
+        >>> is_right(5.0, torch.float32, 2), is_right(math.inf, torch.float32, 2), is_right(0.0, torch.float32, 2)
+        (True, False, False)
+    """
     # Squares are added up in float32 at least. The mean square stays 2^6 above the smallest normal number.
     smallest = 2.0**-508 if dtype == torch.float64 else 2.0**-60
     return max(smallest * math.sqrt(size), torch.finfo(dtype).tiny) <= plain < math.inf
+
+
+def _in_float64(vector: Tensor) -> Tensor:
+    found: Tensor = torch.linalg.vector_norm(vector, dtype=torch.float64)
+    return found

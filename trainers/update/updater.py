@@ -65,6 +65,12 @@ class Updater:
         return average
 
     @property
+    def optimizer_state(self) -> dict[str, Any]:
+        """What the optimiser keeps of the one flat parameter; the optimiser's own."""
+        state: dict[str, Any] = self._optimizer.state[self._vector]
+        return state
+
+    @property
     def preconditioner(self) -> Tensor | None:
         """The diagonal that the last step was divided by, shape (n,); None for optimisers that have none."""
         return preconditioner_of(self._optimizer, self._vector)

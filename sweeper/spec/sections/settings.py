@@ -86,6 +86,10 @@ class TrainerPool(Pool):
         description="Record forward and backward pass as CUDA graphs and replay them; auto means on GPUs, for the "
         "problems that come with clipsweep.",
     )
+    pack: AutoOrCount = Field(
+        default=1,
+        description="Trials of one small shape that a worker trains step by step together; auto means where it wins.",
+    )
 
     @model_validator(mode="after")
     def _graphs_need_a_gpu(self) -> TrainerPool:
