@@ -256,6 +256,9 @@ class RayPools:
         return f"{who} still starting: this machine is busy"
 
     def _start(self, kind: Kind, slot: int) -> None:
+        if (kind, slot) in self._actors:
+            # Asked for already: the worker before it was ended, and had died by itself in the same moment.
+            return
         settings = self._settings[kind]
         options: dict[str, Any] = {}
         if settings.cuda_graphs and settings.gpus:

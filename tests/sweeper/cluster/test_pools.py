@@ -216,3 +216,21 @@ def test_each_worker_goes_to_the_node_that_lacks_most_and_beyond_the_layout_ray_
     pools.kill_trainer(2)
     pools.start_trainer(2)
     assert started.nodes[-1] == "c"
+
+
+def test_a_worker_that_died_just_as_it_was_ended_is_replaced_once(
+    pools: RayPools, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started = Started(monkeypatch)
+    monkeypatch.setattr(pools, "_classes", {"trainer": started})
+    pools.start_trainer(0)
+    (first,) = pools._actors.values()
+    # Ended by the driver, and then told of the death of the one before.
+    pools.kill_trainer(0)
+    pools.start_trainer(0)
+    (second,) = pools._actors.values()
+    pools.start_trainer(0)
+    assert pools._actors == {("trainer", 0): second}
+    assert second is not first
+    assert len(started.nodes) == 2
+    assert len(pools._pending) == 1
