@@ -7,6 +7,7 @@ of any id, and a trial may go on packed or not, whatever it was before.
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -60,6 +61,22 @@ class Packing:
             for trial in trials
             if self.reason(trial.problem, trial.update_rule, trial.train) is None
         }
+
+    def outlook(self, trials: Iterable[Trial]) -> dict[str, Any] | None:
+        """What becomes of the trials of a spec that asks for packs; None where it asks for none.
+
+        Args:
+            trials: The trials.
+
+        Returns:
+            ``most`` of a pack, how many ``trials`` may be in one, and ``alone``: of the others reason and ``trials``.
+        """
+        if self.most == 1:
+            return None
+        reasons = Counter(self.reason(trial.problem, trial.update_rule, trial.train) for trial in trials)
+        packed = reasons.pop(None, 0)
+        alone = [{"reason": reason, "trials": count} for reason, count in reasons.items()]
+        return {"most": self.most, "trials": packed, "alone": alone}
 
     def reason(
         self, problem: Mapping[str, Any], update_rule: Mapping[str, Any], train: Mapping[str, Any]

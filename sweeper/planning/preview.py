@@ -9,6 +9,7 @@ from typing import Any
 from sweeper.labels import counted, duration, printable
 from sweeper.planning.expectation import expected, expected_bytes
 from sweeper.planning.measurement_change import measurement_change
+from sweeper.planning.packing import packing_of
 from sweeper.planning.plan import Plan, UserCode, expand
 from sweeper.planning.searching import Searching, searching_of
 from sweeper.planning.spec_change import SpecChange, spec_change
@@ -39,7 +40,9 @@ def plan_document(sweep: Sweep, out: Path | None = None) -> dict[str, Any]:
         disk, ``search`` (for a sweep with one: ``use``, ``over``, how many trials are ``asked`` for so far, and
         ``trials``, ``seconds`` and ``bytes`` of what is ``expected``, at ``worst``, and in an equal ``grid``, as in
         ``trials_worst``; its steps and trials are those that it asks for now),
-        ``workers`` (``count``, ``cpus``, ``gpus`` and ``accelerator_type`` of each kind that is started), ``code``
+        ``workers`` (``count``, ``cpus``, ``gpus`` and ``accelerator_type`` of each kind that is started), ``packs``
+        (None, or ``most`` trials of a pack, the number of ``trials`` that may be in one, and of those ``alone`` by the
+        reason), ``code``
         (the user's own modules that would be imported: ``use``, ``module``, ``path``, where a link leads as
         ``real_path``, number of Python ``files``, ``sha256`` over them, and whether it is ``beside_spec``),
         ``change`` (what is trained differently from when the run was begun, or None), ``measurement_change`` (the same
@@ -91,6 +94,7 @@ def plan_document(sweep: Sweep, out: Path | None = None) -> dict[str, Any]:
         "bytes": num_bytes,
         "search": search,
         "workers": _workers(sweep),
+        "packs": packing_of(sweep.resources.trainers).outlook(plan.trials),
         "code": [_code(found) for found in code],
         "asks_for": [
             *([] if all(found.beside for found in code) else ["--allow-code"]),
@@ -114,13 +118,16 @@ def _workers(sweep: Sweep) -> dict[str, dict[str, Any]]:
 
 
 def _worker_lines(document: Mapping[str, Any]) -> list[str]:
-    """Which workers compute on GPUs, for people."""
+    """Which workers compute on GPUs, and which trials train together, for people."""
     lines = []
     for name, takes in document["workers"].items():
         if takes["gpus"]:
             model = f" of type {printable(takes['accelerator_type'])}" if takes["accelerator_type"] else ""
             number = "as many as fit" if takes["count"] == "auto" else str(takes["count"])
             lines.append(f"  {name}: {number}, {counted(takes['gpus'], 'GPU')}{model} each")
+    if (packs := document["packs"]) is not None:
+        lines.append(f"  packs: {counted(packs['trials'], 'trial')} in packs of up to {packs['most']}")
+        lines += [f"    {one['trials']} by themselves: {one['reason']}" for one in packs["alone"]]
     return lines
 
 

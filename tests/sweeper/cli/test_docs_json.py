@@ -73,6 +73,7 @@ COMMANDS: dict[str, list[list[str]]] = {
         ["plan", "shown.yaml", "--out", "runs/new", "--set", "resources.trainers.gpus=1"],
         ["plan", "shown.yaml", "--set", "train.steps=70", "--set", "measure.every=7"],
         ["plan", "searched.yaml", "--out", "runs/new"],
+        ["plan", "shown.yaml", "--out", "runs/new", "--set", "resources.trainers.pack=4"],
     ],
     "check": [
         ["check", "shown.yaml", "--set", "sweep.grid={}"],
