@@ -116,6 +116,9 @@ def test_killed_trainers_and_estimators_are_replaced_and_their_trials_resumed(
     run = cli.folder / "runs" / "small"
     process = cli.start("run", "small.yaml")
     cli.wait_for(lambda: cli.num_commits("runs/small") >= 1, process, "a commit")
+    # The second trainer is asked for after an estimator; until it is up, the first must not do everything.
+    os.kill(workers(run)["trainer"][0], signal.SIGSTOP)
+    cli.wait_for(lambda: len(workers(run)["trainer"]) == 2, process, "the second trainer")
     victims = workers(run)
     os.kill(victims["trainer"][0], signal.SIGKILL)
     os.kill(victims["estimator"][0], signal.SIGKILL)
