@@ -86,7 +86,7 @@ class Schedule:
     Example:
         >>> schedule = Schedule({"a": Progress()}, max_attempts=2)
         >>> schedule.handle(TrainerReady(slot=0))
-        [StartTrials(slot=0, starts=(Start(trial='a', attempt=1, step=0),))]
+        [StartTrials(slot=0, starts=(Start(trial='a', attempt=1, step=0),), together=False)]
         >>> schedule.handle(SegmentEnded(slot=0, stop=100, outcome='done'))
         [Commit(segment=SegmentId(trial='a', attempt=1, number=0))]
         >>> schedule.finished
