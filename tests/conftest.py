@@ -256,3 +256,12 @@ def _ray_nodes(*, guarded: bool = True, loopback: bool = False) -> Iterator[Node
 def ray_nodes() -> Callable[..., AbstractContextManager[Nodes]]:
     """``with ray_nodes() as nodes``: a cluster without nodes at first; all nodes are killed after the block."""
     return _ray_nodes
+
+
+@pytest.fixture(scope="session")
+def small_text(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A text small enough for models of some units."""
+    folder = tmp_path_factory.mktemp("text")
+    for split, count in (("train", 25), ("valid", 6), ("test", 2)):
+        (folder / f"{split}.txt").write_text("the cat sat on the mat\na dog ran\n" * count)
+    return folder

@@ -15,11 +15,12 @@ import torch
 from torch import Tensor
 
 from estimators import Probe
+from estimators.probe.gradient import ProbeGradient
 from trainers.problem import Problem
 from trainers.problems import build_problem
 from trainers.trees import map_tensors, tensors_of
 
-__all__ = ["CASES", "SEED", "build", "digest", "probe_of", "write_data"]
+__all__ = ["CASES", "SEED", "build", "digest", "probe_of", "wide_of", "write_data"]
 
 SEED = 0
 TEXT = {"batch_size": 8, "sequence_length": 16, "evaluate_sequences": 4}
@@ -84,15 +85,29 @@ def build(name: str, data: Path, device: str = "cpu", **changes: Any) -> Problem
 
 def probe_of(problem: Problem, *, batches: int = 2, **options: Any) -> Probe:
     """The function f of a problem: a few batches of its probe."""
-    few = list(islice(problem.probe(0.2), batches))
     return Probe(
         problem.model,
         problem.measured_loss or problem.loss,
-        few,
+        _few(problem, batches),
         initial_carry=problem.initial_carry,
         known=True,
         **options,
     )
+
+
+def wide_of(problem: Problem) -> ProbeGradient:
+    """The gradient of the same function in float64."""
+    return ProbeGradient(
+        problem.model,
+        problem.measured_loss or problem.loss,
+        _few(problem, 2),
+        initial_carry=problem.initial_carry,
+        dtype=torch.float64,
+    )
+
+
+def _few(problem: Problem, batches: int) -> list[Any]:
+    return list(islice(problem.probe(0.2), batches))
 
 
 def digest(tree: Any) -> str:

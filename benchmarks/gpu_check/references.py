@@ -11,9 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks.gpu_check.cases import CASES, build, digest, probe_of
+from benchmarks.gpu_check.cases import CASES, build, digest, probe_of, wide_of
 from estimators import ESTIMATORS
-from estimators.probe.gradient import ProbeGradient
 from estimators.probe.hessian import ProbeHessian
 from trainers.update.flat import flat_parameters
 
@@ -64,14 +63,7 @@ def _reference(name: str, data: Path) -> dict[str, Any]:
     probe = probe_of(problem)
     point = flat_parameters(problem.model)
     probe.settle(point)
-    wide = ProbeGradient(
-        probe.model,
-        problem.measured_loss or problem.loss,
-        probe.batches,
-        initial_carry=problem.initial_carry,
-        dtype=torch.float64,
-    )
-    value, slope = wide.value_and_gradient(point)
+    value, slope = wide_of(problem).value_and_gradient(point)
     narrow_value, narrow = probe.value_and_gradient(point)
     pair = pair_of(point, slope)
     row = ESTIMATORS["directional_smoothness"](probe, pair, delta=0.25)

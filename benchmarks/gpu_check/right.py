@@ -7,19 +7,16 @@ import json
 import subprocess
 import sys
 import time
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from benchmarks.gpu_check.cases import CASES, SEED, build, digest, probe_of
+from benchmarks.gpu_check.cases import CASES, SEED, build, digest, probe_of, wide_of
 from benchmarks.gpu_check.harness import Bench, Item, Rows
 from benchmarks.gpu_check.references import distance, pair_of, seen
 from estimators import ESTIMATORS
-from estimators.probe.arithmetic import full_float32
-from estimators.probe.gradient import ProbeGradient
 from estimators.probe.graphed import GraphedGradient
 from estimators.probe.hessian import ProbeHessian
 from sweeper.errors import spoils_gpu
@@ -111,20 +108,10 @@ def wide_gradients(bench: Bench) -> Rows:
     for name in bench.cases:
         problem, known = build(name, bench.data, bench.device), bench.references["cases"][name]
         point = flat_parameters(problem.model)
-        value, slope = _wide(problem).value_and_gradient(point)
+        value, slope = wide_of(problem).value_and_gradient(point)
         off = distance(seen(value, slope), known["float64"])
         limit = 1e-11 if "resnet" in name else 1e-12
         yield f"{name} gradient", off, f"<= {limit:g}", off <= limit
-
-
-def _wide(problem: Any) -> ProbeGradient:
-    return ProbeGradient(
-        problem.model,
-        problem.measured_loss or problem.loss,
-        list(islice(problem.probe(0.2), 2)),
-        initial_carry=problem.initial_carry,
-        dtype=torch.float64,
-    )
 
 
 def rounding(bench: Bench) -> Rows:
@@ -132,7 +119,7 @@ def rounding(bench: Bench) -> Rows:
     for name in bench.cases:
         problem, known = build(name, bench.data, bench.device), bench.references["cases"][name]
         point = flat_parameters(problem.model)
-        _, exact = _wide(problem).value_and_gradient(point)
+        _, exact = wide_of(problem).value_and_gradient(point)
         probe = probe_of(problem)
         probe.settle(point)
         _, narrow = probe.value_and_gradient(point)
@@ -153,7 +140,7 @@ def smoothness(bench: Bench) -> Rows:
     for name in bench.cases:
         problem, known = build(name, bench.data, bench.device), bench.references["cases"][name]
         point = flat_parameters(problem.model)
-        _, slope = _wide(problem).value_and_gradient(point)
+        _, slope = wide_of(problem).value_and_gradient(point)
         probe = probe_of(problem)
         row = ESTIMATORS["directional_smoothness"](probe, pair_of(point, slope), delta=0.25)
         off = abs(row["smoothness"] / known["smoothness"] - 1)
@@ -242,8 +229,6 @@ def precision(bench: Bench) -> Rows:
         torch.set_float32_matmul_precision("highest")
     yield "arithmetic of f", words, "float32 ieee", words == "float32 ieee"
     yield "gradient", torch.equal(before, after), "equal bits", torch.equal(before, after)
-    with full_float32():
-        pass
 
 
 def poisoned(bench: Bench) -> Rows:

@@ -7,6 +7,7 @@ import math
 import random
 import threading
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -71,26 +72,19 @@ GOLDEN: dict[str, list[float]] = {
 }
 
 
-@pytest.fixture(scope="module")
-def text_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("text")
-    for split, count in (("train", 25), ("valid", 6), ("test", 2)):
-        (folder / f"{split}.txt").write_text("the cat sat on the mat\na dog ran\n" * count)
-    return folder
+def small_problem(name: str, small_text: Path, *, seed: int = 7, device: str = "cpu") -> Problem:
+    """One of :data:`SMALL`."""
+    use = name.partition("/")[0]
+    if use == "image_classification":
+        pytest.importorskip("sklearn", reason="the digits come with scikit-learn")
+    options = SMALL[name] | ({"corpus": str(small_text)} if use == "language_modeling" else {})
+    return build_problem(use, options, seed=seed, device=device)
 
 
 @pytest.fixture(params=list(SMALL))
-def build(request: pytest.FixtureRequest, text_folder: Path) -> Build:
+def build(request: pytest.FixtureRequest, small_text: Path) -> Build:
     """Builds a small problem of every registered kind, with every registered model."""
-    use = request.param.partition("/")[0]
-    if use == "image_classification":
-        pytest.importorskip("sklearn", reason="the digits come with scikit-learn")
-    options = SMALL[request.param] | ({"corpus": str(text_folder)} if use == "language_modeling" else {})
-
-    def build_one(*, seed: int = 7) -> Problem:
-        return build_problem(use, options, seed=seed)
-
-    return build_one
+    return partial(small_problem, request.param, small_text)
 
 
 def tensors(tree: Any) -> list[Tensor]:

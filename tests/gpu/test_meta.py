@@ -19,10 +19,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from estimators import ESTIMATORS, NEED_STEP, Probe
 from estimators.probe.hessian import ProbeHessian
-from tests.conformance.test_problems import SMALL
+from tests.conformance.test_problems import SMALL, small_problem
 from tests.conformance.test_update_rules import OPTIONS, SCHEDULE_OPTIONS
 from trainers.problem import Problem
-from trainers.problems import build_problem
 from trainers.training.graphed import EagerRecorder
 from trainers.training.one_device import DeviceMismatchError, dry_run, one_device
 from trainers.training.stepper import Stepper
@@ -33,22 +32,10 @@ from trainers.update.transforms import TRANSFORMS
 Build = Callable[..., Problem]
 
 
-@pytest.fixture(scope="module")
-def text_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("text")
-    for split, count in (("train", 25), ("valid", 6), ("test", 2)):
-        (folder / f"{split}.txt").write_text("the cat sat on the mat\na dog ran\n" * count)
-    return folder
-
-
 @pytest.fixture
-def build(text_folder: Path) -> Build:
+def build(small_text: Path) -> Build:
     def build_one(name: str, device: str = "meta") -> Problem:
-        use = name.partition("/")[0]
-        if use == "image_classification":
-            pytest.importorskip("sklearn", reason="the digits come with scikit-learn")
-        options = SMALL[name] | ({"corpus": str(text_folder)} if use == "language_modeling" else {})
-        return build_problem(use, options, seed=7, device=device)
+        return small_problem(name, small_text, device=device)
 
     return build_one
 

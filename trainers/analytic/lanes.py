@@ -27,10 +27,8 @@ __all__ = ["Block", "run_lanes", "watch_lanes"]
 _BLOCK_STEPS = 64
 """Steps between two checks for finished lanes."""
 
-_MAX_LANES = {"cpu": 16_384}
+_MAX_LANES, _MAX_LANES_ON_GPU = 16_384, 1 << 20
 """Lanes that advance together: on the CPU few enough that their numbers stay in its cache."""
-
-_MAX_LANES_ELSEWHERE = 1 << 20
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,7 +84,7 @@ def watch_lanes(
     for index, lane in enumerate(lanes):
         noise = lane.noise_kind if lane.noise else None
         groups.setdefault((type(lane.function), lane.dimension, lane.mode, lane.log_every, noise), []).append(index)
-    together = _MAX_LANES.get(device, _MAX_LANES_ELSEWHERE)
+    together = _MAX_LANES if device == "cpu" else _MAX_LANES_ON_GPU
     for members in groups.values():
         for begin in range(0, len(members), together):
             chosen = members[begin : begin + together]
@@ -147,9 +145,9 @@ class _Group:
     def _end_finished(self, begin: int, step: int, before: State) -> Iterator[tuple[int, LaneResult]]:
         """Drop the lanes that have hit, diverged, or reached the cap."""
         state = self._state
-        norm = state.grad_norm()
         at_cap = step == state.mode.steps
         if at_cap:
+            norm = state.grad_norm()
             # The last iterate may have hit as well.
             torch.fmin(state.lowest, norm, out=state.lowest)
             state.above &= norm > state.epsilon

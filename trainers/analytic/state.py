@@ -177,7 +177,9 @@ def start_state(lanes: Sequence[Lane], indices: Sequence[int], device: str = "cp
         return torch.tensor(values, dtype=torch.float64, device=device)
 
     x = column([lane.start for lane in lanes]).repeat(first.dimension, 1)
-    noise = NoiseStream(first.noise_kind, [lane.seed for lane in lanes], first.dimension, device)
+    noise = None
+    if first.noise:
+        noise = NoiseStream(first.noise_kind, [lane.seed for lane in lanes], first.dimension, device)
     # One number for each lane in the last axis.
     numbers = {
         f.name: column([getattr(lane.function, f.name) for lane in lanes]).movedim(0, -1).contiguous()
@@ -186,7 +188,7 @@ def start_state(lanes: Sequence[Lane], indices: Sequence[int], device: str = "cp
     return State(
         mode=first.mode,
         function=first.function.with_numbers(numbers),
-        noise=noise if first.noise else None,
+        noise=noise,
         index=torch.tensor(indices, device=device),
         epsilon=column([lane.epsilon for lane in lanes]),
         eta=column([lane.rule.eta for lane in lanes]),

@@ -16,9 +16,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from tests.conformance.test_problems import SMALL
+from tests.conformance.test_problems import SMALL, small_problem
 from trainers.problem import Problem
-from trainers.problems import build_problem
 from trainers.training.graphed import CudaRecorder, EagerRecorder, GraphedDifferentiate
 from trainers.training.loop import Segment, TrainSettings, train
 from trainers.training.stepper import Stepper
@@ -41,22 +40,10 @@ class Tape(EagerRecorder):
         return replay
 
 
-@pytest.fixture(scope="module")
-def text_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("text")
-    for split, count in (("train", 25), ("valid", 6), ("test", 2)):
-        (folder / f"{split}.txt").write_text("the cat sat on the mat\na dog ran\n" * count)
-    return folder
-
-
 @pytest.fixture
-def build(text_folder: Path) -> Callable[[str], Problem]:
+def build(small_text: Path) -> Callable[[str], Problem]:
     def build_one(name: str) -> Problem:
-        use = name.partition("/")[0]
-        if use == "image_classification":
-            pytest.importorskip("sklearn", reason="the digits come with scikit-learn")
-        options = SMALL[name] | ({"corpus": str(text_folder)} if use == "language_modeling" else {})
-        return build_problem(use, options, seed=7)
+        return small_problem(name, small_text)
 
     return build_one
 
